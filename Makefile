@@ -1,0 +1,58 @@
+# One command per act, the same here and in CI. Needs Python 3.11, pip and make; everything else goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-long check format bench clean
+
+help:
+	@echo "make demo       watch the whole job, in about a minute"
+	@echo "make test       the test suite"
+	@echo "make test-long  the test suite with the long tests"
+	@echo "make check      format, lint, types, imports"
+	@echo "make format     bring the code into the form that check wants"
+	@echo "make bench      every benchmark, as JSON"
+	@echo "make clean      remove what these commands made, .venv too"
+
+# A second run does nothing until a dependency changes. Some distributions ship venv without a pip of its own:
+# then the pip that is there installs into it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "driftgraph needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@echo "installing into $(VENV), a few minutes the first time"
+	@if test -x $(BIN)/pip; then pip="$(BIN)/python -m pip"; else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+		$$pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/driftgraph demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+
+test-long: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@set -e; for file in benchmarks/bench_*.py; do \
+		test -e "$$file" || { echo "no benchmark yet"; break; }; \
+		$(BIN)/python "$$file" $(ARGS); \
+	done
+
+clean:
+	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

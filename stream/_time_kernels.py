@@ -1,0 +1,201 @@
+"""Compiled loops under ``clock``: event times by column, and the watermark over a batch.
+
+Each loop takes the common forms only and marks the rest ``ASK``; ``clock.time_ms_of`` then decides. All
+release the GIL.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973
+MILLISECONDS_BELOW = 100_000_000_000_000
+MICROSECONDS_BELOW = 100_000_000_000_000_000
+NUMBER_BELOW = 9_000_000_000_000_000_000  # nanoseconds of the year 2255; int64 ends soon after
+
+BAD, TOO_OLD, IN_FUTURE = 1, 3, 4  # indexes into clock.FAULTS
+ASK = 255
+
+_DIGITS_MAX = 18  # more could overflow int64
+_ZERO, _NINE = 48, 57
+_RFC_MIN, _RFC_MAX = 20, 40  # 2017-11-25T01:02:03Z … with a long fraction and +hh:mm
+
+
+@numba.njit(cache=True, nogil=True)
+def _scaled(value: int) -> int:
+    """A positive number of unknown unit as milliseconds."""
+    if value < SECONDS_BELOW:
+        return value * 1_000
+    if value < MILLISECONDS_BELOW:
+        return value
+    if value < MICROSECONDS_BELOW:
+        return value // 1_000
+    return value // 1_000_000
+
+
+@numba.njit(cache=True, nogil=True)
+def scale_ints(values: Any, ms: Any, fault: Any) -> None:
+    """int64[N] of unknown unit → ms[N]."""
+    for i in range(len(values)):
+        if 0 < values[i] < NUMBER_BELOW:
+            ms[i] = _scaled(values[i])
+        else:
+            fault[i] = BAD
+
+
+@numba.njit(cache=True, nogil=True)
+def scale_floats(values: Any, ms: Any, fault: Any) -> None:
+    """float64[N] of unknown unit → ms[N]; half to even where a fraction of a millisecond can be held."""
+    for i in range(len(values)):
+        value = values[i]
+        if not (0.0 < value < NUMBER_BELOW):  # NaN fails both
+            fault[i] = BAD
+        elif value < SECONDS_BELOW:
+            ms[i] = np.int64(np.rint(value * 1_000.0))
+        elif value < MILLISECONDS_BELOW:
+            ms[i] = np.int64(np.rint(value))
+        else:
+            ms[i] = _scaled(np.int64(value))
+
+
+@numba.njit(cache=True, nogil=True)
+def _number(data: Any, start: int, stop: int) -> int:
+    """Digits as a number, -1 if one of them is none."""
+    value = 0
+    for at in range(start, stop):
+        if data[at] < _ZERO or data[at] > _NINE:
+            return -1
+        value = value * 10 + (data[at] - _ZERO)
+    return value
+
+
+@numba.njit(cache=True, nogil=True)
+def _days(year: int, month: int, day: int) -> int:
+    """Days from 1970-01-01 of a Gregorian date (H. Hinnant, days_from_civil)."""
+    y = year - 1 if month <= 2 else year
+    era = y // 400
+    year_of_era = y - era * 400
+    shifted = month - 3 if month > 2 else month + 9
+    day_of_year = (153 * shifted + 2) // 5 + day - 1
+    return era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
+
+
+@numba.njit(cache=True, nogil=True)
+def _month_days(year: int, month: int) -> int:
+    if month == 2:
+        return 29 if (year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)) else 28
+    return 30 if month in (4, 6, 9, 11) else 31
+
+
+@numba.njit(cache=True, nogil=True)
+def _rfc3339_ms(data: Any, start: int, stop: int) -> int:
+    """``YYYY-MM-DDThh:mm:ss[.f]Z`` or ``±hh:mm`` as milliseconds; -1 for anything else, also a fault."""
+    dash, colon = 45, 58
+    if data[start + 4] != dash or data[start + 7] != dash:
+        return -1
+    if data[start + 13] != colon or data[start + 16] != colon or data[start + 10] not in (84, 116, 32):
+        return -1
+    year, month = _number(data, start, start + 4), _number(data, start + 5, start + 7)
+    day, hour = _number(data, start + 8, start + 10), _number(data, start + 11, start + 13)
+    minute, second = _number(data, start + 14, start + 16), _number(data, start + 17, start + 19)
+    if year < 1970 or month < 1 or month > 12 or day < 1 or day > _month_days(year, month):
+        return -1
+    if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
+        return -1
+    at, fraction_ms, weight = start + 19, 0, 100
+    if data[at] == 46:
+        at += 1
+        first = at
+        while at < stop and _ZERO <= data[at] <= _NINE:
+            fraction_ms += (data[at] - _ZERO) * weight
+            weight //= 10
+            at += 1
+        if at == first:
+            return -1
+    zone_minutes = 0
+    if stop - at == 6 and (data[at] == 43 or data[at] == dash) and data[at + 3] == colon:
+        zone_h, zone_min = _number(data, at + 1, at + 3), _number(data, at + 4, at + 6)
+        if zone_h < 0 or zone_h > 23 or zone_min < 0 or zone_min > 59:
+            return -1
+        zone_minutes = zone_h * 60 + zone_min
+        if data[at] == dash:
+            zone_minutes = -zone_minutes
+    elif not (stop - at == 1 and (data[at] == 90 or data[at] == 122)):
+        return -1
+    minutes = (_days(year, month, day) * 24 + hour) * 60 + minute - zone_minutes
+    return (minutes * 60 + second) * 1_000 + fraction_ms
+
+
+@numba.njit(cache=True, nogil=True)
+def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
+    """N texts → ms[N]: digits and RFC 3339 are done here, everything else is ``ASK``."""
+    for i in range(len(ms)):
+        start, stop = offsets[i], offsets[i + 1]
+        length = stop - start
+        value = np.int64(-1)
+        if 0 < length <= _DIGITS_MAX:
+            value = _number(data, start, stop)
+            if value > 0:
+                value = _scaled(value)
+        elif _RFC_MIN <= length <= _RFC_MAX:
+            value = _rfc3339_ms(data, start, stop)
+        if value > 0:
+            ms[i] = value
+        else:
+            fault[i] = ASK
+
+
+@numba.njit(cache=True, nogil=True)
+def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, has_ceiling: bool) -> None:
+    """Mark what lies outside the bounds; without a ceiling, the last representable time is one."""
+    for i in range(len(ms)):
+        if fault[i] == 0:
+            if ms[i] < floor_ms:
+                fault[i] = TOO_OLD
+            elif ms[i] > ceiling_ms:
+                fault[i] = IN_FUTURE if has_ceiling else ASK
+
+
+@numba.njit(cache=True, nogil=True)
+def _lowest(high_ms: Any, active: Any) -> int:
+    low_ms = np.iinfo(np.int64).max
+    for slot in range(len(high_ms)):
+        if active[slot] and high_ms[slot] < low_ms:
+            low_ms = high_ms[slot]
+    return low_ms
+
+
+@numba.njit(cache=True, nogil=True)
+def advance_watermark(
+    high_ms: Any,
+    active: Any,
+    slots: Any,
+    time_ms: Any,
+    value_ms: int,
+    bound_ms: int,
+    lateness_ms: int,
+    ceiling_ms: int,
+    late: Any,
+) -> int:
+    """Run a watermark over N events; fills ``late``, moves ``high_ms`` and ``active``, returns the new value.
+
+    The minimum over partitions is taken anew only when the partition that holds it moves: O(N + moves · P).
+    """
+    low_ms = _lowest(high_ms, active)
+    for i in range(len(time_ms)):
+        slot, t = slots[i], time_ms[i]
+        late[i] = t < value_ms - lateness_ms
+        held = active[slot] and high_ms[slot] == low_ms
+        if not active[slot]:
+            active[slot] = True
+            low_ms = min(low_ms, high_ms[slot])
+            held = high_ms[slot] == low_ms
+        if high_ms[slot] < t <= ceiling_ms:
+            high_ms[slot] = t
+            if held:
+                low_ms = _lowest(high_ms, active)
+        value_ms = max(value_ms, min(low_ms - bound_ms, ceiling_ms))
+    return value_ms

@@ -1,0 +1,82 @@
+"""Loads and stores whose order other processes can rely on, for numba kernels over shared memory.
+
+numba compiles plain array accesses to plain loads and stores, which LLVM may move. A structure that one
+process writes while others read needs two guarantees more: what was written before a release store is
+seen by whoever sees that store, and an acquire load really reads memory each time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def _element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array)
+    return builder.gep(data.data, [index])
+
+
+def _is_flat_integer_array(array: Any) -> bool:
+    return isinstance(array, types.Array) and array.ndim == 1 and isinstance(array.dtype, types.Integer)
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]  # numba's decorators carry no types
+def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
+    """Read ``array[index]`` of a flat integer array; nothing after it is read earlier."""
+    if not _is_flat_integer_array(array):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element_pointer(context, builder, signature.args[0], *arguments)
+        return builder.load_atomic(pointer, "acquire", array.dtype.bitwidth // 8)
+
+    return array.dtype(array, types.intp), build
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write ``array[index] = value`` of a flat integer array, after everything written before it."""
+    if not _is_flat_integer_array(array):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_value, index_value, new_value = arguments
+        pointer = _element_pointer(context, builder, signature.args[0], array_value, index_value)
+        builder.store_atomic(new_value, pointer, "release", array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), build
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of ``array[index]``; a hint, with no effect on any result."""
+    if not _is_flat_integer_array(array):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element_pointer(context, builder, signature.args[0], *arguments)
+        byte_pointer = ir.IntType(8).as_pointer()
+        int32 = ir.IntType(32)
+        prefetch_type = ir.FunctionType(ir.VoidType(), [byte_pointer, int32, int32, int32])
+        function = cgutils.get_or_insert_function(builder.module, prefetch_type, "llvm.prefetch.p0")
+        read, keep, data = (int32(number) for number in (0, 3, 1))  # rw, locality 3 of 3, data cache
+        builder.call(function, [builder.bitcast(pointer, byte_pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), build
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def fence(typing_context: Any) -> Any:
+    """Keep every load and store before it before every one after it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), build

@@ -1,0 +1,150 @@
+"""What flows: a batch of behavior events as typed columns, and the events that could not become one.
+
+    source ──► [Decoded = EventBatch + Rejected] ──► ids ──► window
+
+An external id is a string; a column of them is one byte buffer with offsets (Arrow's layout), so that
+the hot path never touches a Python object per event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+ID_BYTES_MAX = 512  # a longer user or item id is a broken producer, not an id
+PAYLOAD_BYTES_KEPT = 65_536  # of a rejected event in memory and in the dead letter file
+
+U8 = npt.NDArray[np.uint8]
+U32 = npt.NDArray[np.uint32]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """A column of N UTF-8 strings: ``data[offsets[i]:offsets[i + 1]]`` is the i-th."""
+
+    offsets: I64  # [N + 1], ascending
+    data: U8
+
+    @classmethod
+    def of(cls, values: Iterable[str | bytes]) -> Strings:
+        """Build from Python strings; for tests and small columns."""
+        encoded = [v.encode() if isinstance(v, str) else v for v in values]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(v) for v in encoded], out=offsets[1:])
+        return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def bytes_at(self, index: int) -> bytes:
+        """The i-th value, not decoded."""
+        return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+    def to_list(self) -> list[str]:
+        """Every value as a Python string; O(bytes), for reports and tests."""
+        raw, ends = self.data.tobytes(), self.offsets.tolist()
+        return [raw[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+
+    def slice(self, start: int, stop: int) -> Strings:
+        """Rows ``start`` to ``stop``; shares the bytes."""
+        return Strings(self.offsets[start : stop + 1], self.data)
+
+    def take(self, index: npt.NDArray[np.intp]) -> Strings:
+        """The rows named by ``index``, in that order; copies their bytes."""
+        starts, ends = self.offsets[:-1][index], self.offsets[1:][index]
+        lengths = ends - starts
+        offsets = np.zeros(len(index) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        # position of every byte: its row's start, plus how far into the row it is
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Strings(offsets, self.data[np.repeat(starts, lengths) + within])
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """N events in arrival order.
+
+    Always true: the columns agree in length; ``time_ms`` is positive, in UTC milliseconds; ``relation``
+    indexes the configured relations; every id is 1 to ``ID_BYTES_MAX`` bytes.
+    """
+
+    user: Strings
+    item: Strings
+    relation: U8
+    time_ms: I64
+    partition: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # empty: all from partition 0
+    event_id: Strings | None = None  # None or an empty string: the event carries no id and is never merged
+
+    def __post_init__(self) -> None:
+        n = len(self.time_ms)
+        lengths = (len(self.user), len(self.item), len(self.relation))
+        if any(length != n for length in lengths) or len(self.partition) not in (0, n):
+            raise ValueError(f"columns disagree in length: time_ms {n}, user, item, relation {lengths}")
+        if self.event_id is not None and len(self.event_id) != n:
+            raise ValueError(f"columns disagree in length: time_ms {n}, event_id {len(self.event_id)}")
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+    def slice(self, start: int, stop: int) -> EventBatch:
+        """Events ``start`` to ``stop``; shares memory."""
+        return EventBatch(
+            self.user.slice(start, stop),
+            self.item.slice(start, stop),
+            self.relation[start:stop],
+            self.time_ms[start:stop],
+            self.partition[start:stop],
+            None if self.event_id is None else self.event_id.slice(start, stop),
+        )
+
+    def take(self, index: npt.NDArray[np.intp]) -> EventBatch:
+        """The events named by ``index``, in that order; copies."""
+        return EventBatch(
+            self.user.take(index),
+            self.item.take(index),
+            self.relation[index],
+            self.time_ms[index],
+            self.partition[index] if len(self.partition) else self.partition,
+            None if self.event_id is None else self.event_id.take(index),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that could not be applied, with what is needed to find and retry it.
+
+    ``reason`` is a stable code (``bad_json``, ``missing_field``, ``bad_id``, ``bad_time``, …) that metrics
+    count by; ``detail`` is one sentence with the value. ``origin`` says where it came from
+    (``topic[partition]@offset`` or ``file:line``).
+    """
+
+    reason: str
+    detail: str
+    payload: bytes
+    origin: str
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What one read of a source gave: the good events, the bad ones, and how many were read."""
+
+    batch: EventBatch
+    rejected: tuple[Rejected, ...] = ()
+    position: Mapping[str, int] = field(default_factory=dict)  # after the last event of this read
+    ignored: int = 0  # of a behavior that the configuration leaves out
+
+    @property
+    def read_count(self) -> int:
+        """Events read: good, bad and ignored."""
+        return len(self.batch) + len(self.rejected) + self.ignored
+
+
+EMPTY = EventBatch(Strings.of([]), Strings.of([]), np.zeros(0, np.uint8), np.zeros(0, np.int64))

@@ -1,0 +1,260 @@
+"""CSV: one record a line, with a header or by position.
+
+    file ──► block of whole lines ──► [Delimited] ──► Decoded
+
+A record is one line: a quoted field may hold commas and doubled quotes, but no line break. So a stray quote
+costs its own line and never swallows the next ones, and line numbers are exact. The line decoder (``csv``) is
+the definition. A block is read by column with Arrow first, unless it holds something that Arrow would cut
+into other records (``_arrow_may_differ``).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from driftgraph.stream.clock import TimeBounds
+from driftgraph.stream.columns import Columns, Index, decode_columns, strings_of
+from driftgraph.stream.decode import MISSING, Event, EventRules, Reason, Refusal, RowOrigin, rejected, shown
+from driftgraph.stream.events import EMPTY, I64, Decoded, Rejected
+from driftgraph.stream.formats import CSV_NAMES, FieldNames
+
+FIELD_CHARACTERS_MAX = 131_072  # where the csv module refuses a field
+_NEWLINE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where in a record of ``width`` fields each value stands, counted from 0."""
+
+    user: int
+    item: int
+    behavior: int
+    ts: int
+    width: int
+    event_id: int | None = None
+
+    def __post_init__(self) -> None:
+        places = [self.user, self.item, self.behavior, self.ts, *([] if self.event_id is None else [self.event_id])]
+        for place in places:
+            if not 0 <= place < self.width:
+                raise ValueError(f"there is no column {place}: a record has {self.width}, 0 to {self.width - 1}")
+
+
+PLAIN = Layout(user=0, item=1, behavior=2, ts=3, width=4)
+TAOBAO = Layout(user=0, item=1, behavior=3, ts=4, width=5)  # UserBehavior.csv: user, item, category, behavior, ts
+
+
+def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES) -> Layout:
+    """The layout that a header line gives.
+
+    Raises:
+        ValueError: If a column is not there; the message says what the header has.
+    """
+    header = [name.strip() for name in fields_of(line)]
+    places: dict[str, int] = {}
+    for field in ("user", "item", "behavior", "ts"):
+        name = getattr(names, field)
+        if name not in header:
+            raise ValueError(f"there is no column {name!r}; the first line has: {', '.join(map(shown, header))}")
+        places[field] = header.index(name)
+    event_id = header.index(names.event_id) if names.event_id in header else None
+    return Layout(**places, width=len(header), event_id=event_id)
+
+
+def layout_of_positions(line: bytes, columns: Mapping[str, str]) -> Layout:
+    """The layout of a file without a header, from its first line and positions counted from 0.
+
+    Without any positions: user, item, behavior, ts; or with a category after the item if there are five.
+
+    Raises:
+        ValueError: If a position is no number or not there, or is needed and missing.
+    """
+    width = len(fields_of(line))
+    if not columns:
+        if width not in (PLAIN.width, TAOBAO.width):
+            raise ValueError(
+                f"the first line has {width} fields and no header; say which they are: "
+                "user=0, item=1, behavior=2, ts=3"
+            )
+        return PLAIN if width == PLAIN.width else TAOBAO
+    places: dict[str, int] = {}
+    for field in ("user", "item", "behavior", "ts", "event_id"):
+        text = columns.get(field)
+        if text is None and field == "event_id":
+            continue
+        if text is None:
+            raise ValueError(f"without a header the position of {field} is needed too: {field}=N, counted from 0")
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError(f"without a header a column is a number from 0, got {field}={text}")
+        places[field] = int(text)
+    return Layout(**places, width=width)
+
+
+def fields_of(line: bytes) -> list[str]:
+    """The fields of one line without its line break.
+
+    Raises:
+        UnicodeDecodeError: If it is not UTF-8.
+        csv.Error: If a field is longer than ``FIELD_CHARACTERS_MAX``, or holds a carriage return.
+    """
+    return next(csv.reader([line.removesuffix(b"\r").decode()]), [])
+
+
+class Delimited:
+    """Decodes blocks of CSV lines. Keeps nothing from one block to the next."""
+
+    def __init__(self, rules: EventRules, layout: Layout) -> None:
+        self.rules = rules
+        self.layout = layout
+
+    def decode(self, block: bytes, first_line: int, origin_of: Callable[[int], str]) -> Decoded:
+        """Decode whole lines; the same result as ``decode_by_line``. Blank lines are no records.
+
+        Args:
+            block: Lines as in the file, the last one with or without its line break.
+            first_line: The number of the first one, for ``origin_of``.
+            origin_of: Line number → what a reject says of where it came from.
+        """
+        body, number, line_bytes_max = _records(block, first_line)
+        index, columns = (None, None) if _arrow_may_differ(body, line_bytes_max) else self._table(body, number)
+        return self._decoded(body, number, index, columns, origin_of)
+
+    def decode_by_line(self, block: bytes, first_line: int, origin_of: Callable[[int], str]) -> Decoded:
+        """Decode each line by itself: the definition."""
+        body, number, _ = _records(block, first_line)
+        return self._decoded(body, number, None, None, origin_of)
+
+    def event_of(self, line: bytes, bounds: TimeBounds) -> Event | Refusal | None:
+        """The event in one line, or why there is none, or None if it is ignored."""
+        try:
+            fields = fields_of(line)
+        except UnicodeDecodeError as error:
+            return Refusal(Reason.BAD_UTF8, f"not UTF-8: {error.reason} at byte {error.start} of the line")
+        except csv.Error as error:
+            return Refusal(Reason.BAD_ROW, f"{error}: {shown(line)}")
+        layout = self.layout
+        if len(fields) != layout.width:
+            return Refusal(
+                Reason.BAD_ROW, f"expected {layout.width} fields, got {len(fields)}: {shown(line)}"
+            )
+        return self.rules.event_of(
+            user=fields[layout.user],
+            item=fields[layout.item],
+            behavior=fields[layout.behavior],
+            ts=fields[layout.ts],
+            event_id=MISSING if layout.event_id is None else fields[layout.event_id],
+            bounds=bounds,
+        )
+
+    def _table(self, body: bytes, number: I64) -> tuple[Index | None, Columns | None]:
+        """The rows that Arrow reads with the right width, and their columns; or None, None.
+
+        Arrow takes at least one line for each record, so as many records as lines means one line each.
+        """
+        invalid: list[int] = []
+
+        def skip(row: Any) -> str:
+            invalid.append(-1 if row.number is None else row.number - 1)
+            return "skip"
+
+        layout = self.layout
+        places = sorted({layout.user, layout.item, layout.behavior, layout.ts} | _set_of(layout.event_id))
+        try:
+            table = arrow_csv.read_csv(
+                pa.BufferReader(body),
+                read_options=arrow_csv.ReadOptions(
+                    use_threads=False,
+                    block_size=len(body) + 1,
+                    column_names=[str(place) for place in range(layout.width)],
+                ),
+                parse_options=arrow_csv.ParseOptions(invalid_row_handler=skip, ignore_empty_lines=False),
+                convert_options=arrow_csv.ConvertOptions(
+                    check_utf8=False,  # checked already
+                    column_types={str(place): pa.string() for place in places},
+                    include_columns=[str(place) for place in places],
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None, None
+        if len(table) + len(invalid) != len(number) or -1 in invalid:
+            return None, None
+        index = np.delete(np.arange(len(number)), invalid)
+        texts = {place: strings_of(table[str(place)]) for place in places}
+        columns = Columns(
+            texts[layout.user],
+            texts[layout.item],
+            texts[layout.behavior],
+            texts[layout.ts],
+            None if layout.event_id is None else texts[layout.event_id],
+        )
+        return index, columns
+
+    def _decoded(
+        self,
+        body: bytes,
+        number: I64,
+        index: Index | None,
+        columns: Columns | None,
+        origin_of: Callable[[int], str],
+    ) -> Decoded:
+        if len(number) == 0:
+            return Decoded(EMPTY)
+        bounds = self.rules.times.bounds()
+        lines: list[bytes] = []  # cut only if a row is asked for
+
+        def row(at: int) -> Event | Rejected | None:
+            if not lines:
+                lines.extend(body.split(b"\n"))
+            answer = self.event_of(lines[at], bounds)
+            if isinstance(answer, Refusal):
+                return rejected(answer, lines[at], RowOrigin(origin_of(int(number[at]))))
+            return answer
+
+        return decode_columns(
+            columns,
+            np.zeros(0, np.intp) if index is None else index,
+            count=len(number),
+            partition=EMPTY.partition,
+            rules=self.rules,
+            bounds=bounds,
+            row=row,
+        )
+
+
+def _set_of(value: int | None) -> set[int]:
+    return set() if value is None else {value}
+
+
+def _records(block: bytes, first_line: int) -> tuple[bytes, I64, int]:
+    """The block without blank lines and without the last line break, each record's line number, the longest."""
+    body = block.removesuffix(b"\n")
+    blank = body.startswith((b"\n", b"\r\n")) or body.endswith((b"\n", b"\n\r")) or body in (b"", b"\r")
+    if blank or b"\n\n" in body or b"\n\r\n" in body:
+        lines = body.split(b"\n")
+        kept = [at for at, line in enumerate(lines) if line not in (b"", b"\r")]
+        body = b"\n".join(lines[at] for at in kept)
+        number = np.array(kept, np.int64) + first_line
+        return body, number, max((len(lines[at]) for at in kept), default=0)
+    ends = np.append(np.flatnonzero(np.frombuffer(body, np.uint8) == _NEWLINE), len(body))
+    number = np.arange(first_line, first_line + len(ends), dtype=np.int64)
+    return body, number, int(np.diff(ends, prepend=-1).max())
+
+
+def _arrow_may_differ(body: bytes, line_bytes_max: int) -> bool:
+    """Whether Arrow would see other records than the definition, or accept what that refuses."""
+    if not body or line_bytes_max > FIELD_CHARACTERS_MAX or body.count(b"\r") != body.count(b"\r\n"):
+        return True
+    if body.isascii():
+        return False
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return True
+    return False

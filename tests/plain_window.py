@@ -1,0 +1,103 @@
+"""The plainest possible window: Python lists, every question answered by looking at every event.
+
+The oracle that the real window and sampler are compared with, and small enough to be read in one go.
+Nothing is ever removed from the lists, so every old cut stays readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I32, I64, U8, U32
+from driftgraph.stream.window import Cut, Events, Neighborhood, Relation
+
+USER, ITEM = 0, 1
+
+
+class PlainWindow:
+    """Per relation every event ever appended, as ``(user, item, time_ms)`` in order of arrival.
+
+    Always true: an event's sequence number is its place in its relation's list; ``first[r]`` has only
+    grown, past events that are expired or that a ring of ``capacity`` would have overwritten.
+    """
+
+    def __init__(self, relations: Sequence[Relation]) -> None:
+        self.relations = tuple(relations)
+        self.watermark_ms = 0
+        self.kept: list[list[tuple[int, int, int]]] = [[] for _ in relations]
+        self.first = [0 for _ in relations]
+        self.versions: list[list[int]] = [[], []]  # by side and row
+
+    def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> None:
+        for u, i, r, t in zip(user.tolist(), item.tolist(), relation.tolist(), time_ms.tolist(), strict=True):
+            self.kept[r].append((u, i, t))
+            self.first[r] = max(self.first[r], len(self.kept[r]) - self.relations[r].capacity)
+            for side, row in ((USER, u), (ITEM, i)):
+                self.versions[side] += [0] * (row + 1 - len(self.versions[side]))
+
+    def expire(self, watermark_ms: int) -> None:
+        self.watermark_ms = max(self.watermark_ms, watermark_ms)
+        for r, relation in enumerate(self.relations):
+            events, oldest_ms = self.kept[r], self.watermark_ms - relation.span_ms
+            while self.first[r] < len(events) and events[self.first[r]][2] < oldest_ms:
+                self.first[r] += 1
+
+    def recycle(self, side: int, row: int) -> None:
+        """Give a row a new owner; its former owner's events must be expired."""
+        self.versions[side][row] += 1
+
+    def cut(self) -> Cut:
+        return Cut(self.watermark_ms, tuple(self.first), tuple(len(events) for events in self.kept))
+
+    def recent(self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut) -> Neighborhood:
+        shape = (len(nodes), len(self.relations), k)
+        neighbor, time = np.zeros(shape, np.uint32), np.zeros(shape, np.int64)
+        count = np.zeros(shape[:2], np.int32)
+        for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times_ms.tolist(), strict=True)):
+            for r, relation in enumerate(self.relations):
+                oldest_ms = max(before_ms, cut.watermark_ms) - relation.span_ms
+                found = [
+                    (t, s, (i if side == USER else u))
+                    for s, (u, i, t) in enumerate(self.kept[r])
+                    if cut.first[r] <= s < cut.next[r]
+                    and (u if side == USER else i) == node
+                    and oldest_ms <= t < before_ms
+                ]
+                newest = sorted(found, reverse=True)[:k]  # by time, then by arrival
+                count[b, r] = len(newest)
+                for place, (t, _, other) in enumerate(newest):
+                    neighbor[b, r, place], time[b, r, place] = other, t
+        return Neighborhood(neighbor, time, count)
+
+    def events(self, cut: Cut, since: Cut | None = None) -> Events:
+        live = [
+            (t, r, s, u, i)
+            for r, relation in enumerate(self.relations)
+            for s, (u, i, t) in enumerate(self.kept[r])
+            if max(cut.first[r], since.next[r] if since else 0) <= s < cut.next[r]
+            and t >= cut.watermark_ms - relation.span_ms
+        ]
+        live.sort()
+        column: npt.NDArray[np.int64] = np.array(live, np.int64).reshape(-1, 5).T
+        return Events(
+            user=column[3].astype(np.uint32),
+            item=column[4].astype(np.uint32),
+            relation=column[1].astype(np.uint8),
+            time_ms=column[0].copy(),
+        )
+
+    def rows(self, side: int) -> int:
+        return len(self.versions[side])
+
+    def row_versions(self, side: int) -> U32:
+        return np.array(self.versions[side], np.uint32)
+
+    def degree(self, side: int, cut: Cut) -> I32:
+        events = self.events(cut)
+        degree = np.zeros((self.rows(side), len(self.relations)), np.int32)
+        for node, r in zip(events.user if side == USER else events.item, events.relation, strict=True):
+            degree[node, r] += 1
+        return degree

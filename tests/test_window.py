@@ -1,0 +1,202 @@
+"""The window and its sampler against the plainest possible list, in every order of arrival."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftgraph.stream import window as window_module
+from driftgraph.stream.window import ITEM, USER, Cut, Neighborhood, Relation, StaleCut, Window, in_memory
+from tests.plain_window import PlainWindow
+
+SPANS_MS = (40, 90)
+CAPACITIES = (7, 16)
+LONG = int(os.environ.get("DRIFTGRAPH_TEST_LONG", "1"))  # times as many examples: make test-long
+ROWS = 5  # few, so that lists are long, ties are common and rows meet in one batch
+
+
+def relations(capacities: tuple[int, ...] = CAPACITIES) -> list[Relation]:
+    return [Relation(f"r{n}", span, c) for n, (span, c) in enumerate(zip(SPANS_MS, capacities, strict=True))]
+
+
+@dataclass
+class Pair:
+    """The real window and the plain one, fed the same."""
+
+    real: Window
+    plain: PlainWindow
+    cuts: list[Cut] = field(default_factory=list)
+
+    def append(self, events: list[tuple[int, int, int, int]]) -> None:
+        user, item, relation, time_ms = (np.array(c) for c in zip(*events, strict=True)) if events else [np.zeros(0)] * 4
+        columns = (user.astype(np.uint32), item.astype(np.uint32), relation.astype(np.uint8), time_ms.astype(np.int64))
+        self.real.append(*columns)
+        self.plain.append(*columns)
+
+    def expire(self, watermark_ms: int) -> None:
+        self.real.expire(watermark_ms)
+        self.plain.expire(watermark_ms)
+
+    def agree(self, cut: Cut, k: int) -> None:
+        times_ms = np.array([1, 60, 110, 201, 260], np.int64)
+        nodes = np.repeat(np.arange(ROWS, dtype=np.uint32), len(times_ms))
+        for side in (USER, ITEM):
+            seeds = np.tile(times_ms, ROWS)
+            same(self.real.recent(side, nodes, seeds, k, cut), self.plain.recent(side, nodes, seeds, k, cut))
+        ours, theirs = self.real.events(cut), self.plain.events(cut)
+        for name in ("user", "item", "relation", "time_ms"):
+            assert getattr(ours, name).tolist() == getattr(theirs, name).tolist(), name
+
+
+def same(ours: Neighborhood, theirs: Neighborhood) -> None:
+    assert ours.count_BR.tolist() == theirs.count_BR.tolist()
+    assert ours.time_ms_BRK.tolist() == theirs.time_ms_BRK.tolist()
+    assert ours.neighbor_BRK.tolist() == theirs.neighbor_BRK.tolist()
+
+
+event = st.tuples(
+    st.integers(0, ROWS - 1), st.integers(0, ROWS - 1), st.integers(0, len(SPANS_MS) - 1), st.integers(1, 200)
+)
+step = st.one_of(st.lists(event, max_size=12), st.integers(1, 220))
+
+
+def run(steps: list[list[tuple[int, int, int, int]] | int], capacities: tuple[int, ...]) -> Iterator[Pair]:
+    pair = Pair(in_memory(relations(capacities), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations(capacities)))
+    for action in steps:
+        if isinstance(action, int):
+            pair.expire(action)
+        else:
+            pair.append(action)
+        yield pair
+
+
+@settings(max_examples=LONG * 150, deadline=None)
+@given(st.lists(step, max_size=14), st.integers(0, 9))
+def test_the_window_agrees_with_a_plain_list(steps: list[list[tuple[int, int, int, int]] | int], k: int) -> None:
+    """Late events, ties, duplicates, expiry, ring wrap and truncation: compare after each step."""
+    for pair in run(steps, CAPACITIES):
+        cut = pair.real.cut()
+        assert cut == pair.plain.cut()
+        pair.agree(cut, k)
+
+
+@settings(max_examples=LONG * 60, deadline=None)
+@given(st.lists(step, max_size=14))
+def test_an_older_cut_is_answered_exactly_or_refused(steps: list[list[tuple[int, int, int, int]] | int]) -> None:
+    """Ask at every earlier cut after each step: what came later, and what has expired since, must not show."""
+    cuts: list[Cut] = []
+    for pair in run(steps, (30, 16)):
+        cuts.append(pair.real.cut())
+        for cut in cuts:
+            overwritten = any(
+                cut.next[r] > cut.first[r] and pair.real.cut().next[r] > cut.first[r] + relation.capacity
+                for r, relation in enumerate(pair.real.relations)
+            )
+            if overwritten:
+                with pytest.raises(StaleCut, match="take a newer cut"):
+                    pair.agree(cut, 4)
+            else:
+                pair.agree(cut, 4)
+
+
+@settings(max_examples=LONG * 40, deadline=None)
+@given(st.lists(event, max_size=40), st.integers(1, 12))
+def test_batching_does_not_matter(events: list[tuple[int, int, int, int]], size: int) -> None:
+    whole = Pair(in_memory(relations(), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations()))
+    parts = Pair(in_memory(relations(), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations()))
+    whole.append(events)
+    for start in range(0, len(events), size):
+        parts.append(events[start : start + size])
+    assert whole.real.cut() == parts.real.cut()
+    parts.agree(whole.real.cut(), 5)
+
+
+def test_a_long_list_is_searched_exactly_wherever_late_events_landed() -> None:
+    """Give one item 3,000 events in shuffled order, so that skips of many levels are made and mended."""
+    rng = np.random.default_rng(5)
+    spans = [Relation("click", 10_000, 4_096)]
+    real, plain = in_memory(spans, user_rows=40, item_rows=2), PlainWindow(spans)
+    time_ms = rng.permutation(np.repeat(np.arange(1, 1_001), 3)).astype(np.int64)
+    for part in np.array_split(np.arange(3_000), 60):
+        user = rng.integers(0, 40, len(part)).astype(np.uint32)
+        columns = (user, np.ones(len(part), np.uint32), np.zeros(len(part), np.uint8), time_ms[part])
+        real.append(*columns)
+        plain.append(*columns)
+    cut = real.cut()
+    seeds = rng.integers(1, 1_100, 50).astype(np.int64)
+    nodes = np.ones(50, np.uint32)
+    same(real.recent(ITEM, nodes, seeds, 8, cut), plain.recent(ITEM, nodes, seeds, 8, cut))
+
+
+def test_rows_that_are_unknown_or_have_no_event_get_no_neighbor() -> None:
+    window = in_memory(relations(), user_rows=ROWS, item_rows=ROWS)
+    nodes = np.array([0, 4, 5, 2**32 - 1], np.uint32)
+    assert window.recent(USER, nodes, np.full(4, 100), 3, window.cut()).count_BR.sum() == 0
+    assert window.recent(ITEM, nodes[:0], np.zeros(0, np.int64), 0, window.cut()).neighbor_BRK.shape == (0, 2, 0)
+
+
+def test_each_relation_can_have_its_own_fanout() -> None:
+    window = in_memory(relations((16, 16)), user_rows=ROWS, item_rows=ROWS)
+    n = 10
+    user = np.zeros(2 * n, np.uint32)
+    window.append(user, user, np.repeat([0, 1], n).astype(np.uint8), np.tile(np.arange(1, n + 1), 2))
+    near = window.recent(USER, user[:1], np.array([30]), [2, 5], window.cut())
+    assert near.count_BR.tolist() == [[2, 5]]
+    assert near.time_ms_BRK.tolist() == [[[10, 9, 0, 0, 0], [10, 9, 8, 7, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (([ROWS], [0], [0], [1]), f"user row {ROWS} is out of range: there is room for {ROWS}"),
+        (([0], [9], [0], [1]), "item row 9 is out of range"),
+        (([0], [0], [2], [1]), "relation row 2 is out of range"),
+        (([0, 1], [0], [0], [1]), "columns disagree in length"),
+    ],
+)
+def test_a_batch_out_of_range_is_refused_whole(columns: tuple[list[int], ...], said: str) -> None:
+    window = in_memory(relations(), user_rows=ROWS, item_rows=ROWS)
+    user, item, relation, time_ms = columns
+    before = window.cut()
+    with pytest.raises(ValueError, match=said):
+        window.append(
+            np.array(user, np.uint32), np.array(item, np.uint32), np.array(relation, np.uint8), np.array(time_ms, np.int64)
+        )
+    assert window.cut() == before
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([], "1 to 32 relations, got 0"),
+        ([Relation("a", 1, 4), Relation("a", 1, 4)], "names repeat"),
+        ([Relation("a", 1, 1 << 31), Relation("b", 1, 1 << 31)], "at most 4294967294 fit"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(spans: list[Relation], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        window_module.in_memory(spans)
+
+
+def test_truncation_is_counted_and_expiry_is_not() -> None:
+    window = in_memory([Relation("click", 100, 4)], user_rows=ROWS, item_rows=ROWS)
+
+    def click(time_ms: int) -> None:
+        row = np.zeros(1, np.uint32)
+        window.append(row, row, np.zeros(1, np.uint8), np.array([time_ms]))
+
+    for time_ms in (1, 2, 3, 4):
+        click(time_ms)
+    assert window.truncated.tolist() == [0]
+    click(5)
+    assert window.truncated.tolist() == [1]
+    window.expire(105)  # 2, 3 and 4 are older than the span now
+    click(106)
+    assert window.truncated.tolist() == [1]
+    assert window.live_counts(window.cut()) == {"click": 2}
