@@ -58,7 +58,7 @@ def scale_floats(values: Any, ms: Any, fault: Any) -> None:
         elif value < MILLISECONDS_BELOW:
             ms[i] = np.int64(np.rint(value))
         else:
-            ms[i] = _scaled(np.int64(value))
+            ms[i] = _scaled(int(value))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,7 +91,7 @@ def _month_days(year: int, month: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _rfc3339_ms(data: Any, start: int, stop: int) -> int:
+def _rfc3339_ms(data: Any, start: int, stop: int) -> int:  # noqa: PLR0911  one for each fault
     """``YYYY-MM-DDThh:mm:ss[.f]Z`` or ``±hh:mm`` as milliseconds; -1 for anything else, also a fault."""
     dash, colon = 45, 58
     if data[start + 4] != dash or data[start + 7] != dash:
@@ -135,7 +135,7 @@ def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
     for i in range(len(ms)):
         start, stop = offsets[i], offsets[i + 1]
         length = stop - start
-        value = np.int64(-1)
+        value: Any = np.int64(-1)
         if 0 < length <= _DIGITS_MAX:
             value = _number(data, start, stop)
             if value > 0:
@@ -179,8 +179,9 @@ def advance_watermark(
     lateness_ms: int,
     ceiling_ms: int,
     late: Any,
-) -> int:
-    """Run a watermark over N events; fills ``late``, moves ``high_ms`` and ``active``, returns the new value.
+    after_ms: Any,
+) -> None:
+    """Run a watermark over N events; fill ``late`` and the value after each, move ``high_ms`` and ``active``.
 
     The minimum over partitions is taken anew only when the partition that holds it moves: O(N + moves · P).
     """
@@ -198,4 +199,4 @@ def advance_watermark(
             if held:
                 low_ms = _lowest(high_ms, active)
         value_ms = max(value_ms, min(low_ms - bound_ms, ceiling_ms))
-    return value_ms
+        after_ms[i] = value_ms

@@ -173,7 +173,7 @@ def _ms_of_float(value: float) -> int | TimeFault:
     return round(value) if value < kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
 
 
-def _ms_of_text(text: str) -> int | TimeFault:
+def _ms_of_text(text: str) -> int | TimeFault:  # noqa: PLR0911  one for each fault
     if len(text) > _TEXT_MAX:
         return TimeFault.BAD_TIME
     number = _NUMBER.fullmatch(text)
@@ -201,7 +201,7 @@ def _ms_of_text(text: str) -> int | TimeFault:
 
 
 def times_ms_of(column: I64 | F64 | Strings, bounds: TimeBounds) -> tuple[I64, U8]:
-    """A column of event times as UTC milliseconds, and each one's fault: an index into ``FAULTS``, 0 for good.
+    """A column of event times as UTC milliseconds, and each one's fault: an index into ``FAULTS``, 0 if good.
 
     Equal to ``time_ms_of`` row by row. Where the fault is not 0 the time means nothing. O(N) in compiled
     code; text that is neither plain digits nor the usual RFC 3339 form costs a Python call each.
@@ -270,42 +270,46 @@ class Watermark:
         self._active: Mask = np.zeros(0, np.bool_)
         self._away_since_ms: int | None = None
         for partition, high_ms in (state.high_ms if state else {}).items():
-            self._high_ms[self._slot(partition)] = high_ms
+            slot = self._slot(partition, active=True)
+            self._high_ms[slot] = high_ms
 
     def assign(self, partitions: Sequence[int]) -> None:
         """Make partitions hold time back from now on, until their first event or until they are idle."""
         for partition in partitions:
-            self._slot(partition)
+            self._slot(partition, active=True)
 
     def state(self) -> WatermarkState:
         """A copy for a checkpoint."""
         high_ms = {partition: int(self._high_ms[slot]) for partition, slot in self._slot_of.items()}
         return WatermarkState(self.value_ms, high_ms)
 
-    def observe(self, partition: I32, time_ms: I64) -> Mask:
-        """Take in events in arrival order; return which of them are late.
+    def observe(self, partition: I32, time_ms: I64) -> tuple[Mask, I64]:
+        """Take in N events in arrival order.
 
         ``partition`` may be empty: all from partition 0. A late event never moves the watermark.
+
+        Returns:
+            (which of them are late [N], the watermark after each of them [N]).
         """
+        late, after_ms = np.zeros(len(time_ms), np.bool_), np.zeros(len(time_ms), np.int64)
         if len(time_ms) == 0:
-            return np.zeros(0, np.bool_)
+            return late, after_ms
         slots = self._slots(partition, len(time_ms))
         self._seen_ms[np.unique(slots)] = self._clock.now_ms()
-        late = np.zeros(len(time_ms), np.bool_)
-        self.value_ms = int(
-            kernels.advance_watermark(
-                self._high_ms,
-                self._active,
-                slots,
-                time_ms,
-                self.value_ms,
-                self.rules.out_of_orderness_ms,
-                self.rules.allowed_lateness_ms,
-                self._ceiling_ms(),
-                late,
-            )
+        kernels.advance_watermark(
+            self._high_ms,
+            self._active,
+            slots,
+            time_ms,
+            self.value_ms,
+            self.rules.out_of_orderness_ms,
+            self.rules.allowed_lateness_ms,
+            self._ceiling_ms(),
+            late,
+            after_ms,
         )
-        return late
+        self.value_ms = int(after_ms[-1])
+        return late, after_ms
 
     def late(self, time_ms: I64) -> Mask:
         """Which of these times would be late now."""
@@ -348,17 +352,19 @@ class Watermark:
         skew_ms = self.rules.future_skew_ms
         return TIME_MS_MAX if skew_ms is None else self._clock.now_ms() + skew_ms
 
-    def _slot(self, partition: int) -> int:
+    def _slot(self, partition: int, *, active: bool) -> int:
+        """Its place in the arrays. A new one that is not active holds time from its first event on."""
         slot = self._slot_of.get(partition)
         if slot is None:
             slot = self._slot_of[partition] = len(self._slot_of)
             self._high_ms = np.append(self._high_ms, 0)
             self._seen_ms = np.append(self._seen_ms, self._clock.now_ms())
-            self._active = np.append(self._active, True)
+            self._active = np.append(self._active, active)
         return slot
 
     def _slots(self, partition: I32, count: int) -> I32:
         if len(partition) == 0:
-            return np.full(count, self._slot(0), np.int32)
+            return np.full(count, self._slot(0, active=False), np.int32)
         distinct, index = np.unique(partition, return_inverse=True)
-        return np.array([self._slot(p) for p in distinct.tolist()], np.int32)[index]
+        slots = [self._slot(p, active=False) for p in distinct.tolist()]
+        return np.array(slots, np.int32)[index]

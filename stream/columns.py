@@ -89,7 +89,6 @@ def _odd_ids(offsets: Any, data: Any, bytes_max: int, empty_is_fine: bool, odd: 
             odd[i] = True
         else:
             odd[i] |= data[start] <= 32 or data[stop - 1] <= 32
-    return
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,7 +120,7 @@ class Judged:
 
 
 def judge(columns: Columns, rules: EventRules, bounds: TimeBounds) -> Judged:
-    """Judge N rows like ``EventRules.event_of``, without telling reasons. O(bytes), nothing in Python by row."""
+    """Judge N rows like ``EventRules.event_of``, without reasons. O(bytes), nothing in Python by row."""
     code = _relation_codes(columns.behavior, rules.behaviors)
     ignored = code == Behaviors.IGNORED
     time_ms, fault = times_ms_of(columns.ts, bounds)
@@ -162,7 +161,9 @@ def concat(batches: Sequence[EventBatch]) -> EventBatch:
     if len(parts) < 2:
         return parts[0] if parts else EMPTY
     with_ids = any(part.event_id is not None for part in parts)
-    event_ids = [part.event_id or Strings(np.zeros(len(part) + 1, np.int64), EMPTY.user.data) for part in parts]
+    event_ids = [
+        part.event_id or Strings(np.zeros(len(part) + 1, np.int64), EMPTY.user.data) for part in parts
+    ]
     return EventBatch(
         concat_strings([part.user for part in parts]),
         concat_strings([part.item for part in parts]),

@@ -132,7 +132,12 @@ class Behaviors:
 
 def shown(value: object) -> str:
     """A value as it stands in a message: quoted, and never longer than a line or two."""
-    text = repr(value)
+    if isinstance(value, str | bytes):
+        value = value[: DETAIL_CHARACTERS_MAX + 1]
+    try:
+        text = repr(value)
+    except ValueError:  # CPython writes no integer of more than 4,300 digits
+        text = f"a {type(value).__name__} too long to write"
     return text if len(text) <= DETAIL_CHARACTERS_MAX else text[:DETAIL_CHARACTERS_MAX] + "…"
 
 
@@ -143,7 +148,7 @@ class EventRules:
     behaviors: Behaviors
     times: TimeRules = field(default_factory=TimeRules)
 
-    def event_of(
+    def event_of(  # noqa: PLR0911  one for each fault
         self,
         *,
         user: object,

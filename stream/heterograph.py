@@ -1,6 +1,6 @@
 """The heterograph: the window with names. What ingestion writes into and everything else reads from.
 
-    EventBatch ──► [Heterograph.apply] ──► ids ──► window        worker, replay ──► [HeterographView]
+EventBatch ──► [Heterograph.apply] ──► ids ──► window        worker, replay ──► [HeterographView]
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class HeterographView:
 
     def moment(self) -> Moment:
         """The newest cut, with the owners of its rows."""
-        versions = (self.window.row_versions(USER), self.window.row_versions(ITEM))  # before the cut, see there
+        versions = (
+            self.window.row_versions(USER),
+            self.window.row_versions(ITEM),
+        )  # before the cut, see there
         return Moment(self.window.cut(), versions)
 
     def names(self, side: int, rows: U32, moment: Moment) -> list[str | None]:

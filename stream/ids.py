@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import ID_BYTES_MAX, I64, U8, U32, Strings
 from driftgraph.stream.mapped import Folder
 
@@ -27,7 +28,7 @@ ROW_COUNT, FREE_COUNT, ARENA_USED = 0, 1, 2
 COUNTERS = 4
 
 
-class IdTableFullError(Exception):
+class IdTableFullError(DriftgraphError):
     """More ids are live at once than the table has rows or bytes for."""
 
 
@@ -173,7 +174,9 @@ def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
 
 
 @kernel
-def _gather(rows: U32, offsets: I64, lengths: Any, arena: U8, bounds: I64, out: U8) -> None:  # pragma: no cover
+def _gather(
+    rows: U32, offsets: I64, lengths: Any, arena: U8, bounds: I64, out: U8
+) -> None:  # pragma: no cover
     for i in range(len(rows)):
         offset = offsets[rows[i]]
         out[bounds[i] : bounds[i + 1]] = arena[offset : offset + bounds[i + 1] - bounds[i]]
@@ -215,7 +218,9 @@ class IdTable(IdView):
     def __init__(self, row_capacity: int, folder: Folder, kind: str) -> None:
         super().__init__(row_capacity, folder, kind)
         self._rooms = np.zeros(row_capacity, np.uint8)
-        self._links = self._arena.view(np.int64)  # a free chunk's first word: the next free chunk of its class
+        self._links = self._arena.view(
+            np.int64
+        )  # a free chunk's first word: the next free chunk of its class
         self._free_chunks = np.zeros(CLASSES, np.int64)
         self._free_rows = np.zeros(row_capacity, np.uint32)
         self._counters = np.zeros(COUNTERS, np.int64)
@@ -252,5 +257,10 @@ class IdTable(IdView):
     def release(self, rows: U32) -> None:
         """Take the rows, each in use and named once, from their ids; they may go to others from now on."""
         _release(
-            np.ascontiguousarray(rows, np.uint32), self._index, self._hashes, self._lengths, self._free_rows, self._counters
+            np.ascontiguousarray(rows, np.uint32),
+            self._index,
+            self._hashes,
+            self._lengths,
+            self._free_rows,
+            self._counters,
         )

@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from driftgraph.stream.errors import DriftgraphError
+
 FORMAT = 1  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
 
 
-class WindowError(Exception):
+class WindowError(DriftgraphError):
     """A window that cannot be opened or written: says which, and what to do."""
 
 
@@ -88,7 +90,9 @@ def read_description(directory: Path) -> Description:
     except FileNotFoundError as error:
         raise WindowError(f"no window in {directory}: is the updater running with this data_dir?") from error
     except (OSError, msgspec.DecodeError) as error:
-        raise WindowError(f"{path} is not a window description ({error}); remove the folder and restart") from error
+        raise WindowError(
+            f"{path} is not a window description ({error}); remove the folder and restart"
+        ) from error
     if description.format != FORMAT:
         raise WindowError(f"{path} has format {description.format}, this version reads {FORMAT}")
     return description

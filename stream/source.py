@@ -1,7 +1,7 @@
 """Where events come from: three methods, and one plain source that every test can write down.
 
-    [Source.next_batch] ──► Decoded ──► ids, window
-         position ──► checkpoint ──► start of the next run
+[Source.next_batch] ──► Decoded ──► ids, window
+     position ──► checkpoint ──► start of the next run
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
 
+from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import Decoded, EventBatch
 
 Position = Mapping[str, int]  # part of the source → what to read next from it
 
 
-class SourceError(Exception):
+class SourceError(DriftgraphError):
     """A source cannot be read. One sentence: what, with which value, and what to do."""
 
 

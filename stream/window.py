@@ -60,7 +60,9 @@ class Relation:
         if self.span_ms <= 0:
             raise ValueError(f"relation {self.name!r}: span_ms must be positive, got {self.span_ms}")
         if not 0 < self.capacity <= SLOTS_MAX:
-            raise ValueError(f"relation {self.name!r}: capacity must be 1 to {SLOTS_MAX}, got {self.capacity}")
+            raise ValueError(
+                f"relation {self.name!r}: capacity must be 1 to {SLOTS_MAX}, got {self.capacity}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,9 @@ class WindowView:
         while not _read(self._arrays.header, out):  # the writer is inside a handful of stores
             pass
         r, at = len(self.relations), HEADER_WORDS
-        return Cut(int(out[WATERMARK]), tuple(out[at : at + r].tolist()), tuple(out[at + r : at + 2 * r].tolist()))
+        return Cut(
+            int(out[WATERMARK]), tuple(out[at : at + r].tolist()), tuple(out[at + r : at + 2 * r].tolist())
+        )
 
     def rows(self, side: int) -> int:
         """Rows in use are below this number."""
@@ -186,9 +190,7 @@ class WindowView:
                     f"(event {reserved - 1} is written, the ring holds {relation.capacity}); take a newer cut"
                 )
 
-    def recent(
-        self, side: int, nodes: U32, times_ms: I64, k: int | Sequence[int], cut: Cut
-    ) -> Neighborhood:
+    def recent(self, side: int, nodes: U32, times_ms: I64, k: int | Sequence[int], cut: Cut) -> Neighborhood:
         """The k most recent neighbors of each node by each relation, strictly before the node's own time.
 
         Args:
@@ -213,13 +215,16 @@ class WindowView:
         nodes = np.ascontiguousarray(nodes, np.uint32)
         times_ms = np.ascontiguousarray(times_ms, np.int64)
         shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
-        result = Neighborhood(np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32))
+        result = Neighborhood(
+            np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
+        )
         first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        starts = self._base + first % self._capacity
 
         def fill(part: slice) -> None:
             sample.recent_events(
                 self._arrays.words, self._times, self._arrays.heads[side], self._reserved, side,
-                nodes[part], times_ms[part], fanout, self._base, self._capacity, first, next_ - first,
+                nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
                 self._span_ms, cut.watermark_ms,
                 result.neighbor_BRK[part], result.time_ms_BRK[part], result.count_BR[part],
             )  # fmt: skip
@@ -239,9 +244,7 @@ class WindowView:
             live = time_ms >= cut.watermark_ms - relation.span_ms
             at = slot[live] * adjacency.WORDS
             words = self._arrays.words
-            columns.append(
-                (words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live])
-            )
+            columns.append((words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live]))
         self.check(cut)
         user, item, relation_column, time = (np.concatenate(c) for c in zip(*columns, strict=True))
         order = np.argsort(time, kind="stable")
@@ -276,7 +279,6 @@ class Window(WindowView):
         self._next = np.array(newest.next, np.int64)
         self.watermark_ms = newest.watermark_ms
         self.truncated = np.zeros(len(self.relations), np.int64)
-        self._head_times = (arrays.heads[USER].view(np.int64), arrays.heads[ITEM].view(np.int64))
 
     def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> tuple[U32, U32]:
         """Add N events in order of arrival. O(N) if they come in order of time; late ones O(log²) each.
@@ -295,9 +297,9 @@ class Window(WindowView):
         order = np.argsort(relation, kind="stable")
         bounds = np.searchsorted(relation[order], np.arange(len(self.relations) + 1))
         for r, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            if start < stop:
-                chosen = order[start:stop]
-                emptied.append(self._append_one(r, user[chosen], item[chosen], time_ms[chosen]))
+            for at in range(start, stop, self.relations[r].capacity):
+                chosen = order[at : min(at + self.relations[r].capacity, stop)]
+                self._append_one(r, user[chosen], item[chosen], time_ms[chosen], emptied)
         self._publish()
         return _joined(emptied)
 
@@ -309,19 +311,9 @@ class Window(WindowView):
         """
         self.watermark_ms = max(self.watermark_ms, watermark_ms)
         emptied: list[tuple[U32, U32]] = []
-        for r, relation in enumerate(self.relations):
-            horizon_ms = self.watermark_ms - relation.span_ms
-            while self._first[r] < self._next[r]:
-                slot = self._base[r] + self._first[r] % relation.capacity
-                if self._times[slot * adjacency.TIMES + adjacency.TIME] >= horizon_ms:
-                    break
-                room = min(EXPIRE_CHUNK, int(self._next[r] - self._first[r]))
-                lists = (np.empty(room, np.int64), np.empty(room, np.int64))
-                self._first[r], used = adjacency.expire_events(
-                    self._arrays.words, self._times, self._arrays.heads, self._head_times, r, len(self.relations),
-                    self._base[r], relation.capacity, self._first[r], self._next[r], horizon_ms, lists,
-                )  # fmt: skip
-                emptied.append(_rows(lists, used))
+        for r in range(len(self.relations)):
+            while self._drop(r, 0, emptied) == EXPIRE_CHUNK:
+                pass
         self._publish()
         return _joined(emptied)
 
@@ -334,23 +326,43 @@ class Window(WindowView):
 
     def has_events(self, side: int, rows: U32) -> npt.NDArray[np.bool_]:
         """Whether any relation still holds an event of each row, live or not yet let go."""
-        heads = self._arrays.heads[side].reshape(self.row_capacity[side], len(self.relations), adjacency.HEAD_WORDS)
-        held: npt.NDArray[np.bool_] = (heads[rows, :, 1] & adjacency.DEGREE).any(axis=1)
+        heads = self._arrays.heads[side].reshape(
+            self.row_capacity[side], len(self.relations), adjacency.HEAD_WORDS
+        )
+        held: npt.NDArray[np.bool_] = (heads[rows, :, adjacency.DEGREE] & adjacency.COUNT).any(axis=1)
         return held
 
-    def _append_one(self, r: int, user: U32, item: U32, time_ms: I64) -> tuple[U32, U32]:
+    def _append_one(self, r: int, user: U32, item: U32, time_ms: I64, emptied: list[tuple[U32, U32]]) -> None:
+        """Append to one relation at most as many events as its ring holds."""
         relation, relation_count = self.relations[r], len(self.relations)
-        reserved_at = HEADER_WORDS + 2 * relation_count + r
-        _reserve(self._arrays.header, reserved_at, int(self._next[r]) + len(user))
-        lists = (np.empty(len(user), np.int64), np.empty(len(user), np.int64))
-        self._first[r], truncated, used = adjacency.append_events(
-            self._arrays.words, self._times, self._arrays.heads, self._head_times, r, relation_count,
-            self._base[r], relation.capacity, self._first[r], self._next[r], self.watermark_ms - relation.span_ms,
-            user, item, time_ms, lists,
+        arrays, n = self._arrays, len(user)
+        _reserve(arrays.header, HEADER_WORDS + 2 * relation_count + r, int(self._next[r]) + n)
+        surplus = int(self._next[r] - self._first[r]) + n - relation.capacity
+        while surplus > 0:
+            surplus -= self._drop(r, surplus, emptied)
+        base, first, next_ = int(self._base[r]), int(self._first[r]), int(self._next[r])
+        adjacency.write_events(arrays.words, self._times, base, relation.capacity, next_, user, item, time_ms)
+        for side, nodes in ((USER, user), (ITEM, item)):
+            adjacency.link_events(
+                arrays.words, self._times, arrays.heads[side], side, nodes, r, relation_count,
+                base, relation.capacity, first, next_, self.watermark_ms - relation.span_ms,
+            )  # fmt: skip
+        self._next[r] += n
+
+    def _drop(self, r: int, exactly: int, emptied: list[tuple[U32, U32]]) -> int:
+        """Let the oldest events of a relation go: ``exactly`` so many, or with 0 those that expired; EXPIRE_CHUNK at most."""
+        relation, arrays = self.relations[r], self._arrays
+        room = min(EXPIRE_CHUNK, int(self._next[r] - self._first[r]))
+        lists = (np.empty(room, np.int64), np.empty(room, np.int64))
+        gone, early = adjacency.drop_events(
+            arrays.words, self._times, *arrays.heads, r, len(self.relations),
+            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+            self.watermark_ms - relation.span_ms, exactly, *lists,
         )  # fmt: skip
-        self._next[r] += len(user)
-        self.truncated[r] += truncated
-        return _rows(lists, used)
+        self._first[r] += gone
+        self.truncated[r] += early
+        emptied.append(_rows(lists, gone))
+        return int(gone)
 
     def _publish(self) -> None:
         _publish(self._arrays.header, len(self.relations), self.watermark_ms, self._first, self._next)
@@ -382,9 +394,7 @@ def load_reserved(reserved: I64, relation: int) -> int:  # pragma: no cover - co
     return load_acquire(reserved, relation)  # type: ignore[no-any-return, unused-ignore]
 
 
-def in_memory(
-    relations: Sequence[Relation], *, user_rows: int = 1 << 20, item_rows: int = 1 << 20
-) -> Window:
+def in_memory(relations: Sequence[Relation], *, user_rows: int = 1 << 20, item_rows: int = 1 << 20) -> Window:
     """Make a window that only this process sees; untouched memory costs nothing."""
     rows = (user_rows, item_rows)
     return Window(relations, rows, _arrays(relations, rows, Folder(None)))

@@ -11,8 +11,10 @@ from driftgraph.stream.events import ID_BYTES_MAX, Strings
 from driftgraph.stream.ids import IdTable, IdTableFullError
 from driftgraph.stream.mapped import Folder
 
-names = st.text(min_size=1, max_size=40).filter(lambda s: 0 < len(s.encode("utf-8", "ignore")) <= ID_BYTES_MAX).map(
-    lambda s: s.encode("utf-8", "ignore").decode()
+names = (
+    st.text(min_size=1, max_size=40)
+    .filter(lambda s: 0 < len(s.encode("utf-8", "ignore")) <= ID_BYTES_MAX)
+    .map(lambda s: s.encode("utf-8", "ignore").decode())
 )
 
 
@@ -67,7 +69,9 @@ def test_memory_for_names_is_reused() -> None:
     """Let 200,000 different ids come and go, a thousand at a time: the arena must not grow with them."""
     ids = table(2_048)
     for start in range(0, 200_000, 1_000):
-        rows, fresh = ids.assign(Strings.of([f"user-{n}-{'x' * (n % 37)}" for n in range(start, start + 1_000)]))
+        rows, fresh = ids.assign(
+            Strings.of([f"user-{n}-{'x' * (n % 37)}" for n in range(start, start + 1_000)])
+        )
         assert len(fresh) == 1_000
         ids.release(rows)
     assert int(ids._counters[2]) < 80_000  # 200,000 of them have about 6 MB

@@ -34,8 +34,15 @@ class Pair:
     cuts: list[Cut] = field(default_factory=list)
 
     def append(self, events: list[tuple[int, int, int, int]]) -> None:
-        user, item, relation, time_ms = (np.array(c) for c in zip(*events, strict=True)) if events else [np.zeros(0)] * 4
-        columns = (user.astype(np.uint32), item.astype(np.uint32), relation.astype(np.uint8), time_ms.astype(np.int64))
+        user, item, relation, time_ms = (
+            (np.array(c) for c in zip(*events, strict=True)) if events else [np.zeros(0)] * 4
+        )
+        columns = (
+            user.astype(np.uint32),
+            item.astype(np.uint32),
+            relation.astype(np.uint8),
+            time_ms.astype(np.int64),
+        )
         self.real.append(*columns)
         self.plain.append(*columns)
 
@@ -67,7 +74,9 @@ step = st.one_of(st.lists(event, max_size=12), st.integers(1, 220))
 
 
 def run(steps: list[list[tuple[int, int, int, int]] | int], capacities: tuple[int, ...]) -> Iterator[Pair]:
-    pair = Pair(in_memory(relations(capacities), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations(capacities)))
+    pair = Pair(
+        in_memory(relations(capacities), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations(capacities))
+    )
     for action in steps:
         if isinstance(action, int):
             pair.expire(action)
@@ -78,7 +87,9 @@ def run(steps: list[list[tuple[int, int, int, int]] | int], capacities: tuple[in
 
 @settings(max_examples=LONG * 150, deadline=None)
 @given(st.lists(step, max_size=14), st.integers(0, 9))
-def test_the_window_agrees_with_a_plain_list(steps: list[list[tuple[int, int, int, int]] | int], k: int) -> None:
+def test_the_window_agrees_with_a_plain_list(
+    steps: list[list[tuple[int, int, int, int]] | int], k: int
+) -> None:
     """Late events, ties, duplicates, expiry, ring wrap and truncation: compare after each step."""
     for pair in run(steps, CAPACITIES):
         cut = pair.real.cut()
@@ -88,7 +99,9 @@ def test_the_window_agrees_with_a_plain_list(steps: list[list[tuple[int, int, in
 
 @settings(max_examples=LONG * 60, deadline=None)
 @given(st.lists(step, max_size=14))
-def test_an_older_cut_is_answered_exactly_or_refused(steps: list[list[tuple[int, int, int, int]] | int]) -> None:
+def test_an_older_cut_is_answered_exactly_or_refused(
+    steps: list[list[tuple[int, int, int, int]] | int],
+) -> None:
     """Ask at every earlier cut after each step: what came later, and what has expired since, must not show."""
     cuts: list[Cut] = []
     for pair in run(steps, (30, 16)):
@@ -138,7 +151,11 @@ def test_rows_that_are_unknown_or_have_no_event_get_no_neighbor() -> None:
     window = in_memory(relations(), user_rows=ROWS, item_rows=ROWS)
     nodes = np.array([0, 4, 5, 2**32 - 1], np.uint32)
     assert window.recent(USER, nodes, np.full(4, 100), 3, window.cut()).count_BR.sum() == 0
-    assert window.recent(ITEM, nodes[:0], np.zeros(0, np.int64), 0, window.cut()).neighbor_BRK.shape == (0, 2, 0)
+    assert window.recent(ITEM, nodes[:0], np.zeros(0, np.int64), 0, window.cut()).neighbor_BRK.shape == (
+        0,
+        2,
+        0,
+    )
 
 
 def test_each_relation_can_have_its_own_fanout() -> None:
@@ -166,7 +183,10 @@ def test_a_batch_out_of_range_is_refused_whole(columns: tuple[list[int], ...], s
     before = window.cut()
     with pytest.raises(ValueError, match=said):
         window.append(
-            np.array(user, np.uint32), np.array(item, np.uint32), np.array(relation, np.uint8), np.array(time_ms, np.int64)
+            np.array(user, np.uint32),
+            np.array(item, np.uint32),
+            np.array(relation, np.uint8),
+            np.array(time_ms, np.int64),
         )
     assert window.cut() == before
 

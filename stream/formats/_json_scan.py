@@ -1,10 +1,11 @@
 """A compiled scan over JSON messages that finds the values of named fields at the top of each object.
 
-It takes a subset of JSON: of what it takes, it says exactly what the row decoder says; everything that it is not
-sure of (an escape or a nested value in a wanted field, an exponent, deep nesting, a surrogate, a fault of any
-kind) it leaves to the row decoder. Nothing is allocated by message; the GIL is released.
+It takes a subset of JSON. Of what it takes, it says exactly what the row decoder says; everything that it
+is not sure of (an escape or a nested value in a wanted field, an exponent, deep nesting, a surrogate, a fault
+of any kind) it leaves to the row decoder. Nothing is allocated by message; the GIL is released.
 
-``data`` is the bytes of all messages, ``stop`` the end of the one being read. A position of -1 means "not sure".
+``data`` is the bytes of all messages, ``stop`` the end of the one being read. A position of -1 means
+"not sure".
 """
 
 from __future__ import annotations
@@ -113,9 +114,21 @@ def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
 def _literal(data: Any, at: int, stop: int) -> int:
     """To after ``true``, ``false`` or ``null``."""
     first = data[at]
-    if first == _TRUE and at + 4 <= stop and data[at + 1] == 114 and data[at + 2] == 117 and data[at + 3] == 101:
+    if (
+        first == _TRUE
+        and at + 4 <= stop
+        and data[at + 1] == 114
+        and data[at + 2] == 117
+        and data[at + 3] == 101
+    ):
         return at + 4
-    if first == _NULL and at + 4 <= stop and data[at + 1] == 117 and data[at + 2] == 108 and data[at + 3] == 108:
+    if (
+        first == _NULL
+        and at + 4 <= stop
+        and data[at + 1] == 117
+        and data[at + 2] == 108
+        and data[at + 3] == 108
+    ):
         return at + 4
     if first == _FALSE and at + 5 <= stop and data[at + 1] == 97 and data[at + 2] == 108:
         return at + 5 if data[at + 3] == 115 and data[at + 4] == 101 else -1
@@ -148,13 +161,13 @@ def _key(data: Any, at: int, stop: int, ascii_only: bool) -> int:
 
 
 @_jit
-def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:
+def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:  # noqa: PLR0912  a state machine in one piece
     """To after one value of any kind. Brackets that are open are bits of ``objects``: 1 for ``{``."""
     depth, objects = 0, 0
     while True:
         at = _blank(data, at, stop)
         byte = _byte(data, at, stop)
-        if byte == _OPEN or byte == _OPEN_LIST:
+        if byte in (_OPEN, _OPEN_LIST):
             if depth == _DEPTH_MAX:
                 return -1
             is_object = byte == _OPEN
@@ -226,7 +239,7 @@ def _wanted(data: Any, at: int, stop: int, ascii_only: bool, floats: bool) -> tu
 
 
 @_jit
-def _message(
+def _message(  # noqa: PLR0911  one for each fault
     data: Any, at: int, stop: int, names: Any, name_ends: Any, float_field: int, ascii_only: bool, spans: Any
 ) -> bool:
     """Fill ``spans[field]`` of one message; whether all of it is understood."""

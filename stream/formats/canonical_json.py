@@ -53,7 +53,9 @@ class CanonicalJson:
         """Decode each message by itself: the definition."""
         return self._decoded(rows, None, np.arange(0), self.rules.times.bounds())
 
-    def event_of(self, payload: bytes | None, bounds: TimeBounds) -> Event | Refusal | None:
+    def event_of(  # noqa: PLR0911  one for each fault
+        self, payload: bytes | None, bounds: TimeBounds
+    ) -> Event | Refusal | None:
         """The event in one message, or why there is none, or None if it is ignored."""
         if payload is None:
             return Refusal(Reason.TOMBSTONE, "a record without a value")

@@ -41,14 +41,24 @@ class Layout:
     event_id: int | None = None
 
     def __post_init__(self) -> None:
-        places = [self.user, self.item, self.behavior, self.ts, *([] if self.event_id is None else [self.event_id])]
+        places = [
+            self.user,
+            self.item,
+            self.behavior,
+            self.ts,
+            *([] if self.event_id is None else [self.event_id]),
+        ]
         for place in places:
             if not 0 <= place < self.width:
-                raise ValueError(f"there is no column {place}: a record has {self.width}, 0 to {self.width - 1}")
+                raise ValueError(
+                    f"there is no column {place}: a record has {self.width}, 0 to {self.width - 1}"
+                )
 
 
 PLAIN = Layout(user=0, item=1, behavior=2, ts=3, width=4)
-TAOBAO = Layout(user=0, item=1, behavior=3, ts=4, width=5)  # UserBehavior.csv: user, item, category, behavior, ts
+TAOBAO = Layout(
+    user=0, item=1, behavior=3, ts=4, width=5
+)  # UserBehavior.csv: user, item, category, behavior, ts
 
 
 def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES) -> Layout:
@@ -62,7 +72,9 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES) -> Layout:
     for field in ("user", "item", "behavior", "ts"):
         name = getattr(names, field)
         if name not in header:
-            raise ValueError(f"there is no column {name!r}; the first line has: {', '.join(map(shown, header))}")
+            raise ValueError(
+                f"there is no column {name!r}; the first line has: {', '.join(map(shown, header))}"
+            )
         places[field] = header.index(name)
     event_id = header.index(names.event_id) if names.event_id in header else None
     return Layout(**places, width=len(header), event_id=event_id)
@@ -90,7 +102,9 @@ def layout_of_positions(line: bytes, columns: Mapping[str, str]) -> Layout:
         if text is None and field == "event_id":
             continue
         if text is None:
-            raise ValueError(f"without a header the position of {field} is needed too: {field}=N, counted from 0")
+            raise ValueError(
+                f"without a header the position of {field} is needed too: {field}=N, counted from 0"
+            )
         if not (text.isascii() and text.isdigit()):
             raise ValueError(f"without a header a column is a number from 0, got {field}={text}")
         places[field] = int(text)
@@ -123,7 +137,9 @@ class Delimited:
             origin_of: Line number → what a reject says of where it came from.
         """
         body, number, line_bytes_max = _records(block, first_line)
-        index, columns = (None, None) if _arrow_may_differ(body, line_bytes_max) else self._table(body, number)
+        index, columns = (
+            (None, None) if _arrow_may_differ(body, line_bytes_max) else self._table(body, number)
+        )
         return self._decoded(body, number, index, columns, origin_of)
 
     def decode_by_line(self, block: bytes, first_line: int, origin_of: Callable[[int], str]) -> Decoded:
@@ -233,9 +249,9 @@ def _set_of(value: int | None) -> set[int]:
 
 
 def _records(block: bytes, first_line: int) -> tuple[bytes, I64, int]:
-    """The block without blank lines and without the last line break, each record's line number, the longest."""
-    body = block.removesuffix(b"\n")
-    blank = body.startswith((b"\n", b"\r\n")) or body.endswith((b"\n", b"\n\r")) or body in (b"", b"\r")
+    """The block without blank lines and its last line break, each record's line number, the longest line."""
+    body = block.removesuffix(b"\n").removesuffix(b"\r")
+    blank = body.startswith((b"\n", b"\r\n")) or body.endswith(b"\n") or not body
     if blank or b"\n\n" in body or b"\n\r\n" in body:
         lines = body.split(b"\n")
         kept = [at for at, line in enumerate(lines) if line not in (b"", b"\r")]

@@ -1,0 +1,108 @@
+"""Repeats: an event whose ``event_id`` was seen within a horizon is not applied again.
+
+Events without an id are never merged: two clicks are two clicks. Memory is two sets of fixed size: ids go
+into the current one, and when that is a horizon old or full it becomes the previous one, whose ids are
+forgotten with it. So an id is remembered for one to two horizons, or for at least ``capacity`` newer ids.
+Ids are compared by 128 bits of two hashes: at a billion remembered ids the chance that two different ones
+look equal is 1 in 10**21.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.events import I64, U8, Strings
+
+CAPACITY = 1 << 20  # ids of one set; two sets of 32 MB, touched as they fill
+HORIZON_MS = 86_400_000  # a day: longer than any producer's retry
+
+COUNT, STARTED_MS = 0, 1  # of the current set
+
+
+@kernel
+def _hash(data: U8, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
+    """FNV-1a from a seed, then the finalizer of MurmurHash3."""
+    h = seed
+    for at in range(start, stop):
+        h = (h ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> np.uint64(33))
+
+
+@kernel
+def _find(keys: Any, low: Any, high: Any) -> int:  # pragma: no cover - compiled
+    """Where the pair is, or the empty place where it would go as -(place + 1)."""
+    slots = len(keys) // 2
+    at = np.int64(low & np.uint64(slots - 1))
+    while keys[2 * at] or keys[2 * at + 1]:
+        if keys[2 * at] == low and keys[2 * at + 1] == high:
+            return at
+        at = (at + 1) & (slots - 1)
+    return -(at + 1)
+
+
+@kernel
+def _judge(
+    data: U8, bounds: I64, time_ms: I64, current: Any, previous: Any, state: I64, capacity: int, horizon_ms: int,
+    start: int, repeated: Any,
+) -> int:  # fmt: skip  # pragma: no cover - compiled
+    """Judge events from ``start`` on; return where it stopped because the current set has to be replaced."""
+    for i in range(start, len(time_ms)):
+        first, stop = bounds[i], bounds[i + 1]
+        if first == stop:
+            continue
+        if state[COUNT] == 0:
+            state[STARTED_MS] = time_ms[i]
+        elif state[COUNT] >= capacity or time_ms[i] - state[STARTED_MS] >= horizon_ms:
+            return i
+        low = _hash(data, first, stop, np.uint64(0xCBF29CE484222325))
+        high = _hash(data, first, stop, np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)  # never the empty pair
+        place = _find(current, low, high)
+        if place >= 0 or _find(previous, low, high) >= 0:
+            repeated[i] = True
+            continue
+        current[2 * (-place - 1)] = low
+        current[2 * (-place - 1) + 1] = high
+        state[COUNT] += 1
+    return len(time_ms)
+
+
+class Deduplicator:
+    """Remembers event ids.
+
+    Always true: what it answers depends on the order of the events and not on how they were batched; it
+    never holds more than two times ``capacity`` ids.
+    """
+
+    def __init__(self, *, horizon_ms: int = HORIZON_MS, capacity: int = CAPACITY) -> None:
+        if horizon_ms <= 0 or capacity <= 0:
+            raise ValueError(f"horizon_ms and capacity must be positive, got {horizon_ms} and {capacity}")
+        self.horizon_ms = horizon_ms
+        self.capacity = capacity
+        self._slots = 1 << (2 * capacity - 1).bit_length()  # at most half full
+        self._current = np.zeros(2 * self._slots, np.uint64)
+        self._previous = np.zeros(2 * self._slots, np.uint64)
+        self._state = np.zeros(2, np.int64)
+
+    def repeated(self, event_id: Strings | None, time_ms: I64) -> npt.NDArray[np.bool_]:
+        """Which of N events in order of arrival repeat one before them; remembers the others. O(N)."""
+        repeated = np.zeros(len(time_ms), np.bool_)
+        if event_id is None:
+            return repeated
+        at = 0
+        while True:
+            at = _judge(
+                event_id.data, event_id.offsets, time_ms, self._current, self._previous, self._state,
+                self.capacity, self.horizon_ms, at, repeated,
+            )  # fmt: skip
+            if at == len(time_ms):
+                return repeated
+            self._previous, self._current = self._current, np.zeros(2 * self._slots, np.uint64)
+            self._state[COUNT] = 0

@@ -1,0 +1,19 @@
+"""The errors that a person is meant to read.
+
+    any part ──raises──► [DriftgraphError] ──► the command line: one sentence on stderr and an exit code
+
+Everything else that escapes is a fault of driftgraph and is reported as one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DriftgraphError(Exception):
+    """Something outside of driftgraph is not as it should be, and a person can put it right.
+
+    The message is one sentence that names the thing, its value and what to do.
+    """
+
+    exit_code: ClassVar[int] = 1

@@ -1,0 +1,387 @@
+"""Kafka as a source: partitions assigned, not subscribed; the position is the caller's.
+
+    topic ──► librdkafka ──► [KafkaSource] ──► Rows ──► Decoder ──► Decoded
+
+The state of a partition lives in this updater's window, so no group may move it (DESIGN section 7). The
+group id serves lag tools only: offsets are committed to it and never read back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from driftgraph.stream.clock import Clock
+from driftgraph.stream.decode import Decoder, RowOrigin, Rows
+from driftgraph.stream.events import EMPTY, I32, I64, Decoded
+from driftgraph.stream.source import Position, SourceError
+from driftgraph.stream.start import Start, start_of
+
+LOG = logging.getLogger("driftgraph.kafka")
+
+Property = str | int | float | bool
+
+TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
+STATISTICS_EVERY_MS: Final = 1_000
+_METADATA_TIMEOUT_S: Final = 10.0
+
+OURS: Final[Mapping[str, Property]] = {
+    "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it
+    "enable.auto.offset.store": False,
+    "isolation.level": "read_committed",  # an aborted transaction never happened
+    "auto.offset.reset": "error",  # an offset that is gone is told, never jumped over
+    "enable.partition.eof": True,  # tells the end of a partition, past the markers of transactions
+    "statistics.interval.ms": STATISTICS_EVERY_MS,
+    "allow.auto.create.topics": False,  # a misspelt topic is told, not made
+}
+
+# errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
+_FINAL: Final = {
+    KafkaError._AUTO_OFFSET_RESET: "the broker no longer has the next event (retention?); start anew",
+    KafkaError.OFFSET_OUT_OF_RANGE: "the broker no longer has the next event (retention?); start anew",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone; create it again or name another one",
+    KafkaError._UNKNOWN_TOPIC: "the topic is gone; create it again or name another one",
+    KafkaError._UNKNOWN_PARTITION: "the partition is gone; was the topic made anew?",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read the topic; ask for READ on it",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; ask for READ on it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOptions:
+    """What is read from where. ``client`` goes to librdkafka as it is, and has ``bootstrap.servers``."""
+
+    topics: tuple[str, ...]
+    client: Mapping[str, Property]
+    group_id: str = "driftgraph"
+    shard: tuple[int, int] = (0, 1)  # (i, n): partitions p with p mod n = i
+    start: Start | str = "earliest"  # of the very first start: also ts=… and last=1h
+    batch_max: int = 10_000  # messages of one read: some MB, a few ms to decode
+    connect_timeout_s: float = 10.0
+    new_partitions_every_s: float = 60.0
+
+
+class _Broker(msgspec.Struct):
+    nodeid: int
+    state: str
+
+
+class _Topic(msgspec.Struct):
+    partitions: dict[str, msgspec.Raw]
+
+
+class _Statistics(msgspec.Struct):
+    brokers: dict[str, _Broker]
+    topics: dict[str, _Topic]
+
+
+_statistics = msgspec.json.Decoder(_Statistics)
+
+
+class KafkaSource:
+    """Reads topics, or shard ``i/n`` of their partitions.
+
+    Always true: ``position`` has every assigned partition, as ``topic[partition]`` → the next offset;
+    nothing is committed but by ``commit``; the numbers in ``EventBatch.partition`` are the partitions of the
+    first topic, and ``k * TOPIC_STRIDE`` more for the k-th next.
+    """
+
+    def __init__(
+        self, options: KafkaOptions, decoder: Decoder, clock: Clock, *, start: Position | None = None
+    ) -> None:
+        self._options = options
+        self._decoder = decoder
+        self._servers = str(options.client.get("bootstrap.servers", ""))
+        self._last_error = ""
+        self._away = False
+        self._paused = False
+        self._closed = False
+        self._at_end: set[str] = set()
+        self._partition_counts: dict[str, int] = {}  # by topic, of the newest statistics
+        self._next: dict[str, int] = {}  # part → next offset
+        self._place_of: dict[str, tuple[str, int]] = {}  # part → topic, partition
+        self._consumer: Consumer = _connected(self._properties())
+        try:
+            self._connect(start, start_of(options.start, clock.now_ms()))
+        except BaseException:
+            self.close()
+            raise
+
+    def next_batch(self, timeout_s: float) -> Decoded | None:
+        """What comes within ``timeout_s``, at most ``batch_max`` messages; None only after ``close``."""
+        if self._closed:
+            return None
+        self._take_new_partitions()
+        try:
+            messages = self._consumer.consume(self._options.batch_max, timeout_s)
+        except KafkaException as error:
+            self._raise_if_final(error.args[0], self._servers)
+            messages = []
+        good = [message for message in messages if message.error() is None]
+        if not good:
+            self._take_signals(messages)
+            return Decoded(EMPTY, position=self.position())
+        topic_number = self._topic_numbers(good)
+        partition = np.fromiter((m.partition() for m in good), np.int32, len(good))
+        self._advance(good, topic_number, partition)
+        if len(good) != len(messages):
+            self._take_signals(messages)
+        rows = Rows(
+            [message.value() for message in good],
+            lambda row: _origin_of(good[row]),
+            partition + topic_number * np.int32(TOPIC_STRIDE),
+        )
+        return replace(self._decoder.decode(rows), position=self.position())
+
+    def position(self) -> Position:
+        """``topic[partition]`` → the next offset."""
+        return dict(self._next)
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The assigned partitions by their numbers in ``EventBatch.partition``, for ``Watermark.assign``."""
+        places = (self._place_of[part] for part in self._next)
+        return tuple(self._options.topics.index(topic) * TOPIC_STRIDE + p for topic, p in places)
+
+    @property
+    def away(self) -> bool:
+        """Whether no broker can be reached. Follows the truth by about a second."""
+        return self._away
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the broker answers and the end of every partition was seen after its last event.
+
+        A paused source cannot know, and says no.
+        """
+        return not (self._away or self._paused) and len(self._at_end) == len(self._next)
+
+    def lag(self) -> Mapping[str, int]:
+        """Offsets between the position and the end; a partition whose end is not known yet is left out."""
+        lags: dict[str, int] = {}
+        for part, offset in self._next.items():
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(*self._place_of[part]), cached=True)
+            if end >= 0:
+                lags[part] = max(0, end - offset)
+        return lags
+
+    def pause(self) -> None:
+        """Fetch no more; go on calling ``next_batch``, which returns empty batches."""
+        self._paused = True
+        self._consumer.pause(self._assignment())
+
+    def resume(self) -> None:
+        """Fetch again."""
+        self._paused = False
+        self._consumer.resume(self._assignment())
+
+    def commit(self, position: Position) -> None:
+        """Send a position to the group for lag tools. Does not wait, and a failure is only logged."""
+        offsets = [
+            TopicPartition(*self._place_of[part], offset)
+            for part, offset in position.items()
+            if part in self._place_of
+        ]
+        if offsets and not self._closed:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
+
+    def _properties(self) -> dict[str, Any]:
+        client = self._options.client
+        if not self._servers:
+            raise SourceError("Kafka needs bootstrap.servers: host:port of one broker at least")
+        ours: dict[str, Any] = {
+            **OURS,
+            "group.id": self._options.group_id,
+            "topic.metadata.refresh.interval.ms": round(self._options.new_partitions_every_s * 1_000),
+        }
+        for key, value in ours.items():
+            if key in client and str(client[key]).lower() != str(value).lower():
+                raise SourceError(
+                    f"the Kafka property {key} must be {str(value).lower()}, got {client[key]}; remove it"
+                )
+        return {
+            **client,
+            **ours,
+            "error_cb": self._on_error,
+            "stats_cb": self._on_statistics,
+            "on_commit": _on_commit,
+        }
+
+    def _connect(self, position: Position | None, first: Start) -> None:
+        """Find the partitions, decide where each begins, and assign them."""
+        try:
+            topics = self._consumer.list_topics(timeout=self._options.connect_timeout_s).topics
+        except KafkaException as error:
+            why = self._last_error or error.args[0].str()
+            raise SourceError(
+                f"cannot reach Kafka at {self._servers} within {self._options.connect_timeout_s:g} s "
+                f"({why}); check the address, and that the broker runs"
+            ) from error
+        parts: list[tuple[str, int]] = []
+        for topic in self._options.topics:
+            found = topics.get(topic)
+            if found is None or found.error is not None or not found.partitions:
+                why = f" ({found.error.str()})" if found is not None and found.error is not None else ""
+                raise SourceError(
+                    f"Kafka at {self._servers} has no topic {topic!r}{why}; create it or name another one"
+                )
+            self._partition_counts[topic] = len(found.partitions)
+            parts += [(topic, p) for p in sorted(found.partitions) if self._is_mine(p)]
+        if not parts:
+            index, count = self._options.shard
+            LOG.warning("shard %d/%d has no partition of %s", index, count, ", ".join(self._options.topics))
+        known = position or {}
+        for place in parts:
+            self._place_of[_part(*place)] = place
+        missing = [place for place in parts if _part(*place) not in known]
+        # a partition that a checkpoint does not know was added since: all of it is new
+        begins = self._offsets_at(missing, first if position is None else "earliest")
+        self._next = {_part(*place): known.get(_part(*place), begins.get(place, 0)) for place in parts}
+        self._assign()
+
+    def _offsets_at(self, places: Sequence[tuple[str, int]], start: Start) -> dict[tuple[str, int], int]:
+        if not places:
+            return {}
+        try:
+            if isinstance(start, int):
+                asked = [TopicPartition(topic, partition, start) for topic, partition in places]
+                answers = self._consumer.offsets_for_times(asked, timeout=_METADATA_TIMEOUT_S)
+                found = {(a.topic, a.partition): a.offset for a in answers}
+                late = [place for place in places if found[place] < 0]  # nothing as new as that: at the end
+                return found | self._offsets_at(late, "latest")
+            ends = {
+                place: self._consumer.get_watermark_offsets(
+                    TopicPartition(*place), timeout=_METADATA_TIMEOUT_S
+                )
+                for place in places
+            }
+        except KafkaException as error:
+            raise SourceError(
+                f"Kafka at {self._servers} did not tell where {', '.join(self._options.topics)} begins "
+                f"({error.args[0].str()}); try again"
+            ) from error
+        return {place: low if start == "earliest" else high for place, (low, high) in ends.items()}
+
+    def _assign(self) -> None:
+        self._at_end.clear()
+        self._consumer.assign(self._assignment())
+        if self._paused:
+            self._consumer.pause(self._assignment())
+
+    def _assignment(self) -> list[TopicPartition]:
+        return [TopicPartition(*self._place_of[part], offset) for part, offset in self._next.items()]
+
+    def _is_mine(self, partition: int) -> bool:
+        index, count = self._options.shard
+        return partition % count == index
+
+    def _take_new_partitions(self) -> None:
+        """Assign partitions that statistics have shown since; each from its first event on."""
+        new = [
+            (topic, partition)
+            for topic, count in self._partition_counts.items()
+            for partition in range(count)
+            if self._is_mine(partition) and _part(topic, partition) not in self._next
+        ]
+        if new:
+            for place in new:
+                self._place_of[_part(*place)] = place
+                self._next[_part(*place)] = 0
+            LOG.info("found %s", ", ".join(_part(*place) for place in new))
+            self._assign()
+
+    def _topic_numbers(self, messages: Sequence[Message]) -> I32:
+        if len(self._options.topics) == 1:
+            return np.zeros(len(messages), np.int32)
+        number_of = {topic: number for number, topic in enumerate(self._options.topics)}
+        return np.fromiter((number_of[str(m.topic())] for m in messages), np.int32, len(messages))
+
+    def _advance(self, messages: Sequence[Message], topic_number: I32, partition: I32) -> None:
+        """Move the position past the messages: by partition, past its last one."""
+        offset: I64 = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+        number = topic_number.astype(np.int64) * TOPIC_STRIDE + partition
+        distinct, last = np.unique(number[::-1], return_index=True)
+        for value, back in zip(distinct.tolist(), last.tolist(), strict=True):
+            part = _part(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
+            self._next[part] = int(offset[len(messages) - 1 - back]) + 1
+            self._at_end.discard(part)
+
+    def _take_signals(self, messages: Sequence[Message]) -> None:
+        """Ends of partitions, and errors that concern one."""
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            part = _part(str(message.topic()), message.partition() or 0)
+            if error.code() == KafkaError._PARTITION_EOF:
+                end = message.offset()
+                if part in self._next and end is not None and end >= self._next[part]:
+                    self._next[part] = end  # past the markers of transactions
+                    self._at_end.add(part)
+            else:
+                self._raise_if_final(error, f"{part}@{self._next.get(part, -1)}")
+
+    def _raise_if_final(self, error: KafkaError, where: str) -> None:
+        what = _FINAL.get(error.code())
+        if what is not None or error.fatal():
+            raise SourceError(f"cannot go on reading {where}: {what or error.str()}")
+        LOG.debug("Kafka at %s: %s", where, error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._last_error = error.str()
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._away = True
+
+    def _on_statistics(self, text: str) -> None:
+        statistics = _statistics.decode(text)
+        self._away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
+        for topic in self._options.topics:
+            if topic in statistics.topics:
+                numbers = map(int, statistics.topics[topic].partitions)
+                self._partition_counts[topic] = max(self._partition_counts[topic], max(numbers) + 1)
+
+
+def _connected(properties: dict[str, Any]) -> Consumer:
+    try:
+        return Consumer(properties, logger=LOG)
+    except (KafkaException, ValueError, TypeError) as error:
+        detail = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        raise SourceError(f"Kafka refuses its configuration: {detail}; check kafka.options") from error
+
+
+def _on_commit(error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:
+    if error is not None:
+        LOG.warning("offsets for lag tools could not be committed: %s", error.str())
+
+
+def _part(topic: str, partition: int) -> str:
+    return f"{topic}[{partition}]"
+
+
+def _origin_of(message: Message) -> RowOrigin:
+    kind, timestamp_ms = message.timestamp()
+    headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
+    key = message.key()
+    return RowOrigin(
+        origin=f"{_part(str(message.topic()), message.partition() or 0)}@{message.offset()}",
+        key=key.encode() if isinstance(key, str) else key,
+        headers=tuple((name, _bytes(value)) for name, value in headers),
+        timestamp_ms=timestamp_ms if kind else None,
+    )
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    """A header's value; Kafka allows null there, which becomes empty."""
+    return value.encode() if isinstance(value, str) else value or b""
