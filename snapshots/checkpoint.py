@@ -1,0 +1,154 @@
+"""Checkpoints: a folder of files that is there whole and verified, or not there at all.
+
+    trainer state ──► [write] ──► root/{number}/   ──► [latest] ──► the next start
+
+Layout of ``root/{number}/``:
+  1. the files, in the order given;
+  2. ``manifest.json``: format, number, facts, and for each file its size and SHA-256.
+
+A file that the manifest does not name is ignored, and there is no lock: one process writes a root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from driftgraph.stream.errors import DriftgraphError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"  # suffix of a folder that is being written
+
+
+class CheckpointError(DriftgraphError):
+    """A checkpoint cannot be written: says where and why."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    size: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    format: int
+    number: int
+    facts: dict[str, str | int | float]
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint, in memory."""
+
+    number: int
+    facts: Mapping[str, str | int | float]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a checkpoint on disk was passed over."""
+
+    path: Path
+    reason: str
+
+
+def write(
+    root: Path,
+    number: int,
+    files: Mapping[str, bytes],
+    facts: Mapping[str, str | int | float],
+    *,
+    keep: int = 3,
+) -> Path:
+    """Write checkpoint ``number``, then remove all but the newest ``keep``.
+
+    The order, which makes a crash at any point leave the older ones and no half one:
+      1. write each file into ``{number}.partial/`` and fsync it;
+      2. write ``manifest.json`` there, naming each with size and checksum, and fsync it;
+      3. fsync that folder;
+      4. rename it to ``{number}/``;
+      5. fsync ``root``;
+      6. remove the older ones.
+
+    Raises:
+        CheckpointError: The disk refuses. What was there before is untouched.
+    """
+    final, partial = root / str(number), root / f"{number}{PARTIAL}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        named = {}
+        for name, data in files.items():
+            _write_synced(partial / name, data)
+            named[name] = _File(len(data), hashlib.sha256(data).hexdigest())
+        manifest = _Manifest(FORMAT, number, dict(facts), named)
+        _write_synced(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        _sync_folder(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write checkpoint {final}: {error.strerror or error}; free the disk or set another data_dir"
+        ) from error
+    for old in _numbers(root)[:-keep]:
+        shutil.rmtree(root / str(old), ignore_errors=True)
+    return final
+
+
+def latest(root: Path) -> tuple[Checkpoint | None, list[Damage]]:
+    """The newest checkpoint that verifies, and the newer ones that do not. Removes what a crash left half-written."""
+    damaged: list[Damage] = []
+    for leftover in root.glob(f"*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for number in reversed(_numbers(root)):
+        try:
+            return _read(root / str(number)), damaged
+        except (OSError, ValueError) as error:
+            damaged.append(Damage(root / str(number), str(error)))
+    return None, damaged
+
+
+def _read(folder: Path) -> Checkpoint:
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Manifest)
+    if manifest.format != FORMAT or str(manifest.number) != folder.name:
+        raise ValueError(f"{folder / MANIFEST} is checkpoint {manifest.number} of format {manifest.format}")
+    files = {}
+    for name, expected in manifest.files.items():
+        data = (folder / name).read_bytes()
+        if len(data) != expected.size:
+            raise ValueError(f"{folder / name} ends at byte {len(data)}, expected {expected.size}")
+        if hashlib.sha256(data).hexdigest() != expected.sha256:
+            raise ValueError(f"{folder / name} does not have the checksum that its manifest names")
+        files[name] = data
+    return Checkpoint(manifest.number, manifest.facts, files)
+
+
+def _numbers(root: Path) -> list[int]:
+    if not root.is_dir():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
