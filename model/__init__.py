@@ -1,0 +1,1 @@
+"""Tensors: the graph attention network, its incremental trainer, its evaluation. Knows no Kafka, no Redis."""

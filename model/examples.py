@@ -1,0 +1,194 @@
+"""From events to batches: what one fit trains on, and what its gate is judged by.
+
+    events of [since, cut) + replayed older ones ──► [plan] ──► batches in random order, holdouts
+
+Within a batch, item vectors, popularity and the pool of negatives are as of the batch's earliest event, and
+each user's history ends before its own event. So no example sees an event at or after the time it predicts,
+and training sees items as stale as serving does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.model.negatives import F32, Popularity, candidates
+from driftgraph.model.options import TrainerOptions
+from driftgraph.stream.adjacency import ITEM
+from driftgraph.stream.events import I64, U8, U32
+from driftgraph.stream.window import Cut, Events, Relation, WindowView
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B examples, sorted by time, and the C distinct candidates they share."""
+
+    user: U32
+    item: U32
+    relation: U8
+    time_ms: I64
+    candidate_C: I64
+    log_q_C: F32
+    popularity_CF: F32
+
+    @property
+    def start_ms(self) -> int:
+        """The time that the items are seen at."""
+        return int(self.time_ms[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A fit: its batches in the order of training, and the holdouts, which no fit ever trains on."""
+
+    batches: tuple[Batch, ...]
+    held_new: tuple[Batch, ...]
+    held_old: tuple[Batch, ...]
+    new_count: int
+    replay_count: int
+
+
+def half_lives_ms(relations: Sequence[Relation], options: TrainerOptions) -> tuple[float, float]:
+    """Of the fast and the slow popularity."""
+    fast_ms = max(r.span_ms for r in relations) * options.half_life_share
+    return fast_ms, fast_ms * options.slow_half_life_factor
+
+
+def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: np.random.Generator) -> Plan:
+    """Choose examples and candidates. O(live events + batches · items).
+
+    Args:
+        view: The window.
+        since: The new events arrived at or after this cut,
+        cut: and before this one; the older ones are live at this one too.
+        options: Sizes and shares.
+        rng: The only source of chance.
+    """
+    every = view.events(cut)
+    new = view.events(cut, since)
+    old = view.events(replace(before(since, cut), watermark_ms=cut.watermark_ms))
+    if options.first_contacts_only:
+        first = first_contacts(every)
+        new, old = (take(part, np.isin(identity(part), first)) for part in (new, old))
+    new_held, old_held = is_held(new, options), is_held(old, options)
+    fresh = _newest(take(new, ~new_held), options.examples_max)
+    replayed = replay_sample(take(old, ~old_held), len(fresh), view.relations, options, rng)
+
+    groups = [
+        _slices(fresh, options.batch_size),
+        _slices(replayed, options.batch_size),
+        _slices(_newest(take(new, new_held), options.holdout_max), options.holdout_max // 2),
+        _slices(_smallest(take(old, old_held), options.holdout_max), options.holdout_max // 4),
+    ]
+    pool = np.unique(np.concatenate([fresh.item, replayed.item]))
+    made = _with_candidates([part for group in groups for part in group], every, view, pool, options, rng)
+    train_count = len(groups[0]) + len(groups[1])
+    order = rng.permutation(train_count)
+    return Plan(
+        tuple(made[i] for i in order),
+        tuple(made[train_count : train_count + len(groups[2])]),
+        tuple(made[train_count + len(groups[2]) :]),
+        len(fresh),
+        len(replayed),
+    )
+
+
+def before(since: Cut, cut: Cut) -> Cut:
+    """The events of ``since`` that are still there at ``cut``; never stale when ``cut`` is not."""
+    first = tuple(min(a, b) for a, b in zip(cut.first, since.next, strict=True))
+    return replace(since, first=first)
+
+
+def first_contacts(events: Events) -> npt.NDArray[np.uint64]:
+    """Identity of each event that is the first of its user and item; ``events`` are sorted by time."""
+    _, index = np.unique(_pair(events), return_index=True)
+    return identity(take(events, index))
+
+
+def is_held(events: Events, options: TrainerOptions) -> npt.NDArray[np.bool_]:
+    """Whether each event belongs to the holdout: a hash of the event alone, so it always does or never."""
+    share: npt.NDArray[np.bool_] = _hash(events) < np.uint64(int(options.holdout_share * 2**32))
+    return share
+
+
+def replay_sample(
+    old: Events,
+    new_count: int,
+    relations: Sequence[Relation],
+    options: TrainerOptions,
+    rng: np.random.Generator,
+) -> Events:
+    """``replay_ratio`` older events for each new one, without repeats, the recent ones more likely.
+
+    Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006: the smallest of
+    exponential(1) / weight.
+    """
+    wanted = min(int(new_count * options.replay_ratio), len(old))
+    if wanted == 0:
+        return take(old, np.zeros(0, np.int64))
+    half_life_ms = max(r.span_ms for r in relations) * options.replay_half_life_share
+    age_ms = old.time_ms[-1] - old.time_ms
+    key = rng.exponential(size=len(old)) * 2.0 ** (age_ms / half_life_ms)
+    return take(old, np.sort(np.argpartition(key, wanted - 1)[:wanted]))
+
+
+def _with_candidates(
+    parts: list[Events],
+    every: Events,
+    view: WindowView,
+    pool: U32,
+    options: TrainerOptions,
+    rng: np.random.Generator,
+) -> list[Batch]:
+    """Walk through time once, and give each part its candidates as they were known at its start."""
+    popularity = Popularity(half_lives_ms(view.relations, options), view.rows(ITEM))
+    made: list[Batch | None] = [None] * len(parts)
+    for i in sorted(range(len(parts)), key=lambda i: int(parts[i].time_ms[0])):
+        part = parts[i]
+        popularity.advance(every, int(part.time_ms[0]))
+        known = pool[popularity.count[-1, pool] > 0]
+        share = popularity.share(np.arange(popularity.count.shape[1]))
+        chosen, log_q = candidates(part.item, known, share, drawn=options.sampled_negatives, rng=rng)
+        features = popularity.features(chosen)
+        made[i] = Batch(part.user, part.item, part.relation, part.time_ms, chosen, log_q, features)
+    return [batch for batch in made if batch is not None]
+
+
+def _slices(events: Events, size: int) -> list[Events]:
+    return [take(events, slice(a, a + size)) for a in range(0, len(events), max(size, 1))]
+
+
+def _newest(events: Events, count: int) -> Events:
+    return take(events, slice(max(len(events) - count, 0), None))
+
+
+def _smallest(events: Events, count: int) -> Events:
+    """The events of the smallest hashes, in order of time: the same ones as long as they live."""
+    return take(events, np.sort(np.argsort(_hash(events), kind="stable")[:count]))
+
+
+def take(events: Events, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Events:
+    """The events that ``index`` names, in its order."""
+    return Events(events.user[index], events.item[index], events.relation[index], events.time_ms[index])
+
+
+def _pair(events: Events) -> npt.NDArray[np.uint64]:
+    return (events.user.astype(np.uint64) << np.uint64(32)) | events.item
+
+
+def identity(events: Events) -> npt.NDArray[np.uint64]:
+    """A number for (user, item, relation, time); two events that share it are alike in all that counts."""
+    with np.errstate(over="ignore"):
+        mixed = _pair(events) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= events.time_ms.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+        return mixed + events.relation.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+
+
+def _hash(events: Events) -> npt.NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        mixed = identity(events)
+        mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+        return mixed >> np.uint64(32)

@@ -1,0 +1,94 @@
+"""The gate: whether a fine-tuned candidate may replace the serving model.
+
+Trainer.fit ──► candidate embedding, holdout losses ──► [judge] ──► accepted, or rolled back with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftgraph.model.embed import Embedding
+from driftgraph.model.negatives import F32, F64
+from driftgraph.model.options import TrainerOptions
+
+NORMS_KEPT = 15  # of the last accepted generations; their median is the running median
+STANDARD_ERRORS = 2.0  # a holdout is small: a loss is worse only if it is so beyond its noise
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Loss of each example of one holdout, of the serving model and of the candidate, in the same order."""
+
+    name: str
+    serving: F64
+    candidate: F64
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Accepted, or why not: a stable code and one sentence with the value and the limit."""
+
+    accepted: bool
+    code: str = ""
+    reason: str = ""
+
+
+ACCEPTED = Verdict(True)
+
+
+def median_norm(vectors_ND: F32) -> float:
+    """Of the vectors without their last channel, which is the popularity; 0 for none."""
+    if len(vectors_ND) == 0:
+        return 0.0
+    return float(np.median(np.linalg.norm(vectors_ND[:, :-1].astype(np.float64), axis=1)))
+
+
+def judge(
+    embedding: Embedding,
+    *,
+    norms: Sequence[tuple[float, float]],
+    losses: Sequence[Losses],
+    options: TrainerOptions,
+) -> Verdict:
+    """Check a candidate, the cheapest and gravest first.
+
+    Args:
+        embedding: What would be published.
+        norms: Median norms (users, items) of the last accepted generations, oldest first.
+        losses: Of each holdout; an empty one is no objection.
+        options: The limits.
+    """
+    for side, vectors in (("user", embedding.user), ("item", embedding.item)):
+        broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+        if broken:
+            return Verdict(False, "not_finite", f"{broken} of {len(vectors)} {side} vectors are not finite")
+    for side, place, vectors in (("user", 0, embedding.user), ("item", 1, embedding.item)):
+        past = [pair[place] for pair in norms[-NORMS_KEPT:] if pair[place] > 0]
+        if not past:
+            continue
+        usual, limit = float(np.median(past)), options.norm_factor
+        norm = median_norm(vectors)
+        if len(vectors) and not usual / limit <= norm <= usual * limit:
+            return Verdict(
+                False,
+                "norm",
+                f"the median norm of {side} vectors is {norm:.4g}, the running median {usual:.4g}; "
+                f"it may differ by a factor of {limit:g}",
+            )
+    for holdout in losses:
+        worse = holdout.candidate - holdout.serving
+        if len(worse) == 0:
+            continue
+        error = float(worse.std() / np.sqrt(len(worse)))
+        mean, limit = float(worse.mean()), options.loss_margin
+        if not mean - STANDARD_ERRORS * error <= limit:
+            return Verdict(
+                False,
+                "holdout",
+                f"the loss on the {holdout.name} holdout of {len(worse)} is {mean:.3f} ± {error:.3f} nats "
+                f"worse than the serving model's; the limit is {limit:g}",
+            )
+    return ACCEPTED

@@ -1,0 +1,65 @@
+"""What training minimizes.
+
+Shape suffixes: B examples, C candidates shared by the batch, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def sampled_softmax(
+    user_BD: Tensor,
+    item_CD: Tensor,
+    *,
+    positive_B: Tensor,
+    log_q_C: Tensor,
+    excluded_BC: Tensor,
+    weight_B: Tensor,
+    temperature: float,
+    reduced: bool = True,
+) -> Tensor:
+    """Cross entropy of the positive among the candidates, corrected for how candidates were drawn.
+
+    Args:
+        user_BD: User vectors.
+        item_CD: Vectors of the distinct candidates.
+        positive_B: int64, the candidate that is the example's item.
+        log_q_C: Log of the probability that the candidate is in the batch at all.
+        excluded_BC: bool, candidates that are no negative for the example (the user has touched them).
+            The positive is never excluded, whatever this says.
+        weight_B: Of each example; only their proportions count.
+        temperature: Divides the score.
+        reduced: False gives the loss of each example, without its weight, [B].
+
+    Returns:
+        The weighted mean; 0 (with a gradient of zeros) if there is no example or no weight.
+
+    Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling", RecSys 2019, eq. 3: score − log q.
+    """
+    excluded_BC = excluded_BC.scatter(1, positive_B.unsqueeze(1), value=False)
+    # Correction and exclusion are added as one constant: [B, C] is the largest tensor of a step, and each
+    # further operation on it is one more pass forward and one back.
+    constant_BC = torch.where(excluded_BC, -torch.inf, -log_q_C)
+    logit_BC = torch.addmm(constant_BC, user_BD.float() / temperature, item_CD.float().T)
+    loss_B = functional.cross_entropy(logit_BC, positive_B, reduction="none")
+    if not reduced:
+        return loss_B
+    return (loss_B * weight_B).sum() / weight_B.sum().clamp(min=1e-12)
+
+
+def info_nce(one_BD: Tensor, other_BD: Tensor, *, temperature: float) -> Tensor:
+    """Two views of a user should be nearer to each other than to another user's; symmetric mean.
+
+    Source: van den Oord et al., "Contrastive Predictive Coding", 2018, eq. 4; on graphs: Wu et al.,
+    "Self-supervised Graph Learning for Recommendation", SIGIR 2021, eq. 10. Cosine, as there.
+    """
+    if len(one_BD) == 0:
+        return one_BD.sum() * 0
+    one_BD = functional.normalize(one_BD.float(), dim=1)
+    other_BD = functional.normalize(other_BD.float(), dim=1)
+    logit_BB = one_BD @ other_BD.T / temperature
+    label_B = torch.arange(len(one_BD), device=one_BD.device)
+    return (functional.cross_entropy(logit_BB, label_B) + functional.cross_entropy(logit_BB.T, label_B)) / 2

@@ -1,0 +1,83 @@
+"""Every number of the model and of its training, in one frozen value. Running state is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """What a trainer is built from. Two trainers with equal options and equal events are bit-equal on a CPU.
+
+    The extras (``skip`` to ``contrastive_weight``) are switches on top of the formula; docs/LOG.md has what
+    each of them was worth.
+    """
+
+    dim: int = 64  # of a published vector; the last channel carries the popularity
+    heads: int = 4
+    layers: int = 1  # 2 costs about 5 times as much and has not paid yet
+    user_fanout: int = 12  # newest neighbors of a user by relation; older ones hardly move the result
+    item_fanout: int = 6  # an item also has its id row, and there are more candidates than examples
+    history_fanout: int = 4  # of a user that is an item's neighbor, where only the mean is asked for
+    activation: str = "none"  # after each layer: "none", "elu" or "leaky_relu"
+
+    skip: bool = True  # add what a layer was given to what it gives
+    time_encoding: bool = True  # attention may depend on how much older than the newest a neighbor is
+    relation_importance: bool = True  # learned share of each relation instead of a plain sum
+    item_neighborhood: bool = True  # without it an item is its id row, and a new item is nothing
+    popularity: bool = True  # recent popularity as a channel of the score
+    contrastive_weight: float = 0.0  # of InfoNCE between two thinned histories of a user; 0 is off
+
+    batch_size: int = 1_024  # also about the number of in-batch candidates
+    sampled_negatives: int = 256  # uniform over the items known at the batch's time, shared by the batch
+    learning_rate: float = 6e-3
+    network_learning_rate: float = 2e-3  # shared weights move less than rows
+    clip_norm: float = 5.0  # of all gradients together; a healthy step is below 1
+    temperature: float = 1.0  # divides the score in the loss
+    first_contacts_only: bool = True  # what is recommended is what the user has not touched
+    behavior_weights: Mapping[str, float] = field(default_factory=dict)  # in the loss; 1 where not named
+    half_life_share: float = 1 / 14  # half-life of popularity, as a share of the longest span
+    slow_half_life_factor: float = 7.0  # the second, slower popularity
+
+    examples_max: int = 100_000  # new events trained in one fit; beyond it the newest are taken
+    replay_ratio: float = 2.0  # older examples for each new one
+    replay_half_life_share: float = 0.25  # of the longest span
+    skipped_in_a_row_max: int = 3  # non-finite steps; then the fit is rejected
+    holdout_max: int = 512  # examples of each holdout of the gate
+    holdout_share: float = 0.02  # of all events, by a hash of the event: never trained on
+    loss_margin: float = 0.10  # nats that a holdout may get worse
+    norm_factor: float = 10.0  # the median norm may leave the running median by it
+
+    evaluations_max: int = 2_000  # scored events of an interval, drawn by the seed
+    top: int = 20
+    seed: int = 0
+    device: str = "cpu"
+    mixed_precision: bool = True  # on CUDA only
+
+    @property
+    def fanout(self) -> tuple[int, int, int]:
+        """Neighbors by relation: of a user, of an item, of a user behind the last layer."""
+        return self.user_fanout, self.item_fanout, self.history_fanout
+
+    def __post_init__(self) -> None:
+        if self.dim < 2 or self.heads < 1 or self.dim % self.heads:
+            raise ValueError(f"dim must be 2 or more and a multiple of heads ({self.heads}), got {self.dim}")
+        if self.layers not in (1, 2, 3):
+            raise ValueError(f"layers must be 1, 2 or 3, got {self.layers}")
+        for name in (
+            "user_fanout",
+            "item_fanout",
+            "history_fanout",
+            "batch_size",
+            "examples_max",
+            "evaluations_max",
+            "top",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("learning_rate", "network_learning_rate", "clip_norm", "temperature", "half_life_share"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.activation not in ("none", "elu", "leaky_relu"):
+            raise ValueError(f"activation must be none, elu or leaky_relu, got {self.activation!r}")

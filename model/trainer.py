@@ -1,0 +1,363 @@
+"""The incremental trainer: fine-tunes on what happened between two cuts, or leaves everything as it was.
+
+    WindowView at two cuts ──► evaluate (serving model) ──► fit ──► gate ──► Embedding ──► publish
+
+It works on rows of the window and never sees an external id.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftgraph.model.embed import Embedding, Encoder, embed
+from driftgraph.model.evaluate import Evaluation, Published, evaluate
+from driftgraph.model.examples import Batch, Plan, plan
+from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
+from driftgraph.model.negatives import F32, F64
+from driftgraph.model.neighbors import now_ms
+from driftgraph.model.network import MBGNN
+from driftgraph.model.options import TrainerOptions
+from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of
+from driftgraph.model.table import ItemTable
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.events import U32
+from driftgraph.stream.window import Cut, Relation, WindowView
+
+FORMAT = 1  # of the saved state
+SCALE_FIRST = (
+    1_024.0  # of the loss in half precision; torch's 65,536 overflows, and overflows count as skipped
+)
+
+__all__ = ["Embedding", "Evaluation", "FitReport", "Trainer", "TrainerOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted."""
+
+    generation: int
+    accepted: bool
+    code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout"
+    reason: str
+    steps: int  # taken
+    skipped: int  # steps with a non-finite loss or gradient
+    loss: float  # mean over the steps taken; nan if none was
+    new_examples: int
+    replayed_examples: int
+    rows_moved: int
+    holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (serving model, candidate)
+
+
+class Trainer:
+    """Network, item table and optimizer of the serving model.
+
+    Always true outside ``fit``: the weights are those of the serving generation; ``serving`` holds the item
+    vectors it published, ``first`` all vectors of generation 1; nothing depends on the wall clock, on the
+    process's age or on chance other than (seed, fit number).
+    """
+
+    def __init__(self, relations: Sequence[str], spans_ms: Sequence[int], options: TrainerOptions) -> None:
+        if not relations or len(relations) != len(spans_ms):
+            raise ValueError(f"need one span for each relation, got {len(relations)} and {len(spans_ms)}")
+        unknown = set(options.behavior_weights) - set(relations)
+        if unknown:
+            raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
+        self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
+        self.options = options
+        self.device = torch.device(options.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.network = MBGNN(len(relations), options).to(self.device)
+        self.table = ItemTable(options.dim, options.seed, self.device)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
+        mixed = options.mixed_precision and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=SCALE_FIRST, enabled=mixed)
+        self.generation = 0
+        self.fit_count = 0
+        self.norms: list[tuple[float, float]] = []
+        self.serving: Published | None = None
+        self.first: Published | None = None
+        self._latest: tuple[Cut, int, Embedding] | None = None
+        weights = [options.behavior_weights.get(name, 1.0) for name in relations]
+        self._behavior_weight_R = torch.tensor(weights, device=self.device)
+
+    def evaluate(
+        self, view: WindowView, since: Cut, cut: Cut, *, evaluations_max: int | None = None
+    ) -> Evaluation:
+        """Score the serving model and the baselines on the events of [since, cut); changes nothing.
+
+        Call it before ``fit`` of the same cuts: what is scored must not have been trained on.
+        """
+        self._check(view)
+        self.table.adopt(view.row_versions(ITEM))
+        return evaluate(
+            view,
+            since,
+            cut,
+            encoder=Encoder(self.network, self.table, view, cut),
+            generation=self.generation,
+            serving=self.serving,
+            first=self.first,
+            evaluations_max=evaluations_max or self.options.evaluations_max,
+        )
+
+    def fit(self, view: WindowView, since: Cut, cut: Cut) -> FitReport:
+        """Fine-tune on the events of [since, cut) and a replay sample of older ones.
+
+        The order:
+          1. plan examples, candidates and holdouts; losses of the serving model on the holdouts;
+          2. remember weights and optimizer;
+          3. a step for each batch;
+          4. embed every live node with the candidate;
+          5. the gate: accept (generation + 1, the embedding is what serves) or give back what 2 remembered.
+
+        Nothing to train on is no fit: a report with code ``no_events``, and nothing moved.
+
+        Raises:
+            StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
+        """
+        self._check(view)
+        self.table.adopt(view.row_versions(ITEM))
+        rng = np.random.default_rng((self.options.seed, self.fit_count))
+        todo = plan(view, since, cut, self.options, rng)
+        if todo.new_count == 0:
+            self.fit_count += 1
+            return FitReport(
+                self.generation, False, "no_events", "no new event to train on", 0, 0, math.nan, 0, 0, 0, {}
+            )
+        holdouts = (("new", todo.held_new), ("old", todo.held_old))
+        serving = [self._holdout_loss(view, cut, held) for _, held in holdouts]
+
+        kept = copy.deepcopy(
+            (self.network.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict())
+        )
+        self.table.begin()
+        held_losses: list[Losses] = []
+        moved, accepted = 0, False
+        try:
+            steps, skipped, mean_loss, verdict = self._train(view, cut, todo)
+            if verdict.accepted:
+                candidate = embed(Encoder(self.network, self.table, view, cut))
+                for (name, held), before in zip(holdouts, serving, strict=True):
+                    held_losses.append(Losses(name, before, self._holdout_loss(view, cut, held)))
+                verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
+            if verdict.accepted:
+                self._accept(view, candidate, cut)
+                moved, accepted = self.table.commit(), True
+        finally:
+            if not accepted:
+                self.table.rollback()
+                self.network.load_state_dict(kept[0])
+                self.optimizer.load_state_dict(kept[1])
+                self.scaler.load_state_dict(kept[2])
+        self.fit_count += 1
+        return FitReport(
+            generation=self.generation,
+            accepted=verdict.accepted,
+            code=verdict.code,
+            reason=verdict.reason,
+            steps=steps,
+            skipped=skipped,
+            loss=mean_loss,
+            new_examples=todo.new_count,
+            replayed_examples=todo.replay_count,
+            rows_moved=moved,
+            holdout={held.name: (_mean(held.serving), _mean(held.candidate)) for held in held_losses},
+        )
+
+    def embed(self, view: WindowView, cut: Cut) -> Embedding:
+        """Vectors of all live users and items at the cut, by the serving model."""
+        self._check(view)
+        if self._latest is not None and self._latest[:2] == (cut, self.generation):
+            return self._latest[2]
+        self.table.adopt(view.row_versions(ITEM))
+        return embed(Encoder(self.network, self.table, view, cut))
+
+    def embed_users(self, view: WindowView, rows: U32, cut: Cut) -> F32:
+        """[n, D] of these users at the cut, by the serving model: the refresh between two fits."""
+        self._check(view)
+        self.table.adopt(view.row_versions(ITEM))
+        times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
+        return Encoder(self.network, self.table, view, cut).users(rows, times_ms)
+
+    def relation_importance(self) -> dict[str, dict[str, float]]:
+        """The learned share of each relation in a neighborhood that has all, of users and of items; sums to 1."""
+        return {
+            side: dict(zip((r.name for r in self.relations), shares, strict=True))
+            for side, shares in self.network.importance().items()
+        }
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
+        tensors = {f"network.{k}": v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+        tensors |= {f"table.{k}": v for k, v in self.table.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
+        for name, published in (("serving", self.serving), ("first", self.first)):
+            if published is not None:
+                tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
+        meta: dict[str, object] = {
+            "format": FORMAT,
+            "relations": [r.name for r in self.relations],
+            "dim": self.options.dim,
+            "layers": self.options.layers,
+            "generation": self.generation,
+            "fit_count": self.fit_count,
+            "norms": [list(pair) for pair in self.norms],
+            "scaler": dict(self.scaler.state_dict()),
+        }
+        return tensors, meta
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
+        """Continue where the state was saved; bit for bit on a CPU.
+
+        Raises:
+            ValueError: The state is of another format, other relations or other sizes.
+        """
+        expected = {
+            "format": FORMAT,
+            "relations": [r.name for r in self.relations],
+            "dim": self.options.dim,
+            "layers": self.options.layers,
+        }
+        for name, value in expected.items():
+            if meta.get(name) != value:
+                raise ValueError(
+                    f"the saved model has {name} {meta.get(name)}, this configuration {value}; "
+                    "change it back or start with an empty model"
+                )
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            part, _, rest = key.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        self.network.load_state_dict(parts["network"])
+        self.table.load_state_dict(parts["table"])
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for key, tensor in parts.get("optimizer", {}).items():
+            index, _, name = key.partition(".")
+            state["state"].setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict(state)
+        self.serving, self.first = (
+            Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
+        )
+        self.generation, self.fit_count = _integer(meta, "generation"), _integer(meta, "fit_count")
+        saved_norms = meta["norms"]
+        assert isinstance(saved_norms, list)
+        self.norms = [(float(a), float(b)) for a, b in saved_norms]
+        scaler = meta["scaler"]
+        assert isinstance(scaler, dict)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+        self._latest = None
+
+    def _train(self, view: WindowView, cut: Cut, todo: Plan) -> tuple[int, int, float, Verdict]:
+        """One step for each batch; stops when too many in a row were not finite."""
+        steps, skipped, in_a_row, total = 0, 0, 0, 0.0
+        for number, inputs in enumerate(self._ahead(view, cut, todo.batches)):
+            value = self._step(inputs, number)
+            if value is None:
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+                if in_a_row >= self.options.skipped_in_a_row_max:
+                    reason = f"{in_a_row} steps in a row had a non-finite loss or gradient"
+                    return steps, skipped, total / max(steps, 1), Verdict(False, "skipped_steps", reason)
+                continue
+            steps, in_a_row, total = steps + 1, 0, total + value
+        if steps == 0:
+            reason = f"all {skipped} steps had a non-finite loss or gradient"
+            return 0, skipped, math.nan, Verdict(False, "skipped_steps", reason)
+        return steps, skipped, total / steps, ACCEPTED
+
+    def _ahead(self, view: WindowView, cut: Cut, batches: Sequence[Batch]) -> Iterator[Inputs]:
+        """The inputs of each batch, sampled on another thread while the batch before is trained."""
+        with ThreadPoolExecutor(1, thread_name_prefix="sample") as pool:
+            coming = pool.submit(self._inputs, view, cut, batches[0])
+            for batch in batches[1:]:
+                inputs, coming = coming.result(), pool.submit(self._inputs, view, cut, batch)
+                yield inputs
+            yield coming.result()
+
+    def _step(self, inputs: Inputs, number: int) -> float | None:
+        """Forward, backward, step; None if it was skipped, and then nothing has moved."""
+        rows_nD = self.table.weight.index_select(0, inputs.rows_n).requires_grad_()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
+            loss = batch_loss(self.network, inputs, rows_nD)
+            if self.options.contrastive_weight > 0:
+                chance = torch.Generator().manual_seed(
+                    (self.options.seed << 40) + (self.fit_count << 20) + number
+                )
+                loss = loss + self.options.contrastive_weight * contrast(
+                    self.network, inputs, rows_nD, chance
+                )
+        if not torch.isfinite(loss):
+            return None
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.unscale_(self.optimizer)
+        row_gradient_nD = torch.zeros_like(rows_nD) if rows_nD.grad is None else rows_nD.grad
+        if self.scaler.is_enabled():
+            row_gradient_nD.div_(self.scaler.get_scale())
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(g.float()) for g in (row_gradient_nD, *gradients)])
+        )
+        if not torch.isfinite(norm):  # clipping would make all of them NaN: it goes by the joint norm
+            if self.scaler.is_enabled():
+                self.scaler.update(self.scaler.get_scale() / 2)
+            return None
+        factor = min(1.0, self.options.clip_norm / max(float(norm), 1e-12))
+        for gradient in (row_gradient_nD, *gradients):
+            gradient.mul_(factor)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.table.step(inputs.rows_n, row_gradient_nD, self.options.learning_rate)
+        return float(loss.detach())
+
+    def _inputs(self, view: WindowView, cut: Cut, batch: Batch) -> Inputs:
+        return inputs_of(view, cut, batch, self.network, self._behavior_weight_R, self.table.rows)
+
+    @torch.no_grad()
+    def _holdout_loss(self, view: WindowView, cut: Cut, held: Sequence[Batch]) -> F64:
+        """Loss of each held-out example, by the weights of this moment."""
+        parts = []
+        for batch in held:
+            inputs = self._inputs(view, cut, batch)
+            loss_B = batch_loss(self.network, inputs, self.table.weight[inputs.rows_n], reduced=False)
+            parts.append(loss_B.double().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _accept(self, view: WindowView, candidate: Embedding, cut: Cut) -> None:
+        self.generation += 1
+        self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
+        versions = (view.row_versions(USER), self.table.version)
+        self.serving = Published.of(candidate, versions, with_users=False)
+        if self.generation == 1:
+            self.first = Published.of(candidate, versions, with_users=True)
+        self._latest = (cut, self.generation, candidate)
+
+    def _check(self, view: WindowView) -> None:
+        if [r.name for r in view.relations] != [r.name for r in self.relations]:
+            raise ValueError(
+                f"the window has relations {[r.name for r in view.relations]}, the model "
+                f"{[r.name for r in self.relations]}; start with an empty model"
+            )
+
+
+def _mean(values: F64) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _integer(meta: Mapping[str, object], name: str) -> int:
+    value = meta[name]
+    if not isinstance(value, int):
+        raise ValueError(f"the saved model has {name} {value!r}, expected a number")  # noqa: TRY004
+    return value
