@@ -1,0 +1,1 @@
+"""Puts the parts together: configuration, commands, the updater, the worker, Redis. Nothing imports it."""

@@ -1,0 +1,272 @@
+"""The command line. Each command parses, builds, calls one function, and prints.
+
+    argv ──► [main] ──► a command ──► live, replay, demo, Redis ──► stdout (result), stderr (progress, errors)
+
+What a command needs is imported inside of it, so that ``--help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from driftgraph.app import cli_redis
+from driftgraph.app.cli_common import (
+    ConfigOption,
+    Invocation,
+    JsonOption,
+    console,
+    print_as_json,
+    print_result,
+    read_settings,
+)
+from driftgraph.app.errors import ConfigError, DriftgraphError
+
+COLUMNS = ("user", "item", "behavior", "ts", "event_id")
+
+app = typer.Typer(
+    name="driftgraph",
+    help="Keep a recommender's graph and embeddings as fresh as its event stream.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() reports, in one sentence
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
+app.add_typer(config_app, name="config")
+
+
+def main() -> NoReturn:
+    """Run the command line; the one place that turns an error into a sentence and an exit code."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    invocation = Invocation()
+    try:
+        app(prog_name="driftgraph", obj=invocation)
+    except DriftgraphError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(_sentence_of(error, invocation), 1)
+    except Exception as error:  # a fault of ours: keep what happened, do not throw it at the reader
+        _fail(f"unexpected {type(error).__name__}: {error}; {_keep_traceback(invocation)}", 1)
+    sys.exit(0)
+
+
+def _fail(sentence: str, exit_code: int) -> NoReturn:
+    print(f"driftgraph: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _sentence_of(error: OSError, invocation: Invocation) -> str:
+    place = error.filename if error.filename is not None else invocation.data_dir
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: the disk is full; free some space or set data_dir to another disk"
+    return f"{place}: {error.strerror or error}; check that the path is right and yours to use"
+
+
+def _keep_traceback(invocation: Invocation) -> str:
+    """Write the traceback where the data is, else where temporary files are; say where."""
+    from driftgraph.stream.clock import SystemClock
+
+    name = f"traceback-{SystemClock().now_ms()}.txt"
+    for folder in (invocation.data_dir / "errors", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(traceback.format_exc(), encoding="utf-8")
+        except OSError:
+            continue
+        return f"please report it with the traceback in {folder / name}"
+    return "its traceback could not be written anywhere"
+
+
+@app.command()
+def init(
+    config: ConfigOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a driftgraph.toml that explains every key."""
+    from driftgraph.app.config import FILE_NAME
+    from driftgraph.app.config_text import starter_file
+
+    path = config or Path(FILE_NAME)
+    if path.exists() and not force:
+        raise DriftgraphError(f"{path} is already there; give --force to replace it")
+    unfinished = path.with_name(f"{path.name}.new")  # a full disk must not cost the file that was there
+    try:
+        unfinished.write_text(starter_file(), encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if as_json:
+        print_as_json({"path": str(path)})
+    else:
+        print(
+            f"wrote {path}: set kafka, relations and redis there, then start with: driftgraph run -c {path}"
+        )
+
+
+@app.command()
+def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Follow the topic and publish, until SIGTERM or Ctrl-C."""
+    from driftgraph.app.progress import progress_on_stderr
+
+    settings = read_settings(ctx, config)
+    if not settings.relations:
+        raise ConfigError(
+            "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
+            f"{config or 'driftgraph.toml'}, or make the file with: driftgraph init"
+        )
+    from driftgraph.app import live
+
+    with progress_on_stderr() as progress:
+        live.run(settings, progress=progress)
+    if as_json:
+        print_as_json({"stopped": True})
+
+
+@app.command()
+def replay(
+    ctx: typer.Context,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="CSV, JSONL or Parquet; .gz and .zst too.")
+    ],
+    config: ConfigOption = None,
+    relations: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Behaviors that become edges; default: those configured, or found."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="user=…,item=…,behavior=…,ts=…", help="Columns by name, or by number from 0."),
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The file's first line is an event.")
+    ] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|embedded|none", help="Where to publish; default: the configured one, else embedded."
+        ),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of data_dir.")] = None,
+    fit_every: Annotated[
+        str | None, typer.Option(metavar="6h", help="Event time between two fine-tunes.")
+    ] = None,
+    span: Annotated[str | None, typer.Option(metavar="30d", help="Span of relations that name none.")] = None,
+    dim: Annotated[int | None, typer.Option(metavar="N", help="Length of an embedding.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Start of every random number.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE.parquet", help="Write the top 20 of each evaluated event.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a file of past events through the same code as the live stream, and report."""
+    if not source.is_file():
+        raise DriftgraphError(f"{source}: no such file; name a CSV, JSONL or Parquet file of events")
+    options = {
+        "data_dir": data_dir,
+        "seed": seed,
+        "fit": {"every": fit_every},
+        "window": {"span": span},
+        "model": {"dim": dim},
+        "events": {"format": format_, "header": False if no_header else None, "columns": _columns(columns)},
+        "redis": {"url": redis if redis not in ("embedded", "none") else None},
+    }
+    settings = read_settings(ctx, config, options)
+    if relations is not None:
+        settings = settings.with_relations(_names(relations))
+    if redis is None:
+        redis = settings.redis.address() if "url" in settings.redis.model_fields_set else "embedded"
+    elif redis not in ("embedded", "none"):
+        redis = settings.redis.address()  # with the configured user and password
+
+    from driftgraph.app import replay as replaying
+    from driftgraph.app.cli_output import print_replay
+    from driftgraph.app.progress import progress_on_stderr
+
+    with progress_on_stderr() as progress:
+        report = replaying.replay(settings, source, redis=redis, predictions=predictions, progress=progress)
+    print_result(as_json, report.to_json(), print_replay)
+
+
+for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
+    app.command()(command)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Stream this file, not a made-up shop.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave Kafka and Redis up, and say where.")] = False,
+    seconds: Annotated[float, typer.Option(min=5, max=3600, metavar="S", help="How long events flow.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Start of every random number.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the whole job: a shop whose customers change their taste, and a model that follows."""
+    if data is not None and not data.is_file():
+        raise DriftgraphError(f"{data}: no such file; name a CSV of events, or leave --data out")
+    from driftgraph.app import demo as demonstration
+    from driftgraph.app.progress import progress_on_stderr
+
+    with progress_on_stderr() as progress:
+        report = demonstration.demo(
+            data=data, keep=keep, seconds=seconds, seed=seed, progress=progress, as_json=as_json
+        )
+    if as_json:
+        print_as_json(report.to_json())
+    else:
+        report.render(console())
+
+
+@config_app.command("show")
+def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print every setting as it is after file and environment; secrets stay hidden."""
+    from driftgraph.app.config_text import shown, toml_of
+
+    tree = shown(read_settings(ctx, config))
+    print_result(as_json, tree, lambda value, _: print(toml_of(value).rstrip()))
+
+
+@app.command()
+def version(as_json: JsonOption = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    number = version_of("driftgraph")
+    print_result(as_json, {"version": number}, lambda _, out: out.print(number, highlight=False))
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"{text!r} should be different names with a comma between", param_hint="--relations"
+        )
+    return names
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    wrong = next((f"{k}={v}" for k, v in pairs if k.strip() not in COLUMNS or not v.strip()), None)
+    if wrong is not None:
+        raise typer.BadParameter(
+            f"{wrong!r} should be one of {', '.join(COLUMNS)}, '=' and a column", param_hint="--columns"
+        )
+    return {k.strip(): v.strip() for k, v in pairs}

@@ -1,0 +1,70 @@
+"""What all commands share: their common options, the configuration, and how a result is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from driftgraph.app.config import Settings, Tree
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Configuration; default: driftgraph.toml here."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RedisOption = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Instead of redis.url.")]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", metavar="NAME", help="Instead of redis.namespace.")
+]
+
+
+@dataclass
+class Invocation:
+    """What is known about the running command when it fails."""
+
+    data_dir: Path = Path("var")
+
+
+def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
+    """The configuration; from here on the invocation knows where its data is."""
+    from driftgraph.app.config import load
+
+    settings = load(config, _given(options or {}))
+    if isinstance(ctx.obj, Invocation):
+        ctx.obj.data_dir = settings.data_dir
+    return settings
+
+
+def _given(options: Tree) -> dict[str, Any]:
+    """The options that were given: those that are not None, and the tables that have any."""
+    trees = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
+    return {k: v for k, v in trees.items() if v is not None and v != {}}
+
+
+def print_result(as_json: bool, value: Any, for_people: Callable[[Any, Console], object]) -> None:
+    """The result as JSON, or as ``for_people`` prints it."""
+    if as_json:
+        print_as_json(value)
+    else:
+        for_people(value, console())
+
+
+def print_as_json(value: object) -> None:
+    """The result as one JSON document on stdout."""
+    from driftgraph.app.cli_output import print_json
+
+    print_json(value)
+
+
+def console() -> Console:
+    """Where tables go: stdout, in color on a terminal only."""
+    from rich.console import Console
+
+    return Console()

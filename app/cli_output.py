@@ -1,0 +1,100 @@
+"""What commands print: JSON for programs, tables for people. stdout is for the result alone.
+
+a report as JSON values ──► [print_json, print_replay, …] ──► stdout
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+METRIC = "recall_at_20"  # the one shown beside the baselines; --json has them all
+
+
+def print_json(value: object) -> None:
+    """One JSON document; a number that JSON cannot write becomes null."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_replay(report: Mapping[str, Any], console: Console) -> None:
+    """The counts, the window, and each generation beside the baselines, then all of them together."""
+    counts = [
+        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v)
+        for k, v in report.items()
+        if isinstance(v, int | float | str)
+    ]
+    window = [(f"window, {name}", count) for name, count in (report.get("window") or {}).items()]
+    keys = [(f"redis, {kind}", count) for kind, count in (report.get("redis") or {}).items()]
+    print_pairs([(k.replace("_", " "), v) for k, v in counts] + window + keys, console)
+    generations = list(report.get("generations") or [])
+    overall = (report.get("overall") or {}).get("metrics") or {}
+    if overall.get("model"):
+        baselines = {name: row for name, row in overall.items() if name != "model"}
+        generations.append({"number": "overall", "metrics": overall["model"], "baselines": baselines})
+    names = sorted({name for one in generations for name in (one.get("baselines") or {})})
+    table = _table("generation", METRIC.replace("_at_", "@"), *(name.replace("_", " ") for name in names))
+    for one in generations:
+        rows = [one.get("metrics") or {}, *((one.get("baselines") or {}).get(name) or {} for name in names)]
+        table.add_row(str(one.get("number")), *(_shown(row.get(METRIC)) for row in rows))
+    if generations:
+        console.print(table)
+
+
+def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """One line for each generation that can be served, the newest first."""
+    table = _table("generation", "served", "published", "users", "items", "dim")
+    for one in reversed(generations):
+        manifest = one["manifest"]
+        fields = [_shown(manifest.get(key)) for key in ("users", "items", "dim")]
+        table.add_row(
+            str(one["number"]),
+            "now" if one["current"] else "",
+            time_of(manifest.get("published_ms")),
+            *fields,
+        )
+    console.print(table)
+
+
+def print_pairs(pairs: Sequence[tuple[str, object]], console: Console) -> None:
+    """Names and values in two columns."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        console.print(f"{name:<{width}}  {_shown(value)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def time_of(ms: object) -> str:
+    """Milliseconds as a readable UTC time; empty for anything else."""
+    if not isinstance(ms, int) or ms <= 0:
+        return ""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

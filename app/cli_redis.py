@@ -1,0 +1,164 @@
+"""The commands that look at what Redis serves, or switch it: they need nothing but Redis."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from driftgraph.app.cli_common import (
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    console,
+    print_as_json,
+    print_result,
+    read_settings,
+)
+from driftgraph.app.errors import DriftgraphError
+
+if TYPE_CHECKING:
+    import redis as redis_py
+
+    from driftgraph.app.config import Settings
+    from driftgraph.app.publish import GenerationStore
+
+NUMBER = re.compile(r"-?\d{1,18}(\.\d+)?")
+
+
+def recommend(
+    ctx: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Items to name.")] = 20,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the best items for a user, from Redis alone."""
+    from driftgraph.app.cli_output import print_pairs
+    from driftgraph.app.reader import EmbeddingReader
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = EmbeddingReader(client, namespace=settings.redis.namespace).recommend(user, top)
+    if found.source == "none" and not found.generation:
+        raise DriftgraphError(
+            f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
+            "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
+        )
+    if as_json:
+        items = [{"item": item, "score": score} for item, score in found.items]
+        print_as_json(
+            {
+                "user": user,
+                "generation": found.generation,
+                "source": found.source,
+                "event_ms": found.event_ms,
+                "items": items,
+            }
+        )
+        return
+    if found.source != "embedding":
+        print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
+    print_pairs(found.items, console())
+
+
+def status(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which generation Redis serves, and what it holds."""
+    from driftgraph.app.cli_output import print_pairs, time_of
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        store = _store(client, settings)
+        served = next((g for g in store.generations() if g.current), None)
+        keys = store.count_keys()
+    manifest = _manifest(served.manifest) if served else {}
+    value = {
+        "redis": settings.redis.public_url(),
+        "namespace": settings.redis.namespace,
+        "generation": served.number if served else 0,
+        "manifest": manifest,
+        "keys": keys,
+    }
+    if as_json:
+        print_as_json(value)
+        return
+    pairs = [(name, value[name]) for name in ("redis", "namespace", "generation")]
+    pairs += [(k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()]
+    print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
+
+
+def generations(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the generations that Redis can serve."""
+    from driftgraph.app.cli_output import print_generations
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = _store(client, settings).generations()
+    rows = [{"number": g.number, "current": g.current, "manifest": _manifest(g.manifest)} for g in found]
+    print_result(as_json, rows, print_generations)
+
+
+def rollback(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the generation before the current one again, at once."""
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        number = _store(client, settings).rollback()
+    print_result(
+        as_json,
+        {"generation": number},
+        lambda _, out: out.print(f"generation {number} is served now"),
+    )
+
+
+@contextmanager
+def _redis(
+    ctx: typer.Context, config: Path | None, url: str | None, namespace: str | None
+) -> Iterator[tuple[redis_py.Redis, Settings]]:
+    """A client of the configured Redis, closed at the end."""
+    from driftgraph.app.redis_schema import connect
+
+    settings = read_settings(ctx, config, {"redis": {"url": url, "namespace": namespace}})
+    client = connect(settings.redis.address())
+    try:
+        yield client, settings
+    finally:
+        client.close()
+
+
+def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
+    """The generations, under the epoch in force: an operator acts beside the worker, not instead of it."""
+    from driftgraph.app.publish import GenerationStore, read_epoch
+
+    own = settings.redis
+    epoch = read_epoch(client, own.namespace)
+    return GenerationStore(
+        client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=max(1, own.ttl.ms // 1000)
+    )
+
+
+def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
+    """A manifest's fields with numbers as numbers."""
+    number = {True: float, False: int}
+    return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in fields.items()}

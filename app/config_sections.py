@@ -1,0 +1,388 @@
+"""The tables of the configuration: every key with its default, its limits and its description.
+
+The descriptions here are the only ones: ``driftgraph init`` writes them into the file that it makes
+(``config_text``), so that what a key does is said in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from driftgraph.app.duration import Duration, DurationField, PositiveDurationField
+
+ENV_PREFIX = "DRIFTGRAPH__"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
+NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: one slot of a Redis Cluster
+SHARD = re.compile(r"(\d{1,5})/(\d{1,5})")
+
+# Whoever changed these would lose or repeat events: the updater owns position and commits.
+OWNED_OPTIONS = frozenset(
+    {
+        "bootstrap.servers", "metadata.broker.list", "group.id", "auto.offset.reset", "enable.auto.commit",
+        "enable.auto.offset.store", "isolation.level", "enable.partition.eof",
+    }
+)  # fmt: skip
+SECRET_OPTIONS = frozenset(
+    {
+        "sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem",
+        "sasl.oauthbearer.client.secret", "sasl.oauthbearer.config",
+    }
+)  # fmt: skip
+
+
+def _name(value: str) -> str:
+    if NAME.fullmatch(value) is None:
+        raise ValueError(
+            "should be 1 to 64 letters, digits, '-', '_' or '.', and begin with a letter or digit"
+        )
+    return value
+
+
+def _namespace(value: str) -> str:
+    if NAMESPACE.fullmatch(value) is None:
+        raise ValueError("should be a name such as shop, or {shop} for one slot of a Redis Cluster")
+    return value
+
+
+def _shard(value: str) -> str:
+    match = SHARD.fullmatch(value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError('should be "i/n" with i from 0 to n - 1, such as "0/1"')
+    return value
+
+
+def _start(value: str) -> str:
+    if value not in ("last span", "earliest", "latest"):
+        try:
+            Duration.parse(value)
+        except ValueError:
+            raise ValueError(
+                'should be "last span", "earliest", "latest" or a duration such as "6h"'
+            ) from None
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("should begin with redis://, rediss:// or unix://, such as redis://localhost:6379/0")
+    return value
+
+
+def _expanded(value: Path) -> Path:
+    return value.expanduser()
+
+
+NameField = Annotated[str, AfterValidator(_name)]
+PathField = Annotated[Path, AfterValidator(_expanded)]
+
+
+class Section(BaseModel):
+    """A table of the file. Frozen; a key that it does not know is an error, not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class KafkaSettings(Section):
+    """Where events come from."""
+
+    bootstrap_servers: str = Field(
+        default="localhost:9092",
+        min_length=1,
+        description="Brokers to ask for the others, as host:port,host:port.",
+    )
+    topic: str = Field(default="events", min_length=1, description="Topic of behavior events, keyed by user.")
+    start: Annotated[str, AfterValidator(_start)] = Field(
+        default="last span",
+        description='Where the very first start reads from: "last span" (now minus the longest span, so that '
+        'the window is full at once), "earliest", "latest", or a time before now such as "6h".',
+    )
+    shard: Annotated[str, AfterValidator(_shard)] = Field(
+        default="0/1",
+        description='The share of the partitions this updater takes: "i/n" takes those with p mod n = i.',
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="librdkafka properties passed on as they are.",
+        examples=[
+            {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "driftgraph"}
+        ],
+    )
+    secrets: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="librdkafka properties that nobody should see, such as sasl.password; better set in the "
+        f'environment: {ENV_PREFIX}KAFKA__SECRETS=\'{{"sasl.password": "…"}}\'.',
+        examples=[{"sasl.password": "…"}],
+    )
+
+    @model_validator(mode="after")
+    def _options_are_ours_to_pass(self) -> KafkaSettings:
+        for key in (*self.options, *self.secrets):
+            if key in OWNED_OPTIONS:
+                raise ValueError(f"{key} belongs to driftgraph and cannot be set in options: remove it")
+        for key in self.options:
+            if key in SECRET_OPTIONS:
+                raise ValueError(f"{key} is a secret: move it from options to secrets")
+        return self
+
+    def shard_of(self) -> tuple[int, int]:
+        """``(i, n)``: this updater takes partition p where ``p % n == i``."""
+        index, _, count = self.shard.partition("/")
+        return int(index), int(count)
+
+    def start_from(self, *, now_ms: int, longest_span_ms: int) -> int | Literal["earliest", "latest"]:
+        """The first start as an event time in milliseconds, or one end of the topic."""
+        if self.start == "earliest":
+            return "earliest"
+        if self.start == "latest":
+            return "latest"
+        back_ms = longest_span_ms if self.start == "last span" else Duration.parse(self.start).ms
+        return max(0, now_ms - back_ms)
+
+    def librdkafka(self) -> dict[str, str | int | float | bool]:
+        """What a client is built with: the brokers, the options and the revealed secrets."""
+        secrets = {key: value.get_secret_value() for key, value in self.secrets.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, **self.options, **secrets}
+
+
+class ColumnSettings(Section):
+    """Which field or column holds what; one that is not set has its usual name."""
+
+    user: str | None = Field(
+        default=None, min_length=1, description="The user's id; not set: user_id.", examples=["user_id"]
+    )
+    item: str | None = Field(
+        default=None, min_length=1, description="The item's id; not set: item_id.", examples=["item_id"]
+    )
+    behavior: str | None = Field(
+        default=None, min_length=1, description="What the user did; not set: behavior.", examples=["behavior"]
+    )
+    ts: str | None = Field(
+        default=None,
+        min_length=1,
+        description="When; not set: ts in JSON, timestamp in CSV.",
+        examples=["ts"],
+    )
+    event_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What a repeated delivery is recognized by; not set: event_id, where there is one.",
+        examples=["event_id"],
+    )
+
+    def given(self) -> dict[str, str]:
+        """Those that are set."""
+        named: dict[str, str] = self.model_dump(exclude_none=True)
+        return named
+
+
+class EventSettings(Section):
+    """What an event looks like."""
+
+    format: Literal["json", "csv", "taobao", "parquet"] | None = Field(
+        default=None,
+        description='"json": one object a message or line; "csv"; "taobao": the headerless UserBehavior.csv '
+        '(user, item, category, behavior, seconds); "parquet"; not set: JSON on Kafka, for a file by name.',
+        examples=["json"],
+    )
+    ignore: tuple[str, ...] = Field(
+        default=("impression",),
+        description="Behaviors that are seen but are no edge: counted and left out of the graph.",
+    )
+    header: bool = Field(
+        default=True,
+        description="The first line of a CSV names its columns; without it, columns are numbers from 0.",
+    )
+    columns: ColumnSettings = Field(
+        default=ColumnSettings(),
+        description="Which field or column holds what; one not set has its usual name.",
+    )
+
+
+class RelationSettings(Section):
+    """One behavior as an edge type."""
+
+    span: PositiveDurationField | None = Field(
+        default=None,
+        description="How long an event stays in the window; not set: window.span.",
+        examples=["3d"],
+    )
+    capacity: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 31,
+        description="Events the ring holds at most; not set: window.capacity.",
+        examples=[1 << 24],
+    )
+    weight: float = Field(
+        default=1.0, gt=0, le=1_000, description="How much an event counts in training beside others."
+    )
+
+
+class WindowSettings(Section):
+    """The live part of the graph."""
+
+    dir: PathField | None = Field(
+        default=None,
+        description="Folder of the window's files; not set: data_dir/window.",
+        examples=["/dev/shm/driftgraph"],
+    )
+    span: PositiveDurationField = Field(
+        default=Duration.parse("30d"),
+        description="Span of a relation that names none, and of those found in a replayed file.",
+    )
+    capacity: int = Field(
+        default=1 << 24,
+        ge=1,
+        le=1 << 31,
+        description="Events of one relation at most; files are sparse until used.",
+    )
+    user_rows: int = Field(
+        default=1 << 22, ge=1, le=1 << 31, description="Users at most with live events at one time."
+    )
+    item_rows: int = Field(
+        default=1 << 22, ge=1, le=1 << 31, description="Items at most with live events at one time."
+    )
+
+
+class TimeSettings(Section):
+    """How event time is read and how far it is believed."""
+
+    out_of_orderness: DurationField = Field(
+        default=Duration.parse("5s"), description="How far events of one partition may be out of order."
+    )
+    lateness: DurationField = Field(
+        default=Duration.parse("1h"),
+        description="How far behind the watermark an event is still applied; later ones are late.",
+    )
+    skew: DurationField = Field(
+        default=Duration.parse("5m"),
+        description="How far ahead of this machine's clock an event time may be.",
+    )
+    idle_timeout: PositiveDurationField = Field(
+        default=Duration.parse("30s"),
+        description="A partition silent for this long no longer holds time back.",
+    )
+    floor: AwareDatetime = Field(
+        default="2005-01-01T00:00:00Z",  # type: ignore[assignment]  # validate_default parses it; the file shows it so
+        description="An event before this moment has a broken clock.",
+    )
+
+    def floor_ms(self) -> int:
+        """The floor in UTC milliseconds."""
+        return round(self.floor.timestamp() * 1000)
+
+
+class ModelSettings(Section):
+    """The multi-behavior graph attention network, and how a step of its training is made."""
+
+    dim: int = Field(default=64, ge=2, le=1024, description="Length of an embedding; a multiple of heads.")
+    heads: int = Field(default=4, ge=1, le=64, description="Attention heads of a layer.")
+    layers: int = Field(default=1, ge=1, le=3, description="Hops of the graph that a vector looks at.")
+    user_fanout: int = Field(
+        default=12, ge=1, le=512, description="Newest neighbors of a user taken by relation and hop."
+    )
+    item_fanout: int = Field(
+        default=6, ge=1, le=512, description="Newest neighbors of an item taken by relation and hop."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description='"auto" (CUDA where there is one, else the processor), "cpu", "cuda" or "cuda:1".',
+    )
+    mixed_precision: bool = Field(default=True, description="Half precision where it is safe; on CUDA only.")
+    learning_rate: float = Field(
+        default=0.003, gt=0, le=1, description="Step size of the rows of users and items."
+    )
+    network_learning_rate: float = Field(
+        default=0.001, gt=0, le=1, description="Step size of the shared weights."
+    )
+    batch_size: int = Field(default=512, ge=1, le=1 << 20, description="Events of one training step.")
+    sampled_negatives: int = Field(
+        default=512,
+        ge=0,
+        le=1 << 20,
+        description="Items drawn beside those of the batch to compare with, in each step.",
+    )
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> ModelSettings:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} should be a multiple of heads {self.heads}")
+        return self
+
+
+class FitSettings(Section):
+    """When a fine-tune is due."""
+
+    every: PositiveDurationField = Field(
+        default=Duration.parse("6h"), description="Event time between two fine-tunes."
+    )
+    events: int | None = Field(
+        default=None,
+        ge=1,
+        description="Also after this many events, whichever comes first.",
+        examples=[100_000],
+    )
+    examples_max: int = Field(
+        default=100_000,
+        ge=1,
+        le=1 << 31,
+        description="New events one fine-tune learns from at most, the newest ones.",
+    )
+    replay_ratio: float = Field(
+        default=2.0, ge=0, le=100, description="Older events repeated for each new one, against forgetting."
+    )
+    evaluations_max: int = Field(
+        default=2_000,
+        ge=1,
+        le=1 << 31,
+        description="Events scored before a fine-tune at most, drawn by the seed.",
+    )
+
+
+class RedisSettings(Section):
+    """Where embeddings are published."""
+
+    url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        default="redis://localhost:6379/0",
+        description="redis://, rediss:// (TLS) or unix:// address of the server.",
+    )
+    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+        default="driftgraph",
+        description="First part of every key; in braces, {shop}, all keys share a Cluster slot.",
+    )
+    keep: int = Field(
+        default=3, ge=2, le=100, description="Generations kept: the served one and those to go back to."
+    )
+    ttl: PositiveDurationField = Field(
+        default=Duration.parse("7d"),
+        description="Life of the keys of a generation that is no longer the current one.",
+    )
+    username: str | None = Field(default=None, description="ACL user.", examples=["driftgraph"])
+    password: SecretStr | None = Field(
+        default=None,
+        description=f"Better set in the environment: {ENV_PREFIX}REDIS__PASSWORD.",
+        examples=["…"],
+    )
+
+    def address(self) -> str:
+        """The url with user name and password filled in, for a client; never to be shown.
+
+        A url that names its own user is left as it is.
+        """
+        parts = urlsplit(self.url)
+        if "@" in parts.netloc or (self.password is None and self.username is None):
+            return self.url
+        password = "" if self.password is None else quote(self.password.get_secret_value(), safe="")
+        login = f"{quote(self.username or '', safe='')}:{password}"
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+
+    def public_url(self) -> str:
+        """The url without a user name and password."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,338 @@
+"""The demo: a shop whose customers change their taste, streamed through Kafka, and a model that follows.
+
+Shop (or a file) ──► producer thread ──► embedded Kafka ──► KafkaSource ──► Lockstep ──► embedded Redis
+                                                                                └──► screen, DemoReport
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import Producer
+
+from driftgraph.app.config import Settings, load
+from driftgraph.app.dead_letters import MemoryDeadLetters
+from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
+from driftgraph.app.demo_view import DemoView, Frame, view_for
+from driftgraph.app.embedded import EmbeddedKafka, EmbeddedRedis
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.lockstep import Lockstep
+from driftgraph.app.demo_report import DemoReport, UserStory, story_of
+from driftgraph.app.progress import Progress
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import connect
+from driftgraph.app.worker import GenerationReport
+from driftgraph.stream.clock import REPLAY_TIMES, Clock, SystemClock
+from driftgraph.stream.decode import Behaviors, EventRules
+from driftgraph.stream.file_source import FileSource
+from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.window import Relation
+
+TOPIC = "events"
+NAMESPACE = "demo"
+SHOP_EVENTS = 60_000  # over 14 days: what two cores ingest, train on and publish in about a minute
+FIT_EVERY = "12h"
+FILE_FITS = 20  # a file's whole time is cut into so many fits
+POLL_S = 0.05
+SHOW_EVERY_MS = 250
+SEND_EVERY_S = 0.1  # the producer sends what is due ten times a second
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What is streamed: (key, canonical JSON) in time order, and what is known about it."""
+
+    name: str
+    event_count: int
+    relations: tuple[str, ...]
+    span_ms: int
+    fit_every: str
+    shop: Shop | None
+    path: Path | None
+
+    def payloads(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every event; a file is read anew."""
+        if self.shop is not None:
+            yield from self.shop.payloads()
+            return
+        assert self.path is not None
+        source = FileSource(self.path)
+        while (decoded := source.next_batch()) is not None:
+            batch = decoded.batch
+            rows = zip(
+                batch.user.to_list(),
+                batch.item.to_list(),
+                batch.relation.tolist(),
+                batch.time_ms.tolist(),
+                strict=True,
+            )
+            for user, item, relation, time_ms in rows:
+                event = {
+                    "user_id": user,
+                    "item_id": item,
+                    "behavior": self.relations[relation],
+                    "ts": time_ms,
+                }
+                yield user.encode(), msgspec.json.encode(event)
+
+
+def demo(
+    *,
+    data: Path | None,
+    keep: bool,
+    seconds: float,
+    seed: int,
+    progress: Progress,
+    as_json: bool,
+    clock: Clock | None = None,
+) -> DemoReport:
+    """Run the demo to its end.
+
+    Args:
+        data: A file to stream instead of the shop.
+        keep: Leave Kafka and Redis up afterwards until Ctrl-C, and say where they are.
+        seconds: How long events flow; training may make it longer on a slow machine.
+        seed: Of the shop and of the model.
+        progress: Where lines go when stderr is no terminal.
+        as_json: No moving picture.
+        clock: Wall time, for rates.
+
+    Raises:
+        DriftgraphError: Redis or the file is not to be had; one sentence says why.
+    """
+    clock = clock or SystemClock()
+    with ExitStack() as stack:
+        progress.note("opening the shop" if data is None else f"reading {data}")
+        feed = _shop_feed(seed) if data is None else _file_feed(data)
+        kafka = stack.enter_context(EmbeddedKafka())
+        redis = stack.enter_context(EmbeddedRedis())
+        kafka.create_topic(TOPIC)
+        client = connect(redis.url)
+        stack.callback(client.close)
+        settings = _settings(feed, seed)
+        relations = tuple(Relation(name, feed.span_ms, 1 << 22) for name in feed.relations)
+        lockstep = Lockstep(
+            settings,
+            relations,
+            clock,
+            dead_letters=MemoryDeadLetters(),
+            store=GenerationStore(client, namespace=NAMESPACE, epoch=1),
+            on_cycle=None,
+        )
+        source = _source(kafka, feed, clock)
+        stack.callback(source.close)
+        lockstep.ingest.watermark.assign(source.partitions)
+        view = stack.enter_context(view_for(progress, as_json=as_json))
+        producer = _Feeder(feed, kafka.bootstrap_servers, seconds)
+        stack.callback(producer.stop)
+        reader = EmbeddingReader(client, namespace=NAMESPACE)
+        runner = _Runner(feed, source, lockstep, reader, producer, view, clock)
+        report = runner.run()
+        if keep:
+            view.close()
+            where = f"Kafka {kafka.bootstrap_servers} topic {TOPIC}, Redis {redis.url} namespace {NAMESPACE}"
+            progress.note(f"still up: {where}; Ctrl-C ends them")
+            _wait_for_interrupt()
+        return report
+
+
+class _Runner:
+    """The demo's loop: poll, apply, train, show."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        source: KafkaSource,
+        lockstep: Lockstep,
+        reader: EmbeddingReader,
+        producer: _Feeder,
+        view: DemoView,
+        clock: Clock,
+    ) -> None:
+        self.feed = feed
+        self.source = source
+        self.lockstep = lockstep
+        self.reader = reader
+        self.producer = producer
+        self.view = view
+        self.clock = clock
+        self._shown_ms = 0
+        self._rate_from = (clock.now_ms(), 0)
+        self._rate = 0.0
+        self._before: UserStory | None = None
+        self._star = _star(feed.shop) if feed.shop is not None else None
+
+    def run(self) -> DemoReport:
+        """Until every event that was produced is applied and trained on."""
+        started_ms = self.clock.now_ms()
+        self.producer.start()
+        while not (self.producer.done and self.source.caught_up):
+            decoded = self.source.next_batch(POLL_S)
+            if decoded is None or self.producer.failure is not None:
+                break
+            for moment in self.lockstep.ingest.take(decoded):
+                self._note_story(moment.cut.watermark_ms)
+                self.lockstep.cycle()
+                self._cycle_is_over(self.lockstep.reports[-1])
+            self._show()
+        if self.producer.failure is not None:
+            raise DriftgraphError(f"the events could not be produced: {self.producer.failure}")
+        self.lockstep.finish()
+        self._cycle_is_over(self.lockstep.reports[-1])
+        self._show(at_once=True)
+        graph, cut = self.lockstep.graph, self.lockstep.graph.moment().cut
+        shop = self.feed.shop
+        after = (
+            None
+            if self._star is None or shop is None
+            else story_of(self.reader, shop, self._star, cut.watermark_ms)
+        )
+        return DemoReport(
+            source=self.feed.name,
+            seconds=(self.clock.now_ms() - started_ms) / 1000,
+            counts=self.lockstep.ingest.counts,
+            window=graph.window.live_counts(cut),
+            digest=graph.digest(cut),
+            generations=tuple(self.lockstep.reports),
+            drift_ms=None if shop is None else shop.options.drift_ms,
+            before=self._before,
+            after=after,
+            redis=self.lockstep.worker.store.count_keys() if self.lockstep.worker.store else {},
+        )
+
+    def _note_story(self, watermark_ms: int) -> None:
+        """What the star is recommended by the last generation before its taste changes."""
+        shop = self.feed.shop
+        if shop is None or self._star is None or self._before is not None:
+            return
+        if watermark_ms >= shop.options.drift_ms - 1_000:
+            self._before = story_of(self.reader, shop, self._star, shop.options.drift_ms - 1)
+
+    def _cycle_is_over(self, report: GenerationReport) -> None:
+        shop = self.feed.shop
+        self.view.generation(report, drifted=shop is not None and report.watermark_ms > shop.options.drift_ms)
+        self._shown_ms = 0
+
+    def _show(self, *, at_once: bool = False) -> None:
+        now_ms = self.clock.now_ms()
+        if not at_once and now_ms - self._shown_ms < SHOW_EVERY_MS:
+            return
+        self._shown_ms = now_ms
+        applied = self.lockstep.ingest.counts.applied
+        then_ms, then = self._rate_from
+        if now_ms - then_ms >= 1_000:
+            self._rate = (applied - then) * 1000 / (now_ms - then_ms)
+            self._rate_from = (now_ms, applied)
+        cut = self.lockstep.graph.window.cut()
+        relations = self.lockstep.graph.window.relations
+        self.view.show(
+            Frame(
+                watermark_ms=cut.watermark_ms,
+                applied=applied,
+                total=self.feed.event_count,
+                events_per_second=self._rate,
+                window={r.name: n - f for r, f, n in zip(relations, cut.first, cut.next, strict=True)},
+                generation=self.lockstep.worker.trainer.generation,
+            )
+        )
+
+
+class _Feeder(threading.Thread):
+    """Produces the feed at a steady rate. Ends by itself, or at ``stop``."""
+
+    def __init__(self, feed: Feed, bootstrap_servers: str, seconds: float) -> None:
+        super().__init__(name="demo-producer", daemon=True)
+        self.done = False
+        self.failure: str | None = None
+        self._feed = feed
+        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 20})
+        self._per_tick = max(1, round(feed.event_count * SEND_EVERY_S / seconds))
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        """Send what is due, ten times a second."""
+        try:
+            for number, (key, payload) in enumerate(self._feed.payloads(), start=1):
+                self._producer.produce(TOPIC, payload, key)
+                if number % self._per_tick == 0:
+                    self._producer.poll(0)
+                    if self._stop_asked.wait(SEND_EVERY_S):
+                        return
+            if left := self._producer.flush(30):
+                self.failure = f"{left} events were not acknowledged within 30 s"
+        except Exception as error:  # a thread must not end in silence: the loop shows it
+            self.failure = f"{type(error).__name__}: {error}"
+        finally:
+            self.done = True
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stop_asked.set()
+        if self.is_alive():
+            self.join()
+
+
+def _settings(feed: Feed, seed: int) -> Settings:
+    """What the demo overrides: small and quick, and no file of the user's is read."""
+    return load(
+        None,
+        {
+            "seed": seed,
+            "window": {"user_rows": 1 << 20, "item_rows": 1 << 20},
+            "fit": {
+                "every": feed.fit_every,
+                "replay_ratio": 1.0,
+                "evaluations_max": 1_000,
+                "examples_max": 5_000,
+            },
+        },
+    )
+
+
+def _source(kafka: EmbeddedKafka, feed: Feed, clock: Clock) -> KafkaSource:
+    options = KafkaOptions(
+        topics=(TOPIC,), client={"bootstrap.servers": kafka.bootstrap_servers}, group_id="driftgraph-demo"
+    )
+    decoder = CanonicalJson(EventRules(Behaviors(feed.relations), REPLAY_TIMES))
+    return KafkaSource(options, decoder, clock)
+
+
+def _shop_feed(seed: int) -> Feed:
+    shop = open_shop(ShopOptions(event_count=SHOP_EVENTS, seed=seed))
+    span_ms = 2 * shop.options.span_ms
+    return Feed("the shop", len(shop), BEHAVIORS, span_ms, FIT_EVERY, shop, None)
+
+
+def _file_feed(path: Path) -> Feed:
+    source = FileSource(path)
+    first_ms, last_ms, count = 0, 0, 0
+    while (decoded := source.next_batch()) is not None:
+        if len(decoded.batch):
+            low, high = int(decoded.batch.time_ms.min()), int(decoded.batch.time_ms.max())
+            first_ms, last_ms = min(first_ms or low, low), max(last_ms, high)
+            count += len(decoded.batch)
+    span_ms = max(last_ms - first_ms, 60_000)
+    return Feed(path.name, count, source.relations, 2 * span_ms, f"{span_ms // FILE_FITS}ms", None, path)
+
+
+def _star(shop: Shop) -> str:
+    """The busiest of the users whose taste changes: the story is told of this one."""
+    clicks = [0] * len(shop.user_ids)
+    for user in shop.user.tolist():
+        clicks[user] += 1
+    drifting = [n for n, drifts in enumerate(shop.user_drifts.tolist()) if drifts]
+    return shop.user_ids[max(drifting, key=lambda n: clicks[n])]
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,294 @@
+"""Live: the updater, which follows the topic, and the GPU worker that it starts and watches over.
+
+    Kafka ──► KafkaSource ──► Ingest ──► graph in shared memory ──► worker process ──► Redis
+
+The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it. A
+worker that dies is started again with growing pauses. A start reads the topic from the longest span ago, so
+that the window is full at once, and the worker begins when it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from driftgraph.app import worker_process
+from driftgraph.app.config import Settings
+from driftgraph.app.dead_letters import FileDeadLetters
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.progress import Progress
+from driftgraph.stream.clock import Clock, SystemClock, TimeRules, Watermark, WatermarkRules
+from driftgraph.stream.decode import Behaviors, Decoder, EventRules
+from driftgraph.stream.formats import JSON_NAMES
+from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+
+POLL_S = 0.1  # an event waits at most this long for others to share its batch
+STATUS_EVERY_MS = 1_000
+WORKER_STOPS_WITHIN_S = 6.0  # then it is killed; a publish survives that, a fit is lost
+RESTART_PAUSES_MS = (0, 1_000, 5_000, 15_000, 60_000)  # before the n-th start of a worker that keeps dying
+STEADY_MS = 120_000  # a worker that lived so long starts without a pause again
+DEAD_LETTER_FLUSH_MS = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class AlreadyRunningError(DriftgraphError):
+    """Another updater uses this data_dir."""
+
+
+def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> None:
+    """Follow the topic until SIGTERM or SIGINT.
+
+    Raises:
+        DriftgraphError: Kafka, the data_dir or the window is not as it should be.
+    """
+    clock = clock or SystemClock()
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_stop_on_signals(stop))
+        stack.enter_context(_locked(settings.data_dir))
+        source = KafkaSource(_kafka_options(settings, clock), decoder(settings, clock), clock)
+        stack.callback(source.close)
+        rows = settings.window
+        folder = settings.window.dir or settings.data_dir / "window"
+        graph = Heterograph.create(
+            folder, settings.window_relations(), user_rows=rows.user_rows, item_rows=rows.item_rows
+        )
+        watermark = Watermark(watermark_rules(settings), clock)
+        watermark.assign(source.partitions)
+        letters = FileDeadLetters(settings.data_dir / "dead_letters")
+        stack.callback(letters.close)
+        # When a fit is due is the worker's to see: here the stream is never cut.
+        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
+        worker = WorkerProcess(settings, folder, clock)
+        stack.callback(worker.stop)
+        Updater(settings, source, ingest, worker, clock, progress).run(stop)
+
+
+class Updater:
+    """The ingest loop.
+
+    Always true: nothing here waits for a fit, for Redis or for more than ``POLL_S``; memory is that of the
+    window and of one batch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: KafkaSource,
+        ingest: Ingest,
+        worker: WorkerProcess,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self.source = source
+        self.ingest = ingest
+        self.worker = worker
+        self.clock = clock
+        self.progress = progress
+        self._status_path = settings.data_dir / "status" / "updater.json"
+        self._started_ms = clock.now_ms()
+        self._full = False
+        self._shown_ms = 0
+        self._flushed_ms = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll, apply, let time pass; until ``stop``."""
+        behind = sum(self.source.lag().values())
+        self.progress.start("filling the window", total=behind or None)
+        while not stop.is_set():
+            decoded = self.source.next_batch(POLL_S)
+            if decoded is None:
+                break
+            for _ in self.ingest.take(decoded):
+                pass
+            self.ingest.graph.expire(
+                self.ingest.watermark.tick(away=self.source.away, caught_up=self.source.caught_up)
+            )
+            if not self._full:
+                self.progress.advance(decoded.read_count)
+                self._full = self.source.caught_up
+                if self._full:
+                    self.progress.note(self._said("the window is full"))
+                    self.progress.close()
+            else:
+                self.worker.tend()
+            self._housekeeping()
+        self._write_status("stopped")
+
+    def _housekeeping(self) -> None:
+        now_ms = self.clock.now_ms()
+        if now_ms - self._flushed_ms >= DEAD_LETTER_FLUSH_MS:
+            self._flushed_ms = now_ms
+            self.ingest.dead_letters.flush()
+            self.source.commit(self.source.position())
+        if now_ms - self._shown_ms >= STATUS_EVERY_MS:
+            self._shown_ms = now_ms
+            self._write_status("running" if self._full else "filling")
+
+    def _write_status(self, state: str) -> None:
+        counts = self.ingest.counts
+        cut = self.ingest.graph.window.cut()
+        status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "state": state,
+            "kafka_away": self.source.away,
+            "time_ms": self.clock.now_ms(),
+            "watermark_ms": self.ingest.watermark.value_ms,
+            "lag": dict(self.source.lag()),
+            "position": dict(self.source.position()),
+            "events": {
+                "read": counts.read,
+                "applied": counts.applied,
+                "late": counts.late,
+                "rejected": counts.rejected,
+                "duplicate": counts.duplicate,
+                "ignored": counts.ignored,
+            },
+            "reasons": dict(counts.reasons),
+            "window": {
+                r.name: n - f
+                for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
+            },
+            "ids": self.ingest.graph.id_counts,
+            "worker": self.worker.state,
+        }
+        write_json(self._status_path, status)
+
+    def _said(self, what: str) -> str:
+        seconds = (self.clock.now_ms() - self._started_ms) / 1000
+        counts = self.ingest.counts
+        return f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, {counts.late:,} late, {counts.rejected:,} rejected"
+
+
+class WorkerProcess:
+    """The GPU worker's process as its parent sees it."""
+
+    def __init__(self, settings: Settings, window_dir: Path, clock: Clock) -> None:
+        self._settings = settings
+        self._window_dir = window_dir
+        self._clock = clock
+        self._context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
+        self._stop: Event = self._context.Event()
+        self._process: BaseProcess | None = None
+        self._started_ms = 0
+        self._starts = 0
+        self.state = "not started"
+
+    def tend(self) -> None:
+        """Start it if it does not run and its pause is over."""
+        now_ms = self._clock.now_ms()
+        if self._process is not None and self._process.is_alive():
+            if now_ms - self._started_ms > STEADY_MS:
+                self._starts = 1
+            return
+        if self._process is not None and self.state == "running":
+            self.state = f"ended with {self._process.exitcode}"
+            log.error("the worker %s; it is started again", self.state)
+            self._started_ms = now_ms
+        pause_ms = RESTART_PAUSES_MS[min(self._starts, len(RESTART_PAUSES_MS) - 1)]
+        if now_ms - self._started_ms < pause_ms:
+            return
+        arguments = (self._settings, self._window_dir, self._stop, os.getpid())
+        self._process = self._context.Process(
+            target=worker_process.main, args=arguments, name="driftgraph-worker"
+        )
+        self._process.start()
+        self._starts += 1
+        self._started_ms = now_ms
+        self.state = "running"
+
+    def stop(self) -> None:
+        """Ask it to end, and kill it if it does not."""
+        self._stop.set()
+        if self._process is None:
+            return
+        self._process.join(WORKER_STOPS_WITHIN_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def decoder(settings: Settings, clock: Clock) -> Decoder:
+    """What reads the topic's messages."""
+    behaviors = Behaviors(settings.relations, ignore=settings.events.ignore)
+    times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
+    names = JSON_NAMES.with_columns(settings.events.columns.given())
+    return CanonicalJson(EventRules(behaviors, times), names)
+
+
+def watermark_rules(settings: Settings) -> WatermarkRules:
+    """How event time advances on a live topic."""
+    return WatermarkRules(
+        out_of_orderness_ms=settings.time.out_of_orderness.ms,
+        allowed_lateness_ms=settings.time.lateness.ms,
+        idle_timeout_ms=settings.time.idle_timeout.ms,
+        future_skew_ms=settings.time.skew.ms,
+    )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a small file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_bytes(msgspec.json.encode(value))
+    partial.rename(path)
+
+
+def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
+    longest_ms = max(relation.span_ms for relation in settings.window_relations())
+    return KafkaOptions(
+        topics=(settings.kafka.topic,),
+        client=settings.kafka.librdkafka(),
+        group_id=settings.name,
+        shard=settings.kafka.shard_of(),
+        start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
+    )
+
+
+@contextmanager
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  the signature is Python's
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """One updater a data_dir: the kernel lets go of the lock with the process, however it ends."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise AlreadyRunningError(
+                f"{data_dir} is in use by the updater with pid {file.read().strip() or 'unknown'}; "
+                "stop it, or give this one another data_dir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,87 @@
+"""Ingestion and training in one process, taking turns: what a replay and the demo are made of.
+
+    source ──► [Lockstep.take] ──► Ingest ──► a fit is due ──► Worker.cycle ──► on with the next event
+
+A fit sees exactly the events before the one that made it due, so the same events give the same window and,
+on a CPU, the same model bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from driftgraph.app.config import Settings
+from driftgraph.app.dead_letters import DeadLetters
+from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, device_of
+from driftgraph.model.trainer import Trainer
+from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
+from driftgraph.stream.events import Decoded
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.window import Relation
+
+OnCycle = Callable[[GenerationReport, PredictionRows | None], None]
+
+
+class Lockstep:
+    """One graph, one trainer, one store.
+
+    Always true between calls: every event taken is in the graph or counted with the reason why not;
+    ``reports`` has one entry for each fit that was due.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        relations: tuple[Relation, ...],
+        clock: Clock,
+        *,
+        dead_letters: DeadLetters,
+        store: GenerationStore | None,
+        window_dir: Path | None = None,
+        on_cycle: OnCycle | None = None,
+    ) -> None:
+        rows = settings.window
+        self.graph = Heterograph.create(
+            window_dir, relations, user_rows=rows.user_rows, item_rows=rows.item_rows
+        )
+        # Event time comes from the events alone: no wall clock, so no idleness and no ceiling.
+        watermark = Watermark(
+            WatermarkRules(
+                out_of_orderness_ms=settings.time.out_of_orderness.ms,
+                allowed_lateness_ms=settings.time.lateness.ms,
+                idle_timeout_ms=None,
+                future_skew_ms=None,
+            ),
+            clock,
+        )
+        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
+        self.ingest = Ingest(self.graph, watermark, dead_letters, schedule)
+        trainer = Trainer(
+            [r.name for r in relations],
+            [r.span_ms for r in relations],
+            settings.trainer_options(device=device_of(settings.model.device)),
+        )
+        self.worker = Worker(self.graph, trainer, store, checkpoints=None)
+        self.reports: list[GenerationReport] = []
+        self._on_cycle = on_cycle
+
+    def take(self, decoded: Decoded) -> None:
+        """Apply one read of a source, with a cycle wherever a fit is due."""
+        for _ in self.ingest.take(decoded):
+            self.cycle()
+
+    def finish(self) -> None:
+        """Train on what came since the last fit, so that the last generation knows every event."""
+        if self.graph.window.cut().next != self.worker.since.next:
+            self.cycle()
+        self.ingest.dead_letters.close()
+
+    def cycle(self) -> None:
+        """Evaluate, fit and publish now."""
+        report, predictions = self.worker.cycle(self.graph.moment())
+        self.reports.append(report)
+        if self._on_cycle is not None:
+            self._on_cycle(report, predictions)

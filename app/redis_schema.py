@@ -1,0 +1,184 @@
+"""What driftgraph keeps in Redis: the names of the keys, the client, and what can go wrong with it.
+
+    GenerationStore (publish.py) ──► these keys ──► EmbeddingReader (reader.py), any other service
+
+Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
+
+    {ns}:emb:{gen}:user:{id}    HASH    embedding (float32 little-endian), gen, event_ms, touched (JSON list)
+    {ns}:emb:{gen}:item:{id}    HASH    embedding, gen, event_ms
+    {ns}:emb:{gen}:items        vector set of the items, where the server has them (Redis 8)
+    {ns}:emb:{gen}:user-ids     LIST    every user of the generation, so that it can be removed without SCAN
+    {ns}:emb:{gen}:item-ids     LIST    every item
+    {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent, and
+                                        what the trainer says about itself
+    {ns}:emb:current            HASH    gen, previous, epoch
+    {ns}:emb:generations        ZSET    every generation that has a key; score = number
+    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}
+    {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
+    {ns}:trending               SET     the behaviors that have one
+
+In a Redis Cluster the scripts need all of these in one slot: put the namespace in braces (``{shop}``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import OutOfMemoryError
+from redis.retry import Retry
+
+from driftgraph.app.errors import DriftgraphError
+
+CONNECT_TIMEOUT_S = 2.0
+CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
+RETRIES = 2  # so that a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
+RETRY_PAUSE_S_MAX = 0.5
+CALL_FAILS_WITHIN_S = 11.0
+
+TOUCHED_MAX = 200  # ids in a user's ``touched``: what a reader leaves out, newest first
+LIVE = "live"  # manifest status of a generation that can be served
+
+
+class StoreError(DriftgraphError):
+    """Anything that kept Redis from doing what was asked."""
+
+
+class RedisUnavailableError(StoreError):
+    """Redis refused, dropped or did not answer a call within its time."""
+
+
+class RedisFullError(StoreError):
+    """Redis is at ``maxmemory`` and takes no writes."""
+
+
+class StaleWorkerError(StoreError):
+    """A newer worker has taken over; this one must stop publishing."""
+
+
+class GenerationExistsError(StoreError):
+    """The number is not above those already published."""
+
+
+class NothingToRollBackError(StoreError):
+    """There is no generation before the served one."""
+
+
+class NotCurrentError(StoreError):
+    """A refresh was made by the model of a generation that is not the one served."""
+
+
+class VerifyError(StoreError):
+    """What Redis holds is not what was written; nothing was switched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The key names of one namespace."""
+
+    namespace: str
+
+    def __post_init__(self) -> None:
+        if not self.namespace or any(c.isspace() for c in self.namespace):
+            raise ValueError(f"namespace must be text without spaces, got {self.namespace!r}")
+
+    @property
+    def current(self) -> str:
+        """Which generation is served."""
+        return f"{self.namespace}:emb:current"
+
+    @property
+    def generations(self) -> str:
+        """Which generations have keys."""
+        return f"{self.namespace}:emb:generations"
+
+    @property
+    def events(self) -> str:
+        """The channel that tells of a switch."""
+        return f"{self.namespace}:emb:events"
+
+    @property
+    def trending_behaviors(self) -> str:
+        """Which behaviors have a list of trending items."""
+        return f"{self.namespace}:trending"
+
+    def trending(self, behavior: str) -> str:
+        """Rising items of one behavior."""
+        return f"{self.namespace}:trending:{behavior}"
+
+    def of(self, number: int, kind: str) -> str:
+        """A key of one generation: ``manifest``, ``items``, ``user-ids``, ``item-ids``."""
+        return f"{self.namespace}:emb:{number}:{kind}"
+
+    def user(self, number: int, user_id: str) -> str:
+        """The hash of one user in one generation."""
+        return f"{self.namespace}:emb:{number}:user:{user_id}"
+
+    def item(self, number: int, item_id: str) -> str:
+        """The hash of one item in one generation."""
+        return f"{self.namespace}:emb:{number}:item:{item_id}"
+
+
+def connect(
+    url: str,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    retries: int = RETRIES,
+) -> redis.Redis:
+    """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
+
+    Nothing is sent yet; the first command finds out whether Redis is there.
+
+    Raises:
+        ValueError: The url is none that redis-py knows.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=connect_timeout_s,
+        socket_timeout=call_timeout_s,
+        retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        decode_responses=False,
+    )
+
+
+def require_binary(client: redis.Redis) -> None:
+    """Refuse a client that decodes answers to text: an embedding is not text."""
+    if client.get_encoder().decode_responses:
+        raise ValueError("the Redis client has decode_responses=True; embeddings are binary, set it to False")
+
+
+def describe(client: redis.Redis) -> str:
+    """Where a client points, for an error message; never its password."""
+    settings: dict[str, Any] = client.connection_pool.connection_kwargs
+    if "path" in settings:
+        return f"unix:{settings['path']}"
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+
+
+@contextmanager
+def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
+    """Turn what redis-py raises into a StoreError with one sentence."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise RedisFullError(
+            f"Redis at {describe(client)} is at its maxmemory and refused a write while {doing}; "
+            "raise maxmemory or keep fewer generations"
+        ) from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise RedisUnavailableError(
+            f"Redis at {describe(client)} did not answer while {doing}: {error}; is it running?"
+        ) from error
+    except redis.RedisError as error:
+        if "OOM " in str(error):  # inside a script or a pipeline the error comes without its class
+            raise RedisFullError(
+                f"Redis at {describe(client)} is at its maxmemory and refused a write while {doing}; "
+                "raise maxmemory or keep fewer generations"
+            ) from error
+        raise StoreError(f"Redis at {describe(client)} refused a command while {doing}: {error}") from error

@@ -1,0 +1,239 @@
+"""Replay: a file of past events through the same code as the live stream, and a report.
+
+FileSource ──► Lockstep ──► Redis (a URL, an embedded server, or none)
+                  └──► ReplayReport, predictions as Parquet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from driftgraph.app.config import Settings
+from driftgraph.app.dead_letters import FileDeadLetters
+from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.ingest import Counts
+from driftgraph.app.lockstep import Lockstep
+from driftgraph.app.progress import Progress
+from driftgraph.app.publish import GenerationStore, read_epoch
+from driftgraph.app.redis_schema import connect
+from driftgraph.app.worker import GenerationReport, PredictionRows
+from driftgraph.stream.clock import Clock, SystemClock
+from driftgraph.stream.file_source import FileSource
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("ts_ms", pa.int64()),
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("behavior", pa.string()),
+        ("generation", pa.int32()),
+        ("top_items", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What a replay did. ``elapsed_s`` is the whole of it: reading, training and publishing."""
+
+    source: str
+    counts: Counts
+    elapsed_s: float
+    ingest_s: float  # of that, without training and publishing
+    window: Mapping[str, int]
+    digest: str
+    watermark_ms: int
+    generations: tuple[GenerationReport, ...]
+    redis: Mapping[str, int]
+    truncated: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        counts = self.counts
+        return {
+            "source": self.source,
+            "events_read": counts.read,
+            "events_applied": counts.applied,
+            "events_late": counts.late,
+            "events_rejected": counts.rejected,
+            "events_duplicate": counts.duplicate,
+            "events_ignored": counts.ignored,
+            "events_per_second": counts.read / max(self.ingest_s, 1e-9),
+            "reasons": dict(counts.reasons),
+            "elapsed_s": self.elapsed_s,
+            "watermark_ms": self.watermark_ms,
+            "window": dict(self.window),
+            "truncated": dict(self.truncated),
+            "digest": self.digest,
+            "overall": overall(self.generations),
+            "generations": [report.to_json() for report in self.generations],
+            "redis": dict(self.redis),
+        }
+
+
+def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
+    """Every scorer's metrics over all intervals that a model was serving, weighted by their events."""
+    scored = [r.evaluation for r in reports if r.evaluation.event_count and "model" in r.evaluation.metrics]
+    total = sum(evaluation.event_count for evaluation in scored)
+    metrics: dict[str, dict[str, float]] = {}
+    for evaluation in scored:
+        for scorer, values in evaluation.metrics.items():
+            sums = metrics.setdefault(scorer, dict.fromkeys(values, 0.0))
+            for name, value in values.items():
+                sums[name] += value * evaluation.event_count / total
+    return {"evaluated_events": total, "metrics": metrics}
+
+
+def replay(
+    settings: Settings,
+    source: Path,
+    *,
+    redis: str,
+    predictions: Path | None,
+    progress: Progress,
+    clock: Clock | None = None,
+) -> ReplayReport:
+    """Run a file through ingestion, training and publishing, in lockstep.
+
+    Args:
+        settings: Relations are those found in the file if none are configured.
+        source: CSV, JSONL or Parquet, plain, gzip or zstd.
+        redis: An address, ``embedded`` (a server that ends with the replay) or ``none``.
+        predictions: Where to write the best items for each scored event.
+        progress: Told of each 65,536 lines and each generation.
+        clock: Wall time, for the rates alone.
+
+    Raises:
+        DriftgraphError: The file, Redis or the disk is not as it should be; one sentence says which and how.
+    """
+    clock = clock or SystemClock()
+    with ExitStack() as stack:
+        file = FileSource(source, settings.file_options())
+        stack.callback(file.close)
+        store = stack.enter_context(_store(redis, settings))
+        written = stack.enter_context(_prediction_file(predictions))
+        trained_ms = 0
+
+        def on_cycle(report: GenerationReport, rows: PredictionRows | None) -> None:
+            progress.note(describe(report))
+            if rows is not None:
+                written.write(rows)
+
+        lockstep = Lockstep(
+            settings,
+            settings.window_relations(file.relations),
+            clock,
+            dead_letters=FileDeadLetters(settings.data_dir / "dead_letters"),
+            store=store,
+            on_cycle=on_cycle,
+        )
+        started_ms = clock.now_ms()
+        progress.start(f"replay {source.name}", total=100)
+        shown = 0
+        while (decoded := file.next_batch()) is not None:
+            for _ in lockstep.ingest.take(decoded):
+                cycle_ms = clock.now_ms()
+                lockstep.cycle()
+                trained_ms += clock.now_ms() - cycle_ms
+            share = round(100 * file.read_share())
+            progress.advance(share - shown)
+            shown = share
+        ingested_ms = clock.now_ms() - started_ms - trained_ms
+        lockstep.finish()
+        graph, cut = lockstep.graph, lockstep.graph.moment().cut
+        return ReplayReport(
+            source=source.name,
+            counts=lockstep.ingest.counts,
+            elapsed_s=(clock.now_ms() - started_ms) / 1000,
+            ingest_s=ingested_ms / 1000,
+            window=graph.window.live_counts(cut),
+            digest=graph.digest(cut),
+            watermark_ms=cut.watermark_ms,
+            generations=tuple(lockstep.reports),
+            redis={} if store is None else store.count_keys(),
+            truncated={
+                r.name: int(n) for r, n in zip(graph.window.relations, graph.window.truncated, strict=True)
+            },
+        )
+
+
+def describe(report: GenerationReport) -> str:
+    """One line about a cycle, for people."""
+    metrics = report.evaluation.metrics
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {values['recall_at_20']:.4f}" for name, values in metrics.items()
+    )
+    outcome = (
+        f"generation {report.number}" if report.fit.accepted else f"no new generation ({report.fit.reason})"
+    )
+    return f"{outcome}: Recall@20 on {report.evaluation.event_count} events before it: {shown}"
+
+
+@contextmanager
+def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
+    if redis == "none":
+        yield None
+        return
+    with ExitStack() as stack:
+        url = stack.enter_context(EmbeddedRedis()).url if redis == "embedded" else redis
+        client = connect(url)
+        stack.callback(client.close)
+        namespace = settings.redis.namespace
+        store = GenerationStore(
+            client,
+            namespace=namespace,
+            epoch=read_epoch(client, namespace) + 1,
+            keep=settings.redis.keep,
+            ttl_s=settings.redis.ttl.ms // 1000,
+        )
+        store.clean_up()
+        yield store
+
+
+class _Predictions:
+    """Row groups of one Parquet file; nothing if nobody wants it."""
+
+    def __init__(self, writer: pq.ParquetWriter | None) -> None:
+        self._writer = writer
+
+    def write(self, rows: PredictionRows) -> None:
+        """Append one generation's rows."""
+        if self._writer is None:
+            return
+        columns = {
+            "ts_ms": rows.ts_ms,
+            "user_id": rows.user_id,
+            "item_id": rows.item_id,
+            "behavior": rows.behavior,
+            "generation": np.full(len(rows.ts_ms), rows.generation, np.int32),
+            "top_items": rows.top_items,
+        }
+        self._writer.write_table(pa.table(columns, schema=PREDICTION_SCHEMA))
+
+
+@contextmanager
+def _prediction_file(path: Path | None) -> Iterator[_Predictions]:
+    """Write under a temporary name; the file appears whole, or not at all."""
+    if path is None:
+        yield _Predictions(None)
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with pq.ParquetWriter(partial, PREDICTION_SCHEMA) as writer:
+            yield _Predictions(writer)
+        partial.rename(path)
+    except OSError as error:
+        raise DriftgraphError(
+            f"cannot write predictions to {path}: {error.strerror or error}; name another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

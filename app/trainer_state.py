@@ -1,0 +1,109 @@
+"""The trainer's state as the files of a checkpoint, by external id.
+
+    Trainer ──► [save] ──► checkpoint ──► [restore] ──► Trainer of the next process
+
+A new process reads the topic again and gives rows anew, so what the trainer keeps by row is written with
+the ids, and laid out for the rows of the graph that it wakes up beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from driftgraph.model.trainer import Trainer
+from driftgraph.snapshots.checkpoint import Checkpoint
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.heterograph import KINDS, HeterographView, Moment
+
+NO_VERSION = 0xFFFF_FFFF  # of a row that had no state: never a real one, so the trainer starts it afresh
+TABLE = "table."
+PUBLISHED = ("serving", "first")
+
+
+def save(
+    trainer: Trainer, graph: HeterographView, moment: Moment
+) -> tuple[dict[str, bytes], dict[str, str | int | float]]:
+    """The files of a checkpoint, and its facts."""
+    tensors, meta = trainer.state_dict()
+    names = {
+        KINDS[side]: graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
+        for side in (USER, ITEM)
+    }
+    files = {
+        "trainer.safetensors": to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}),
+        "trainer.json": msgspec.json.encode(meta),
+        "names.json": msgspec.json.encode(names),
+    }
+    return files, {"watermark_ms": moment.cut.watermark_ms, "generation": trainer.generation}
+
+
+def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment: Moment) -> None:
+    """Lay a saved state out for the rows of ``graph`` and load it.
+
+    Raises:
+        ValueError: It was saved by another model than the configured one.
+    """
+    tensors = load(found.files["trainer.safetensors"])
+    meta = msgspec.json.decode(found.files["trainer.json"], type=dict[str, object])
+    names: dict[str, list[str | None]] = msgspec.json.decode(found.files["names.json"])
+    rows = [_new_rows(names[KINDS[side]], graph, side, moment) for side in (USER, ITEM)]
+    state = {k: v for k, v in tensors.items() if not k.startswith((TABLE, *PUBLISHED))}
+    state |= _moved_table({k: v for k, v in tensors.items() if k.startswith(TABLE)}, rows[ITEM], moment)
+    for part in PUBLISHED:
+        for side in (USER, ITEM):
+            state |= _moved_vectors(tensors, part, side, rows[side], moment)
+    trainer.load_state_dict(state, meta)
+
+
+def _new_rows(old_names: list[str | None], graph: HeterographView, side: int, moment: Moment) -> np.ndarray:  # type: ignore[type-arg]
+    """The row that each old row's owner has now; -1 if none."""
+    now = graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
+    row_of = {name: row for row, name in enumerate(now) if name is not None}
+    return np.array([-1 if name is None else row_of.get(name, -1) for name in old_names], np.int64)
+
+
+def _moved_table(table: Mapping[str, Tensor], new: np.ndarray, moment: Moment) -> dict[str, Tensor]:  # type: ignore[type-arg]
+    versions = moment.versions[ITEM].astype(np.int64)
+    count = len(table[f"{TABLE}version"])
+    new = new[:count]
+    old = torch.from_numpy(np.flatnonzero(new >= 0))
+    to = torch.from_numpy(new[new >= 0])
+    moved: dict[str, Tensor] = {}
+    for name, tensor in table.items():
+        filled = torch.zeros((len(versions), *tensor.shape[1:]), dtype=tensor.dtype)
+        if name == f"{TABLE}version":
+            filled += NO_VERSION
+            filled[to] = torch.from_numpy(versions)[to]
+        else:
+            filled[to] = tensor[old]
+        moved[name] = filled
+    return moved
+
+
+def _moved_vectors(
+    tensors: Mapping[str, Tensor],
+    part: str,
+    side: int,
+    new: np.ndarray,
+    moment: Moment,  # type: ignore[type-arg]
+) -> dict[str, Tensor]:
+    kind = KINDS[side]
+    keys = [f"{part}.{kind}_rows", f"{part}.{kind}", f"{part}.{kind}_version"]
+    if keys[0] not in tensors:
+        return {}
+    moved = new[tensors[keys[0]].numpy()]
+    kept = np.flatnonzero(moved >= 0)
+    kept = kept[np.argsort(moved[kept])]
+    rows = moved[kept]
+    return {
+        keys[0]: torch.from_numpy(rows),
+        keys[1]: tensors[keys[1]][torch.from_numpy(kept)],
+        keys[2]: torch.from_numpy(moment.versions[side].astype(np.int64)[rows]),
+    }

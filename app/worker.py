@@ -1,0 +1,284 @@
+"""The train loop: evaluate, fit, gate, publish, at one moment of the graph after the other.
+
+    HeterographView at a moment ──► [Worker.cycle] ──► GenerationStore ──► readers
+                                          │ evaluate ─► fit ─► gate ─► publish ─► checkpoint
+                                    [Worker.refresh]   users touched since, by the serving model
+
+The same object runs inside a replay, in lockstep with ingestion, and in the GPU worker's own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from driftgraph.app import trainer_state
+from driftgraph.app.publish import TRENDING_MAX, GenerationStore
+from driftgraph.app.redis_schema import TOUCHED_MAX
+from driftgraph.app.vectors import Vectors
+from driftgraph.model.neighbors import now_ms
+from driftgraph.model.evaluate import NO_ITEM, Evaluation
+from driftgraph.model.negatives import F32
+from driftgraph.model.trainer import FitReport, Trainer
+from driftgraph.snapshots import checkpoint
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.events import I64, U32
+from driftgraph.stream.heterograph import HeterographView, Moment
+from driftgraph.stream.window import Cut
+
+USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
+TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationReport:
+    """One cycle: how the model that was serving did on the events of the interval, and what came of the fit.
+
+    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not published).
+    ``evaluation`` was made before the fit, so none of its events had been trained on.
+    """
+
+    number: int
+    published: int
+    watermark_ms: int
+    evaluation: Evaluation
+    fit: FitReport
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: the model's metrics, and every baseline's on the same events."""
+        scorers = dict(self.evaluation.metrics)
+        fit = asdict(self.fit)
+        return {
+            "number": self.number,
+            "published": self.published,
+            "watermark_ms": self.watermark_ms,
+            "evaluated_generation": self.evaluation.generation,
+            "evaluated_events": self.evaluation.event_count,
+            "new_item_share": self.evaluation.new_item_share,
+            "cold_user_share": self.evaluation.cold_user_share,
+            "candidates": self.evaluation.candidate_count,
+            "metrics": scorers.pop("model", None),
+            "baselines": scorers,
+            "by_behavior": self.evaluation.by_behavior,
+            "slices": self.evaluation.slices,
+            "counts": self.evaluation.counts,
+            "fit": fit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRows:
+    """Scored events by external id, with the serving model's best items, best first."""
+
+    ts_ms: list[int]
+    user_id: list[str]
+    item_id: list[str]
+    behavior: list[str]
+    generation: int
+    top_items: list[list[str]]
+
+
+class Worker:
+    """Trains on a graph and publishes.
+
+    Always true: events before ``since`` are trained on; what Redis serves is ``trainer``'s serving
+    generation once ``published`` is not 0.
+    """
+
+    def __init__(
+        self,
+        graph: HeterographView,
+        trainer: Trainer,
+        store: GenerationStore | None,
+        *,
+        checkpoints: Path | None,
+    ) -> None:
+        self.graph = graph
+        self.trainer = trainer
+        self.store = store
+        self.checkpoints = checkpoints
+        self.published = 0
+        self.since = Cut(0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations))
+        self._refreshed = self.since
+        self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
+
+    def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
+        """Evaluate and train on the events since the last cycle, and publish if the gate lets it.
+
+        The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
+        before the publish costs the fit; one between publish and checkpoint costs it too, and the next
+        generation replaces what Redis then serves.
+
+        Raises:
+            StaleCut: The moment is too old for the ring; ask for a newer one.
+            StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
+        """
+        view, since = self.graph.window, self.since
+        evaluation = self.trainer.evaluate(view, since, moment.cut)
+        predictions = self._named(evaluation, moment)
+        fit = self.trainer.fit(view, since, moment.cut)
+        self.since = moment.cut
+        self._item_names = self.graph.names(
+            ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
+        )
+        if fit.accepted:
+            self.published = 0
+            self.publish(moment, evaluation)
+        return GenerationReport(
+            self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
+        ), predictions
+
+    def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
+        """Publish the serving generation as of ``moment``, and keep the trainer's state.
+
+        Raises:
+            StoreError: Redis did not take it; nothing of it is served.
+        """
+        view = self.graph.window
+        embedding = self.trainer.embed(view, moment.cut)
+        if self.store is not None:
+            number = self.store.next_number()
+            users = self._users(embedding.user_rows, embedding.user, moment)
+            items = self._items(embedding.item_rows, embedding.item, embedding.item_event_ms, moment)
+            self.store.publish(number, users, items, self._manifest(moment, evaluation))
+            self.published = number
+            self._refreshed = moment.cut
+            self._publish_trending(moment)
+        if self.checkpoints is not None:
+            files, facts = trainer_state.save(self.trainer, self.graph, moment)
+            checkpoint.write(self.checkpoints, self.trainer.generation, files, facts)
+
+    def refresh(self, moment: Moment) -> int:
+        """New vectors for the users touched since the last publish or refresh; returns how many.
+
+        By the serving generation's model, into that generation only.
+
+        Raises:
+            StoreError: Redis did not take them; the next refresh has them again.
+        """
+        if self.store is None or not self.published:
+            return 0
+        view = self.graph.window
+        rows = np.unique(view.events(moment.cut, self._refreshed).user)
+        if len(rows):
+            vectors = self.trainer.embed_users(view, rows, moment.cut)
+            self.store.refresh(self.published, self._users(rows, vectors, moment))
+        self._refreshed = moment.cut
+        return len(rows)
+
+    def _users(self, rows: U32, vectors: F32, moment: Moment) -> Vectors:
+        """Users by external id, with what they touched; without rows that have changed hands since."""
+        touched, event_ms = touched_items(self.graph, rows, moment)
+        kept = self._kept(USER, rows, moment)
+        chosen = [row for row, _ in kept]
+        return Vectors(
+            [name for _, name in kept], vectors[chosen], event_ms[chosen], [touched[row] for row in chosen]
+        )
+
+    def _items(self, rows: U32, vectors: F32, event_ms: I64, moment: Moment) -> Vectors:
+        kept = self._kept(ITEM, rows, moment)
+        chosen = [row for row, _ in kept]
+        return Vectors([name for _, name in kept], vectors[chosen], event_ms[chosen])
+
+    def _kept(self, side: int, rows: U32, moment: Moment) -> list[tuple[int, str]]:
+        names = self.graph.names(side, rows, moment)
+        return [(n, name) for n, name in enumerate(names) if name is not None]
+
+    def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
+        weights, _ = self.trainer.state_dict()
+        digest = hashlib.sha256()
+        for name in sorted(k for k in weights if k.startswith("network.")):
+            digest.update(weights[name].numpy().tobytes())
+        manifest: dict[str, str | int | float] = {
+            "model_generation": self.trainer.generation,
+            "model_hash": digest.hexdigest()[:16],
+            "watermark_ms": moment.cut.watermark_ms,
+            "cut": json.dumps(
+                {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
+            ),
+        }
+        if evaluation is not None:
+            manifest["metrics"] = json.dumps(evaluation.metrics)
+            manifest["evaluated_events"] = evaluation.event_count
+        return manifest
+
+    def _publish_trending(self, moment: Moment) -> None:
+        """Recent popularity by relation, the answer for users nobody knows."""
+        events = self.graph.window.events(moment.cut)
+        if self.store is None or len(events) == 0:
+            return
+        for r, relation in enumerate(self.graph.window.relations):
+            mine = events.relation == r
+            age_ms = events.time_ms[-1] - events.time_ms[mine]
+            score = np.bincount(events.item[mine], np.exp2(-age_ms * TRENDING_SHARE / relation.span_ms))
+            best = np.argsort(-score, kind="stable")[:TRENDING_MAX]
+            best = best[score[best] > 0].astype(np.uint32)
+            names = self.graph.names(ITEM, best, moment)
+            scores = {
+                name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
+            }
+            if scores:
+                self.store.trending(relation.name, scores)
+
+    def _named(self, evaluation: Evaluation, moment: Moment) -> PredictionRows | None:
+        found = evaluation.predictions
+        if found is None:
+            return None
+        relations = [relation.name for relation in self.graph.window.relations]
+        return PredictionRows(
+            ts_ms=found.time_ms.tolist(),
+            user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
+            item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
+            behavior=[relations[r] for r in found.relation.tolist()],
+            generation=evaluation.generation,
+            top_items=[
+                [self._item_names[row] or "" for row in rows if row != NO_ITEM]
+                for rows in found.top_items.tolist()
+            ],
+        )
+
+
+def touched_items(graph: HeterographView, users: U32, moment: Moment) -> tuple[list[list[str]], I64]:
+    """For each of N users the distinct items of its live events, newest first, at most ``TOUCHED_MAX``.
+
+    Beside them the time of its newest event, [N]; 0 if it has none.
+    """
+    view, now = graph.window, now_ms(graph.window, moment.cut)
+    touched: list[list[str]] = []
+    newest_ms = np.zeros(len(users), np.int64)
+    for start in range(0, len(users), USERS_AT_ONCE):
+        rows = users[start : start + USERS_AT_ONCE]
+        near = view.recent(USER, rows, np.full(len(rows), now), TOUCHED_MAX, moment.cut)
+        newest_ms[start : start + len(rows)] = near.time_ms_BRK.max(axis=(1, 2), initial=0)
+        real = np.arange(TOUCHED_MAX) < near.count_BR[:, :, None]
+        user, time_ms, item = real.nonzero()[0], near.time_ms_BRK[real], near.neighbor_BRK[real]
+        order = np.lexsort((-time_ms, user))
+        user, item = user[order], item[order]
+        _, first = np.unique(user.astype(np.uint64) << np.uint64(32) | item, return_index=True)
+        first.sort()
+        user, item = user[first], item[first]
+        distinct, place = np.unique(item, return_inverse=True)
+        names = graph.names(ITEM, distinct, moment)
+        bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
+        places = place.tolist()
+        for at, end in zip(bounds, bounds[1:], strict=False):
+            found = (names[p] for p in places[at : min(end, at + TOUCHED_MAX)])
+            touched.append([name for name in found if name is not None])
+    return touched, newest_ms
+
+
+def device_of(wanted: str) -> str:
+    """What ``model.device`` comes out as on this machine."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"

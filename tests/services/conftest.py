@@ -1,0 +1,93 @@
+"""Real services for tests: found, started on free ports, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.conftest import shared_folder
+
+START_TIMEOUT_S = 60.0  # three seconds on an idle machine
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _kafka_server() -> Path | None:
+    named = os.environ.get("KAFKA_HOME")
+    shared = shared_folder()
+    folders = [Path(named)] if named else [] if shared is None else [shared / "kafka"]
+    return next((folder / "kafka-server" for folder in folders if (folder / "kafka-server").is_file()), None)
+
+
+class RealKafka:
+    """One Apache Kafka in its own folder. It may be killed and started again on the same data."""
+
+    def __init__(self, server: Path, folder: Path) -> None:
+        self._server = server
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "output.log").open("ab") as log:
+            command = ["bash", str(self._server), str(self._folder / "data"), str(self._port)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                admin.list_topics(timeout=1)
+            except KafkaException:
+                continue
+            return
+        tail = (self._folder / "output.log").read_text(errors="replace")[-2_000:]
+        self.stop()
+        raise RuntimeError(f"Kafka did not start in {START_TIMEOUT_S:g} s:\n{tail}")
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def stop(self) -> None:
+        """Stop it cleanly."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
+    """A real broker. Where ``DRIFTGRAPH_SHARED`` is set its absence fails; elsewhere the test is skipped."""
+    server, java = _kafka_server(), shutil.which("java")
+    if server is None or java is None:
+        missing = "no Java 17 on PATH" if java is None else "no kafka-server: set KAFKA_HOME to its folder"
+        if os.environ.get("DRIFTGRAPH_SHARED"):
+            pytest.fail(f"DRIFTGRAPH_SHARED is set, but there is {missing}")
+        pytest.skip(missing)
+    broker = RealKafka(server, tmp_path_factory.mktemp("kafka"))
+    yield broker
+    broker.stop()

@@ -1,0 +1,80 @@
+"""A real Redis for tests, and generations to put into it.
+
+Every vector of the generation ``number`` is filled with ``number``, so a mixture of two shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import redis
+
+from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import connect
+from driftgraph.app.vectors import Vectors
+
+NAMESPACE = "shop"
+DIM = 4
+USERS = [f"u{n}" for n in range(150)]
+ITEMS = [f"i{n}" for n in range(60)]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """An empty Redis."""
+    with contextlib.closing(connect(redis_server.url)) as client:
+        client.config_set("maxmemory", 0)
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis) -> GenerationStore:
+    return GenerationStore(redis_client, namespace=NAMESPACE, epoch=1)
+
+
+def filled(prefix: str, count: int, number: int, *, touched: bool = False) -> Vectors:
+    """``count`` vectors of generation ``number``."""
+    return Vectors(
+        ids=[f"{prefix}{n}" for n in range(count)],
+        vectors=np.full((count, DIM), number, np.float32),
+        event_ms=np.arange(count, dtype=np.int64) + 1_783_000_000_000,
+        touched=[[f"i{n}", "i0"] for n in range(count)] if touched else None,
+    )
+
+
+def publish(store: GenerationStore, number: int, *, users: int = 150, items: int = 60) -> None:
+    store.publish(number, filled("u", users, number, touched=True), filled("i", items, number), {"hash": "h"})
+
+
+def keys_by_scan(client: redis.Redis) -> set[str]:
+    return {key.decode() for key in client.scan_iter(count=10_000)}
+
+
+def assert_serves_only(client: redis.Redis, number: int) -> None:
+    """Every user and item is there, and all are of generation ``number``."""
+    batch = EmbeddingReader(client, namespace=NAMESPACE).batch(users=USERS, items=ITEMS)
+    assert batch.generation == number
+    assert batch.users_found.all()
+    assert batch.items_found.all()
+    assert (batch.users == number).all()
+    assert (batch.items == number).all()
+
+
+def assert_no_remains(store: GenerationStore, client: redis.Redis) -> None:
+    """Every key is one that the store knows of, and every generation that has keys can be served."""
+    known = {str(g.number) for g in store.generations()}
+    keys = keys_by_scan(client)
+    assert {key.split(":")[2] for key in keys} - {"current", "generations"} == known
+    assert sum(store.count_keys().values()) == len(keys)
