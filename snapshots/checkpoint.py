@@ -98,7 +98,8 @@ def write(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write checkpoint {final}: {error.strerror or error}; free the disk or set another data_dir"
+            f"cannot write checkpoint {final}: {error.strerror or error}; "
+            "free the disk or set another data_dir"
         ) from error
     for old in _numbers(root)[:-keep]:
         shutil.rmtree(root / str(old), ignore_errors=True)
@@ -106,7 +107,10 @@ def write(
 
 
 def latest(root: Path) -> tuple[Checkpoint | None, list[Damage]]:
-    """The newest checkpoint that verifies, and the newer ones that do not. Removes what a crash left half-written."""
+    """The newest checkpoint that verifies, and the newer ones that do not.
+
+    Removes what a crash left half-written.
+    """
     damaged: list[Damage] = []
     for leftover in root.glob(f"*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)

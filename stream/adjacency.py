@@ -41,7 +41,7 @@ COUNT = np.uint32(STALE - 1)
 
 AHEAD = 16  # events between a prefetch and its use: about 200 ns of work, a miss to memory
 
-kernel = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+kernel: Any = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 @kernel
@@ -55,7 +55,7 @@ def level_bit(slot: int) -> Any:
 
 
 @kernel
-def _newest_ms(heads: Any, head: int) -> int:
+def _newest_ms(heads: Any, head: int) -> Any:
     at = head * HEAD_WORDS + NEWEST
     return np.int64(heads[at]) | (np.int64(heads[at + 1]) << 32)
 
@@ -92,7 +92,7 @@ def is_older(
 def _follow(
     words: Any, times: Any, side: int, node: int, slot: int, field: int,
     start: int, capacity: int, count: int,
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """The live event that ``field`` of a live ``slot`` points at, or -1."""
     pointer = np.int64(words[slot * WORDS + field + side])
     if pointer == 0:
@@ -205,10 +205,10 @@ def _link(
 
 @kernel
 def _point_skips(
-    words: Any, times: Any, side: int, node: int, head: int, time_ms: int, arrival: int, newer: int, slot: int,
-    start: int, capacity: int, count: int,
+    words: Any, times: Any, side: int, node: int, head: int, time_ms: int, arrival: int, newer: int,
+    slot: int, start: int, capacity: int, count: int,
 ) -> None:  # fmt: skip
-    """Repeat the walk to ``newer`` and set the skips that pass over the event at ``slot``, if below its level."""
+    """Repeat the walk to ``newer``; the skips below its level that pass over the event at ``slot`` get it."""
     low = level_bit(slot)
     at = head
     while True:
@@ -260,8 +260,8 @@ def _unlink(
 def _leave(
     words: Any, times: Any, heads: Any, side: int, relation: int, relation_count: int,
     slot: int, expired: bool, start: int, capacity: int, count: int,
-) -> int:  # fmt: skip
-    """Let the event at ``slot`` leave its list on one side; return the node if that was its last event, else -1."""
+) -> Any:  # fmt: skip
+    """Let the event at ``slot`` leave its list on one side; return the node if it was its last, else -1."""
     node = np.int64(words[slot * WORDS + side])
     head = node * relation_count + relation
     if not expired and (heads[head * HEAD_WORDS + DEGREE] & COUNT) > 1:
@@ -279,10 +279,10 @@ def drop_events(
     relation: int, relation_count: int, base: int, capacity: int, first: int, next_: int,
     horizon_ms: int, exactly: int, emptied_users: Any, emptied_items: Any,
 ) -> tuple[int, int]:  # fmt: skip
-    """Let the oldest arrivals go: ``exactly`` so many, or with 0 as long as they are older than ``horizon_ms``.
+    """Let the oldest arrivals go: ``exactly`` so many, or with 0 those older than ``horizon_ms``.
 
-    Stops when ``emptied_users`` and ``emptied_items`` are full; they get, for each event, the node that has no
-    event of this relation left, or -1. Returns (events gone, those of them that had not expired).
+    Stops when ``emptied_users`` and ``emptied_items`` are full; they get, for each event, the node that has
+    no event of this relation left, or -1. Returns (events gone, those of them that had not expired).
     """
     start = base + first % capacity
     count = next_ - first

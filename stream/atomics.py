@@ -14,6 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+compiled: Any = intrinsic  # its own type would describe the Python call, not the compiled one
+
 
 def _element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array)
@@ -24,7 +26,7 @@ def _is_flat_integer_array(array: Any) -> bool:
     return isinstance(array, types.Array) and array.ndim == 1 and isinstance(array.dtype, types.Integer)
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]  # numba's decorators carry no types
+@compiled
 def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     """Read ``array[index]`` of a flat integer array; nothing after it is read earlier."""
     if not _is_flat_integer_array(array):
@@ -37,7 +39,7 @@ def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     return array.dtype(array, types.intp), build
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
+@compiled
 def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """Write ``array[index] = value`` of a flat integer array, after everything written before it."""
     if not _is_flat_integer_array(array):
@@ -52,7 +54,7 @@ def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> An
     return types.void(array, types.intp, array.dtype), build
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
+@compiled
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of ``array[index]``; a hint, with no effect on any result."""
     if not _is_flat_integer_array(array):
@@ -71,7 +73,7 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), build
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
+@compiled
 def fence(typing_context: Any) -> Any:
     """Keep every load and store before it before every one after it."""
 

@@ -37,7 +37,7 @@ def _hash(data: U8, start: int, stop: int, seed: Any) -> Any:  # pragma: no cove
 
 
 @kernel
-def _find(keys: Any, low: Any, high: Any) -> int:  # pragma: no cover - compiled
+def _find(keys: Any, low: Any, high: Any) -> Any:  # pragma: no cover - compiled
     """Where the pair is, or the empty place where it would go as -(place + 1)."""
     slots = len(keys) // 2
     at = np.int64(low & np.uint64(slots - 1))
@@ -50,8 +50,8 @@ def _find(keys: Any, low: Any, high: Any) -> int:  # pragma: no cover - compiled
 
 @kernel
 def _judge(
-    data: U8, bounds: I64, time_ms: I64, current: Any, previous: Any, state: I64, capacity: int, horizon_ms: int,
-    start: int, repeated: Any,
+    data: U8, bounds: I64, time_ms: I64, current: Any, previous: Any, state: I64, capacity: int,
+    horizon_ms: int, start: int, repeated: Any,
 ) -> int:  # fmt: skip  # pragma: no cover - compiled
     """Judge events from ``start`` on; return where it stopped because the current set has to be replaced."""
     for i in range(start, len(time_ms)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Strings:
     def to_list(self) -> list[str]:
         """Every value as a Python string; O(bytes), for reports and tests."""
         raw, ends = self.data.tobytes(), self.offsets.tolist()
-        return [raw[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+        return [raw[a:b].decode() for a, b in pairwise(ends)]
 
     def slice(self, start: int, stop: int) -> Strings:
         """Rows ``start`` to ``stop``; shares the bytes."""

@@ -73,7 +73,7 @@ class HeterographView:
         return [name if name and kept else None for name, kept in zip(names, same.tolist(), strict=True)]
 
     def digest(self, cut: Cut) -> str:
-        """128 bits of the live events by external id, whatever their order, rows and batches were. O(window)."""
+        """128 bits of the live events by external id, whatever their order, rows and batches. O(window)."""
         events = self.window.events(cut)
         relation_names = Strings.of([relation.name for relation in self.window.relations])
         relation_hash = IdTable(len(relation_names), Folder(None), "relation")

@@ -15,7 +15,7 @@ import numpy as np
 
 from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.errors import DriftgraphError
-from driftgraph.stream.events import ID_BYTES_MAX, I64, U8, U32, Strings
+from driftgraph.stream.events import I64, ID_BYTES_MAX, U8, U32, Strings
 from driftgraph.stream.mapped import Folder
 
 CHUNK = 16  # bytes: a name's room is a multiple of it, and its size class is the multiple
@@ -52,13 +52,13 @@ def _entry(h: Any, row: int) -> Any:  # pragma: no cover - compiled
 
 
 @kernel
-def _home(entry: Any, mask: int) -> int:  # pragma: no cover - compiled
+def _home(entry: Any, mask: int) -> Any:  # pragma: no cover - compiled
     return np.int64(entry >> np.uint64(32)) & mask
 
 
 @kernel
-def _equal(arena: U8, offset: int, data: U8, start: int, length: int) -> bool:  # pragma: no cover - compiled
-    for i in range(length):
+def _equal(arena: U8, offset: int, data: U8, start: int, length: int) -> Any:  # pragma: no cover - compiled
+    for i in range(length):  # noqa: SIM110  # a generator does not compile
         if arena[offset + i] != data[start + i]:
             return False
     return True
@@ -67,8 +67,8 @@ def _equal(arena: U8, offset: int, data: U8, start: int, length: int) -> bool:  
 @kernel
 def _room_for(
     row: int, length: int, offsets: I64, rooms: Any, links: I64, free_chunks: I64, counters: I64
-) -> int:  # pragma: no cover - compiled
-    """Where the row's new name goes: its own chunk if that is large enough, a free one, or new memory; -1: full."""
+) -> Any:  # pragma: no cover - compiled
+    """Where a new name goes: the row's own chunk if large enough, a free one, or new memory; -1: full."""
     size = (length + CHUNK - 1) // CHUNK
     had = rooms[row]
     if had >= size:
@@ -91,8 +91,8 @@ def _room_for(
 
 @kernel
 def _assign(
-    data: U8, bounds: I64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any, arena: U8, links: I64,
-    free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
+    data: U8, bounds: I64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any, arena: U8,
+    links: I64, free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
 ) -> tuple[int, int]:  # fmt: skip  # pragma: no cover - compiled
     """Fill ``rows`` (and ``fresh`` with the new ones); return (new rows, ids done: fewer than N if full)."""
     mask = len(index) - 1
@@ -101,7 +101,7 @@ def _assign(
         start, length = bounds[i], bounds[i + 1] - bounds[i]
         h = _hash(data, start, start + length)
         at = _home(_entry(h, 0), mask)
-        row = -1
+        row: Any = -1
         while index[at]:
             entry = index[at]
             candidate = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
@@ -140,7 +140,7 @@ def _assign(
 def _release(
     rows: U32, index: Any, hashes: Any, lengths: Any, free_rows: U32, counters: I64
 ) -> None:  # pragma: no cover - compiled
-    """Take rows out of the index, closing each gap (Knuth, The Art of Computer Programming 6.4, algorithm R)."""
+    """Take rows out of the index, closing each gap (Knuth, TAOCP volume 3, 6.4, algorithm R)."""
     mask = len(index) - 1
     for i in range(len(rows)):
         row = np.int64(rows[i])
@@ -174,9 +174,7 @@ def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
 
 
 @kernel
-def _gather(
-    rows: U32, offsets: I64, lengths: Any, arena: U8, bounds: I64, out: U8
-) -> None:  # pragma: no cover
+def _gather(rows: U32, offsets: I64, arena: U8, bounds: I64, out: U8) -> None:  # pragma: no cover
     for i in range(len(rows)):
         offset = offsets[rows[i]]
         out[bounds[i] : bounds[i + 1]] = arena[offset : offset + bounds[i + 1] - bounds[i]]
@@ -199,7 +197,7 @@ class IdView:
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self._lengths[rows], out=bounds[1:])
         data = np.empty(bounds[-1], np.uint8)
-        _gather(rows, self._offsets, self._lengths, self._arena, bounds, data)
+        _gather(rows, self._offsets, self._arena, bounds, data)
         return Strings(bounds, data).to_list()
 
     def hashes(self, rows: U32) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -244,8 +242,8 @@ class IdTable(IdView):
             _rebuild(self._index, old)
         rows, fresh = np.empty(len(ids), np.uint32), np.empty(len(ids), np.uint32)
         fresh_count, done = _assign(
-            ids.data, ids.offsets, self._index, self._hashes, self._offsets, self._lengths, self._rooms, self._arena,
-            self._links, self._free_chunks, self._free_rows, self._counters, rows, fresh,
+            ids.data, ids.offsets, self._index, self._hashes, self._offsets, self._lengths, self._rooms,
+            self._arena, self._links, self._free_chunks, self._free_rows, self._counters, rows, fresh,
         )  # fmt: skip
         if done < len(ids):
             raise IdTableFullError(

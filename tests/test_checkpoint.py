@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.snapshots import checkpoint
 from driftgraph.snapshots.checkpoint import CheckpointError, latest, write
 
 FILES = {"state.bin": b"0123456789" * 20, "names.json": b'["a","b"]'}
@@ -54,7 +53,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path: Path, name:
             assert name in damaged[0].reason
 
 
-class Died(Exception):
+class Died(Exception):  # noqa: N818  # an event of the test, not an error
     """The process ends here."""
 
 
@@ -66,15 +65,16 @@ def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, monkeypatch: 
         nonlocal steps
         steps = 0
 
-        def step(*_: object) -> None:
+        def step(*_: object) -> bool:
             nonlocal steps
             steps += 1
             if steps == die_at:
                 raise Died
+            return True
 
         with monkeypatch.context() as patch:
             fsync, rename = os.fsync, Path.rename
-            patch.setattr(checkpoint.os, "fsync", lambda d: (step(), fsync(d)))
+            patch.setattr(os, "fsync", lambda d: (step(), fsync(d)))
             patch.setattr(Path, "rename", lambda self, to: (step(), rename(self, to))[1])
             write(tmp_path, 2, {"state.bin": b"new"}, {})
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match="No space left on device; free the disk"):
         write(tmp_path, 2, FILES, {})
     monkeypatch.undo()

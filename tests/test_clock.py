@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -280,6 +281,16 @@ def test_a_topic_filled_with_old_events_does_not_jump_to_today() -> None:
     see(watermark, old_ms)
     clock.advance(60_000 + HOUR_MS)
     assert watermark.tick(caught_up=True) == old_ms - 1_000 + HOUR_MS
+
+
+def test_a_restart_under_a_clock_that_is_behind_stays_below_it() -> None:
+    clock = ManualClock(NOW_MS)
+    first = Watermark(RULES, clock)
+    first.assign([0, 1])
+    see(first, NOW_MS, partition=0)
+    state = replace(first.state(), high_ms={0: NOW_MS})
+    restarted = Watermark(RULES, ManualClock(NOW_MS - HOUR_MS), state)
+    assert restarted.tick() == NOW_MS - HOUR_MS + 300_000
 
 
 def test_replay_has_no_ceiling_and_reads_no_clock() -> None:

@@ -219,6 +219,17 @@ def test_a_source_started_at_any_position_goes_on_there(
         assert seen + events_of(read(rest).batch) == EVENTS
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_a_start_may_lie_inside_a_batch(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"e.{form}"
+    if form == "parquet":
+        write_parquet(path)
+    else:
+        path.write_text(csv_text() if form == "csv" else json_text())
+    behind = 2 if form == "csv" else 1  # the header is a line too
+    assert events_of(read(FileSource(path, start={path.name: behind})).batch) == EVENTS[1:]
+
+
 def test_a_batch_never_has_more_than_65536_events(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text("1,1,a,1783000000\n" * 150_000)

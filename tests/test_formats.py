@@ -59,6 +59,8 @@ BAD: list[tuple[bytes | None, str]] = [
     (GOOD + b"x", "bad_json"),
     (GOOD[:-1] + b',"x":NaN}', "bad_json"),
     (GOOD[:-1] + b',"x":01}', "bad_json"),
+    (GOOD[:-1] + b',"x":"a\nb"}', "bad_json"),
+    (GOOD.replace(b"u1", b"u\x001"), "bad_json"),
     (GOOD[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad_json"),
     (b"{}", "missing_field"),
     (GOOD.replace(b'"user_id":"u1",', b""), "missing_field"),
@@ -112,6 +114,14 @@ def test_each_bad_message_costs_itself_only() -> None:
 )
 def test_other_ways_to_write_the_same_event(payload: bytes) -> None:
     assert plain(JSON.decode(rows_of([payload]))) == ([EVENT], [], 0)
+
+
+def test_messages_that_take_the_slow_way_keep_their_place() -> None:
+    fast = b'{"user_id":"u%d","item_id":"i1","behavior":"click","ts":1783000000}'
+    slow = fast.replace(b"u%d", b"\\u0075%d")
+    payloads: list[bytes | None] = [(slow if n % 3 == 0 else fast) % n for n in range(9)]
+    rows = Rows(payloads, lambda row: RowOrigin("x"), np.arange(9, dtype=np.int32))
+    assert [(e[0], e[4]) for e in events_of(JSON.decode(rows).batch)] == [(f"u{n}", n) for n in range(9)]
 
 
 def test_ids_may_be_integers_event_ids_too() -> None:

@@ -132,6 +132,10 @@ def test_the_end_is_seen_and_the_lag_counted(kafka: str) -> None:
     read_until(source, lambda _: source.caught_up)
     assert source.lag() == {f"events[{p}]": 0 for p in range(4)}
     assert not source.away
+    fill(kafka, 8)
+    read_count(source, 1)
+    assert not source.caught_up, "seven more are there"
+    read_until(source, lambda _: source.caught_up)
     source.pause()
     assert not source.caught_up, "events may be coming that a paused source cannot see"
     source.close()

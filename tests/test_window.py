@@ -102,7 +102,7 @@ def test_the_window_agrees_with_a_plain_list(
 def test_an_older_cut_is_answered_exactly_or_refused(
     steps: list[list[tuple[int, int, int, int]] | int],
 ) -> None:
-    """Ask at every earlier cut after each step: what came later, and what has expired since, must not show."""
+    """Ask at every earlier cut after each step: what came later, or expired since, must not show."""
     cuts: list[Cut] = []
     for pair in run(steps, (30, 16)):
         cuts.append(pair.real.cut())

@@ -22,7 +22,6 @@ _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = ord("{"), ord("}"), ord("["), ord("]")
 _MINUS, _DOT, _ZERO, _NINE = ord("-"), ord("."), ord("0"), ord("9")
 _TRUE, _FALSE, _NULL = ord("t"), ord("f"), ord("n")
 _U, _SPACE = ord("u"), ord(" ")
-_E, _E_UPPER = ord("e"), ord("E")
 
 _jit = numba.njit(cache=True, nogil=True)
 
@@ -105,9 +104,8 @@ def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
         at = _digits(data, first, stop)
         if at == first:
             return -1, False
-    if _byte(data, at, stop) in (_E, _E_UPPER) or at - start > _NUMBER_BYTES_MAX:
-        return -1, False
-    return at, whole
+    # an exponent is no part of it: what follows is then neither a comma nor a bracket, and not understood
+    return (at, whole) if at - start <= _NUMBER_BYTES_MAX else (-1, False)
 
 
 @_jit

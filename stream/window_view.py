@@ -1,0 +1,231 @@
+"""The window as readers see it, and the words it is described in.
+
+    Window (the writer) ──► shared memory ──► [WindowView] at a cut ──► training, evaluation, refresh
+
+There is no lock: a reader works at a cut and learns at the end whether it still held (``header``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream import adjacency, header, sample
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.events import I32, I64, U8, U32
+from driftgraph.stream.mapped import WindowError
+
+SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
+THREADS = min(os.cpu_count() or 1, 8)
+SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than it saves
+
+
+class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again at a newer cut
+    """Events of the cut were overwritten or erased meanwhile; take a newer cut and ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One behavior: how long its events live, and how many of them fit."""
+
+    name: str
+    span_ms: int
+    capacity: int = 1 << 24  # 32 bytes each, used only where events have been
+
+    def __post_init__(self) -> None:
+        if self.span_ms <= 0:
+            raise ValueError(f"relation {self.name!r}: span_ms must be positive, got {self.span_ms}")
+        if not 0 < self.capacity <= SLOTS_MAX:
+            raise ValueError(
+                f"relation {self.name!r}: capacity must be 1 to {SLOTS_MAX}, got {self.capacity}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A point between two batches.
+
+    Relation r's events at the cut have the sequence numbers ``first[r] <= s < next[r]``; those with
+    ``time_ms >= watermark_ms - span_ms`` are live.
+    """
+
+    watermark_ms: int
+    first: tuple[int, ...]
+    next: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighborhood:
+    """Recent neighbors. Shape suffixes: B seeds, R relations, K neighbors, newest first.
+
+    Only the first ``count_BR[b, r]`` of the K are real; behind them stand zeros.
+    """
+
+    neighbor_BRK: U32
+    time_ms_BRK: I64
+    count_BR: I32
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events as columns, sorted by (time, relation, arrival)."""
+
+    user: U32
+    item: U32
+    relation: U8
+    time_ms: I64
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The shared memory, as flat arrays."""
+
+    header: I64
+    words: U32
+    heads: tuple[U32, U32]  # user side, item side
+    versions: tuple[U32, U32]  # how many owners a row has had
+
+
+class WindowView:
+    """The window as a reader sees it, in the writer's process or another. Every answer is as of a cut."""
+
+    def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
+        self.relations = tuple(relations)
+        self.row_capacity = row_capacity
+        self._arrays = arrays
+        self._times = arrays.words.view(np.int64)
+        self._capacity = np.array([r.capacity for r in relations], np.int64)
+        self._base = np.cumsum(self._capacity) - self._capacity
+        self._span_ms = np.array([r.span_ms for r in relations], np.int64)
+        r = len(self.relations)
+        self._reserved = arrays.header[header.HEADER_WORDS + 2 * r :]
+
+    def cut(self) -> Cut:
+        """The newest published cut."""
+        out = np.empty_like(self._arrays.header)
+        while not header.read(self._arrays.header, out):  # the writer is inside a handful of stores
+            pass
+        r, at = len(self.relations), header.HEADER_WORDS
+        return Cut(
+            int(out[header.WATERMARK]),
+            tuple(out[at : at + r].tolist()),
+            tuple(out[at + r : at + 2 * r].tolist()),
+        )
+
+    def rows(self, side: int) -> int:
+        """Rows in use are below this number."""
+        return int(self._arrays.header[header.ROWS + side])
+
+    def row_versions(self, side: int) -> U32:
+        """How many owners each row has had, [rows]. Who keeps a value by row starts it anew when this grows.
+
+        Read it before the cut: a row that changes its owner in between then shows as changed.
+        """
+        return self._arrays.versions[side][: self.rows(side)].copy()
+
+    def check(self, cut: Cut) -> None:
+        """Raise ``StaleCut`` if an event of ``cut`` may have been overwritten by now."""
+        for r, relation in enumerate(self.relations):
+            reserved = int(header.load_reserved(self._reserved, r))
+            if cut.next[r] > cut.first[r] and reserved > cut.first[r] + relation.capacity:
+                raise StaleCut(
+                    f"relation {relation.name!r}: event {cut.first[r]} of the cut was overwritten "
+                    f"(event {reserved - 1} is written, the ring holds {relation.capacity}); take a newer cut"
+                )
+
+    def recent(self, side: int, nodes: U32, times_ms: I64, k: int | Sequence[int], cut: Cut) -> Neighborhood:
+        """The k most recent neighbors of each node by each relation, strictly before the node's own time.
+
+        Args:
+            side: ``USER`` if ``nodes`` are user rows (the neighbors are items), ``ITEM`` the other way round.
+            nodes: [B] rows; a row that has no event gets no neighbor.
+            times_ms: [B] event times.
+            k: Neighbors per relation, one number or one for each; the result is as wide as the largest.
+            cut: The answer is as of this cut.
+
+        Returns:
+            Neighbors not older than ``max(time, watermark) - span``, newest first, ties newest arrival first.
+            Exact for every batch size and every order of arrival. Releases the GIL.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
+        if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
+            raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
+        if len(nodes) != len(times_ms):
+            raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
+        nodes = np.ascontiguousarray(nodes, np.uint32)
+        times_ms = np.ascontiguousarray(times_ms, np.int64)
+        shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
+        result = Neighborhood(
+            np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
+        )
+        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        starts = self._base + first % self._capacity
+
+        def fill(part: slice) -> None:
+            sample.recent_events(
+                self._arrays.words, self._times, self._arrays.heads[side], self._reserved, side,
+                nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
+                self._span_ms, cut.watermark_ms,
+                result.neighbor_BRK[part], result.time_ms_BRK[part], result.count_BR[part],
+            )  # fmt: skip
+
+        _in_parallel(fill, len(nodes))
+        self.check(cut)
+        return result
+
+    def events(self, cut: Cut, since: Cut | None = None) -> Events:
+        """The live events of ``cut`` that arrived at or after ``since``. O(result · log)."""
+        columns: list[tuple[U32, U32, U8, I64]] = []
+        for r, relation in enumerate(self.relations):
+            start = cut.first[r] if since is None else max(cut.first[r], since.next[r])
+            sequence = np.arange(start, max(start, cut.next[r]), dtype=np.int64)
+            slot = self._base[r] + sequence % relation.capacity
+            time_ms = self._times[slot * adjacency.TIMES + adjacency.TIME]
+            live = time_ms >= cut.watermark_ms - relation.span_ms
+            at = slot[live] * adjacency.WORDS
+            words = self._arrays.words
+            columns.append((words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live]))
+        self.check(cut)
+        user, item, relation_column, time = (np.concatenate(c) for c in zip(*columns, strict=True))
+        order = np.argsort(time, kind="stable")
+        return Events(user[order], item[order], relation_column[order], time[order])
+
+    def live_counts(self, cut: Cut) -> dict[str, int]:
+        """Live events by relation. O(window)."""
+        counts = np.bincount(self.events(cut).relation, minlength=len(self.relations))
+        return {relation.name: int(n) for relation, n in zip(self.relations, counts, strict=True)}
+
+    def degree(self, side: int, cut: Cut) -> npt.NDArray[np.int32]:
+        """Live events of each node by relation, [rows, R]. O(window)."""
+        rows, events, relation_count = self.rows(side), self.events(cut), len(self.relations)
+        node = (events.user if side == USER else events.item).astype(np.int64)
+        flat = np.bincount(node * relation_count + events.relation, minlength=rows * relation_count)
+        return flat.astype(np.int32).reshape(rows, relation_count)
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _in_parallel(work: Callable[[slice], None], total: int) -> None:
+    """Call ``work(slice)`` over ``total`` rows, on several threads if they are worth it."""
+    global _pool  # noqa: PLW0603  # one pool a process, made when first needed
+    parts = min(THREADS, max(1, total // SEEDS_PER_THREAD))
+    if parts == 1:
+        work(slice(0, total))
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="recent")
+    edges = [total * i // parts for i in range(parts + 1)]
+    list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
