@@ -7,27 +7,28 @@ Shop (or a file) ──► producer thread ──► embedded Kafka ──► Ka
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Producer
+import numpy as np
+from confluent_kafka import KafkaError, Message, Producer
 
 from driftgraph.app.config import Settings, load
 from driftgraph.app.dead_letters import MemoryDeadLetters
+from driftgraph.app.demo_report import DemoReport, UserStory, story_of
 from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
 from driftgraph.app.demo_view import DemoView, Frame, view_for
-from driftgraph.app.embedded import EmbeddedKafka, EmbeddedRedis
+from driftgraph.app.embedded import TOPIC_PARTITIONS, EmbeddedKafka, EmbeddedRedis
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.lockstep import Lockstep
-from driftgraph.app.demo_report import DemoReport, UserStory, story_of
 from driftgraph.app.progress import Progress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
-from driftgraph.app.worker import GenerationReport
 from driftgraph.stream.clock import REPLAY_TIMES, Clock, SystemClock
 from driftgraph.stream.decode import Behaviors, EventRules
 from driftgraph.stream.file_source import FileSource
@@ -38,11 +39,14 @@ from driftgraph.stream.window import Relation
 TOPIC = "events"
 NAMESPACE = "demo"
 SHOP_EVENTS = 60_000  # over 14 days: what two cores ingest, train on and publish in about a minute
+HISTORY = 0.25  # of the events lies on the topic before the demo begins, as it would at a real start
 FIT_EVERY = "12h"
 FILE_FITS = 20  # a file's whole time is cut into so many fits
+FILE_SPAN_MS_MIN = 60_000
 POLL_S = 0.05
 SHOW_EVERY_MS = 250
 SEND_EVERY_S = 0.1  # the producer sends what is due ten times a second
+FLUSH_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,10 @@ class Feed:
     relations: tuple[str, ...]
     span_ms: int
     fit_every: str
+    first_fit_ms: int  # event time up to which the first generation learns: the history
     shop: Shop | None
     path: Path | None
+    partitions: tuple[int, ...]  # that have an event
 
     def payloads(self) -> Iterator[tuple[bytes, bytes]]:
         """Every event; a file is read anew."""
@@ -118,23 +124,16 @@ def demo(
         stack.callback(client.close)
         settings = _settings(feed, seed)
         relations = tuple(Relation(name, feed.span_ms, 1 << 22) for name in feed.relations)
-        lockstep = Lockstep(
-            settings,
-            relations,
-            clock,
-            dead_letters=MemoryDeadLetters(),
-            store=GenerationStore(client, namespace=NAMESPACE, epoch=1),
-            on_cycle=None,
-        )
+        store = GenerationStore(client, namespace=NAMESPACE, epoch=1)
+        lockstep = Lockstep(settings, relations, clock, dead_letters=MemoryDeadLetters(), store=store)
+        lockstep.ingest.watermark.assign(feed.partitions)
         source = _source(kafka, feed, clock)
         stack.callback(source.close)
-        lockstep.ingest.watermark.assign(source.partitions)
         view = stack.enter_context(view_for(progress, as_json=as_json))
         producer = _Feeder(feed, kafka.bootstrap_servers, seconds)
         stack.callback(producer.stop)
         reader = EmbeddingReader(client, namespace=NAMESPACE)
-        runner = _Runner(feed, source, lockstep, reader, producer, view, clock)
-        report = runner.run()
+        report = _Runner(feed, source, lockstep, store, reader, producer, view, clock).run()
         if keep:
             view.close()
             where = f"Kafka {kafka.bootstrap_servers} topic {TOPIC}, Redis {redis.url} namespace {NAMESPACE}"
@@ -151,6 +150,7 @@ class _Runner:
         feed: Feed,
         source: KafkaSource,
         lockstep: Lockstep,
+        store: GenerationStore,
         reader: EmbeddingReader,
         producer: _Feeder,
         view: DemoView,
@@ -159,41 +159,45 @@ class _Runner:
         self.feed = feed
         self.source = source
         self.lockstep = lockstep
+        self.store = store
         self.reader = reader
         self.producer = producer
         self.view = view
         self.clock = clock
         self._shown_ms = 0
+        self._told = 0  # cycles
         self._rate_from = (clock.now_ms(), 0)
         self._rate = 0.0
         self._before: UserStory | None = None
-        self._star = _star(feed.shop) if feed.shop is not None else None
+        self._star = "" if feed.shop is None else _star(feed.shop)
 
     def run(self) -> DemoReport:
         """Until every event that was produced is applied and trained on."""
         started_ms = self.clock.now_ms()
         self.producer.start()
-        while not (self.producer.done and self.source.caught_up):
+        while not self._is_over():
             decoded = self.source.next_batch(POLL_S)
-            if decoded is None or self.producer.failure is not None:
+            if decoded is None:
                 break
             for moment in self.lockstep.ingest.take(decoded):
+                if moment.cut.watermark_ms < self.feed.first_fit_ms:
+                    continue
                 self._note_story(moment.cut.watermark_ms)
                 self.lockstep.cycle()
-                self._cycle_is_over(self.lockstep.reports[-1])
+                self._tell()
             self._show()
+        self.lockstep.finish()
+        self._tell()
+        self._show(at_once=True)
+        return self._report(started_ms)
+
+    def _is_over(self) -> bool:
         if self.producer.failure is not None:
             raise DriftgraphError(f"the events could not be produced: {self.producer.failure}")
-        self.lockstep.finish()
-        self._cycle_is_over(self.lockstep.reports[-1])
-        self._show(at_once=True)
-        graph, cut = self.lockstep.graph, self.lockstep.graph.moment().cut
-        shop = self.feed.shop
-        after = (
-            None
-            if self._star is None or shop is None
-            else story_of(self.reader, shop, self._star, cut.watermark_ms)
-        )
+        return self.producer.done and self.lockstep.ingest.counts.read >= self.producer.acknowledged
+
+    def _report(self, started_ms: int) -> DemoReport:
+        graph, cut, shop = self.lockstep.graph, self.lockstep.graph.moment().cut, self.feed.shop
         return DemoReport(
             source=self.feed.name,
             seconds=(self.clock.now_ms() - started_ms) / 1000,
@@ -203,22 +207,27 @@ class _Runner:
             generations=tuple(self.lockstep.reports),
             drift_ms=None if shop is None else shop.options.drift_ms,
             before=self._before,
-            after=after,
-            redis=self.lockstep.worker.store.count_keys() if self.lockstep.worker.store else {},
+            after=None if shop is None else story_of(self.reader, shop, self._star, cut.watermark_ms),
+            redis=self.store.count_keys(),
         )
 
     def _note_story(self, watermark_ms: int) -> None:
         """What the star is recommended by the last generation before its taste changes."""
         shop = self.feed.shop
-        if shop is None or self._star is None or self._before is not None:
+        if shop is None or self._before is not None:
             return
         if watermark_ms >= shop.options.drift_ms - 1_000:
             self._before = story_of(self.reader, shop, self._star, shop.options.drift_ms - 1)
 
-    def _cycle_is_over(self, report: GenerationReport) -> None:
+    def _tell(self) -> None:
+        """Show the cycles that were not shown yet."""
         shop = self.feed.shop
-        self.view.generation(report, drifted=shop is not None and report.watermark_ms > shop.options.drift_ms)
-        self._shown_ms = 0
+        for report in self.lockstep.reports[self._told :]:
+            self.view.generation(
+                report, drifted=shop is not None and report.watermark_ms > shop.options.drift_ms
+            )
+            self._shown_ms = 0
+        self._told = len(self.lockstep.reports)
 
     def _show(self, *, at_once: bool = False) -> None:
         now_ms = self.clock.now_ms()
@@ -249,24 +258,28 @@ class _Feeder(threading.Thread):
 
     def __init__(self, feed: Feed, bootstrap_servers: str, seconds: float) -> None:
         super().__init__(name="demo-producer", daemon=True)
-        self.done = False
+        self.done = False  # nothing will be produced any more, and everything is acknowledged
+        self.acknowledged = 0
         self.failure: str | None = None
         self._feed = feed
-        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 20})
-        self._per_tick = max(1, round(feed.event_count * SEND_EVERY_S / seconds))
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "enable.idempotence": True}
+        )
+        self._history = round(feed.event_count * HISTORY)
+        self._per_tick = max(1, round((feed.event_count - self._history) * SEND_EVERY_S / seconds))
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Send what is due, ten times a second."""
+        """Send the history at once, then what is due, ten times a second."""
         try:
             for number, (key, payload) in enumerate(self._feed.payloads(), start=1):
-                self._producer.produce(TOPIC, payload, key)
+                self._send(key, payload)
                 if number % self._per_tick == 0:
                     self._producer.poll(0)
-                    if self._stop_asked.wait(SEND_EVERY_S):
+                    if number > self._history and self._stop_asked.wait(SEND_EVERY_S):
                         return
-            if left := self._producer.flush(30):
-                self.failure = f"{left} events were not acknowledged within 30 s"
+            if left := self._producer.flush(FLUSH_WITHIN_S):
+                self.failure = f"{left} events were not acknowledged within {FLUSH_WITHIN_S:g} s"
         except Exception as error:  # a thread must not end in silence: the loop shows it
             self.failure = f"{type(error).__name__}: {error}"
         finally:
@@ -278,6 +291,27 @@ class _Feeder(threading.Thread):
         if self.is_alive():
             self.join()
 
+    def _send(self, key: bytes, payload: bytes) -> None:
+        partition = _partition_of(key)
+        while not self._stop_asked.is_set():
+            try:
+                self._producer.produce(TOPIC, payload, key, partition, on_delivery=self._delivered)
+            except BufferError:  # the broker is behind
+                self._producer.poll(SEND_EVERY_S)
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self.failure = error.str()
+        else:
+            self.acknowledged += 1
+
+
+def _partition_of(key: bytes) -> int:
+    """A user's events stay in order, and which partitions have any is known beforehand."""
+    return zlib.crc32(key) % TOPIC_PARTITIONS
+
 
 def _settings(feed: Feed, seed: int) -> Settings:
     """What the demo overrides: small and quick, and no file of the user's is read."""
@@ -286,12 +320,7 @@ def _settings(feed: Feed, seed: int) -> Settings:
         {
             "seed": seed,
             "window": {"user_rows": 1 << 20, "item_rows": 1 << 20},
-            "fit": {
-                "every": feed.fit_every,
-                "replay_ratio": 1.0,
-                "evaluations_max": 1_000,
-                "examples_max": 5_000,
-            },
+            "fit": {"every": feed.fit_every, "evaluations_max": 1_000},
         },
     )
 
@@ -306,29 +335,54 @@ def _source(kafka: EmbeddedKafka, feed: Feed, clock: Clock) -> KafkaSource:
 
 def _shop_feed(seed: int) -> Feed:
     shop = open_shop(ShopOptions(event_count=SHOP_EVENTS, seed=seed))
-    span_ms = 2 * shop.options.span_ms
-    return Feed("the shop", len(shop), BEHAVIORS, span_ms, FIT_EVERY, shop, None)
+    users = np.unique(shop.user).tolist()
+    return Feed(
+        name="the shop",
+        event_count=len(shop),
+        relations=BEHAVIORS,
+        span_ms=2 * shop.options.span_ms,
+        fit_every=FIT_EVERY,
+        first_fit_ms=int(shop.time_ms[round(len(shop) * HISTORY)]),
+        shop=shop,
+        path=None,
+        partitions=_partitions(shop.user_ids[user].encode() for user in users),
+    )
 
 
 def _file_feed(path: Path) -> Feed:
+    """Read the file once to see what is in it."""
     source = FileSource(path)
     first_ms, last_ms, count = 0, 0, 0
+    keys: set[bytes] = set()
     while (decoded := source.next_batch()) is not None:
-        if len(decoded.batch):
-            low, high = int(decoded.batch.time_ms.min()), int(decoded.batch.time_ms.max())
+        batch = decoded.batch
+        if len(batch):
+            low, high = int(batch.time_ms.min()), int(batch.time_ms.max())
             first_ms, last_ms = min(first_ms or low, low), max(last_ms, high)
-            count += len(decoded.batch)
-    span_ms = max(last_ms - first_ms, 60_000)
-    return Feed(path.name, count, source.relations, 2 * span_ms, f"{span_ms // FILE_FITS}ms", None, path)
+            count += len(batch)
+            keys.update(batch.user.bytes_at(n) for n in range(len(batch)))
+    span_ms = max(last_ms - first_ms, FILE_SPAN_MS_MIN)
+    return Feed(
+        name=path.name,
+        event_count=count,
+        relations=source.relations,
+        span_ms=2 * span_ms,
+        fit_every=f"{span_ms // FILE_FITS}ms",
+        first_fit_ms=first_ms + round(span_ms * HISTORY),
+        shop=None,
+        path=path,
+        partitions=_partitions(keys),
+    )
+
+
+def _partitions(keys: Iterable[bytes]) -> tuple[int, ...]:
+    return tuple(sorted({_partition_of(key) for key in keys}))
 
 
 def _star(shop: Shop) -> str:
     """The busiest of the users whose taste changes: the story is told of this one."""
-    clicks = [0] * len(shop.user_ids)
-    for user in shop.user.tolist():
-        clicks[user] += 1
-    drifting = [n for n, drifts in enumerate(shop.user_drifts.tolist()) if drifts]
-    return shop.user_ids[max(drifting, key=lambda n: clicks[n])]
+    events = np.bincount(shop.user, minlength=len(shop.user_ids))
+    return shop.user_ids[int(np.argmax(np.where(shop.user_drifts, events, -1)))]
 
 
 def _wait_for_interrupt() -> None:

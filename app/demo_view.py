@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -140,7 +140,12 @@ class TerminalView(PlainView):
             values = self._history[name][-HISTORY:]
             last = f"{values[-1]:.3f}" if values else ""
             curves.add_row(Text(title, style), Text(_curve(values, highest), style), last)
-        parts = [bar, head, Text("Recall@20 of events before they are trained on", "dim"), curves]
+        parts: list[ConsoleRenderable] = [
+            bar,
+            head,
+            Text("Recall@20 of events before they are trained on", "dim"),
+            curves,
+        ]
         if self._drift_at is not None:
             place = self._drift_at - max(0, self._intervals - HISTORY)
             mark = " " * max(0, place) + "▲ half of the users changed taste" if place >= 0 else ""

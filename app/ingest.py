@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from driftgraph.app.dead_letters import DeadLetters
 from driftgraph.stream.clock import Watermark
@@ -23,6 +24,9 @@ from driftgraph.stream.decode import Reason
 from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.events import I64, Decoded, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph, Moment
+
+Rows = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -39,43 +43,57 @@ class Counts:
 
 
 class FitSchedule:
-    """When a fine-tune is due: each time event time passes a multiple of ``every_ms``, or after ``events`` events.
+    """When a fine-tune is due: as event time passes a multiple of ``every_ms``, or ``events`` were applied.
 
-    Due is decided by the watermark, before the event that passes the mark is applied, so that a fit sees the
-    events of whole periods.
+    Due is decided before the event that passes the mark is applied, so that a fit sees the events of whole
+    periods, and not before the watermark is known. How the stream was cut into batches changes nothing.
     """
 
     def __init__(self, every_ms: int, events: int | None = None) -> None:
         if every_ms <= 0:
             raise ValueError(f"every_ms must be positive, got {every_ms}")
+        if events is not None and events <= 0:
+            raise ValueError(f"events must be positive, got {events}")
         self.every_ms = every_ms
         self.events = events
-        self._period: int | None = None
-        self._since = 0
+        self._period: int | None = None  # None until the watermark is known
+        self._since = 0  # applied events since the last fit
 
-    def split(self, watermark_ms: I64) -> list[int]:
-        """Where, among N events with the watermark after each, a fit is due: before the event at each index."""
-        if len(watermark_ms) == 0:
+    def split(self, watermark_ms: I64, applied: Mask) -> list[int]:
+        """Where a fit is due: before the event at each index, ascending.
+
+        Args:
+            watermark_ms: [N] the watermark after each event; 0 while it is not known.
+            applied: [N] which of the events are applied.
+        """
+        count = len(watermark_ms)
+        if count == 0:
             return []
+        known = watermark_ms > 0
+        ready = 0 if self._period is not None else int(np.argmax(known)) + 1 if known.any() else count
         period = watermark_ms // self.every_ms
-        known = watermark_ms > 0  # zero: no partition has had an event yet
         if self._period is None and known.any():
             self._period = int(period[np.argmax(known)])
         before = np.concatenate(([self._period or 0], period[:-1]))
         due = np.flatnonzero(known & (period > np.maximum(before, self._period or 0))).tolist()
         if self._period is not None:
-            self._period = max(self._period, int(period.max()))
-        if self.events is None:
-            return due
-        edges, start = [], -self._since
-        for stop in [*due, len(watermark_ms)]:
-            while start + self.events < stop:
-                start += self.events
-                edges.append(start)
-            if stop < len(watermark_ms):
+            self._period = max(self._period, int(period[-1]))
+        return due if self.events is None else self._with_counted(due, applied, ready, self.events)
+
+    def _with_counted(self, due: list[int], applied: Mask, ready: int, events: int) -> list[int]:
+        """``due``, and from index ``ready`` on each place with ``events`` applied since the fit before."""
+        count = len(applied)
+        total = np.concatenate(([0], np.cumsum(applied)))  # applied before each index
+        fitted = -self._since  # of them by the last fit
+        edges: list[int] = []
+        for stop in [*due, count]:
+            while (at := max(ready, int(np.searchsorted(total, fitted + events)))) < stop:
+                edges.append(at)
+                fitted = int(total[at])
+            if stop < count:
                 edges.append(stop)
-                start = stop
-        self._since = len(watermark_ms) - start
+                fitted = int(total[stop])
+        self._since = int(total[count]) - fitted
         return edges
 
 
@@ -120,15 +138,17 @@ class Ingest:
             relation = self.graph.window.relations[batch.relation[index]].name
             self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
 
+        applied = np.zeros(len(batch), np.bool_)
+        applied[keep] = True
         start = 0
-        for stop in self.schedule.split(after_ms):
+        for stop in self.schedule.split(after_ms, applied):
             self._apply(batch, keep, start, stop, after_ms)
             yield self.graph.moment()
             start = stop
         self._apply(batch, keep, start, len(batch), after_ms)
         self.position = decoded.position
 
-    def _apply(self, batch: EventBatch, keep: np.ndarray, start: int, stop: int, after_ms: I64) -> None:  # type: ignore[type-arg]
+    def _apply(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
         if start == stop:
             return
         chosen = keep[(keep >= start) & (keep < stop)]

@@ -17,8 +17,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,13 @@ class Updater:
         self.progress = progress
         self._status_path = settings.data_dir / "status" / "updater.json"
         self._started_ms = clock.now_ms()
+        self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
         self._shown_ms = 0
         self._flushed_ms = 0
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
-        behind = sum(self.source.lag().values())
-        self.progress.start("filling the window", total=behind or None)
         while not stop.is_set():
             decoded = self.source.next_batch(POLL_S)
             if decoded is None:
@@ -121,15 +120,29 @@ class Updater:
                 self.ingest.watermark.tick(away=self.source.away, caught_up=self.source.caught_up)
             )
             if not self._full:
-                self.progress.advance(decoded.read_count)
-                self._full = self.source.caught_up
-                if self._full:
-                    self.progress.note(self._said("the window is full"))
-                    self.progress.close()
-            else:
+                self._fill(decoded.read_count)
+            elif not stop.is_set():
                 self.worker.tend()
             self._housekeeping()
         self._write_status("stopped")
+
+    def _fill(self, read_count: int) -> None:
+        """Say how far the start is; it is over when all that was in the topic then has been applied."""
+        position = self.source.position()
+        if self._ends is None:
+            lag = self.source.lag()
+            if len(lag) < len(position) and not self.source.caught_up:
+                return  # the broker tells an end with its first answer for a partition
+            self._ends = {part: offset + lag.get(part, 0) for part, offset in position.items()}
+            read = self.ingest.counts.read
+            self.progress.start("filling the window", total=read + sum(lag.values()))
+            self.progress.advance(read)
+        else:
+            self.progress.advance(read_count)
+        if self.source.caught_up or all(position[part] >= end for part, end in self._ends.items()):
+            self._full = True
+            self.progress.note(self._said("the window is full"))
+            self.progress.close()
 
     def _housekeeping(self) -> None:
         now_ms = self.clock.now_ms()
@@ -166,62 +179,86 @@ class Updater:
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
             },
             "ids": self.ingest.graph.id_counts,
-            "worker": self.worker.state,
+            "worker": {"state": self.worker.state, "pid": self.worker.pid, "starts": self.worker.starts},
         }
         write_json(self._status_path, status)
 
     def _said(self, what: str) -> str:
         seconds = (self.clock.now_ms() - self._started_ms) / 1000
         counts = self.ingest.counts
-        return f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, {counts.late:,} late, {counts.rejected:,} rejected"
+        return (
+            f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, "
+            f"{counts.late:,} late, {counts.rejected:,} rejected"
+        )
 
 
 class WorkerProcess:
-    """The GPU worker's process as its parent sees it."""
+    """The GPU worker's process as its parent sees it.
+
+    The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event
+    that both wait for would block us for ever once a worker is killed while it waits.)
+    """
 
     def __init__(self, settings: Settings, window_dir: Path, clock: Clock) -> None:
         self._settings = settings
         self._window_dir = window_dir
         self._clock = clock
         self._context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
-        self._stop: Event = self._context.Event()
         self._process: BaseProcess | None = None
-        self._started_ms = 0
-        self._starts = 0
+        self._pipe: Connection | None = None
+        self._changed_ms = 0  # when it was started, or seen to have ended
+        self._failures = 0  # in a row
+        self.starts = 0
         self.state = "not started"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process."""
+        return None if self._process is None or self.state != "running" else self._process.pid
 
     def tend(self) -> None:
         """Start it if it does not run and its pause is over."""
         now_ms = self._clock.now_ms()
         if self._process is not None and self._process.is_alive():
-            if now_ms - self._started_ms > STEADY_MS:
-                self._starts = 1
+            if now_ms - self._changed_ms > STEADY_MS:
+                self._failures = 0
             return
         if self._process is not None and self.state == "running":
             self.state = f"ended with {self._process.exitcode}"
             log.error("the worker %s; it is started again", self.state)
-            self._started_ms = now_ms
-        pause_ms = RESTART_PAUSES_MS[min(self._starts, len(RESTART_PAUSES_MS) - 1)]
-        if now_ms - self._started_ms < pause_ms:
-            return
-        arguments = (self._settings, self._window_dir, self._stop, os.getpid())
-        self._process = self._context.Process(
-            target=worker_process.main, args=arguments, name="driftgraph-worker"
-        )
-        self._process.start()
-        self._starts += 1
-        self._started_ms = now_ms
-        self.state = "running"
+            self._changed_ms = now_ms
+            self._failures += 1
+        pause_ms = RESTART_PAUSES_MS[min(self._failures, len(RESTART_PAUSES_MS) - 1)]
+        if now_ms - self._changed_ms >= pause_ms:
+            self._start()
+            self._changed_ms = now_ms
 
     def stop(self) -> None:
         """Ask it to end, and kill it if it does not."""
-        self._stop.set()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
         if self._process is None:
             return
         self._process.join(WORKER_STOPS_WITHIN_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+        self.state = "stopped"
+
+    def _start(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        theirs, self._pipe = self._context.Pipe(duplex=False)
+        with theirs:
+            self._process = self._context.Process(
+                target=worker_process.main,
+                args=(self._settings, self._window_dir, theirs),
+                name="driftgraph-worker",
+            )
+            self._process.start()
+        self.starts += 1
+        self.state = "running"
 
 
 def decoder(settings: Settings, clock: Clock) -> Decoder:

@@ -6,8 +6,10 @@ FileSource ──► Lockstep ──► Redis (a URL, an embedded server, or non
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,7 @@ def replay(
         source: CSV, JSONL or Parquet, plain, gzip or zstd.
         redis: An address, ``embedded`` (a server that ends with the replay) or ``none``.
         predictions: Where to write the best items for each scored event.
-        progress: Told of each 65,536 lines and each generation.
+        progress: Told of each 65,536 lines, and of each generation.
         clock: Wall time, for the rates alone.
 
     Raises:
@@ -121,40 +123,24 @@ def replay(
         stack.callback(file.close)
         store = stack.enter_context(_store(redis, settings))
         written = stack.enter_context(_prediction_file(predictions))
-        trained_ms = 0
 
         def on_cycle(report: GenerationReport, rows: PredictionRows | None) -> None:
             progress.note(describe(report))
             if rows is not None:
                 written.write(rows)
 
-        lockstep = Lockstep(
-            settings,
-            settings.window_relations(file.relations),
-            clock,
-            dead_letters=FileDeadLetters(settings.data_dir / "dead_letters"),
-            store=store,
-            on_cycle=on_cycle,
-        )
+        letters = FileDeadLetters(settings.data_dir / "dead_letters")
+        stack.callback(letters.close)
+        relations = settings.window_relations(file.relations)
+        lockstep = Lockstep(settings, relations, clock, dead_letters=letters, store=store, on_cycle=on_cycle)
         started_ms = clock.now_ms()
-        progress.start(f"replay {source.name}", total=100)
-        shown = 0
-        while (decoded := file.next_batch()) is not None:
-            for _ in lockstep.ingest.take(decoded):
-                cycle_ms = clock.now_ms()
-                lockstep.cycle()
-                trained_ms += clock.now_ms() - cycle_ms
-            share = round(100 * file.read_share())
-            progress.advance(share - shown)
-            shown = share
-        ingested_ms = clock.now_ms() - started_ms - trained_ms
-        lockstep.finish()
+        ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
             elapsed_s=(clock.now_ms() - started_ms) / 1000,
-            ingest_s=ingested_ms / 1000,
+            ingest_s=ingest_ms / 1000,
             window=graph.window.live_counts(cut),
             digest=graph.digest(cut),
             watermark_ms=cut.watermark_ms,
@@ -164,6 +150,24 @@ def replay(
                 r.name: int(n) for r, n in zip(graph.window.relations, graph.window.truncated, strict=True)
             },
         )
+
+
+def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress) -> int:
+    """Take the whole file; returns the milliseconds without training and publishing."""
+    started_ms, trained_ms, shown = clock.now_ms(), 0, 0
+    progress.start("replay", total=100)
+    while (decoded := file.next_batch()) is not None:
+        for _ in lockstep.ingest.take(decoded):
+            cycle_ms = clock.now_ms()
+            lockstep.cycle()
+            trained_ms += clock.now_ms() - cycle_ms
+        share = round(100 * file.read_share())
+        progress.advance(share - shown)
+        shown = share
+    ingest_ms = clock.now_ms() - started_ms - trained_ms
+    lockstep.finish()
+    progress.close()
+    return ingest_ms
 
 
 def describe(report: GenerationReport) -> str:
@@ -200,14 +204,27 @@ def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
 
 
 class _Predictions:
-    """Row groups of one Parquet file; nothing if nobody wants it."""
+    """Row groups of one Parquet file under a temporary name; nothing if nobody wants it."""
 
-    def __init__(self, writer: pq.ParquetWriter | None) -> None:
-        self._writer = writer
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+        if path is None:
+            return
+        self._partial = path.with_name(f"{path.name}.partial")
+        with _told(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            try:
+                self._writer = pq.ParquetWriter(self._partial, PREDICTION_SCHEMA)
+            except OSError:
+                with suppress(OSError):
+                    self._partial.unlink()
+                raise
 
     def write(self, rows: PredictionRows) -> None:
         """Append one generation's rows."""
-        if self._writer is None:
+        if self._path is None or self._writer is None:
             return
         columns = {
             "ts_ms": rows.ts_ms,
@@ -217,23 +234,39 @@ class _Predictions:
             "generation": np.full(len(rows.ts_ms), rows.generation, np.int32),
             "top_items": rows.top_items,
         }
-        self._writer.write_table(pa.table(columns, schema=PREDICTION_SCHEMA))
+        with _told(self._path):
+            self._writer.write_table(pa.table(columns, schema=PREDICTION_SCHEMA))
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        if self._path is not None and self._writer is not None:
+            with _told(self._path):
+                self._writer.close()
+                self._partial.rename(self._path)
+
+    def abandon(self) -> None:
+        """Leave nothing behind, unless it is finished."""
+        if self._writer is not None:
+            with suppress(OSError):  # the disk that is full, and that was told
+                self._writer.close()
+            self._partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _prediction_file(path: Path | None) -> Iterator[_Predictions]:
-    """Write under a temporary name; the file appears whole, or not at all."""
-    if path is None:
-        yield _Predictions(None)
-        return
-    partial = path.with_name(f"{path.name}.partial")
+    """A file that appears whole, at the end, or not at all."""
+    written = _Predictions(path)
     try:
-        with pq.ParquetWriter(partial, PREDICTION_SCHEMA) as writer:
-            yield _Predictions(writer)
-        partial.rename(path)
-    except OSError as error:
-        raise DriftgraphError(
-            f"cannot write predictions to {path}: {error.strerror or error}; name another place"
-        ) from error
+        yield written
+        written.finish()
     finally:
-        partial.unlink(missing_ok=True)
+        written.abandon()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise DriftgraphError(f"cannot write predictions to {path}: {why}; name another place") from error

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load
 from safetensors.torch import save as to_bytes
@@ -26,18 +27,23 @@ NO_VERSION = 0xFFFF_FFFF  # of a row that had no state: never a real one, so the
 TABLE = "table."
 PUBLISHED = ("serving", "first")
 
+Rows = npt.NDArray[np.int64]
+
 
 def save(
     trainer: Trainer, graph: HeterographView, moment: Moment
 ) -> tuple[dict[str, bytes], dict[str, str | int | float]]:
     """The files of a checkpoint, and its facts."""
     tensors, meta = trainer.state_dict()
+    for part in PUBLISHED:
+        for side in (USER, ITEM):
+            tensors |= _owned(tensors, part, side, moment)
     names = {
         KINDS[side]: graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
         for side in (USER, ITEM)
     }
     files = {
-        "trainer.safetensors": to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}),
+        "trainer.safetensors": to_bytes(tensors),
         "trainer.json": msgspec.json.encode(meta),
         "names.json": msgspec.json.encode(names),
     }
@@ -62,14 +68,34 @@ def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment:
     trainer.load_state_dict(state, meta)
 
 
-def _new_rows(old_names: list[str | None], graph: HeterographView, side: int, moment: Moment) -> np.ndarray:  # type: ignore[type-arg]
+def _published_keys(part: str, side: int) -> tuple[str, str, str]:
+    """The tensors of one side of ``serving`` or ``first``: rows, vectors, versions."""
+    kind = KINDS[side]
+    return f"{part}.{kind}_rows", f"{part}.{kind}", f"{part}.{kind}_version"
+
+
+def _owned(tensors: Mapping[str, Tensor], part: str, side: int, moment: Moment) -> dict[str, Tensor]:
+    """One side of what was published, without rows that changed hands: their name is another's now."""
+    keys = _published_keys(part, side)
+    if keys[0] not in tensors:
+        return {}
+    rows, versions = tensors[keys[0]].numpy(), tensors[keys[2]].numpy()
+    now = moment.versions[side].astype(np.int64)
+    owned = rows < len(now)
+    owned[owned] = now[rows[owned]] == versions[owned]
+    kept = torch.from_numpy(np.flatnonzero(owned))
+    return {key: tensors[key][kept] for key in keys}
+
+
+def _new_rows(old_names: list[str | None], graph: HeterographView, side: int, moment: Moment) -> Rows:
     """The row that each old row's owner has now; -1 if none."""
     now = graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
     row_of = {name: row for row, name in enumerate(now) if name is not None}
     return np.array([-1 if name is None else row_of.get(name, -1) for name in old_names], np.int64)
 
 
-def _moved_table(table: Mapping[str, Tensor], new: np.ndarray, moment: Moment) -> dict[str, Tensor]:  # type: ignore[type-arg]
+def _moved_table(table: Mapping[str, Tensor], new: Rows, moment: Moment) -> dict[str, Tensor]:
+    """The item table with each row at its owner's new place; the other rows are to be started afresh."""
     versions = moment.versions[ITEM].astype(np.int64)
     count = len(table[f"{TABLE}version"])
     new = new[:count]
@@ -88,14 +114,10 @@ def _moved_table(table: Mapping[str, Tensor], new: np.ndarray, moment: Moment) -
 
 
 def _moved_vectors(
-    tensors: Mapping[str, Tensor],
-    part: str,
-    side: int,
-    new: np.ndarray,
-    moment: Moment,  # type: ignore[type-arg]
+    tensors: Mapping[str, Tensor], part: str, side: int, new: Rows, moment: Moment
 ) -> dict[str, Tensor]:
-    kind = KINDS[side]
-    keys = [f"{part}.{kind}_rows", f"{part}.{kind}", f"{part}.{kind}_version"]
+    """One side of what was published, at its owners' new rows, ascending."""
+    keys = _published_keys(part, side)
     if keys[0] not in tensors:
         return {}
     moved = new[tensors[keys[0]].numpy()]

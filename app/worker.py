@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ import torch
 
 from driftgraph.app import trainer_state
 from driftgraph.app.publish import TRENDING_MAX, GenerationStore
-from driftgraph.app.redis_schema import TOUCHED_MAX
+from driftgraph.app.redis_schema import TOUCHED_MAX, NotCurrentError
 from driftgraph.app.vectors import Vectors
-from driftgraph.model.neighbors import now_ms
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
 from driftgraph.model.negatives import F32
+from driftgraph.model.neighbors import now_ms
 from driftgraph.model.trainer import FitReport, Trainer
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 class GenerationReport:
     """One cycle: how the model that was serving did on the events of the interval, and what came of the fit.
 
-    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not published).
+    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not there).
     ``evaluation`` was made before the fit, so none of its events had been trained on.
     """
 
@@ -110,6 +111,7 @@ class Worker:
         self.published = 0
         self.since = Cut(0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations))
         self._refreshed = self.since
+        self._is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
@@ -139,40 +141,50 @@ class Worker:
         ), predictions
 
     def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
-        """Publish the serving generation as of ``moment``, and keep the trainer's state.
+        """Publish the serving generation as of ``moment``, then keep the trainer's state, then the trends.
+
+        A window without users or items has nothing to serve: what Redis has stays.
 
         Raises:
-            StoreError: Redis did not take it; nothing of it is served.
+            StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
-        view = self.graph.window
-        embedding = self.trainer.embed(view, moment.cut)
+        embedding = self.trainer.embed(self.graph.window, moment.cut)
         if self.store is not None:
-            number = self.store.next_number()
             users = self._users(embedding.user_rows, embedding.user, moment)
             items = self._items(embedding.item_rows, embedding.item, embedding.item_event_ms, moment)
+            if not (len(users) and len(items)):
+                return
+            number = self.store.next_number()
             self.store.publish(number, users, items, self._manifest(moment, evaluation))
             self.published = number
             self._refreshed = moment.cut
-            self._publish_trending(moment)
+            self._is_rolled_back = False
         if self.checkpoints is not None:
             files, facts = trainer_state.save(self.trainer, self.graph, moment)
             checkpoint.write(self.checkpoints, self.trainer.generation, files, facts)
+        self._publish_trending(moment)
 
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
 
-        By the serving generation's model, into that generation only.
+        By the serving generation's model, into that generation only: after a rollback nothing is refreshed
+        until the next publish.
 
         Raises:
             StoreError: Redis did not take them; the next refresh has them again.
         """
-        if self.store is None or not self.published:
+        if self.store is None or not self.published or self._is_rolled_back:
             return 0
         view = self.graph.window
         rows = np.unique(view.events(moment.cut, self._refreshed).user)
         if len(rows):
             vectors = self.trainer.embed_users(view, rows, moment.cut)
-            self.store.refresh(self.published, self._users(rows, vectors, moment))
+            try:
+                self.store.refresh(self.published, self._users(rows, vectors, moment))
+            except NotCurrentError as error:
+                log.warning("no refresh until the next generation: %s", error)
+                self._is_rolled_back = True
+                return 0
         self._refreshed = moment.cut
         return len(rows)
 
@@ -195,10 +207,9 @@ class Worker:
         return [(n, name) for n, name in enumerate(names) if name is not None]
 
     def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
-        weights, _ = self.trainer.state_dict()
         digest = hashlib.sha256()
-        for name in sorted(k for k in weights if k.startswith("network.")):
-            digest.update(weights[name].numpy().tobytes())
+        for _, weight in sorted(self.trainer.network.state_dict().items()):
+            digest.update(weight.detach().cpu().numpy().tobytes())
         manifest: dict[str, str | int | float] = {
             "model_generation": self.trainer.generation,
             "model_hash": digest.hexdigest()[:16],
@@ -214,15 +225,15 @@ class Worker:
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows."""
-        events = self.graph.window.events(moment.cut)
-        if self.store is None or len(events) == 0:
+        if self.store is None:
             return
+        events = self.graph.window.events(moment.cut)
         for r, relation in enumerate(self.graph.window.relations):
             mine = events.relation == r
-            age_ms = events.time_ms[-1] - events.time_ms[mine]
+            age_ms = events.time_ms[-1:] - events.time_ms[mine]
             score = np.bincount(events.item[mine], np.exp2(-age_ms * TRENDING_SHARE / relation.span_ms))
-            best = np.argsort(-score, kind="stable")[:TRENDING_MAX]
-            best = best[score[best] > 0].astype(np.uint32)
+            order = np.argsort(-score, kind="stable")[:TRENDING_MAX]
+            best = order[score[order] > 0].astype(np.uint32)
             names = self.graph.names(ITEM, best, moment)
             scores = {
                 name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
@@ -242,16 +253,20 @@ class Worker:
             behavior=[relations[r] for r in found.relation.tolist()],
             generation=evaluation.generation,
             top_items=[
-                [self._item_names[row] or "" for row in rows if row != NO_ITEM]
-                for rows in found.top_items.tolist()
+                [self._item_name(row) for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()
             ],
         )
 
+    def _item_name(self, row: int) -> str:
+        """What a candidate was called; empty for one that came while ``since`` was taken."""
+        return (self._item_names[row] if row < len(self._item_names) else None) or ""
+
 
 def touched_items(graph: HeterographView, users: U32, moment: Moment) -> tuple[list[list[str]], I64]:
-    """For each of N users the distinct items of its live events, newest first, at most ``TOUCHED_MAX``.
+    """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
 
-    Beside them the time of its newest event, [N]; 0 if it has none.
+    Each item once, from the newest ``TOUCHED_MAX`` events of each relation. Beside them the time of the
+    newest event, [N]; 0 if there is none.
     """
     view, now = graph.window, now_ms(graph.window, moment.cut)
     touched: list[list[str]] = []
@@ -271,7 +286,7 @@ def touched_items(graph: HeterographView, users: U32, moment: Moment) -> tuple[l
         names = graph.names(ITEM, distinct, moment)
         bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
         places = place.tolist()
-        for at, end in zip(bounds, bounds[1:], strict=False):
+        for at, end in pairwise(bounds):
             found = (names[p] for p in places[at : min(end, at + TOUCHED_MAX)])
             touched.append([name for name in found if name is not None])
     return touched, newest_ms

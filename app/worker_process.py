@@ -6,16 +6,16 @@ graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh �
 from __future__ import annotations
 
 import logging
-import os
 import signal
-from multiprocessing.synchronize import Event
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from driftgraph.app import trainer_state
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.publish import GenerationStore, read_epoch
-from driftgraph.app.redis_schema import NotCurrentError, StaleWorkerError, StoreError, connect
+from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
 from driftgraph.app.worker import Worker, device_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
@@ -23,21 +23,34 @@ from driftgraph.stream.heterograph import HeterographView, Moment
 from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
-PUBLISH_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th try while Redis does not take a generation
+REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
+
+Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
 
 log = logging.getLogger(__name__)
 
 
-def main(settings: Settings, window_dir: Path, stop: Event, parent: int) -> None:
-    """Train and publish until ``stop`` is set or the updater is gone."""
+class OtherModelError(DriftgraphError):
+    """The checkpoint is of a model that is not the configured one."""
+
+
+def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
+    """Train and publish until the updater closes its end of the pipe or is gone.
+
+    SIGTERM ends this process at once: a publish survives that, a fit is lost.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s")
+
+    def wait(seconds: float) -> bool:
+        return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
+
     try:
-        worker = _worker(settings, window_dir)
-        _Loop(settings, worker).run(stop, parent)
+        store = _store(settings, wait)
+        if store is not None:
+            _Loop(settings, _worker(settings, window_dir, store)).run(wait)
     except DriftgraphError as error:
-        log.error("%s", error)
+        log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
         raise SystemExit(1) from None
 
 
@@ -51,12 +64,11 @@ class _Loop:
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
         self.worker = worker
-        self._failures = 0
-        self._wait_s = 0.0
+        self._pauses = _pauses()
 
-    def run(self, stop: Event, parent: int) -> None:
+    def run(self, wait: Wait) -> None:
         """Look around every ``LOOK_EVERY_S``."""
-        while not stop.wait(LOOK_EVERY_S) and os.getppid() == parent:
+        while not wait(LOOK_EVERY_S):
             moment = self.worker.graph.moment()
             try:
                 self._step(moment)
@@ -65,10 +77,12 @@ class _Loop:
             except StaleWorkerError:
                 raise
             except StoreError as error:
-                pause_s = PUBLISH_PAUSES_S[min(self._failures, len(PUBLISH_PAUSES_S) - 1)]
-                self._failures += 1
+                pause_s = next(self._pauses)
                 log.warning("%s; trying again in %d s", error, pause_s)
-                stop.wait(pause_s)
+                if wait(pause_s):
+                    return
+            else:
+                self._pauses = _pauses()
 
     def _step(self, moment: Moment) -> None:
         worker = self.worker
@@ -78,12 +92,7 @@ class _Loop:
         elif worker.trainer.generation and not worker.published:
             worker.publish(moment)
         else:
-            try:
-                worker.refresh(moment)
-            except NotCurrentError:  # somebody rolled back: what is served is not ours to refresh
-                worker.published = 0 if worker.trainer.generation == 0 else worker.published
-                return
-        self._failures = 0
+            worker.refresh(moment)
 
     def _is_due(self, moment: Moment) -> bool:
         now, then, fit = moment.cut, self.worker.since, self.settings.fit
@@ -95,8 +104,41 @@ class _Loop:
         return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
 
 
-def _worker(settings: Settings, window_dir: Path) -> Worker:
-    """The worker as its last checkpoint left it."""
+def _store(settings: Settings, wait: Wait) -> GenerationStore | None:
+    """Where to publish, as soon as Redis is there; None if asked to stop before."""
+    client = connect(settings.redis.address())
+    namespace = settings.redis.namespace
+    for pause_s in _pauses():
+        try:
+            store = GenerationStore(
+                client,
+                namespace=namespace,
+                epoch=read_epoch(client, namespace) + 1,
+                keep=settings.redis.keep,
+                ttl_s=settings.redis.ttl.ms // 1000,
+            )
+            store.clean_up()
+        except StoreError as error:
+            log.warning("%s; trying again in %d s", error, pause_s)
+            if wait(pause_s):
+                return None
+        else:
+            return store
+    raise AssertionError("pauses never end")
+
+
+def _pauses() -> Iterator[int]:
+    yield from REDIS_PAUSES_S
+    while True:
+        yield REDIS_PAUSES_S[-1]
+
+
+def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
+    """The worker as its last checkpoint left it.
+
+    Raises:
+        OtherModelError: The checkpoint does not fit the configuration.
+    """
     graph = HeterographView.attach(window_dir)
     relations = graph.window.relations
     trainer = Trainer(
@@ -104,16 +146,6 @@ def _worker(settings: Settings, window_dir: Path) -> Worker:
         [r.span_ms for r in relations],
         settings.trainer_options(device=device_of(settings.model.device)),
     )
-    client = connect(settings.redis.address())
-    namespace = settings.redis.namespace
-    store = GenerationStore(
-        client,
-        namespace=namespace,
-        epoch=read_epoch(client, namespace) + 1,
-        keep=settings.redis.keep,
-        ttl_s=settings.redis.ttl.ms // 1000,
-    )
-    store.clean_up()
     root = settings.data_dir / "trainer"
     worker = Worker(graph, trainer, store, checkpoints=root)
     found, damaged = checkpoint.latest(root)
@@ -121,7 +153,10 @@ def _worker(settings: Settings, window_dir: Path) -> Worker:
         log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
     if found is not None:
         moment = graph.moment()
-        trainer_state.restore(trainer, found, graph, moment)
+        try:
+            trainer_state.restore(trainer, found, graph, moment)
+        except ValueError as error:
+            raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = moment.cut
         log.info("generation %d goes on", trainer.generation)
     return worker

@@ -105,10 +105,7 @@ class Reference(nn.Module):
         hidden = feature
         for layer in self.layers:
             found = layer(graph, hidden)
-            hidden = {
-                name: found[name].flatten(1) if name in found else torch.zeros_like(hidden[name])
-                for name in NODE_TYPES
-            }
+            hidden = {name: found[name].flatten(1) for name in NODE_TYPES}  # heads side by side
             if self.activation is not None:
                 hidden = {name: self.activation(value) for name, value in hidden.items()}
         return hidden

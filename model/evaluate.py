@@ -166,12 +166,12 @@ def evaluate(
     if serving is not None:
         item, known = serving.items(candidate, view.row_versions(ITEM))
         user = encoder.users(targets.user, targets.time_ms)
-        ranks["model"], top = _ranks(user, item, known, column, touched, candidate, options.top)
+        ranks["model"], top = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
         predictions = Predictions(targets.user, targets.item, targets.relation, targets.time_ms, top)
     if first is not None:
         item, known = first.items(candidate, view.row_versions(ITEM))
         user, user_known = first.users(targets.user, view.row_versions(USER))
-        frozen, _ = _ranks(user, item, known, column, touched, candidate, options.top)
+        frozen, _ = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
         ranks["frozen_first"] = np.where(user_known, frozen, np.inf)
     return _summary(view, targets, old, ranks, column, warm, options.top, generation, predictions,
                     len(contacts), len(contacts) - len(scorable), len(candidate))  # fmt: skip
@@ -232,7 +232,7 @@ def _summary(
     )
 
 
-def _ranks(
+def dot_product_ranks(
     user_ND: F32,
     item_ID: F32,
     known_I: npt.NDArray[np.bool_],

@@ -86,7 +86,8 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
     pool = np.unique(np.concatenate([fresh.item, replayed.item]))
     made = _with_candidates([part for group in groups for part in group], every, view, pool, options, rng)
     train_count = len(groups[0]) + len(groups[1])
-    order = rng.permutation(train_count)
+    passes = options.first_passes if len(old) == 0 else 1
+    order = np.concatenate([rng.permutation(train_count) for _ in range(passes)])
     return Plan(
         tuple(made[i] for i in order),
         tuple(made[train_count : train_count + len(groups[2])]),

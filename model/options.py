@@ -42,6 +42,7 @@ class TrainerOptions:
 
     examples_max: int = 100_000  # new events trained in one fit; beyond it the newest are taken
     replay_ratio: float = 2.0  # older examples for each new one
+    first_passes: int = 4  # over the new examples where there are no older ones: a model from nothing
     replay_half_life_share: float = 0.25  # of the longest span
     skipped_in_a_row_max: int = 3  # non-finite steps; then the fit is rejected
     holdout_max: int = 512  # examples of each holdout of the gate

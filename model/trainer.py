@@ -142,6 +142,7 @@ class Trainer:
         )
         self.table.begin()
         held_losses: list[Losses] = []
+        candidate: Embedding | None = None
         moved, accepted = 0, False
         try:
             steps, skipped, mean_loss, verdict = self._train(view, cut, todo)
@@ -150,7 +151,7 @@ class Trainer:
                 for (name, held), before in zip(holdouts, serving, strict=True):
                     held_losses.append(Losses(name, before, self._holdout_loss(view, cut, held)))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
-            if verdict.accepted:
+            if verdict.accepted and candidate is not None:
                 self._accept(view, candidate, cut)
                 moved, accepted = self.table.commit(), True
         finally:
@@ -190,7 +191,7 @@ class Trainer:
         return Encoder(self.network, self.table, view, cut).users(rows, times_ms)
 
     def relation_importance(self) -> dict[str, dict[str, float]]:
-        """The learned share of each relation in a neighborhood that has all, of users and of items; sums to 1."""
+        """The learned share of each relation where a user (an item) has all of them; sums to 1."""
         return {
             side: dict(zip((r.name for r in self.relations), shares, strict=True))
             for side, shares in self.network.importance().items()
