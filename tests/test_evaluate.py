@@ -10,7 +10,7 @@ import pytest
 
 from driftgraph.model.baselines import BACKWARD, HISTORY, LAG, VISITS, rank_of
 from driftgraph.model.embed import Encoder
-from driftgraph.model.evaluate import NO_ITEM, Evaluation, Published, metrics_of
+from driftgraph.model.evaluate import NO_ITEM, Evaluation, Published, dot_product_ranks, metrics_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.window import Cut, Window
@@ -280,6 +280,28 @@ def test_fewer_candidates_than_places_are_told_apart_from_items() -> None:
     top = got.predictions.top_items[0]
     assert sorted(top[:6].tolist()) == list(range(6))
     assert (top[6:] == NO_ITEM).all()
+    assert got.metrics["model"]["recall_at_20"] == 1
+    assert got.metrics["frozen_first"]["recall_at_20"] == 0  # it has no vector of user 90
+
+
+def test_equal_scores_share_their_mean_rank_among_items_that_compete() -> None:
+    """Two users, five items: a tie of three, one of them touched; an unknown item; no candidate at all."""
+    user = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
+    item = np.array([[2.0, 0], [1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
+    none = np.zeros(0, np.int64)
+    ranks, best = dot_product_ranks(
+        user,
+        item,
+        np.array([True, True, True, True, False]),
+        np.array([1, 4, -1]),
+        [np.array([2]), none, none],
+        np.arange(10, 15, dtype=np.uint32),
+        4,
+    )
+    assert ranks.tolist() == [2.5, np.inf, np.inf]
+    assert (best[0, 0], best[0, 3]) == (10, NO_ITEM)
+    assert set(best[0, 1:3].tolist()) == {11, 13}
+    assert 14 not in best
 
 
 def test_ties_share_their_mean_rank_and_a_constant_scorer_earns_nothing() -> None:

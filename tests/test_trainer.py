@@ -313,7 +313,7 @@ def test_a_fit_that_is_cut_off_has_moved_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_half_precision_under_a_scaler_learns_and_skips_too() -> None:
-    """What runs on CUDA, with the CPU's autocast: learns the blocks; a broken step is skipped, the scale halves."""
+    """What runs on CUDA, with the CPU's autocast: it learns the blocks, and skips broken steps."""
     window = window_of(blocks(1_500, seed=0))
     trainer = trainer_of(learning_rate=0.02)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1_024.0, enabled=True)
@@ -327,6 +327,19 @@ def test_half_precision_under_a_scaler_learns_and_skips_too() -> None:
     assert trainer.scaler.get_scale() == scale  # rolled back with the rest
     after = trainer.state_dict()[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_scale_of_half_precision_is_taken_out_again() -> None:
+    """One step with and without a scaler: the same gradient reaches the moments, but for half precision."""
+    window = window_of(blocks(200, seed=26))
+    plain, scaled = trainer_of(), trainer_of()
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1_024.0, enabled=True)
+    made = plan(window, empty_cut(window), window.cut(), SMALL, np.random.default_rng(0))
+    for trainer in (plain, scaled):
+        trainer.table.adopt(window.row_versions(ITEM))
+        assert trainer._step(trainer._inputs(window, window.cut(), made.batches[0]), 0) is not None
+    apart = (plain.table.moment1 - scaled.table.moment1).norm() / plain.table.moment1.norm()
+    assert apart < 0.05
 
 
 def test_importance_is_reported_by_relation() -> None:
