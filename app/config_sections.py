@@ -296,14 +296,14 @@ class ModelSettings(Section):
     )
     mixed_precision: bool = Field(default=True, description="Half precision where it is safe; on CUDA only.")
     learning_rate: float = Field(
-        default=0.003, gt=0, le=1, description="Step size of the rows of users and items."
+        default=0.006, gt=0, le=1, description="Step size of the rows of users and items."
     )
     network_learning_rate: float = Field(
-        default=0.001, gt=0, le=1, description="Step size of the shared weights."
+        default=0.002, gt=0, le=1, description="Step size of the shared weights."
     )
-    batch_size: int = Field(default=512, ge=1, le=1 << 20, description="Events of one training step.")
+    batch_size: int = Field(default=1_024, ge=1, le=1 << 20, description="Events of one training step.")
     sampled_negatives: int = Field(
-        default=512,
+        default=256,
         ge=0,
         le=1 << 20,
         description="Items drawn beside those of the batch to compare with, in each step.",

@@ -15,7 +15,7 @@ from driftgraph.app.config import Settings
 from driftgraph.app.dead_letters import DeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.publish import GenerationStore
-from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, device_of
+from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
 from driftgraph.stream.events import Decoded
@@ -43,6 +43,7 @@ class Lockstep:
         window_dir: Path | None = None,
         on_cycle: OnCycle | None = None,
     ) -> None:
+        use_threads()
         rows = settings.window
         self.graph = Heterograph.create(
             window_dir, relations, user_rows=rows.user_rows, item_rows=rows.item_rows

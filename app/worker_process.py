@@ -16,7 +16,7 @@ from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.publish import GenerationStore, read_epoch
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
-from driftgraph.app.worker import Worker, device_of
+from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.heterograph import HeterographView, Moment

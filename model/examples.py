@@ -53,7 +53,8 @@ class Plan:
 
 def half_lives_ms(relations: Sequence[Relation], options: TrainerOptions) -> tuple[float, float]:
     """Of the fast and the slow popularity."""
-    fast_ms = max(r.span_ms for r in relations) * options.half_life_share
+    share_ms = max(r.span_ms for r in relations) * options.half_life_share
+    fast_ms = min(share_ms, options.half_life_ms_max)
     return fast_ms, fast_ms * options.slow_half_life_factor
 
 

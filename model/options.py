@@ -38,6 +38,7 @@ class TrainerOptions:
     first_contacts_only: bool = True  # what is recommended is what the user has not touched
     behavior_weights: Mapping[str, float] = field(default_factory=dict)  # in the loss; 1 where not named
     half_life_share: float = 1 / 14  # half-life of popularity, as a share of the longest span
+    half_life_ms_max: float = 86_400_000.0  # but a day at most: over longer, what is new drowns
     slow_half_life_factor: float = 7.0  # the second, slower popularity
 
     examples_max: int = 100_000  # new events trained in one fit; beyond it the newest are taken

@@ -1,0 +1,437 @@
+"""The worker: what a cycle publishes, what a refresh changes, and what a failure leaves as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from driftgraph.app import trainer_state
+from driftgraph.app import worker as worker_module
+from driftgraph.app.embedded import EmbeddedRedis, free_port
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import RedisUnavailableError, StoreError, connect
+from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, touched_items
+from driftgraph.model.neighbors import now_ms
+from driftgraph.snapshots import checkpoint
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.events import U32, EventBatch, Strings
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.window import Relation
+from tests.services_redis import NAMESPACE
+from tests.shop_worlds import (
+    DAY_MS,
+    RELATIONS,
+    START_MS,
+    batch_of,
+    graph_of,
+    grow,
+    one_event,
+    small_shop,
+    trainer_of,
+)
+
+SHOP = small_shop()
+
+
+def worker_of(
+    graph: Heterograph, store: GenerationStore | None = None, *, checkpoints: Path | None = None
+) -> Worker:
+    return Worker(graph, trainer_of(), store, checkpoints=checkpoints)
+
+
+def two_cycles(worker: Worker, graph: Heterograph) -> tuple[GenerationReport, PredictionRows]:
+    """A first generation of two thirds of the shop, a second of all; the second's report and predictions."""
+    edge = len(SHOP) * 2 // 3
+    grow(graph, batch_of(SHOP, 0, edge))
+    first, nothing = worker.cycle(graph.moment())
+    assert first.fit.accepted
+    assert nothing is None
+    grow(graph, batch_of(SHOP, edge))
+    report, predictions = worker.cycle(graph.moment())
+    assert report.fit.accepted
+    assert predictions is not None
+    return report, predictions
+
+
+def named(graph: Heterograph, side: int, rows: U32) -> list[str]:
+    names = graph.names(side, rows, graph.moment())
+    assert None not in names
+    return [name for name in names if name]
+
+
+def contents(client: redis.Redis) -> dict[str, Any]:
+    """Everything that Redis holds: a hash as its fields, other types as Redis writes them."""
+    return {
+        key.decode(): client.hgetall(key) if client.type(key) == b"hash" else client.dump(key)
+        for key in client.scan_iter(count=10_000)
+    }
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The keys that came, went or differ."""
+    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+
+
+# --- touched -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [3, 200])
+def test_touched_items_agree_with_a_sorted_list(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random events of two relations, repeats, users without any: newest first, each item once."""
+    monkeypatch.setattr(worker_module, "TOUCHED_MAX", limit)
+    monkeypatch.setattr(worker_module, "USERS_AT_ONCE", 2)
+    relations = (Relation("click", 40_000_000, 1 << 10), Relation("buy", 90_000_000, 1 << 10))
+    chance = random.Random(limit)
+    times = chance.sample(range(100_000_000), 150)
+    events = [
+        (f"u{chance.randrange(7)}", f"i{chance.randrange(12)}", chance.randrange(2), START_MS + time_ms)
+        for time_ms in times
+    ]
+    graph = graph_of([], relations)
+    user, item, relation, time_ms = zip(*events, strict=True)
+    columns = Strings.of(user), Strings.of(item)
+    grow(graph, EventBatch(*columns, np.array(relation, np.uint8), np.array(time_ms, np.int64)))
+    moment = graph.moment()
+    now = now_ms(graph.window, moment.cut)
+    rows = np.unique(graph.window.events(moment.cut).user)
+    touched, newest_ms = touched_items(graph, rows, moment)
+    for name, items, newest in zip(named(graph, USER, rows), touched, newest_ms.tolist(), strict=True):
+        mine = sorted((e for e in events if e[0] == name), key=lambda e: -e[3])
+        kept = [
+            [e for e in mine if e[2] == r and e[3] >= now - relations[r].span_ms][:limit] for r in range(2)
+        ]
+        both = sorted([*kept[0], *kept[1]], key=lambda e: -e[3])
+        assert items == list(dict.fromkeys(e[1] for e in both))[:limit]
+        assert newest == (both[0][3] if both else 0)
+    assert max(len(items) for items in touched) > 6 or limit == 3
+
+
+# --- a cycle -----------------------------------------------------------------------------------------
+
+
+def test_a_cycle_publishes_every_live_user_and_item_by_id(
+    redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    report, _ = two_cycles(worker, graph)
+    assert (report.number, report.published) == (2, 2)
+    embedding = worker.trainer.embed(graph.window, graph.moment().cut)
+    users, items = named(graph, USER, embedding.user_rows), named(graph, ITEM, embedding.item_rows)
+    assert set(users) == {SHOP.user_ids[n] for n in SHOP.user.tolist()}
+    assert set(items) == {SHOP.item_ids[n] for n in SHOP.item.tolist()}
+    batch = EmbeddingReader(redis_client, namespace=NAMESPACE).batch(users=users, items=items)
+    assert batch.generation == 2
+    np.testing.assert_array_equal(batch.users, embedding.user)
+    np.testing.assert_array_equal(batch.items, embedding.item)
+
+
+def test_the_manifest_says_what_was_published(redis_client: redis.Redis, store: GenerationStore) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    report, _ = two_cycles(worker, graph)
+    first, second = (generation.manifest for generation in store.generations())
+    assert second["watermark_ms"] == str(SHOP.time_ms.max())
+    assert json.loads(second["metrics"]) == report.evaluation.metrics
+    assert second["model_generation"] == "2"
+    assert second["model_hash"] != first["model_hash"]
+    assert sum(json.loads(second["cut"]).values()) == len(SHOP)
+
+
+def test_recommendations_leave_out_what_was_touched_and_strangers_get_what_is_trending(
+    redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph = graph_of()
+    two_cycles(worker_of(graph, store), graph)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    user = int(np.argmax(np.bincount(SHOP.user)))
+    touched = {SHOP.item_ids[n] for n in SHOP.item[SHOP.user == user].tolist()}
+    found = reader.recommend(SHOP.user_ids[user], 20)
+    assert found.source == "embedding"
+    assert touched.isdisjoint(item for item, _ in found.items)
+    assert found.event_ms == SHOP.time_ms[SHOP.user == user].max()
+    stranger = reader.recommend("nobody", 5)
+    assert stranger.source == "trending"
+    recent = SHOP.item[SHOP.time_ms > SHOP.time_ms.max() - 2 * DAY_MS]
+    frequent = {SHOP.item_ids[n] for n in np.argsort(-np.bincount(recent))[:30].tolist()}
+    assert {item for item, _ in stranger.items} <= frequent
+
+
+def test_anybody_can_recompute_the_metrics_from_the_predictions() -> None:
+    """Recall@20 and MRR@20 from the rows equal the reported ones, up to ties at one place."""
+    graph = graph_of()
+    report, rows = two_cycles(worker_of(graph), graph)
+    count = report.evaluation.event_count
+    assert len(rows.ts_ms) == len(rows.user_id) == len(rows.item_id) == len(rows.top_items) == count > 100
+    assert rows.generation == report.evaluation.generation == 1
+    places = [
+        top.index(item) + 1 if item in top else 0
+        for item, top in zip(rows.item_id, rows.top_items, strict=True)
+    ]
+    metrics = report.evaluation.metrics["model"]
+    assert sum(place > 0 for place in places) / count == pytest.approx(metrics["recall_at_20"], abs=2 / count)
+    assert sum(1 / p for p in places if p) / count == pytest.approx(metrics["mrr_at_20"], abs=2 / count)
+    assert metrics["recall_at_20"] > 0.1
+    known = {SHOP.item_ids[n] for n in SHOP.item.tolist()}
+    happened = {
+        (SHOP.user_ids[user], SHOP.item_ids[item], time_ms)
+        for user, item, time_ms in zip(
+            SHOP.user.tolist(), SHOP.item.tolist(), SHOP.time_ms.tolist(), strict=True
+        )
+    }
+    for user, item, time_ms, top in zip(rows.user_id, rows.item_id, rows.ts_ms, rows.top_items, strict=True):
+        assert (user, item, time_ms) in happened
+        assert len(top) == len(set(top)) == 20
+        assert known.issuperset(top)
+
+
+def test_predictions_name_what_a_row_was_called_when_it_was_a_candidate() -> None:
+    """All items of the first interval expire, and new ones take over their rows before it is scored."""
+    relations = tuple(Relation(r.name, DAY_MS, 1 << 14) for r in RELATIONS)
+    graph = graph_of([], relations)
+    worker = Worker(graph, trainer_of(relations), None, checkpoints=None)
+
+    def interval(prefix: str, start_ms: int) -> EventBatch:
+        chance = random.Random(prefix)
+        users = [f"u{chance.randrange(20)}" for _ in range(300)]
+        items = [f"{prefix}{chance.randrange(30)}" for _ in range(300)]
+        times = np.arange(300, dtype=np.int64) * 1_000 + start_ms
+        return EventBatch(Strings.of(users), Strings.of(items), np.zeros(300, np.uint8), times)
+
+    grow(graph, interval("old", START_MS))
+    assert worker.cycle(graph.moment())[0].fit.accepted
+    grow(graph, interval("new", START_MS + DAY_MS - 60_000))  # most of the old ones are still live
+    grow(graph, one_event("u1", "new1", 0, START_MS + 3 * DAY_MS))  # now none is
+    grow(graph, interval("other", START_MS + 3 * DAY_MS))
+    _, rows = worker.cycle(graph.moment())
+    assert rows is not None
+    assert {name[:3] for top in rows.top_items for name in top} <= {"old"}
+    assert "" not in rows.item_id
+    assert "" not in rows.user_id
+
+
+def test_a_rejected_fit_leaves_redis_as_it_was(redis_client: redis.Redis, store: GenerationStore) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    before = contents(redis_client)
+    worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
+    later = int(SHOP.time_ms.max()) + 1_000
+    for n in range(200):
+        graph.apply(one_event(f"u{n % 9}", f"i{n % 17}", 0, later + n))
+    graph.expire(later + 200)
+    report, predictions = worker.cycle(graph.moment())
+    assert (report.fit.accepted, report.fit.code) == (False, "norm")
+    assert (report.number, report.published) == (2, 2)
+    assert predictions is not None
+    assert changes(before, contents(redis_client)) == set()
+    assert worker.since == graph.moment().cut
+
+
+def test_a_cycle_without_new_events_changes_nothing(
+    redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    before = contents(redis_client)
+    report, _ = worker.cycle(graph.moment())
+    assert report.fit.code == "no_events"
+    assert changes(before, contents(redis_client)) == set()
+
+
+def test_an_empty_window_is_not_published(redis_client: redis.Redis, store: GenerationStore) -> None:
+    """Everything expired: what Redis serves stays."""
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    before = contents(redis_client)
+    graph.expire(int(SHOP.time_ms.max()) + 60 * DAY_MS)
+    worker.publish(graph.moment())
+    assert changes(before, contents(redis_client)) == set()
+
+
+# --- refresh -----------------------------------------------------------------------------------------
+
+
+def test_a_refresh_changes_the_touched_users_only(redis_client: redis.Redis, store: GenerationStore) -> None:
+    """An event after the publish is in the vector and the touched list of its user; a new user appears."""
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    user = SHOP.user_ids[int(SHOP.user[0])]
+    best = reader.recommend(user, 1).items[0][0]
+    before = contents(redis_client)
+    at_ms = int(SHOP.time_ms.max()) + 5_000
+    grow(graph, one_event(user, best, 2, at_ms))
+    grow(graph, one_event("newcomer", best, 0, at_ms + 1))
+    assert worker.refresh(graph.moment()) == 2
+    head = f"{NAMESPACE}:emb:{worker.published}:"
+    changed = {f"{head}{key}" for key in (f"user:{user}", "user:newcomer", "user-ids", "manifest")}
+    assert changes(before, contents(redis_client)) == changed
+    found = reader.recommend(user, 20)
+    assert found.event_ms == at_ms
+    assert best not in [item for item, _ in found.items]
+    newcomer = reader.recommend("newcomer", 5)
+    assert (newcomer.source, newcomer.event_ms) == ("embedding", at_ms + 1)
+    assert worker.refresh(graph.moment()) == 0
+
+
+def test_a_refresh_that_redis_refused_is_made_good_by_the_next(
+    redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    at_ms = int(SHOP.time_ms.max()) + 5_000
+    grow(graph, one_event("newcomer", SHOP.item_ids[0], 0, at_ms))
+    redis_client.config_set("maxmemory", 1)
+    with pytest.raises(StoreError, match="maxmemory"):
+        worker.refresh(graph.moment())
+    redis_client.config_set("maxmemory", 0)
+    assert worker.refresh(graph.moment()) == 1
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert reader.recommend("newcomer", 1).event_ms == at_ms
+
+
+def test_after_a_rollback_nothing_is_refreshed_until_the_next_publish(
+    redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph = graph_of()
+    worker = worker_of(graph, store)
+    two_cycles(worker, graph)
+    assert store.rollback() == 1
+    before = contents(redis_client)
+    at_ms = int(SHOP.time_ms.max()) + 5_000
+    grow(graph, one_event("newcomer", SHOP.item_ids[0], 0, at_ms))
+    assert [worker.refresh(graph.moment()) for _ in range(2)] == [0, 0]
+    assert changes(before, contents(redis_client)) == set()
+    worker.publish(graph.moment())
+    grow(graph, one_event("newcomer", SHOP.item_ids[1], 0, at_ms + 1))
+    assert worker.refresh(graph.moment()) == 1
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert reader.recommend("newcomer", 1).event_ms == at_ms + 1
+
+
+# --- Redis away --------------------------------------------------------------------------------------
+
+
+def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    graph = graph_of([batch_of(SHOP)])
+    with contextlib.closing(connect(f"redis://127.0.0.1:{port}/0", retries=0)) as client:
+        worker = worker_of(graph, GenerationStore(client, namespace=NAMESPACE, epoch=1))
+        with pytest.raises(RedisUnavailableError, match=f"127.0.0.1:{port}"):
+            worker.cycle(graph.moment())
+        assert (worker.trainer.generation, worker.published) == (1, 0)
+        assert worker.refresh(graph.moment()) == 0
+        with pytest.raises(StoreError):
+            worker.publish(graph.moment())
+        monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
+        with EmbeddedRedis():
+            worker.publish(graph.moment())
+            assert worker.published == 1
+            assert EmbeddingReader(client, namespace=NAMESPACE).current() == 1
+
+
+# --- state -------------------------------------------------------------------------------------------
+
+
+def test_a_state_goes_on_beside_a_graph_that_was_read_anew(tmp_path: Path) -> None:
+    """The rows have other numbers: each user and item has the vector that it had, and training goes on."""
+    graph = graph_of()
+    worker = worker_of(graph, checkpoints=tmp_path)
+    two_cycles(worker, graph)
+    found, damaged = checkpoint.latest(tmp_path)
+    assert damaged == []
+    assert found is not None
+    assert found.facts == {"watermark_ms": int(SHOP.time_ms.max()), "generation": 2}
+
+    order = np.random.default_rng(5).permutation(len(SHOP))
+    anew = graph_of()
+    grow(anew, batch_of(SHOP).take(order))  # all of it is inside the spans, so only the rows differ
+    resumed = trainer_of()
+    trainer_state.restore(resumed, found, anew, anew.moment())
+    assert resumed.generation == 2
+
+    then = worker.trainer.embed(graph.window, graph.moment().cut)
+    now = resumed.embed(anew.window, anew.moment().cut)
+    for side, rows, vectors, rows_now, vectors_now in (
+        (USER, then.user_rows, then.user, now.user_rows, now.user),
+        (ITEM, then.item_rows, then.item, now.item_rows, now.item),
+    ):
+        names, names_now = named(graph, side, rows), named(anew, side, rows_now)
+        assert names != names_now
+        assert set(names) == set(names_now)
+        place = {name: n for n, name in enumerate(names_now)}
+        np.testing.assert_allclose(vectors_now[[place[name] for name in names]], vectors, atol=1e-5)
+    one, other = worker.trainer.state_dict()[0], resumed.state_dict()[0]
+    assert other["table.steps"].sum() == one["table.steps"].sum() > 0
+    for part in ("serving", "first"):
+        names = named(graph, ITEM, one[f"{part}.item_rows"].numpy().astype(np.uint32))
+        by_name = dict(zip(names, one[f"{part}.item"].numpy(), strict=True))
+        names = named(anew, ITEM, other[f"{part}.item_rows"].numpy().astype(np.uint32))
+        assert set(names) == set(by_name)
+        np.testing.assert_array_equal(other[f"{part}.item"].numpy(), [by_name[name] for name in names])
+
+
+def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) -> None:
+    """Generation 1 knew items whose rows belong to others by now: they are forgotten, not renamed."""
+    relations = (Relation("click", DAY_MS, 1 << 14),)
+    graph = graph_of([], relations)
+    worker = Worker(graph, trainer_of(relations), None, checkpoints=tmp_path)
+
+    def interval(prefix: str, start_ms: int) -> EventBatch:
+        users = [f"u{n % 15}" for n in range(200)]
+        items = [f"{prefix}{n * 7 % 20}" for n in range(200)]
+        times = np.arange(200, dtype=np.int64) * 1_000 + start_ms
+        return EventBatch(Strings.of(users), Strings.of(items), np.zeros(200, np.uint8), times)
+
+    grow(graph, interval("old", START_MS))
+    worker.cycle(graph.moment())
+    grow(graph, one_event("u1", "bridge", 0, START_MS + 3 * DAY_MS))
+    grow(graph, interval("new", START_MS + 3 * DAY_MS))
+    worker.publish(graph.moment())
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    anew = graph_of([interval("new", START_MS + 3 * DAY_MS)], relations)
+    resumed = trainer_of(relations)
+    trainer_state.restore(resumed, found, anew, anew.moment())
+    assert resumed.first is not None
+    assert len(resumed.first.item_rows) == 0
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, checkpoints=tmp_path)
+    worker.cycle(graph.moment())
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    two = trainer_of(RELATIONS[:2])
+    with pytest.raises(ValueError, match="the saved model has relations"):
+        trainer_state.restore(two, found, graph, graph.moment())
+
+
+def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(behavior: str, scores: object) -> None:
+        raise StoreError("Redis went away")
+
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store, checkpoints=tmp_path)
+    monkeypatch.setattr(store, "trending", away)
+    with pytest.raises(StoreError, match="went away"):
+        worker.cycle(graph.moment())
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert (found.number, worker.published) == (1, 1)
