@@ -223,9 +223,8 @@ class _Runner:
         """Show the cycles that were not shown yet."""
         shop = self.feed.shop
         for report in self.lockstep.reports[self._told :]:
-            self.view.generation(
-                report, drifted=shop is not None and report.watermark_ms > shop.options.drift_ms
-            )
+            drifted = None if shop is None else report.watermark_ms > shop.options.drift_ms
+            self.view.generation(report, drifted=drifted)
             self._shown_ms = 0
         self._told = len(self.lockstep.reports)
 
@@ -263,7 +262,12 @@ class _Feeder(threading.Thread):
         self.failure: str | None = None
         self._feed = feed
         self._producer = Producer(
-            {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "enable.idempotence": True}
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "linger.ms": 20,
+                "enable.idempotence": True,
+                "log_level": 0,  # the broker ends before this client does
+            }
         )
         self._history = round(feed.event_count * HISTORY)
         self._per_tick = max(1, round((feed.event_count - self._history) * SEND_EVERY_S / seconds))

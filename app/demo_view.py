@@ -49,8 +49,8 @@ class DemoView(Protocol):
     def show(self, frame: Frame) -> None:
         """Show a moment; called several times a second."""
 
-    def generation(self, report: GenerationReport, *, drifted: bool) -> None:
-        """Show that a cycle ended."""
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
+        """Show that a cycle ended; ``drifted`` is None where nobody knows of a drift."""
 
     def close(self) -> None:
         """Leave the screen as it is; may be called twice."""
@@ -77,9 +77,10 @@ class PlainView:
     def show(self, frame: Frame) -> None:
         """Nothing between generations."""
 
-    def generation(self, report: GenerationReport, *, drifted: bool) -> None:
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
         """One line."""
-        self._progress.note(f"{'after' if drifted else 'before'} the drift, {describe(report)}")
+        when = "" if drifted is None else "after the drift, " if drifted else "before the drift, "
+        self._progress.note(f"{when}{describe(report)}")
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -108,7 +109,7 @@ class TerminalView(PlainView):
         self._frame = frame
         self._live.update(self._picture(frame))
 
-    def generation(self, report: GenerationReport, *, drifted: bool) -> None:
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
         """Add an interval to the curves."""
         metrics = report.evaluation.metrics
         if "model" not in metrics:

@@ -61,6 +61,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     stop = threading.Event()
     with ExitStack() as stack:
         stack.enter_context(_stop_on_signals(stop))
+        stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
         source = KafkaSource(_kafka_options(settings, clock), decoder(settings, clock), clock)
         stack.callback(source.close)
@@ -105,6 +106,7 @@ class Updater:
         self._started_ms = clock.now_ms()
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
+        self._was_away = False
         self._shown_ms = 0
         self._flushed_ms = 0
 
@@ -119,6 +121,7 @@ class Updater:
             self.ingest.graph.expire(
                 self.ingest.watermark.tick(away=self.source.away, caught_up=self.source.caught_up)
             )
+            self._tell_away()
             if not self._full:
                 self._fill(decoded.read_count)
             elif not stop.is_set():
@@ -143,6 +146,12 @@ class Updater:
             self._full = True
             self.progress.note(self._said("the window is full"))
             self.progress.close()
+
+    def _tell_away(self) -> None:
+        """Log it once when Kafka goes away, and once when it is back."""
+        if self.source.away != self._was_away:
+            self._was_away = self.source.away
+            log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
 
     def _housekeeping(self) -> None:
         now_ms = self.clock.now_ms()
@@ -309,6 +318,24 @@ def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _without_librdkafka() -> Iterator[None]:
+    """Keep librdkafka's own lines from the log: while a broker is away they come ten a second.
+
+    What they tell is in the sentence with which a start fails, and in ``_tell_away``.
+    """
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return "rdkafka#" not in record.getMessage()
+
+    kafka = logging.getLogger("driftgraph.kafka")
+    kafka.addFilter(is_ours)
+    try:
+        yield
+    finally:
+        kafka.removeFilter(is_ours)
 
 
 @contextmanager

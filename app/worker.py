@@ -26,6 +26,7 @@ from driftgraph.app import trainer_state
 from driftgraph.app.publish import TRENDING_MAX, GenerationStore
 from driftgraph.app.redis_schema import TOUCHED_MAX, NotCurrentError
 from driftgraph.app.vectors import Vectors
+from driftgraph.model.embed import newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
 from driftgraph.model.negatives import F32
 from driftgraph.model.neighbors import now_ms
@@ -149,9 +150,17 @@ class Worker:
         Raises:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
-        embedding = self.trainer.embed(self.graph.window, moment.cut)
+        view = self.graph.window
+        embedding = self.trainer.embed(view, moment.cut)
         if self.store is not None:
-            users = self._users(embedding.user_rows, embedding.user, moment)
+            # The watermark waits for slow partitions; what a user just did must not.
+            times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(view, moment.cut))
+            ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
+            vectors = embedding.user.copy()
+            vectors[ahead] = self.trainer.embed_users(
+                view, embedding.user_rows[ahead], moment.cut, times_ms[ahead]
+            )
+            users = self._users(embedding.user_rows, vectors, moment, times_ms)
             items = self._items(embedding.item_rows, embedding.item, embedding.item_event_ms, moment)
             if not (len(users) and len(items)):
                 return
@@ -177,11 +186,13 @@ class Worker:
         if self.store is None or not self.published or self._is_rolled_back:
             return 0
         view = self.graph.window
-        rows = np.unique(view.events(moment.cut, self._refreshed).user)
+        events = view.events(moment.cut, self._refreshed)
+        rows, newest_ms = newest_events(events.user, events.time_ms)
         if len(rows):
-            vectors = self.trainer.embed_users(view, rows, moment.cut)
+            times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
+            vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
             try:
-                self.store.refresh(self.published, self._users(rows, vectors, moment))
+                self.store.refresh(self.published, self._users(rows, vectors, moment, times_ms))
             except NotCurrentError as error:
                 log.warning("no refresh until the next generation: %s", error)
                 self._is_rolled_back = True
@@ -189,9 +200,9 @@ class Worker:
         self._refreshed = moment.cut
         return len(rows)
 
-    def _users(self, rows: U32, vectors: F32, moment: Moment) -> Vectors:
+    def _users(self, rows: U32, vectors: F32, moment: Moment, times_ms: I64 | None = None) -> Vectors:
         """Users by external id, with what they touched; without rows that have changed hands since."""
-        touched, event_ms = touched_items(self.graph, rows, moment)
+        touched, event_ms = touched_items(self.graph, rows, moment, times_ms)
         kept = self._kept(USER, rows, moment)
         chosen = [row for row, _ in kept]
         return Vectors(
@@ -263,18 +274,22 @@ class Worker:
         return (self._item_names[row] if row < len(self._item_names) else None) or ""
 
 
-def touched_items(graph: HeterographView, users: U32, moment: Moment) -> tuple[list[list[str]], I64]:
+def touched_items(
+    graph: HeterographView, users: U32, moment: Moment, times_ms: I64 | None = None
+) -> tuple[list[list[str]], I64]:
     """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
 
     Each item once, from the newest ``TOUCHED_MAX`` events of each relation. Beside them the time of the
     newest event, [N]; 0 if there is none.
     """
-    view, now = graph.window, now_ms(graph.window, moment.cut)
+    view = graph.window
+    if times_ms is None:
+        times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
     touched: list[list[str]] = []
     newest_ms = np.zeros(len(users), np.int64)
     for start in range(0, len(users), USERS_AT_ONCE):
         rows = users[start : start + USERS_AT_ONCE]
-        near = view.recent(USER, rows, np.full(len(rows), now), TOUCHED_MAX, moment.cut)
+        near = view.recent(USER, rows, times_ms[start : start + len(rows)], TOUCHED_MAX, moment.cut)
         newest_ms[start : start + len(rows)] = near.time_ms_BRK.max(axis=(1, 2), initial=0)
         real = np.arange(TOUCHED_MAX) < near.count_BR[:, :, None]
         user, time_ms, item = real.nonzero()[0], near.time_ms_BRK[real], near.neighbor_BRK[real]

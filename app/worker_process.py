@@ -40,6 +40,7 @@ def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
+    use_threads()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s")
 
     def wait(seconds: float) -> bool:

@@ -28,7 +28,7 @@ from driftgraph.model.options import TrainerOptions
 from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of
 from driftgraph.model.table import ItemTable
 from driftgraph.stream.adjacency import ITEM, USER
-from driftgraph.stream.events import U32
+from driftgraph.stream.events import I64, U32
 from driftgraph.stream.window import Cut, Relation, WindowView
 
 FORMAT = 1  # of the saved state
@@ -183,11 +183,15 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         return embed(Encoder(self.network, self.table, view, cut))
 
-    def embed_users(self, view: WindowView, rows: U32, cut: Cut) -> F32:
-        """[n, D] of these users at the cut, by the serving model: the refresh between two fits."""
+    def embed_users(self, view: WindowView, rows: U32, cut: Cut, times_ms: I64 | None = None) -> F32:
+        """[n, D] of these users at the cut, by the serving model: the refresh between two fits.
+
+        ``times_ms`` [n] says as of when (strictly before); None: the cut's now.
+        """
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
-        times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
+        if times_ms is None:
+            times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
         return Encoder(self.network, self.table, view, cut).users(rows, times_ms)
 
     def relation_importance(self) -> dict[str, dict[str, float]]:

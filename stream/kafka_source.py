@@ -224,6 +224,7 @@ class KafkaSource:
         try:
             topics = self._consumer.list_topics(timeout=self._options.connect_timeout_s).topics
         except KafkaException as error:
+            self._consumer.poll(0)  # lets the callback tell the cause
             why = self._last_error or error.args[0].str()
             raise SourceError(
                 f"cannot reach Kafka at {self._servers} within {self._options.connect_timeout_s:g} s "
@@ -340,9 +341,10 @@ class KafkaSource:
         LOG.debug("Kafka at %s: %s", where, error.str())
 
     def _on_error(self, error: KafkaError) -> None:
-        self._last_error = error.str()
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._away = True
+        else:  # the cause
+            self._last_error = error.str()
 
     def _on_statistics(self, text: str) -> None:
         statistics = _statistics.decode(text)

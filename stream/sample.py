@@ -139,9 +139,7 @@ def recent_events(
             node = np.int64(nodes[b])
             start, capacity, first, count = starts[r], capacities[r], firsts[r], counts[r]
             if lane[DOING] == FIND:
-                _find(
-                    lane, words, times, reserved, side, node, before_ms[b], start, capacity, first, count
-                )
+                _find(lane, words, times, reserved, side, node, before_ms[b], start, capacity, first, count)
                 continue
             slot = lane[SHORT]
             if not _usable(

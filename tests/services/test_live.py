@@ -1,0 +1,259 @@
+"""The live system as processes: a real Kafka, a real Redis, ``driftgraph run``, and what may happen to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis as redis_py
+
+from driftgraph.app import live as live_module
+from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
+from driftgraph.app.embedded import EmbeddedRedis, free_port
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import connect
+from driftgraph.stream.clock import SystemClock
+from tests.kafka_brokers import event, produce
+from tests.services.conftest import RealKafka
+from tests.services.test_kafka import make_topic
+from tests.services.updaters import RunningUpdater, configured, run_to_its_end, until
+from tests.test_cli import Shell
+
+pytestmark = pytest.mark.services
+
+DAY_MS = 86_400_000
+SIGTERM_WITHIN_S = 10.0
+OLD_COUNT = 40  # events of three weeks ago, beyond every span: a start does not read them
+
+
+def recent_shop() -> Shop:
+    """Four days of events that end some hours ago."""
+    now_ms = SystemClock().now_ms()
+    return open_shop(
+        ShopOptions(
+            user_count=80,
+            item_count=120,
+            category_count=6,
+            event_count=3_000,
+            start_ms=now_ms - 4 * DAY_MS - DAY_MS // 2,
+            span_ms=4 * DAY_MS,
+        )
+    )
+
+
+def fill(kafka: RealKafka, topic: str, shop: Shop) -> None:
+    """A topic as it is after months: old events, then the shop's, stamped with their event times."""
+    make_topic(kafka.address, topic, 2)
+    old_ms = SystemClock().now_ms() - 21 * DAY_MS
+    old = [
+        {"value": event(f"old{n}", time_ms=old_ms + n), "partition": n % 2, "timestamp": old_ms + n}
+        for n in range(OLD_COUNT)
+    ]
+    times = shop.time_ms.tolist()
+    new = [
+        {"value": value, "key": key, "partition": n % 2, "timestamp": time_ms}
+        for n, ((key, value), time_ms) in enumerate(zip(shop.payloads(), times, strict=True))
+    ]
+    produce(kafka.address, topic, [*old, *new])
+
+
+@dataclass
+class Live:
+    """A running updater and what stands around it."""
+
+    updater: RunningUpdater
+    kafka: RealKafka
+    topic: str
+    shop: Shop
+    client: redis_py.Redis
+
+    @property
+    def reader(self) -> EmbeddingReader:
+        return EmbeddingReader(self.client, namespace="shop")
+
+    def act(self, user: str, item: str, count: int = 1) -> int:
+        """Let a user click on an item now; the time of the last click."""
+        first_ms = SystemClock().now_ms()
+        times = range(first_ms, first_ms + count)
+        produce(
+            self.kafka.address,
+            self.topic,
+            [{"value": event(user, item, time_ms=t), "key": user} for t in times],
+        )
+        return times[-1]
+
+
+@pytest.fixture(scope="module")
+def live(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    topic, shop = f"live-{uuid4().hex[:8]}", recent_shop()
+    fill(real_kafka, topic, shop)
+    folder = tmp_path_factory.mktemp("live")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(EmbeddedRedis())
+        config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
+        client = stack.enter_context(contextlib.closing(connect(server.url)))
+        updater = stack.enter_context(RunningUpdater(config))
+        found = Live(updater, real_kafka, topic, shop, client)
+        until("a generation is published", lambda: updater.status() and found.reader.current(), 120)
+        yield found
+
+
+def test_a_start_fills_the_window_from_the_longest_span_ago_and_says_so(live: Live) -> None:
+    count = len(live.shop)
+    live.updater.wait_for("the window is full", lambda s: s["events"]["applied"] >= count)
+    status = live.updater.status()
+    assert status["events"]["read"] == status["events"]["applied"] == count, "the old ones were read too"
+    assert status["window"] == {n: int((live.shop.behavior == b).sum()) for b, n in enumerate(BEHAVIORS)}
+    assert status["state"] == "running"
+    assert sum(status["lag"].values()) == 0
+    assert f"filling the window: {count:,}/{count:,}" in live.updater.output()
+    assert f"the window is full: {count:,} events applied" in live.updater.output()
+
+
+def test_readers_are_served_from_the_published_generation(live: Live) -> None:
+    user = live.shop.user_ids[int(live.shop.user[0])]
+    found = live.reader.recommend(user, 10)
+    assert (found.source, len(found.items)) == ("embedding", 10)
+    [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=1).generations() if g.current]
+    assert served.manifest["model_generation"] == "1"
+    assert int(served.manifest["users"]) == len(set(live.shop.user.tolist()))
+
+
+def test_an_event_is_in_its_users_vector_without_another_fit(live: Live) -> None:
+    user = live.shop.user_ids[int(live.shop.user[0])]
+    generation = live.reader.current()
+    vector = live.reader.users([user])[0]
+    best = live.reader.recommend(user, 1).items[0][0]
+    at_ms = live.act(user, best)
+    until("the refresh is readable", lambda: live.reader.recommend(user, 1).event_ms == at_ms, 30)
+    assert live.reader.current() == generation
+    assert (live.reader.users([user])[0] != vector).any()
+    assert best not in [item for item, _ in live.reader.recommend(user, 100).items]
+    live.act("newcomer", best)
+    until("a new user has a vector", lambda: live.reader.recommend("newcomer", 1).source == "embedding", 30)
+
+
+def test_a_bad_message_costs_itself(live: Live) -> None:
+    before = live.updater.status()["events"]
+    produce(live.kafka.address, live.topic, [{"value": b"{"}, {"value": event("u1", behavior="stares")}])
+    live.updater.wait_for("both are counted", lambda s: s["events"]["rejected"] == before["rejected"] + 2)
+    assert live.updater.status()["reasons"] == {"bad_json": 1, "unknown_behavior": 1}
+    at_ms = live.act("after-bad", live.shop.item_ids[0])
+    until("the next is served", lambda: live.reader.recommend("after-bad", 1).event_ms == at_ms, 30)
+
+
+def test_a_second_updater_on_the_same_folder_is_refused(live: Live) -> None:
+    refused = run_to_its_end(live.updater.config)
+    assert refused.returncode == 1
+    [line] = refused.stderr.strip().splitlines()
+    assert f"is in use by the updater with pid {live.updater.process.pid}" in line
+    live.updater.wait_for("the first goes on", lambda s: s["state"] == "running")
+
+
+def test_a_broker_that_goes_away_stops_time_and_nothing_else(live: Live) -> None:
+    """The window stays, the log says it once, and the next event after the outage is served."""
+    window = live.updater.status()["window"]
+    live.kafka.kill()
+    try:
+        live.updater.wait_for("the updater knows", lambda s: s["kafka_away"])
+        assert live.updater.status()["window"] == window
+    finally:
+        live.kafka.start()
+    at_ms = live.act("after-outage", live.shop.item_ids[0])
+    until("it is served", lambda: live.reader.recommend("after-outage", 1).event_ms == at_ms, 30)
+    live.updater.wait_for("it says that Kafka is back", lambda s: not s["kafka_away"])
+    output = live.updater.output()
+    assert (output.count("Kafka is away"), output.count("Kafka is back")) == (1, 1)
+    assert "rdkafka" not in output
+
+
+def test_a_killed_worker_is_started_again_while_ingestion_goes_on(live: Live) -> None:
+    """It goes on with the generation that it had, knows the events that came meanwhile, and both can end."""
+    generation = live.reader.current()
+    before = live.updater.status()
+    os.kill(before["worker"]["pid"], signal.SIGKILL)
+    at_ms = live.act("meanwhile", live.shop.item_ids[0], count=50)
+    live.updater.wait_for(
+        "events are applied without a worker",
+        lambda s: s["events"]["applied"] >= before["events"]["applied"] + 50,
+    )
+    live.updater.wait_for(
+        "it is started again", lambda s: s["worker"]["starts"] == before["worker"]["starts"] + 1
+    )
+    until("it publishes", lambda: live.reader.current() > generation, 90)
+    assert live.reader.recommend("meanwhile", 1).event_ms == at_ms
+    [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=9).generations() if g.current]
+    assert served.manifest["model_generation"] == "1"
+    assert "the worker ended with -9; it is started again" in live.updater.output()
+
+
+def test_sigterm_ends_it_in_time_also_after_a_worker_was_killed(live: Live) -> None:
+    """The last test of this updater. The worker dies as it waits, and the stop must not wait for the dead."""
+    pid = live.updater.status()["worker"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    status, seconds = live.updater.terminate()
+    assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), live.updater.output()
+
+
+def test_redis_may_come_later_and_a_restart_goes_on(
+    real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ingestion does not wait for Redis; the first publish succeeds once it is there. Then a clean restart:
+    the topic is read anew, the rows have other numbers, and the model goes on where it was."""
+    topic, shop, port = f"live-{uuid4().hex[:8]}", recent_shop(), free_port()
+    fill(real_kafka, topic, shop)
+    config = configured(tmp_path, kafka=real_kafka.address, topic=topic, redis=f"redis://127.0.0.1:{port}/0")
+    user = shop.user_ids[int(shop.user[0])]
+    with contextlib.closing(connect(f"redis://127.0.0.1:{port}/0")) as client:
+        reader = EmbeddingReader(client, namespace="shop")
+        with RunningUpdater(config) as updater:
+            updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
+            until("the worker misses Redis", lambda: f"127.0.0.1:{port}" in updater.output())
+            updater.wait_for("the worker waits for it", lambda s: s["worker"]["state"] == "running")
+            monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
+            with EmbeddedRedis():
+                until("the first generation is published", reader.current)
+                vector = reader.users([user])[0]
+                assert updater.status()["worker"]["starts"] == 1
+                status, seconds = updater.terminate()
+                assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), updater.output()
+                with RunningUpdater(config) as again:
+                    until("it publishes anew", lambda: again.status() and reader.current() == 2)
+                    [served] = [
+                        g
+                        for g in GenerationStore(client, namespace="shop", epoch=9).generations()
+                        if g.current
+                    ]
+                    assert served.manifest["model_generation"] == "1"
+                    assert abs(reader.users([user])[0] - vector).max() < 1e-4
+                    assert again.terminate()[0] == 0
+
+
+def test_a_kafka_that_is_away_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that it need not wait for the usual ten seconds."""
+    port, options = free_port(), live_module._kafka_options
+    monkeypatch.setattr(
+        live_module, "_kafka_options", lambda *args: replace(options(*args), connect_timeout_s=1.0)
+    )
+    config = configured(tmp_path, kafka=f"127.0.0.1:{port}", topic="events", redis="redis://127.0.0.1:1/0")
+    failed = Shell(capsys, monkeypatch)("run", "-c", str(config))
+    assert (failed.code, failed.out) == (1, "")
+    assert failed.sentence().startswith(f"driftgraph: cannot reach Kafka at 127.0.0.1:{port} within 1 s")
+    assert "Connection refused" in failed.sentence()
+
+
+def test_a_missing_topic_is_one_sentence(real_kafka: RealKafka, tmp_path: Path) -> None:
+    config = configured(tmp_path, kafka=real_kafka.address, topic="never-made", redis="redis://127.0.0.1:1/0")
+    failed = run_to_its_end(config)
+    assert failed.returncode == 1
+    [line] = failed.stderr.strip().splitlines()
+    assert "has no topic 'never-made'" in line

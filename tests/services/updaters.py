@@ -1,0 +1,120 @@
+"""``driftgraph run`` as its user has it: a process with a configuration, a folder and what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+CODE = "from driftgraph.app.cli import main; main()"
+ENDS_WITHIN_S = 60.0
+
+
+def until(what: str, is_true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """Look ten times a second until ``is_true`` says so; what it said."""
+    end = time.monotonic() + timeout_s
+    while not (said := is_true()):
+        assert time.monotonic() < end, f"not in {timeout_s:g} s: {what}"
+        time.sleep(0.1)
+    return said
+
+
+def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: str = "shop") -> Path:
+    """A configuration in which the first fit is due at once and no other ever."""
+    path = folder / "driftgraph.toml"
+    path.write_text(
+        f"""
+        name = "{topic}"
+        data_dir = "{folder / "var"}"
+        [kafka]
+        bootstrap_servers = "{kafka}"
+        topic = "{topic}"
+        [relations.click]
+        [relations.favorite]
+        [relations.purchase]
+        [window]
+        span = "10d"
+        capacity = 65_536
+        user_rows = 65_536
+        item_rows = 65_536
+        [time]
+        out_of_orderness = "1s"
+        idle_timeout = "1s"
+        [fit]
+        every = "3650d"
+        [model]
+        dim = 16
+        device = "cpu"
+        [redis]
+        url = "{redis}"
+        namespace = "{namespace}"
+        """,
+        encoding="utf-8",
+    )
+    return path
+
+
+def run_to_its_end(config: Path) -> subprocess.CompletedProcess[str]:
+    """Run an updater that is expected to give up."""
+    return subprocess.run(
+        [sys.executable, "-c", CODE, "run", "-c", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENDS_WITHIN_S,
+        cwd=config.parent,
+    )
+
+
+class RunningUpdater:
+    """A process that runs until ``terminate``; killed at the end of the ``with`` block if it still does."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self._folder = config.parent
+        self._log = self._folder / "output.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CODE, "run", "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+
+    def output(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        """What the status file says of this process; empty before it has written one."""
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.output()}"
+        with contextlib.suppress(FileNotFoundError):
+            found: dict[str, Any] = msgspec.json.decode(
+                (self._folder / "var/status/updater.json").read_bytes()
+            )
+            return found if found["pid"] == self.process.pid else {}
+        return {}
+
+    def wait_for(self, what: str, is_true: Callable[[dict[str, Any]], Any], timeout_s: float = 60.0) -> None:
+        """Wait until the status satisfies ``is_true``."""
+        until(f"{what}; {self.output()}", lambda: (s := self.status()) and is_true(s), timeout_s)
+
+    def terminate(self) -> tuple[int, float]:
+        """SIGTERM; the exit status and the seconds that it took."""
+        begin = time.monotonic()
+        self.process.terminate()
+        return self.process.wait(30), time.monotonic() - begin
+
+    def __enter__(self) -> RunningUpdater:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
