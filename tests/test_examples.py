@@ -73,11 +73,30 @@ def test_new_events_are_all_trained_once_with_replayed_older_first_contacts() ->
 def test_a_repeat_is_no_example() -> None:
     """The user has touched the item before, by another relation even."""
     window = window_of([(0, 1, 0, 1), (0, 1, 1, 5), (0, 2, 0, 7), (1, 1, 0, 7), (0, 2, 0, 9)])
-    made = plan(
-        window, empty_cut(window), window.cut(), replace(SMALL, holdout_share=0.0), np.random.default_rng(0)
-    )
+    options = replace(SMALL, holdout_share=0.0, first_passes=1)
+    made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))
     trained = sorted((u, i, t - START_MS) for batch in made.batches for u, i, _, t in rows_of(batch))
     assert trained == [(0, 1, 1), (0, 2, 7), (1, 1, 7)]
+
+
+def test_a_model_from_nothing_passes_over_its_events_several_times_and_a_later_fit_does_not() -> None:
+    """Where there is nothing older to mix in, the new events come ``first_passes`` times, each time in full."""
+    window = window_of(blocks(300, seed=3))
+    options = replace(SMALL, first_passes=3)
+    rng = np.random.default_rng(0)
+    once = plan(window, empty_cut(window), window.cut(), replace(options, first_passes=1), rng)
+    first = plan(window, empty_cut(window), window.cut(), options, rng)
+    assert len(first.batches) == 3 * len(once.batches)
+    for at in range(0, len(first.batches), len(once.batches)):
+        one_pass = first.batches[at : at + len(once.batches)]
+        assert sorted(r for b in one_pass for r in rows_of(b)) == sorted(
+            r for b in once.batches for r in rows_of(b)
+        )
+    since = window.cut()
+    append(window, blocks(100, seed=4, first_ms=400_000))
+    later = plan(window, since, window.cut(), options, rng)
+    rows = [row for batch in later.batches for row in rows_of(batch)]
+    assert len(rows) == later.new_count + later.replay_count
 
 
 def test_holdouts_are_never_trained_on_and_stay_the_same() -> None:
