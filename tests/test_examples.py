@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +80,11 @@ def test_a_repeat_is_no_example() -> None:
     assert trained == [(0, 1, 1), (0, 2, 7), (1, 1, 7)]
 
 
-def test_a_model_from_nothing_passes_over_its_events_several_times_and_a_later_fit_does_not() -> None:
+def all_rows(batches: Sequence[Batch]) -> list[Row]:
+    return sorted(row for batch in batches for row in rows_of(batch))
+
+
+def test_the_first_fit_passes_over_its_events_several_times_and_a_later_one_does_not() -> None:
     """Where there is nothing older to mix in, the new events come ``first_passes`` times, each time in full."""
     window = window_of(blocks(300, seed=3))
     options = replace(SMALL, first_passes=3)
@@ -89,9 +94,7 @@ def test_a_model_from_nothing_passes_over_its_events_several_times_and_a_later_f
     assert len(first.batches) == 3 * len(once.batches)
     for at in range(0, len(first.batches), len(once.batches)):
         one_pass = first.batches[at : at + len(once.batches)]
-        assert sorted(r for b in one_pass for r in rows_of(b)) == sorted(
-            r for b in once.batches for r in rows_of(b)
-        )
+        assert all_rows(one_pass) == all_rows(once.batches)
     since = window.cut()
     append(window, blocks(100, seed=4, first_ms=400_000))
     later = plan(window, since, window.cut(), options, rng)
