@@ -85,7 +85,7 @@ def all_rows(batches: Sequence[Batch]) -> list[Row]:
 
 
 def test_the_first_fit_passes_over_its_events_several_times_and_a_later_one_does_not() -> None:
-    """Where there is nothing older to mix in, the new events come ``first_passes`` times, each time in full."""
+    """With nothing older to mix in, the new events come ``first_passes`` times, each time in full."""
     window = window_of(blocks(300, seed=3))
     options = replace(SMALL, first_passes=3)
     rng = np.random.default_rng(0)
