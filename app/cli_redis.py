@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,7 +78,7 @@ def status(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which generation Redis serves, and what it holds."""
+    """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds."""
     from driftgraph.app.cli_output import print_pairs, time_of
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
@@ -84,19 +86,48 @@ def status(
         served = next((g for g in store.generations() if g.current), None)
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
+    updater = _updater(settings.data_dir)
     value = {
         "redis": settings.redis.public_url(),
         "namespace": settings.redis.namespace,
         "generation": served.number if served else 0,
         "manifest": manifest,
         "keys": keys,
+        "updater": updater,
     }
     if as_json:
         print_as_json(value)
         return
-    pairs = [(name, value[name]) for name in ("redis", "namespace", "generation")]
+    pairs = _updater_pairs(updater)
+    pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
     pairs += [(k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()]
     print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
+
+
+def _updater(data_dir: Path) -> dict[str, Any] | None:
+    """What the updater said of itself last; its state is "gone" if the process is."""
+    try:
+        told: dict[str, Any] = json.loads((data_dir / "status" / "updater.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    try:
+        os.kill(told["pid"], 0)
+    except ProcessLookupError:
+        told["state"] = "stopped" if told["state"] == "stopped" else "gone"
+    except PermissionError:  # it is there, and another user's
+        pass
+    return told
+
+
+def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
+    from driftgraph.app.cli_output import time_of
+
+    if updater is None:
+        return [("updater", "none has run with this data_dir")]
+    pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
+    pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
+    pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
+    return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 
 
 def generations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -422,6 +423,30 @@ def test_rollback_serves_the_generation_before(shell: Shell, published: tuple[st
 
 
 @pytest.mark.services
+def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
+    shell: Shell, published: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFTGRAPH__DATA_DIR", str(tmp_path))
+    assert shell("status", *published, "--json").json()["updater"] is None
+    told = {
+        **{
+            "pid": os.getpid(),
+            "state": "running",
+            "watermark_ms": 1_511_539_200_000,
+            "lag": {"t[0]": 2, "t[1]": 5},
+        },
+        **{"events": {"read": 10, "applied": 9}, "window": {"click": 9}},
+    }
+    path = tmp_path / "status" / "updater.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(told))
+    out = shell("status", *published).out
+    for words in ("running, pid", "lag", "7", "events applied", "window, click"):
+        assert words in out
+    path.write_text(json.dumps(told | {"pid": 2**22 + 1}))  # above every pid of Linux
+    assert shell("status", *published, "--json").json()["updater"]["state"] == "gone"
+
+
 def test_status_and_generations_are_readable(shell: Shell, published: tuple[str, ...]) -> None:
     status = shell("status", *published, "--json").json()
     assert (status["generation"], status["manifest"]["users"], status["manifest"]["items"]) == (2, 1, 2)
