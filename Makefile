@@ -48,10 +48,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	@set -e; for file in benchmarks/bench_*.py; do \
-		test -e "$$file" || { echo "no benchmark yet"; break; }; \
-		$(BIN)/python "$$file" $(ARGS); \
-	done
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
+	@set -e; for file in start window; do $(BIN)/python "benchmarks/$$file.py" --json $(ARGS); done
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
