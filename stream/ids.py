@@ -127,7 +127,8 @@ def _assign(
                 counters[FREE_COUNT] -= 1
             else:
                 counters[ROW_COUNT] += 1
-            arena[offset : offset + length] = data[start : start + length]
+            for k in range(length):
+                arena[offset + k] = data[start + k]
             offsets[row], lengths[row], hashes[row] = offset, length, h
             index[at] = _entry(h, row)
             fresh[fresh_count] = row
@@ -165,7 +166,8 @@ def _release(
 @kernel
 def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
     mask = len(index) - 1
-    for entry in old:
+    for i in range(len(old)):
+        entry = old[i]
         if entry:
             at = _home(entry, mask)
             while index[at]:
@@ -177,7 +179,8 @@ def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
 def _gather(rows: U32, offsets: I64, arena: U8, bounds: I64, out: U8) -> None:  # pragma: no cover
     for i in range(len(rows)):
         offset = offsets[rows[i]]
-        out[bounds[i] : bounds[i + 1]] = arena[offset : offset + bounds[i + 1] - bounds[i]]
+        for k in range(bounds[i + 1] - bounds[i]):
+            out[bounds[i] + k] = arena[offset + k]
 
 
 class IdView:

@@ -178,7 +178,8 @@ class WindowView:
                 self._arrays.words, self._times, self._arrays.heads[side], self._reserved, side,
                 nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
                 self._span_ms, cut.watermark_ms,
-                result.neighbor_BRK[part], result.time_ms_BRK[part], result.count_BR[part],
+                result.neighbor_BRK[part].reshape(-1), result.time_ms_BRK[part].reshape(-1),
+                result.count_BR[part].reshape(-1), *sample.scratch(),
             )  # fmt: skip
 
         _in_parallel(fill, len(nodes))

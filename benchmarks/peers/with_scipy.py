@@ -19,9 +19,9 @@ Table = npt.NDArray[np.int64]
 class Places:
     """What a gather finds: M rows, a row being a node and a relation."""
 
-    other: U32  # the log's column on the other side
     row_M: Table
-    event_MK: npt.NDArray[np.integer]  # numbers in the log, newest first
+    neighbor_MK: U32  # newest first
+    time_ms_MK: I64
     real_MK: npt.NDArray[np.bool_]
 
 
@@ -75,12 +75,12 @@ class Rebuilt:
         place = end[:, None] - 1 - np.arange(K)
         real = place >= start[:, None]
         event = self._event[side][np.where(real, place, 0)]
-        return Places(self._log.item if side == USER else self._log.user, row, event, real)
+        other = self._log.item if side == USER else self._log.user
+        return Places(row, other[event], self._log.time_ms[event], real)
 
     def found(self, result: Places) -> tuple[U32, I64]:
         """Flat."""
-        event = result.event_MK[result.real_MK]
-        return result.other[event], self._log.time_ms[event]
+        return result.neighbor_MK[result.real_MK], result.time_ms_MK[result.real_MK]
 
     def answers(self, side: int, nodes: U32, before_ms: I64) -> Answers:
         """Flat, with node and relation."""
