@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from driftgraph.stream.atomics import prefetch, store_release
+from driftgraph.stream.atomics import load, prefetch, store_release
 
 USER, ITEM = 0, 1  # the two sides of an event; also the words of its rows
 
@@ -88,9 +88,9 @@ def is_older(
     words: Any, times: Any, side: int, node: int, slot: int, offset: int, than_ms: int, than_offset: int
 ) -> bool:
     """Whether ``slot`` holds an event of ``node`` that comes after (than_ms, than_offset) in its list."""
-    if words[slot * WORDS + side] != node:
+    if load(words, slot * WORDS + side) != node:
         return False
-    time_ms = times[slot * TIMES + TIME]
+    time_ms = load(times, slot * TIMES + TIME)
     return time_ms < than_ms or (time_ms == than_ms and offset < than_offset)
 
 

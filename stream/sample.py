@@ -28,36 +28,39 @@ from driftgraph.stream.adjacency import (
     kernel,
     offset_of,
 )
-from driftgraph.stream.atomics import load_acquire, prefetch
+from driftgraph.stream.atomics import load, load_acquire, prefetch
 from driftgraph.stream.events import I64
 
 END_OF_TIME = np.iinfo(np.int64).max
 
-BLOCK = 256  # lists walked together: a round takes longer than a miss, and what it asks for fits the cache
+BLOCK = 64  # lists walked together: a round takes longer than a miss, and what it asks for fits the cache
 
-# What is kept of each list of a block: columns of ``lists``.
-NUMBER, NODE, RELATION, BEFORE_MS, OLDEST_MS, START, CAPACITY, FIRST, COUNT = range(9)  # do not change
-SLOT, LONG, AT_MS, AT_OFFSET, TAKEN = range(9, 14)  # where the walk is: next slot, next by skip, last seen
-LIST_WORDS = 14
+# What is kept of each list of a block: one cache line.
+NUMBER, NODE, RELATION, BEFORE_MS = range(4)  # which one it is: seed * R + relation; its node; its time
+SLOT, LONG, AT_MS, AT_OFFSET = range(4, 8)  # where the walk is: next slot, next by skip, event last seen
+LIST_WORDS = 8
 
 
 def scratch() -> tuple[I64, I64]:
     """What one call of ``recent_events`` works in."""
-    return np.empty((LIST_WORDS, BLOCK), np.int64), np.empty(BLOCK, np.int64)
+    return np.empty(BLOCK * LIST_WORDS, np.int64), np.empty(BLOCK, np.int64)
 
 
 @helper
-def _usable(words: Any, times: Any, reserved: Any, side: int, lists: Any, l: int, slot: int) -> bool:
+def _usable(
+    words: Any, times: Any, reserved: Any, side: int, starts: Any, capacities: Any, firsts: Any, counts: Any,
+    lists: Any, at: int, slot: int,
+) -> bool:  # fmt: skip
     """Whether ``slot`` is an event of the node's list behind the one last seen.
 
     Events that arrived after the cut are part of the list (offset >= count); the caller passes over them.
     """
-    offset = offset_of(slot, lists[START, l], lists[CAPACITY, l])
-    if offset >= lists[COUNT, l] and offset >= load_acquire(reserved, lists[RELATION, l]) - lists[FIRST, l]:
+    r = load(lists, at + RELATION)
+    offset = offset_of(slot, load(starts, r), load(capacities, r))
+    if offset >= load(counts, r) and offset >= load_acquire(reserved, r) - load(firsts, r):
         return False
-    return is_older(
-        words, times, side, lists[NODE, l], slot, offset, lists[AT_MS, l], lists[AT_OFFSET, l]
-    )
+    than_ms, than_offset = load(lists, at + AT_MS), load(lists, at + AT_OFFSET)
+    return is_older(words, times, side, load(lists, at + NODE), slot, offset, than_ms, than_offset)
 
 
 @helper
@@ -68,37 +71,46 @@ def _look_at(words: Any, pointer: int) -> int:
 
 
 @kernel
-def _find(words: Any, times: Any, reserved: Any, side: int, lists: Any, live: Any, live_count: int) -> int:
+def _find(
+    words: Any, times: Any, reserved: Any, side: int, starts: Any, capacities: Any, firsts: Any, counts: Any,
+    lists: Any, live: Any, live_count: int,
+) -> int:  # fmt: skip
     """Walk to each list's newest event before its time: O(log² degree) rounds are expected.
 
-    ``live`` names the lists that have a head, at SLOT; in the end those that have such an event, there.
+    ``live`` says where in ``lists`` those are that have a head, at SLOT; in the end those that have such an
+    event, there.
     """
     found = 0
     while live_count:
         kept = 0
         for j in range(found, found + live_count):
-            l = live[j]
-            slot = lists[LONG, l]
-            before_ms = lists[BEFORE_MS, l]
+            at = load(live, j)
+            slot = load(lists, at + LONG)
+            before_ms = load(lists, at + BEFORE_MS)
             if (
                 slot < 0
-                or times[slot * TIMES + TIME] < before_ms
-                or not _usable(words, times, reserved, side, lists, l, slot)
+                or load(times, slot * TIMES + TIME) < before_ms
+                or not _usable(
+                    words, times, reserved, side, starts, capacities, firsts, counts, lists, at, slot
+                )
             ):
-                slot = lists[SLOT, l]
-                if slot < 0 or not _usable(words, times, reserved, side, lists, l, slot):
+                slot = load(lists, at + SLOT)
+                if slot < 0 or not _usable(
+                    words, times, reserved, side, starts, capacities, firsts, counts, lists, at, slot
+                ):
                     continue
-            time_ms = times[slot * TIMES + TIME]
+            time_ms = load(times, slot * TIMES + TIME)
             if time_ms < before_ms:  # into the front part, in exchange for a list that goes on
-                lists[SLOT, l] = slot
-                live[found + kept], live[found] = live[found], l
+                lists[at + SLOT] = slot
+                live[found + kept], live[found] = live[found], at
                 found += 1
                 continue
-            lists[AT_MS, l] = time_ms
-            lists[AT_OFFSET, l] = offset_of(slot, lists[START, l], lists[CAPACITY, l])
-            lists[LONG, l] = _look_at(words, np.int64(words[slot * WORDS + SKIP + side]))
-            lists[SLOT, l] = _look_at(words, np.int64(words[slot * WORDS + PREV + side]))
-            live[found + kept] = l
+            r = load(lists, at + RELATION)
+            lists[at + AT_MS] = time_ms
+            lists[at + AT_OFFSET] = offset_of(slot, load(starts, r), load(capacities, r))
+            lists[at + LONG] = _look_at(words, np.int64(load(words, slot * WORDS + SKIP + side)))
+            lists[at + SLOT] = _look_at(words, np.int64(load(words, slot * WORDS + PREV + side)))
+            live[found + kept] = at
             kept += 1
         live_count = kept
     return found
@@ -106,7 +118,8 @@ def _find(words: Any, times: Any, reserved: Any, side: int, lists: Any, live: An
 
 @kernel
 def _take(
-    words: Any, times: Any, reserved: Any, side: int, fanout: Any, neighbor_N: Any, time_N: Any, count_N: Any,
+    words: Any, times: Any, reserved: Any, side: int, starts: Any, capacities: Any, firsts: Any, counts: Any,
+    fanout: Any, spans_ms: Any, watermark_ms: int, neighbor_N: Any, time_N: Any, count_N: Any,
     lists: Any, live: Any, live_count: int,
 ) -> None:  # fmt: skip
     """Take the neighbors of each list from the slot found on. The outputs are flat; N counts their places."""
@@ -114,27 +127,28 @@ def _take(
     while live_count:
         kept = 0
         for j in range(live_count):
-            l = live[j]
-            slot = lists[SLOT, l]
-            time_ms = times[slot * TIMES + TIME]
-            if time_ms < lists[OLDEST_MS, l] or not _usable(words, times, reserved, side, lists, l, slot):
+            at = load(live, j)
+            slot, r = load(lists, at + SLOT), load(lists, at + RELATION)
+            time_ms = load(times, slot * TIMES + TIME)
+            if time_ms < max(load(lists, at + BEFORE_MS), watermark_ms) - load(spans_ms, r):
                 continue
-            offset = offset_of(slot, lists[START, l], lists[CAPACITY, l])
-            if offset < lists[COUNT, l]:
-                number, taken = lists[NUMBER, l], lists[TAKEN, l]
-                neighbor_N[number * width + taken] = words[slot * WORDS + 1 - side]
+            if not _usable(words, times, reserved, side, starts, capacities, firsts, counts, lists, at, slot):
+                continue
+            offset = offset_of(slot, load(starts, r), load(capacities, r))
+            if offset < load(counts, r):
+                number = load(lists, at + NUMBER)
+                taken = load(count_N, number)
+                neighbor_N[number * width + taken] = load(words, slot * WORDS + 1 - side)
                 time_N[number * width + taken] = time_ms
-                taken += 1
-                count_N[number] = taken
-                lists[TAKEN, l] = taken
-                if taken == fanout[lists[RELATION, l]]:
+                count_N[number] = taken + 1
+                if taken + 1 == load(fanout, r):
                     continue
-            pointer = np.int64(words[slot * WORDS + PREV + side])
+            pointer = np.int64(load(words, slot * WORDS + PREV + side))
             if pointer == 0:
                 continue
-            lists[SLOT, l] = _look_at(words, pointer)
-            lists[AT_MS, l], lists[AT_OFFSET, l] = time_ms, offset
-            live[kept] = l
+            lists[at + SLOT] = _look_at(words, pointer)
+            lists[at + AT_MS], lists[at + AT_OFFSET] = time_ms, offset
+            live[kept] = at
             kept += 1
         live_count = kept
 
@@ -145,9 +159,9 @@ def recent_events(
     starts: Any, capacities: Any, firsts: Any, counts: Any, spans_ms: Any, watermark_ms: int,
     neighbor_N: Any, time_N: Any, count_N: Any, lists: Any, live: Any,
 ) -> None:  # fmt: skip
-    """Fill the outputs, [B, R, K] and [B, R] laid out flat, for seeds B and up to ``fanout[r]`` neighbors.
+    """Fill the outputs, [B, R, K] and [B, R] laid out flat and all zero, for seeds B.
 
-    See ``WindowView.recent``. A list's number is seed * R + relation; ``lists`` and ``live`` are ``scratch()``.
+    See ``WindowView.recent``; each relation gives up to ``fanout[r]`` neighbors. ``lists`` and ``live`` are ``scratch()``.
     """
     relation_count = len(starts)
     row_count = len(heads) // (HEAD_WORDS * relation_count)
@@ -163,19 +177,19 @@ def recent_events(
                 continue
             for r in range(relation_count):
                 pointer = np.int64(load_acquire(heads, (node * relation_count + r) * HEAD_WORDS))
-                if pointer == 0 or counts[r] == 0 or fanout[r] == 0:
+                if pointer == 0 or load(counts, r) == 0 or load(fanout, r) == 0:
                     continue
-                l = live_count
-                lists[NUMBER, l], lists[NODE, l], lists[RELATION, l] = b * relation_count + r, node, r
-                lists[BEFORE_MS, l] = before_ms[b]
-                lists[OLDEST_MS, l] = max(before_ms[b], watermark_ms) - spans_ms[r]
-                lists[START, l], lists[CAPACITY, l] = starts[r], capacities[r]
-                lists[FIRST, l], lists[COUNT, l] = firsts[r], counts[r]
-                lists[SLOT, l], lists[LONG, l] = _look_at(words, pointer), -1
-                lists[AT_MS, l], lists[AT_OFFSET, l], lists[TAKEN, l] = END_OF_TIME, END_OF_TIME, 0
-                live[l] = l
+                at = live_count * LIST_WORDS
+                lists[at + NUMBER], lists[at + NODE], lists[at + RELATION] = b * relation_count + r, node, r
+                lists[at + BEFORE_MS] = before_ms[b]
+                lists[at + AT_MS], lists[at + AT_OFFSET] = END_OF_TIME, END_OF_TIME
+                lists[at + SLOT], lists[at + LONG] = _look_at(words, pointer), -1
+                live[live_count] = at
                 live_count += 1
-        live_count = _find(words, times, reserved, side, lists, live, live_count)
+        live_count = _find(
+            words, times, reserved, side, starts, capacities, firsts, counts, lists, live, live_count
+        )
         _take(
-            words, times, reserved, side, fanout, neighbor_N, time_N, count_N, lists, live, live_count
+            words, times, reserved, side, starts, capacities, firsts, counts, fanout, spans_ms, watermark_ms,
+            neighbor_N, time_N, count_N, lists, live, live_count,
         )  # fmt: skip
