@@ -8,7 +8,7 @@ lognormal law. Times are unix milliseconds in order, so that ties happen, over j
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,6 @@ STREAM_MS = (
 )  # an hour less than the shortest span: nothing expires while the window fills
 RELATION_NAMES = ("click", "favorite", "purchase")
 USER_SIGMA = 1.2  # the busiest percent of users makes about 15 % of the events
-GUIDE_CELLS = 1 << 16
 CHUNK = 1 << 20  # events drawn at once: bounds the memory that drawing takes
 
 
@@ -58,6 +57,14 @@ class Traffic:
         """The events from ``start`` to ``stop``, ``size`` at a time."""
         for at in range(start, stop, size):
             yield self.part(at, min(at + size, stop))
+
+    def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Traffic:
+        """The events that an index or mask names."""
+        return Traffic(self.user[index], self.item[index], self.relation[index], self.time_ms[index])
+
+    def in_order(self) -> Traffic:
+        """The same events by time, ties as they arrived."""
+        return self.take(np.argsort(self.time_ms, kind="stable"))
 
 
 class Crowd:
@@ -106,7 +113,11 @@ def stream(shop: Shop, count: int, seed: int = 1) -> Iterator[Traffic]:
 
 def draw(shop: Shop, count: int, seed: int = 1) -> Traffic:
     """``count`` events at once."""
-    parts = list(stream(shop, count, seed))
+    return joined(list(stream(shop, count, seed)))
+
+
+def joined(parts: Sequence[Traffic]) -> Traffic:
+    """One after the other."""
     return Traffic(
         np.concatenate([p.user for p in parts]),
         np.concatenate([p.item for p in parts]),
@@ -121,8 +132,7 @@ def made_late(traffic: Traffic, share: float, late_ms_max: int, seed: int = 2) -
     arrival = traffic.time_ms.copy()
     late = random.random(len(traffic)) < share
     arrival[late] += random.integers(1, late_ms_max, int(late.sum()))
-    order = np.argsort(arrival, kind="stable")
-    return Traffic(traffic.user[order], traffic.item[order], traffic.relation[order], traffic.time_ms[order])
+    return traffic.take(np.argsort(arrival, kind="stable"))
 
 
 def seeds(traffic: Traffic, count: int, number: int) -> tuple[U32, U32]:

@@ -6,6 +6,8 @@ capacity costs nothing until it is used.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from driftgraph.stream.errors import DriftgraphError
 
 FORMAT = 1  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
+LOCK = "writer.lock"
 
 
 class WindowError(DriftgraphError):
@@ -38,6 +41,35 @@ class Description(msgspec.Struct, frozen=True):
     format: int
     relations: list[RelationDescription]
     rows: tuple[int, int]
+
+
+class WindowInUseError(WindowError):
+    """Another process writes this window."""
+
+
+def claim(directory: Path) -> int:
+    """Make this process the one writer of a folder, until what is returned is closed or the process ends.
+
+    Raises:
+        WindowInUseError: Another process is; says which.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise WindowError(f"cannot write to {directory}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it with the process
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 32).decode().strip() or "unknown"
+        os.close(descriptor)
+        raise WindowInUseError(
+            f"the window in {directory} is written by the process with pid {owner}; "
+            "stop it, or give this one another folder"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
 
 
 @dataclass(frozen=True, slots=True)

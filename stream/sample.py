@@ -161,7 +161,7 @@ def recent_events(
 ) -> None:  # fmt: skip
     """Fill the outputs, [B, R, K] and [B, R] laid out flat and all zero, for seeds B.
 
-    See ``WindowView.recent``; a relation gives up to ``fanout[r]`` neighbors. ``lists``, ``live``: ``scratch()``.
+    See ``WindowView.recent``; a relation gives up to ``fanout[r]`` neighbors. ``scratch`` makes the last two.
     """
     relation_count = len(starts)
     row_count = len(heads) // (HEAD_WORDS * relation_count)

@@ -9,7 +9,9 @@ and publishes the cut last. Time is event time and nothing here reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from driftgraph.stream.mapped import (
     Folder,
     RelationDescription,
     WindowError,
+    claim,
     read_description,
     write_description,
 )
@@ -64,6 +67,8 @@ class Window(WindowView):
         self._next = np.array(newest.next, np.int64)
         self.watermark_ms = newest.watermark_ms
         self.truncated = np.zeros(len(self.relations), np.int64)
+        # Lets another process write the folder; called at the latest when the window is gone.
+        self.close: Callable[[], object] = _nothing_to_close
 
     def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> tuple[U32, U32]:
         """Add N events in order of arrival. O(N) if they come in order of time; late ones O(log²) each.
@@ -185,9 +190,20 @@ def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, it
     """Make a window of sparse files that other processes can open; replaces one that is there.
 
     Call ``describe`` when whatever else belongs to the window is there too: readers wait for it.
+
+    Raises:
+        WindowInUseError: Another process writes it.
+        WindowError: The folder or the disk does not allow it.
     """
     rows = (user_rows, item_rows)
-    return Window(relations, rows, _arrays(relations, rows, Folder(directory, writable=True)))
+    descriptor = claim(directory)
+    try:
+        window = Window(relations, rows, _arrays(relations, rows, Folder(directory, writable=True)))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    window.close = weakref.finalize(window, os.close, descriptor)
+    return window
 
 
 def describe(directory: Path, window: Window) -> None:
@@ -229,6 +245,10 @@ def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder
             folder.array("item_versions", rows[ITEM], np.uint32),
         ),
     )
+
+
+def _nothing_to_close() -> None:
+    """A window in private memory has no folder."""
 
 
 def _rows(lists: tuple[I64, I64], used: int) -> tuple[U32, U32]:

@@ -1,20 +1,24 @@
-"""driftgraph's window, behind the same seam as its peers."""
+"""driftgraph's window, behind the same seam as its peers: mapped files, as the updater has them."""
 
 from __future__ import annotations
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.peers import Answers, K, Sampler
 from benchmarks.traffic import DAY_MS, RELATION_NAMES, Shop, Traffic
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Neighborhood, Relation, in_memory
+from driftgraph.stream.window import Neighborhood, Relation, create
 
 SPAN_MS = 30 * DAY_MS
 ROOM = 1.02  # of the expected events of a relation
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Ours:
-    """The whole window, all relations; ``events`` is what its rings are made for."""
+    """The whole window, all relations; rings made for ``events``. ``close`` removes its files."""
 
     whole_window, incremental = True, True
     events_max = 1 << 31
@@ -24,7 +28,11 @@ class Ours:
             Relation(name, SPAN_MS, max(1_000, int(events * share * ROOM)))
             for name, share in zip(RELATION_NAMES, shop.shares, strict=True)
         ]
-        self.window = in_memory(relations, user_rows=shop.users, item_rows=shop.items)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="driftgraph-bench-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+        )
+        self.path = Path(self._folder.name)
+        self.window = create(self.path, relations, user_rows=shop.users, item_rows=shop.items)
 
     def load(self, traffic: Traffic) -> None:
         """One append."""
@@ -37,6 +45,14 @@ class Ours:
     def samplers(self) -> dict[str, Sampler]:
         """Itself."""
         return {"recent": Recent(self)}
+
+    def bytes_used(self) -> dict[str, int]:
+        """Bytes that the files really take, by file."""
+        return {file.name: 512 * file.stat().st_blocks for file in self.path.iterdir()}
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._folder.cleanup()
 
 
 class Recent:

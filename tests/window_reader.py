@@ -1,0 +1,67 @@
+"""A process that reads a window that another one writes, and compares every answer with the log."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from driftgraph.stream import window as windows
+from driftgraph.stream.window import USER, Cut, StaleCut
+from tests.window_writer import BATCH, BATCHES, ITEMS, RELATIONS, USERS, Log, log_of
+
+K = 6
+
+
+def expected(
+    log: Log, cut: Cut, side: int, node: int, before_ms: int, relation: int
+) -> list[tuple[int, int]]:
+    """(time, other row) of the K most recent, by looking at every event of the cut."""
+    mine = np.flatnonzero(log[2] == relation)[cut.first[relation] : cut.next[relation]]
+    own, other = (log[0], log[1]) if side == USER else (log[1], log[0])
+    oldest_ms = max(before_ms, cut.watermark_ms) - RELATIONS[relation].span_ms
+    times = log[3][mine]
+    mine = mine[(own[mine] == node) & (times < before_ms) & (times >= oldest_ms)]
+    newest = mine[np.lexsort((mine, log[3][mine]))][::-1][:K]
+    return list(zip(log[3][newest].tolist(), other[newest].tolist(), strict=True))
+
+
+def main() -> None:
+    """Ask at the newest cut and at ones kept from before, until the writer is done; print what was seen."""
+    folder, log = Path(sys.argv[1]), log_of(int(sys.argv[2]))
+    rng = np.random.default_rng(int(sys.argv[3]))
+    view = windows.attach(folder)
+    view.recent(USER, np.zeros(1, np.uint32), np.ones(1, np.int64), K, view.cut())  # compiled from here on
+    print("ready", flush=True)
+    total = BATCHES * BATCH
+    answers, stale, cuts = 0, 0, list[Cut]()
+    while True:
+        newest = view.cut()
+        cuts = [*cuts[-20:], newest]
+        cut = cuts[int(rng.integers(len(cuts)))]
+        side = int(rng.integers(2))
+        nodes = rng.integers(0, USERS if side == USER else ITEMS, 12).astype(np.uint32)
+        times = rng.integers(max(1, newest.watermark_ms - 6_000), newest.watermark_ms + 900, 12)
+        try:
+            near = view.recent(side, nodes, times, K, cut)
+        except StaleCut:
+            stale += 1
+            cuts = [newest]
+            continue
+        for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times.tolist(), strict=True)):
+            for r in range(len(RELATIONS)):
+                n = near.count_BR[b, r]
+                pairs = zip(
+                    near.time_ms_BRK[b, r, :n].tolist(), near.neighbor_BRK[b, r, :n].tolist(), strict=True
+                )
+                wanted = expected(log, cut, side, node, before_ms, r)
+                assert list(pairs) == wanted, (cut, side, node, before_ms, r, wanted)
+                answers += 1
+        if sum(newest.next) == total:
+            print(answers, stale, flush=True)
+            return
+
+
+if __name__ == "__main__":
+    main()
