@@ -17,6 +17,8 @@ A pointer is slot + 1; 0 is none. Pointers are never cleared when an event leave
 one because the record it finds is out of range, of another node, or not older than the one it came from.
 Why that is enough: a record is reused by an event with a higher sequence number, and if that event
 belongs to the same list behind the record that the stale pointer is in, it was linked there anyway.
+
+An erased event stays in the ring as a tombstone, of no node and long expired, until its turn comes.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ HEAD_WORDS = 5
 DEGREE, TOWER, NEWEST = 1, 2, 3  # words of a head behind the pointer; the time takes two
 STALE = np.uint32(1 << 31)  # flag in the count word: the head's event has left the window
 COUNT = np.uint32(STALE - 1)
+NIL = np.uint32(0xFFFFFFFF)  # the rows of a tombstone: no node has that one
+LONG_AGO = np.iinfo(np.int64).min  # its time
 
 AHEAD = 16  # events between a prefetch and its use: about 200 ns of work, a miss to memory
 
@@ -298,6 +302,11 @@ def drop_events(
         expired = times[start * TIMES + TIME] < horizon_ms
         if not exactly and not expired:
             break
+        if words[start * WORDS + USER] == NIL:
+            emptied_users[gone] = emptied_items[gone] = -1
+            gone += 1
+            start = start + 1 if start + 1 < base + capacity else base
+            continue
         if gone + AHEAD < count:
             ahead = start + AHEAD if start + AHEAD < base + capacity else start + AHEAD - capacity
             prefetch(
@@ -320,45 +329,100 @@ def drop_events(
     return gone, early
 
 
+@helper
+def _bury(
+    words: Any, times: Any, item_heads: Any, relation: int, relation_count: int, slot: int,
+    horizon_ms: int, start: int, capacity: int, count: int,
+) -> Any:  # fmt: skip
+    """Make the event at ``slot`` a tombstone; return the item if it was its last, else -1."""
+    item = _leave(
+        words, times, item_heads, ITEM, relation, relation_count, slot,
+        times[slot * TIMES + TIME] < horizon_ms, start, capacity, count,
+    )  # fmt: skip
+    words[slot * WORDS + USER] = words[slot * WORDS + ITEM] = NIL
+    times[slot * TIMES + TIME] = LONG_AGO
+    return item
+
+
 @kernel
-def write_events(
-    words: Any, times: Any, base: int, capacity: int, next_: int, user: Any, item: Any, time_ms: Any
-) -> None:
-    """Put N events, at most ``capacity``, behind the newest; no list knows of them yet."""
+def erase_events(
+    words: Any, times: Any, user_heads: Any, item_heads: Any, user: int, relation: int, relation_count: int,
+    base: int, capacity: int, first: int, next_: int, horizon_ms: int, emptied_items: Any,
+) -> None:  # fmt: skip
+    """Make tombstones of all events of a user, as many as ``emptied_items`` has room for.
+
+    It gets, for each, the item that has no event of this relation left, or -1.
+    """
+    start = base + first % capacity
+    count = next_ - first
+    head = user * relation_count + relation
+    found, slot = 0, np.int64(user_heads[head * HEAD_WORDS]) - 1
+    if slot >= 0 and (offset_of(slot, start, capacity) >= count or words[slot * WORDS + USER] != user):
+        slot = -1
+    while slot >= 0:
+        older = _follow(words, times, USER, user, slot, PREV, start, capacity, count)
+        emptied_items[found] = _bury(
+            words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
+        )
+        found += 1
+        slot = older
+    slot = start
+    while found < len(emptied_items):  # rare: expired ones that wait for their turn, and no list knows of
+        if words[slot * WORDS + USER] == user:
+            emptied_items[found] = _bury(
+                words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
+            )
+            found += 1
+        slot = slot + 1 if slot + 1 < base + capacity else base
+    for word in range(HEAD_WORDS):
+        user_heads[head * HEAD_WORDS + word] = 0
+
+
+@kernel
+def append_events(
+    words: Any, times: Any, user_heads: Any, item_heads: Any, relation: int, relation_count: int,
+    base: int, capacity: int, first: int, next_: int, user: Any, item: Any, time_ms: Any,
+    horizon_ms: int, user_events_max: int, item_events_max: int, left_out: Any,
+) -> int:  # fmt: skip
+    """Put N events, at most ``capacity``, behind the newest and link each into its two lists.
+
+    Left out, and listed by index in ``left_out`` [N], are those that expired already and those whose user or
+    item holds as many events of the relation as it may. Returns how many these are.
+    """
+    total = len(user)
+    start = base + first % capacity
     slot = base + next_ % capacity
-    for i in range(len(user)):
+    before = next_ - first
+    out = 0
+    for i in range(total):
+        if i + AHEAD < total:
+            prefetch(user_heads, (np.int64(user[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
+            prefetch(item_heads, (np.int64(item[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
+        if i + AHEAD // 2 < total:
+            at = (np.int64(user[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
+            prefetch(words, max(np.int64(user_heads[at]) - 1, 0) * WORDS)
+            at = (np.int64(item[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
+            prefetch(words, max(np.int64(item_heads[at]) - 1, 0) * WORDS)
+        user_head = np.int64(user[i]) * relation_count + relation
+        item_head = np.int64(item[i]) * relation_count + relation
+        if (
+            time_ms[i] < horizon_ms
+            or (user_heads[user_head * HEAD_WORDS + DEGREE] & COUNT) >= user_events_max
+            or (item_heads[item_head * HEAD_WORDS + DEGREE] & COUNT) >= item_events_max
+        ):
+            left_out[out] = i
+            out += 1
+            continue
         words[slot * WORDS + USER] = user[i]
         words[slot * WORDS + ITEM] = item[i]
         times[slot * TIMES + TIME] = time_ms[i]
+        _link(
+            words, times, user_heads, USER, np.int64(user[i]), user_head, slot, time_ms[i],
+            start, capacity, before + i - out, before + total,
+        )  # fmt: skip
+        _link(
+            words, times, item_heads, ITEM, np.int64(item[i]), item_head, slot, time_ms[i],
+            start, capacity, before + i - out, before + total,
+        )  # fmt: skip
         slot = slot + 1 if slot + 1 < base + capacity else base
-
-
-@kernel
-def link_events(
-    words: Any, times: Any, heads: Any, side: int, nodes: Any, relation: int, relation_count: int,
-    base: int, capacity: int, first: int, next_: int, horizon_ms: int,
-) -> None:  # fmt: skip
-    """Link the N events written behind ``next_`` into the lists of their ``nodes`` on one side."""
-    total = len(nodes)
-    start = base + first % capacity
-    slot = base + next_ % capacity
-    count = next_ - first
-    for i in range(total):
-        if i + AHEAD < total:
-            prefetch(heads, (np.int64(nodes[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-        if i + AHEAD // 2 < total:
-            soon = np.int64(heads[(np.int64(nodes[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS])
-            prefetch(words, max(soon - 1, 0) * WORDS)
-        node = np.int64(nodes[i])
-        head = node * relation_count + relation
-        time_ms = times[slot * TIMES + TIME]
-        if time_ms < horizon_ms:  # no cut will show it, and its place may be behind records that are gone
-            words[slot * WORDS + PREV + side] = 0
-            words[slot * WORDS + SKIP + side] = 0
-            heads[head * HEAD_WORDS + DEGREE] += np.uint32(1)
-        else:
-            _link(
-                words, times, heads, side, node, head, slot, time_ms,
-                start, capacity, count + i, count + total,
-            )  # fmt: skip
-        slot = slot + 1 if slot + 1 < base + capacity else base
+    return out

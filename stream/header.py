@@ -1,9 +1,11 @@
 """The shared header of a window: the counters that make lock-free reading exact.
 
-int64 words: [version counter, watermark, user rows, item rows, 0 …], then first[R], next[R], reserved[R].
+int64 words: [version counter, watermark, user rows, item rows, erasures begun, erasures done, watermark of
+the last one, 0], then first[R], next[R], reserved[R], and first[R] of the last erasure.
 ``first`` and ``next`` are the published cut. ``reserved`` is ahead of it: records of sequence numbers below
 it may be written by now, so a reader who has read a cut's records and then finds ``reserved`` not more than
-a ring's capacity past the cut's first event knows that none of them was overwritten.
+a ring's capacity past the cut's first event knows that none of them was overwritten. An erasure changes lists
+in place: a reader who finds as many done after its answer as begun before it has seen none half-way.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import fence, load_acquire, store_release
 from driftgraph.stream.events import I64
 
-SEQUENCE, WATERMARK, ROWS = 0, 1, 2
+SEQUENCE, WATERMARK, ROWS, ERASURES_BEGUN, ERASURES_DONE, ERASURE_WATERMARK = 0, 1, 2, 4, 5, 6
 HEADER_WORDS = 8
+ARRAYS = 4  # of R words behind them
 
 
 @kernel
@@ -32,8 +35,8 @@ def publish(
 
 
 @kernel
-def reserve(header: I64, index: int, value: int) -> None:  # pragma: no cover - compiled
-    """Announce that records up to sequence number ``value`` may be overwritten from now on."""
+def announce(header: I64, index: int, value: int) -> None:  # pragma: no cover - compiled
+    """Write a word that readers see before what is written next, and after what was written before."""
     store_release(header, index, value)
     fence()
 
@@ -53,3 +56,12 @@ def load_reserved(reserved: I64, relation: int) -> int:  # pragma: no cover - co
     """Read a shared counter after everything that was read before."""
     fence()
     return load_acquire(reserved, relation)  # type: ignore[no-any-return, unused-ignore]
+
+
+@kernel
+def erasures(header: I64) -> int:  # pragma: no cover - compiled
+    """How many erasures there have been, read after everything that was read before; -1 during one."""
+    fence()
+    done = load_acquire(header, ERASURES_DONE)
+    fence()
+    return done if load_acquire(header, ERASURES_BEGUN) == done else -1  # type: ignore[no-any-return, unused-ignore]

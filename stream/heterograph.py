@@ -97,7 +97,8 @@ class HeterographView:
 class Heterograph(HeterographView):
     """The graph as its one writer sees it.
 
-    Always true after ``apply`` and ``expire``: an id has a row exactly while the window holds an event of it.
+    Always true after ``apply``, ``expire`` and ``erase``: an id has a row exactly while the window holds an
+    event of it.
     """
 
     def __init__(self, window: Window, ids: tuple[IdTable, IdTable]) -> None:
@@ -143,6 +144,20 @@ class Heterograph(HeterographView):
     def expire(self, watermark_ms: int) -> None:
         """Move event time on: what is older than its span leaves, ids that nothing refers to are freed."""
         self._release(self.window.expire(watermark_ms))
+
+    def erase(self, users: Sequence[str]) -> int:
+        """Remove users with all their events, from older moments too; return how many were there.
+
+        An id that is erased and comes again is a new user.
+        """
+        erased = 0
+        for row in self._tables[USER].find(Strings.of(users)).tolist():
+            if row >= 0 and self.window.has_events(USER, np.array([row], np.uint32))[0]:
+                items = self.window.erase(row)  # before the name goes: its version tells readers
+                self._tables[USER].forget(row)
+                self._release((np.zeros(0, np.uint32), items))
+                erased += 1
+        return erased
 
     def _release(self, emptied: tuple[U32, U32]) -> None:
         for side in (USER, ITEM):

@@ -9,6 +9,7 @@ by the window, not by the age of the process.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,29 +91,36 @@ def _room_for(
 
 
 @kernel
+def _find(
+    data: U8, start: int, length: int, h: Any, index: Any, lengths: Any, offsets: I64, arena: U8
+) -> Any:  # pragma: no cover - compiled
+    """(The row of an id, or -1; where in the index it is, or where it would go.)"""
+    mask = len(index) - 1
+    at = _home(_entry(h, 0), mask)
+    while index[at]:
+        entry = index[at]
+        row = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
+        if (
+            _entry(h, row) == entry
+            and lengths[row] == length
+            and _equal(arena, offsets[row], data, start, length)
+        ):
+            return row, at
+        at = (at + 1) & mask
+    return np.int64(-1), at
+
+
+@kernel
 def _assign(
     data: U8, bounds: I64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any, arena: U8,
     links: I64, free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
 ) -> tuple[int, int]:  # fmt: skip  # pragma: no cover - compiled
     """Fill ``rows`` (and ``fresh`` with the new ones); return (new rows, ids done: fewer than N if full)."""
-    mask = len(index) - 1
     fresh_count = 0
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
         h = _hash(data, start, start + length)
-        at = _home(_entry(h, 0), mask)
-        row: Any = -1
-        while index[at]:
-            entry = index[at]
-            candidate = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
-            if (
-                _entry(h, candidate) == entry
-                and lengths[candidate] == length
-                and _equal(arena, offsets[candidate], data, start, length)
-            ):
-                row = candidate
-                break
-            at = (at + 1) & mask
+        row, at = _find(data, start, length, h, index, lengths, offsets, arena)
         if row < 0:
             if counters[FREE_COUNT]:
                 row = np.int64(free_rows[counters[FREE_COUNT] - 1])
@@ -135,6 +143,16 @@ def _assign(
             fresh_count += 1
         rows[i] = row
     return fresh_count, len(bounds) - 1
+
+
+@kernel
+def _find_all(
+    data: U8, bounds: I64, index: Any, lengths: Any, offsets: I64, arena: U8, rows: I64
+) -> None:  # pragma: no cover - compiled
+    for i in range(len(bounds) - 1):
+        start, length = bounds[i], bounds[i + 1] - bounds[i]
+        h = _hash(data, start, start + length)
+        rows[i] = _find(data, start, length, h, index, lengths, offsets, arena)[0]
 
 
 @kernel
@@ -195,13 +213,14 @@ class IdView:
         self._arena = folder.array(f"{kind}_id_bytes", row_capacity * NAME_BYTES_MEAN, np.uint8)
 
     def names(self, rows: U32) -> list[str]:
-        """The id of each row; empty where a row has no owner."""
+        """The id of each row; empty where a row has no owner, anything where it loses it just now."""
         rows = np.ascontiguousarray(rows, np.uint32)
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self._lengths[rows], out=bounds[1:])
         data = np.empty(bounds[-1], np.uint8)
         _gather(rows, self._offsets, self._arena, bounds, data)
-        return Strings(bounds, data).to_list()
+        raw, ends = data.tobytes(), bounds.tolist()
+        return [raw[a:b].decode(errors="replace") for a, b in pairwise(ends)]  # a name half wiped is no UTF-8
 
     def hashes(self, rows: U32) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """A 64-bit hash of each row's id, the same in every process and run."""
@@ -254,6 +273,17 @@ class IdTable(IdView):
                 f"({len(self._arena)} bytes of names): raise window.{self.kind}_rows"
             )
         return rows, fresh[:fresh_count]
+
+    def find(self, ids: Strings) -> I64:
+        """The row of each id, [N]; -1 for one that has none."""
+        rows = np.empty(len(ids), np.int64)
+        _find_all(ids.data, ids.offsets, self._index, self._lengths, self._offsets, self._arena, rows)
+        return rows
+
+    def forget(self, row: int) -> None:
+        """Release a row and wipe its name. A reader must have a way to tell that it read half of one."""
+        self._arena[self._offsets[row] : self._offsets[row] + self._lengths[row]] = 0
+        self.release(np.array([row], np.uint32))
 
     def release(self, rows: U32) -> None:
         """Take the rows, each in use and named once, from their ids; they may go to others from now on."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from driftgraph.stream.errors import DriftgraphError
 
-FORMAT = 1  # of the files; a reader refuses another
+FORMAT = 2  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
 LOCK = "writer.lock"
 

@@ -55,7 +55,8 @@ class Window(WindowView):
     """The writer: one process, one thread.
 
     Always true after ``append`` or ``expire`` returns:
-      * the published cut holds every event appended, but for those that expired or were truncated;
+      * the published cut holds every event appended, but for those that expired, were truncated, capped
+        or erased;
       * the watermark has not gone back;
       * no relation holds more events than its capacity, and the oldest arrivals went first.
     """
@@ -66,15 +67,20 @@ class Window(WindowView):
         self._first = np.array(newest.first, np.int64)
         self._next = np.array(newest.next, np.int64)
         self.watermark_ms = newest.watermark_ms
-        self.truncated = np.zeros(len(self.relations), np.int64)
+        self.truncated = np.zeros(len(self.relations), np.int64)  # let go early by a full ring
+        self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
         # Lets another process write the folder; called at the latest when the window is gone.
         self.close: Callable[[], object] = _nothing_to_close
 
     def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> tuple[U32, U32]:
         """Add N events in order of arrival. O(N) if they come in order of time; late ones O(log²) each.
 
+        An event older than its relation's span is left out. So is one whose user (item) has
+        ``user_events_max`` (``item_events_max``) of them that were not let go yet: a bot's first events stay,
+        and it costs no more than they do.
+
         Returns:
-            The rows that a full ring left without events of some relation, users and items, perhaps repeated.
+            The rows that may be without events now, users and items, perhaps repeated.
 
         Raises:
             ValueError: Columns disagree, or a row or relation is out of range; nothing was appended.
@@ -107,6 +113,35 @@ class Window(WindowView):
         self._publish()
         return _joined(emptied)
 
+    def erase(self, user: int) -> U32:
+        """Remove every event of a user row, at once and from every cut. O(its events · log²).
+
+        Returns:
+            The items that were left without events of some relation, perhaps repeated.
+        """
+        if not 0 <= user < self.row_capacity[USER]:
+            raise ValueError(f"user row {user} is out of range: there is room for {self.row_capacity[USER]}")
+        arrays, relation_count = self._arrays, len(self.relations)
+        degrees = arrays.heads[USER].reshape(-1, relation_count, adjacency.HEAD_WORDS)[
+            user, :, adjacency.DEGREE
+        ]
+        number = int(arrays.header[header.ERASURES_BEGUN]) + 1
+        header.announce(arrays.header, header.ERASURES_BEGUN, number)
+        arrays.versions[USER][user] += 1
+        emptied = []
+        for r, relation in enumerate(self.relations):
+            items = np.empty(int(degrees[r] & adjacency.COUNT), np.int64)
+            adjacency.erase_events(
+                arrays.words, self._times, *arrays.heads, user, r, relation_count,
+                int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+                self.watermark_ms - relation.span_ms, items,
+            )  # fmt: skip
+            emptied.append(items[items >= 0].astype(np.uint32))
+        arrays.header[header.ERASURE_WATERMARK] = self.watermark_ms
+        self._first_at_erasure[:] = self._first
+        header.announce(arrays.header, header.ERASURES_DONE, number)
+        return np.concatenate(emptied)
+
     def recycle(self, side: int, rows: U32) -> None:
         """Give rows a new owner, before its first event is appended."""
         if len(rows):
@@ -126,18 +161,27 @@ class Window(WindowView):
         """Append to one relation at most as many events as its ring holds."""
         relation, relation_count = self.relations[r], len(self.relations)
         arrays, n = self._arrays, len(user)
-        header.reserve(arrays.header, header.HEADER_WORDS + 2 * relation_count + r, int(self._next[r]) + n)
-        surplus = int(self._next[r] - self._first[r]) + n - relation.capacity
-        while surplus > 0:
-            surplus -= self._drop(r, surplus, emptied)
-        base, first, next_ = int(self._base[r]), int(self._first[r]), int(self._next[r])
-        adjacency.write_events(arrays.words, self._times, base, relation.capacity, next_, user, item, time_ms)
-        for side, nodes in ((USER, user), (ITEM, item)):
-            adjacency.link_events(
-                arrays.words, self._times, arrays.heads[side], side, nodes, r, relation_count,
-                base, relation.capacity, first, next_, self.watermark_ms - relation.span_ms,
-            )  # fmt: skip
-        self._next[r] += n
+        word = header.HEADER_WORDS + 2 * relation_count + r
+        reserved = int(arrays.header[word])
+        header.announce(arrays.header, word, max(reserved, int(self._next[r]) + n))
+        # room for the whole batch, though some of it may be left out
+        surplus = left = int(self._next[r] - self._first[r]) + n - relation.capacity
+        while left > 0:
+            left -= self._drop(r, left, emptied)
+        horizon_ms = self.watermark_ms - relation.span_ms
+        left_out = np.empty(n, np.int64)
+        out = adjacency.append_events(
+            arrays.words, self._times, *arrays.heads, r, relation_count,
+            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+            user, item, time_ms, horizon_ms, relation.user_events_max, relation.item_events_max, left_out,
+        )  # fmt: skip
+        self._next[r] += n - out
+        if out:
+            if surplus <= 0:  # nothing was truncated, and fewer records overwritten than announced
+                header.announce(arrays.header, word, max(reserved, int(self._next[r])))
+            left_out = left_out[:out]
+            self.capped[r] += np.count_nonzero(time_ms[left_out] >= horizon_ms)
+            emptied.append((user[left_out], item[left_out]))
 
     def _drop(self, r: int, exactly: int, emptied: list[tuple[U32, U32]]) -> int:
         """Let the oldest events of a relation go: ``exactly`` so many, or with 0 those that expired.
@@ -234,7 +278,7 @@ def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder
         raise ValueError(f"the capacities add up to {slots} events; at most {SLOTS_MAX} fit one window")
     heads = [n * len(relations) * adjacency.HEAD_WORDS for n in rows]
     return Arrays(
-        header=folder.array("header", header.HEADER_WORDS + 3 * len(relations), np.int64),
+        header=folder.array("header", header.HEADER_WORDS + header.ARRAYS * len(relations), np.int64),
         words=folder.array("events", slots * adjacency.WORDS, np.uint32),
         heads=(
             folder.array("user_heads", heads[USER], np.uint32),

@@ -8,10 +8,13 @@ There is no lock: a reader works at a cut and learns at the end whether it still
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,10 @@ from driftgraph.stream.events import I32, I64, U8, U32
 from driftgraph.stream.mapped import WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
+EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
+ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # for the writer to end one: it takes a fraction of that
 THREADS = min(os.cpu_count() or 1, 8)
+Answer = TypeVar("Answer")
 SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than it saves
 
 
@@ -37,6 +43,8 @@ class Relation:
     name: str
     span_ms: int
     capacity: int = 1 << 24  # 32 bytes each, used only where events have been
+    user_events_max: int = EVENTS_MAX  # in the window, of one user; whoever has more is no shopper
+    item_events_max: int = EVENTS_MAX
 
     def __post_init__(self) -> None:
         if self.span_ms <= 0:
@@ -45,6 +53,11 @@ class Relation:
             raise ValueError(
                 f"relation {self.name!r}: capacity must be 1 to {SLOTS_MAX}, got {self.capacity}"
             )
+        for side, limit in (("user", self.user_events_max), ("item", self.item_events_max)):
+            if not 0 < limit <= EVENTS_MAX:
+                raise ValueError(
+                    f"relation {self.name!r}: {side}_events_max must be 1 to {EVENTS_MAX}, got {limit}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,11 @@ class Arrays:
 
 
 class WindowView:
-    """The window as a reader sees it, in the writer's process or another. Every answer is as of a cut."""
+    """The window as a reader sees it, in the writer's process or another. Every answer is as of a cut.
+
+    Erasure is the one change that reaches back: an older cut then no longer shows the erased user, nor what
+    had expired by then.
+    """
 
     def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
         self.relations = tuple(relations)
@@ -106,8 +123,9 @@ class WindowView:
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
-        r = len(self.relations)
-        self._reserved = arrays.header[header.HEADER_WORDS + 2 * r :]
+        r, at = len(self.relations), header.HEADER_WORDS
+        self._reserved = arrays.header[at + 2 * r : at + 3 * r]
+        self._first_at_erasure = arrays.header[at + 3 * r :]
 
     def cut(self) -> Cut:
         """The newest published cut."""
@@ -166,6 +184,9 @@ class WindowView:
             raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
         nodes = np.ascontiguousarray(nodes, np.uint32)
         times_ms = np.ascontiguousarray(times_ms, np.int64)
+        return self._answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
+
+    def _recent(self, side: int, nodes: U32, times_ms: I64, fanout: I64, cut: Cut) -> Neighborhood:
         shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
         result = Neighborhood(
             np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
@@ -183,11 +204,17 @@ class WindowView:
             )  # fmt: skip
 
         _in_parallel(fill, len(nodes))
-        self.check(cut)
         return result
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
-        """The live events of ``cut`` that arrived at or after ``since``. O(result · log)."""
+        """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        return self._answered(cut, partial(self._events, since))
+
+    def _events(self, since: Cut | None, cut: Cut) -> Events:
         columns: list[tuple[U32, U32, U8, I64]] = []
         for r, relation in enumerate(self.relations):
             start = cut.first[r] if since is None else max(cut.first[r], since.next[r])
@@ -198,10 +225,36 @@ class WindowView:
             at = slot[live] * adjacency.WORDS
             words = self._arrays.words
             columns.append((words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live]))
-        self.check(cut)
         user, item, relation_column, time = (np.concatenate(c) for c in zip(*columns, strict=True))
         order = np.argsort(time, kind="stable")
         return Events(user[order], item[order], relation_column[order], time[order])
+
+    def _answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
+        """The answer at the cut, given again if a user was erased meanwhile."""
+        for _ in range(ERASURE_WAITS_MAX):
+            erasures = header.erasures(self._arrays.header)
+            if erasures < 0:
+                time.sleep(ERASURE_WAIT_S)
+                continue
+            seen = self._as_erased(cut) if erasures else cut
+            found = answer(seen)
+            self.check(seen)
+            if header.erasures(self._arrays.header) == erasures:
+                return found
+        raise StaleCut("users are being erased all the while; take a newer cut and ask again")
+
+    def _as_erased(self, cut: Cut) -> Cut:
+        """What is left of a cut: nothing that had expired at the last erasure."""
+        return Cut(
+            max(cut.watermark_ms, int(self._arrays.header[header.ERASURE_WATERMARK])),
+            tuple(
+                min(max(first, floor), next_)
+                for first, floor, next_ in zip(
+                    cut.first, self._first_at_erasure.tolist(), cut.next, strict=True
+                )
+            ),
+            cut.next,
+        )
 
     def live_counts(self, cut: Cut) -> dict[str, int]:
         """Live events by relation. O(window)."""

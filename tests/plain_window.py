@@ -15,10 +15,11 @@ from driftgraph.stream.events import I32, I64, U8, U32
 from driftgraph.stream.window import Cut, Events, Neighborhood, Relation
 
 USER, ITEM = 0, 1
+GONE = (-1, -1, -(1 << 62))  # an erased event keeps its place in the order of arrival
 
 
 class PlainWindow:
-    """Per relation every event ever appended, as ``(user, item, time_ms)`` in order of arrival.
+    """Per relation every event ever taken, as ``(user, item, time_ms)`` in order of arrival.
 
     Always true: an event's sequence number is its place in its relation's list; ``first[r]`` has only
     grown, past events that are expired or that a ring of ``capacity`` would have overwritten.
@@ -30,13 +31,58 @@ class PlainWindow:
         self.kept: list[list[tuple[int, int, int]]] = [[] for _ in relations]
         self.first = [0 for _ in relations]
         self.versions: list[list[int]] = [[], []]  # by side and row
+        self.reserved = [0 for _ in relations]  # a cut whose ring ends before it is refused
+        self.capped = [0 for _ in relations]
+        self.at_erasure = Cut(0, (0,) * len(self.relations), (0,) * len(self.relations))
 
     def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> None:
-        for u, i, r, t in zip(user.tolist(), item.tolist(), relation.tolist(), time_ms.tolist(), strict=True):
-            self.kept[r].append((u, i, t))
-            self.first[r] = max(self.first[r], len(self.kept[r]) - self.relations[r].capacity)
+        rows = list(zip(user.tolist(), item.tolist(), relation.tolist(), time_ms.tolist(), strict=True))
+        for u, i, _, _ in rows:
             for side, row in ((USER, u), (ITEM, i)):
                 self.versions[side] += [0] * (row + 1 - len(self.versions[side]))
+        for r, rules in enumerate(self.relations):
+            mine = [(u, i, t) for u, i, relation_of, t in rows if relation_of == r]
+            while mine:
+                self._append_one(r, mine[: rules.capacity])
+                mine = mine[rules.capacity :]
+
+    def _append_one(self, r: int, events: list[tuple[int, int, int]]) -> None:
+        """A full ring makes room for all of them first."""
+        rules, kept = self.relations[r], self.kept[r]
+        if len(kept) + len(events) - rules.capacity > self.first[r]:
+            self.first[r] = len(kept) + len(events) - rules.capacity
+            self.reserved[r] = max(self.reserved[r], len(kept) + len(events))
+        for u, i, t in events:
+            held = kept[self.first[r] :]
+            if t < self.watermark_ms - rules.span_ms:
+                continue
+            if (
+                sum(e[USER] == u for e in held) >= rules.user_events_max
+                or sum(e[ITEM] == i for e in held) >= rules.item_events_max
+            ):
+                self.capped[r] += 1
+                continue
+            kept.append((u, i, t))
+        self.reserved[r] = max(self.reserved[r], len(kept))
+
+    def erase(self, user: int) -> None:
+        """Its events are gone from every cut, and so is what had expired by now."""
+        self.versions[USER][user] += 1
+        for events in self.kept:
+            events[:] = [GONE if e[USER] == user else e for e in events]
+        self.at_erasure = self.cut()
+
+    def items_of(self, user: int) -> list[int]:
+        """Items of the user's events that were not let go."""
+        return [
+            e[ITEM] for r, events in enumerate(self.kept) for e in events[self.first[r] :] if e[USER] == user
+        ]
+
+    def as_erased(self, cut: Cut) -> Cut:
+        """What is left of an older cut."""
+        last = self.at_erasure
+        first = tuple(min(max(a, b), n) for a, b, n in zip(cut.first, last.first, cut.next, strict=True))
+        return Cut(max(cut.watermark_ms, last.watermark_ms), first, cut.next)
 
     def expire(self, watermark_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, watermark_ms)
@@ -53,6 +99,7 @@ class PlainWindow:
         return Cut(self.watermark_ms, tuple(self.first), tuple(len(events) for events in self.kept))
 
     def recent(self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut) -> Neighborhood:
+        cut = self.as_erased(cut)
         shape = (len(nodes), len(self.relations), k)
         neighbor, time = np.zeros(shape, np.uint32), np.zeros(shape, np.int64)
         count = np.zeros(shape[:2], np.int32)
@@ -73,6 +120,7 @@ class PlainWindow:
         return Neighborhood(neighbor, time, count)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
+        cut = self.as_erased(cut)
         live = [
             (t, r, s, u, i)
             for r, relation in enumerate(self.relations)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph, HeterographView
@@ -66,6 +68,55 @@ def test_a_row_with_a_new_owner_is_not_named_for_the_old_one() -> None:
     assert g.names(USER, row, g.moment()) == ["new"]
     assert g.window.row_versions(USER).tolist() == [2]
     assert neighbors(g, "new", CLICK, 600) == ["j"]
+
+
+def test_an_erased_user_is_gone_from_older_moments_too_and_comes_back_as_another() -> None:
+    """PITFALLS A14: nothing of an erased user is left, and nobody else's history changes."""
+    g = graph()
+    g.apply(batch(("ann", "tea", CLICK, 10), ("bob", "tea", CLICK, 11), ("ann", "jam", BUY, 12)))
+    then = g.moment()
+    row = int(g._tables[USER].find(Strings.of(["ann"]))[0])
+    assert g.erase(["ann", "nobody", "ann"]) == 1
+    assert g.id_counts == {"user": 1, "item": 1}  # jam was hers alone
+    assert g.window.events(then.cut).time_ms.tolist() == [11]
+    assert g.names(USER, np.array([row], np.uint32), then) == [None]
+    assert b"ann" not in g._tables[USER]._arena.tobytes()
+
+    only_bob = graph()
+    only_bob.apply(batch(("bob", "tea", CLICK, 11)))
+    assert g.digest(g.moment().cut) == only_bob.digest(only_bob.moment().cut)
+
+    g.apply(batch(("ann", "jam", CLICK, 13)))
+    assert neighbors(g, "ann", CLICK, 50) == ["jam"]
+    assert neighbors(g, "bob", CLICK, 50) == ["tea"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(0, 1), st.integers(1, 300))),
+       st.lists(st.integers(0, 6), min_size=1, max_size=4))  # fmt: skip
+def test_erasing_is_as_if_the_user_had_never_been(
+    events: list[tuple[int, int, int, int]], erased: list[int]
+) -> None:
+    whole, without = graph(), graph()
+    for user, item, relation, time_ms in events:
+        event = (f"u{user}", f"i{item}", relation, time_ms)
+        whole.apply(batch(event))
+        if user not in erased:
+            without.apply(batch(event))
+    whole.erase([f"u{user}" for user in erased])
+    assert whole.digest(whole.moment().cut) == without.digest(without.moment().cut)
+    assert whole.id_counts == without.id_counts
+    whole.expire(10_000)
+    assert whole.id_counts == {"user": 0, "item": 0}
+
+
+def test_an_event_that_a_cap_left_out_leaves_no_name() -> None:
+    rules = [Relation("click", 1_000, 100, user_events_max=2)]
+    g = Heterograph.create(None, rules, user_rows=8, item_rows=8)
+    g.apply(batch(*((("bot", f"i{n}", CLICK, 10 + n)) for n in range(5)), ("ann", "i9", CLICK, 20)))
+    assert g.window.capped.tolist() == [3]
+    assert g.id_counts == {"user": 2, "item": 3}
+    assert neighbors(g, "bot", CLICK, 50) == ["i1", "i0"]
 
 
 def test_the_digest_knows_content_and_not_order_rows_or_batches() -> None:

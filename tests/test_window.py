@@ -13,16 +13,35 @@ from hypothesis import strategies as st
 
 from driftgraph.stream import window as window_module
 from driftgraph.stream.window import ITEM, USER, Cut, Neighborhood, Relation, StaleCut, Window, in_memory
+from driftgraph.stream.window_view import EVENTS_MAX
 from tests.plain_window import PlainWindow
 
 SPANS_MS = (40, 90)
 CAPACITIES = (7, 16)
 LONG = int(os.environ.get("DRIFTGRAPH_TEST_LONG", "1"))  # times as many examples: make test-long
 ROWS = 5  # few, so that lists are long, ties are common and rows meet in one batch
+NO_LIMIT = (EVENTS_MAX, EVENTS_MAX)
+
+Event = tuple[int, int, int, int]  # user, item, relation, time
 
 
-def relations(capacities: tuple[int, ...] = CAPACITIES) -> list[Relation]:
-    return [Relation(f"r{n}", span, c) for n, (span, c) in enumerate(zip(SPANS_MS, capacities, strict=True))]
+@dataclass(frozen=True)
+class Erase:
+    """A step that erases a user."""
+
+    user: int
+
+
+Step = list[Event] | int | Erase  # append, expire, erase
+
+
+def relations(
+    capacities: tuple[int, ...] = CAPACITIES, events_max: tuple[int, int] = NO_LIMIT
+) -> list[Relation]:
+    return [
+        Relation(f"r{n}", span, c, *events_max)
+        for n, (span, c) in enumerate(zip(SPANS_MS, capacities, strict=True))
+    ]
 
 
 @dataclass
@@ -33,7 +52,7 @@ class Pair:
     plain: PlainWindow
     cuts: list[Cut] = field(default_factory=list)
 
-    def append(self, events: list[tuple[int, int, int, int]]) -> None:
+    def append(self, events: list[Event]) -> None:
         user, item, relation, time_ms = (
             (np.array(c) for c in zip(*events, strict=True)) if events else [np.zeros(0)] * 4
         )
@@ -49,6 +68,15 @@ class Pair:
     def expire(self, watermark_ms: int) -> None:
         self.real.expire(watermark_ms)
         self.plain.expire(watermark_ms)
+
+    def erase(self, user: int) -> None:
+        held = set(self.plain.items_of(user))
+        emptied = set(self.real.erase(user).tolist())
+        self.plain.erase(user)
+        assert emptied <= held
+        for item in held:
+            if not self.real.has_events(ITEM, np.array([item], np.uint32))[0]:
+                assert item in emptied
 
     def agree(self, cut: Cut, k: int) -> None:
         times_ms = np.array([1, 60, 110, 201, 260], np.int64)
@@ -70,45 +98,48 @@ def same(ours: Neighborhood, theirs: Neighborhood) -> None:
 event = st.tuples(
     st.integers(0, ROWS - 1), st.integers(0, ROWS - 1), st.integers(0, len(SPANS_MS) - 1), st.integers(1, 200)
 )
-step = st.one_of(st.lists(event, max_size=12), st.integers(1, 220))
+step = st.one_of(
+    st.lists(event, max_size=12), st.integers(1, 220), st.builds(Erase, st.integers(0, ROWS - 1))
+)
+limits = st.tuples(*[st.sampled_from([2, 4, EVENTS_MAX])] * 2)
 
 
-def run(steps: list[list[tuple[int, int, int, int]] | int], capacities: tuple[int, ...]) -> Iterator[Pair]:
-    pair = Pair(
-        in_memory(relations(capacities), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations(capacities))
-    )
+def run(steps: list[Step], rules: list[Relation]) -> Iterator[Pair]:
+    pair = Pair(in_memory(rules, user_rows=ROWS, item_rows=ROWS), PlainWindow(rules))
+    pair.append([(row, row, 0, 1) for row in range(ROWS)])  # so that each row is known to both
     for action in steps:
-        if isinstance(action, int):
+        if isinstance(action, Erase):
+            pair.erase(action.user)
+        elif isinstance(action, int):
             pair.expire(action)
         else:
             pair.append(action)
         yield pair
 
 
-@settings(max_examples=LONG * 150, deadline=None)
-@given(st.lists(step, max_size=14), st.integers(0, 9))
-def test_the_window_agrees_with_a_plain_list(
-    steps: list[list[tuple[int, int, int, int]] | int], k: int
-) -> None:
-    """Late events, ties, duplicates, expiry, ring wrap and truncation: compare after each step."""
-    for pair in run(steps, CAPACITIES):
+@settings(max_examples=LONG * 200, deadline=None)
+@given(st.lists(step, max_size=14), limits, st.integers(0, 9))
+def test_the_window_agrees_with_a_plain_list(steps: list[Step], events_max: tuple[int, int], k: int) -> None:
+    """Late events, ties, expiry, ring wrap, truncation, caps, erasure: compare after each step."""
+    for pair in run(steps, relations(CAPACITIES, events_max)):
         cut = pair.real.cut()
         assert cut == pair.plain.cut()
         pair.agree(cut, k)
+        assert pair.real.capped.tolist() == pair.plain.capped
+        assert pair.real.row_versions(USER).tolist() == pair.plain.versions[USER]
 
 
-@settings(max_examples=LONG * 60, deadline=None)
+@settings(max_examples=LONG * 100, deadline=None)
 @given(st.lists(step, max_size=14))
-def test_an_older_cut_is_answered_exactly_or_refused(
-    steps: list[list[tuple[int, int, int, int]] | int],
-) -> None:
-    """Ask at every earlier cut after each step: what came later, or expired since, must not show."""
+def test_an_older_cut_is_answered_exactly_or_refused(steps: list[Step]) -> None:
+    """Ask at every earlier cut after each step: what came later, expired or was erased must not show."""
     cuts: list[Cut] = []
-    for pair in run(steps, (30, 16)):
+    for pair in run(steps, relations((30, 16))):
         cuts.append(pair.real.cut())
         for cut in cuts:
+            seen = pair.plain.as_erased(cut)
             overwritten = any(
-                cut.next[r] > cut.first[r] and pair.real.cut().next[r] > cut.first[r] + relation.capacity
+                seen.next[r] > seen.first[r] and pair.plain.reserved[r] > seen.first[r] + relation.capacity
                 for r, relation in enumerate(pair.real.relations)
             )
             if overwritten:
@@ -120,7 +151,7 @@ def test_an_older_cut_is_answered_exactly_or_refused(
 
 @settings(max_examples=LONG * 40, deadline=None)
 @given(st.lists(event, max_size=40), st.integers(1, 12))
-def test_batching_does_not_matter(events: list[tuple[int, int, int, int]], size: int) -> None:
+def test_batching_does_not_matter(events: list[Event], size: int) -> None:
     whole = Pair(in_memory(relations(), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations()))
     parts = Pair(in_memory(relations(), user_rows=ROWS, item_rows=ROWS), PlainWindow(relations()))
     whole.append(events)
