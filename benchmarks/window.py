@@ -35,6 +35,7 @@ from benchmarks.peers import BATCH, USER, K, MissingPeer, Store
 from benchmarks.peers.ours import SPAN_MS, Ours
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import START_MS, STREAM_MS, Shop, Traffic, draw, joined, made_late, seeds
+from benchmarks.window_hub import measure_hubs
 
 PEERS = ("dgl", "torch_geometric", "tgm", "scipy", "lists")
 MILLION = 1_000_000
@@ -73,7 +74,9 @@ def main() -> None:
         from benchmarks.window_picture import draw_costs  # noqa: PLC0415  # matplotlib, only if wanted
 
         draw_costs(figures["sizes"], given.picture)
-    finish(figures, _required(figures, names), as_json=given.json)
+    _say("hubs", note=not given.json)
+    figures["hubs"], beside_hubs = measure_hubs(0.1 if given.quick else 1)
+    finish(figures, [*_required(figures, names), *beside_hubs], as_json=given.json)
 
 
 def _measure(size: int, names: list[str], figures: Figures, *, note: bool) -> Figures:

@@ -30,11 +30,12 @@ COLORS = {
     "scipy": "#525252",
     "lists": "#a16207",
 }
+ALONE = ("driftgraph", "torch_geometric", "tgm", "scipy", "lists")  # with one sampler, which needs no name
 
 
 def draw_costs(sizes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Two panels, log scales: nanoseconds an event appended, nanoseconds a neighbor found."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.4), constrained_layout=True)
     names = dict.fromkeys(name for size in sizes.values() for name in size)
     for name in names:
         measured = {int(size): found[name] for size, found in sizes.items() if name in found}
@@ -45,7 +46,8 @@ def draw_costs(sizes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         for number, sampler in enumerate(next(iter(measured.values()))["samplers"]):
             found = [one["samplers"][sampler] for one in measured.values()]
             exact = min(one["now_exact"] for one in found)
-            style |= {"label": f"{TITLES[name]}, {sampler}: {exact:.0%} exact", "ls": "--" if number else "-"}
+            title = TITLES[name] if name in ALONE else f"{TITLES[name]}, {sampler}"
+            style |= {"label": f"{title}: {exact:.0%} exact", "ls": "--" if number else "-"}
             right.plot(list(measured), [1e9 / one["now_per_s"] for one in found], **style)
     left.set_title("an event appended, ready to be sampled")
     right.set_title("a neighbor of the 10 most recent, now")
@@ -53,6 +55,6 @@ def draw_costs(sizes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="events in the window", ylabel="nanoseconds")
         axes.grid(True, which="major", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -167,11 +167,11 @@ def _is_newer(times: Any, slot: int, time_ms: int, arrival: int, start: int, cap
 @kernel
 def _link(
     words: Any, times: Any, heads: Any, side: int, node: int, head: int, slot: int,
-    time_ms: int, start: int, capacity: int, count: int, occupied: int,
+    time_ms: int, horizon_ms: int, start: int, capacity: int, count: int, occupied: int,
 ) -> None:  # fmt: skip
     """Put the event at ``slot`` (its row and time already there) into its node's list. O(1) if in order.
 
-    ``count`` events arrived before it, ``occupied`` records are in use once its batch is in.
+    ``count`` events arrived before it, ``occupied`` records at most are in use once its batch is in.
     """
     pointer = np.int64(heads[head * HEAD_WORDS])
     degree = heads[head * HEAD_WORDS + DEGREE]
@@ -181,7 +181,8 @@ def _link(
     if degree & STALE:
         tower = 0
         reused = offset_of(pointer - 1, start, capacity) < occupied
-        if reused or words[(pointer - 1) * WORDS + side] != node:
+        truncated = _newest_ms(heads, head) >= horizon_ms
+        if reused or truncated or words[(pointer - 1) * WORDS + side] != node:
             pointer = 0  # nothing that any valid cut can see is behind it
     if pointer == 0 or time_ms >= _newest_ms(heads, head):
         if low > 1:
@@ -417,11 +418,11 @@ def append_events(
         words[slot * WORDS + ITEM] = item[i]
         times[slot * TIMES + TIME] = time_ms[i]
         _link(
-            words, times, user_heads, USER, np.int64(user[i]), user_head, slot, time_ms[i],
+            words, times, user_heads, USER, np.int64(user[i]), user_head, slot, time_ms[i], horizon_ms,
             start, capacity, before + i - out, before + total,
         )  # fmt: skip
         _link(
-            words, times, item_heads, ITEM, np.int64(item[i]), item_head, slot, time_ms[i],
+            words, times, item_heads, ITEM, np.int64(item[i]), item_head, slot, time_ms[i], horizon_ms,
             start, capacity, before + i - out, before + total,
         )  # fmt: skip
         slot = slot + 1 if slot + 1 < base + capacity else base

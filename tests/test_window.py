@@ -178,6 +178,15 @@ def test_a_long_list_is_searched_exactly_wherever_late_events_landed() -> None:
     same(real.recent(ITEM, nodes, seeds, 8, cut), plain.recent(ITEM, nodes, seeds, 8, cut))
 
 
+def test_a_newest_event_truncated_for_a_batch_that_was_left_out_holds_no_list() -> None:
+    """The full ring makes room by dropping user 2's only event, and nothing takes its record."""
+    dead, alive = [(0, 0, 0, 1)] * 3, [(0, 0, 0, 2)] * 3
+    steps: list[Step] = [42, [(2, 0, 0, 21), (0, 0, 0, 2)], dead + alive, [(2, 0, 0, 20)], [(0, 0, 0, 2)] * 2]
+    for pair in run(steps, relations()):
+        assert pair.real.cut() == pair.plain.cut()
+        pair.agree(pair.real.cut(), 1)
+
+
 def test_rows_that_are_unknown_or_have_no_event_get_no_neighbor() -> None:
     window = in_memory(relations(), user_rows=ROWS, item_rows=ROWS)
     nodes = np.array([0, 4, 5, 2**32 - 1], np.uint32)

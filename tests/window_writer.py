@@ -19,6 +19,7 @@ USERS, ITEMS = 30, 20  # few, so that lists are long and rows meet
 RELATIONS = [Relation("click", 4_000, 3_000), Relation("buy", 9_000, 1_500)]
 BATCHES, BATCH = 400, 50
 LATE_MS = 400
+ERASE_EVERY = 20  # batches; the n-th erasure is of user 7 n
 
 Log = tuple[U32, U32, U8, I64]
 
@@ -38,18 +39,31 @@ def log_of(seed: int) -> Log:
     )
 
 
+def erased_user(number: int) -> int:
+    """Whom the n-th erasure, from 1, is of."""
+    return 7 * number % USERS
+
+
+def watermark_after(log: Log, batches: int) -> int:
+    """The writer's watermark when so many batches are in."""
+    return int(log[3][: batches * BATCH].max(initial=LATE_MS)) - LATE_MS
+
+
 def main() -> None:
     """Wait for a line, write batch after batch with the watermark behind, wait for the end of stdin."""
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     window = windows.create(folder, RELATIONS, user_rows=USERS, item_rows=ITEMS)
     windows.describe(folder, window)
-    user, item, relation, time_ms = log_of(seed)
+    log = user, item, relation, time_ms = log_of(seed)
     print("open", flush=True)
     sys.stdin.readline()
     for start in range(0, BATCHES * BATCH, BATCH):
         part = slice(start, start + BATCH)
         window.append(user[part], item[part], relation[part], time_ms[part])
-        window.expire(int(time_ms[part].max()) - LATE_MS)
+        window.expire(watermark_after(log, start // BATCH + 1))
+        number, rest = divmod(start // BATCH + 1, ERASE_EVERY)
+        if rest == 0:
+            window.erase(erased_user(number))
         time.sleep(0.004)
     print("done", flush=True)
     sys.stdin.read()
