@@ -33,8 +33,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not long' $(ARGS)
 
+# 25 times as many random examples of the window: some 200,000 operations
 test-long: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	DRIFTGRAPH_TEST_LONG=25 $(BIN)/python -m pytest --timeout 1800 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

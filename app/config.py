@@ -19,12 +19,11 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
     EventSettings,
-    FitSettings,
     KafkaSettings,
-    ModelSettings,
     NameField,
     PathField,
     RedisSettings,
@@ -109,7 +108,7 @@ class Settings(BaseSettings):
 
     def window_relations(self, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
         """The edge types of the window, with its defaults filled in; ``names`` are those found in a file."""
-        from driftgraph.stream.window import Relation  # noqa: PLC0415  # compiles: not needed by --help
+        from driftgraph.stream.window import EVENTS_MAX, Relation  # noqa: PLC0415  # compiles
 
         chosen = self.relations if names is None else {n: self.relations.get(n) for n in names}
         return tuple(
@@ -117,6 +116,8 @@ class Settings(BaseSettings):
                 name,
                 span_ms=(own.span if own and own.span else self.window.span).ms,
                 capacity=own.capacity if own and own.capacity else self.window.capacity,
+                user_events_max=self.window.user_events_max,
+                item_events_max=self.window.item_events_max or EVENTS_MAX,
             )
             for name, own in chosen.items()
         )

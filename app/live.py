@@ -30,6 +30,7 @@ from driftgraph.app.dead_letters import FileDeadLetters
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.progress import Progress
+from driftgraph.app.warm_up import warm_up
 from driftgraph.stream.clock import Clock, SystemClock, TimeRules, Watermark, WatermarkRules
 from driftgraph.stream.decode import Behaviors, Decoder, EventRules
 from driftgraph.stream.formats import JSON_NAMES
@@ -63,6 +64,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(_stop_on_signals(stop))
         stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
+        warm_up(settings.window_relations(), decoder(settings, clock), watermark_rules(settings), clock)
         source = KafkaSource(_kafka_options(settings, clock), decoder(settings, clock), clock)
         stack.callback(source.close)
         rows = settings.window
@@ -187,6 +189,7 @@ class Updater:
                 r.name: n - f
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
             },
+            **self.ingest.graph.window.counted(),
             "ids": self.ingest.graph.id_counts,
             "worker": {"state": self.worker.state, "pid": self.worker.pid, "starts": self.worker.starts},
         }

@@ -57,6 +57,7 @@ class ReplayReport:
     generations: tuple[GenerationReport, ...]
     redis: Mapping[str, int]
     truncated: Mapping[str, int]
+    capped: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -75,6 +76,7 @@ class ReplayReport:
             "watermark_ms": self.watermark_ms,
             "window": dict(self.window),
             "truncated": dict(self.truncated),
+            "capped": dict(self.capped),
             "digest": self.digest,
             "overall": overall(self.generations),
             "generations": [report.to_json() for report in self.generations],
@@ -146,9 +148,7 @@ def replay(
             watermark_ms=cut.watermark_ms,
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
-            truncated={
-                r.name: int(n) for r, n in zip(graph.window.relations, graph.window.truncated, strict=True)
-            },
+            **graph.window.counted(),
         )
 
 

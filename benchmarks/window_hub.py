@@ -5,6 +5,7 @@ the same shop twice, once with the hubs ──► ordinary batches and seeds, in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -112,7 +113,7 @@ def _mixed(batch: Traffic, bot: int, hub: int) -> Traffic:
     return Traffic(user, item, batch.relation, batch.time_ms)
 
 
-Turn = tuple[partial[object], partial[object]]
+Turn = tuple[Callable[[], object], Callable[[], object]]
 
 
 def _asked(crowded: Ours, plain: Ours, side: int, nodes: U32, before_ms: int) -> Turn:
@@ -123,7 +124,7 @@ def _asked(crowded: Ours, plain: Ours, side: int, nodes: U32, before_ms: int) ->
     return crowded_call, plain_call
 
 
-def _ratio(turns: list[Turn]) -> float:
+def _ratio(turns: Sequence[Turn]) -> float:
     """The median of time beside hubs / time without, each pair next to each other and in changing order."""
     ratios = []
     for number, (crowded, plain) in enumerate(turns):

@@ -40,7 +40,6 @@ class Encoder:
 
     def __init__(self, network: MBGNN, table: ItemTable, view: WindowView, cut: Cut) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
-        self.fanout = network.options.fanout
         self._position = torch.arange(table.rows)
 
     def users(self, rows: U32, times_ms: I64) -> F32:
@@ -55,10 +54,11 @@ class Encoder:
 
     @torch.no_grad()
     def _encode(self, side: int, rows: U32, times_ms: I64, popularity_NF: F32 | None) -> Tensor:
-        depth = self.network.options.layers
+        options = self.network.options
         nodes = sample(
-            self.view, self.cut, side=side, rows=rows, times_ms=times_ms, depth=depth, fanout=self.fanout
-        )
+            self.view, self.cut, side=side, rows=rows, times_ms=times_ms, depth=options.layers,
+            fanout=options.fanout, pool=options.uniform_pool,
+        )  # fmt: skip
         nodes = localize(nodes, self._position, self.table.device)
         weight = self.table.weight[: self.table.rows]
         if popularity_NF is None:

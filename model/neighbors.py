@@ -40,6 +40,7 @@ def sample(
     times_ms: I64,
     depth: int,
     fanout: Sequence[int],
+    pool: int = 0,
 ) -> Nodes:
     """Neighborhoods of N nodes, ``depth`` layers deep, everything strictly before each node's own time.
 
@@ -51,11 +52,16 @@ def sample(
         times_ms: [N].
         depth: Layers; at 0 an item is a leaf and a user still has its items, its own row being their mean.
         fanout: Neighbors by relation: of a user, of an item, of a user at depth 0.
+        pool: 0 takes the newest; otherwise they are drawn from so many newest (``WindowView.uniform``).
     """
     own = torch.from_numpy(rows.astype(np.int64))
     if side == ITEM and depth == 0:
         return Nodes(ITEM, own, (), None)
-    hood = view.recent(side, rows, times_ms, fanout[side] if depth else fanout[2], cut)
+    k = fanout[side] if depth else fanout[2]
+    if pool:
+        hood = view.uniform(side, rows, times_ms, k, cut, pool=max(pool, k))
+    else:
+        hood = view.recent(side, rows, times_ms, k, cut)
     if side == USER and depth <= 1:
         index = hood.neighbor_BRK.astype(np.int64)
         edges = edges_of(hood, index) if depth else ()
@@ -66,8 +72,9 @@ def sample(
     index = np.zeros(real.shape, np.int64)
     index[real] = place
     source = sample(
-        view, cut, side=1 - side, rows=source_rows, times_ms=source_times_ms, depth=depth - 1, fanout=fanout
-    )
+        view, cut, side=1 - side, rows=source_rows, times_ms=source_times_ms, depth=depth - 1,
+        fanout=fanout, pool=pool,
+    )  # fmt: skip
     return Nodes(side, own, edges_of(hood, index), source, bag_of(hood, index) if side == USER else None)
 
 

@@ -20,6 +20,7 @@ class TrainerOptions:
     user_fanout: int = 12  # newest neighbors of a user by relation; older ones hardly move the result
     item_fanout: int = 6  # an item also has its id row, and there are more candidates than examples
     history_fanout: int = 4  # of a user that is an item's neighbor, where only the mean is asked for
+    uniform_pool: int = 0  # neighbors drawn from so many newest instead of the newest; 0: the newest
     activation: str = "none"  # after each layer: "none", "elu" or "leaky_relu"
 
     skip: bool = True  # add what a layer was given to what it gives
@@ -78,6 +79,8 @@ class TrainerOptions:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.uniform_pool < 0:
+            raise ValueError(f"uniform_pool must be 0 or more, got {self.uniform_pool}")
         for name in ("learning_rate", "network_learning_rate", "clip_norm", "temperature", "half_life_share"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -39,10 +39,11 @@ def inputs_of(
 ) -> Inputs:
     """Sample the neighborhoods of a batch: users before their own event, items before the batch's first."""
     options, device = network.options, behavior_weight_R.device
-    fanout = options.fanout
+    fanout, pool = options.fanout, options.uniform_pool
     users = sample(
-        view, cut, side=USER, rows=batch.user, times_ms=batch.time_ms, depth=options.layers, fanout=fanout
-    )
+        view, cut, side=USER, rows=batch.user, times_ms=batch.time_ms, depth=options.layers,
+        fanout=fanout, pool=pool,
+    )  # fmt: skip
     items = sample(
         view,
         cut,
@@ -51,6 +52,7 @@ def inputs_of(
         times_ms=np.full(len(batch.candidate_C), batch.start_ms, np.int64),
         depth=options.layers if options.item_neighborhood else 0,
         fanout=fanout,
+        pool=pool,
     )
     read = torch.zeros(table_rows, dtype=torch.bool)
     for rows in item_rows(users) + item_rows(items):

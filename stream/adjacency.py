@@ -1,4 +1,4 @@
-"""The linked temporal adjacency: how an event enters the window and how it leaves (the writer's kernels).
+"""The linked temporal adjacency: the records of events, and the list that each is in on each side.
 
 One record of eight 32-bit words an event, half a cache line, so that a step along a list is one miss:
 
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from driftgraph.stream.atomics import load, prefetch, store_release
+from driftgraph.stream.atomics import load, store_release
 
 USER, ITEM = 0, 1  # the two sides of an event; also the words of its rows
 
@@ -42,8 +42,6 @@ STALE = np.uint32(1 << 31)  # flag in the count word: the head's event has left 
 COUNT = np.uint32(STALE - 1)
 NIL = np.uint32(0xFFFFFFFF)  # the rows of a tombstone: no node has that one
 LONG_AGO = np.iinfo(np.int64).min  # its time
-
-AHEAD = 16  # events between a prefetch and its use: about 200 ns of work, a miss to memory
 
 # Kernels get every array from outside and keep none, so no reference is counted in them (_nrt): numba would
 # count one up and down, atomically, wherever an array is handed on: two thirds of a sampling step. Nothing in
@@ -99,7 +97,7 @@ def is_older(
 
 
 @helper
-def _follow(
+def follow(
     words: Any, times: Any, side: int, node: int, slot: int, field: int,
     start: int, capacity: int, count: int,
 ) -> Any:  # fmt: skip
@@ -124,7 +122,7 @@ def _climb(
 ) -> int:  # fmt: skip
     """From a live ``slot`` along skips to the nearest older event above level ``low``, or -1."""
     while slot >= 0 and level_bit(slot) <= low:
-        slot = _follow(words, times, side, node, slot, SKIP, start, capacity, count)
+        slot = follow(words, times, side, node, slot, SKIP, start, capacity, count)
     return slot
 
 
@@ -150,9 +148,9 @@ def _newer_neighbor(
     """The last event of the list that is newer than (time_ms, arrival offset); ``head`` is."""
     slot = head
     while True:
-        target = _follow(words, times, side, node, slot, SKIP, start, capacity, count)
+        target = follow(words, times, side, node, slot, SKIP, start, capacity, count)
         if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):
-            target = _follow(words, times, side, node, slot, PREV, start, capacity, count)
+            target = follow(words, times, side, node, slot, PREV, start, capacity, count)
             if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):
                 return slot
         slot = target
@@ -165,7 +163,7 @@ def _is_newer(times: Any, slot: int, time_ms: int, arrival: int, start: int, cap
 
 
 @kernel
-def _link(
+def link(
     words: Any, times: Any, heads: Any, side: int, node: int, head: int, slot: int,
     time_ms: int, horizon_ms: int, start: int, capacity: int, count: int, occupied: int,
 ) -> None:  # fmt: skip
@@ -203,7 +201,7 @@ def _link(
     newer = _newer_neighbor(words, times, side, node, pointer - 1, time_ms, count, start, capacity, count)
     own = words[newer * WORDS + PREV + side]
     words[at + PREV + side] = np.uint32(0) if own == slot + 1 else own
-    older = _follow(words, times, side, node, newer, PREV, start, capacity, count)
+    older = follow(words, times, side, node, newer, PREV, start, capacity, count)
     words[at + SKIP + side] = _climb(words, times, side, node, older, low, start, capacity, count) + 1
     heads[head * HEAD_WORDS + DEGREE] = degree + np.uint32(1)
     if low > 1 and (
@@ -223,18 +221,18 @@ def _point_skips(
     low = level_bit(slot)
     at = head
     while True:
-        target = _follow(words, times, side, node, at, SKIP, start, capacity, count)
+        target = follow(words, times, side, node, at, SKIP, start, capacity, count)
         if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):
             if level_bit(at) < low:
                 store_release(words, at * WORDS + SKIP + side, np.uint32(slot + 1))
             if at == newer:
                 return
-            target = _follow(words, times, side, node, at, PREV, start, capacity, count)
+            target = follow(words, times, side, node, at, PREV, start, capacity, count)
         at = target
 
 
 @kernel
-def _unlink(
+def unlink(
     words: Any, times: Any, heads: Any, side: int, node: int, head: int, slot: int,
     start: int, capacity: int, count: int,
 ) -> None:  # fmt: skip
@@ -242,7 +240,7 @@ def _unlink(
     time_ms = times[slot * TIMES + TIME]
     prev = words[slot * WORDS + PREV + side]
     pointer = np.int64(heads[head * HEAD_WORDS])
-    older = _follow(words, times, side, node, slot, PREV, start, capacity, count)
+    older = follow(words, times, side, node, slot, PREV, start, capacity, count)
     if heads[head * HEAD_WORDS + TOWER] == slot + 1:
         heads[head * HEAD_WORDS + TOWER] = (
             _climb(words, times, side, node, older, np.uint32(1), start, capacity, count) + 1
@@ -255,175 +253,13 @@ def _unlink(
     arrival = offset_of(slot, start, capacity)
     at = pointer - 1
     while True:
-        target = _follow(words, times, side, node, at, SKIP, start, capacity, count)
+        target = follow(words, times, side, node, at, SKIP, start, capacity, count)
         if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):
             if target == slot:
                 store_release(words, at * WORDS + SKIP + side, words[slot * WORDS + SKIP + side])
-            target = _follow(words, times, side, node, at, PREV, start, capacity, count)
+            target = follow(words, times, side, node, at, PREV, start, capacity, count)
             if target == slot:
                 store_release(words, at * WORDS + PREV + side, prev)
             if target < 0 or target == slot:
                 return
         at = target
-
-
-@kernel
-def _leave(
-    words: Any, times: Any, heads: Any, side: int, relation: int, relation_count: int,
-    slot: int, expired: bool, start: int, capacity: int, count: int,
-) -> Any:  # fmt: skip
-    """Let the event at ``slot`` leave its list on one side; return the node if it was its last, else -1."""
-    node = np.int64(words[slot * WORDS + side])
-    head = node * relation_count + relation
-    if not expired and (heads[head * HEAD_WORDS + DEGREE] & COUNT) > 1:
-        _unlink(words, times, heads, side, node, head, slot, start, capacity, count)
-    degree = heads[head * HEAD_WORDS + DEGREE] - np.uint32(1)
-    if heads[head * HEAD_WORDS] == slot + 1:
-        degree |= STALE
-    heads[head * HEAD_WORDS + DEGREE] = degree
-    return node if degree & COUNT == 0 else -1
-
-
-@kernel
-def drop_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any,
-    relation: int, relation_count: int, base: int, capacity: int, first: int, next_: int,
-    horizon_ms: int, exactly: int, emptied_users: Any, emptied_items: Any,
-) -> tuple[int, int]:  # fmt: skip
-    """Let the oldest arrivals go: ``exactly`` so many, or with 0 those older than ``horizon_ms``.
-
-    Stops when ``emptied_users`` and ``emptied_items`` are full; they get, for each event, the node that has
-    no event of this relation left, or -1. Returns (events gone, those of them that had not expired).
-    """
-    start = base + first % capacity
-    count = next_ - first
-    gone, early = 0, 0
-    limit = min(exactly or count, len(emptied_users))
-    while gone < limit:
-        expired = times[start * TIMES + TIME] < horizon_ms
-        if not exactly and not expired:
-            break
-        if words[start * WORDS + USER] == NIL:
-            emptied_users[gone] = emptied_items[gone] = -1
-            gone += 1
-            start = start + 1 if start + 1 < base + capacity else base
-            continue
-        if gone + AHEAD < count:
-            ahead = start + AHEAD if start + AHEAD < base + capacity else start + AHEAD - capacity
-            prefetch(
-                user_heads, (np.int64(words[ahead * WORDS + USER]) * relation_count + relation) * HEAD_WORDS
-            )
-            prefetch(
-                item_heads, (np.int64(words[ahead * WORDS + ITEM]) * relation_count + relation) * HEAD_WORDS
-            )
-        emptied_users[gone] = _leave(
-            words, times, user_heads, USER, relation, relation_count, start, expired,
-            start, capacity, count - gone,
-        )  # fmt: skip
-        emptied_items[gone] = _leave(
-            words, times, item_heads, ITEM, relation, relation_count, start, expired,
-            start, capacity, count - gone,
-        )  # fmt: skip
-        early += not expired
-        gone += 1
-        start = start + 1 if start + 1 < base + capacity else base
-    return gone, early
-
-
-@helper
-def _bury(
-    words: Any, times: Any, item_heads: Any, relation: int, relation_count: int, slot: int,
-    horizon_ms: int, start: int, capacity: int, count: int,
-) -> Any:  # fmt: skip
-    """Make the event at ``slot`` a tombstone; return the item if it was its last, else -1."""
-    item = _leave(
-        words, times, item_heads, ITEM, relation, relation_count, slot,
-        times[slot * TIMES + TIME] < horizon_ms, start, capacity, count,
-    )  # fmt: skip
-    words[slot * WORDS + USER] = words[slot * WORDS + ITEM] = NIL
-    times[slot * TIMES + TIME] = LONG_AGO
-    return item
-
-
-@kernel
-def erase_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any, user: int, relation: int, relation_count: int,
-    base: int, capacity: int, first: int, next_: int, horizon_ms: int, emptied_items: Any,
-) -> None:  # fmt: skip
-    """Make tombstones of all events of a user, as many as ``emptied_items`` has room for.
-
-    It gets, for each, the item that has no event of this relation left, or -1.
-    """
-    start = base + first % capacity
-    count = next_ - first
-    head = user * relation_count + relation
-    found, slot = 0, np.int64(user_heads[head * HEAD_WORDS]) - 1
-    if slot >= 0 and (offset_of(slot, start, capacity) >= count or words[slot * WORDS + USER] != user):
-        slot = -1
-    while slot >= 0:
-        older = _follow(words, times, USER, user, slot, PREV, start, capacity, count)
-        emptied_items[found] = _bury(
-            words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
-        )
-        found += 1
-        slot = older
-    slot = start
-    while found < len(emptied_items):  # rare: expired ones that wait for their turn, and no list knows of
-        if words[slot * WORDS + USER] == user:
-            emptied_items[found] = _bury(
-                words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
-            )
-            found += 1
-        slot = slot + 1 if slot + 1 < base + capacity else base
-    for word in range(HEAD_WORDS):
-        user_heads[head * HEAD_WORDS + word] = 0
-
-
-@kernel
-def append_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any, relation: int, relation_count: int,
-    base: int, capacity: int, first: int, next_: int, user: Any, item: Any, time_ms: Any,
-    horizon_ms: int, user_events_max: int, item_events_max: int, left_out: Any,
-) -> int:  # fmt: skip
-    """Put N events, at most ``capacity``, behind the newest and link each into its two lists.
-
-    Left out, and listed by index in ``left_out`` [N], are those that expired already and those whose user or
-    item holds as many events of the relation as it may. Returns how many these are.
-    """
-    total = len(user)
-    start = base + first % capacity
-    slot = base + next_ % capacity
-    before = next_ - first
-    out = 0
-    for i in range(total):
-        if i + AHEAD < total:
-            prefetch(user_heads, (np.int64(user[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-            prefetch(item_heads, (np.int64(item[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-        if i + AHEAD // 2 < total:
-            at = (np.int64(user[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
-            prefetch(words, max(np.int64(user_heads[at]) - 1, 0) * WORDS)
-            at = (np.int64(item[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
-            prefetch(words, max(np.int64(item_heads[at]) - 1, 0) * WORDS)
-        user_head = np.int64(user[i]) * relation_count + relation
-        item_head = np.int64(item[i]) * relation_count + relation
-        if (
-            time_ms[i] < horizon_ms
-            or (user_heads[user_head * HEAD_WORDS + DEGREE] & COUNT) >= user_events_max
-            or (item_heads[item_head * HEAD_WORDS + DEGREE] & COUNT) >= item_events_max
-        ):
-            left_out[out] = i
-            out += 1
-            continue
-        words[slot * WORDS + USER] = user[i]
-        words[slot * WORDS + ITEM] = item[i]
-        times[slot * TIMES + TIME] = time_ms[i]
-        _link(
-            words, times, user_heads, USER, np.int64(user[i]), user_head, slot, time_ms[i], horizon_ms,
-            start, capacity, before + i - out, before + total,
-        )  # fmt: skip
-        _link(
-            words, times, item_heads, ITEM, np.int64(item[i]), item_head, slot, time_ms[i], horizon_ms,
-            start, capacity, before + i - out, before + total,
-        )  # fmt: skip
-        slot = slot + 1 if slot + 1 < base + capacity else base
-    return out

@@ -22,7 +22,7 @@ from driftgraph.stream.mapped import Folder
 CHUNK = 16  # bytes: a name's room is a multiple of it, and its size class is the multiple
 CLASSES = ID_BYTES_MAX // CHUNK + 1
 NAME_BYTES_MEAN = 64  # arena bytes provided a row; ids of 36 bytes (a UUID) take 48
-INDEX_SLOTS_MIN = 1 << 10
+INDEX_SLOTS_MIN = 4  # grows with the first batches
 
 # counters
 ROW_COUNT, FREE_COUNT, ARENA_USED = 0, 1, 2

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream import adjacency, header
+from driftgraph.stream import adjacency, header, ring
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I64, U8, U32
 from driftgraph.stream.mapped import (
@@ -32,6 +32,7 @@ from driftgraph.stream.mapped import (
     write_description,
 )
 from driftgraph.stream.window_view import (
+    EVENTS_MAX,
     SLOTS_MAX,
     Arrays,
     Cut,
@@ -43,8 +44,8 @@ from driftgraph.stream.window_view import (
 )
 
 __all__ = [
-    "ITEM", "USER", "Cut", "Events", "Neighborhood", "Relation", "StaleCut", "Window", "WindowError",
-    "WindowView", "attach", "create", "describe", "in_memory",
+    "EVENTS_MAX", "ITEM", "USER", "Cut", "Events", "Neighborhood", "Relation", "StaleCut", "Window",
+    "WindowError", "WindowView", "attach", "create", "describe", "in_memory",
 ]  # fmt: skip
 
 RELATIONS_MAX = 32
@@ -131,7 +132,7 @@ class Window(WindowView):
         emptied = []
         for r, relation in enumerate(self.relations):
             items = np.empty(int(degrees[r] & adjacency.COUNT), np.int64)
-            adjacency.erase_events(
+            ring.erase_events(
                 arrays.words, self._times, *arrays.heads, user, r, relation_count,
                 int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
                 self.watermark_ms - relation.span_ms, items,
@@ -157,6 +158,14 @@ class Window(WindowView):
         held: npt.NDArray[np.bool_] = np.any(heads[rows, :, adjacency.DEGREE] & adjacency.COUNT, axis=1)
         return held
 
+    def counted(self) -> dict[str, dict[str, int]]:
+        """Events since the start that a full ring let go early, and that a cap left out, by relation."""
+        names = [relation.name for relation in self.relations]
+        return {
+            "truncated": dict(zip(names, self.truncated.tolist(), strict=True)),
+            "capped": dict(zip(names, self.capped.tolist(), strict=True)),
+        }
+
     def _append_one(self, r: int, user: U32, item: U32, time_ms: I64, emptied: list[tuple[U32, U32]]) -> None:
         """Append to one relation at most as many events as its ring holds."""
         relation, relation_count = self.relations[r], len(self.relations)
@@ -170,7 +179,7 @@ class Window(WindowView):
             left -= self._drop(r, left, emptied)
         horizon_ms = self.watermark_ms - relation.span_ms
         left_out = np.empty(n, np.int64)
-        out = adjacency.append_events(
+        out = ring.append_events(
             arrays.words, self._times, *arrays.heads, r, relation_count,
             int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
             user, item, time_ms, horizon_ms, relation.user_events_max, relation.item_events_max, left_out,
@@ -191,7 +200,7 @@ class Window(WindowView):
         relation, arrays = self.relations[r], self._arrays
         room = min(EXPIRE_CHUNK, int(self._next[r] - self._first[r]))
         lists = (np.empty(room, np.int64), np.empty(room, np.int64))
-        gone, early = adjacency.drop_events(
+        gone, early = ring.drop_events(
             arrays.words, self._times, *arrays.heads, r, len(self.relations),
             int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
             self.watermark_ms - relation.span_ms, exactly, *lists,

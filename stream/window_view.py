@@ -28,6 +28,7 @@ SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bit
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
 ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # for the writer to end one: it takes a fraction of that
 THREADS = min(os.cpu_count() or 1, 8)
+DRAW_MIX = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio
 Answer = TypeVar("Answer")
 SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than it saves
 
@@ -177,14 +178,18 @@ class WindowView:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
-        if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
-            raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
+        fanout = self._fanout(k)
         if len(nodes) != len(times_ms):
             raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
         nodes = np.ascontiguousarray(nodes, np.uint32)
         times_ms = np.ascontiguousarray(times_ms, np.int64)
         return self._answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
+
+    def _fanout(self, k: int | Sequence[int]) -> I64:
+        fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
+        if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
+            raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
+        return fanout
 
     def _recent(self, side: int, nodes: U32, times_ms: I64, fanout: I64, cut: Cut) -> Neighborhood:
         shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
@@ -205,6 +210,32 @@ class WindowView:
 
         _in_parallel(fill, len(nodes))
         return result
+
+    def uniform(
+        self,
+        side: int,
+        nodes: U32,
+        times_ms: I64,
+        k: int | Sequence[int],
+        cut: Cut,
+        *,
+        pool: int,
+        seed: int = 0,
+    ) -> Neighborhood:
+        """As ``recent``, but k neighbors drawn from the ``pool`` most recent, each as likely, none twice.
+
+        So it is uniform over the whole history of a node that has no more events than ``pool``, and a hub
+        costs no more. The draw is a hash of seed, node, time and event: asked again, the answer is the same.
+        Newest first, like ``recent``.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        fanout = self._fanout(k)
+        if pool < fanout.max(initial=0):
+            raise ValueError(f"pool must be at least k ({int(fanout.max())}), got {pool}")
+        drawn_from = self.recent(side, nodes, times_ms, np.where(fanout > 0, pool, 0).tolist(), cut)
+        return _drawn(drawn_from, nodes, times_ms, fanout, seed)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
         """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
@@ -267,6 +298,34 @@ class WindowView:
         node = (events.user if side == USER else events.item).astype(np.int64)
         flat = np.bincount(node * relation_count + events.relation, minlength=rows * relation_count)
         return flat.astype(np.int32).reshape(rows, relation_count)
+
+
+def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64, seed: int) -> Neighborhood:
+    """The neighbors of ``pool`` whose hashes are lowest, as many as each relation's fanout."""
+    place_P = np.arange(pool.neighbor_BRK.shape[2])
+    chance_BRP = np.full(pool.neighbor_BRK.shape, np.uint64(seed))
+    for value in (
+        nodes[:, None, None],
+        times_ms[:, None, None],
+        pool.neighbor_BRK,
+        pool.time_ms_BRK,
+        place_P,
+    ):
+        chance_BRP = (chance_BRP ^ value.astype(np.uint64)) * DRAW_MIX
+        chance_BRP ^= chance_BRP >> np.uint64(29)
+    chance_BRP[place_P >= pool.count_BR[:, :, None]] = np.iinfo(np.uint64).max
+    width = int(fanout.max(initial=0))
+    chosen = np.argsort(chance_BRP, axis=2)[:, :, :width]
+    count = np.minimum(pool.count_BR, fanout).astype(np.int32)
+    behind = np.arange(width) >= count[:, :, None]
+    chosen[behind] = len(place_P)  # sorts them to the end
+    chosen.sort(axis=2)
+    chosen[behind] = 0
+    neighbor: U32 = np.take_along_axis(pool.neighbor_BRK, chosen, 2)
+    time_ms: I64 = np.take_along_axis(pool.time_ms_BRK, chosen, 2)
+    neighbor[behind] = 0
+    time_ms[behind] = 0
+    return Neighborhood(neighbor, time_ms, count)
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from driftgraph.app.config import Settings, load
-from driftgraph.app.config_sections import ModelSettings, Section
+from driftgraph.app.config_model import ModelSettings
+from driftgraph.app.config_sections import Section
 from driftgraph.app.config_text import STARTER_RELATIONS, shown, starter_file, toml_of
 from driftgraph.app.duration import Duration
 from driftgraph.app.errors import ConfigError

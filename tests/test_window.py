@@ -208,6 +208,42 @@ def test_each_relation_can_have_its_own_fanout() -> None:
     assert near.time_ms_BRK.tolist() == [[[10, 9, 0, 0, 0], [10, 9, 8, 7, 6]]]
 
 
+def test_uniform_sampling_takes_each_of_the_pool_as_often_and_none_twice() -> None:
+    window = in_memory(relations((64, 64)), user_rows=ROWS, item_rows=64)
+    n = 30
+    user = np.zeros(n, np.uint32)
+    window.append(user, np.arange(n, dtype=np.uint32), np.zeros(n, np.uint8), np.arange(1, n + 1))
+    cut, asked = window.cut(), 4_000
+    times = 31 + np.arange(asked) % 10  # all 30 are before them and inside the span
+    seeds = np.random.default_rng(1).integers(0, 2**31, asked)
+    taken = np.zeros(n, int)
+    for seed in range(asked // 10):
+        near = window.uniform(USER, user[:10], times[:10], [6, 0], cut, pool=20, seed=int(seeds[seed]))
+        assert near.count_BR.tolist() == [[6, 0]] * 10
+        for row in near.neighbor_BRK[:, 0]:
+            assert len(set(row.tolist())) == 6
+            taken[row] += 1
+        assert (np.diff(near.time_ms_BRK[:, 0]) < 0).all(), "newest first"
+    assert (taken[:10] == 0).all(), "older than the pool"
+    expected = asked * 6 / 20
+    assert np.abs(taken[10:] - expected).max() < 6 * np.sqrt(expected)
+
+
+def test_uniform_sampling_of_a_short_history_is_all_of_it_and_repeatable() -> None:
+    window = in_memory(relations((64, 64)), user_rows=ROWS, item_rows=64)
+    user = np.zeros(3, np.uint32)
+    window.append(user, np.arange(3, dtype=np.uint32), np.zeros(3, np.uint8), np.arange(1, 4))
+    question = (USER, np.array([0, 1], np.uint32), np.array([30, 30]), 5, window.cut())
+    near = window.uniform(*question, pool=8)
+    same(near, window.recent(*question))
+    same(
+        window.uniform(*question[:3], 2, question[4], pool=8),
+        window.uniform(*question[:3], 2, question[4], pool=8),
+    )
+    with pytest.raises(ValueError, match=r"pool must be at least k \(5\), got 4"):
+        window.uniform(*question, pool=4)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
