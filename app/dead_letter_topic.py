@@ -284,17 +284,16 @@ class TopicLetterBox:
 
     def _up_to(self, consumer: Consumer, end: int) -> Iterator[Message]:
         while True:
-            messages = consumer.consume(1_000, READ_WITHIN_S)
-            if not messages:
+            message = consumer.poll(READ_WITHIN_S)
+            if message is None:
                 raise self._unreadable(f"nothing came in {READ_WITHIN_S:g} s")
-            for message in messages:
-                error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise self._unreadable(error.str())
-                if error is not None or (message.offset() or 0) >= end:
-                    return
-                yield message
-            if (messages[-1].offset() or 0) + 1 >= end:
+            error, offset = message.error(), message.offset() or 0
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise self._unreadable(error.str())
+            if error is not None or offset >= end:
+                return
+            yield message
+            if offset + 1 >= end:
                 return
 
     def _unreadable(self, why: object) -> DeadLetterError:
