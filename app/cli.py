@@ -17,19 +17,23 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_redis
+from driftgraph.app import cli_dlq, cli_produce, cli_redis
 from driftgraph.app.cli_common import (
+    ColumnsOption,
     ConfigOption,
+    FormatOption,
     Invocation,
     JsonOption,
+    NoHeaderOption,
+    RelationsOption,
+    columns_of,
     console,
+    names_of,
     print_as_json,
     print_result,
     read_settings,
 )
 from driftgraph.app.errors import ConfigError, DriftgraphError
-
-COLUMNS = ("user", "item", "behavior", "ts", "event_id")
 
 app = typer.Typer(
     name="driftgraph",
@@ -42,6 +46,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
+app.add_typer(cli_dlq.dlq_app, name="dlq")
 
 
 def main() -> NoReturn:
@@ -141,21 +146,10 @@ def replay(
         Path, typer.Argument(metavar="SOURCE", help="CSV, JSONL or Parquet; .gz and .zst too.")
     ],
     config: ConfigOption = None,
-    relations: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Behaviors that become edges; default: those configured, or found."),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(metavar="user=…,item=…,behavior=…,ts=…", help="Columns by name, or by number from 0."),
-    ] = None,
-    no_header: Annotated[
-        bool, typer.Option("--no-header", help="The file's first line is an event.")
-    ] = False,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
-    ] = None,
+    relations: RelationsOption = None,
+    columns: ColumnsOption = None,
+    no_header: NoHeaderOption = False,
+    format_: FormatOption = None,
     redis: Annotated[
         str | None,
         typer.Option(
@@ -183,12 +177,12 @@ def replay(
         "fit": {"every": fit_every},
         "window": {"span": span},
         "model": {"dim": dim},
-        "events": {"format": format_, "header": False if no_header else None, "columns": _columns(columns)},
+        "events": {"format": format_, "header": False if no_header else None, "columns": columns_of(columns)},
         "redis": {"url": redis if redis not in ("embedded", "none") else None},
     }
     settings = read_settings(ctx, config, options)
     if relations is not None:
-        settings = settings.with_relations(_names(relations))
+        settings = settings.with_relations(names_of(relations))
     if redis is None:
         redis = settings.redis.address() if "url" in settings.redis.model_fields_set else "embedded"
     elif redis not in ("embedded", "none"):
@@ -203,6 +197,7 @@ def replay(
     print_result(as_json, report.to_json(), print_replay)
 
 
+app.command()(cli_produce.produce)
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)
 
@@ -249,24 +244,3 @@ def version(as_json: JsonOption = False) -> None:
 
     number = version_of("driftgraph")
     print_result(as_json, {"version": number}, lambda _, out: out.print(number, highlight=False))
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise typer.BadParameter(
-            f"{text!r} should be different names with a comma between", param_hint="--relations"
-        )
-    return names
-
-
-def _columns(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
-    wrong = next((f"{k}={v}" for k, v in pairs if k.strip() not in COLUMNS or not v.strip()), None)
-    if wrong is not None:
-        raise typer.BadParameter(
-            f"{wrong!r} should be one of {', '.join(COLUMNS)}, '=' and a column", param_hint="--columns"
-        )
-    return {k.strip(): v.strip() for k, v in pairs}

@@ -14,11 +14,30 @@ if TYPE_CHECKING:
 
     from driftgraph.app.config import Settings, Tree
 
+COLUMNS = ("user", "item", "behavior", "ts", "event_id")
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="Configuration; default: driftgraph.toml here."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RelationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--relations", metavar="A,B", help="Behaviors that become edges; default: those configured, or found."
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", metavar="user=…,item=…,behavior=…,ts=…", help="Columns by name, or by number from 0."
+    ),
+]
+NoHeaderOption = Annotated[bool, typer.Option("--no-header", help="The file's first line is an event.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
+]
 RedisOption = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Instead of redis.url.")]
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", metavar="NAME", help="Instead of redis.namespace.")
@@ -68,3 +87,26 @@ def console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def names_of(text: str) -> list[str]:
+    """The names of --relations."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"{text!r} should be different names with a comma between", param_hint="--relations"
+        )
+    return names
+
+
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """The pairs of --columns."""
+    if text is None:
+        return None
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    wrong = next((f"{k}={v}" for k, v in pairs if k.strip() not in COLUMNS or not v.strip()), None)
+    if wrong is not None:
+        raise typer.BadParameter(
+            f"{wrong!r} should be one of {', '.join(COLUMNS)}, '=' and a column", param_hint="--columns"
+        )
+    return {k.strip(): v.strip() for k, v in pairs}

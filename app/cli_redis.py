@@ -113,7 +113,7 @@ def _updater(data_dir: Path) -> dict[str, Any] | None:
     try:
         os.kill(told["pid"], 0)
     except ProcessLookupError:
-        told["state"] = "stopped" if told["state"] == "stopped" else "gone"
+        told["state"] = told["state"] if told["state"] in ("stopped", "failed") else "gone"
     except PermissionError:  # it is there, and another user's
         pass
     return told
@@ -125,8 +125,13 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     if updater is None:
         return [("updater", "none has run with this data_dir")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
+    pairs += [("why", updater["why"])] if updater.get("why") else []
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
+    letters = updater.get("dead_letters") or {}
+    pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
+    pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
+    pairs += [("reading", "paused until dead letters are kept")] if letters.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from driftgraph.app.config_dead_letters import DeadLetterSettings
 from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
@@ -74,6 +75,9 @@ class Settings(BaseSettings):
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Start of every random number.")
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Where events come from.")
     events: EventSettings = Field(default=EventSettings(), description="What an event looks like.")
+    dead_letters: DeadLetterSettings = Field(
+        default=DeadLetterSettings(), description="Where events go that could not be applied."
+    )
     relations: dict[str, RelationSettings] = Field(
         default_factory=dict,
         description="The behaviors that become edges, each a table [relations.NAME]; a behavior named "

@@ -193,6 +193,16 @@ class EventSettings(Section):
         default=("impression",),
         description="Behaviors that are seen but are no edge: counted and left out of the graph.",
     )
+    reject_share_max: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="The updater stops when more than this share of the newest reject_window events is "
+        "rejected: a bad deploy must not drain the topic into the dead letters. 1: never.",
+    )
+    reject_window: int = Field(
+        default=10_000, ge=10, le=1 << 31, description="The newest events; judged from a tenth of them on."
+    )
     header: bool = Field(
         default=True,
         description="The first line of a CSV names its columns; without it, columns are numbers from 0.",

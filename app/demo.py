@@ -13,9 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
 
 from driftgraph.app.config import Settings, load
 from driftgraph.app.dead_letters import MemoryDeadLetters
@@ -24,7 +22,9 @@ from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
 from driftgraph.app.demo_view import DemoView, Frame, view_for
 from driftgraph.app.embedded import TOPIC_PARTITIONS, EmbeddedKafka, EmbeddedRedis
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.event_producer import EventProducer
 from driftgraph.app.lockstep import Lockstep
+from driftgraph.app.produce import canonical_json
 from driftgraph.app.progress import Progress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
@@ -46,12 +46,11 @@ FILE_SPAN_MS_MIN = 60_000
 POLL_S = 0.05
 SHOW_EVERY_MS = 250
 SEND_EVERY_S = 0.1  # the producer sends what is due ten times a second
-FLUSH_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What is streamed: (key, canonical JSON) in time order, and what is known about it."""
+    """What is streamed: (key, canonical JSON, event time) in time order, and what is known about it."""
 
     name: str
     event_count: int
@@ -63,30 +62,17 @@ class Feed:
     path: Path | None
     partitions: tuple[int, ...]  # that have an event
 
-    def payloads(self) -> Iterator[tuple[bytes, bytes]]:
+    def events(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Every event; a file is read anew."""
         if self.shop is not None:
-            yield from self.shop.payloads()
+            for (key, value), time_ms in zip(self.shop.payloads(), self.shop.time_ms.tolist(), strict=True):
+                yield key, value, time_ms
             return
         assert self.path is not None
         source = FileSource(self.path)
         while (decoded := source.next_batch()) is not None:
-            batch = decoded.batch
-            rows = zip(
-                batch.user.to_list(),
-                batch.item.to_list(),
-                batch.relation.tolist(),
-                batch.time_ms.tolist(),
-                strict=True,
-            )
-            for user, item, relation, time_ms in rows:
-                event = {
-                    "user_id": user,
-                    "item_id": item,
-                    "behavior": self.relations[relation],
-                    "ts": time_ms,
-                }
-                yield user.encode(), msgspec.json.encode(event)
+            keys, values = canonical_json(decoded.batch, self.relations)
+            yield from zip(keys, values, decoded.batch.time_ms.tolist(), strict=True)
 
 
 def demo(
@@ -261,29 +247,24 @@ class _Feeder(threading.Thread):
         self.acknowledged = 0
         self.failure: str | None = None
         self._feed = feed
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "linger.ms": 20,
-                "enable.idempotence": True,
-                "log_level": 0,  # the broker ends before this client does
-            }
-        )
+        # the broker ends before this client does
+        self._producer = EventProducer({"bootstrap.servers": bootstrap_servers, "log_level": 0}, TOPIC)
         self._history = round(feed.event_count * HISTORY)
         self._per_tick = max(1, round((feed.event_count - self._history) * SEND_EVERY_S / seconds))
-        self._stop_asked = threading.Event()
 
     def run(self) -> None:
         """Send the history at once, then what is due, ten times a second."""
         try:
-            for number, (key, payload) in enumerate(self._feed.payloads(), start=1):
-                self._send(key, payload)
-                if number % self._per_tick == 0:
-                    self._producer.poll(0)
-                    if number > self._history and self._stop_asked.wait(SEND_EVERY_S):
-                        return
-            if left := self._producer.flush(FLUSH_WITHIN_S):
-                self.failure = f"{left} events were not acknowledged within {FLUSH_WITHIN_S:g} s"
+            for number, (key, value, time_ms) in enumerate(self._feed.events(), start=1):
+                self._producer.send(key=key, value=value, timestamp_ms=time_ms, partition=_partition_of(key))
+                if (
+                    number % self._per_tick == 0
+                    and number > self._history
+                    and self._producer.stopped.wait(SEND_EVERY_S)
+                ):
+                    return
+            self._producer.finish()
+            self.acknowledged = self._producer.sent
         except Exception as error:  # a thread must not end in silence: the loop shows it
             self.failure = f"{type(error).__name__}: {error}"
         finally:
@@ -291,25 +272,9 @@ class _Feeder(threading.Thread):
 
     def stop(self) -> None:
         """End soon."""
-        self._stop_asked.set()
+        self._producer.stopped.set()
         if self.is_alive():
             self.join()
-
-    def _send(self, key: bytes, payload: bytes) -> None:
-        partition = _partition_of(key)
-        while not self._stop_asked.is_set():
-            try:
-                self._producer.produce(TOPIC, payload, key, partition, on_delivery=self._delivered)
-            except BufferError:  # the broker is behind
-                self._producer.poll(SEND_EVERY_S)
-            else:
-                return
-
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            self.failure = error.str()
-        else:
-            self.acknowledged += 1
 
 
 def _partition_of(key: bytes) -> int:

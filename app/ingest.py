@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from driftgraph.app.breaker import Breaker
 from driftgraph.app.dead_letters import DeadLetters
 from driftgraph.stream.clock import Watermark
 from driftgraph.stream.decode import Reason
@@ -105,12 +106,18 @@ class Ingest:
     """
 
     def __init__(
-        self, graph: Heterograph, watermark: Watermark, dead_letters: DeadLetters, schedule: FitSchedule
+        self,
+        graph: Heterograph,
+        watermark: Watermark,
+        dead_letters: DeadLetters,
+        schedule: FitSchedule,
+        breaker: Breaker | None = None,
     ) -> None:
         self.graph = graph
         self.watermark = watermark
         self.dead_letters = dead_letters
         self.schedule = schedule
+        self.breaker = breaker
         self.dedupe = Deduplicator()
         self.counts = Counts()
         self.position: Mapping[str, int] = {}
@@ -120,7 +127,12 @@ class Ingest:
         """Apply one read of a source; yield the graph's moment wherever a fit is due, and go on after it.
 
         The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
+
+        Raises:
+            RejectedTooManyError: By the breaker, before anything of this read is counted, kept or applied.
         """
+        if self.breaker is not None:
+            self.breaker.judge(decoded)
         batch = decoded.batch
         before_ms = self.watermark.value_ms
         late, after_ms = self.watermark.observe(batch.partition, batch.time_ms)
@@ -184,6 +196,8 @@ def _too_late(batch: EventBatch, index: int, relation: str, watermark_ms: int) -
         detail=f"the event is {(watermark_ms - time_ms) / 1000:.0f} s behind the watermark",
         payload=msgspec.json.encode(payload),
         origin=f"partition {int(batch.partition[index]) if len(batch.partition) else 0}",
+        key=batch.user.bytes_at(index),  # so that it is as if its producer sent it again
+        timestamp_ms=time_ms,
     )
 
 

@@ -25,10 +25,13 @@ from typing import Any
 import msgspec
 
 from driftgraph.app import worker_process
+from driftgraph.app.breaker import Breaker
 from driftgraph.app.config import Settings
-from driftgraph.app.dead_letters import FileDeadLetters
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.letter_gate import LetterGate
+from driftgraph.app.letter_places import letter_place, letters_folder
+from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
 from driftgraph.app.warm_up import warm_up
 from driftgraph.stream.clock import Clock, SystemClock, TimeRules, Watermark, WatermarkRules
@@ -43,7 +46,7 @@ STATUS_EVERY_MS = 1_000
 WORKER_STOPS_WITHIN_S = 6.0  # then it is killed; a publish survives that, a fit is lost
 RESTART_PAUSES_MS = (0, 1_000, 5_000, 15_000, 60_000)  # before the n-th start of a worker that keeps dying
 STEADY_MS = 120_000  # a worker that lived so long starts without a pause again
-DEAD_LETTER_FLUSH_MS = 1_000
+COMMIT_EVERY_MS = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +77,22 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         )
         watermark = Watermark(watermark_rules(settings), clock)
         watermark.assign(source.partitions)
-        letters = FileDeadLetters(settings.data_dir / "dead_letters")
+        letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
         stack.callback(letters.close)
+        limits = settings.events
+        breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
         # When a fit is due is the worker's to see: here the stream is never cut.
-        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
+        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker)
         worker = WorkerProcess(settings, folder, clock)
         stack.callback(worker.stop)
-        Updater(settings, source, ingest, worker, clock, progress).run(stop)
+        Updater(settings, source, ingest, letters, worker, clock, progress).run(stop)
 
 
 class Updater:
     """The ingest loop.
 
-    Always true: nothing here waits for a fit, for Redis or for more than ``POLL_S``; memory is that of the
-    window and of one batch.
+    Always true: nothing here waits for a fit, for Redis, for a dead letter or for more than ``POLL_S``;
+    memory is that of the window, of one batch and of the dead letters that wait, which have a limit.
     """
 
     def __init__(
@@ -95,12 +100,14 @@ class Updater:
         settings: Settings,
         source: KafkaSource,
         ingest: Ingest,
+        letters: Outbox,
         worker: WorkerProcess,
         clock: Clock,
         progress: Progress,
     ) -> None:
         self.source = source
         self.ingest = ingest
+        self.gate = LetterGate(source, letters)
         self.worker = worker
         self.clock = clock
         self.progress = progress
@@ -110,26 +117,33 @@ class Updater:
         self._full = False
         self._was_away = False
         self._shown_ms = 0
-        self._flushed_ms = 0
+        self._committed_ms = 0
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
+        try:
+            self._loop(stop)
+        except DriftgraphError as error:
+            self._write_status("failed", why=str(error))
+            raise
+        self._write_status("stopped")
+
+    def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
             decoded = self.source.next_batch(POLL_S)
             if decoded is None:
                 break
             for _ in self.ingest.take(decoded):
                 pass
-            self.ingest.graph.expire(
-                self.ingest.watermark.tick(away=self.source.away, caught_up=self.source.caught_up)
-            )
+            self.gate.hold_back()
+            away = self.source.away or self.gate.closed  # what we do not read is not silent
+            self.ingest.graph.expire(self.ingest.watermark.tick(away=away, caught_up=self.source.caught_up))
             self._tell_away()
             if not self._full:
                 self._fill(decoded.read_count)
             elif not stop.is_set():
                 self.worker.tend()
             self._housekeeping()
-        self._write_status("stopped")
 
     def _fill(self, read_count: int) -> None:
         """Say how far the start is; it is over when all that was in the topic then has been applied."""
@@ -157,20 +171,20 @@ class Updater:
 
     def _housekeeping(self) -> None:
         now_ms = self.clock.now_ms()
-        if now_ms - self._flushed_ms >= DEAD_LETTER_FLUSH_MS:
-            self._flushed_ms = now_ms
-            self.ingest.dead_letters.flush()
-            self.source.commit(self.source.position())
+        if now_ms - self._committed_ms >= COMMIT_EVERY_MS:
+            self._committed_ms = now_ms
+            self.gate.commit(self.ingest.position)
         if now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
             self._write_status("running" if self._full else "filling")
 
-    def _write_status(self, state: str) -> None:
+    def _write_status(self, state: str, why: str | None = None) -> None:
         counts = self.ingest.counts
         cut = self.ingest.graph.window.cut()
         status: dict[str, Any] = {
             "pid": os.getpid(),
             "state": state,
+            "why": why,
             "kafka_away": self.source.away,
             "time_ms": self.clock.now_ms(),
             "watermark_ms": self.ingest.watermark.value_ms,
@@ -185,6 +199,7 @@ class Updater:
                 "ignored": counts.ignored,
             },
             "reasons": dict(counts.reasons),
+            "dead_letters": self.gate.status(),
             "window": {
                 r.name: n - f
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)

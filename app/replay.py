@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftgraph.app.config import Settings
-from driftgraph.app.dead_letters import FileDeadLetters
+from driftgraph.app.dead_letter_files import FileDeadLetters
 from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Counts

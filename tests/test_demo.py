@@ -187,10 +187,10 @@ def test_it_is_not_over_before_all_that_was_acknowledged_is_read() -> None:
 
 
 def test_events_that_cannot_be_produced_end_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(demo_module, "SHOP_EVENTS", EVENTS)
-    monkeypatch.setattr("driftgraph.app.demo._Feeder._send", broken)
+    monkeypatch.setattr("driftgraph.app.demo.EventProducer.send", broken)
     with pytest.raises(DriftgraphError, match="could not be produced: RuntimeError: out of paper"):
         demo(data=None, keep=False, seconds=1, seed=0, progress=NoProgress(), as_json=True)

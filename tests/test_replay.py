@@ -16,7 +16,7 @@ import pytest
 import redis as redis_py
 
 from driftgraph.app.cli import main
-from driftgraph.app.dead_letters import read_letters
+from driftgraph.app.dead_letter_files import FileLetterBox
 from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.app.reader import EmbeddingReader
 from tests.shop_worlds import small_shop, write_csv
@@ -139,7 +139,10 @@ def test_bad_rows_are_counted_and_kept_and_the_run_goes_on(shell: Shell) -> None
     report = replayed(shell, "bad.csv", *SMALL, "--redis", "none")
     assert (report["events_rejected"], report["events_late"]) == (4, 1)
     assert report["reasons"] == {"bad_id": 1, "bad_time": 1, "bad_row": 1, "time_too_old": 1, "late": 1}
-    kept = {letter.origin: letter for letter in read_letters(Path("var/dead_letters"))}
+    kept = {
+        letter.origin: letter
+        for letter in (one.rejected for one in FileLetterBox(Path("var/dead_letters")).letters())
+    }
     assert {name: kept[name].payload.decode() for name in kept if name.startswith("bad.csv:")} == {
         f"bad.csv:{101 + n}": row for n, row in enumerate(bad)
     }

@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from driftgraph.app.dead_letters import KafkaDeadLetters
+from driftgraph.app.dead_letter_topic import KafkaDeadLetters
 from driftgraph.stream.source import SourceError
 from tests.kafka_brokers import NOW_MS, event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka
@@ -151,7 +151,7 @@ def test_a_dead_letter_larger_than_its_topic_allows_is_cut_by_the_brokers_word(r
     )
     source = source_of(real_kafka.address, name)
     parts = read_count(source, 2)
-    letters = KafkaDeadLetters({"bootstrap.servers": real_kafka.address}, default_topic=name)
+    letters = KafkaDeadLetters({"bootstrap.servers": real_kafka.address}, topic=f"{name}.dlq")
     for part in parts:
         for letter in part.rejected:
             letters.put(letter)

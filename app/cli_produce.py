@@ -1,0 +1,119 @@
+"""The command that puts a file of events on Kafka."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from driftgraph.app.cli_common import (
+    ColumnsOption,
+    ConfigOption,
+    FormatOption,
+    JsonOption,
+    NoHeaderOption,
+    RelationsOption,
+    columns_of,
+    names_of,
+    print_result,
+    read_settings,
+)
+from driftgraph.app.errors import DriftgraphError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from driftgraph.app.produce import Pace
+
+_SPEED = re.compile(r"(\d+(?:\.\d+)?)x?", re.ASCII)
+
+
+def produce(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL or Parquet; .gz and .zst too.")],
+    topic: Annotated[str | None, typer.Option(metavar="T", help="Instead of kafka.topic.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Events a second; default: as fast as it goes.")
+    ] = None,
+    speed: Annotated[
+        str | None, typer.Option(metavar="10x", help="Event time passes so many times as fast as the clock.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Instead of kafka.bootstrap_servers.")
+    ] = None,
+    partitions: Annotated[
+        int | None, typer.Option(min=1, max=10_000, metavar="N", help="Of a topic that is not there yet.")
+    ] = None,
+    config: ConfigOption = None,
+    relations: RelationsOption = None,
+    columns: ColumnsOption = None,
+    no_header: NoHeaderOption = False,
+    format_: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a file of events on Kafka: as canonical JSON, keyed by user, stamped with the event time.
+
+    Rows that make no event are left out and counted. Ctrl-C ends it; what was sent until then is reported.
+    """
+    if not file.is_file():
+        raise DriftgraphError(f"{file}: no such file; name a CSV, JSONL or Parquet file of events")
+    pace = _pace(rate, speed)
+    options = {
+        "kafka": {"topic": topic, "bootstrap_servers": bootstrap},
+        "events": {"format": format_, "header": False if no_header else None, "columns": columns_of(columns)},
+    }
+    settings = read_settings(ctx, config, options)
+
+    from dataclasses import replace
+
+    from driftgraph.app import produce as producing
+    from driftgraph.app.progress import progress_on_stderr
+    from driftgraph.stream.clock import SystemClock
+
+    # All of the file, unless the command line says otherwise: what the topic's reader makes of it is its own.
+    chosen = None if relations is None else tuple(names_of(relations))
+    with progress_on_stderr() as progress:
+        report = producing.produce(
+            settings.kafka.librdkafka(),
+            settings.kafka.topic,
+            file,
+            replace(settings.file_options(), relations=chosen, ignore=()),
+            pace=pace,
+            partitions=partitions,
+            progress=progress,
+            clock=SystemClock(),
+        )
+    print_result(as_json, report.to_json(), _print_report)
+
+
+def _pace(rate: float | None, speed: str | None) -> Pace:
+    from driftgraph.app.produce import AtOnce, EventsPerSecond, EventTime
+
+    if rate is not None and speed is not None:
+        raise typer.BadParameter("give --rate or --speed, not both", param_hint="--rate")
+    if rate is not None:
+        if not 0 < rate < float("inf"):
+            raise typer.BadParameter(f"{rate:g} should be above 0", param_hint="--rate")
+        return EventsPerSecond(rate)
+    if speed is None:
+        return AtOnce()
+    match = _SPEED.fullmatch(speed)
+    if match is None or float(match[1]) == 0:
+        raise typer.BadParameter(f"{speed!r} should be a number above 0, such as 10x", param_hint="--speed")
+    return EventTime(float(match[1]))
+
+
+def _print_report(report: dict[str, Any], out: Console) -> None:
+    made = " (made now)" if report["created"] else ""
+    ended = "interrupted: " if report["interrupted"] else ""
+    text = (
+        f"{ended}{report['produced']:,} events to {report['topic']}{made} in {report['seconds']:.1f} s, "
+        f"{report['events_per_second']:,.0f} a second"
+    )
+    if report["rejected"]:
+        text += f"; {report['rejected']:,} rows left out, such as {report['example']}"
+    if report["ignored"]:
+        text += f"; {report['ignored']:,} of other behaviors"
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

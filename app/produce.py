@@ -1,0 +1,215 @@
+"""A file of events onto Kafka: as canonical JSON keyed by the user, stamped with its event time.
+
+CSV, JSONL, Parquet ──► FileSource ──► EventBatch ──► [produce] ──► EventProducer ──► topic
+                                                    └─ Pace: by events a second or by event time
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from driftgraph.app.event_producer import FINISH_WITHIN_S, EventProducer
+from driftgraph.app.progress import Progress
+from driftgraph.app.topics import Property, ensure_topic
+from driftgraph.stream.clock import Clock
+from driftgraph.stream.events import Decoded, EventBatch
+from driftgraph.stream.file_source import FileOptions, FileSource
+
+SLICE: Final = 2_000  # events between two looks at Ctrl-C and the progress, at full speed
+STOP_WITHIN_S: Final = 5.0  # after Ctrl-C, for what is on its way
+TICK_S: Final = 0.05  # a pace sends what is due twenty times a second
+
+
+class Pace(Protocol):
+    """How fast events go."""
+
+    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
+        """Up to which index of a batch, at least ``start``, events are due ``elapsed_s`` after the first."""
+        ...
+
+
+class AtOnce:
+    """As fast as it goes."""
+
+    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:  # noqa: ARG002  has no need
+        """Up to ``SLICE`` more."""
+        return min(start + SLICE, len(times_ms))
+
+
+class EventsPerSecond:
+    """A steady rate, whatever the event times."""
+
+    def __init__(self, rate: float) -> None:
+        if rate <= 0:
+            raise ValueError(f"rate must be positive, got {rate}")
+        self._rate = rate
+        self._sent = 0
+
+    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
+        """Those that a steady rate would have sent by now, and the first at once."""
+        stop = min(len(times_ms), start + max(0, int(elapsed_s * self._rate) + 1 - self._sent))
+        self._sent += stop - start
+        return stop
+
+
+class EventTime:
+    """Event time passes ``speed`` times as fast as the clock; one out of order goes with the one before."""
+
+    def __init__(self, speed: float) -> None:
+        if speed <= 0:
+            raise ValueError(f"speed must be positive, got {speed}")
+        self._speed = speed
+        self._first_ms: int | None = None
+
+    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
+        """Up to the first event that lies ahead of the event time reached."""
+        if self._first_ms is None:
+            self._first_ms = times_ms[start]
+        reached_ms = self._first_ms + elapsed_s * 1000 * self._speed
+        stop = start
+        while stop < len(times_ms) and times_ms[stop] <= reached_ms:
+            stop += 1
+        return stop
+
+
+@dataclass
+class ProduceReport:
+    """What was put on Kafka."""
+
+    topic: str
+    created: bool
+    produced: int = 0
+    rejected: int = 0  # rows that make no event; they were left out
+    ignored: int = 0  # of behaviors that were not asked for
+    reasons: Counter[str] = field(default_factory=Counter)
+    example: str = ""  # the first row that was left out, and why
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """With the rate."""
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        rate = self.produced / self.seconds if self.seconds > 0 else 0.0
+        return found | {"reasons": dict(self.reasons), "events_per_second": rate}
+
+
+def produce(
+    client: Mapping[str, Property],
+    topic: str,
+    path: Path,
+    options: FileOptions,
+    *,
+    pace: Pace,
+    partitions: int | None,
+    progress: Progress,
+    clock: Clock,
+) -> ProduceReport:
+    """Put a file on a topic, until its end or Ctrl-C.
+
+    Args:
+        client: librdkafka properties.
+        topic: Made with ``partitions`` if it is missing; one that is there stays as it is.
+        path: The file.
+        options: How it is to be read.
+        pace: How fast.
+        partitions: Of a topic that is made; None: as many as the brokers make by default.
+        progress: Told of each slice.
+        clock: For the rate that is reported.
+
+    Raises:
+        DriftgraphError: The file cannot be read, or Kafka does not take an event.
+    """
+    file = FileSource(path, options)
+    try:
+        created = ensure_topic(client, topic, partitions=-1 if partitions is None else partitions)
+        producer = EventProducer(client, topic)
+        report = ProduceReport(topic, created)
+        started_ms = clock.now_ms()
+        with stopping(producer.stopped):
+            progress.start(f"produce to {topic}", total=100)
+            _send_all(file, producer, report, pace, progress)
+            producer.finish(STOP_WITHIN_S if producer.stopped.is_set() else FINISH_WITHIN_S)
+        progress.close()
+        report.produced = producer.sent
+        report.interrupted = producer.stopped.is_set()
+        report.seconds = (clock.now_ms() - started_ms) / 1000
+        return report
+    finally:
+        file.close()
+
+
+class _Canonical(msgspec.Struct, omit_defaults=True):
+    """An event as it stands on the topic; one without an ``event_id`` has no such field."""
+
+    user_id: str
+    item_id: str
+    behavior: str
+    ts: int
+    event_id: str = ""
+
+
+def canonical_json(batch: EventBatch, relations: tuple[str, ...]) -> tuple[list[bytes], list[bytes]]:
+    """(key, canonical JSON) of each event as two lists; the key is the user's id."""
+    encode = msgspec.json.Encoder().encode
+    users = batch.user.to_list()
+    event_ids = [""] * len(batch) if batch.event_id is None else batch.event_id.to_list()
+    rows = zip(
+        users, batch.item.to_list(), batch.relation.tolist(), batch.time_ms.tolist(), event_ids, strict=True
+    )
+    values = [encode(_Canonical(user, item, relations[code], ts, own)) for user, item, code, ts, own in rows]
+    return [user.encode() for user in users], values
+
+
+def _send_all(
+    file: FileSource, producer: EventProducer, report: ProduceReport, pace: Pace, progress: Progress
+) -> None:
+    """Read, encode and send until the end of the file or Ctrl-C."""
+    stopped, started_s, shown = producer.stopped, time.monotonic(), 0
+    before = 0.0  # share of the file behind this read
+    while not stopped.is_set() and (decoded := file.next_batch()) is not None:
+        _count(decoded, report)
+        keys, values = canonical_json(decoded.batch, file.relations)
+        times_ms, at, share = decoded.batch.time_ms.tolist(), 0, file.read_share()
+        while at < len(times_ms) and not stopped.is_set():
+            stop = pace.due(times_ms, at, time.monotonic() - started_s)
+            if stop == at:
+                stopped.wait(TICK_S)
+            producer.send_many(keys[at:stop], values[at:stop], times_ms[at:stop])
+            at = stop
+            percent = int(100 * (before + (share - before) * at / len(times_ms)))
+            progress.advance(percent - shown)
+            shown = percent
+        before = share
+
+
+def _count(decoded: Decoded, report: ProduceReport) -> None:
+    report.rejected += len(decoded.rejected)
+    report.ignored += decoded.ignored
+    report.reasons.update(one.reason for one in decoded.rejected)
+    if decoded.rejected and not report.example:
+        report.example = f"{decoded.rejected[0].origin}: {decoded.rejected[0].detail}"
+
+
+@contextmanager
+def stopping(stopped: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set the event instead of ending the process."""
+
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  the signature is Python's
+        stopped.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
