@@ -149,60 +149,6 @@ class KafkaSettings(Section):
         return {"bootstrap.servers": self.bootstrap_servers, **self.options, **secrets}
 
 
-class ColumnSettings(Section):
-    """Which field or column holds what; one that is not set has its usual name."""
-
-    user: str | None = Field(
-        default=None, min_length=1, description="The user's id; not set: user_id.", examples=["user_id"]
-    )
-    item: str | None = Field(
-        default=None, min_length=1, description="The item's id; not set: item_id.", examples=["item_id"]
-    )
-    behavior: str | None = Field(
-        default=None, min_length=1, description="What the user did; not set: behavior.", examples=["behavior"]
-    )
-    ts: str | None = Field(
-        default=None,
-        min_length=1,
-        description="When; not set: ts in JSON, timestamp in CSV.",
-        examples=["ts"],
-    )
-    event_id: str | None = Field(
-        default=None,
-        min_length=1,
-        description="What a repeated delivery is recognized by; not set: event_id, where there is one.",
-        examples=["event_id"],
-    )
-
-    def given(self) -> dict[str, str]:
-        """Those that are set."""
-        named: dict[str, str] = self.model_dump(exclude_none=True)
-        return named
-
-
-class EventSettings(Section):
-    """What an event looks like."""
-
-    format: Literal["json", "csv", "taobao", "parquet"] | None = Field(
-        default=None,
-        description='"json": one object a message or line; "csv"; "taobao": the headerless UserBehavior.csv '
-        '(user, item, category, behavior, seconds); "parquet"; not set: JSON on Kafka, for a file by name.',
-        examples=["json"],
-    )
-    ignore: tuple[str, ...] = Field(
-        default=("impression",),
-        description="Behaviors that are seen but are no edge: counted and left out of the graph.",
-    )
-    header: bool = Field(
-        default=True,
-        description="The first line of a CSV names its columns; without it, columns are numbers from 0.",
-    )
-    columns: ColumnSettings = Field(
-        default=ColumnSettings(),
-        description="Which field or column holds what; one not set has its usual name.",
-    )
-
-
 class RelationSettings(Section):
     """One behavior as an edge type."""
 

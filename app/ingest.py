@@ -39,6 +39,7 @@ class Counts:
     rejected: int = 0
     duplicate: int = 0
     ignored: int = 0  # behaviors that are no relation on purpose
+    erased: int = 0  # requests to forget a user
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
 
@@ -120,6 +121,10 @@ class Ingest:
         """Apply one read of a source; yield the graph's moment wherever a fit is due, and go on after it.
 
         The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
+
+        Requests to erase (``decoded.erased``) are counted here and not applied yet. Applying them belongs
+        into ``_apply``: append the batch up to a request's ``place``, erase its user there, and go on; so
+        that what the user did before is gone and what came after stays.
         """
         batch = decoded.batch
         before_ms = self.watermark.value_ms
@@ -162,6 +167,7 @@ class Ingest:
         counts.late += late_count
         counts.duplicate += repeated_count
         counts.ignored += decoded.ignored
+        counts.erased += len(decoded.erased)
         counts.applied += len(decoded.batch) - late_count - repeated_count
         counts.reasons.update(rejected.reason for rejected in decoded.rejected)
         if late_count:

@@ -28,14 +28,15 @@ from driftgraph.app import worker_process
 from driftgraph.app.config import Settings
 from driftgraph.app.dead_letters import FileDeadLetters
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.progress import Progress
-from driftgraph.stream.clock import Clock, SystemClock, TimeRules, Watermark, WatermarkRules
-from driftgraph.stream.decode import Behaviors, Decoder, EventRules
-from driftgraph.stream.formats import JSON_NAMES
-from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
+from driftgraph.stream.decode import Decoder
+from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.source import Position
 
 POLL_S = 0.1  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
@@ -63,7 +64,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(_stop_on_signals(stop))
         stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
-        source = KafkaSource(_kafka_options(settings, clock), decoder(settings, clock), clock)
+        source = kafka_source(settings, clock)
         stack.callback(source.close)
         rows = settings.window
         folder = settings.window.dir or settings.data_dir / "window"
@@ -91,7 +92,7 @@ class Updater:
     def __init__(
         self,
         settings: Settings,
-        source: KafkaSource,
+        source: KafkaSource | HeldSource,
         ingest: Ingest,
         worker: WorkerProcess,
         clock: Clock,
@@ -181,6 +182,7 @@ class Updater:
                 "rejected": counts.rejected,
                 "duplicate": counts.duplicate,
                 "ignored": counts.ignored,
+                "erased": counts.erased,
             },
             "reasons": dict(counts.reasons),
             "window": {
@@ -270,12 +272,18 @@ class WorkerProcess:
         self.state = "running"
 
 
-def decoder(settings: Settings, clock: Clock) -> Decoder:
-    """What reads the topic's messages."""
-    behaviors = Behaviors(settings.relations, ignore=settings.events.ignore)
-    times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
-    names = JSON_NAMES.with_columns(settings.events.columns.given())
-    return CanonicalJson(EventRules(behaviors, times), names)
+def kafka_source(
+    settings: Settings, clock: Clock, options: KafkaOptions | None = None, *, start: Position | None = None
+) -> KafkaSource | HeldSource:
+    """What reads the topic; ``options`` and ``start`` instead of those of a first start."""
+    given = options or _kafka_options(settings, clock)
+
+    def connect(decoder: Decoder) -> KafkaSource:
+        return KafkaSource(given, decoder, clock, start=start)
+
+    decoder = topic_decoder(settings, event_rules(settings, clock))
+    # the one format that asks a service, which may be away
+    return HeldSource(connect, decoder) if settings.events.format == "registry" else connect(decoder)
 
 
 def watermark_rules(settings: Settings) -> WatermarkRules:

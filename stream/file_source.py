@@ -20,7 +20,16 @@ import numpy as np
 
 from driftgraph.stream._file_readers import ParquetRows, TextFile, line_blocks
 from driftgraph.stream.clock import REPLAY_TIMES, TimeRules
-from driftgraph.stream.decode import Behaviors, EventRules, Others, RowOrigin, Rows, TooManyBehaviorsError
+from driftgraph.stream.decode import (
+    ERASE,
+    Behaviors,
+    Decoder,
+    EventRules,
+    Others,
+    RowOrigin,
+    Rows,
+    TooManyBehaviorsError,
+)
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
 from driftgraph.stream.formats.canonical_json import CanonicalJson
@@ -57,6 +66,10 @@ class FileOptions:
     relations: tuple[str, ...] | None = None  # others are ignored and counted; None: those found in the file
     ignore: tuple[str, ...] = ("impression",)  # exposure is no behavior
     times: TimeRules = REPLAY_TIMES
+    erase: str = ERASE  # the behavior that asks to forget the user
+    decoder: Callable[[EventRules], Decoder] | None = (
+        None  # JSON lines: what reads them; None: canonical JSON
+    )
 
 
 class FileSource:
@@ -158,7 +171,7 @@ class FileSource:
         return tuple(sorted((names[code] for code in counts), key=lambda n: (-counts[names.index(n)], n)))
 
     def _read(self, behaviors: Behaviors, start: int) -> Iterator[Decoded]:
-        rules = EventRules(behaviors, self._options.times)
+        rules = EventRules(behaviors, self._options.times, self._options.erase)
         pieces = self._parquet(rules, start) if self._format == "parquet" else self._text(rules, start)
         for decoded, done in pieces:
             yield replace(decoded, position={self._path.name: done})
@@ -187,7 +200,8 @@ class FileSource:
 
     def _block_decoder(self, rules: EventRules, first_line: bytes) -> Callable[[bytes, int], Decoded]:
         if self._format == "json":
-            json = CanonicalJson(rules, self._names)
+            make = self._options.decoder
+            json = CanonicalJson(rules, self._names) if make is None else make(rules)
             return lambda block, first: json.decode(_rows_of(block, first, self._origin))
         delimited = Delimited(rules, self._layout(first_line))
         return lambda block, first: delimited.decode(block, first, self._origin)

@@ -11,7 +11,9 @@ from driftgraph.stream.clock import FLOOR_MS, REPLAY_TIMES, ManualClock, TimeBou
 from driftgraph.stream.columns import Columns, batch_of, concat, decode_columns
 from driftgraph.stream.decode import (
     MISSING,
+    Answer,
     Behaviors,
+    EraseRequest,
     Event,
     EventRules,
     Others,
@@ -30,7 +32,7 @@ RULES = EventRules(Behaviors(["click", "buy"], ignore=["impression"]), REPLAY_TI
 GOOD: dict[str, object] = {"user": "u1", "item": "i1", "behavior": "buy", "ts": NOW_MS}
 
 
-def answer(**changed: object) -> Event | Refusal | None:
+def answer(**changed: object) -> Answer:
     values = {**GOOD, **changed}
     return RULES.event_of(
         user=values["user"],
@@ -147,8 +149,9 @@ def test_a_refusal_never_carries_the_whole_value() -> None:
 def test_the_reasons_are_a_closed_set() -> None:
     """Metrics and dead letters are counted by these: a new one is a change that people see."""
     assert sorted(Reason) == [
-        "bad_behavior", "bad_id", "bad_json", "bad_row", "bad_time", "bad_utf8", "late", "missing_field",
-        "not_object", "time_in_future", "time_too_old", "time_without_zone", "tombstone", "unknown_behavior",
+        "bad_behavior", "bad_encoding", "bad_id", "bad_json", "bad_row", "bad_shape", "bad_time", "bad_utf8",
+        "late", "missing_field", "not_object", "time_in_future", "time_too_old", "time_without_zone",
+        "tombstone", "unknown_behavior", "unknown_schema",
     ]  # fmt: skip
 
 
@@ -201,7 +204,7 @@ def test_columns_are_judged_like_each_row(
     bounds = rules.times.bounds()
     partition = np.arange(len(rows), dtype=np.int32)
 
-    def row(number: int) -> Event | Rejected | None:
+    def row(number: int) -> Event | EraseRequest | Rejected | None:
         user, item, behavior, ts, event_id = rows[number]
         got = rules.event_of(user=user, item=item, behavior=behavior, ts=ts, event_id=event_id, bounds=bounds)
         if isinstance(got, Refusal):

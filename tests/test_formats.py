@@ -80,17 +80,18 @@ BAD: list[tuple[bytes | None, str]] = [
 
 
 def test_each_bad_message_costs_itself_only() -> None:
-    """Between good ones; each comes back once, with its payload, key, headers, time and place."""
+    """Between good ones; each comes back once, with its payload, headers, time and place."""
     payloads: list[bytes | None] = [GOOD]
     for payload, _ in BAD:
         payloads += [payload, GOOD]
-    decoded = JSON.decode(rows_of(payloads))
+    rows = Rows(payloads, lambda row: RowOrigin(f"t[0]@{row}", headers=(("h", b"v"),), timestamp_ms=row))
+    decoded = JSON.decode(rows)
     assert events_of(decoded.batch) == [EVENT] * (len(BAD) + 1)
     assert reasons(decoded) == [(f"t[0]@{2 * n + 1}", reason) for n, (_, reason) in enumerate(BAD)]
     for letter, (payload, _) in zip(decoded.rejected, BAD, strict=True):
         row = int(letter.origin.partition("@")[2])
         assert letter.payload == (payload or b"")
-        assert (letter.key, letter.headers, letter.timestamp_ms) == (b"k%d" % row, (("h", b"v"),), row)
+        assert (letter.key, letter.headers, letter.timestamp_ms) == (None, (("h", b"v"),), row)
         assert len(letter.detail) < 1_000
     assert decoded.read_count == len(payloads)
 
@@ -113,7 +114,7 @@ def test_each_bad_message_costs_itself_only() -> None:
     ],
 )
 def test_other_ways_to_write_the_same_event(payload: bytes) -> None:
-    assert plain(JSON.decode(rows_of([payload]))) == ([EVENT], [], 0)
+    assert plain(JSON.decode(rows_of([payload]))) == ([EVENT], [], 0, [])
 
 
 def test_messages_that_take_the_slow_way_keep_their_place() -> None:
@@ -126,7 +127,7 @@ def test_messages_that_take_the_slow_way_keep_their_place() -> None:
 
 def test_ids_may_be_integers_event_ids_too() -> None:
     payload = b'{"event_id":7,"user_id":42,"item_id":-1,"behavior":"buy","ts":1783000000}'
-    assert plain(JSON.decode(rows_of([payload]))) == ([("42", "-1", 1, 1_783_000_000_000, 0, "7")], [], 0)
+    assert plain(JSON.decode(rows_of([payload]))) == ([("42", "-1", 1, 1_783_000_000_000, 0, "7")], [], 0, [])
 
 
 def test_ignored_behaviors_are_counted_and_leave_nothing() -> None:
@@ -143,13 +144,13 @@ def test_partitions_stay_with_their_events() -> None:
 def test_fields_may_have_other_names() -> None:
     decoder = CanonicalJson(RULES, FieldNames("visitor", "sku", "what", "when", "id"))
     payload = b'{"visitor":"u1","sku":"i1","what":"click","when":%d,"id":"e","user_id":null}' % NOW_MS
-    assert plain(decoder.decode(rows_of([payload]))) == ([(*EVENT[:5], "e")], [], 0)
+    assert plain(decoder.decode(rows_of([payload]))) == ([(*EVENT[:5], "e")], [], 0, [])
     with pytest.raises(ValueError, match="two fields"):
         CanonicalJson(RULES, FieldNames(user="id", item="id"))
 
 
 def test_an_empty_batch_is_no_event() -> None:
-    assert plain(JSON.decode(rows_of([]))) == ([], [], 0)
+    assert plain(JSON.decode(rows_of([]))) == ([], [], 0, [])
 
 
 SCALARS = (
