@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_redis
+from driftgraph.app import cli_redis, cli_validate
 from driftgraph.app.cli_common import (
     ConfigOption,
     Invocation,
@@ -202,6 +202,8 @@ def replay(
         report = replaying.replay(settings, source, redis=redis, predictions=predictions, progress=progress)
     print_result(as_json, report.to_json(), print_replay)
 
+
+app.command()(cli_validate.validate)
 
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)

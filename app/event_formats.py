@@ -23,13 +23,18 @@ from driftgraph.stream.schema_registry import RegistryOptions, SchemaRegistry
 
 
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
-    """What makes an event of the topic good. Relations that only a preset names are ignored."""
-    mapping = settings.events.event_mapping()
-    named = () if mapping is None or not settings.relations else mapping.relations
-    ignore = {*settings.events.ignore, *(name for name in named if name not in settings.relations)}
-    behaviors = Behaviors(settings.relations, ignore=ignore - {settings.events.erase}, others=others)
+    """What makes an event of the topic good."""
+    behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
     times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
     return EventRules(behaviors, times, settings.events.erase)
+
+
+def ignored_behaviors(settings: Settings) -> tuple[str, ...]:
+    """The behaviors that are left out: those configured, and what only a preset calls a relation."""
+    mapping = settings.events.event_mapping()
+    named = () if mapping is None or not settings.relations else mapping.relations
+    unused = (name for name in named if name not in settings.relations and name != settings.events.erase)
+    return (*settings.events.ignore, *unused)
 
 
 def topic_decoder(settings: Settings, rules: EventRules) -> Decoder:

@@ -33,7 +33,8 @@ from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.progress import Progress
 from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
 from driftgraph.stream.decode import Decoder
-from driftgraph.stream.held_source import HeldSource
+from driftgraph.stream.formats.mapped import Mapped
+from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.source import Position
@@ -64,7 +65,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(_stop_on_signals(stop))
         stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
-        source = kafka_source(settings, clock)
+        decoder = topic_decoder(settings, event_rules(settings, clock))
+        source = kafka_source(_kafka_options(settings, clock), decoder, clock)
         stack.callback(source.close)
         rows = settings.window
         folder = settings.window.dir or settings.data_dir / "window"
@@ -273,17 +275,21 @@ class WorkerProcess:
 
 
 def kafka_source(
-    settings: Settings, clock: Clock, options: KafkaOptions | None = None, *, start: Position | None = None
+    options: KafkaOptions,
+    decoder: Decoder,
+    clock: Clock,
+    *,
+    start: Position | None = None,
+    held_for_s: float = GIVE_UP_AFTER_S,
 ) -> KafkaSource | HeldSource:
-    """What reads the topic; ``options`` and ``start`` instead of those of a first start."""
-    given = options or _kafka_options(settings, clock)
+    """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
 
     def connect(decoder: Decoder) -> KafkaSource:
-        return KafkaSource(given, decoder, clock, start=start)
+        return KafkaSource(options, decoder, clock, start=start)
 
-    decoder = topic_decoder(settings, event_rules(settings, clock))
-    # the one format that asks a service, which may be away
-    return HeldSource(connect, decoder) if settings.events.format == "registry" else connect(decoder)
+    if isinstance(decoder, Mapped) and decoder.may_wait:
+        return HeldSource(connect, decoder, give_up_after_s=held_for_s)
+    return connect(decoder)
 
 
 def watermark_rules(settings: Settings) -> WatermarkRules:

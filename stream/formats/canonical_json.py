@@ -119,7 +119,7 @@ def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[Parts, lis
     for number, payload in enumerate(rows.payloads):
         elements = arrays.get(number)
         row += [number] * (len(elements) if elements else 1)
-        places += [f"[{n}]" for n in range(len(elements))] if elements else [""]
+        places += [f"element [{n}]" for n in range(len(elements))] if elements else [""]
         flat += elements or [payload]
     return Parts(np.array(row, np.intp), places), flat
 

@@ -24,6 +24,8 @@ _VERSION: Final = "1.0"
 class CloudEventReader:
     """Reads an envelope: the attributes, and ``data`` as JSON whichever way it came."""
 
+    may_wait = False
+
     def read(self, payload: bytes, origin: Origin) -> object | Refusal:
         """One envelope, or a list of them (the batched format)."""
         record = origin()

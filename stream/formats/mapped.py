@@ -40,6 +40,8 @@ _Part = Values | Refusal | EraseRequest | None  # what a message, or one event o
 class Reader(Protocol):
     """Turns the bytes of a message into an object as JSON has them: dict, list, text, number, …"""
 
+    may_wait: bool  # whether ``read`` may raise NotNowError
+
     def read(self, payload: bytes, origin: Origin) -> object | Refusal:
         """The object, or why there is none.
 
@@ -51,6 +53,8 @@ class Reader(Protocol):
 
 class JsonReader:
     """JSON in UTF-8."""
+
+    may_wait = False
 
     def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  the protocol's
         """The JSON value."""
@@ -64,6 +68,11 @@ class Mapped:
         self.rules = rules
         self.mapping = mapping
         self._reader = reader or JsonReader()
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether decoding may raise ``NotNowError``."""
+        return self._reader.may_wait
 
     def decode(self, rows: Rows) -> Decoded:
         """Decode a batch; the same result as ``decode_by_row``."""
@@ -100,7 +109,7 @@ class Mapped:
         record = origin() if self.mapping.needs_record else None
         if isinstance(message, list) and message:
             return [
-                (f"[{n}].{place}" if place else f"[{n}]", part)
+                (f"element [{n}].{place}" if place else f"element [{n}]", part)
                 for n, one in enumerate(message)
                 for place, part in self._of_object(one, record, payload)
             ]

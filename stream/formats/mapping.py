@@ -76,7 +76,7 @@ class Value:
         texts = written["join"] if isinstance(written, Mapping) and join else written
         if not isinstance(texts, Sequence) or not texts or not all(isinstance(one, str) for one in texts):
             raise ValueError(
-                'is a path such as "user.id", a list of paths of which the first that finds something '
+                'should be a path such as "user.id", a list of paths of which the first that finds something '
                 'counts, { const = "text" } or { join = ["path", "path"] }'
             )
         return cls(tuple(map(Path.parse, texts)), joined=join)
@@ -298,7 +298,9 @@ def _choices(name: str, written: object) -> tuple[Choice, ...]:
         return (Choice(written),)
     rows = [written] if isinstance(written, Mapping) else written
     if not isinstance(rows, list | tuple) or not rows:
-        raise MappingError(key, 'is a relation, or a list of { relation = "like", when = "rating >= 4" }')
+        raise MappingError(
+            key, 'should be a relation, or a list of { relation = "like", when = "rating >= 4" }'
+        )
     choices: list[Choice] = []
     for row in rows:
         if (

@@ -28,6 +28,8 @@ _Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → 
 class RegisteredReader:
     """Reads messages by the schema that their first bytes name."""
 
+    may_wait = True
+
     def __init__(self, registry: SchemaRegistry) -> None:
         for name in ("fastavro", "google.protobuf"):
             try:
