@@ -74,8 +74,8 @@ class FileOptions:
 class FileSource:
     """Reads one file once.
 
-    Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; the position counts lines (rows of Parquet) that are
-    behind, and a batch has at most 65,536 of them.
+    Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; the position
+    counts lines (rows of Parquet) that are behind, and a batch has at most 65,536 of them.
     """
 
     def __init__(

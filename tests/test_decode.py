@@ -155,6 +155,17 @@ def test_the_reasons_are_a_closed_set() -> None:
     ]  # fmt: skip
 
 
+def test_a_request_to_erase_needs_a_user_and_nothing_else() -> None:
+    assert answer(behavior="$erase") == EraseRequest("u1")
+    assert answer(behavior="$erase", user=42, item=MISSING, ts="never") == EraseRequest("42")
+    assert reason(behavior="$erase", user=None) is Reason.BAD_ID
+    assert reason(behavior="$erase", user=MISSING) is Reason.MISSING_FIELD
+    named = EventRules(Behaviors(others=Others.LEARN), REPLAY_TIMES, erase="gdpr.forget")
+    assert named.code("gdpr.forget") == Behaviors.ERASE
+    assert named.code("$erase") == 0
+    assert named.behaviors.names == ("$erase",)
+
+
 # Behaviors
 
 
@@ -185,7 +196,7 @@ IDS = st.text(max_size=4) | st.sampled_from(
     ["42", " 42", "42 ", "x" * 512, "x" * 513, "é" * 256, "é" * 257, "\u00a042", "日本", "\u3000", "\x7f",
      "\x1f42"]
 )  # fmt: skip
-BEHAVIORS = st.sampled_from(["click", "buy", "impression", "share", ""])
+BEHAVIORS = st.sampled_from(["click", "buy", "impression", "share", "$erase", ""])
 TIMES = st.sampled_from(
     [str(NOW_MS), str(NOW_MS // 1000), "2026-07-02T13:46:40Z", "2026-07-02", "0", "", "x"]
 )

@@ -172,7 +172,7 @@ OBJECTS = st.dictionaries(
     {
         "user_id": st.sampled_from(["u1", 42, "é"]) | SCALARS,
         "item_id": st.sampled_from(["i1", 7]) | SCALARS,
-        "behavior": st.sampled_from(["click", "buy", "impression"]) | SCALARS,
+        "behavior": st.sampled_from(["click", "buy", "impression", "$erase"]) | SCALARS,
         "ts": st.sampled_from([NOW_MS, str(NOW_MS), NOW_MS / 1000, "2026-07-02T13:46:40Z"]) | SCALARS,
     },
     optional={"event_id": SCALARS, "more": VALUES},
@@ -188,7 +188,7 @@ def messages(draw: st.DrawFn) -> bytes | None:
     if kind == 1:
         return draw(st.binary(max_size=20))
     written = json.dumps(
-        draw(VALUES if kind == 2 else OBJECTS),
+        draw(VALUES if kind == 2 else st.lists(OBJECTS | VALUES, max_size=3) if kind == 3 else OBJECTS),
         ensure_ascii=draw(st.booleans()),
         separators=draw(st.sampled_from([(",", ":"), (", ", ": "), ("\n,", ":\t")])),
     ).encode("utf-8", "surrogatepass")
@@ -207,10 +207,31 @@ def messages(draw: st.DrawFn) -> bytes | None:
 @example([b'{"user_id":"u1\xc3', b'\xa9","item_id":"i","behavior":"buy","ts":1783000000}'])
 @example([b'{"user_id":-0,"item_id":"i","behavior":"buy","ts":1783000000}'])
 @example([GOOD[:-1] + b',"x":"\\ud800"}', GOOD[:-1] + b',"x":"\\ud83d\\ude00"}', GOOD[:-1] + b',"x":1e999}'])
+@example([GOOD.replace(b'"click"', b"0")])
 @given(st.lists(messages(), max_size=8))
 def test_a_batch_of_json_is_decoded_like_each_message(payloads: list[bytes | None]) -> None:
     rows = rows_of(payloads)
-    assert plain(JSON.decode(rows)) == plain(JSON.decode_by_row(rows))
+    for decoder in (JSON, CanonicalJson(IGNORING)):
+        assert plain(decoder.decode(rows)) == plain(decoder.decode_by_row(rows))
+
+
+def test_an_array_is_as_many_events_as_it_has_elements() -> None:
+    """With its partition, in place, and each element judged by itself, down to its bytes."""
+    bad_utf8 = GOOD[:-1] + b',"note":"\xff"}'
+    array = b" [" + b", ".join([GOOD, b"[]", bad_utf8, GOOD.replace(b"u1", b"u2"), b"7"]) + b"]\n"
+    rows = Rows([GOOD, array, GOOD], lambda row: RowOrigin(f"t[{row}]@9"), np.array([3, 4, 5], np.int32))
+    decoded = JSON.decode(rows)
+    assert [(e[0], e[4]) for e in events_of(decoded.batch)] == [("u1", 3), ("u1", 4), ("u2", 4), ("u1", 5)]
+    assert [(letter.reason, letter.detail.partition(":")[0]) for letter in decoded.rejected] == [
+        ("not_object", "element [1]"), ("bad_utf8", "element [2]"), ("not_object", "element [4]"),
+    ]  # fmt: skip
+    assert {(letter.payload, letter.origin) for letter in decoded.rejected} == {(array, "t[1]@9")}
+
+
+def test_an_array_that_is_broken_is_one_bad_message() -> None:
+    for payload in (b"[" + GOOD, b"[" + GOOD + b",]", b"[" + GOOD + b"] x", b"[" * 100_000):
+        decoded = JSON.decode(rows_of([payload, GOOD]))
+        assert (reasons(decoded), len(decoded.batch)) == ([("t[0]@0", "bad_json")], 1)
 
 
 # CSV
@@ -294,7 +315,7 @@ FIELDS = st.sampled_from(
      "a\rb"]
 ) | st.text(max_size=4)  # fmt: skip
 RECORDS = st.lists(FIELDS, min_size=3, max_size=5).map(",".join) | st.tuples(
-    FIELDS, FIELDS, st.sampled_from(["click", "buy"]), st.just("1783000000")
+    FIELDS, FIELDS, st.sampled_from(["click", "buy", "$erase"]), st.just("1783000000")
 ).map(",".join)
 
 

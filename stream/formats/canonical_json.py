@@ -26,6 +26,7 @@ from driftgraph.stream.formats.json_text import elements_of, read_json
 from driftgraph.stream.formats.parts import Parts, decode_parts
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
+_BEHAVIOR = _FIELDS.index("behavior")  # the one that may be no number
 _TS = _FIELDS.index("ts")  # the one that may be a number with a fraction
 
 
@@ -83,7 +84,8 @@ class CanonicalJson:
         data = np.frombuffer(joined, np.uint8)
         spans = np.empty((len(payloads), len(_FIELDS), 2), np.int64)
         name_ends = self._wanted.offsets[1:]
-        kernels.scan(data, offsets, self._wanted.data, name_ends, _TS, not _is_utf8(joined), spans)
+        ascii_only = not _is_utf8(joined)
+        kernels.scan(data, offsets, self._wanted.data, name_ends, _BEHAVIOR, _TS, ascii_only, spans)
         user, item, behavior, ts, event_id = (
             Strings(*kernels.gather(data, spans, field)) for field in range(len(_FIELDS))
         )

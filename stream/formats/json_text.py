@@ -20,13 +20,24 @@ def read_json(payload: bytes, decode: Callable[[str], Any] = _value.decode) -> A
     except UnicodeDecodeError as error:
         return Refusal(Reason.BAD_UTF8, f"not UTF-8: {error.reason} at byte {error.start}")
     except msgspec.ValidationError as error:
-        if payload.lstrip()[:1] == b"{":  # a number that nothing can hold
-            return Refusal(Reason.BAD_JSON, f"{error}: {shown(payload)}")
-        return no_object(payload)
+        broken = error if payload.lstrip()[:1] == b"{" else _broken_array(payload)
+        if broken is None:
+            return no_object(payload)
+        return Refusal(Reason.BAD_JSON, f"{broken}: {shown(payload)}")  # or a number that nothing can hold
     except msgspec.DecodeError as error:
         return Refusal(Reason.BAD_JSON, f"{error}: {shown(payload)}")
     except RecursionError:
         return Refusal(Reason.BAD_JSON, f"nested too deeply: {shown(payload)}")
+
+
+def _broken_array(payload: bytes) -> Exception | None:
+    """What is wrong with a text that begins like an array; None if nothing is, or it does not."""
+    if payload.lstrip()[:1] == b"[":
+        try:
+            _elements.decode(payload)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return error
+    return None
 
 
 def no_object(payload: bytes) -> Refusal:

@@ -297,20 +297,14 @@ def _choices(name: str, written: object) -> tuple[Choice, ...]:
     if isinstance(written, str) and written:
         return (Choice(written),)
     rows = [written] if isinstance(written, Mapping) else written
+    form = '{ relation = "like", when = "rating >= 4" }'
     if not isinstance(rows, list | tuple) or not rows:
-        raise MappingError(
-            key, 'should be a relation, or a list of { relation = "like", when = "rating >= 4" }'
-        )
+        raise MappingError(key, f"should be a relation, or a list of {form}")
     choices: list[Choice] = []
     for row in rows:
-        if (
-            not isinstance(row, Mapping)
-            or not set(row) <= {"relation", "when"}
-            or not isinstance(row.get("relation"), str)
-        ):
-            raise MappingError(
-                key, f'each of the list is like {{ relation = "like", when = "rating >= 4" }}, not {row!r}'
-            )
+        named = isinstance(row, Mapping) and isinstance(row.get("relation"), str)
+        if not named or not set(row) <= {"relation", "when"}:
+            raise MappingError(key, f"each of the list should be like {form}, not {row!r}")
         when = None if row.get("when") is None else _told(key, Condition.parse, row["when"])
         choices.append(Choice(row["relation"], when))
     return tuple(choices)

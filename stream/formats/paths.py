@@ -169,7 +169,7 @@ class Condition:
 _TEST: Final = re.compile(
     r'\s*((?:"(?:[^"\\]|\\.)*"|[^\s"=!<>])+)\s*(==|!=|>=|<=|>|<|in\b|exists\b|missing\b)\s*'
 )
-_AND: Final = re.compile(r"\s+and\b")
+_AND: Final = re.compile(r"\s*and\b")
 _ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,

@@ -13,6 +13,14 @@ from typing import Any, Final
 
 _SNOWPLOW: Final = "com_snowplowanalytics_snowplow"
 
+_GA4: Final = {
+    "view_item": "view",
+    "select_item": "click",
+    "add_to_cart": "cart",
+    "add_to_wishlist": "favorite",
+    "purchase": "purchase",
+}
+
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     # CloudEvents 1.0, structured or binary: ``cloudevents`` makes one form of both. Ids are unique by source.
     "cloudevents": {
@@ -45,13 +53,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "item": "items[*].item_id",
         "behavior": "event_name",
         "ts": "event_timestamp",
-        "behaviors": {
-            "view_item": "view",
-            "select_item": "click",
-            "add_to_cart": "cart",
-            "add_to_wishlist": "favorite",
-            "purchase": "purchase",
-        },
+        "behaviors": _GA4,
         "others": "ignore",
         "none": ["(not set)"],
     },
@@ -61,13 +63,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "item": "events[*].params.items[*].item_id",
         "behavior": "events[*].name",
         "ts": ["events[*].timestamp_micros", "timestamp_micros", "$timestamp"],
-        "behaviors": {
-            "view_item": "view",
-            "select_item": "click",
-            "add_to_cart": "cart",
-            "add_to_wishlist": "favorite",
-            "purchase": "purchase",
-        },
+        "behaviors": _GA4,
         "others": "ignore",
         "none": ["(not set)"],
     },

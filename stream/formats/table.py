@@ -36,7 +36,8 @@ class TableColumns:
         Raises:
             ColumnError: If one is not there, there twice, or of the wrong type.
         """
-        has_id = names.event_id in schema.names
+        # a column of nothing but nulls, as some libraries write an empty one, is none
+        has_id = names.event_id in schema.names and not pa.types.is_null(schema.field(names.event_id).type)
         ids = (names.user, names.item, *([names.event_id] if has_id else []))
         for field in (names.user, names.item, names.behavior, names.ts):
             if field not in schema.names:
