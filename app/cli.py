@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_dlq, cli_produce, cli_redis
+from driftgraph.app import cli_dlq, cli_produce, cli_redis, cli_validate
 from driftgraph.app.cli_common import (
     ColumnsOption,
     ConfigOption,
@@ -197,7 +197,9 @@ def replay(
     print_result(as_json, report.to_json(), print_replay)
 
 
+app.command()(cli_validate.validate)
 app.command()(cli_produce.produce)
+
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)
 

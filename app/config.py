@@ -20,10 +20,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from driftgraph.app.config_dead_letters import DeadLetterSettings
+from driftgraph.app.config_events import EventSettings
 from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
-    EventSettings,
     KafkaSettings,
     NameField,
     PathField,
@@ -128,14 +128,18 @@ class Settings(BaseSettings):
 
     def file_options(self) -> FileOptions:
         """How a file of events is to be read."""
-        from driftgraph.stream.file_source import FileOptions  # noqa: PLC0415  # not needed by --help
+        from driftgraph.app.event_formats import file_decoder  # noqa: PLC0415  # not needed by --help
+        from driftgraph.stream.file_source import FileOptions  # noqa: PLC0415
 
+        decoder = file_decoder(self.events)
         return FileOptions(
-            format=self.events.format,
+            format=self.events.format if decoder is None else "json",
             columns=self.events.columns.given(),
             no_header=not self.events.header,
             relations=tuple(self.relations) or None,
             ignore=self.events.ignore,
+            erase=self.events.erase,
+            decoder=decoder,
         )
 
     def trainer_options(self, *, device: str) -> TrainerOptions:
@@ -171,9 +175,34 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
     for tree in reversed(sources.values()):
         _merge(merged, tree)
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, sources)) from error
+    _check_relations(settings, file)
+    return settings
+
+
+def _check_relations(settings: Settings, file: Path) -> None:
+    """Refuse a mapping of events to relations that are not there, as far as any are configured."""
+    relations, events = settings.relations, settings.events
+    if events.erase in relations:
+        raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
+    mapping = events.event_mapping()
+    if mapping is None or not mapping.behaviors or not relations:
+        return
+    fine = {*relations, *events.ignore, events.erase}
+    for name in events.mapping.behaviors or {}:
+        for choice in mapping.behaviors[name]:
+            if choice.relation not in fine:
+                raise ConfigError(
+                    f"{file}: events.mapping.behaviors.{name}: {shortened(choice.relation)} is no relation; "
+                    f"add a table [relations.{choice.relation}], or put it into events.ignore"
+                )
+    if not fine & set(mapping.relations):
+        raise ConfigError(
+            f"{file}: events.format = {events.format} gives {', '.join(mapping.relations)}, and none of them "
+            f"is a relation; name relations so, or map to {', '.join(relations)} in events.mapping.behaviors"
+        )
 
 
 def _read_file(path: Path) -> Tree:

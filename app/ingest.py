@@ -40,6 +40,7 @@ class Counts:
     rejected: int = 0
     duplicate: int = 0
     ignored: int = 0  # behaviors that are no relation on purpose
+    erased: int = 0  # requests to forget a user
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
 
@@ -174,6 +175,7 @@ class Ingest:
         counts.late += late_count
         counts.duplicate += repeated_count
         counts.ignored += decoded.ignored
+        counts.erased += len(decoded.erased)
         counts.applied += len(decoded.batch) - late_count - repeated_count
         counts.reasons.update(rejected.reason for rejected in decoded.rejected)
         if late_count:

@@ -28,18 +28,20 @@ from driftgraph.app import worker_process
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.letter_gate import LetterGate
 from driftgraph.app.letter_places import letter_place, letters_folder
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
 from driftgraph.app.warm_up import warm_up
-from driftgraph.stream.clock import Clock, SystemClock, TimeRules, Watermark, WatermarkRules
-from driftgraph.stream.decode import Behaviors, Decoder, EventRules
-from driftgraph.stream.formats import JSON_NAMES
-from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
+from driftgraph.stream.decode import Decoder
+from driftgraph.stream.formats.mapped import Mapped
+from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.source import Position
 
 POLL_S = 0.1  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
@@ -67,8 +69,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(_stop_on_signals(stop))
         stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
-        warm_up(settings.window_relations(), decoder(settings, clock), watermark_rules(settings), clock)
-        source = KafkaSource(_kafka_options(settings, clock), decoder(settings, clock), clock)
+        decoder = topic_decoder(settings, event_rules(settings, clock))
+        warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
+        source = kafka_source(_kafka_options(settings, clock), decoder, clock)
         stack.callback(source.close)
         rows = settings.window
         folder = settings.window.dir or settings.data_dir / "window"
@@ -98,7 +101,7 @@ class Updater:
     def __init__(
         self,
         settings: Settings,
-        source: KafkaSource,
+        source: KafkaSource | HeldSource,
         ingest: Ingest,
         letters: Outbox,
         worker: WorkerProcess,
@@ -197,6 +200,7 @@ class Updater:
                 "rejected": counts.rejected,
                 "duplicate": counts.duplicate,
                 "ignored": counts.ignored,
+                "erased": counts.erased,
             },
             "reasons": dict(counts.reasons),
             "dead_letters": self.gate.status(),
@@ -288,12 +292,22 @@ class WorkerProcess:
         self.state = "running"
 
 
-def decoder(settings: Settings, clock: Clock) -> Decoder:
-    """What reads the topic's messages."""
-    behaviors = Behaviors(settings.relations, ignore=settings.events.ignore)
-    times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
-    names = JSON_NAMES.with_columns(settings.events.columns.given())
-    return CanonicalJson(EventRules(behaviors, times), names)
+def kafka_source(
+    options: KafkaOptions,
+    decoder: Decoder,
+    clock: Clock,
+    *,
+    start: Position | None = None,
+    held_for_s: float = GIVE_UP_AFTER_S,
+) -> KafkaSource | HeldSource:
+    """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
+
+    def connect(decoder: Decoder) -> KafkaSource:
+        return KafkaSource(options, decoder, clock, start=start)
+
+    if isinstance(decoder, Mapped) and decoder.may_wait:
+        return HeldSource(connect, decoder, give_up_after_s=held_for_s)
+    return connect(decoder)
 
 
 def watermark_rules(settings: Settings) -> WatermarkRules:

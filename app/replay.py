@@ -70,6 +70,7 @@ class ReplayReport:
             "events_rejected": counts.rejected,
             "events_duplicate": counts.duplicate,
             "events_ignored": counts.ignored,
+            "events_erased": counts.erased,
             "events_per_second": counts.read / max(self.ingest_s, 1e-9),
             "reasons": dict(counts.reasons),
             "elapsed_s": self.elapsed_s,

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, decode_columns, strings_of, times_of
-from driftgraph.stream.decode import MISSING, Event, EventRules, Refusal, RowOrigin, rejected
-from driftgraph.stream.events import EMPTY, Decoded, Rejected, Strings
+from driftgraph.stream.columns import decode_columns
+from driftgraph.stream.decode import EraseRequest, Event, EventRules, Refusal, RowOrigin, rejected
+from driftgraph.stream.events import EMPTY, Decoded, Rejected
 from driftgraph.stream.formats import FieldNames
+from driftgraph.stream.formats.table import ColumnError, TableColumns
 from driftgraph.stream.source import SourceError
 
 BATCH_ROWS_MAX = 65_536  # events of one read; a batch of all columns stays in the cache of a core
@@ -131,37 +131,16 @@ class ParquetRows:
                 f"cannot read {path} as Parquet: {error}; check the file or name its format"
             ) from error
         self.row_count: int = self._file.metadata.num_rows
-        schema = self._file.schema_arrow
-        for field in (names.user, names.item, names.behavior, names.ts):
-            if field not in schema.names:
-                raise SourceError(
-                    f"{path} has no column {field!r}, it has: {', '.join(schema.names)}; "
-                    "name the right ones with columns user=…, item=…, behavior=…, ts=…"
-                )
-        self._names = names
-        self._event_id = names.event_id if names.event_id in schema.names else None
-        for field in (names.user, names.item, *([self._event_id] if self._event_id else [])):
-            self._require(field, _is_text(schema, field) or _is_integer(schema, field), "text or integers")
-        self._require(names.behavior, _is_text(schema, names.behavior), "text")
-        kind = schema.field(names.ts).type
-        timed = pa.types.is_timestamp(kind) and kind.tz is not None
-        number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
-        self._require(
-            names.ts, timed or number or _is_text(schema, names.ts), "timestamps with a zone, numbers or text"
-        )
-
-    def _require(self, field: str, fits: bool, what: str) -> None:
-        if not fits:
-            kind = self._file.schema_arrow.field(field).type
-            raise SourceError(f"column {field!r} of {self._path} is of type {kind}; it must hold {what}")
+        try:
+            self._columns = TableColumns.of(self._file.schema_arrow, names, str(path))
+        except ColumnError as error:
+            raise SourceError(str(error)) from error
 
     def decoded(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded, int]]:
         """Batches from row ``start`` on, each with the number of rows before its end."""
-        wanted = [self._names.user, self._names.item, self._names.behavior, self._names.ts]
-        wanted += [self._event_id] if self._event_id else []
         done = 0
         try:
-            for read in self._file.iter_batches(BATCH_ROWS_MAX, columns=list(dict.fromkeys(wanted))):
+            for read in self._file.iter_batches(BATCH_ROWS_MAX, columns=self._columns.wanted):
                 done += read.num_rows
                 if done > start:
                     skipped = max(0, start - (done - read.num_rows))
@@ -170,19 +149,12 @@ class ParquetRows:
             raise SourceError(f"cannot read {self._path} to its end: {error}; get it again") from error
 
     def _decode(self, read: Any, rules: EventRules, first: int) -> Decoded:
-        names, bounds = self._names, rules.times.bounds()
-        times = times_of(read[names.ts])
-        columns = Columns(
-            user=strings_of(read[names.user]),
-            item=strings_of(read[names.item]),
-            behavior=strings_of(read[names.behavior]),
-            ts=times,
-            event_id=strings_of(read[self._event_id]) if self._event_id else None,
-        )
+        bounds = rules.times.bounds()
+        columns = self._columns.columns(read)
 
-        def row(at: int) -> Event | Rejected | None:
-            values = {name: read[name][at].as_py() for name in read.schema.names}
-            answer = self._event_of(values, times, at, rules, bounds)
+        def row(at: int) -> Event | EraseRequest | Rejected | None:
+            values = self._columns.values(read, at)
+            answer = self._columns.answer(values, columns, at, rules, bounds)
             if isinstance(answer, Refusal):
                 payload = msgspec.json.encode(values, enc_hook=str)
                 return rejected(answer, payload, RowOrigin(f"{self._path.name}:{first + at + 1}"))
@@ -198,32 +170,6 @@ class ParquetRows:
             row=row,
         )
 
-    def _event_of(
-        self, values: dict[str, Any], times: Any, at: int, rules: EventRules, bounds: TimeBounds
-    ) -> Event | Refusal | None:
-        ts = values[self._names.ts]
-        if ts is not None and not isinstance(times, Strings):
-            ts = times[at].item()  # a timestamp as the integer it is stored as
-        return rules.event_of(
-            user=values[self._names.user],
-            item=values[self._names.item],
-            behavior=values[self._names.behavior],
-            ts=ts,
-            event_id=values[self._event_id] if self._event_id else MISSING,
-            bounds=bounds,
-        )
-
     def close(self) -> None:
         """May be called twice."""
         self._file.close()
-
-
-def _is_text(schema: Any, field: str) -> bool:
-    kind = schema.field(field).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_integer(schema: Any, field: str) -> bool:
-    return bool(pa.types.is_integer(schema.field(field).type))

@@ -20,8 +20,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from driftgraph.stream.clock import F64, Mask, TimeBounds, times_ms_of
-from driftgraph.stream.decode import Behaviors, Event, EventRules
-from driftgraph.stream.events import EMPTY, I32, I64, ID_BYTES_MAX, U8, Decoded, EventBatch, Rejected, Strings
+from driftgraph.stream.decode import Behaviors, EraseRequest, Event, EventRules
+from driftgraph.stream.events import (
+    EMPTY,
+    I32,
+    I64,
+    ID_BYTES_MAX,
+    U8,
+    Decoded,
+    Erasure,
+    EventBatch,
+    Rejected,
+    Strings,
+)
 
 Index = npt.NDArray[np.intp]
 _PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
@@ -121,10 +132,10 @@ class Judged:
 
 def judge(columns: Columns, rules: EventRules, bounds: TimeBounds) -> Judged:
     """Judge N rows like ``EventRules.event_of``, without reasons. O(bytes), nothing in Python by row."""
-    code = _relation_codes(columns.behavior, rules.behaviors)
+    code = _relation_codes(columns.behavior, rules)
     ignored = code == Behaviors.IGNORED
     time_ms, fault = times_ms_of(columns.ts, bounds)
-    odd = (code == Behaviors.UNKNOWN) | (fault != 0)
+    odd = (code < Behaviors.IGNORED) | (fault != 0)
     _mark_odd_ids(columns.user, odd)
     _mark_odd_ids(columns.item, odd)
     if columns.event_id is not None:
@@ -132,13 +143,13 @@ def judge(columns: Columns, rules: EventRules, bounds: TimeBounds) -> Judged:
     return Judged(np.maximum(code, 0).astype(np.uint8), time_ms, ignored, odd & ~ignored)
 
 
-def _relation_codes(behavior: Strings, behaviors: Behaviors) -> npt.NDArray[np.int64]:
+def _relation_codes(behavior: Strings, rules: EventRules) -> npt.NDArray[np.int64]:
     if len(behavior) == 0:
         return np.zeros(0, np.int64)
     buffers = [None, pa.py_buffer(behavior.offsets), pa.py_buffer(behavior.data)]
     encoded = pa.Array.from_buffers(pa.large_binary(), len(behavior), buffers).dictionary_encode()
     names = [name.decode() for name in encoded.dictionary.to_pylist()]
-    codes = np.array([behaviors.code(name) if name else Behaviors.UNKNOWN for name in names], np.int64)
+    codes = np.array([rules.code(name) if name else Behaviors.UNKNOWN for name in names], np.int64)
     taken: npt.NDArray[np.int64] = codes[encoded.indices.to_numpy()]
     return taken
 
@@ -187,7 +198,9 @@ def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
     )
 
 
-RowDecoder = Callable[[int], Event | Rejected | None]  # row number → what the definition says of it
+RowDecoder = Callable[
+    [int], Event | EraseRequest | Rejected | None
+]  # row number → what the definition says of it
 
 
 def decode_columns(
@@ -230,12 +243,15 @@ def decode_columns(
     events: list[Event] = []
     rows_of_events: list[int] = []
     rejects: list[Rejected] = []
+    erasures: list[tuple[int, str]] = []
     for number in np.flatnonzero(by_row).tolist():
         answer = row(number)
         if answer is None:
             ignored += 1
         elif isinstance(answer, Rejected):
             rejects.append(answer)
+        elif isinstance(answer, EraseRequest):
+            erasures.append((number, answer.user))
         else:
             events.append(answer)
             rows_of_events.append(number)
@@ -245,4 +261,6 @@ def decode_columns(
         order = np.argsort(np.concatenate([kept, at]), kind="stable")
         batch = concat([batch, singles]) if len(kept) else singles
         batch = batch.take(order) if len(kept) else batch
-    return Decoded(batch, tuple(rejects), ignored=ignored)
+    before = [int(np.searchsorted(kept, row) + np.searchsorted(rows_of_events, row)) for row, _ in erasures]
+    erased = tuple(Erasure(user, place) for place, (_, user) in zip(before, erasures, strict=True))
+    return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased)

@@ -23,6 +23,7 @@ import numpy as np
 from driftgraph.stream.clock import TimeBounds, TimeFault, TimeRules, time_ms_of
 from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Rejected
 
+ERASE: Final = "$erase"  # the behavior that asks to forget the user, where nobody chose another
 DETAIL_CHARACTERS_MAX = 200  # of a refused value in a message; the payload is kept beside it
 
 
@@ -32,6 +33,9 @@ class Reason(StrEnum):
     BAD_UTF8 = "bad_utf8"
     BAD_JSON = "bad_json"
     NOT_OBJECT = "not_object"  # JSON, but a list, a text, a number or null
+    BAD_SHAPE = "bad_shape"  # readable, but not built as the format or the mapping says
+    BAD_ENCODING = "bad_encoding"  # bytes that are not what their schema says, or no Arrow stream
+    UNKNOWN_SCHEMA = "unknown_schema"  # the registry does not have it, or it cannot be used
     BAD_ROW = "bad_row"  # CSV: wrong number of fields
     MISSING_FIELD = "missing_field"
     BAD_ID = "bad_id"  # null, a float, a boolean, empty, too long, white space at an end
@@ -41,7 +45,7 @@ class Reason(StrEnum):
     TIME_WITHOUT_ZONE = TimeFault.WITHOUT_ZONE.value
     TIME_TOO_OLD = TimeFault.TOO_OLD.value
     TIME_IN_FUTURE = TimeFault.IN_FUTURE.value
-    TOMBSTONE = "tombstone"  # a Kafka record without a value
+    TOMBSTONE = "tombstone"  # a Kafka record without a value, whose key names no user either
     LATE = "late"  # right, but behind the watermark by more than the allowed lateness
 
 
@@ -67,11 +71,21 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class EraseRequest:
+    """The user wants to be forgotten."""
+
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a row makes no event."""
 
     reason: Reason
     detail: str
+
+
+Answer = Event | EraseRequest | Refusal | None  # what a row comes to; None: its behavior is ignored
 
 
 class Others(StrEnum):
@@ -95,6 +109,7 @@ class Behaviors:
 
     IGNORED: Final = -1
     UNKNOWN: Final = -2
+    ERASE: Final = -3
     LEARNED_MAX: Final = 32  # a shop or a media site has a dozen; more means that the column is wrong
 
     def __init__(
@@ -143,10 +158,18 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EventRules:
-    """What makes an event good: known behavior, sound ids, a time within bounds."""
+    """What makes an event good: known behavior, sound ids, a time within bounds.
+
+    ``erase`` is the behavior that asks to forget the user. It goes before the relations and the ignored ones.
+    """
 
     behaviors: Behaviors
     times: TimeRules = field(default_factory=TimeRules)
+    erase: str = ERASE
+
+    def code(self, behavior: str) -> int:
+        """The relation's code, or ``Behaviors.IGNORED``, ``UNKNOWN`` or ``ERASE``."""
+        return Behaviors.ERASE if behavior == self.erase else self.behaviors.code(behavior)
 
     def event_of(  # noqa: PLR0911  one for each fault
         self,
@@ -157,17 +180,17 @@ class EventRules:
         ts: object,
         event_id: object = MISSING,
         bounds: TimeBounds,
-    ) -> Event | Refusal | None:
+    ) -> Answer:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
-        The behavior is judged first: nothing else of an ignored one matters. Of several faults the first
-        in the order behavior, user, item, time, event id is told.
+        The behavior is judged first: nothing else of an ignored one matters, and of a request to erase only
+        the user. Of several faults the first in the order behavior, user, item, time, event id is told.
         """
         if behavior is MISSING:
             return Refusal(Reason.MISSING_FIELD, "the event has no behavior")
         if not isinstance(behavior, str) or not behavior:
             return Refusal(Reason.BAD_BEHAVIOR, f"behavior must be a text, got {shown(behavior)}")
-        relation = self.behaviors.code(behavior)
+        relation = self.code(behavior)
         if relation == Behaviors.IGNORED:
             return None
         if relation == Behaviors.UNKNOWN:
@@ -178,6 +201,8 @@ class EventRules:
         user_id = id_of(user, "user id")
         if isinstance(user_id, Refusal):
             return user_id
+        if relation == Behaviors.ERASE:
+            return EraseRequest(user_id)
         item_id = id_of(item, "item id")
         if isinstance(item_id, Refusal):
             return item_id
@@ -220,6 +245,24 @@ def id_of(value: object, what: str) -> str | Refusal:
     return value
 
 
+def tombstone_of(key: bytes | None) -> EraseRequest | Refusal:
+    """A record without a value: its key is the user to forget."""
+    if not key:
+        return Refusal(Reason.TOMBSTONE, "a record without a value and without a key, so nobody to erase")
+    try:
+        user = id_of(key.decode(), "the key of a record without a value")
+    except UnicodeDecodeError:
+        return Refusal(Reason.TOMBSTONE, f"a record without a value, whose key is no user id: {shown(key)}")
+    return Refusal(Reason.TOMBSTONE, user.detail) if isinstance(user, Refusal) else EraseRequest(user)
+
+
+class NotNowError(Exception):
+    """When a decoder needs something outside that is away: the same rows are to be given to it again later.
+
+    The message says what is away and why.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class RowOrigin:
     """Where a row came from and what came with it; asked for only where a row is refused."""
@@ -246,7 +289,12 @@ class Decoder(Protocol):
     """A format of messages. No input makes it raise; what is not right comes back as ``Rejected``."""
 
     def decode(self, rows: Rows) -> Decoded:
-        """Good events in the order of the rows, the others with their reasons; no position."""
+        """Good events in the order of the rows, the others with their reasons; no position.
+
+        Raises:
+            NotNowError: If something that it needs is away. Nothing is decoded then; only the formats of a
+                schema registry do so, and ``HeldSource`` gives them the rows again.
+        """
         ...
 
 

@@ -134,6 +134,17 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """A request to forget a user, which came after the first ``place`` events of its batch.
+
+    So what the user did in those and earlier is to be erased; what comes later is a new beginning and stays.
+    """
+
+    user: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """What one read of a source gave: the good events, the bad ones, and how many were read."""
 
@@ -141,11 +152,12 @@ class Decoded:
     rejected: tuple[Rejected, ...] = ()
     position: Mapping[str, int] = field(default_factory=dict)  # after the last event of this read
     ignored: int = 0  # of a behavior that the configuration leaves out
+    erased: tuple[Erasure, ...] = ()  # in the order in which they were read
 
     @property
     def read_count(self) -> int:
-        """Events read: good, bad and ignored."""
-        return len(self.batch) + len(self.rejected) + self.ignored
+        """Events read: good, bad, ignored, and requests to erase."""
+        return len(self.batch) + len(self.rejected) + self.ignored + len(self.erased)
 
 
 EMPTY = EventBatch(Strings.of([]), Strings.of([]), np.zeros(0, np.uint8), np.zeros(0, np.int64))

@@ -20,7 +20,16 @@ import numpy as np
 
 from driftgraph.stream._file_readers import ParquetRows, TextFile, line_blocks
 from driftgraph.stream.clock import REPLAY_TIMES, TimeRules
-from driftgraph.stream.decode import Behaviors, EventRules, Others, RowOrigin, Rows, TooManyBehaviorsError
+from driftgraph.stream.decode import (
+    ERASE,
+    Behaviors,
+    Decoder,
+    EventRules,
+    Others,
+    RowOrigin,
+    Rows,
+    TooManyBehaviorsError,
+)
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
 from driftgraph.stream.formats.canonical_json import CanonicalJson
@@ -54,16 +63,19 @@ class FileOptions:
         default_factory=dict
     )  # user, item, behavior, ts → name, or position from 0
     no_header: bool = False  # CSV: the first line is an event, and columns are positions
-    relations: tuple[str, ...] | None = None  # others are ignored and counted; None: those found in the file
+    relations: tuple[str, ...] | None = None  # None: those found in the file
+    others: Others = Others.IGNORE  # what becomes of behaviors that are not in relations
     ignore: tuple[str, ...] = ("impression",)  # exposure is no behavior
     times: TimeRules = REPLAY_TIMES
+    erase: str = ERASE  # the behavior that asks to forget the user
+    decoder: Callable[[EventRules], Decoder] | None = None  # of JSON lines; None: that of canonical JSON
 
 
 class FileSource:
     """Reads one file once.
 
-    Always true: ``relations`` is known from the start; the position counts lines (rows of Parquet) that are
-    behind, and a batch has at most 65,536 of them.
+    Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; the position
+    counts lines (rows of Parquet) that are behind, and a batch has at most 65,536 of them.
     """
 
     def __init__(
@@ -71,9 +83,9 @@ class FileSource:
     ) -> None:
         self._path = Path(path)
         self._options = options or FileOptions()
-        self._format = self._options.format or _format_of(self._path)
-        if self._format not in FORMATS:
-            raise SourceError(f"{self._format!r} is no format of a file; there are: {', '.join(FORMATS)}")
+        self.format = self._options.format or _format_of(self._path)
+        if self.format not in FORMATS:
+            raise SourceError(f"{self.format!r} is no format of a file; there are: {', '.join(FORMATS)}")
         self._names = self._field_names()
         self._done = (start or {}).get(self._path.name, 0)
         self._file: TextFile | ParquetRows | None = None
@@ -82,7 +94,7 @@ class FileSource:
             self._find_relations() if self._options.relations is None else self._options.relations
         )
         # found ones: what is not among them occurs in bad rows only, which are to be told by their own fault
-        others = Others.LEARN if self._options.relations is None else Others.IGNORE
+        others = Others.LEARN if self._options.relations is None else self._options.others
         self._decoded = self._read(
             Behaviors(self.relations, ignore=self._options.ignore, others=others), self._done
         )
@@ -121,7 +133,7 @@ class FileSource:
             raise SourceError(f"{self._path} has no events: it is empty")
 
     def _field_names(self) -> FieldNames:
-        names = JSON_NAMES if self._format == "json" else CSV_NAMES
+        names = JSON_NAMES if self.format == "json" else CSV_NAMES
         try:
             return names.with_columns(self._options.columns)
         except ValueError as error:
@@ -158,8 +170,8 @@ class FileSource:
         return tuple(sorted((names[code] for code in counts), key=lambda n: (-counts[names.index(n)], n)))
 
     def _read(self, behaviors: Behaviors, start: int) -> Iterator[Decoded]:
-        rules = EventRules(behaviors, self._options.times)
-        pieces = self._parquet(rules, start) if self._format == "parquet" else self._text(rules, start)
+        rules = EventRules(behaviors, self._options.times, self._options.erase)
+        pieces = self._parquet(rules, start) if self.format == "parquet" else self._text(rules, start)
         for decoded, done in pieces:
             yield replace(decoded, position={self._path.name: done})
 
@@ -183,18 +195,19 @@ class FileSource:
                 yield decode(_without_lines(block, skipped), first + skipped), first - 1 + lines
 
     def _header_lines(self) -> int:
-        return int(self._format == "csv" and not self._options.no_header)
+        return int(self.format == "csv" and not self._options.no_header)
 
     def _block_decoder(self, rules: EventRules, first_line: bytes) -> Callable[[bytes, int], Decoded]:
-        if self._format == "json":
-            json = CanonicalJson(rules, self._names)
+        if self.format == "json":
+            make = self._options.decoder
+            json = CanonicalJson(rules, self._names) if make is None else make(rules)
             return lambda block, first: json.decode(_rows_of(block, first, self._origin))
         delimited = Delimited(rules, self._layout(first_line))
         return lambda block, first: delimited.decode(block, first, self._origin)
 
     def _layout(self, first_line: bytes) -> Layout:
         try:
-            if self._format == "taobao":
+            if self.format == "taobao":
                 return TAOBAO
             if self._options.no_header:
                 return layout_of_positions(first_line, self._options.columns)

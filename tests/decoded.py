@@ -25,4 +25,4 @@ def events_of(batch: EventBatch) -> list[tuple[str, str, int, int, int, str]]:
 
 def plain(decoded: Decoded) -> tuple[object, ...]:
     """All that a decoder says."""
-    return events_of(decoded.batch), list(decoded.rejected), decoded.ignored
+    return events_of(decoded.batch), list(decoded.rejected), decoded.ignored, list(decoded.erased)

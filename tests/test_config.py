@@ -88,7 +88,7 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
         ("[fit]\nevery = 6", "fit.every = 6: should be text with a unit"),
         ('[fit]\nevery = "0s"', "should be longer than zero"),
         ('[fit]\nevery = "2000000d"', "should be at most 1000 years"),
-        ('[events]\nformat = "xml"', "should be 'json', 'csv', 'taobao' or 'parquet'"),
+        ('[events]\nformat = "xml"', "should be 'json', 'mapping', 'cloudevents'"),
         ("[model]\ndim = 66", "[model]: dim 66 should be a multiple of heads 4"),
         ("[model]\nlayers = 4", "model.layers = 4: should be less than or equal to 3"),
         ('[model]\ndevice = "gpu"', 'model.device = "gpu"'),

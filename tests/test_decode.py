@@ -11,7 +11,9 @@ from driftgraph.stream.clock import FLOOR_MS, REPLAY_TIMES, ManualClock, TimeBou
 from driftgraph.stream.columns import Columns, batch_of, concat, decode_columns
 from driftgraph.stream.decode import (
     MISSING,
+    Answer,
     Behaviors,
+    EraseRequest,
     Event,
     EventRules,
     Others,
@@ -30,7 +32,7 @@ RULES = EventRules(Behaviors(["click", "buy"], ignore=["impression"]), REPLAY_TI
 GOOD: dict[str, object] = {"user": "u1", "item": "i1", "behavior": "buy", "ts": NOW_MS}
 
 
-def answer(**changed: object) -> Event | Refusal | None:
+def answer(**changed: object) -> Answer:
     values = {**GOOD, **changed}
     return RULES.event_of(
         user=values["user"],
@@ -147,9 +149,21 @@ def test_a_refusal_never_carries_the_whole_value() -> None:
 def test_the_reasons_are_a_closed_set() -> None:
     """Metrics and dead letters are counted by these: a new one is a change that people see."""
     assert sorted(Reason) == [
-        "bad_behavior", "bad_id", "bad_json", "bad_row", "bad_time", "bad_utf8", "late", "missing_field",
-        "not_object", "time_in_future", "time_too_old", "time_without_zone", "tombstone", "unknown_behavior",
+        "bad_behavior", "bad_encoding", "bad_id", "bad_json", "bad_row", "bad_shape", "bad_time", "bad_utf8",
+        "late", "missing_field", "not_object", "time_in_future", "time_too_old", "time_without_zone",
+        "tombstone", "unknown_behavior", "unknown_schema",
     ]  # fmt: skip
+
+
+def test_a_request_to_erase_needs_a_user_and_nothing_else() -> None:
+    assert answer(behavior="$erase") == EraseRequest("u1")
+    assert answer(behavior="$erase", user=42, item=MISSING, ts="never") == EraseRequest("42")
+    assert reason(behavior="$erase", user=None) is Reason.BAD_ID
+    assert reason(behavior="$erase", user=MISSING) is Reason.MISSING_FIELD
+    named = EventRules(Behaviors(others=Others.LEARN), REPLAY_TIMES, erase="gdpr.forget")
+    assert named.code("gdpr.forget") == Behaviors.ERASE
+    assert named.code("$erase") == 0
+    assert named.behaviors.names == ("$erase",)
 
 
 # Behaviors
@@ -182,7 +196,7 @@ IDS = st.text(max_size=4) | st.sampled_from(
     ["42", " 42", "42 ", "x" * 512, "x" * 513, "é" * 256, "é" * 257, "\u00a042", "日本", "\u3000", "\x7f",
      "\x1f42"]
 )  # fmt: skip
-BEHAVIORS = st.sampled_from(["click", "buy", "impression", "share", ""])
+BEHAVIORS = st.sampled_from(["click", "buy", "impression", "share", "$erase", ""])
 TIMES = st.sampled_from(
     [str(NOW_MS), str(NOW_MS // 1000), "2026-07-02T13:46:40Z", "2026-07-02", "0", "", "x"]
 )
@@ -201,7 +215,7 @@ def test_columns_are_judged_like_each_row(
     bounds = rules.times.bounds()
     partition = np.arange(len(rows), dtype=np.int32)
 
-    def row(number: int) -> Event | Rejected | None:
+    def row(number: int) -> Event | EraseRequest | Rejected | None:
         user, item, behavior, ts, event_id = rows[number]
         got = rules.event_of(user=user, item=item, behavior=behavior, ts=ts, event_id=event_id, bounds=bounds)
         if isinstance(got, Refusal):

@@ -80,17 +80,18 @@ BAD: list[tuple[bytes | None, str]] = [
 
 
 def test_each_bad_message_costs_itself_only() -> None:
-    """Between good ones; each comes back once, with its payload, key, headers, time and place."""
+    """Between good ones; each comes back once, with its payload, headers, time and place."""
     payloads: list[bytes | None] = [GOOD]
     for payload, _ in BAD:
         payloads += [payload, GOOD]
-    decoded = JSON.decode(rows_of(payloads))
+    rows = Rows(payloads, lambda row: RowOrigin(f"t[0]@{row}", headers=(("h", b"v"),), timestamp_ms=row))
+    decoded = JSON.decode(rows)
     assert events_of(decoded.batch) == [EVENT] * (len(BAD) + 1)
     assert reasons(decoded) == [(f"t[0]@{2 * n + 1}", reason) for n, (_, reason) in enumerate(BAD)]
     for letter, (payload, _) in zip(decoded.rejected, BAD, strict=True):
         row = int(letter.origin.partition("@")[2])
         assert letter.payload == (payload or b"")
-        assert (letter.key, letter.headers, letter.timestamp_ms) == (b"k%d" % row, (("h", b"v"),), row)
+        assert (letter.key, letter.headers, letter.timestamp_ms) == (None, (("h", b"v"),), row)
         assert len(letter.detail) < 1_000
     assert decoded.read_count == len(payloads)
 
@@ -113,7 +114,7 @@ def test_each_bad_message_costs_itself_only() -> None:
     ],
 )
 def test_other_ways_to_write_the_same_event(payload: bytes) -> None:
-    assert plain(JSON.decode(rows_of([payload]))) == ([EVENT], [], 0)
+    assert plain(JSON.decode(rows_of([payload]))) == ([EVENT], [], 0, [])
 
 
 def test_messages_that_take_the_slow_way_keep_their_place() -> None:
@@ -126,7 +127,7 @@ def test_messages_that_take_the_slow_way_keep_their_place() -> None:
 
 def test_ids_may_be_integers_event_ids_too() -> None:
     payload = b'{"event_id":7,"user_id":42,"item_id":-1,"behavior":"buy","ts":1783000000}'
-    assert plain(JSON.decode(rows_of([payload]))) == ([("42", "-1", 1, 1_783_000_000_000, 0, "7")], [], 0)
+    assert plain(JSON.decode(rows_of([payload]))) == ([("42", "-1", 1, 1_783_000_000_000, 0, "7")], [], 0, [])
 
 
 def test_ignored_behaviors_are_counted_and_leave_nothing() -> None:
@@ -143,13 +144,13 @@ def test_partitions_stay_with_their_events() -> None:
 def test_fields_may_have_other_names() -> None:
     decoder = CanonicalJson(RULES, FieldNames("visitor", "sku", "what", "when", "id"))
     payload = b'{"visitor":"u1","sku":"i1","what":"click","when":%d,"id":"e","user_id":null}' % NOW_MS
-    assert plain(decoder.decode(rows_of([payload]))) == ([(*EVENT[:5], "e")], [], 0)
+    assert plain(decoder.decode(rows_of([payload]))) == ([(*EVENT[:5], "e")], [], 0, [])
     with pytest.raises(ValueError, match="two fields"):
         CanonicalJson(RULES, FieldNames(user="id", item="id"))
 
 
 def test_an_empty_batch_is_no_event() -> None:
-    assert plain(JSON.decode(rows_of([]))) == ([], [], 0)
+    assert plain(JSON.decode(rows_of([]))) == ([], [], 0, [])
 
 
 SCALARS = (
@@ -171,7 +172,7 @@ OBJECTS = st.dictionaries(
     {
         "user_id": st.sampled_from(["u1", 42, "é"]) | SCALARS,
         "item_id": st.sampled_from(["i1", 7]) | SCALARS,
-        "behavior": st.sampled_from(["click", "buy", "impression"]) | SCALARS,
+        "behavior": st.sampled_from(["click", "buy", "impression", "$erase"]) | SCALARS,
         "ts": st.sampled_from([NOW_MS, str(NOW_MS), NOW_MS / 1000, "2026-07-02T13:46:40Z"]) | SCALARS,
     },
     optional={"event_id": SCALARS, "more": VALUES},
@@ -187,7 +188,7 @@ def messages(draw: st.DrawFn) -> bytes | None:
     if kind == 1:
         return draw(st.binary(max_size=20))
     written = json.dumps(
-        draw(VALUES if kind == 2 else OBJECTS),
+        draw(VALUES if kind == 2 else st.lists(OBJECTS | VALUES, max_size=3) if kind == 3 else OBJECTS),
         ensure_ascii=draw(st.booleans()),
         separators=draw(st.sampled_from([(",", ":"), (", ", ": "), ("\n,", ":\t")])),
     ).encode("utf-8", "surrogatepass")
@@ -206,10 +207,31 @@ def messages(draw: st.DrawFn) -> bytes | None:
 @example([b'{"user_id":"u1\xc3', b'\xa9","item_id":"i","behavior":"buy","ts":1783000000}'])
 @example([b'{"user_id":-0,"item_id":"i","behavior":"buy","ts":1783000000}'])
 @example([GOOD[:-1] + b',"x":"\\ud800"}', GOOD[:-1] + b',"x":"\\ud83d\\ude00"}', GOOD[:-1] + b',"x":1e999}'])
+@example([GOOD.replace(b'"click"', b"0")])
 @given(st.lists(messages(), max_size=8))
 def test_a_batch_of_json_is_decoded_like_each_message(payloads: list[bytes | None]) -> None:
     rows = rows_of(payloads)
-    assert plain(JSON.decode(rows)) == plain(JSON.decode_by_row(rows))
+    for decoder in (JSON, CanonicalJson(IGNORING)):
+        assert plain(decoder.decode(rows)) == plain(decoder.decode_by_row(rows))
+
+
+def test_an_array_is_as_many_events_as_it_has_elements() -> None:
+    """With its partition, in place, and each element judged by itself, down to its bytes."""
+    bad_utf8 = GOOD[:-1] + b',"note":"\xff"}'
+    array = b" [" + b", ".join([GOOD, b"[]", bad_utf8, GOOD.replace(b"u1", b"u2"), b"7"]) + b"]\n"
+    rows = Rows([GOOD, array, GOOD], lambda row: RowOrigin(f"t[{row}]@9"), np.array([3, 4, 5], np.int32))
+    decoded = JSON.decode(rows)
+    assert [(e[0], e[4]) for e in events_of(decoded.batch)] == [("u1", 3), ("u1", 4), ("u2", 4), ("u1", 5)]
+    assert [(letter.reason, letter.detail.partition(":")[0]) for letter in decoded.rejected] == [
+        ("not_object", "element [1]"), ("bad_utf8", "element [2]"), ("not_object", "element [4]"),
+    ]  # fmt: skip
+    assert {(letter.payload, letter.origin) for letter in decoded.rejected} == {(array, "t[1]@9")}
+
+
+def test_an_array_that_is_broken_is_one_bad_message() -> None:
+    for payload in (b"[" + GOOD, b"[" + GOOD + b",]", b"[" + GOOD + b"] x", b"[" * 100_000):
+        decoded = JSON.decode(rows_of([payload, GOOD]))
+        assert (reasons(decoded), len(decoded.batch)) == ([("t[0]@0", "bad_json")], 1)
 
 
 # CSV
@@ -293,7 +315,7 @@ FIELDS = st.sampled_from(
      "a\rb"]
 ) | st.text(max_size=4)  # fmt: skip
 RECORDS = st.lists(FIELDS, min_size=3, max_size=5).map(",".join) | st.tuples(
-    FIELDS, FIELDS, st.sampled_from(["click", "buy"]), st.just("1783000000")
+    FIELDS, FIELDS, st.sampled_from(["click", "buy", "$erase"]), st.just("1783000000")
 ).map(",".join)
 
 

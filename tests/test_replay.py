@@ -30,6 +30,7 @@ COUNTS = (
     "events_rejected",
     "events_duplicate",
     "events_ignored",
+    "events_erased",
 )
 SMALL = ("--fit-every", "12h", "--dim", "16", "--json")
 

@@ -220,7 +220,9 @@ def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
 
 
 @_jit
-def _wanted(data: Any, at: int, stop: int, ascii_only: bool, floats: bool) -> tuple[int, int, int]:
+def _wanted(
+    data: Any, at: int, stop: int, ascii_only: bool, numbers: bool, floats: bool
+) -> tuple[int, int, int]:
     """The span of a wanted value's text, and the position after it. Null is an empty span."""
     byte = _byte(data, at, stop)
     if byte == _QUOTE:
@@ -230,7 +232,7 @@ def _wanted(data: Any, at: int, stop: int, ascii_only: bool, floats: bool) -> tu
         end, whole = _number(data, at, stop)
         # "-0" is the integer 0, whose decimal text is another one
         negative_zero = byte == _MINUS and _byte(data, at + 1, stop) == _ZERO
-        return (at, end, end) if (whole or floats) and not negative_zero else (0, 0, -1)
+        return (at, end, end) if numbers and (whole or floats) and not negative_zero else (0, 0, -1)
     if byte == _NULL:
         return at, at, _literal(data, at, stop)
     return 0, 0, -1
@@ -238,7 +240,15 @@ def _wanted(data: Any, at: int, stop: int, ascii_only: bool, floats: bool) -> tu
 
 @_jit
 def _message(  # noqa: PLR0911  one for each fault
-    data: Any, at: int, stop: int, names: Any, name_ends: Any, float_field: int, ascii_only: bool, spans: Any
+    data: Any,
+    at: int,
+    stop: int,
+    names: Any,
+    name_ends: Any,
+    text_field: int,
+    float_field: int,
+    ascii_only: bool,
+    spans: Any,
 ) -> bool:
     """Fill ``spans[field]`` of one message; whether all of it is understood."""
     at = _blank(data, at, stop)
@@ -262,7 +272,9 @@ def _message(  # noqa: PLR0911  one for each fault
             at = _skip(data, at, stop, ascii_only)
         else:
             # a field that comes twice: the last one counts, as in the row decoder
-            spans[field, 0], spans[field, 1], at = _wanted(data, at, stop, ascii_only, field == float_field)
+            spans[field, 0], spans[field, 1], at = _wanted(
+                data, at, stop, ascii_only, field != text_field, field == float_field
+            )
         if at < 0:
             return False
         at = _blank(data, at, stop)
@@ -276,18 +288,25 @@ def _message(  # noqa: PLR0911  one for each fault
 
 @_jit
 def scan(
-    data: Any, offsets: Any, names: Any, name_ends: Any, float_field: int, ascii_only: bool, spans: Any
+    data: Any,
+    offsets: Any,
+    names: Any,
+    name_ends: Any,
+    text_field: int,
+    float_field: int,
+    ascii_only: bool,
+    spans: Any,
 ) -> None:
     """Fill ``spans[N, field, 2]`` with where each value's text starts and stops in ``data``.
 
     A field that is missing or null has an empty span; of a message that is not understood, all have.
-    ``float_field`` is the one where a number with a fraction is fine. ``ascii_only``: no other byte is
-    understood, since the bytes as a whole are not UTF-8.
+    ``text_field`` is the one where no number is fine, ``float_field`` the one where also a number with a
+    fraction is. ``ascii_only``: no other byte is understood, since the bytes as a whole are not UTF-8.
     """
     for i in range(len(offsets) - 1):
         spans[i, :, :] = 0
         if not _message(
-            data, offsets[i], offsets[i + 1], names, name_ends, float_field, ascii_only, spans[i]
+            data, offsets[i], offsets[i + 1], names, name_ends, text_field, float_field, ascii_only, spans[i]
         ):
             spans[i, :, :] = 0
 

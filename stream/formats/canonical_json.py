@@ -2,26 +2,31 @@
 
     Rows ──► [CanonicalJson] ──► Decoded
 
-More fields are harmless; of a field that comes twice the last one counts. The row decoder (msgspec) is the
+More fields are harmless; of a field that comes twice the last one counts. A message may also be an array of
+such objects, each of which is an event by itself. The row decoder (msgspec) is the
 definition. A batch goes through the compiled scan of ``_json_scan`` first, which understands the usual
 message and leaves each other one to the row decoder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, decode_columns
-from driftgraph.stream.decode import MISSING, Event, EventRules, Reason, Refusal, Rows, rejected, shown
-from driftgraph.stream.events import Decoded, Rejected, Strings
+from driftgraph.stream.columns import Columns, Index
+from driftgraph.stream.decode import MISSING, Answer, EventRules, Refusal, Rows, tombstone_of
+from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import JSON_NAMES, FieldNames
 from driftgraph.stream.formats import _json_scan as kernels
+from driftgraph.stream.formats.json_text import elements_of, read_json
+from driftgraph.stream.formats.parts import Parts, decode_parts
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
+_BEHAVIOR = _FIELDS.index("behavior")  # the one that may be no number
 _TS = _FIELDS.index("ts")  # the one that may be a number with a fraction
 
 
@@ -45,65 +50,80 @@ class CanonicalJson:
 
     def decode(self, rows: Rows) -> Decoded:
         """Decode a batch; the same result as ``decode_by_row``."""
-        bounds = self.rules.times.bounds()
-        columns = self._columns([payload or b"" for payload in rows.payloads])
-        return self._decoded(rows, columns, np.arange(len(rows)), bounds)
+        payloads = [payload or b"" for payload in rows.payloads]
+        columns, unread = self._columns(payloads)
+        found = ((row, elements_of(rows.payloads[row])) for row in unread.tolist())
+        arrays = {row: elements for row, elements in found if elements}
+        if not arrays:
+            return self._decoded(rows, rows.payloads, Parts(np.arange(len(rows))), columns)
+        parts, flat = _laid_out(rows, arrays)
+        columns, _ = self._columns([payload or b"" for payload in flat])
+        return self._decoded(rows, flat, parts, columns)
 
     def decode_by_row(self, rows: Rows) -> Decoded:
-        """Decode each message by itself: the definition."""
-        return self._decoded(rows, None, np.arange(0), self.rules.times.bounds())
+        """Decode each event by itself: the definition."""
+        found = enumerate(map(elements_of, rows.payloads))
+        parts, flat = _laid_out(rows, {row: elements for row, elements in found if elements})
+        return self._decoded(rows, flat, parts, None)
 
-    def event_of(  # noqa: PLR0911  one for each fault
-        self, payload: bytes | None, bounds: TimeBounds
-    ) -> Event | Refusal | None:
-        """The event in one message, or why there is none, or None if it is ignored."""
+    def event_of(self, payload: bytes | None, bounds: TimeBounds, key: bytes | None = None) -> Answer:
+        """What one message, or one element of an array, comes to; without a value, ``key`` is the user."""
         if payload is None:
-            return Refusal(Reason.TOMBSTONE, "a record without a value")
-        try:
-            read = self._decoder.decode(payload.decode())
-        except UnicodeDecodeError as error:
-            return Refusal(Reason.BAD_UTF8, f"not UTF-8: {error.reason} at byte {error.start}")
-        except msgspec.ValidationError as error:
-            if payload.lstrip()[:1] == b"{":  # a number that nothing can hold
-                return Refusal(Reason.BAD_JSON, f"{error}: {shown(payload)}")
-            return Refusal(Reason.NOT_OBJECT, f"the message must be a JSON object, got {shown(payload)}")
-        except msgspec.DecodeError as error:
-            return Refusal(Reason.BAD_JSON, f"{error}: {shown(payload)}")
-        except RecursionError:
-            return Refusal(Reason.BAD_JSON, f"nested too deeply: {shown(payload)}")
+            return tombstone_of(key)
+        read = read_json(payload, self._decoder.decode)
+        if isinstance(read, Refusal):
+            return read
         values = {name: _or_missing(getattr(read, name)) for name in _FIELDS}
         return self.rules.event_of(**values, bounds=bounds)
 
-    def _columns(self, payloads: list[bytes]) -> Columns:
+    def _columns(self, payloads: list[bytes]) -> tuple[Columns, Index]:
+        """The messages by column, and which of them the scan did not understand."""
         joined = b"".join(payloads)
         offsets = np.zeros(len(payloads) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, payloads), np.int64, len(payloads)), out=offsets[1:])
         data = np.frombuffer(joined, np.uint8)
         spans = np.empty((len(payloads), len(_FIELDS), 2), np.int64)
         name_ends = self._wanted.offsets[1:]
-        kernels.scan(data, offsets, self._wanted.data, name_ends, _TS, not _is_utf8(joined), spans)
+        ascii_only = not _is_utf8(joined)
+        kernels.scan(data, offsets, self._wanted.data, name_ends, _BEHAVIOR, _TS, ascii_only, spans)
         user, item, behavior, ts, event_id = (
             Strings(*kernels.gather(data, spans, field)) for field in range(len(_FIELDS))
         )
-        return Columns(user, item, behavior, ts, event_id if len(event_id.data) else None)
+        unread = np.flatnonzero(behavior.offsets[1:] == behavior.offsets[:-1])
+        return Columns(user, item, behavior, ts, event_id if len(event_id.data) else None), unread
 
-    def _decoded(self, rows: Rows, columns: Columns | None, index: Any, bounds: TimeBounds) -> Decoded:
-        def row(number: int) -> Event | Rejected | None:
-            payload = rows.payloads[number]
-            answer = self.event_of(payload, bounds)
-            if isinstance(answer, Refusal):
-                return rejected(answer, payload, rows.origin_of(number))
-            return answer
+    def _decoded(
+        self, rows: Rows, payloads: Sequence[bytes | None], parts: Parts, columns: Columns | None
+    ) -> Decoded:
+        bounds = self.rules.times.bounds()
 
-        return decode_columns(
-            columns,
-            index,
-            count=len(rows),
-            partition=rows.partition,
+        def answer(number: int) -> Answer:
+            payload = payloads[number]
+            key = rows.origin_of(int(parts.row[number])).key if payload is None else None
+            return self.event_of(payload, bounds, key)
+
+        return decode_parts(
+            rows,
+            parts,
+            columns=columns,
+            index=np.arange(0 if columns is None else len(parts)),
+            answer=answer,
             rules=self.rules,
             bounds=bounds,
-            row=row,
         )
+
+
+def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[Parts, list[bytes | None]]:
+    """The messages with each array as its elements."""
+    row: list[int] = []
+    places: list[str] = []
+    flat: list[bytes | None] = []
+    for number, payload in enumerate(rows.payloads):
+        elements = arrays.get(number)
+        row += [number] * (len(elements) if elements else 1)
+        places += [f"element [{n}]" for n in range(len(elements))] if elements else [""]
+        flat += elements or [payload]
+    return Parts(np.array(row, np.intp), places), flat
 
 
 def _or_missing(value: object) -> object:

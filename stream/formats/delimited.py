@@ -21,7 +21,18 @@ from pyarrow import csv as arrow_csv
 
 from driftgraph.stream.clock import TimeBounds
 from driftgraph.stream.columns import Columns, Index, decode_columns, strings_of
-from driftgraph.stream.decode import MISSING, Event, EventRules, Reason, Refusal, RowOrigin, rejected, shown
+from driftgraph.stream.decode import (
+    MISSING,
+    Answer,
+    EraseRequest,
+    Event,
+    EventRules,
+    Reason,
+    Refusal,
+    RowOrigin,
+    rejected,
+    shown,
+)
 from driftgraph.stream.events import EMPTY, I64, Decoded, Rejected
 from driftgraph.stream.formats import CSV_NAMES, FieldNames
 
@@ -147,7 +158,7 @@ class Delimited:
         body, number, _ = _records(block, first_line)
         return self._decoded(body, number, None, None, origin_of)
 
-    def event_of(self, line: bytes, bounds: TimeBounds) -> Event | Refusal | None:
+    def event_of(self, line: bytes, bounds: TimeBounds) -> Answer:
         """The event in one line, or why there is none, or None if it is ignored."""
         try:
             fields = fields_of(line)
@@ -225,7 +236,7 @@ class Delimited:
         bounds = self.rules.times.bounds()
         lines: list[bytes] = []  # cut only if a row is asked for
 
-        def row(at: int) -> Event | Rejected | None:
+        def row(at: int) -> Event | EraseRequest | Rejected | None:
             if not lines:
                 lines.extend(body.split(b"\n"))
             answer = self.event_of(lines[at], bounds)

@@ -1,0 +1,114 @@
+"""Arrow IPC streams: many events in one message, for producers that send in bulk.
+
+    Rows ──► pyarrow, checked ──► table.TableColumns ──► [ArrowStream] ──► Decoded
+
+Columns user_id, item_id, behavior, ts and, if it is there, event_id; others are harmless. Nothing is done in
+Python by the event, only by the message and for events that are odd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from driftgraph.stream.clock import TimeBounds
+from driftgraph.stream.columns import Columns, concat
+from driftgraph.stream.decode import Answer, EventRules, Reason, Refusal, Rows, rejected, shown, tombstone_of
+from driftgraph.stream.events import EMPTY, Decoded, Erasure
+from driftgraph.stream.formats import JSON_NAMES, FieldNames
+from driftgraph.stream.formats.parts import Parts, decode_parts
+from driftgraph.stream.formats.table import ColumnError, TableColumns
+
+EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfold without a limit
+
+
+class ArrowStream:
+    """Decodes Arrow IPC streams, one or more events a message. Keeps nothing from one batch to the next."""
+
+    def __init__(self, rules: EventRules, names: FieldNames = JSON_NAMES) -> None:
+        self.rules = rules
+        self.names = names
+
+    def decode(self, rows: Rows) -> Decoded:
+        """Decode a batch of messages."""
+        bounds = self.rules.times.bounds()
+        return _joined([self._message(rows, number, bounds, by_row=False) for number in range(len(rows))])
+
+    def decode_by_row(self, rows: Rows) -> Decoded:
+        """Decode each event by itself: the definition."""
+        bounds = self.rules.times.bounds()
+        return _joined([self._message(rows, number, bounds, by_row=True) for number in range(len(rows))])
+
+    def _message(self, rows: Rows, number: int, bounds: TimeBounds, *, by_row: bool) -> Decoded:
+        payload = rows.payloads[number]
+        read = self._read(payload) if payload is not None else None
+        if read is None or isinstance(read, Refusal):
+            answer = tombstone_of(rows.origin_of(number).key) if read is None else read
+            if isinstance(answer, Refusal):
+                return Decoded(EMPTY, (rejected(answer, payload, rows.origin_of(number)),))
+            return Decoded(EMPTY, erased=(Erasure(answer.user, 0),))
+        table, wanted, columns = read
+
+        def event(row: int) -> Answer:
+            return wanted.answer(wanted.values(table, row), columns, row, self.rules, bounds)
+
+        return decode_parts(
+            rows,
+            Parts(np.full(table.num_rows, number, np.intp), _RowNames(table.num_rows)),
+            columns=None if by_row else columns,
+            index=np.arange(0 if by_row else table.num_rows),
+            answer=event,
+            rules=self.rules,
+            bounds=bounds,
+        )
+
+    def _read(self, payload: bytes) -> tuple[Any, TableColumns, Columns] | Refusal:
+        """The table in a message, checked: its bytes may be anything."""
+        try:
+            with pa.ipc.open_stream(payload) as stream:
+                wanted = TableColumns.of(stream.schema, self.names, "the message")
+                batches, count = [], 0
+                for batch in stream:
+                    count += batch.num_rows
+                    if count > EVENTS_MAX:
+                        return Refusal(Reason.BAD_SHAPE, f"more than {EVENTS_MAX:,} events in one message")
+                    batches.append(batch.select(wanted.wanted))
+                    batches[-1].validate(full=True)
+            table = pa.Table.from_batches(batches, pa.schema([stream.schema.field(n) for n in wanted.wanted]))
+            return table, wanted, wanted.columns(table)
+        except ColumnError as error:
+            return Refusal(Reason.BAD_SHAPE, str(error))
+        except (pa.ArrowException, OSError) as error:
+            why = str(error).partition("\n")[0]
+            return Refusal(Reason.BAD_ENCODING, f"no Arrow IPC stream ({why}): {shown(payload)}")
+
+
+class _RowNames:
+    """``row N`` for each row, made only where it is told."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: int) -> str:
+        return f"row {row}"
+
+
+def _joined(parts: list[Decoded]) -> Decoded:
+    """All messages as one."""
+    erased: list[Erasure] = []
+    before = 0
+    for part in parts:
+        erased += [replace(one, place=one.place + before) for one in part.erased]
+        before += len(part.batch)
+    return Decoded(
+        concat([part.batch for part in parts]),
+        tuple(one for part in parts for one in part.rejected),
+        ignored=sum(part.ignored for part in parts),
+        erased=tuple(erased),
+    )

@@ -1,0 +1,334 @@
+"""A site's own messages as events: which path holds what, declared in the configuration.
+
+    [events.mapping] or a preset ──► [EventMapping.of] ──► events(message) ──► the five values of each event
+
+One message may be several events: a path with ``[*]`` loops over a list. All paths of a mapping loop over the
+same lists (one inside the other, if there are two), so an event is one turn of the innermost loop. Where the
+list is missing, null or empty there is no loop: the message is one event, and paths into the list find
+nothing.
+
+This module is light, since the configuration is checked with it; ``mapped`` decodes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from driftgraph.stream.formats.paths import ABSENT, Condition, NotComparableError, Path, Steps, look_up
+
+FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
+JOINT: Final = "\x1f"  # between joined values: in no id, so that two different pairs are never one text
+KEYS: Final = (*FIELDS, "when", "behaviors", "others", "none")
+OTHERS: Final = ("keep", "ignore")
+BEHAVIORS_MAX: Final = 1_000
+
+
+class MappingError(ValueError):
+    """When a mapping cannot be used. ``key`` is the part that is wrong, such as ``behaviors.rate``."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
+
+
+class Record(Protocol):
+    """What comes beside a message: ``decode.RowOrigin`` is one."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def timestamp_ms(self) -> int | None:
+        """When the record was produced."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Where a value comes from: a constant, the first path that finds something, or all of them joined."""
+
+    paths: tuple[Path, ...] = ()
+    joined: bool = False
+    constant: str | None = None
+
+    @classmethod
+    def parse(cls, written: object) -> Value:
+        """Read ``"user.id"``, ``["user.id", "device.id"]``, ``{const = "like"}`` or ``{join = ["a", "b"]}``.
+
+        Raises:
+            ValueError: If it is none of these.
+        """
+        if isinstance(written, str):
+            return cls((Path.parse(written),))
+        if isinstance(written, Mapping) and list(written) == ["const"] and isinstance(written["const"], str):
+            return cls(constant=written["const"])
+        join = isinstance(written, Mapping) and list(written) == ["join"]
+        texts = written["join"] if isinstance(written, Mapping) and join else written
+        if not isinstance(texts, Sequence) or not texts or not all(isinstance(one, str) for one in texts):
+            raise ValueError(
+                'should be a path such as "user.id", a list of paths of which the first that finds something '
+                'counts, { const = "text" } or { join = ["path", "path"] }'
+            )
+        return cls(tuple(map(Path.parse, texts)), joined=join)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a name in the table of behaviors becomes, if the condition holds."""
+
+    relation: str
+    when: Condition | None = None
+
+
+class Values(NamedTuple):
+    """The five values of one event, as they stand in the message; ``ABSENT`` where there is nothing."""
+
+    user: object
+    item: object
+    behavior: object
+    ts: object
+    event_id: object
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A part of a message that the mapping cannot be applied to."""
+
+    detail: str
+
+
+Found = tuple[str, Values | Misfit | None]  # where in the message; None: left out on purpose
+_Scopes = tuple[object, ...]  # the message, then the element of each loop that is entered
+_Turn = tuple[int, ...]  # the place of each of those elements in its list
+
+
+@dataclass(frozen=True, slots=True)
+class EventMapping:
+    """A mapping that has been checked. Build it with ``of``."""
+
+    values: tuple[Value, ...]  # by FIELDS
+    loops: tuple[Steps, ...] = ()  # the lists, from the message inwards
+    when: Condition | None = None
+    behaviors: Mapping[str, tuple[Choice, ...]] | None = None
+    ignore_others: bool = False
+    none: frozenset[str] = frozenset()
+    erase: str = ""  # the behavior that asks to forget the user: never one of the others
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
+        """Read a mapping as it stands in the configuration.
+
+        Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``when``, a condition
+        that a message must pass, else it is ignored; ``behaviors``, from the names in the messages to
+        relations; ``others``, what becomes of names that are not in there; ``none``, texts that mean nothing.
+
+        Raises:
+            MappingError: If a key is missing, unknown or wrong, or two paths loop over different lists.
+        """
+        for key in written:
+            if key not in KEYS:
+                raise MappingError(key, f"is no key of a mapping; there are: {', '.join(KEYS)}")
+        for key in FIELDS[:4]:
+            if written.get(key) is None:
+                raise MappingError(key, f"is missing: a mapping says where the {key} of an event stands")
+        values = tuple(_told(key, Value.parse, written.get(key) or []) for key in FIELDS if key in written)
+        values = values if "event_id" in written else (*values, Value())
+        when = None if written.get("when") is None else _told("when", Condition.parse, written["when"])
+        table = written.get("behaviors")
+        behaviors = None if not table else {str(name): _choices(str(name), table[name]) for name in table}
+        if written.get("others", "keep") not in OTHERS:
+            raise MappingError("others", f"is one of {', '.join(OTHERS)}, not {written['others']!r}")
+        return cls(
+            values,
+            _loops(values, when, behaviors or {}),
+            when,
+            behaviors,
+            written.get("others") == "ignore",
+            frozenset(written.get("none") or ()),
+            erase,
+        )
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What the table of behaviors can give, each once; empty without a table."""
+        choices = (choice for row in (self.behaviors or {}).values() for choice in row)
+        return tuple(dict.fromkeys(choice.relation for choice in choices))
+
+    @property
+    def needs_record(self) -> bool:
+        """Whether a path leads to the Kafka record around the message."""
+        choices = (choice.when for row in (self.behaviors or {}).values() for choice in row)
+        conditions = [condition for condition in (self.when, *choices) if condition is not None]
+        paths = [path for value in self.values for path in value.paths]
+        paths += [test.path for condition in conditions for test in condition.tests]
+        return any(path.record for path in paths)
+
+    def events(self, message: object, record: Record | None) -> Iterator[Found]:
+        """The events in one message, each with its place such as ``lines[2]``, empty without a loop."""
+        if self.when is not None:
+            answer = self._holds(self.when, (message,), record)
+            if answer is not True:
+                yield "", answer or None
+                return
+        for place, scopes, turn in self._turns("", (message,), ()):
+            yield place, scopes if isinstance(scopes, Misfit) else self._event(scopes, turn, record)
+
+    def _turns(
+        self, place: str, scopes: _Scopes, turn: _Turn
+    ) -> Iterator[tuple[str, _Scopes | Misfit, _Turn]]:
+        """Each turn of the innermost loop that there is."""
+        depth = len(scopes) - 1
+        steps = self.loops[depth] if depth < len(self.loops) else ()
+        elements = look_up(scopes[-1], steps) if depth < len(self.loops) else None
+        if elements is ABSENT or elements is None or elements == []:
+            yield place, scopes, turn
+            return
+        name = ".".join([*([place] if place else []), *map(str, steps)])
+        if not isinstance(elements, list):
+            yield place, Misfit(f"{name} must be a list, got {type(elements).__name__}"), turn
+            return
+        for number, element in enumerate(elements):
+            yield from self._turns(f"{name}[{number}]", (*scopes, element), (*turn, number))
+
+    def _event(self, scopes: _Scopes, turn: _Turn, record: Record | None) -> Values | Misfit | None:
+        user, item, behavior, ts, event_id = self.values
+        name, _ = self._pick(behavior, scopes, record)
+        if self.behaviors is not None and isinstance(name, str) and name != self.erase:
+            choices = self.behaviors.get(name)
+            if choices is None and self.ignore_others:
+                return None
+            if choices is not None:
+                chosen = self._choose(choices, scopes, record)
+                if chosen is None or isinstance(chosen, Misfit):
+                    return chosen
+                name = chosen.relation
+        own_id, depth = self._pick(event_id, scopes, record)
+        if depth < len(turn) and own_id and isinstance(own_id, str | int) and own_id is not True:
+            own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # so that no event repeats another
+        return Values(
+            self._pick(user, scopes, record)[0],
+            self._pick(item, scopes, record)[0],
+            name,
+            self._pick(ts, scopes, record)[0],
+            own_id,
+        )
+
+    def _choose(
+        self, choices: Sequence[Choice], scopes: _Scopes, record: Record | None
+    ) -> Choice | Misfit | None:
+        """The first choice whose condition holds; None if none does."""
+        for choice in choices:
+            answer = True if choice.when is None else self._holds(choice.when, scopes, record)
+            if answer is True:
+                return choice
+            if isinstance(answer, Misfit):
+                return answer
+        return None
+
+    def _holds(self, condition: Condition, scopes: _Scopes, record: Record | None) -> bool | Misfit:
+        try:
+            return all(test.holds(self._at(test.path, scopes, record)) for test in condition.tests)
+        except NotComparableError as error:
+            return Misfit(str(error))
+
+    def _pick(self, value: Value, scopes: _Scopes, record: Record | None) -> tuple[object, int]:
+        """The value, and how deep in the loops it was found."""
+        if value.constant is not None:
+            return value.constant, 0
+        if value.joined:
+            parts = [self._at(path, scopes, record) for path in value.paths]
+            if any(part is ABSENT or part is None or part == "" for part in parts):
+                return ABSENT, 0
+            return JOINT.join(map(str, parts)), max(path.depth for path in value.paths)
+        null: object = ABSENT
+        for path in value.paths:
+            found = self._at(path, scopes, record)
+            if found is None:
+                null = None
+            elif found is not ABSENT:
+                return found, path.depth
+        return null, 0
+
+    def _at(self, path: Path, scopes: _Scopes, record: Record | None) -> object:
+        if path.record:
+            return _beside(path.record, record)
+        if path.depth >= len(scopes):
+            return ABSENT
+        found = look_up(scopes[path.depth], path.parts[-1])
+        return ABSENT if self.none and isinstance(found, str) and found in self.none else found
+
+
+def _beside(what: str, record: Record | None) -> object:
+    """A value of the record around the message; bytes if they are no text."""
+    if record is None:
+        return ABSENT
+    if what == "timestamp":
+        return ABSENT if record.timestamp_ms is None else record.timestamp_ms
+    name = what.removeprefix("header.")
+    raw = record.key if what == "key" else next((value for key, value in record.headers if key == name), None)
+    if raw is None:
+        return ABSENT
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _told(key: str, parse: Any, written: object) -> Any:
+    try:
+        return parse(written)
+    except (ValueError, TypeError) as error:
+        raise MappingError(key, str(error)) from error
+
+
+def _choices(name: str, written: object) -> tuple[Choice, ...]:
+    """What one name becomes: a relation, or the first of several whose condition holds."""
+    key = f"behaviors.{name}"
+    if isinstance(written, str) and written:
+        return (Choice(written),)
+    rows = [written] if isinstance(written, Mapping) else written
+    form = '{ relation = "like", when = "rating >= 4" }'
+    if not isinstance(rows, list | tuple) or not rows:
+        raise MappingError(key, f"should be a relation, or a list of {form}")
+    choices: list[Choice] = []
+    for row in rows:
+        named = isinstance(row, Mapping) and isinstance(row.get("relation"), str)
+        if not named or not set(row) <= {"relation", "when"}:
+            raise MappingError(key, f"each of the list should be like {form}, not {row!r}")
+        when = None if row.get("when") is None else _told(key, Condition.parse, row["when"])
+        choices.append(Choice(row["relation"], when))
+    return tuple(choices)
+
+
+def _loops(
+    values: Sequence[Value], when: Condition | None, behaviors: Mapping[str, Sequence[Choice]]
+) -> tuple[Steps, ...]:
+    """The lists that the paths loop over; refused unless each path's are the first of them."""
+    for test in when.tests if when else ():
+        if test.path.depth:
+            raise MappingError(
+                "when", f"{test.path.text} loops over a list, but this is asked once a message"
+            )
+    paths = [(key, path) for key, value in zip(FIELDS, values, strict=True) for path in value.paths]
+    for name, choices in behaviors.items():
+        tests = [test for choice in choices if choice.when for test in choice.when.tests]
+        paths += [(f"behaviors.{name}", test.path) for test in tests]
+    deepest_key, deepest = max(paths, key=lambda pair: pair[1].depth, default=("", Path("", ())))
+    for key, path in paths:
+        if path.parts[: path.depth] != deepest.parts[: path.depth]:
+            raise MappingError(
+                key,
+                f"{path.text} and {deepest.text} of {deepest_key} loop over different lists; "
+                "all paths of a mapping loop over the same one",
+            )
+    return deepest.parts[: deepest.depth]

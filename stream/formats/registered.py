@@ -1,0 +1,155 @@
+"""Avro, Protobuf and JSON messages whose schema is in a registry, as objects.
+
+    0, number (4 bytes), [Protobuf: which message], data ──► [RegisteredReader] ──► object ──► Mapped
+
+Wire format: docs.confluent.io, "Formats, Serializers, and Deserializers", Wire format. JSON is not checked
+against its schema: its producer did that, and what matters here is judged by the rules of events.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+from driftgraph.stream.decode import Reason, Refusal, shown
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.formats.json_text import read_json
+from driftgraph.stream.formats.mapped import Origin
+from driftgraph.stream.schema_registry import SCHEMAS_MAX, Schema, SchemaRegistry
+
+_HEADER_BYTES: Final = 5
+_LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
+_Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → the object
+
+
+class RegisteredReader:
+    """Reads messages by the schema that their first bytes name."""
+
+    may_wait = True
+
+    def __init__(self, registry: SchemaRegistry) -> None:
+        for name in ("fastavro", "google.protobuf"):
+            try:
+                import_module(name)
+            except ImportError as error:
+                raise DriftgraphError(
+                    f'events.format = "registry" needs {name}; install it with: '
+                    'pip install "driftgraph[registry]"'
+                ) from error
+        self._registry = registry
+        self._reads: dict[int, _Read] = {}
+
+    def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  the protocol's
+        """The object, or why there is none.
+
+        Raises:
+            NotNowError: If the schema is not known yet and the registry is away.
+            SourceError: If the registry refuses us.
+        """
+        if len(payload) < _HEADER_BYTES or payload[0] != 0:
+            return Refusal(
+                Reason.BAD_ENCODING,
+                f"the message does not begin with a schema's number (0 and 4 bytes): {shown(payload)}",
+            )
+        number = int.from_bytes(payload[1:_HEADER_BYTES], "big")
+        read = self._reads.get(number)
+        if read is None:
+            schema = self._registry.schema(number)
+            if schema is None:
+                return Refusal(Reason.UNKNOWN_SCHEMA, f"the registry has no schema {number}")
+            read = _reader_of(number, schema)
+            while len(self._reads) >= SCHEMAS_MAX:
+                del self._reads[next(iter(self._reads))]
+            self._reads[number] = read
+        return read(payload[_HEADER_BYTES:])
+
+
+def _reader_of(number: int, schema: Schema) -> _Read:
+    """What reads messages of the schema; where the schema itself cannot be used, what refuses them all."""
+    makers: dict[str, Callable[[Schema], _Read]] = {"AVRO": _avro, "PROTOBUF": _protobuf, "JSON": _json}
+    maker, why = makers.get(schema.kind), schema.fault
+    if maker is None:
+        why = f"it is of the kind {schema.kind}, and not one of {', '.join(makers)}"
+    elif not why:
+        try:
+            return maker(schema)
+        except Exception as error:  # whatever the libraries raise: it is somebody's schema
+            why = f"{type(error).__name__}: {error}"
+    refusal = Refusal(Reason.UNKNOWN_SCHEMA, f"schema {number} cannot be used: {why}")
+    return lambda _: refusal
+
+
+def _json(_schema: Schema) -> _Read:
+    return read_json
+
+
+def _avro(schema: Schema) -> _Read:
+    import fastavro  # noqa: PLC0415  an extra
+
+    named: dict[str, Any] = {}
+    for text in schema.references.values():
+        fastavro.parse_schema(_plain(json.loads(text)), named_schemas=named)
+    parsed = fastavro.parse_schema(_plain(json.loads(schema.text)), named_schemas=named)
+    has_local = any(_LOCAL in text for text in (schema.text, *schema.references.values()))
+
+    def read(data: bytes) -> object | Refusal:
+        stream = io.BytesIO(data)
+        try:
+            value = fastavro.schemaless_reader(stream, parsed, None)
+        except Exception as error:  # bytes that are no such record raise whatever their nonsense runs into
+            return _misfit("Avro", f"{type(error).__name__}: {error}")
+        left = len(data) - stream.tell()
+        if left:
+            return _misfit("Avro", f"{left} bytes are left over")
+        return _written(value) if has_local else value
+
+    return read
+
+
+def _plain(schema: Any) -> Any:
+    """The schema without logical types: a timestamp stays the integer it is, in whichever unit.
+
+    But a local timestamp has no zone, and its integer would pass for UTC: it becomes a text without one.
+    """
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    logical = str(schema.get("logicalType", ""))
+    return {
+        key: _plain(value) if key in ("type", "items", "values", "fields") else value
+        for key, value in schema.items()
+        if key != "logicalType" or logical.startswith(_LOCAL)
+    }
+
+
+def _written(value: Any) -> Any:
+    """Local timestamps as the texts they would be."""
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_written(one) for one in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _protobuf(schema: Schema) -> _Read:
+    from google.protobuf.message import DecodeError  # noqa: PLC0415  an extra
+
+    from driftgraph.stream.formats.proto_messages import ProtoSchema, ProtoWireError  # noqa: PLC0415
+
+    compiled = ProtoSchema(schema.text, schema.references)
+
+    def read(data: bytes) -> object | Refusal:
+        try:
+            return compiled.read(data)
+        except (DecodeError, ProtoWireError) as error:
+            return _misfit("Protobuf", str(error))
+
+    return read
+
+
+def _misfit(kind: str, why: str) -> Refusal:
+    return Refusal(Reason.BAD_ENCODING, f"the bytes are not what their {kind} schema says: {why}")
