@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_redis
+from driftgraph.app import cli_faust, cli_redis
 from driftgraph.app.cli_common import (
     ConfigOption,
     Invocation,
@@ -205,6 +205,7 @@ def replay(
 
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)
+app.command()(cli_faust.faust)
 
 
 @app.command()

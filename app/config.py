@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from driftgraph.app.config_faust import FaustSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
     EventSettings,
@@ -89,6 +90,10 @@ class Settings(BaseSettings):
     )
     fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
     redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
+    faust: FaustSettings = Field(
+        default=FaustSettings(),
+        description="The Faust app beside the updater: a site's own events made canonical, and trends.",
+    )
 
     @classmethod
     def settings_customise_sources(  # the signature is pydantic-settings'

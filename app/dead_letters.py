@@ -309,7 +309,7 @@ class KafkaDeadLetters:
 
     def _produce(self, rejected: Rejected, *, cut: bool) -> None:
         topic = _origin_parts(rejected)[0] or self._default_topic
-        headers = [*rejected.headers, *_connect_headers(rejected)]
+        headers = [*rejected.headers, *connect_headers(rejected)]
         value: bytes | None = rejected.payload
         if rejected.reason == Reason.TOMBSTONE:
             value = None
@@ -344,7 +344,7 @@ def _origin_parts(rejected: Rejected) -> tuple[str, str, str]:
     return (match[1], match[2], match[3]) if match else ("", "", "")
 
 
-def _connect_headers(rejected: Rejected) -> list[tuple[str, bytes]]:
+def connect_headers(rejected: Rejected) -> list[tuple[str, bytes]]:
     """What Kafka Connect would say of the failure, and our reason code."""
     topic, partition, offset = _origin_parts(rejected)
     said = {
