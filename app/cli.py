@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_dlq, cli_produce, cli_redis, cli_validate
+from driftgraph.app import cli_dlq, cli_faust, cli_produce, cli_redis, cli_validate
 from driftgraph.app.cli_common import (
     ColumnsOption,
     ConfigOption,
@@ -202,6 +202,7 @@ app.command()(cli_produce.produce)
 
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)
+app.command()(cli_faust.faust)
 
 
 @app.command()

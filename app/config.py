@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from driftgraph.app.config_dead_letters import DeadLetterSettings
 from driftgraph.app.config_events import EventSettings
+from driftgraph.app.config_faust import FaustSettings
 from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
@@ -92,6 +93,10 @@ class Settings(BaseSettings):
     )
     fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
     redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
+    faust: FaustSettings = Field(
+        default=FaustSettings(),
+        description="The Faust app beside the updater: a site's own events made canonical, and trends.",
+    )
 
     @classmethod
     def settings_customise_sources(  # the signature is pydantic-settings'

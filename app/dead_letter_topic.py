@@ -160,7 +160,7 @@ class _Record(msgspec.Struct, frozen=True):
     def arguments(self) -> dict[str, Any]:
         """What ``produce`` is to be called with."""
         rejected = self.rejected
-        headers = [*rejected.headers, *_headers_of(rejected, self.kept_ms)]
+        headers = [*rejected.headers, *connect_headers(rejected, self.kept_ms)]
         value: bytes | None = None if rejected.reason == Reason.TOMBSTONE else rejected.payload
         if self.cut and value is not None:
             headers.append((_TRUNCATED, b"%d" % len(value)))
@@ -329,7 +329,7 @@ def _letter_of(message: Message, done: bool) -> Letter:
     return Letter(place, rejected, _number(said.get(_KEPT)) or 0, size, done)
 
 
-def _headers_of(rejected: Rejected, now_ms: int) -> list[tuple[str, bytes]]:
+def connect_headers(rejected: Rejected, now_ms: int) -> list[tuple[str, bytes]]:
     """What Kafka Connect would say of the failure, and what else we need to know of it."""
     topic, partition, offset = origin_of(rejected) or ("", "", "")
     said = {

@@ -175,6 +175,21 @@ class EmbeddingReader:
         with redis_errors(self._client, f"recommending for {user_id!r}"):
             return self._follow(read)
 
+    def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
+        """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.
+
+        Empty where nobody has written one. The lists come from the Faust app while one runs, and from the
+        worker with each generation.
+
+        Raises:
+            ValueError: ``n`` is not positive.
+            StoreError: Redis does not answer.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        with redis_errors(self._client, f"reading what is trending for {behavior!r}"):
+            return self._trending_items([behavior], n)
+
     # --- one generation an answer ----------------------------------------------------------------------
 
     def _follow(self, read: Callable[[int], T]) -> T:
@@ -272,10 +287,13 @@ class EmbeddingReader:
         behaviors = [self._trending_behavior] if self._trending_behavior else self._behaviors()
         if not behaviors:
             return Recommendation(generation, "none", [])
+        scored = self._trending_items(behaviors, top)
+        return Recommendation(generation, "trending" if scored else "none", scored)
+
+    def _trending_items(self, behaviors: Sequence[str], top: int) -> list[tuple[str, float]]:
         names = [self._keys.trending(behavior) for behavior in behaviors]
         sums = cast("list[Any]", self._client.zunion(names, withscores=True))
-        scored = sorted(((i.decode(), float(s)) for i, s in sums), key=lambda pair: (-pair[1], pair[0]))[:top]
-        return Recommendation(generation, "trending" if scored else "none", scored)
+        return sorted(((i.decode(), float(s)) for i, s in sums), key=lambda pair: (-pair[1], pair[0]))[:top]
 
     def _behaviors(self) -> list[str]:
         found = cast("set[bytes]", self._client.smembers(self._keys.trending_behaviors))

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     TIME_TOO_OLD = TimeFault.TOO_OLD.value
     TIME_IN_FUTURE = TimeFault.IN_FUTURE.value
     TOMBSTONE = "tombstone"  # a Kafka record without a value, whose key names no user either
+    NORMALIZE_FAILED = "normalize_failed"  # the site's own function raised, gave no event, or did not end
     LATE = "late"  # right, but behind the watermark by more than the allowed lateness
 
 
