@@ -237,6 +237,12 @@ class IdTable(IdView):
 
     def __init__(self, row_capacity: int, folder: Folder, kind: str) -> None:
         super().__init__(row_capacity, folder, kind)
+        columns = (self._offsets, self._lengths, self._hashes)
+        self._row_room = [
+            (folder.room(f"{kind}_id_{name}", 0, column.nbytes), column.itemsize)
+            for name, column in zip(("offsets", "lengths", "hashes"), columns, strict=True)
+        ]
+        self._arena_room = folder.room(f"{kind}_id_bytes", 0, self._arena.nbytes)
         self._rooms = np.zeros(row_capacity, np.uint8)
         self._links = self._arena.view(
             np.int64
@@ -258,7 +264,13 @@ class IdTable(IdView):
 
         Raises:
             IdTableFullError: No row or memory is left. The ids before the one that failed keep their rows.
+            WindowError: The disk is full; no id got a row.
         """
+        rows_max = min(int(self._counters[ROW_COUNT]) + len(ids), self.row_capacity)
+        for room, size in self._row_room:
+            room.provide(rows_max * size)
+        arena_max = int(self._counters[ARENA_USED]) + int(ids.offsets[-1] - ids.offsets[0]) + CHUNK * len(ids)
+        self._arena_room.provide(min(arena_max, len(self._arena)))
         while 2 * (len(self) + len(ids)) > len(self._index):
             old, self._index = self._index, np.zeros(2 * len(self._index), np.uint64)
             _rebuild(self._index, old)

@@ -1,7 +1,9 @@
 """Flat arrays that several processes share: sparse files mapped into memory, and what they hold.
 
 A folder is opened by one writer, which makes it, and by any number of readers. Files are sparse, so that
-capacity costs nothing until it is used.
+capacity costs nothing until it is used. Whoever touches a page that the disk has no room for is killed by the
+system (SIGBUS), reader or writer; so the writer asks for disk space before it uses it (``Room``), and readers
+look only at what is in use.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from driftgraph.stream.errors import DriftgraphError
 FORMAT = 2  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
 LOCK = "writer.lock"
+ROOM_STEP_MIN, ROOM_STEP_MAX = 1 << 16, 4 << 20  # bytes of a file asked for at once: a millisecond at most
 
 
 class WindowError(DriftgraphError):
@@ -72,6 +75,41 @@ def claim(directory: Path) -> int:
     return descriptor
 
 
+class Room:
+    """Disk space for a part of a sparse file, provided in steps before it is written.
+
+    Always true: the first ``size`` bytes from ``start`` on can be written.
+    """
+
+    def __init__(self, path: Path | None, start: int, limit: int) -> None:
+        self.size = 0
+        self._path = path  # None: private memory, where the system cares for it
+        self._start, self._limit = start, limit
+
+    def provide(self, size: int) -> None:
+        """Make sure of the first ``size`` bytes; O(1) if they are there.
+
+        Raises:
+            WindowError: The disk is full; nothing has changed.
+        """
+        if size <= self.size:
+            return
+        if self._path is not None:
+            ahead = min(max(self.size // 8, ROOM_STEP_MIN), ROOM_STEP_MAX)
+            step = min(max(size, self.size + ahead), self._limit) - self.size
+            try:
+                with self._path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), self._start + self.size, step)
+            except OSError as error:
+                raise WindowError(
+                    f"no room for {step} more bytes of {self._path} ({error.strerror or error}): "
+                    "free some, or set window.dir to a larger disk"
+                ) from error
+            self.size += step
+        else:
+            self.size = self._limit
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """Where the arrays lie; without a path, in memory that only this process sees."""
@@ -101,6 +139,10 @@ class Folder:
             return np.asarray(np.memmap(path, dtype, "r"))
         except OSError as error:
             raise WindowError(f"cannot map {path} ({size} bytes): {error.strerror or error}") from error
+
+    def room(self, name: str, start: int, limit: int) -> Room:
+        """Disk space for ``limit`` bytes of an array that was made here, from byte ``start`` on."""
+        return Room(None if self.path is None else self.path / name, start, limit)
 
 
 def write_description(directory: Path, description: Description) -> None:

@@ -155,8 +155,9 @@ def _take(
 
 @kernel
 def recent_events(
-    words: Any, times: Any, heads: Any, reserved: Any, side: int, nodes: Any, before_ms: Any, fanout: Any,
-    starts: Any, capacities: Any, firsts: Any, counts: Any, spans_ms: Any, watermark_ms: int,
+    words: Any, times: Any, heads: Any, row_count: int, reserved: Any, side: int, nodes: Any,
+    before_ms: Any, fanout: Any, starts: Any, capacities: Any, firsts: Any, counts: Any, spans_ms: Any,
+    watermark_ms: int,
     neighbor_N: Any, time_N: Any, count_N: Any, lists: Any, live: Any,
 ) -> None:  # fmt: skip
     """Fill the outputs, [B, R, K] and [B, R] laid out flat and all zero, for seeds B.
@@ -164,12 +165,11 @@ def recent_events(
     See ``WindowView.recent``; a relation gives up to ``fanout[r]`` neighbors. ``scratch`` makes the last two.
     """
     relation_count = len(starts)
-    row_count = len(heads) // (HEAD_WORDS * relation_count)
     seeds_at_once = max(1, BLOCK // relation_count)
     for begin in range(0, len(nodes), seeds_at_once):
         end = min(begin + seeds_at_once, len(nodes))
         for b in range(begin, end):
-            prefetch(heads, min(np.int64(nodes[b]), row_count - 1) * relation_count * HEAD_WORDS)
+            prefetch(heads, np.int64(nodes[b]) * relation_count * HEAD_WORDS)
         live_count = 0
         for b in range(begin, end):
             node = np.int64(nodes[b])

@@ -48,6 +48,7 @@ __all__ = [
     "WindowError", "WindowView", "attach", "create", "describe", "in_memory",
 ]  # fmt: skip
 
+HEADS, VERSIONS = ("user_heads", "item_heads"), ("user_versions", "item_versions")  # files, by side
 RELATIONS_MAX = 32
 EXPIRE_CHUNK = 65_536  # events an expiry kernel lets go at once; bounds its list of emptied nodes
 
@@ -70,6 +71,15 @@ class Window(WindowView):
         self.watermark_ms = newest.watermark_ms
         self.truncated = np.zeros(len(self.relations), np.int64)  # let go early by a full ring
         self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
+        folder, record, side_rows = arrays.folder, 4 * adjacency.WORDS, list(enumerate(row_capacity))
+        self._event_room = [
+            folder.room("events", int(base) * record, relation.capacity * record)
+            for base, relation in zip(self._base, self.relations, strict=True)
+        ]
+        head = 4 * adjacency.HEAD_WORDS * len(self.relations)
+        self._head_room = [folder.room(HEADS[side], 0, rows * head) for side, rows in side_rows]
+        self._version_room = [folder.room(VERSIONS[side], 0, rows * 4) for side, rows in side_rows]
+        folder.room("header", 0, arrays.header.nbytes).provide(arrays.header.nbytes)
         # Lets another process write the folder; called at the latest when the window is gone.
         self.close: Callable[[], object] = _nothing_to_close
 
@@ -85,6 +95,7 @@ class Window(WindowView):
 
         Raises:
             ValueError: Columns disagree, or a row or relation is out of range; nothing was appended.
+            WindowError: The disk is full; events of some relations may have been appended.
         """
         self._validate(user, item, relation, time_ms)
         if len(user):
@@ -120,8 +131,8 @@ class Window(WindowView):
         Returns:
             The items that were left without events of some relation, perhaps repeated.
         """
-        if not 0 <= user < self.row_capacity[USER]:
-            raise ValueError(f"user row {user} is out of range: there is room for {self.row_capacity[USER]}")
+        if not 0 <= user < self.rows(USER):
+            raise ValueError(f"user row {user} is out of range: {self.rows(USER)} are in use")
         arrays, relation_count = self._arrays, len(self.relations)
         degrees = arrays.heads[USER].reshape(-1, relation_count, adjacency.HEAD_WORDS)[
             user, :, adjacency.DEGREE
@@ -147,8 +158,8 @@ class Window(WindowView):
         """Give rows a new owner, before its first event is appended."""
         if len(rows):
             self._check_range("user" if side == USER else "item", rows, self.row_capacity[side])
-            self._arrays.versions[side][rows] += 1
             self._raise_rows(side, rows)
+            self._arrays.versions[side][rows] += 1
 
     def has_events(self, side: int, rows: U32) -> npt.NDArray[np.bool_]:
         """Whether any relation still holds an event of each row, live or not yet let go."""
@@ -170,6 +181,8 @@ class Window(WindowView):
         """Append to one relation at most as many events as its ring holds."""
         relation, relation_count = self.relations[r], len(self.relations)
         arrays, n = self._arrays, len(user)
+        last = min(int(self._next[r]) + n, relation.capacity)
+        self._event_room[r].provide(4 * adjacency.WORDS * last)
         word = header.HEADER_WORDS + 2 * relation_count + r
         reserved = int(arrays.header[word])
         header.announce(arrays.header, word, max(reserved, int(self._next[r]) + n))
@@ -229,8 +242,10 @@ class Window(WindowView):
             raise ValueError(f"{name} row {int(column.max())} is out of range: there is room for {limit}")
 
     def _raise_rows(self, side: int, rows: U32) -> None:
-        at = header.ROWS + side
-        self._arrays.header[at] = max(int(self._arrays.header[at]), int(rows.max()) + 1)
+        at, count = header.ROWS + side, int(rows.max()) + 1
+        self._head_room[side].provide(4 * adjacency.HEAD_WORDS * len(self.relations) * count)
+        self._version_room[side].provide(4 * count)
+        self._arrays.header[at] = max(int(self._arrays.header[at]), count)
 
 
 def in_memory(relations: Sequence[Relation], *, user_rows: int = 1 << 20, item_rows: int = 1 << 20) -> Window:
@@ -290,13 +305,14 @@ def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder
         header=folder.array("header", header.HEADER_WORDS + header.ARRAYS * len(relations), np.int64),
         words=folder.array("events", slots * adjacency.WORDS, np.uint32),
         heads=(
-            folder.array("user_heads", heads[USER], np.uint32),
-            folder.array("item_heads", heads[ITEM], np.uint32),
+            folder.array(HEADS[USER], heads[USER], np.uint32),
+            folder.array(HEADS[ITEM], heads[ITEM], np.uint32),
         ),
         versions=(
-            folder.array("user_versions", rows[USER], np.uint32),
-            folder.array("item_versions", rows[ITEM], np.uint32),
+            folder.array(VERSIONS[USER], rows[USER], np.uint32),
+            folder.array(VERSIONS[ITEM], rows[ITEM], np.uint32),
         ),
+        folder=folder,
     )
 
 

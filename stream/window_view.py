@@ -22,7 +22,7 @@ import numpy.typing as npt
 from driftgraph.stream import adjacency, header, sample
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I32, I64, U8, U32
-from driftgraph.stream.mapped import WindowError
+from driftgraph.stream.mapped import Folder, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
@@ -107,6 +107,7 @@ class Arrays:
     words: U32
     heads: tuple[U32, U32]  # user side, item side
     versions: tuple[U32, U32]  # how many owners a row has had
+    folder: Folder
 
 
 class WindowView:
@@ -199,9 +200,11 @@ class WindowView:
         first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
         starts = self._base + first % self._capacity
 
+        rows = self.rows(side)  # what lies behind them may not be on the disk yet
+
         def fill(part: slice) -> None:
             sample.recent_events(
-                self._arrays.words, self._times, self._arrays.heads[side], self._reserved, side,
+                self._arrays.words, self._times, self._arrays.heads[side], rows, self._reserved, side,
                 nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
                 self._span_ms, cut.watermark_ms,
                 result.neighbor_BRK[part].reshape(-1), result.time_ms_BRK[part].reshape(-1),

@@ -91,3 +91,36 @@ def test_files_of_something_else_are_refused(tmp_path: Path, file: str, content:
 def test_no_window_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WindowError, match="is the updater running with this data_dir"):
         windows.attach(tmp_path / "nothing")
+
+
+def test_a_full_disk_stops_the_writer_with_a_sentence_and_kills_nobody(tmp_path: Path) -> None:
+    """The pages of a sparse file that the disk has no room for would kill whoever touches them."""
+    probe = subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True)
+    if probe.returncode:
+        pytest.skip("no mount namespace may be made here, so no small disk")
+    command = ["unshare", "-rm", sys.executable, "-m", "tests.window_on_small_disk", "mount", str(tmp_path)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=False,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    applied, reader_code, seen, said = done.stdout.splitlines()
+    assert int(applied) > 50_000
+    assert reader_code == "0"
+    assert seen == f"{applied} [1, 1, 0, 0]"
+    assert "No space left on device" in said
+    assert "set window.dir to a larger disk" in said
+
+
+def test_a_disk_that_takes_no_more_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = windows.create(tmp_path, RELATIONS, user_rows=4, item_rows=4)
+    row = np.zeros(1, np.uint32)
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(WindowError, match=r"no room for \d+ more bytes of .*: free some"):
+        window.append(row, row, np.zeros(1, np.uint8), np.ones(1, np.int64))
+    assert window.cut().next == (0, 0)
