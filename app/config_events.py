@@ -224,7 +224,7 @@ class EventSettings(Section):
 
     @model_validator(mode="after")
     def _format_has_what_it_needs(self) -> EventSettings:
-        if self.format not in MAPPED and self.mapping.given():
+        if self.format not in (*MAPPED, *FILES_ONLY) and self.mapping.given():  # a file may be read beside
             raise ValueError(
                 f"mapping is for the formats {', '.join(MAPPED)}, and format is "
                 f"{'not set' if self.format is None else self.format}: set format"

@@ -89,6 +89,41 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
         ('[fit]\nevery = "0s"', "should be longer than zero"),
         ('[fit]\nevery = "2000000d"', "should be at most 1000 years"),
         ('[events]\nformat = "xml"', "should be 'json', 'mapping', 'cloudevents'"),
+        (
+            '[events]\nmapping.user = "u"',
+            "[events]: mapping is for the formats mapping, registry, cloudevents",
+        ),
+        ('[events]\nformat = "mapping"\nmapping.user = "a..b"', 'events.mapping.user = "a..b": a path is'),
+        (
+            '[events]\nformat = "mapping"\nmapping.usr = "a"',
+            "unknown key events.mapping.usr, did you mean user?",
+        ),
+        ('[events]\nformat = "mapping"\nmapping.user = "a"', "[events]: mapping.item is missing"),
+        (
+            '[events]\nformat = "ga4"\nmapping.when = "x ~ 1"',
+            'events.mapping.when = "x ~ 1": a condition reads',
+        ),
+        (
+            '[events]\nformat = "ga4"\nmapping.behaviors.rate = [{ relation = "like", when = "stars" }]',
+            "[events.mapping]: behaviors.rate a condition reads like",
+        ),
+        (
+            '[events]\nformat = "ga4"\nmapping.ts = "visits[*].at"',
+            "mapping.ts visits[*].at and items[*].item_id of item loop over different lists",
+        ),
+        (
+            '[relations.click]\n[events]\nformat = "ga4"\nmapping.behaviors.view_item = "clik"',
+            'events.mapping.behaviors.view_item: "clik" is no relation; add a table [relations.clik]',
+        ),
+        (
+            '[relations.like]\n[events]\nformat = "snowplow"',
+            "events.format = snowplow gives view, click, cart, purchase, and none of them is a relation",
+        ),
+        ('[events]\nformat = "registry"', "[events]: the format registry needs registry.url"),
+        ('[events]\nregistry.url = "localhost:8081"', "should be http:// or https:// with a host"),
+        ('[events]\nregistry.url = "http://ann:hush@localhost"', "the user goes into username"),
+        ('[events]\nerase = "impression"', "erase and ignore both have impression"),
+        ('[relations.gone]\n[events]\nerase = "gone"', "events.erase = gone is a relation too"),
         ("[model]\ndim = 66", "[model]: dim 66 should be a multiple of heads 4"),
         ("[model]\nlayers = 4", "model.layers = 4: should be less than or equal to 3"),
         ('[model]\ndevice = "gpu"', 'model.device = "gpu"'),
@@ -118,6 +153,7 @@ def test_several_faults_are_counted_and_the_first_is_named() -> None:
 def test_a_secret_in_a_wrong_place_is_not_repeated() -> None:
     assert "12345" not in refusal("[redis]\npassword = 12345")
     assert "hush" not in refusal('[kafka.options]\n"sasl.password" = "hush"')
+    assert "hush" not in refusal("[events.registry]\npassword = ['hush']")
 
 
 def test_a_value_is_blamed_on_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

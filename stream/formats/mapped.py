@@ -68,6 +68,7 @@ class Mapped:
         self.rules = rules
         self.mapping = mapping
         self._reader = reader or JsonReader()
+        self._needs_record = mapping.needs_record
 
     @property
     def may_wait(self) -> bool:
@@ -106,7 +107,7 @@ class Mapped:
         message = self._reader.read(payload, origin)
         if isinstance(message, Refusal):
             return [("", message)]
-        record = origin() if self.mapping.needs_record else None
+        record = origin() if self._needs_record else None
         if isinstance(message, list) and message:
             return [
                 (f"element [{n}].{place}" if place else f"element [{n}]", part)

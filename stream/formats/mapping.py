@@ -12,8 +12,8 @@ This module is light, since the configuration is checked with it; ``mapped`` dec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from driftgraph.stream.formats.paths import ABSENT, Condition, NotComparableError, Path, Steps, look_up
@@ -110,6 +110,7 @@ class Misfit:
 Found = tuple[str, Values | Misfit | None]  # where in the message; None: left out on purpose
 _Scopes = tuple[object, ...]  # the message, then the element of each loop that is entered
 _Turn = tuple[int, ...]  # the place of each of those elements in its list
+_Get = Callable[[_Scopes, Record | None], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,10 @@ class EventMapping:
     ignore_others: bool = False
     none: frozenset[str] = frozenset()
     erase: str = ""  # the behavior that asks to forget the user: never one of the others
+    _gets: tuple[_Get, ...] = field(init=False, repr=False, compare=False)  # by FIELDS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_gets", tuple(map(self._get_of, self.values)))
 
     @classmethod
     def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
@@ -180,6 +185,9 @@ class EventMapping:
             if answer is not True:
                 yield "", answer or None
                 return
+        if not self.loops:
+            yield "", self._event((message,), (), record)
+            return
         for place, scopes, turn in self._turns("", (message,), ()):
             yield place, scopes if isinstance(scopes, Misfit) else self._event(scopes, turn, record)
 
@@ -201,8 +209,8 @@ class EventMapping:
             yield from self._turns(f"{name}[{number}]", (*scopes, element), (*turn, number))
 
     def _event(self, scopes: _Scopes, turn: _Turn, record: Record | None) -> Values | Misfit | None:
-        user, item, behavior, ts, event_id = self.values
-        name, _ = self._pick(behavior, scopes, record)
+        user, item, behavior, ts, event_id = self._gets
+        name = behavior(scopes, record)
         if self.behaviors is not None and isinstance(name, str) and name != self.erase:
             choices = self.behaviors.get(name)
             if choices is None and self.ignore_others:
@@ -212,16 +220,13 @@ class EventMapping:
                 if chosen is None or isinstance(chosen, Misfit):
                     return chosen
                 name = chosen.relation
-        own_id, depth = self._pick(event_id, scopes, record)
-        if depth < len(turn) and own_id and isinstance(own_id, str | int) and own_id is not True:
-            own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # so that no event repeats another
-        return Values(
-            self._pick(user, scopes, record)[0],
-            self._pick(item, scopes, record)[0],
-            name,
-            self._pick(ts, scopes, record)[0],
-            own_id,
-        )
+        if turn:
+            own_id, depth = self._pick(self.values[-1], scopes, record)
+            if depth < len(turn) and own_id and isinstance(own_id, str | int) and own_id is not True:
+                own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # so that no event repeats another
+        else:
+            own_id = event_id(scopes, record)
+        return Values(user(scopes, record), item(scopes, record), name, ts(scopes, record), own_id)
 
     def _choose(
         self, choices: Sequence[Choice], scopes: _Scopes, record: Record | None
@@ -240,6 +245,17 @@ class EventMapping:
             return all(test.holds(self._at(test.path, scopes, record)) for test in condition.tests)
         except NotComparableError as error:
             return Misfit(str(error))
+
+    def _get_of(self, value: Value) -> _Get:
+        """What finds the value: a shortcut for the usual ones, else ``_pick``."""
+        if len(value.paths) != 1 or value.joined or value.paths[0].record or self.none:
+            return lambda scopes, record: self._pick(value, scopes, record)[0]
+        depth, steps = value.paths[0].depth, value.paths[0].parts[-1]
+
+        def get(scopes: _Scopes, record: Record | None) -> object:  # noqa: ARG001  as of the others
+            return look_up(scopes[depth], steps) if depth < len(scopes) else ABSENT
+
+        return get
 
     def _pick(self, value: Value, scopes: _Scopes, record: Record | None) -> tuple[object, int]:
         """The value, and how deep in the loops it was found."""

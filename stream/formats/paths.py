@@ -96,9 +96,9 @@ def _steps(text: str) -> Iterator[Step]:
 def look_up(value: object, steps: Steps) -> object:
     """What stands there, or ``ABSENT``."""
     for step in steps:
-        if isinstance(value, dict) and isinstance(step, str):
+        if type(step) is str and type(value) is dict:
             value = value.get(step, ABSENT)
-        elif isinstance(value, list) and isinstance(step, int):
+        elif type(step) is int and type(value) is list:
             value = value[step] if step < len(value) else ABSENT
         else:
             return ABSENT
