@@ -36,6 +36,7 @@ from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
 FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
 READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
 MESSAGE_BYTES_MAX: Final = 64 << 20  # ours to send; the topic's own limit decides
+BATCH_BYTES: Final = 1 << 16  # a topic's limit is one of batches: small letters must not fail together
 DONE_OFFSETS_MAX: Final = 10_000  # of one record of what is done: 200 kB
 TOPIC_CONFIG: Final = {  # of a topic that we make
     "cleanup.policy": "delete",
@@ -75,6 +76,7 @@ class KafkaDeadLetters:
         # Without idempotence: its fatal errors end a producer for ever, and a letter twice does less harm.
         properties: dict[str, Any] = {**client, "acks": "all", "enable.idempotence": False}
         properties.setdefault("message.max.bytes", MESSAGE_BYTES_MAX)
+        properties.setdefault("batch.size", BATCH_BYTES)
         properties["error_cb"] = self._on_error
         try:
             self._producer: Producer = Producer(properties, logger=KAFKA_LOG)
