@@ -150,8 +150,8 @@ def test_the_reasons_are_a_closed_set() -> None:
     """Metrics and dead letters are counted by these: a new one is a change that people see."""
     assert sorted(Reason) == [
         "bad_behavior", "bad_encoding", "bad_id", "bad_json", "bad_row", "bad_shape", "bad_time", "bad_utf8",
-        "late", "missing_field", "not_object", "time_in_future", "time_too_old", "time_without_zone",
-        "tombstone", "unknown_behavior", "unknown_schema",
+        "late", "missing_field", "normalize_failed", "not_object", "time_in_future", "time_too_old",
+        "time_without_zone", "tombstone", "unknown_behavior", "unknown_schema",
     ]  # fmt: skip
 
 
