@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_dlq, cli_faust, cli_produce, cli_redis, cli_validate
+from driftgraph.app import cli_dlq, cli_doctor, cli_faust, cli_produce, cli_redis, cli_validate
 from driftgraph.app.cli_common import (
     ColumnsOption,
     ConfigOption,
@@ -197,6 +197,7 @@ def replay(
     print_result(as_json, report.to_json(), print_replay)
 
 
+app.command()(cli_doctor.doctor)
 app.command()(cli_validate.validate)
 app.command()(cli_produce.produce)
 

@@ -1,0 +1,217 @@
+"""What stands between a configuration and a run that lasts: for ``driftgraph doctor``.
+
+    settings ──► Kafka, a sample of events, the window's memory, Redis ──► [Check …], what each relation needs
+
+Reads only. Every check is made, whatever the ones before it found.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, cast
+
+from driftgraph.app.config import Settings
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.event_formats import event_rules, topic_decoder
+from driftgraph.app.redis_schema import connect, redis_errors
+from driftgraph.app.validate import Report, validate_topic
+from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
+from driftgraph.stream.clock import Clock, SystemClock
+from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.window import Relation
+
+SAMPLE: Final = 10_000  # events looked at
+RATE_OVER_MS: Final = 86_400_000  # a day: nights and evenings
+HEADROOM: Final = 1.5  # a capacity holds the busy days too
+EVENT_BYTES: Final = 4 * WORDS
+HEAD_BYTES: Final = 4 * HEAD_WORDS
+REJECTED_SHARE_MAX: Final = 0.01  # of a sample; more is a fault of the configuration or of a producer
+
+
+class State(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at; ``detail`` says what was found and, if it is not ok, what to do."""
+
+    name: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a relation needs: ``events`` within its span at the rate seen, against its capacity."""
+
+    relation: str
+    per_day: float
+    span_days: float
+    events: int
+    capacity: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether the ring has room for a busy day's rate."""
+        return self.capacity >= HEADROOM * self.events
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything that was looked at."""
+
+    checks: list[Check]
+    needs: list[Need]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.state is not State.FAIL for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "healthy": self.healthy,
+            "checks": [asdict(check) for check in self.checks],
+            "window": [asdict(need) | {"enough": need.enough} for need in self.needs],
+        }
+
+
+def needs_of(relations: tuple[Relation, ...], per_day: float, shares: Mapping[str, float]) -> list[Need]:
+    """What each relation's span holds when ``per_day`` events come, split by ``shares``."""
+    found = []
+    for relation in relations:
+        own, days = per_day * shares.get(relation.name, 0.0), relation.span_ms / 86_400_000
+        found.append(Need(relation.name, own, days, round(own * days), relation.capacity))
+    return found
+
+
+def examine(settings: Settings, clock: Clock | None = None) -> Findings:
+    """Look at everything that a run depends on."""
+    clock = clock or SystemClock()
+    findings = Findings([], [])
+    findings.checks += _guarded("relations", lambda: _relations(settings))
+    findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
+    findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
+    findings.checks += _guarded("redis", lambda: _redis(settings))
+    findings.checks += _guarded("device", _device)
+    return findings
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
+    """The checks of one subject; what stops it is a failed check."""
+    checks: list[Check] = []
+    try:
+        checks.extend(look())
+    except DriftgraphError as error:
+        checks.append(Check(name, State.FAIL, str(error)))
+    return checks
+
+
+def _relations(settings: Settings) -> Iterator[Check]:
+    names = [relation.name for relation in settings.window_relations()]
+    if names:
+        yield Check("relations", State.OK, ", ".join(names))
+    else:
+        yield Check("relations", State.FAIL, "none is configured: add [relations.NAME] for each behavior")
+
+
+def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Check]:
+    """The topic, a sample of it, and what the spans need at its rate."""
+    topic = settings.kafka.topic
+    options = KafkaOptions(topics=(topic,), client=settings.kafka.librdkafka(), group_id=settings.name)
+    decoder = topic_decoder(settings, event_rules(settings, clock))
+
+    def offsets(start: Any) -> Mapping[str, int]:
+        probe = KafkaSource(
+            KafkaOptions(options.topics, client=options.client, group_id=options.group_id, start=start),
+            decoder,
+            clock,
+        )
+        probe.close()
+        return probe.position()
+
+    ends, day_ago = offsets("latest"), offsets(clock.now_ms() - RATE_OVER_MS)
+    per_day = float(sum(end - min(end, day_ago.get(part, end)) for part, end in ends.items()))
+    yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
+    report = validate_topic(settings, topic, SAMPLE, clock)
+    yield _sample(report)
+    shares = {name: count / report.read for name, count in report.relations.items()}
+    findings.needs = needs_of(settings.window_relations(), per_day, shares)
+    for need in findings.needs:
+        said = (
+            f"{need.relation}: {need.events:,} events in {need.span_days:g} days, capacity {need.capacity:,}"
+        )
+        if need.enough:
+            yield Check("capacity", State.OK, said)
+        else:
+            wanted = (
+                f"set relations.{need.relation}.capacity to {_round_up(HEADROOM * need.events):,} or more"
+            )
+            yield Check("capacity", State.FAIL, f"{said}: the oldest would go early; {wanted}")
+
+
+def _sample(report: Report) -> Check:
+    rejected = report.rejected.total()
+    said = f"{report.read:,} looked at, {report.relations.total():,} would be applied, {rejected:,} rejected"
+    if rejected <= REJECTED_SHARE_MAX * report.read:
+        return Check("events", State.OK, said)
+    [(reason, _)] = report.rejected.most_common(1)
+    detail = report.examples[reason].detail
+    state = State.FAIL if rejected > report.read // 2 else State.WARN
+    return Check("events", state, f"{said}, most for {reason} ({detail}); see driftgraph validate")
+
+
+def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
+    """The events at their rates and the heads of all rows, against what the window's disk has left."""
+    folder = settings.window.dir or settings.data_dir / "window"
+    there = next(path for path in (folder, *folder.parents, Path("/")) if path.exists())
+    free = shutil.disk_usage(there).free
+    events = sum(min(need.capacity, round(HEADROOM * need.events)) for need in needs)
+    rows = settings.window.user_rows + settings.window.item_rows
+    used, most = EVENT_BYTES * events, EVENT_BYTES * events + HEAD_BYTES * rows * len(needs)
+    said = f"events take {_gb(used)}, with a head for every row {_gb(most)}; {there} has {_gb(free)} free"
+    if used > free:
+        yield Check("memory", State.FAIL, f"{said}: set window.dir to a larger disk, or shorten the spans")
+    else:
+        yield Check("memory", State.WARN if most > free else State.OK, said)
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    client = connect(settings.redis.address())
+    try:
+        with redis_errors(client, "asking what it is"):
+            info: dict[str, Any] = client.info()
+            vector_sets = "vadd" in cast("dict[str, Any]", client.command())
+    finally:
+        client.close()
+    said = f"{settings.redis.public_url()}: Redis {info.get('redis_version')}"
+    yield Check("redis", State.OK, f"{said}, {'with' if vector_sets else 'without'} vector sets")
+    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
+        policy = info["maxmemory_policy"]
+        yield Check("redis", State.WARN, f"maxmemory-policy {policy} may evict vectors: use noeviction")
+
+
+def _device() -> Iterator[Check]:
+    import torch  # noqa: PLC0415  # two seconds, and only here
+
+    named = f"CUDA, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the processor"
+    yield Check("device", State.OK, f"PyTorch {torch.__version__} on {named}")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _round_up(count: float) -> int:
+    """The next power of two."""
+    return 1 << max(0, int(count) - 1).bit_length()
