@@ -185,10 +185,10 @@ class FileLetterBox:
             for number, lines in by_file.items():
                 if not _path(self._folder, number).exists():
                     continue  # dropped since
-                lines -= _done_lines(self._folder, number)
+                new = sorted(lines - _done_lines(self._folder, number))
                 with _done_path(self._folder, number).open("ab") as file:
                     _mended(file)
-                    file.write(b"".join(b"%d\n" % line for line in sorted(lines)))
+                    file.write(b"".join(b"%d\n" % line for line in new))
                     file.flush()
                     os.fsync(file.fileno())
             _sync_folder(self._folder)
