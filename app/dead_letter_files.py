@@ -167,10 +167,13 @@ class FileLetterBox:
         if not self._folder.is_dir():
             return
         with _told(self._folder, "read from"):
-            sizes = [(number, path, path.stat().st_size) for number, path in _files_of(self._folder)]
-            for number, path, size in sizes:
+            sizes: dict[int, int] = {}
+            for number, path in _files_of(self._folder):
+                with suppress(FileNotFoundError):  # an updater may drop the oldest meanwhile, here and below
+                    sizes[number] = path.stat().st_size
+            for number, size in sizes.items():
                 done = _done_lines(self._folder, number)
-                with suppress(FileNotFoundError), path.open("rb") as lines:  # it may be dropped meanwhile
+                with suppress(FileNotFoundError), _path(self._folder, number).open("rb") as lines:
                     yield from _read(lines, number, size, done)
 
     def mark_done(self, ids: Collection[str]) -> None:
@@ -182,9 +185,10 @@ class FileLetterBox:
             for number, lines in by_file.items():
                 if not _path(self._folder, number).exists():
                     continue  # dropped since
+                new = sorted(lines - _done_lines(self._folder, number))
                 with _done_path(self._folder, number).open("ab") as file:
                     _mended(file)
-                    file.write(b"".join(b"%d\n" % line for line in sorted(lines)))
+                    file.write(b"".join(b"%d\n" % line for line in new))
                     file.flush()
                     os.fsync(file.fileno())
             _sync_folder(self._folder)

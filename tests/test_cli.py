@@ -136,7 +136,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for name in ("init", "run", "replay", "recommend", "status", "generations", "rollback", "demo", "config"):
+    names = ("init", "run", "replay", "produce", "dlq", "recommend", "status", "generations", "rollback")
+    for name in (*names, "demo", "config"):
         assert f"\n  {name} " in done.stdout
 
 
@@ -443,8 +444,17 @@ def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
     out = shell("status", *published).out
     for words in ("running, pid", "lag", "7", "events applied", "window, click"):
         assert words in out
+    letters = {"kept": 3, "waiting": 7, "failure": "the disk is full", "reading_paused": True}
+    path.write_text(json.dumps(told | {"dead_letters": letters}))
+    out = shell("status", *published).out
+    for words in ("dead letters waiting", "the disk is full", "paused until dead letters are kept"):
+        assert words in out
     path.write_text(json.dumps(told | {"pid": 2**22 + 1}))  # above every pid of Linux
     assert shell("status", *published, "--json").json()["updater"]["state"] == "gone"
+    path.write_text(json.dumps(told | {"pid": 2**22 + 1, "state": "failed", "why": "too many rejected"}))
+    out = shell("status", *published).out
+    assert "failed, pid" in out
+    assert "too many rejected" in out
 
 
 def test_status_and_generations_are_readable(shell: Shell, published: tuple[str, ...]) -> None:
