@@ -8,7 +8,7 @@ COPY stream ./src/stream
 COPY model ./src/model
 COPY snapshots ./src/snapshots
 COPY app ./src/app
-RUN pip install --no-cache-dir -c src/constraints.txt ./src && rm -r src
+RUN pip install --no-cache-dir -c src/constraints.txt './src[registry]' && rm -r src
 
 RUN useradd --system --home-dir /srv driftgraph && mkdir var && chown driftgraph var
 USER driftgraph

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftgraph.stream.clock import REPLAY_TIMES
@@ -131,9 +131,24 @@ def test_more_events_than_a_message_may_have_are_refused(monkeypatch: pytest.Mon
     assert (len(decoded.batch), [letter.reason for letter in decoded.rejected]) == (100, ["bad_shape"])
 
 
+def test_bytes_inside_of_a_column_are_not_trusted() -> None:
+    """Ids that are no UTF-8, and offsets that lead out of the message: Arrow itself would read on."""
+    payload = stream(table_of(3, user_id=["aaaa", "bbbb", "cccc"]))
+    offsets = np.array([0, 4, 8, 12], np.int32).tobytes()
+    for damaged in (
+        payload.replace(b"bbbb", b"b\xffb\xff"),
+        payload.replace(offsets, np.array([0, 4, 1 << 30, 12], np.int32).tobytes()),
+        payload.replace(offsets, np.array([0, 4, -8, 12], np.int32).tobytes()),
+    ):
+        assert damaged != payload
+        [letter] = decode(damaged).rejected
+        assert letter.reason == "bad_encoding"
+
+
 WHOLE = stream(table_of(20), rows_a_batch=7)
 
 
+@example(152, 1, b"\x80")  # in a column's name
 @given(st.integers(0, len(WHOLE)), st.integers(0, 3), st.binary(max_size=3))
 def test_bytes_that_are_damaged_never_raise(at: int, width: int, patch: bytes) -> None:
     """Cut out, put in or exchange some bytes: whatever comes of it, the message after it is not hurt."""

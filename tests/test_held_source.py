@@ -104,12 +104,14 @@ def test_what_came_waits_and_is_decoded_when_it_is_back(
     source = held(kafka, topic, moody, wall)
     before = source.position()
     wait_until_it_is_held(source, moody)
+    read = sum(source._inner.position().values())
     produce(kafka, topic, [{"value": event("later"), "partition": 0}])
     for _ in range(5):
         decoded = source.next_batch(0.1)
         assert decoded is not None
         assert decoded.read_count == 0
     assert moody.asked == 1, "it is not asked at each poll"
+    assert sum(source._inner.position().values()) == read, "nothing more is fetched: memory stays flat"
     assert source.position() == before, "a checkpoint must not pass what is held"
     assert (source.away, source.caught_up) == (True, False)
     assert sum(source.lag().values()) >= 4

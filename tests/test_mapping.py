@@ -123,6 +123,24 @@ def test_an_event_id_inside_of_the_loop_is_taken_as_it_is() -> None:
     assert [event[4] for event in events(decoded_by(written, message))] == ["x", "2"]
 
 
+@pytest.mark.parametrize(
+    ("digits", "as_user", "as_time"),
+    [
+        (20, [], ["bad_time"]),
+        (600, ["bad_id"], ["bad_time"]),
+        (4_000, ["bad_id"], ["bad_time"]),
+        (5_000, ["bad_json"], ["bad_json"]),
+    ],
+)
+def test_numbers_that_are_too_long(digits: int, as_user: list[str], as_time: list[str]) -> None:
+    number = b"1" * digits
+    for payload, wanted in (
+        (b'{"u":%s,"i":7,"b":"buy","t":%d}' % (number, NOW_MS), as_user),
+        (b'{"u":7,"i":7,"b":"buy","t":%s}' % number, as_time),
+    ):
+        assert [reason for reason, _ in faults(decoded_by(FLAT, raw=[payload]))] == wanted
+
+
 def test_values_that_are_joined_never_meet() -> None:
     written = {**FLAT, "event_id": {"join": ["x", "y"]}}
     base = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS}

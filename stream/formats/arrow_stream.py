@@ -81,7 +81,7 @@ class ArrowStream:
             return table, wanted, wanted.columns(table)
         except ColumnError as error:
             return Refusal(Reason.BAD_SHAPE, str(error))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # also names that are no UTF-8
             why = str(error).partition("\n")[0]
             return Refusal(Reason.BAD_ENCODING, f"no Arrow IPC stream ({why}): {shown(payload)}")
 
