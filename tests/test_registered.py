@@ -151,6 +151,19 @@ def test_protobuf_of_the_first_message_and_of_a_nested_one(registry: FakeRegistr
     assert faults(decode(decoder_of(registry), first)) == [("missing_field", "the event has no behavior")]
 
 
+def test_a_protobuf_time_of_another_age_is_a_bad_time(registry: FakeRegistry) -> None:
+    order = proto_class("shop.Envelope.Order")(customer=42)
+    order.lines.add(sku="a")
+    order.at.seconds = NOW_MS  # milliseconds where seconds belong
+    mapping: dict[str, object] = {
+        "user": "customer", "item": "lines[*].sku", "behavior": {"const": "buy"}, "ts": "at",
+    }  # fmt: skip
+    payload = header(2) + b"\x04\x00\x02" + order.SerializeToString()
+    [(reason, detail)] = faults(decode(decoder_of(registry, mapping), payload))
+    assert reason == "bad_time"
+    assert f"got '{NOW_MS} s and 0 ns'" in detail
+
+
 def test_protobuf_imports_that_the_registry_refers_to(registry: FakeRegistry) -> None:
     registry.add(
         5,

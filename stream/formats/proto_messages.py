@@ -123,7 +123,10 @@ def _object(message: Any) -> Any:
     """A message as plain values."""
     kind: Descriptor = message.DESCRIPTOR
     if kind.full_name == "google.protobuf.Timestamp":
-        return message.ToJsonString()
+        try:
+            return message.ToJsonString()
+        except ValueError:  # out of the years 1 to 9999: milliseconds in the seconds, say
+            return f"{message.seconds} s and {message.nanos} ns"  # no time, and shown where it is refused
     if kind.full_name in _WRAPPERS:
         return message.value
     found: dict[str, Any] = {}
