@@ -69,18 +69,33 @@ def test_a_bad_record_is_told_with_all_that_came_with_it(kafka: str) -> None:
     produce(
         kafka,
         "events",
-        [bad, {"value": None, "key": b"u1", "partition": 2}, {"value": event("u1"), "partition": 2}],
+        [bad, {"value": None, "partition": 2}, {"value": event("u1"), "partition": 2}],
     )
     source = source_of(kafka)
     parts = read_count(source, 3)
     letters = [letter for part in parts for letter in part.rejected]
     assert [(letter.origin, letter.reason, letter.key) for letter in letters] == [
         ("events[2]@0", "bad_json", b"k\xff"),
-        ("events[2]@1", "tombstone", b"u1"),
+        ("events[2]@1", "tombstone", None),
     ]
     assert (letters[0].payload, letters[0].timestamp_ms) == (b"{", NOW_MS)
     assert letters[0].headers == (("a", b"1"), ("a", b""))
     assert source.position()["events[2]"] == 3
+    source.close()
+
+
+def test_a_tombstone_is_a_request_to_erase_its_key_in_place(kafka: str) -> None:
+    records = [event("u1"), None, event("u1"), b"", b"null"]
+    produce(kafka, "events", [{"value": value, "key": b"u1", "partition": 0} for value in records])
+    source = source_of(kafka)
+    parts = read_count(source, 5)
+    before, erased = 0, []
+    for part in parts:
+        erased += [(one.user, before + one.place) for one in part.erased]
+        before += len(part.batch)
+    assert (erased, before) == ([("u1", 1)], 2)
+    assert [letter.reason for part in parts for letter in part.rejected] == ["bad_json", "not_object"]
+    assert source.position()["events[0]"] == 5
     source.close()
 
 
