@@ -155,13 +155,25 @@ class Ingest:
         applied[keep] = True
         start = 0
         for stop in self.schedule.split(after_ms, applied):
-            self._apply(batch, keep, start, stop, after_ms)
+            self._apply(decoded, keep, start, stop, after_ms)
             yield self.graph.moment()
             start = stop
-        self._apply(batch, keep, start, len(batch), after_ms)
+        self._apply(decoded, keep, start, len(batch), after_ms)
+        for erasure in decoded.erased:
+            if erasure.place == len(batch):
+                self.graph.erase([erasure.user])
         self.position = decoded.position
 
-    def _apply(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
+    def _apply(self, decoded: Decoded, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
+        """The events from ``start`` to ``stop``; before the event at its place, a user is erased."""
+        for erasure in decoded.erased:
+            if start <= erasure.place < stop:
+                self._append(decoded.batch, keep, start, erasure.place, after_ms)
+                self.graph.erase([erasure.user])
+                start = erasure.place
+        self._append(decoded.batch, keep, start, stop, after_ms)
+
+    def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
         if start == stop:
             return
         chosen = keep[(keep >= start) & (keep < stop)]
