@@ -55,9 +55,6 @@ def measure_article(events: int = EVENTS) -> tuple[Figures, list[Required]]:
         at_most("peak of memory, GiB", peak_gib, MACHINE_GIB),
         at_least("exact share, now", figures["recent"]["now_exact"], 1),
         at_least("exact share, a day ago", figures["recent"]["day_ago_exact"], 1),
-        at_most(
-            "time of a day ago / time of now", figures["recent"]["day_ago_s"] / figures["recent"]["now_s"], 3
-        ),
     ]
 
 
