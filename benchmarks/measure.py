@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ CHECKED = 150  # seeds of each side compared with the oracle
 CALLS_MIN, CALLS_MAX = 3, 25  # with other seeds each time, as training asks; the median counts
 BUDGET_S = 1.0  # no further call after so long
 Pair = tuple[U32, U32]  # users, items
+Turn = tuple[Callable[[], object], Callable[[], object]]  # two things that are timed next to each other
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -29,6 +30,15 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def ratio_of_times(turns: Sequence[Turn]) -> float:
+    """The median of first time / second time, which comes first in turns: noise hits both alike."""
+    ratios = []
+    for number, (first, second) in enumerate(turns):
+        times = {one: timed(one) for one in ((first, second) if number % 2 else (second, first))}
+        ratios.append(times[first] / times[second])
+    return float(np.median(ratios))
 
 
 def append_rates(store: Store, traffic: Traffic, tail: int) -> list[float]:

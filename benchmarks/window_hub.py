@@ -5,12 +5,11 @@ the same shop twice, once with the hubs ──► ordinary batches and seeds, in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from benchmarks.measure import timed
+from benchmarks.measure import Turn, ratio_of_times
 from benchmarks.peers import BATCH, ITEM, USER, K
 from benchmarks.peers.ours import Ours
 from benchmarks.report import Figures, Required, at_most
@@ -46,10 +45,10 @@ def measure_hubs(scale: float = 1.0) -> tuple[Figures, list[Required]]:
             "events": len(history),
             "bot_events": int(np.count_nonzero(crowd.user == bot)),
             "hub_events": int(np.count_nonzero(crowd.item == hub)),
-            "append": _ratio(
+            "append": ratio_of_times(
                 [(partial(crowded.append, b), partial(plain.append, b)) for b in batches[:TURNS]]
             ),
-            "mixed_append": _ratio(
+            "mixed_append": ratio_of_times(
                 [
                     (partial(crowded.append, _mixed(b, bot, hub)), partial(plain.append, b))
                     for b in batches[TURNS:]
@@ -58,7 +57,7 @@ def measure_hubs(scale: float = 1.0) -> tuple[Figures, list[Required]]:
         }
         for name, before_ms in (("now", END_MS + 1), ("day_ago", END_MS - DAY_MS)):
             for side, column in ((USER, tail.user), (ITEM, tail.item)):
-                figures[f"recent_{('user', 'item')[side]}_{name}"] = _ratio(
+                figures[f"recent_{('user', 'item')[side]}_{name}"] = ratio_of_times(
                     [
                         _asked(crowded, plain, side, column[at : at + SEEDS], before_ms)
                         for at in range(0, rest - SEEDS, SEEDS)
@@ -113,25 +112,9 @@ def _mixed(batch: Traffic, bot: int, hub: int) -> Traffic:
     return Traffic(user, item, batch.relation, batch.time_ms)
 
 
-Turn = tuple[Callable[[], object], Callable[[], object]]
-
-
 def _asked(crowded: Ours, plain: Ours, side: int, nodes: U32, before_ms: int) -> Turn:
     times = np.full(len(nodes), before_ms, np.int64)
     crowded_call, plain_call = (
         partial(store.window.recent, side, nodes, times, K, store.window.cut()) for store in (crowded, plain)
     )
     return crowded_call, plain_call
-
-
-def _ratio(turns: Sequence[Turn]) -> float:
-    """The median of time beside hubs / time without, each pair next to each other and in changing order."""
-    ratios = []
-    for number, (crowded, plain) in enumerate(turns):
-        if number % 2:
-            first, second = timed(crowded), timed(plain)
-            ratios.append(first / second)
-        else:
-            second, first = timed(plain), timed(crowded)
-            ratios.append(first / second)
-    return float(np.median(ratios))

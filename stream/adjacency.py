@@ -10,8 +10,9 @@ at ``base + s % capacity``. On each side, the events of one node form a list fro
 insertion the nearest of a higher level (three of four slots are of level 0, by a hash; three of four others
 of level 1; …), so that the first event before a time is found in O(log² degree) expected steps.
 
-A node's head, five words a relation: the newest event; how many there are, and a flag; the newest event of
-level 1 or higher, so that an event of level 0 in order of time needs no other record; the newest time.
+A node's head, six words a relation: the newest event; how many there are, and a flag; the newest event of
+level 1 or higher, and of level 2 or higher, so that of 16 events in order of time 15 need no other record,
+which would be a miss to memory each; the newest time.
 
 A pointer is slot + 1; 0 is none. Pointers are never cleared when an event leaves: a walker knows a stale
 one because the record it finds is out of range, of another node, or not older than the one it came from.
@@ -36,8 +37,9 @@ WORDS = 8  # 32-bit words of a record
 TIMES = 4  # 64-bit words of a record; the time is the one at index 1
 TIME = 1
 PREV, SKIP = 4, 6  # words, plus the side
-HEAD_WORDS = 5
-DEGREE, TOWER, NEWEST = 1, 2, 3  # words of a head behind the pointer; the time takes two
+HEAD_WORDS = 6
+DEGREE, TOWER, HIGH, NEWEST = 1, 2, 3, 4  # words of a head behind the pointer; the time takes two
+LEVEL_0, LEVEL_1 = np.uint32(1), np.uint32(4)  # as ``level_bit`` has them
 STALE = np.uint32(1 << 31)  # flag in the count word: the head's event has left the window
 COUNT = np.uint32(STALE - 1)
 NIL = np.uint32(0xFFFFFFFF)  # the rows of a tombstone: no node has that one
@@ -130,7 +132,7 @@ def _climb(
 def _climb_tower(
     words: Any, times: Any, side: int, node: int, tower: int, low: Any, start: int, capacity: int, count: int
 ) -> int:  # fmt: skip
-    """The same from the newest event of level 1 or higher, a pointer that may be stale; returns a pointer."""
+    """The same from a head's pointer to a high event, which may be stale; returns a pointer."""
     if (
         tower == 0
         or offset_of(tower - 1, start, capacity) >= count
@@ -174,21 +176,26 @@ def link(
     pointer = np.int64(heads[head * HEAD_WORDS])
     degree = heads[head * HEAD_WORDS + DEGREE]
     tower = np.int64(heads[head * HEAD_WORDS + TOWER])
+    high = np.int64(heads[head * HEAD_WORDS + HIGH])
     low = level_bit(slot)
     at = slot * WORDS
     if degree & STALE:
-        tower = 0
+        tower = high = 0
         reused = offset_of(pointer - 1, start, capacity) < occupied
         truncated = _newest_ms(heads, head) >= horizon_ms
         if reused or truncated or words[(pointer - 1) * WORDS + side] != node:
             pointer = 0  # nothing that any valid cut can see is behind it
     if pointer == 0 or time_ms >= _newest_ms(heads, head):
-        if low > 1:
-            skip = _climb_tower(words, times, side, node, tower, low, start, capacity, count)
-            heads[head * HEAD_WORDS + TOWER] = slot + 1
-        else:
+        if low == LEVEL_0:
             skip = tower
-            heads[head * HEAD_WORDS + TOWER] = tower
+        elif low == LEVEL_1:
+            skip = high
+            tower = slot + 1
+        else:
+            skip = _climb_tower(words, times, side, node, high, low, start, capacity, count)
+            tower = high = slot + 1
+        heads[head * HEAD_WORDS + TOWER] = tower
+        heads[head * HEAD_WORDS + HIGH] = high
         words[at + PREV + side] = pointer
         words[at + SKIP + side] = skip
         _set_newest_ms(heads, head, time_ms)
@@ -204,10 +211,11 @@ def link(
     older = follow(words, times, side, node, newer, PREV, start, capacity, count)
     words[at + SKIP + side] = _climb(words, times, side, node, older, low, start, capacity, count) + 1
     heads[head * HEAD_WORDS + DEGREE] = degree + np.uint32(1)
-    if low > 1 and (
-        tower == 0 or not _is_newer(times, tower - 1, time_ms, count, start, capacity)
-    ):  # a tower that is gone reads as any time: at worst a skip is longer or shorter than it could be
+    # one that is gone reads as any time: at worst a skip is longer or shorter than it could be
+    if low > LEVEL_0 and (tower == 0 or not _is_newer(times, tower - 1, time_ms, count, start, capacity)):
         heads[head * HEAD_WORDS + TOWER] = slot + 1
+    if low > LEVEL_1 and (high == 0 or not _is_newer(times, high - 1, time_ms, count, start, capacity)):
+        heads[head * HEAD_WORDS + HIGH] = slot + 1
     _point_skips(words, times, side, node, pointer - 1, time_ms, count, newer, slot, start, capacity, count)
     store_release(words, newer * WORDS + PREV + side, np.uint32(slot + 1))
 
@@ -243,7 +251,11 @@ def unlink(
     older = follow(words, times, side, node, slot, PREV, start, capacity, count)
     if heads[head * HEAD_WORDS + TOWER] == slot + 1:
         heads[head * HEAD_WORDS + TOWER] = (
-            _climb(words, times, side, node, older, np.uint32(1), start, capacity, count) + 1
+            _climb(words, times, side, node, older, LEVEL_0, start, capacity, count) + 1
+        )
+    if heads[head * HEAD_WORDS + HIGH] == slot + 1:
+        heads[head * HEAD_WORDS + HIGH] = (
+            _climb(words, times, side, node, older, LEVEL_1, start, capacity, count) + 1
         )
     if pointer == slot + 1:
         if older >= 0:

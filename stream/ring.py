@@ -13,7 +13,9 @@ from driftgraph.stream.adjacency import (
     COUNT,
     DEGREE,
     HEAD_WORDS,
+    HIGH,
     ITEM,
+    LEVEL_1,
     LONG_AGO,
     NIL,
     PREV,
@@ -25,13 +27,14 @@ from driftgraph.stream.adjacency import (
     follow,
     helper,
     kernel,
+    level_bit,
     link,
     offset_of,
     unlink,
 )
 from driftgraph.stream.atomics import prefetch
 
-AHEAD = 16  # events between a prefetch and its use: about 200 ns of work, a miss to memory
+AHEAD = 32  # events between a prefetch and its use: about 200 ns of work, a miss to memory
 
 
 @kernel
@@ -166,10 +169,11 @@ def append_events(
         if i + AHEAD < total:
             prefetch(user_heads, (np.int64(user[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
             prefetch(item_heads, (np.int64(item[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-        if i + AHEAD // 2 < total:
-            at = (np.int64(user[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
+        soon = i + AHEAD // 2  # its head is here by now; one event of 16 needs a record besides
+        if soon < total and level_bit(slot + AHEAD // 2) > LEVEL_1:
+            at = (np.int64(user[soon]) * relation_count + relation) * HEAD_WORDS + HIGH
             prefetch(words, max(np.int64(user_heads[at]) - 1, 0) * WORDS)
-            at = (np.int64(item[i + AHEAD // 2]) * relation_count + relation) * HEAD_WORDS
+            at = (np.int64(item[soon]) * relation_count + relation) * HEAD_WORDS + HIGH
             prefetch(words, max(np.int64(item_heads[at]) - 1, 0) * WORDS)
         user_head = np.int64(user[i]) * relation_count + relation
         item_head = np.int64(item[i]) * relation_count + relation

@@ -1,0 +1,60 @@
+"""Whether appending and expiring cost the same in a small window and in a large one.
+
+    two windows, both filled twice ──► batches and steps of expiry, in turns ──► ratios of time
+
+In turns, since the rates of two runs a minute apart differ by more on a shared machine than what is asked.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from benchmarks.measure import ratio_of_times
+from benchmarks.peers import BATCH
+from benchmarks.peers.ours import SPAN_MS, Ours
+from benchmarks.report import Figures, Required, at_most
+from benchmarks.traffic import START_MS, STREAM_MS, Shop, Traffic, draw
+
+TURNS = 25
+AGAIN_MS = 2 * SPAN_MS  # how much later everything comes a second time, when memory was touched
+
+
+def measure_flatness(small: int, large: int) -> tuple[Figures, list[Required]]:
+    """The time of an event in a window of ``large`` events / in one of ``small``."""
+    shop = Shop()
+    stores = [Ours(shop, count) for count in (large, small)]
+    try:
+        tails = [
+            _filled_twice(store, draw(shop, count))
+            for store, count in zip(stores, (large, small), strict=True)
+        ]
+        turns = [
+            (partial(stores[0].append, first), partial(stores[1].append, second))
+            for first, second in zip(*tails, strict=True)
+        ]
+        figures: Figures = {"small": small, "large": large, "append": ratio_of_times(turns)}
+        steps = (
+            np.linspace(START_MS, START_MS + STREAM_MS, TURNS + 1)[1:].astype(np.int64) + AGAIN_MS + SPAN_MS
+        )
+        expire = [
+            (partial(stores[0].window.expire, at), partial(stores[1].window.expire, at))
+            for at in steps.tolist()
+        ]
+        figures["expire"] = ratio_of_times(expire) * small / large  # a step lets the same share of each go
+    finally:
+        for store in stores:
+            store.close()
+    sizes = f"time at {large / 1e6:g} M events / at {small / 1e6:g} M"
+    return figures, [at_most(f"{act}, {sizes}", figures[act], 1.5) for act in ("append", "expire")]
+
+
+def _filled_twice(store: Ours, traffic: Traffic) -> list[Traffic]:
+    """Fill, let all expire, fill again but for the last batches; returns these."""
+    store.load(traffic)
+    store.window.expire(START_MS + STREAM_MS + SPAN_MS)
+    again = Traffic(traffic.user, traffic.item, traffic.relation, traffic.time_ms + AGAIN_MS)
+    edge = len(again) - TURNS * BATCH
+    store.load(again.part(0, edge))
+    return list(again.batches(edge, len(again), BATCH))
