@@ -18,10 +18,10 @@ from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.redis_schema import connect, redis_errors
-from driftgraph.app.validate import Report, validate_topic
+from driftgraph.app.validate import Report, offsets_at, validate_topic
 from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.kafka_source import KafkaOptions
 from driftgraph.stream.window import Relation
 
 SAMPLE: Final = 10_000  # events looked at
@@ -126,21 +126,12 @@ def _relations(settings: Settings) -> Iterator[Check]:
 
 
 def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Check]:
-    """The topic, a sample of it, and what the spans need at its rate."""
+    """The topic, a sample of it, and what the spans need at its rate: an event a message is reckoned with."""
     topic = settings.kafka.topic
     options = KafkaOptions(topics=(topic,), client=settings.kafka.librdkafka(), group_id=settings.name)
     decoder = topic_decoder(settings, event_rules(settings, clock))
-
-    def offsets(start: Any) -> Mapping[str, int]:
-        probe = KafkaSource(
-            KafkaOptions(options.topics, client=options.client, group_id=options.group_id, start=start),
-            decoder,
-            clock,
-        )
-        probe.close()
-        return probe.position()
-
-    ends, day_ago = offsets("latest"), offsets(clock.now_ms() - RATE_OVER_MS)
+    ends = offsets_at("latest", options, decoder, clock)
+    day_ago = offsets_at(clock.now_ms() - RATE_OVER_MS, options, decoder, clock)
     per_day = float(sum(end - min(end, day_ago.get(part, end)) for part, end in ends.items()))
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
     report = validate_topic(settings, topic, SAMPLE, clock)

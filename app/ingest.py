@@ -159,15 +159,13 @@ class Ingest:
             yield self.graph.moment()
             start = stop
         self._apply(decoded, keep, start, len(batch), after_ms)
-        for erasure in decoded.erased:
-            if erasure.place == len(batch):
-                self.graph.erase([erasure.user])
         self.position = decoded.position
 
     def _apply(self, decoded: Decoded, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
-        """The events from ``start`` to ``stop``; before the event at its place, a user is erased."""
+        """The events from ``start`` to ``stop``; before the event at its place a user is erased."""
+        is_last = stop == len(decoded.batch)
         for erasure in decoded.erased:
-            if start <= erasure.place < stop:
+            if start <= erasure.place < stop + is_last:
                 self._append(decoded.batch, keep, start, erasure.place, after_ms)
                 self.graph.erase([erasure.user])
                 start = erasure.place

@@ -13,7 +13,6 @@ import fcntl
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from driftgraph.app.letter_gate import LetterGate
 from driftgraph.app.letter_places import letter_place, letters_folder
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
+from driftgraph.app.stopping import stopping
 from driftgraph.app.warm_up import warm_up
 from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
 from driftgraph.stream.decode import Decoder
@@ -66,7 +66,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     clock = clock or SystemClock()
     stop = threading.Event()
     with ExitStack() as stack:
-        stack.enter_context(_stop_on_signals(stop))
+        stack.enter_context(stopping(stop))
         stack.enter_context(_without_librdkafka())
         stack.enter_context(_locked(settings.data_dir))
         decoder = topic_decoder(settings, event_rules(settings, clock))
@@ -337,19 +337,6 @@ def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
         shard=settings.kafka.shard_of(),
         start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
     )
-
-
-@contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  the signature is Python's
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

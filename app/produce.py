@@ -6,12 +6,9 @@ CSV, JSONL, Parquet ──► FileSource ──► EventBatch ──► [produce
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +17,7 @@ import msgspec
 
 from driftgraph.app.event_producer import FINISH_WITHIN_S, EventProducer
 from driftgraph.app.progress import Progress
+from driftgraph.app.stopping import stopping
 from driftgraph.app.topics import Property, ensure_topic
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.events import Decoded, EventBatch
@@ -198,18 +196,3 @@ def _count(decoded: Decoded, report: ProduceReport) -> None:
     report.reasons.update(one.reason for one in decoded.rejected)
     if decoded.rejected and not report.example:
         report.example = f"{decoded.rejected[0].origin}: {decoded.rejected[0].detail}"
-
-
-@contextmanager
-def stopping(stopped: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set the event instead of ending the process."""
-
-    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  the signature is Python's
-        stopped.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

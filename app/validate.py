@@ -22,11 +22,12 @@ from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, ignored_behaviors, topic_decoder
 from driftgraph.app.live import kafka_source
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.decode import Others
+from driftgraph.stream.decode import Decoder, Others
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.file_source import FileSource
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.source import Position
+from driftgraph.stream.start import Start
 
 PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
 SILENCE_MAX_S: Final = 30.0  # then a topic gives no more, whatever it says that it has
@@ -127,12 +128,7 @@ def validate_topic(settings: Settings, topic: str, limit: int, clock: Clock | No
         batch_max=min(limit, 10_000),
     )
 
-    def ends(start: str) -> Position:
-        probe = KafkaSource(replace(options, start=start), decoder, clock)
-        probe.close()
-        return probe.position()
-
-    lows, highs = ends("earliest"), ends("latest")
+    lows, highs = (offsets_at(start, options, decoder, clock) for start in ("earliest", "latest"))
     share = -(-limit // max(1, len(highs)))
     begin = {part: max(lows.get(part, high), high - share) for part, high in highs.items()}
     report = Report(f"kafka:{topic}", settings.events.format or "json")
@@ -155,6 +151,13 @@ def validate_topic(settings: Settings, topic: str, limit: int, clock: Clock | No
     if report.read == 0:
         raise DriftgraphError(f"the topic {topic} has no messages to look at")
     return report
+
+
+def offsets_at(start: Start, options: KafkaOptions, decoder: Decoder, clock: Clock) -> Position:
+    """Where a start would begin to read each partition."""
+    probe = KafkaSource(replace(options, start=start), decoder, clock)
+    probe.close()
+    return probe.position()
 
 
 def _example(rejected: Rejected) -> dict[str, str]:

@@ -151,8 +151,8 @@ class Heterograph(HeterographView):
         An id that is erased and comes again is a new user.
         """
         erased = 0
-        for row in self._tables[USER].find(Strings.of(users)).tolist():
-            if row >= 0 and self.window.has_events(USER, np.array([row], np.uint32))[0]:
+        for row in self._tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
+            if row >= 0:
                 items = self.window.erase(row)  # before the name goes: its version tells readers
                 self._tables[USER].forget(row)
                 self._release((np.zeros(0, np.uint32), items))

@@ -34,7 +34,7 @@ SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than i
 
 
 class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again at a newer cut
-    """Events of the cut were overwritten or erased meanwhile; take a newer cut and ask again."""
+    """Events of the cut were overwritten meanwhile; take a newer cut and ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +223,11 @@ class WindowView:
         cut: Cut,
         *,
         pool: int,
-        seed: int = 0,
     ) -> Neighborhood:
         """As ``recent``, but k neighbors drawn from the ``pool`` most recent, each as likely, none twice.
 
         So it is uniform over the whole history of a node that has no more events than ``pool``, and a hub
-        costs no more. The draw is a hash of seed, node, time and event: asked again, the answer is the same.
+        costs no more. The draw is a hash of node, time and event: asked again, the answer is the same.
         Newest first, like ``recent``.
 
         Raises:
@@ -238,7 +237,7 @@ class WindowView:
         if pool < fanout.max(initial=0):
             raise ValueError(f"pool must be at least k ({int(fanout.max())}), got {pool}")
         drawn_from = self.recent(side, nodes, times_ms, np.where(fanout > 0, pool, 0).tolist(), cut)
-        return _drawn(drawn_from, nodes, times_ms, fanout, seed)
+        return _drawn(drawn_from, nodes, times_ms, fanout)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
         """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
@@ -303,10 +302,10 @@ class WindowView:
         return flat.astype(np.int32).reshape(rows, relation_count)
 
 
-def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64, seed: int) -> Neighborhood:
+def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64) -> Neighborhood:
     """The neighbors of ``pool`` whose hashes are lowest, as many as each relation's fanout."""
     place_P = np.arange(pool.neighbor_BRK.shape[2])
-    chance_BRP = np.full(pool.neighbor_BRK.shape, np.uint64(seed))
+    chance_BRP = np.zeros(pool.neighbor_BRK.shape, np.uint64)
     for value in (
         nodes[:, None, None],
         times_ms[:, None, None],
