@@ -205,6 +205,8 @@ def test_what_rises_is_shown_and_is_the_answer_for_users_nobody_knows(
     before = [act("u", "steady", when=now_ms - hour_ms - 600_000 - n) for n in range(20)]
     now = [act("u", "steady", when=now_ms - n) for n in range(20)]
     now += [act(f"v{n}", "new", when=now_ms - n) for n in range(40)] + [act("w", "b", what="purchase")]
+    site.worker.wait_ready()
+    produce(site.kafka, f"{site.topic}-faust-steps", [{"value": v} for v in (b"", b"\xff", b"{}", None)])
     produce(site.kafka, site.source, [*before, *now])
 
     def listed() -> Any:
