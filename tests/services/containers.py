@@ -20,7 +20,6 @@ from driftgraph.app.embedded import free_port
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 REDIS_IMAGE = "redis:8"  # with vector sets
-API_VERSION = "1.44"  # named, so that the client does not ask before anything can close it
 READY_WITHIN_S = 60.0
 
 
@@ -30,7 +29,7 @@ def why_no_engine() -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # docker-py forgets a refused socket
         try:
-            with contextlib.closing(docker.from_env(version=API_VERSION, timeout=5)) as client:
+            with contextlib.closing(docker.from_env(timeout=5)) as client:
                 client.ping()
         except (DockerException, OSError) as error:
             said = str(error)
