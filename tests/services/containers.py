@@ -43,7 +43,9 @@ def why_no_engine() -> str | None:
 def kafka_container() -> Iterator[str]:
     """The address of a broker in a container. (testcontainers' own KafkaContainer wants another image.)"""
     port = free_port()
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
+    # one port inside and outside: a transaction makes the broker call itself by its advertised address
+    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(port, port)
+    container.with_env("KAFKA_LISTENERS", f"PLAINTEXT://:{port},CONTROLLER://:9093")
     container.with_env("KAFKA_ADVERTISED_LISTENERS", f"PLAINTEXT://localhost:{port}")
     with container:
         admin = AdminClient({"bootstrap.servers": f"localhost:{port}", "log_level": 0})
