@@ -45,6 +45,7 @@ def faust(
     arguments = list(command or ["--help"])
     if "worker" in arguments:
         _check_topics(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)  # Faust makes only the last folder of its own
     app = make_app(options_of(settings))
     app.finalize()
     app.worker_init()

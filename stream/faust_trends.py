@@ -78,7 +78,7 @@ class TrendAgents:
         @self._app.agent(self._steps, name="trends")
         async def trends(stream: Any) -> None:
             async for event in stream.events():
-                self._take(msgspec.msgpack.decode(event.message.value, type=_StepCount), event.message.offset)
+                self._take(event)
 
         @self._app.timer(RANK_EVERY_S)
         async def rank() -> None:
@@ -112,7 +112,13 @@ class TrendAgents:
             for (relation, item, step), count in Counter(rows).items()
         ]
 
-    def _take(self, counts: _StepCount, offset: int) -> None:
+    def _take(self, event: EventT[Any]) -> None:
+        try:
+            counts = msgspec.msgpack.decode(event.message.value or b"", type=_StepCount)
+        except msgspec.DecodeError as error:  # nobody but us should write there; whoever did stops nothing
+            LOG.warning("%s@%d is no count: %s", event.message.topic, event.message.offset, error)
+            return
+        offset = event.message.offset
         key = key_of(counts.behavior, counts.item)
         cell = counted(self._table.get(key), offset=offset, step=counts.step, count=counts.count)
         if cell is not None:

@@ -85,21 +85,23 @@ def score_of(now: int, before: int) -> float:
 def rising(cells: Iterable[tuple[str, Cell]], top: int) -> dict[str, list[Rising]]:
     """The ``top`` items by behavior that rise most, best first; equal scores by id. O(cells).
 
-    Time is that of the newest step of all cells. An item that does not rise is in no list.
+    Time is that of the newest step of all cells. An item that does not rise is in no list;
+    a behavior that has cells has one, perhaps empty, so that what rose before is not shown for ever.
     """
     known = list(cells)
     newest = max((cell[_STEP] for _, cell in known), default=0)
     found: defaultdict[str, list[Rising]] = defaultdict(list)
     for key, cell in known:
         behavior, _, item = key.partition(_SEPARATOR)
+        items = found[behavior]  # a list of its own, also where nothing of it rises
         age = newest - cell[_STEP]
-        if age >= STEPS:
-            found[behavior]  # the behavior is known, though nothing of it rises
-            continue
         counts = cell[_COUNTS:]
-        now, before = sum(counts[: STEPS - age]), sum(counts[STEPS - age : 2 * STEPS - age])
+        now, before = (
+            sum(counts[: max(0, STEPS - age)]),
+            sum(counts[max(0, STEPS - age) : max(0, 2 * STEPS - age)]),
+        )
         if now > before:
-            found[behavior].append(Rising(item, score_of(now, before), now, before))
+            items.append(Rising(item, score_of(now, before), now, before))
     return {
         behavior: sorted(nlargest(top, items, key=_rank), key=_rank, reverse=True)
         for behavior, items in found.items()

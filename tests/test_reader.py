@@ -204,6 +204,19 @@ def test_a_generation_whose_removal_has_begun_is_not_read(
     assert (vectors == 2).all()
 
 
+def test_trending_items_of_one_behavior_are_read_best_first(
+    store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert reader.trending("click") == []
+    store.trending("click", {"b": 3.0, "a": 5.0, "é": 3.0})
+    store.trending("purchase", {"c": 10.0})
+    assert reader.trending("click") == [("a", 5.0), ("b", 3.0), ("é", 3.0)]
+    assert reader.trending("click", 1) == [("a", 5.0)]
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        reader.trending("click", 0)
+
+
 def test_an_unknown_user_gets_what_is_trending_and_is_told_so(
     store: GenerationStore, redis_client: redis.Redis
 ) -> None:

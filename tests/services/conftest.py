@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.conftest import shared_folder
+from tests.services.containers import kafka_container, why_no_engine
 
 START_TIMEOUT_S = 60.0  # three seconds on an idle machine
 
@@ -91,3 +92,20 @@ def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
     broker = RealKafka(server, tmp_path_factory.mktemp("kafka"))
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The first real broker that is there, for tests that need its address alone.
+
+    ``DRIFTGRAPH_TEST_KAFKA`` → Docker through testcontainers → ``real_kafka``, with its failure or skip.
+    """
+    given = os.environ.get("DRIFTGRAPH_TEST_KAFKA")
+    if given:
+        yield given
+    elif why_no_engine() is None:
+        with kafka_container() as address:
+            yield address
+    else:
+        broker: RealKafka = request.getfixturevalue("real_kafka")
+        yield broker.address

@@ -1,0 +1,45 @@
+"""The Faust app as it is built, before anything is connected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import faust
+import mode
+
+from driftgraph.stream.clock import REPLAY_TIMES
+from driftgraph.stream.decode import Behaviors, EventRules
+from driftgraph.stream.faust_app import make_app
+from driftgraph.stream.faust_options import FaustOptions
+from driftgraph.stream.formats import JSON_NAMES
+
+OPTIONS = FaustOptions(
+    name="shop",
+    brokers="k1:9092, k2:9092",
+    topic="events",
+    rules=EventRules(Behaviors(["click"]), REPLAY_TIMES),
+    names=JSON_NAMES,
+    dead_letter_headers=lambda _: [],
+    source_topic="site",
+)
+
+
+def agents_of(app: faust.App) -> set[str]:
+    return {name.rpartition(".")[2] for name in app.agents}
+
+
+def test_the_app_is_built_without_a_broker() -> None:
+    app = make_app(OPTIONS)
+    assert agents_of(app) == {"normalize", "count", "trends"}
+    assert [(url.host, url.port) for url in app.conf.broker] == [("k1", 9092), ("k2", 9092)]
+    assert app.conf.id == "shop-faust"
+
+
+def test_without_a_source_topic_there_are_trends_alone() -> None:
+    assert agents_of(make_app(replace(OPTIONS, source_topic=None))) == {"count", "trends"}
+
+
+def test_an_agent_that_ends_takes_the_worker_with_it() -> None:
+    """Faust's default starts it again for ever, and the process looks fine."""
+    supervisor: object = make_app(OPTIONS).conf.agent_supervisor
+    assert supervisor is mode.CrashingSupervisor
