@@ -1,0 +1,174 @@
+"""The ingest loop: poll, apply, let event time pass, tell how it goes.
+
+    source ──► [Updater.run] ──► Ingest ──► graph in shared memory
+                    └─ worker, offsets for lag tools, status file
+
+It only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from driftgraph.app.config import Settings
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.ingest import Ingest
+from driftgraph.app.letter_gate import LetterGate
+from driftgraph.app.outbox import Outbox
+from driftgraph.app.progress import Progress
+from driftgraph.app.worker_watch import WorkerProcess
+from driftgraph.stream.clock import Clock
+from driftgraph.stream.held_source import HeldSource
+from driftgraph.stream.kafka_source import KafkaSource
+
+POLL_S = 0.1  # an event waits at most this long for others to share its batch
+STATUS_EVERY_MS = 1_000
+COMMIT_EVERY_MS = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class Updater:
+    """The ingest loop.
+
+    Always true: nothing here waits for a fit, for Redis, for a dead letter or for more than ``POLL_S``;
+    memory is that of the window, of one batch and of the dead letters that wait, which have a limit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: KafkaSource | HeldSource,
+        ingest: Ingest,
+        letters: Outbox,
+        worker: WorkerProcess,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self.source = source
+        self.ingest = ingest
+        self.gate = LetterGate(source, letters)
+        self.worker = worker
+        self.clock = clock
+        self.progress = progress
+        self._status_path = settings.data_dir / "status" / "updater.json"
+        self._started_ms = clock.now_ms()
+        self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
+        self._full = False
+        self._was_away = False
+        self._shown_ms = 0
+        self._committed_ms = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll, apply, let time pass; until ``stop``."""
+        try:
+            self._loop(stop)
+        except DriftgraphError as error:
+            self._write_status("failed", why=str(error))
+            raise
+        self._write_status("stopped")
+
+    def _loop(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            decoded = self.source.next_batch(POLL_S)
+            if decoded is None:
+                break
+            for _ in self.ingest.take(decoded):
+                pass
+            self.gate.hold_back()
+            away = self.source.away or self.gate.closed  # what we do not read is not silent
+            self.ingest.graph.expire(self.ingest.watermark.tick(away=away, caught_up=self.source.caught_up))
+            self._tell_away()
+            if not self._full:
+                self._fill(decoded.read_count)
+            elif not stop.is_set():
+                self.worker.tend()
+            self._housekeeping()
+
+    def _fill(self, read_count: int) -> None:
+        """Say how far the start is; it is over when all that was in the topic then has been applied."""
+        position = self.source.position()
+        if self._ends is None:
+            lag = self.source.lag()
+            if len(lag) < len(position) and not self.source.caught_up:
+                return  # the broker tells an end with its first answer for a partition
+            self._ends = {part: offset + lag.get(part, 0) for part, offset in position.items()}
+            read = self.ingest.counts.read
+            self.progress.start("filling the window", total=read + sum(lag.values()))
+            self.progress.advance(read)
+        else:
+            self.progress.advance(read_count)
+        if self.source.caught_up or all(position[part] >= end for part, end in self._ends.items()):
+            self._full = True
+            self.progress.note(self._said("the window is full"))
+            self.progress.close()
+
+    def _tell_away(self) -> None:
+        """Log it once when Kafka goes away, and once when it is back."""
+        if self.source.away != self._was_away:
+            self._was_away = self.source.away
+            log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
+
+    def _housekeeping(self) -> None:
+        now_ms = self.clock.now_ms()
+        if now_ms - self._committed_ms >= COMMIT_EVERY_MS:
+            self._committed_ms = now_ms
+            self.gate.commit(self.ingest.position)
+        if now_ms - self._shown_ms >= STATUS_EVERY_MS:
+            self._shown_ms = now_ms
+            self._write_status("running" if self._full else "filling")
+
+    def _write_status(self, state: str, why: str | None = None) -> None:
+        counts = self.ingest.counts
+        cut = self.ingest.graph.window.cut()
+        status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "state": state,
+            "why": why,
+            "kafka_away": self.source.away,
+            "time_ms": self.clock.now_ms(),
+            "watermark_ms": self.ingest.watermark.value_ms,
+            "lag": dict(self.source.lag()),
+            "position": dict(self.source.position()),
+            "events": {
+                "read": counts.read,
+                "applied": counts.applied,
+                "late": counts.late,
+                "rejected": counts.rejected,
+                "duplicate": counts.duplicate,
+                "ignored": counts.ignored,
+                "erased": counts.erased,
+            },
+            "reasons": dict(counts.reasons),
+            "dead_letters": self.gate.status(),
+            "window": {
+                r.name: n - f
+                for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
+            },
+            **self.ingest.graph.window.counted(),
+            "ids": self.ingest.graph.id_counts,
+            "worker": {"state": self.worker.state, "pid": self.worker.pid, "starts": self.worker.starts},
+        }
+        write_json(self._status_path, status)
+
+    def _said(self, what: str) -> str:
+        seconds = (self.clock.now_ms() - self._started_ms) / 1000
+        counts = self.ingest.counts
+        return (
+            f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, "
+            f"{counts.late:,} late, {counts.rejected:,} rejected"
+        )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a small file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_bytes(msgspec.json.encode(value))
+    partial.rename(path)
