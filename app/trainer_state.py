@@ -56,9 +56,9 @@ def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment:
     Raises:
         ValueError: It was saved by another model than the configured one.
     """
-    tensors = load(found.files["trainer.safetensors"])
-    meta = msgspec.json.decode(found.files["trainer.json"], type=dict[str, object])
-    names: dict[str, list[str | None]] = msgspec.json.decode(found.files["names.json"])
+    tensors = load(found.read("trainer.safetensors"))
+    meta = msgspec.json.decode(found.read("trainer.json"), type=dict[str, object])
+    names: dict[str, list[str | None]] = msgspec.json.decode(found.read("names.json"))
     rows = [_new_rows(names[KINDS[side]], graph, side, moment) for side in (USER, ITEM)]
     state = {k: v for k, v in tensors.items() if not k.startswith((TABLE, *PUBLISHED))}
     state |= _moved_table({k: v for k, v in tensors.items() if k.startswith(TABLE)}, rows[ITEM], moment)

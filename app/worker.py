@@ -171,7 +171,7 @@ class Worker:
             self._is_rolled_back = False
         if self.checkpoints is not None:
             files, facts = trainer_state.save(self.trainer, self.graph, moment)
-            checkpoint.write(self.checkpoints, self.trainer.generation, files, facts)
+            checkpoint.write(self.checkpoints, self.trainer.generation, files.items(), facts)
         self._publish_trending(moment)
 
     def refresh(self, moment: Moment) -> int:

@@ -6,7 +6,8 @@ Layout of ``root/{number}/``:
   1. the files, in the order given;
   2. ``manifest.json``: format, number, facts, and for each file its size and SHA-256.
 
-A file that the manifest does not name is ignored, and there is no lock: one process writes a root.
+A file that is the same in the next checkpoint is linked, not written again, so a checkpoint costs what is
+new. A file that the manifest does not name is ignored, and there is no lock: one process writes a root.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from driftgraph.stream.errors import DriftgraphError
 FORMAT = 1
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  # suffix of a folder that is being written
+READ_BYTES = 1 << 20  # of a file at once, when it is verified
 
 
 class CheckpointError(DriftgraphError):
@@ -45,11 +47,16 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified checkpoint, in memory."""
+    """A verified checkpoint on disk."""
 
+    folder: Path
     number: int
     facts: Mapping[str, str | int | float]
-    files: Mapping[str, bytes]
+    files: Mapping[str, _File]
+
+    def read(self, name: str) -> bytes:
+        """One of ``files``."""
+        return (self.folder / name).read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +70,17 @@ class Damage:
 def write(
     root: Path,
     number: int,
-    files: Mapping[str, bytes],
+    files: Iterable[tuple[str, bytes]],
     facts: Mapping[str, str | int | float],
     *,
+    before: Checkpoint | None = None,
+    unchanged: Collection[str] = (),
     keep: int = 3,
-) -> Path:
+) -> Checkpoint:
     """Write checkpoint ``number``, then remove all but the newest ``keep``.
 
     The order, which makes a crash at any point leave the older ones and no half one:
-      1. write each file into ``{number}.partial/`` and fsync it;
+      1. write each file into ``{number}.partial/`` and fsync it; link the ``unchanged`` ones of ``before``;
       2. write ``manifest.json`` there, naming each with size and checksum, and fsync it;
       3. fsync that folder;
       4. rename it to ``{number}/``;
@@ -86,9 +95,13 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         named = {}
-        for name, data in files.items():
+        for name, data in files:
             _write_synced(partial / name, data)
             named[name] = _File(len(data), hashlib.sha256(data).hexdigest())
+        for name in unchanged:
+            assert before is not None, "only a checkpoint has files that can be linked"
+            os.link(before.folder / name, partial / name)
+            named[name] = before.files[name]
         manifest = _Manifest(FORMAT, number, dict(facts), named)
         _write_synced(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
         _sync_folder(partial)
@@ -101,43 +114,54 @@ def write(
             f"cannot write checkpoint {final}: {error.strerror or error}; "
             "free the disk or set another data_dir"
         ) from error
-    for old in _numbers(root)[:-keep]:
+    for old in numbers(root)[:-keep]:
         shutil.rmtree(root / str(old), ignore_errors=True)
-    return final
+    return Checkpoint(final, number, manifest.facts, named)
 
 
-def latest(root: Path) -> tuple[Checkpoint | None, list[Damage]]:
-    """The newest checkpoint that verifies, and the newer ones that do not.
+def latest(
+    root: Path, suits: Callable[[Checkpoint], bool] = lambda _: True
+) -> tuple[Checkpoint | None, list[Damage]]:
+    """The newest checkpoint that suits and verifies, and the newer ones that do not verify.
 
     Removes what a crash left half-written.
     """
     damaged: list[Damage] = []
     for leftover in root.glob(f"*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for number in reversed(_numbers(root)):
+    for number in reversed(numbers(root)):
         try:
-            return _read(root / str(number)), damaged
+            found = _opened(root / str(number))
+            if suits(found):
+                _verify(found)
+                return found, damaged
         except (OSError, ValueError) as error:
             damaged.append(Damage(root / str(number), str(error)))
     return None, damaged
 
 
-def _read(folder: Path) -> Checkpoint:
+def _opened(folder: Path) -> Checkpoint:
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Manifest)
     if manifest.format != FORMAT or str(manifest.number) != folder.name:
         raise ValueError(f"{folder / MANIFEST} is checkpoint {manifest.number} of format {manifest.format}")
-    files = {}
-    for name, expected in manifest.files.items():
-        data = (folder / name).read_bytes()
-        if len(data) != expected.size:
-            raise ValueError(f"{folder / name} ends at byte {len(data)}, expected {expected.size}")
-        if hashlib.sha256(data).hexdigest() != expected.sha256:
-            raise ValueError(f"{folder / name} does not have the checksum that its manifest names")
-        files[name] = data
-    return Checkpoint(manifest.number, manifest.facts, files)
+    return Checkpoint(folder, manifest.number, manifest.facts, manifest.files)
 
 
-def _numbers(root: Path) -> list[int]:
+def _verify(found: Checkpoint) -> None:
+    for name, expected in found.files.items():
+        path, size, digest = found.folder / name, 0, hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(READ_BYTES):
+                size += len(data)
+                digest.update(data)
+        if size != expected.size:
+            raise ValueError(f"{path} ends at byte {size}, expected {expected.size}")
+        if digest.hexdigest() != expected.sha256:
+            raise ValueError(f"{path} does not have the checksum that its manifest names")
+
+
+def numbers(root: Path) -> list[int]:
+    """The checkpoints that are there, whole or damaged, oldest first."""
     if not root.is_dir():
         return []
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())

@@ -9,13 +9,16 @@ look equal is 1 in 10**21.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream.adjacency import kernel
-from driftgraph.stream.events import I64, U8, Strings
+from driftgraph.stream.events import I64, U8, U32, Strings
+
+U64 = npt.NDArray[np.uint64]
 
 CAPACITY = 1 << 20  # ids of one set; two sets of 32 MB, touched as they fill
 HORIZON_MS = 86_400_000  # a day: longer than any producer's retry
@@ -50,7 +53,7 @@ def _find(keys: Any, low: Any, high: Any) -> Any:  # pragma: no cover - compiled
 
 @kernel
 def _judge(
-    data: U8, bounds: I64, time_ms: I64, current: Any, previous: Any, state: I64, capacity: int,
+    data: U8, bounds: I64, time_ms: I64, current: Any, order: Any, previous: Any, state: I64, capacity: int,
     horizon_ms: int, start: int, repeated: Any,
 ) -> int:  # fmt: skip  # pragma: no cover - compiled
     """Judge events from ``start`` on; return where it stopped because the current set has to be replaced."""
@@ -70,8 +73,33 @@ def _judge(
             continue
         current[2 * (-place - 1)] = low
         current[2 * (-place - 1) + 1] = high
+        order[state[COUNT]] = -place - 1
         state[COUNT] += 1
     return len(time_ms)
+
+
+@kernel
+def _insert(pairs: Any, count: int, table: Any, order: Any) -> None:  # pragma: no cover - compiled
+    """Fill an empty set with different pairs."""
+    for i in range(count):
+        place = -_find(table, pairs[2 * i], pairs[2 * i + 1]) - 1
+        table[2 * place], table[2 * place + 1] = pairs[2 * i], pairs[2 * i + 1]
+        order[i] = place
+
+
+@dataclass(frozen=True, slots=True)
+class IdSet:
+    """The first ``count`` ids of a set, which stay as they are while it takes more."""
+
+    number: int  # of the set since the beginning of the stream: 0, 1, …
+    started_ms: int  # event time of its first id
+    count: int
+    table: U64  # open addressing: (low, high) for each slot; (0, 0) is empty
+    order: U32  # the slot of each id, in order of arrival
+
+    def pairs(self, start: int, stop: int) -> U64:
+        """The ids from ``start`` to ``stop`` in order of arrival, [stop - start, 2]."""
+        return self.table.reshape(-1, 2)[self.order[start : min(stop, self.count)]]
 
 
 class Deduplicator:
@@ -87,9 +115,9 @@ class Deduplicator:
         self.horizon_ms = horizon_ms
         self.capacity = capacity
         self._slots = 1 << (2 * capacity - 1).bit_length()  # at most half full
-        self._current = np.zeros(2 * self._slots, np.uint64)
-        self._previous = np.zeros(2 * self._slots, np.uint64)
         self._state = np.zeros(2, np.int64)
+        self._number, self._current, self._order = 1, *self._empty()
+        self._previous = IdSet(0, 0, 0, *self._empty())
 
     def repeated(self, event_id: Strings | None, time_ms: I64) -> npt.NDArray[np.bool_]:
         """Which of N events in order of arrival repeat one before them; remembers the others. O(N)."""
@@ -99,10 +127,34 @@ class Deduplicator:
         at = 0
         while True:
             at = _judge(
-                event_id.data, event_id.offsets, time_ms, self._current, self._previous, self._state,
-                self.capacity, self.horizon_ms, at, repeated,
+                event_id.data, event_id.offsets, time_ms, self._current, self._order, self._previous.table,
+                self._state, self.capacity, self.horizon_ms, at, repeated,
             )  # fmt: skip
             if at == len(time_ms):
                 return repeated
-            self._previous, self._current = self._current, np.zeros(2 * self._slots, np.uint64)
+            self._previous = self.sets()[1]
+            self._number, self._current, self._order = self._number + 1, *self._empty()
             self._state[COUNT] = 0
+
+    def sets(self) -> tuple[IdSet, IdSet]:
+        """The previous set and the current one as they are now. O(1)."""
+        count, started_ms = self._state.tolist()
+        return self._previous, IdSet(self._number, started_ms, count, self._current, self._order)
+
+    def restore(self, previous: tuple[int, int, U64], current: tuple[int, int, U64]) -> None:
+        """Become what ``sets`` told: number, start and pairs of each.
+
+        Ids beyond ``capacity``, of a time when that was higher, are forgotten, the oldest first.
+        """
+        made = []
+        for number, started_ms, pairs in (previous, current):
+            kept = np.ascontiguousarray(pairs[-self.capacity :]).reshape(-1)
+            table, order = self._empty()
+            _insert(kept, len(kept) // 2, table, order)
+            made.append(IdSet(number, started_ms, len(kept) // 2, table, order))
+        self._previous, last = made
+        self._number, self._current, self._order = last.number, last.table, last.order
+        self._state[:] = last.count, last.started_ms
+
+    def _empty(self) -> tuple[U64, U32]:
+        return np.zeros(2 * self._slots, np.uint64), np.zeros(self.capacity, np.uint32)

@@ -6,16 +6,18 @@ EventBatch ──► [Heterograph.apply] ──► ids ──► window        w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from driftgraph.stream import window as windows
-from driftgraph.stream.adjacency import ITEM, USER
-from driftgraph.stream.events import U32, EventBatch, Strings
+from driftgraph.stream.adjacency import ITEM, NIL, USER
+from driftgraph.stream.events import I64, U32, EventBatch, Strings
 from driftgraph.stream.ids import IdTable, IdView
-from driftgraph.stream.mapped import Folder
+from driftgraph.stream.mapped import Folder, Life
 from driftgraph.stream.window import Cut, Relation, Window, WindowView
 
 KINDS = ("user", "item")  # by side
@@ -33,6 +35,42 @@ class Moment:
 
     cut: Cut
     versions: tuple[U32, U32]  # by side
+
+
+@dataclass(frozen=True, slots=True)
+class NamedEvents:
+    """N events of one relation in order of arrival, each by the places of its ids in two lists."""
+
+    users: Strings  # different ones
+    items: Strings
+    user: U32  # [N] places in ``users``; 0 where lost
+    item: U32
+    time_ms: I64
+    lost: npt.NDArray[np.bool_]  # erased or gone: only their place in the order is left
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+    def since(self, start: int) -> NamedEvents:
+        """Without the first ``start``."""
+        return replace(
+            self,
+            user=self.user[start:],
+            item=self.item[start:],
+            time_ms=self.time_ms[start:],
+            lost=self.lost[start:],
+        )
+
+    def behind(self, count: int) -> NamedEvents:
+        """Behind so many lost ones."""
+        place, time_ms = np.zeros(count, np.uint32), np.zeros(count, np.int64)
+        return replace(
+            self,
+            user=np.concatenate((place, self.user)),
+            item=np.concatenate((place, self.item)),
+            time_ms=np.concatenate((time_ms, self.time_ms)),
+            lost=np.concatenate((np.ones(count, np.bool_), self.lost)),
+        )
 
 
 class HeterographView:
@@ -64,13 +102,45 @@ class HeterographView:
 
     def names(self, side: int, rows: U32, moment: Moment) -> list[str | None]:
         """The id of each row as of ``moment``; None if the row has had another owner since, or none."""
-        names = self._ids[side].names(rows)
-        now = self.window.row_versions(side)
+        names, known = self._strings(side, rows, moment)
+        raw, ends = names.data.tobytes(), names.offsets.tolist()
+        # a name half wiped is no UTF-8, and its row is not known any more
+        return [
+            raw[a:b].decode(errors="replace") if kept else None
+            for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
+        ]
+
+    def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
+        """A relation's events from sequence number ``start`` to ``stop`` as they came, by name.
+
+        Lost is what was erased, and what expired or was truncated since ``moment`` so that its id is gone.
+
+        Raises:
+            StaleCut: Some were overwritten meanwhile.
+        """
+        user, item, time_ms = self.window.arrivals(relation, start, stop)
+        lost = user == NIL
+        found = []
+        for side, rows in ((USER, user), (ITEM, item)):
+            distinct, place = np.unique(rows, return_inverse=True)  # NIL, if there, is the last
+            names, known = self._strings(side, distinct[distinct != NIL], moment)
+            known = np.append(known, False)
+            lost |= ~known[place]
+            found.append((names.take(np.flatnonzero(known)), (np.cumsum(known) - 1)[place]))
+        (users, user_place), (items, item_place) = found
+        user_place[lost] = item_place[lost] = 0
+        return NamedEvents(
+            users, items, user_place.astype(np.uint32), item_place.astype(np.uint32), time_ms, lost
+        )
+
+    def _strings(self, side: int, rows: U32, moment: Moment) -> tuple[Strings, npt.NDArray[np.bool_]]:
+        """The ids of rows, and which of them are still of who had the row at ``moment``."""
+        names = self._ids[side].strings(rows)
+        now = self.window.row_versions(side)  # after the names
         then = moment.versions[side]
         known = rows < len(then)
-        same = np.zeros(len(rows), bool)
-        same[known] = now[rows[known]] == then[rows[known]]
-        return [name if name and kept else None for name, kept in zip(names, same.tolist(), strict=True)]
+        known[known] = now[rows[known]] == then[rows[known]]
+        return names, known & (np.diff(names.offsets) > 0)
 
     def digest(self, cut: Cut) -> str:
         """128 bits of the live events by external id, whatever their order, rows and batches. O(window)."""
@@ -108,7 +178,13 @@ class Heterograph(HeterographView):
 
     @classmethod
     def create(
-        cls, directory: Path | None, relations: Sequence[Relation], *, user_rows: int, item_rows: int
+        cls,
+        directory: Path | None,
+        relations: Sequence[Relation],
+        *,
+        user_rows: int,
+        item_rows: int,
+        history: tuple[Life, ...] = (),
     ) -> Heterograph:
         """Make an empty graph: in ``directory`` for readers elsewhere, or without one in private memory."""
         folder = Folder(directory, writable=True)
@@ -117,6 +193,7 @@ class Heterograph(HeterographView):
         else:
             window = windows.create(directory, relations, user_rows=user_rows, item_rows=item_rows)
         ids = (IdTable(user_rows, folder, KINDS[USER]), IdTable(item_rows, folder, KINDS[ITEM]))
+        window.history = history
         if directory is not None:
             windows.describe(directory, window)
         return cls(window, ids)
@@ -159,7 +236,31 @@ class Heterograph(HeterographView):
                 erased += 1
         return erased
 
+    def restore(self, relation: int, events: NamedEvents) -> None:
+        """Put back events of one relation, from where the window begins, in order and without a gap.
+
+        A lost one becomes a tombstone. Before anything is applied or expires; then call ``restored``.
+
+        Raises:
+            IdTableFullError: More users or items are live than there is room for.
+        """
+        rows = []
+        for side, ids, place in ((USER, events.users, events.user), (ITEM, events.items, events.item)):
+            side_rows, fresh = self._tables[side].assign(ids)
+            self.window.recycle(side, fresh)
+            rows.append(np.append(side_rows, NIL)[np.where(events.lost, len(side_rows), place)])
+        self.window.restore(relation, rows[USER], rows[ITEM], events.time_ms)
+
+    def restored(self, watermark_ms: int) -> None:
+        """All is put back: let go of what expired, and of names that only expired or lost events had."""
+        self.expire(watermark_ms)
+        self._release((self._tables[USER].rows_in_use(), self._tables[ITEM].rows_in_use()))
+
     def _release(self, emptied: tuple[U32, U32]) -> None:
         for side in (USER, ITEM):
             rows = np.unique(emptied[side])
-            self._tables[side].release(rows[~self.window.has_events(side, rows)])
+            free = rows[~self.window.has_events(side, rows)]
+            self.window.recycle(
+                side, free
+            )  # before another can have the row: who reads its name then sees it
+            self._tables[side].release(free)

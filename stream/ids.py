@@ -214,13 +214,18 @@ class IdView:
 
     def names(self, rows: U32) -> list[str]:
         """The id of each row; empty where a row has no owner, anything where it loses it just now."""
+        found = self.strings(rows)
+        raw, ends = found.data.tobytes(), found.offsets.tolist()
+        return [raw[a:b].decode(errors="replace") for a, b in pairwise(ends)]  # a name half wiped is no UTF-8
+
+    def strings(self, rows: U32) -> Strings:
+        """As ``names``, in one piece."""
         rows = np.ascontiguousarray(rows, np.uint32)
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self._lengths[rows], out=bounds[1:])
         data = np.empty(bounds[-1], np.uint8)
         _gather(rows, self._offsets, self._arena, bounds, data)
-        raw, ends = data.tobytes(), bounds.tolist()
-        return [raw[a:b].decode(errors="replace") for a, b in pairwise(ends)]  # a name half wiped is no UTF-8
+        return Strings(bounds, data)
 
     def hashes(self, rows: U32) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """A 64-bit hash of each row's id, the same in every process and run."""
@@ -291,6 +296,10 @@ class IdTable(IdView):
         rows = np.empty(len(ids), np.int64)
         _find_all(ids.data, ids.offsets, self._index, self._lengths, self._offsets, self._arena, rows)
         return rows
+
+    def rows_in_use(self) -> U32:
+        """The rows that have an id, ascending. O(rows)."""
+        return np.flatnonzero(self._lengths[: self._counters[ROW_COUNT]]).astype(np.uint32)
 
     def forget(self, row: int) -> None:
         """Release a row and wipe its name. A reader must have a way to tell that it read half of one."""

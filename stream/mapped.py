@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from driftgraph.stream.errors import DriftgraphError
 
-FORMAT = 2  # of the files; a reader refuses another
+FORMAT = 3  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
 LOCK = "writer.lock"
 ROOM_STEP_MIN, ROOM_STEP_MAX = 1 << 16, 4 << 20  # bytes of a file asked for at once: a millisecond at most
@@ -38,12 +38,23 @@ class RelationDescription(msgspec.Struct, frozen=True):
     capacity: int
 
 
+class Life(msgspec.Struct, frozen=True):
+    """A process that wrote a window which others went on with from a checkpoint.
+
+    Its sequence numbers are this window's below ``until``, one for each relation; None: it writes it still.
+    """
+
+    id: str
+    until: tuple[int, ...] | None = None
+
+
 class Description(msgspec.Struct, frozen=True):
     """What a reader must know before it can map the files."""
 
     format: int
     relations: list[RelationDescription]
     rows: tuple[int, int]
+    history: tuple[Life, ...] = ()  # oldest first; empty: nobody keeps this window
 
 
 class WindowInUseError(WindowError):

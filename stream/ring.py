@@ -158,7 +158,8 @@ def append_events(
     """Put N events, at most ``capacity``, behind the newest and link each into its two lists.
 
     Left out, and listed by index in ``left_out`` [N], are those that expired already and those whose user or
-    item holds as many events of the relation as it may. Returns how many these are.
+    item holds as many events of the relation as it may. Returns how many these are. An event of user ``NIL``
+    becomes a tombstone.
     """
     total = len(user)
     start = base + first % capacity
@@ -166,11 +167,16 @@ def append_events(
     before = next_ - first
     out = 0
     for i in range(total):
+        if user[i] == NIL:
+            words[slot * WORDS + USER] = words[slot * WORDS + ITEM] = NIL
+            times[slot * TIMES + TIME] = LONG_AGO
+            slot = slot + 1 if slot + 1 < base + capacity else base
+            continue
         if i + AHEAD < total:
             prefetch(user_heads, (np.int64(user[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
             prefetch(item_heads, (np.int64(item[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
         soon = i + AHEAD // 2  # its head is here by now; one event of 16 needs a record besides
-        if soon < total and level_bit(slot + AHEAD // 2) > LEVEL_1:
+        if soon < total and user[soon] != NIL and level_bit(slot + AHEAD // 2) > LEVEL_1:
             at = (np.int64(user[soon]) * relation_count + relation) * HEAD_WORDS + HIGH
             prefetch(words, max(np.int64(user_heads[at]) - 1, 0) * WORDS)
             at = (np.int64(item[soon]) * relation_count + relation) * HEAD_WORDS + HIGH

@@ -154,8 +154,31 @@ class Window(WindowView):
         header.announce(arrays.header, header.ERASURES_DONE, number)
         return np.concatenate(emptied)
 
+    def begin(self, first: Sequence[int]) -> None:
+        """Let the sequence numbers of an empty window begin at ``first``, one for each relation."""
+        if self._next.any() or any(number < 0 for number in first) or len(first) != len(self.relations):
+            raise ValueError(f"an empty window of {len(self.relations)} relations can begin, at {first}?")
+        self._first[:] = self._next[:] = first
+        reserved = header.HEADER_WORDS + 2 * len(self.relations)
+        self._arrays.header[reserved : reserved + len(self.relations)] = first
+        self._publish()
+
+    def restore(self, relation: int, user: U32, item: U32, time_ms: I64) -> None:
+        """Put back N events of one relation that ``arrivals`` gave, from its ``begin`` on and without a gap.
+
+        To be done before the first ``append`` or ``expire``: what expired since leaves with the latter.
+        """
+        real = user != adjacency.NIL
+        if real.any():
+            self._check_range("user", user[real], self.row_capacity[USER])
+            self._check_range("item", item[real], self.row_capacity[ITEM])
+            self._raise_rows(USER, user[real])
+            self._raise_rows(ITEM, item[real])
+        self._append_one(relation, user, item, time_ms, [])
+        self._publish()
+
     def recycle(self, side: int, rows: U32) -> None:
-        """Give rows a new owner, before its first event is appended."""
+        """Say that rows change their owner: as they lose one, and as they get one."""
         if len(rows):
             self._check_range("user" if side == USER else "item", rows, self.row_capacity[side])
             self._raise_rows(side, rows)
@@ -277,7 +300,7 @@ def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, it
 def describe(directory: Path, window: Window) -> None:
     """Publish a new window: a reader that finds the description finds everything else in place."""
     relations = [RelationDescription(r.name, r.span_ms, r.capacity) for r in window.relations]
-    write_description(directory, Description(FORMAT, relations, window.row_capacity))
+    write_description(directory, Description(FORMAT, relations, window.row_capacity, window.history))
 
 
 def attach(directory: Path) -> WindowView:
@@ -289,7 +312,9 @@ def attach(directory: Path) -> WindowView:
     description = read_description(directory)
     relations = [Relation(r.name, r.span_ms, r.capacity) for r in description.relations]
     rows = description.rows
-    return WindowView(relations, rows, _arrays(relations, rows, Folder(directory)))
+    view = WindowView(relations, rows, _arrays(relations, rows, Folder(directory)))
+    view.history = description.history
+    return view
 
 
 def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder) -> Arrays:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from driftgraph.stream import adjacency, header, sample
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I32, I64, U8, U32
-from driftgraph.stream.mapped import Folder, WindowError
+from driftgraph.stream.mapped import Folder, Life, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
@@ -120,6 +120,7 @@ class WindowView:
     def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
         self.relations = tuple(relations)
         self.row_capacity = row_capacity
+        self.history: tuple[Life, ...] = ()  # whose sequence numbers these are
         self._arrays = arrays
         self._times = arrays.words.view(np.int64)
         self._capacity = np.array([r.capacity for r in relations], np.int64)
@@ -145,12 +146,45 @@ class WindowView:
         """Rows in use are below this number."""
         return int(self._arrays.header[header.ROWS + side])
 
+    @property
+    def erasure_count(self) -> int:
+        """Users erased since the window was made."""
+        return int(self._arrays.header[header.ERASURES_DONE])
+
+    def knows(self, life: str, next_: Sequence[int]) -> bool:
+        """Whether these sequence numbers, of a cut in that life of the window, still mean the same events."""
+        for one in self.history:
+            if one.id == life and len(next_) == len(self.relations):
+                return one.until is None or all(n <= until for n, until in zip(next_, one.until, strict=True))
+        return False
+
     def row_versions(self, side: int) -> U32:
         """How many owners each row has had, [rows]. Who keeps a value by row starts it anew when this grows.
 
         Read it before the cut: a row that changes its owner in between then shows as changed.
         """
         return self._arrays.versions[side][: self.rows(side)].copy()
+
+    def arrivals(self, relation: int, start: int, stop: int) -> tuple[U32, U32, I64]:
+        """Users, items and times of a relation's events from number ``start`` to ``stop``, as they came.
+
+        Both rows are ``NIL`` where an event was erased. One may have expired, and its rows be others' by now.
+
+        Raises:
+            StaleCut: Some were overwritten meanwhile.
+        """
+        capacity = self.relations[relation].capacity
+        slots = self._base[relation] + np.arange(start, stop) % capacity
+        records = self._arrays.words.reshape(-1, adjacency.WORDS)
+        user, item = records[slots, USER], records[slots, ITEM]
+        time_ms = self._times.reshape(-1, adjacency.TIMES)[slots, adjacency.TIME]
+        if int(header.load_reserved(self._reserved, relation)) > start + capacity:
+            raise StaleCut(
+                f"event {start} of {self.relations[relation].name!r} was overwritten; take a newer cut"
+            )
+        gone = (user == adjacency.NIL) | (item == adjacency.NIL) | (time_ms == adjacency.LONG_AGO)
+        user[gone] = item[gone] = adjacency.NIL
+        return user, item, time_ms
 
     def check(self, cut: Cut) -> None:
         """Raise ``StaleCut`` if an event of ``cut`` may have been overwritten by now."""

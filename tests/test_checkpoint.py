@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.snapshots.checkpoint import CheckpointError, latest, write
+from driftgraph.snapshots.checkpoint import Checkpoint, CheckpointError, latest, write
 
 FILES = {"state.bin": b"0123456789" * 20, "names.json": b'["a","b"]'}
 
 
+def contents(found: Checkpoint) -> dict[str, bytes]:
+    return {name: found.read(name) for name in found.files}
+
+
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    write(tmp_path, 7, FILES, {"watermark_ms": 12, "name": "x"})
+    write(tmp_path, 7, FILES.items(), {"watermark_ms": 12, "name": "x"})
     found, damaged = latest(tmp_path)
     assert found is not None
-    assert (found.number, dict(found.files), dict(found.facts)) == (
+    assert (found.number, contents(found), dict(found.facts)) == (
         7,
-        FILES,
+        FILES.items(),
         {"watermark_ms": 12, "name": "x"},
     )
     assert damaged == []
@@ -26,8 +30,27 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for number in range(1, 12):
-        write(tmp_path, number, FILES, {}, keep=3)
+        write(tmp_path, number, FILES.items(), {}, keep=3)
     assert sorted(os.listdir(tmp_path)) == ["10", "11", "9"]
+
+
+def test_what_did_not_change_is_linked_and_stays_when_the_one_before_goes(tmp_path: Path) -> None:
+    first = write(tmp_path, 1, FILES.items(), {})
+    second = write(tmp_path, 2, [("state.bin", b"new")], {}, before=first, unchanged=["names.json"])
+    assert os.path.samefile(second.folder / "names.json", first.folder / "names.json")
+    write(tmp_path, 3, [], {}, before=second, unchanged=second.files, keep=1)
+    found, damaged = latest(tmp_path)
+    assert (found and contents(found), damaged) == (
+        {"state.bin": b"new", "names.json": FILES["names.json"]},
+        [],
+    )
+
+
+def test_one_that_does_not_suit_is_passed_over(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write(tmp_path, number, FILES.items(), {"odd": number % 2})
+    found, damaged = latest(tmp_path, lambda one: one.facts["odd"] == 0)
+    assert (found and found.number, damaged) == (2, [])
 
 
 def test_none_is_no_checkpoint(tmp_path: Path) -> None:
@@ -37,8 +60,8 @@ def test_none_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path: Path, name: str) -> None:
     """Cut each file at every byte, and flip a bit of each byte."""
-    write(tmp_path, 1, FILES, {})
-    write(tmp_path, 2, FILES, {})
+    write(tmp_path, 1, FILES.items(), {})
+    write(tmp_path, 2, FILES.items(), {})
     path = tmp_path / "2" / name
     whole = path.read_bytes()
     variants = [whole[:cut] for cut in range(len(whole))]
@@ -47,7 +70,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path: Path, name:
         path.write_bytes(variant)
         found, damaged = latest(tmp_path)
         assert found is not None
-        assert dict(found.files) == FILES, "whatever is used is whole"
+        assert contents(found) == FILES, "whatever is used is whole"
         if name != "manifest.json":  # a flip inside the manifest's spaces leaves the same manifest
             assert found.number == 1
             assert name in damaged[0].reason
@@ -73,12 +96,14 @@ def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, monkeypatch: 
             return True
 
         with monkeypatch.context() as patch:
-            fsync, rename = os.fsync, Path.rename
+            fsync, link, rename = os.fsync, os.link, Path.rename
             patch.setattr(os, "fsync", lambda d: (step(), fsync(d)))
+            patch.setattr(os, "link", lambda a, b: (step(), link(a, b)))
             patch.setattr(Path, "rename", lambda self, to: (step(), rename(self, to))[1])
-            write(tmp_path, 2, {"state.bin": b"new"}, {})
+            new = {"state.bin": b"new"}
+            write(tmp_path, 2, new.items(), {}, before=first, unchanged=["names.json"])
 
-    write(tmp_path, 1, FILES, {})
+    first = write(tmp_path, 1, FILES.items(), {})
     die_at = 1
     while True:
         try:
@@ -88,24 +113,26 @@ def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, monkeypatch: 
             found, damaged = latest(tmp_path)
             assert found is not None
             assert found.number in (1, 2)
-            assert dict(found.files) == (FILES if found.number == 1 else {"state.bin": b"new"})
+            assert contents(found) == (FILES if found.number == 1 else FILES | {"state.bin": b"new"})
             assert damaged == []
             assert not list(tmp_path.glob("*.partial"))
             die_at += 1
-    assert die_at == 6, "file, manifest, folder, rename, root: the steps of the docstring, then none is left"
+    assert die_at == 7, (
+        "file, link, manifest, folder, rename, root: the steps of the docstring, then none is left"
+    )
 
 
 def test_a_full_disk_is_said_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, 1, FILES, {})
+    write(tmp_path, 1, FILES.items(), {})
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match="No space left on device; free the disk"):
-        write(tmp_path, 2, FILES, {})
+        write(tmp_path, 2, FILES.items(), {})
     monkeypatch.undo()
     found, _ = latest(tmp_path)
     assert found is not None

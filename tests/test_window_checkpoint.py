@@ -1,0 +1,225 @@
+"""Checkpoints of the window: what is restored goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from driftgraph.snapshots import segments, window_checkpoint
+from driftgraph.snapshots.window_checkpoint import Snapshot, WindowCheckpoints, latest, restore
+from driftgraph.stream.clock import WatermarkState
+from driftgraph.stream.dedupe import Deduplicator
+from driftgraph.stream.events import EventBatch, Strings
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.mapped import Life
+from driftgraph.stream.window import ITEM, USER, Relation, StaleCut
+
+RELATIONS = [Relation("click", 400, 40), Relation("buy", 1_000, 25)]
+STREAM = "events 0/1"
+
+
+def graph(relations: list[Relation] = RELATIONS, *, rows: int = 30) -> Heterograph:
+    return Heterograph.create(None, relations, user_rows=rows, item_rows=rows, history=(Life("one"),))
+
+
+def batch(events: list[tuple[int, int, int, int]]) -> EventBatch:
+    users, items, relations, times = zip(*events, strict=True)
+    return EventBatch(
+        Strings.of([f"u{u}" for u in users]),
+        Strings.of([f"i{i}" for i in items]),
+        np.array(relations, np.uint8),
+        np.array(times, np.int64),
+        event_id=Strings.of([f"{u}-{i}-{t % 7}" for u, i, _, t in events]),
+    )
+
+
+def snapshot(g: Heterograph, dedupe: Deduplicator, watermark_ms: int, offset: int = 0) -> Snapshot:
+    state = WatermarkState(watermark_ms, {0: watermark_ms + 5})
+    return Snapshot(g.moment(), {"events[0]": offset}, state, dedupe.sets())
+
+
+def go(g: Heterograph, dedupe: Deduplicator, step: tuple[str, object]) -> list[bool]:
+    """One step of a stream; what the deduplicator said."""
+    kind, value = step
+    if kind == "erase":
+        g.erase([f"u{value}"])
+        return []
+    events = batch(value)  # type: ignore[arg-type]
+    assert events.event_id is not None
+    said = dedupe.repeated(events.event_id, events.time_ms)
+    g.expire(int(events.time_ms.max()) - 50)
+    g.apply(events.take(np.flatnonzero(~said)))
+    return said.tolist()
+
+
+def lists(g: Heterograph, now_ms: int) -> dict[str, object]:
+    """Every node's neighbors of each relation, by name and in order."""
+    moment = g.moment()
+    found: dict[str, object] = {}
+    for side, other in ((USER, ITEM), (ITEM, USER)):
+        rows = np.arange(g.window.rows(side), dtype=np.uint32)
+        near = g.window.recent(side, rows, np.full(len(rows), now_ms), 12, moment.cut)
+        for row, name in zip(rows, g.names(side, rows, moment), strict=True):
+            if name is not None:
+                for r in range(len(g.window.relations)):
+                    count = near.count_BR[row, r]
+                    named = g.names(other, near.neighbor_BRK[row, r, :count], moment)
+                    found[f"{name} {r}"] = (named, near.time_ms_BRK[row, r, :count].tolist())
+    return found
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[tuple[str, object]]:
+    now, steps = 1_000, list[tuple[str, object]]()
+    for _ in range(draw(st.integers(2, 12))):
+        if draw(st.integers(0, 5)) == 0:
+            steps.append(("erase", draw(st.integers(0, 8))))
+            continue
+        now += draw(st.integers(0, 150))
+        event = st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 1), st.integers(now - 60, now))
+        steps.append(("batch", draw(st.lists(event, min_size=1, max_size=14))))
+    return steps
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(streams(), st.data())
+def test_a_restored_run_is_the_one_that_never_stopped(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], data: st.DataObject
+) -> None:
+    """Checkpoints at random places, a crash after one of them, and the rest of the stream once more."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_checkpoint, "SEGMENT_EVENTS", data.draw(st.sampled_from([1, 4, 7, 64])))
+        real, remembered = graph(), Deduplicator(capacity=9)
+        writer = WindowCheckpoints(root, real, STREAM)
+        lives = [(real, remembered, 0)]
+        for place, step in enumerate(steps):
+            said = [go(g, dedupe, step) for g, dedupe, _ in lives]
+            assert all(answer == said[0] for answer in said)
+            if data.draw(st.integers(0, 2)) == 0:
+                watermark_ms = real.window.watermark_ms
+                writer.write(snapshot(real, remembered, watermark_ms, place))
+                if data.draw(st.booleans()):  # a crash: another goes on, and writes the next checkpoints
+                    found, state, damaged = latest(root, STREAM)
+                    assert found is not None and state is not None
+                    assert (damaged, state.position) == ([], {"events[0]": place})
+                    assert state.watermark == WatermarkState(watermark_ms, {0: watermark_ms + 5})
+                    again, also = graph(), Deduplicator(capacity=9)
+                    restore(found, state, again, also)
+                    lives.append((again, also, place))
+                    writer = WindowCheckpoints(root, again, STREAM, found)
+                    real, remembered = again, also
+        first = lives[0][0]
+        for g, _, _ in lives[1:]:
+            assert g.window.cut() == first.window.cut()
+            assert g.digest(g.window.cut()) == first.digest(first.window.cut())
+            assert lists(g, 5_000) == lists(first, 5_000)
+            assert g.id_counts == first.id_counts
+
+
+def test_a_full_segment_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
+    g, dedupe = graph(), Deduplicator()
+    writer = WindowCheckpoints(tmp_path, g, STREAM)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(6)]))
+    first = writer.write(snapshot(g, dedupe, 900))
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(6, 9)]))
+    second = writer.write(snapshot(g, dedupe, 900))
+    assert sorted(second.files) == [
+        "0-0.arrow",
+        "0-1.arrow",
+        "0-2.arrow",
+        "ids-1-0",
+        "ids-1-1",
+        "ids-1-2",
+        "state.json",
+    ]
+
+    def same(name: str) -> bool:
+        return (first.folder / name).samefile(second.folder / name)
+
+    assert [same(name) for name in ("0-0.arrow", "0-1.arrow", "ids-1-0", "ids-1-1")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_an_erased_user_is_in_no_file_of_the_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
+    monkeypatch.setattr(segments, "OPTIONS", None)  # not compressed, so that the name can be looked for
+    g, dedupe = graph(), Deduplicator()
+    writer = WindowCheckpoints(tmp_path, g, STREAM)
+    go(g, dedupe, ("batch", [(n % 8, n, 0, 1_000 + n) for n in range(20)]))
+    assert any(b"u5" in one.read_bytes() for one in writer.write(snapshot(g, dedupe, 900)).folder.iterdir())
+    g.erase(["u5"])
+    second = writer.write(snapshot(g, dedupe, 900))
+    assert not [one for one in second.folder.iterdir() if b"u5" in one.read_bytes()]
+    assert (tmp_path / "1/0-2.arrow").samefile(second.folder / "0-2.arrow"), "u0 to u3 only"
+
+
+def test_one_of_another_stream_is_passed_over(tmp_path: Path) -> None:
+    g, dedupe = graph(), Deduplicator()
+    WindowCheckpoints(tmp_path, g, "events 0/2").write(snapshot(g, dedupe, 900))
+    assert latest(tmp_path, STREAM) == (None, None, [])
+
+
+def test_other_relations_take_what_there_is_of_theirs(tmp_path: Path) -> None:
+    """One is gone, one is new, one has a smaller ring: the newest of it come back."""
+    g, dedupe = graph(), Deduplicator()
+    go(g, dedupe, ("batch", [(n, n, n % 2, 1_000 + n) for n in range(20)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None and state is not None
+    again = graph([Relation("favorite", 1_000, 10), Relation("click", 400, 4)])
+    restore(found, state, again, Deduplicator())
+    cut = again.window.cut()
+    assert (cut.first, cut.next) == ((0, 6), (0, 10))
+    assert [name for name in lists(again, 5_000) if name.startswith("u")] == [
+        f"u{n} {r}" for n in (12, 14, 16, 18) for r in (0, 1)
+    ]
+    next_one = WindowCheckpoints(tmp_path, again, STREAM, found).write(snapshot(again, dedupe, 900))
+    assert not (next_one.folder / "0-0.arrow").exists(), "favorites have no event yet"
+
+
+def test_a_moment_that_the_ring_has_left_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    g, dedupe = graph([Relation("click", 10_000, 8)]), Deduplicator()
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(8)]))
+    then = snapshot(g, dedupe, 900)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_100 + n) for n in range(3)]))
+    with pytest.raises(StaleCut):
+        WindowCheckpoints(tmp_path, g, STREAM).write(then)
+    assert latest(tmp_path, STREAM) == (None, None, [])
+
+
+def test_what_expired_meanwhile_is_nobodys(tmp_path: Path) -> None:
+    """Between the cut and the write a row expires and gets another owner: the new one has no old event."""
+    g, dedupe = graph([Relation("click", 100, 30)]), Deduplicator()
+    go(g, dedupe, ("batch", [(1, 1, 0, 1_000), (2, 2, 0, 1_090)]))
+    then = snapshot(g, dedupe, 950)
+    g.expire(1_120)
+    g.apply(batch([(7, 7, 0, 1_130)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(then)
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None and state is not None
+    again = graph([Relation("click", 100, 30)])
+    restore(found, state, again, Deduplicator())
+    assert sorted(lists(again, 5_000)) == ["i2 0", "u2 0"]
+    assert again.window.cut().next == (2,)
+
+
+def test_lives() -> None:
+    view = graph().window
+    view.history = (Life("a", (5, 5)), Life("b", (9, 7)), Life("c"))
+    assert view.knows("a", (5, 4))
+    assert not view.knows("a", (5, 6)), "came after the checkpoint that b began with"
+    assert view.knows("c", (1 << 40, 0))
+    assert not view.knows("d", (0, 0))
+    assert not view.knows("c", (0,)), "of other relations"
