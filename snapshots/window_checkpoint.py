@@ -223,7 +223,7 @@ def _pairs(found: Checkpoint, ids: _Ids) -> np.ndarray[tuple[int, ...], np.dtype
 
 
 def _complete(before: Checkpoint | None, relations: list[str]) -> set[str]:
-    """The files of a checkpoint that will never change; none if its relations, and so the names, are others."""
+    """The files of a checkpoint that never change; none if its relations, and so the names, are others."""
     if before is None:
         return set()
     state = _state_of(before)

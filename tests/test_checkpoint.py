@@ -22,7 +22,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert found is not None
     assert (found.number, contents(found), dict(found.facts)) == (
         7,
-        FILES.items(),
+        FILES,
         {"watermark_ms": 12, "name": "x"},
     )
     assert damaged == []
