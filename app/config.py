@@ -25,6 +25,7 @@ from driftgraph.app.config_faust import FaustSettings
 from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
+    CheckpointSettings,
     KafkaSettings,
     NameField,
     PathField,
@@ -92,6 +93,9 @@ class Settings(BaseSettings):
         default=ModelSettings(), description="The multi-behavior graph attention network."
     )
     fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
+    checkpoint: CheckpointSettings = Field(
+        default=CheckpointSettings(), description="How much a crash costs."
+    )
     redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
     faust: FaustSettings = Field(
         default=FaustSettings(),

@@ -237,6 +237,16 @@ class TimeSettings(Section):
         return round(self.floor.timestamp() * 1000)
 
 
+class CheckpointSettings(Section):
+    """How much a crash costs."""
+
+    every: PositiveDurationField = Field(
+        default=Duration.parse("15s"),
+        description="How often window and position are written to data_dir/checkpoints; what came after that "
+        "is read from Kafka again. Lag tools see the position of the newest one.",
+    )
+
+
 class RedisSettings(Section):
     """Where embeddings are published."""
 

@@ -1,7 +1,6 @@
-"""What waits for dead letters that are not safe yet: reading more events, and the committed position.
+"""Reading waits when too many dead letters are not safe yet.
 
 Updater ──► [LetterGate.hold_back] ──► source.pause, resume
-        └─► [LetterGate.commit]    ──► source.commit, of a position whose letters are safe
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import logging
 from typing import Any
 
 from driftgraph.app.outbox import Outbox
-from driftgraph.stream.source import LiveSource, Position
+from driftgraph.stream.source import LiveSource
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +17,13 @@ log = logging.getLogger(__name__)
 class LetterGate:
     """Keeps a source from getting ahead of its dead letters.
 
-    Always true: the source is paused while ``closed``; no position was committed that has a letter before it
-    which is not safe.
+    Always true: the source is paused while ``closed``.
     """
 
     def __init__(self, source: LiveSource, letters: Outbox) -> None:
         self.closed = False
         self._source = source
         self._letters = letters
-        self._next: tuple[int, Position] = (0, {})  # (letters that must be safe before it, position)
 
     def hold_back(self) -> None:
         """Pause the source while too many letters wait for their place; the caller goes on polling it."""
@@ -40,14 +37,6 @@ class LetterGate:
             self.closed = False
             self._source.resume()
             log.warning("dead letters are kept again: events are read")
-
-    def commit(self, applied: Position) -> None:
-        """Commit the position of an earlier call if its letters are safe by now, and remember this one."""
-        count, position = self._next
-        if self._letters.safe_count >= count:
-            if position:
-                self._source.commit(position)
-            self._next = (self._letters.put_count, applied)
 
     def status(self) -> dict[str, Any]:
         """For the status file."""

@@ -3,8 +3,8 @@
     Kafka ──► KafkaSource ──► Ingest ──► graph in shared memory ──► worker process ──► Redis
 
 The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it. A
-worker that dies is started again with growing pauses. A start reads the topic from the longest span ago, so
-that the window is full at once, and the worker begins when it is.
+worker that dies is started again with growing pauses. A start goes on from the newest checkpoint, the very
+first one from the longest span ago in the topic; the worker begins when the window has caught up.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from driftgraph.app.breaker import Breaker
+from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
@@ -29,13 +31,18 @@ from driftgraph.app.stopping import stopping
 from driftgraph.app.updater import Updater
 from driftgraph.app.warm_up import warm_up
 from driftgraph.app.worker_watch import WorkerProcess
+from driftgraph.snapshots import window_checkpoint
+from driftgraph.snapshots.window_checkpoint import State, WindowCheckpoints
 from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
 from driftgraph.stream.decode import Decoder
 from driftgraph.stream.formats.mapped import Mapped
 from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
+
+LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
 
 log = logging.getLogger(__name__)
 
@@ -58,24 +65,57 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(_locked(settings.data_dir))
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
-        source = kafka_source(_kafka_options(settings, clock), decoder, clock)
-        stack.callback(source.close)
-        rows = settings.window
-        folder = settings.window.dir or settings.data_dir / "window"
-        graph = Heterograph.create(
-            folder, settings.window_relations(), user_rows=rows.user_rows, item_rows=rows.item_rows
-        )
-        watermark = Watermark(watermark_rules(settings), clock)
-        watermark.assign(source.partitions)
+        root = settings.data_dir / "checkpoints"
+        found, state, damaged = window_checkpoint.latest(root, _stream(settings))
+        for damage in damaged:
+            log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
+        graph = _graph(settings, state)
+        watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
         letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
         stack.callback(letters.close)
         limits = settings.events
         breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
         # When a fit is due is the worker's to see: here the stream is never cut.
         ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker)
-        worker = WorkerProcess(settings, folder, clock)
+        if found is not None and state is not None:
+            window_checkpoint.restore(found, state, graph, ingest.dedupe)
+            progress.note(f"goes on from checkpoint {found.number}")
+        start = None if state is None else state.position
+        source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
+        stack.callback(source.close)
+        watermark.assign(source.partitions)
+        writer = WindowCheckpoints(root, graph, _stream(settings), found)
+        checkpoints = Checkpoints(writer, [letters], settings.checkpoint.every.ms, clock)
+        worker = WorkerProcess(settings, window_folder(settings), clock)
         stack.callback(worker.stop)
-        Updater(settings, source, ingest, letters, worker, clock, progress).run(stop)
+        Updater(settings, source, ingest, letters, checkpoints, worker, clock, progress).run(stop)
+
+
+def window_folder(settings: Settings) -> Path:
+    """Where the window's files are."""
+    return settings.window.dir or settings.data_dir / "window"
+
+
+def _stream(settings: Settings) -> str:
+    """What is read: a checkpoint of another topic or other users is of no use."""
+    return f"{settings.kafka.topic} {settings.kafka.shard}"
+
+
+def _graph(settings: Settings, state: State | None) -> Heterograph:
+    """An empty graph, which knows whose sequence numbers it will have."""
+    relations = settings.window_relations()
+    history: tuple[Life, ...] = ()
+    if state is not None and [ring.name for ring in state.relations] == [r.name for r in relations]:
+        ended = Life(state.history[-1].id, tuple(ring.next for ring in state.relations))
+        history = (*state.history[-LIVES_MAX:-1], ended)
+    rows = settings.window
+    return Heterograph.create(
+        window_folder(settings),
+        relations,
+        user_rows=rows.user_rows,
+        item_rows=rows.item_rows,
+        history=(*history, Life(secrets.token_hex(8))),
+    )
 
 
 def kafka_source(

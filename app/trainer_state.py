@@ -2,8 +2,8 @@
 
     Trainer ──► [save] ──► checkpoint ──► [restore] ──► Trainer of the next process
 
-A new process reads the topic again and gives rows anew, so what the trainer keeps by row is written with
-the ids, and laid out for the rows of the graph that it wakes up beside.
+A new process gives rows anew, so what the trainer keeps by row is written with the ids, and laid out for the
+rows of the graph that it wakes up beside.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoint import Checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.heterograph import KINDS, HeterographView, Moment
+from driftgraph.stream.window import Cut, WindowView
 
 NO_VERSION = 0xFFFF_FFFF  # of a row that had no state: never a real one, so the trainer starts it afresh
 TABLE = "table."
@@ -47,7 +48,21 @@ def save(
         "trainer.json": msgspec.json.encode(meta),
         "names.json": msgspec.json.encode(names),
     }
-    return files, {"watermark_ms": moment.cut.watermark_ms, "generation": trainer.generation}
+    facts: dict[str, str | int | float] = {
+        "watermark_ms": moment.cut.watermark_ms,
+        "generation": trainer.generation,
+    }
+    if graph.window.history:
+        facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, moment.cut.next))}
+    return files, facts
+
+
+def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
+    """Up to where the window was trained on, if it still has those sequence numbers."""
+    next_ = tuple(map(int, str(found.facts.get("next", "")).split()))
+    if not view.knows(str(found.facts.get("life", "")), next_):
+        return None
+    return Cut(int(found.facts["watermark_ms"]), next_, next_)
 
 
 def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment: Moment) -> None:

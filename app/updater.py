@@ -1,7 +1,7 @@
 """The ingest loop: poll, apply, let event time pass, tell how it goes.
 
     source ──► [Updater.run] ──► Ingest ──► graph in shared memory
-                    └─ worker, offsets for lag tools, status file
+                    └─ checkpoints, worker, status file
 
 It only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Ingest
@@ -23,13 +24,14 @@ from driftgraph.app.letter_gate import LetterGate
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
 from driftgraph.app.worker_watch import WorkerProcess
+from driftgraph.snapshots.window_checkpoint import Snapshot
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.kafka_source import KafkaSource
+from driftgraph.stream.source import Position
 
 POLL_S = 0.1  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
-COMMIT_EVERY_MS = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Updater:
         source: KafkaSource | HeldSource,
         ingest: Ingest,
         letters: Outbox,
+        checkpoints: Checkpoints,
         worker: WorkerProcess,
         clock: Clock,
         progress: Progress,
@@ -54,6 +57,7 @@ class Updater:
         self.source = source
         self.ingest = ingest
         self.gate = LetterGate(source, letters)
+        self.checkpoints = checkpoints
         self.worker = worker
         self.clock = clock
         self.progress = progress
@@ -63,7 +67,6 @@ class Updater:
         self._full = False
         self._was_away = False
         self._shown_ms = 0
-        self._committed_ms = 0
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
@@ -72,6 +75,7 @@ class Updater:
         except DriftgraphError as error:
             self._write_status("failed", why=str(error))
             raise
+        self._commit(self.checkpoints.finish(self._snapshot))
         self._write_status("stopped")
 
     def _loop(self, stop: threading.Event) -> None:
@@ -116,13 +120,24 @@ class Updater:
             log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
 
     def _housekeeping(self) -> None:
+        self._commit(self.checkpoints.tend(self._snapshot))
         now_ms = self.clock.now_ms()
-        if now_ms - self._committed_ms >= COMMIT_EVERY_MS:
-            self._committed_ms = now_ms
-            self.gate.commit(self.ingest.position)
         if now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
             self._write_status("running" if self._full else "filling")
+
+    def _commit(self, position: Position | None) -> None:
+        """Tell lag tools where a crash would go on from. Nothing here ever reads it."""
+        if position is not None:
+            self.source.commit(position)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.ingest.graph.moment(),
+            self.ingest.position or self.source.position(),
+            self.ingest.watermark.state(),
+            self.ingest.dedupe.sets(),
+        )
 
     def _write_status(self, state: str, why: str | None = None) -> None:
         counts = self.ingest.counts
@@ -147,6 +162,7 @@ class Updater:
             },
             "reasons": dict(counts.reasons),
             "dead_letters": self.gate.status(),
+            "checkpoint": self.checkpoints.status(),
             "window": {
                 r.name: n - f
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)

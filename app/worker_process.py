@@ -135,7 +135,11 @@ def _pauses() -> Iterator[int]:
 
 
 def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
-    """The worker as its last checkpoint left it.
+    """The worker as its last checkpoint left it that the window has come to.
+
+    After a crash of the whole machine the window may be behind the newest one, which then is of a future that
+    will be another: the one before is used. A window that was filled anew has come to none: the newest one is
+    used, and all that is in the window counts as trained on.
 
     Raises:
         OtherModelError: The checkpoint does not fit the configuration.
@@ -149,7 +153,10 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     )
     root = settings.data_dir / "trainer"
     worker = Worker(graph, trainer, store, checkpoints=root)
-    found, damaged = checkpoint.latest(root)
+    view = graph.window
+    found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
+    if found is None:
+        found, damaged = checkpoint.latest(root)
     for damage in damaged:
         log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
     if found is not None:
@@ -158,6 +165,6 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
             trainer_state.restore(trainer, found, graph, moment)
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
-        worker.since = moment.cut
+        worker.since = trainer_state.cut_of(found, view) or moment.cut
         log.info("generation %d goes on", trainer.generation)
     return worker

@@ -286,22 +286,3 @@ def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
         assert source.told == ["pause", "resume"]
         assert gate.status()["reading_paused"] is False
     assert [r.levelno for r in caplog.records] == [logging.ERROR, logging.WARNING]
-
-
-def test_no_position_is_committed_before_the_letters_behind_it_are_safe(tmp_path: Path) -> None:
-    place, source = Place(), Source()
-    with opened(place, tmp_path) as box:
-        gate = LetterGate(source, box)
-        gate.commit({"events[0]": 1})
-        gate.commit({"events[0]": 2})
-        place.slow.clear()
-        box.put(letter(2))
-        gate.commit({"events[0]": 3})  # the one before had no letter; this one waits for the letter
-        gate.commit({"events[0]": 4})
-        gate.commit({"events[0]": 5})
-        assert source.told == [{"events[0]": 1}, {"events[0]": 2}]
-        place.slow.set()
-        box.flush()
-        gate.commit({"events[0]": 6})
-        gate.commit({"events[0]": 7})
-        assert source.told == [{"events[0]": n} for n in (1, 2, 3, 6)]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import redis
 
-from driftgraph.app import trainer_state
+from driftgraph.app import trainer_state, worker_process
 from driftgraph.app import worker as worker_module
+from driftgraph.app.config import Settings
 from driftgraph.app.embedded import EmbeddedRedis, free_port
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
@@ -24,6 +25,7 @@ from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import U32, EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.mapped import Life
 from driftgraph.stream.window import Relation
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import (
@@ -408,6 +410,42 @@ def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) 
     trainer_state.restore(resumed, found, anew, anew.moment())
     assert resumed.first is not None
     assert len(resumed.first.item_rows) == 0
+
+
+def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStore, tmp_path: Path) -> None:
+    """Two fits; a window that went on from between them takes the first, a window filled anew the second."""
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "relations": {r.name: {"span": f"{r.span_ms}ms"} for r in RELATIONS},
+            "model": {"dim": 16, "device": "cpu"},
+        }
+    )
+
+    def opened(name: str, batch: EventBatch, history: tuple[Life, ...]) -> Worker:
+        graph = Heterograph.create(
+            tmp_path / name, RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=history
+        )
+        graph.apply(batch)
+        graph.expire(int(batch.time_ms.max()))
+        graphs.append(graph)
+        return worker_process._worker(settings, tmp_path / name, store)
+
+    graphs: list[Heterograph] = []
+    shop, half = batch_of(SHOP), batch_of(SHOP, 0, len(SHOP) // 2)
+    worker = opened("one", half, (Life("one"),))
+    worker.cycle(worker.graph.moment())
+    until = worker.graph.window.cut().next
+    grow(graphs[0], batch_of(SHOP, len(SHOP) // 2))
+    worker.cycle(worker.graph.moment())
+    assert worker.trainer.generation == 2
+
+    went_on = opened("two", half, (Life("one", until), Life("two")))
+    assert (went_on.trainer.generation, went_on.since.next) == (1, until)
+    anew = opened("three", half, (Life("three"),))
+    assert (anew.trainer.generation, anew.since) == (2, anew.graph.window.cut())
+    same = opened("four", shop, (Life("one"),))
+    assert (same.trainer.generation, same.since.next) == (2, worker.since.next)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:

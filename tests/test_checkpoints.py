@@ -1,0 +1,140 @@
+"""When a checkpoint is made, and that nothing waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from driftgraph.app.checkpoints import Checkpoints
+from driftgraph.snapshots.checkpoint import Checkpoint, CheckpointError
+from driftgraph.snapshots.window_checkpoint import Snapshot, WindowCheckpoints
+from driftgraph.stream.clock import ManualClock, WatermarkState
+from driftgraph.stream.dedupe import Deduplicator
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.source import Position
+from driftgraph.stream.window import Relation, StaleCut
+
+
+class Writer(WindowCheckpoints):
+    """Notes positions instead of writing; may be slow, or fail as told."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, GRAPH, "events 0/1")
+        self.wrote: list[Position] = []
+        self.may_end = threading.Event()
+        self.may_end.set()
+        self.fails: list[Exception] = []
+
+    def write(self, snapshot: Snapshot) -> Checkpoint:
+        self.may_end.wait(10)
+        if self.fails:
+            raise self.fails.pop()
+        self.wrote.append(snapshot.position)
+        return Checkpoint(Path(), len(self.wrote), {}, {})
+
+
+class Letters:
+    put_count = 0
+    safe_count = 0
+
+
+GRAPH = Heterograph.create(None, [Relation("click", 1_000, 8)], user_rows=8, item_rows=8)
+
+
+class Rig:
+    """A loop that has applied ``offset`` messages."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock, self.writer, self.letters = ManualClock(1_000_000), Writer(root), Letters()
+        self.checkpoints = Checkpoints(self.writer, [self.letters], 10_000, self.clock)
+        self.offset = 0
+
+    def snapshot(self) -> Snapshot:
+        position = {"events[0]": self.offset}
+        return Snapshot(GRAPH.moment(), position, WatermarkState(), Deduplicator(capacity=1).sets())
+
+    def loop(self) -> Position | None:
+        """One round, after which a thread that can end has ended."""
+        self.offset += 1
+        kept = self.checkpoints.tend(self.snapshot)
+        thread = self.checkpoints._thread
+        if thread is not None and self.writer.may_end.is_set():
+            thread.join(10)
+        return kept or self.checkpoints.tend(self.snapshot)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.writer.may_end.set()
+
+
+def test_one_is_made_when_it_is_due_and_its_position_is_told_once(rig: Rig) -> None:
+    assert [rig.loop() for _ in range(3)] == [None] * 3
+    rig.clock.advance(10_000)
+    assert [rig.loop() for _ in range(3)] == [{"events[0]": 4}, None, None]
+    rig.clock.advance(9_999)
+    assert [rig.loop() for _ in range(2)] == [None] * 2
+    rig.clock.advance(1)
+    assert [rig.loop() for _ in range(2)] == [{"events[0]": 9}, None]
+    assert rig.checkpoints.status() == {"number": 2, "time_ms": 1_020_000, "took_ms": 0, "failure": None}
+
+
+def test_a_slow_disk_delays_the_next_one_and_not_the_loop(rig: Rig) -> None:
+    rig.clock.advance(10_000)
+    rig.writer.may_end.clear()
+    rig.loop()
+    rig.clock.advance(100_000)
+    begin = time.monotonic()
+    assert [rig.loop() for _ in range(50)] == [None] * 50
+    assert time.monotonic() - begin < 5, "the writer waits ten"
+    assert threading.active_count() < 20, "one at a time"
+    rig.writer.may_end.set()
+    assert rig.checkpoints.finish(rig.snapshot) == {"events[0]": 51}
+    assert rig.writer.wrote == [{"events[0]": 1}, {"events[0]": 51}]
+
+
+def test_none_is_made_before_the_letters_in_front_of_it_are_safe(rig: Rig) -> None:
+    rig.letters.put_count = 3
+    rig.clock.advance(10_000)
+    assert [rig.loop() for _ in range(3)] == [None] * 3
+    rig.letters.put_count, rig.letters.safe_count = 5, 2
+    rig.loop()
+    assert rig.writer.wrote == []
+    rig.letters.safe_count = 3  # those after the snapshot need not be
+    rig.loop()
+    assert rig.writer.wrote == [{"events[0]": 1}]
+    assert rig.checkpoints.finish(rig.snapshot) is None
+    assert rig.writer.wrote == [{"events[0]": 1}], "no last one: two letters are not safe"
+
+
+def test_a_full_disk_is_said_once_and_tried_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        rig.clock.advance(10_000)
+        rig.writer.fails = [CheckpointError("cannot write checkpoint 1: No space left on device")]
+        rig.loop()
+    assert rig.checkpoints.status()["failure"] == "cannot write checkpoint 1: No space left on device"
+    rig.clock.advance(10_000)
+    rig.loop()
+    assert rig.checkpoints.status() == {"number": 1, "time_ms": 1_040_000, "took_ms": 0, "failure": None}
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
+
+
+def test_one_that_the_ring_has_left_is_made_again_at_once(rig: Rig) -> None:
+    rig.clock.advance(10_000)
+    rig.writer.fails = [StaleCut("overwritten")]
+    rig.loop()
+    rig.loop()
+    assert len(rig.writer.wrote) == 1
+    assert rig.checkpoints.status()["failure"] is None
+
+
+def test_a_clean_stop_makes_a_last_one(rig: Rig) -> None:
+    rig.loop()
+    assert rig.checkpoints.finish(rig.snapshot) == {"events[0]": 1}
