@@ -79,7 +79,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker)
         if found is not None and state is not None:
             window_checkpoint.restore(found, state, graph, ingest.dedupe)
-            progress.note(f"goes on from checkpoint {found.number}")
+            held = sum(graph.window.live_counts(graph.window.cut()).values())
+            progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
         start = None if state is None else state.position
         source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
         stack.callback(source.close)

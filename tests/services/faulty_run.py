@@ -1,0 +1,51 @@
+"""``driftgraph run`` with a fault built in: a script, so that the worker's process, too, is made of it.
+
+python faulty_run.py FAULT run -c CONFIG
+
+FAULT is ``no-worker`` (it trains nothing and publishes nothing), ``long-fit`` (a fit takes 30 s) or
+``slow-disk`` (an fsync takes 5 s).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from driftgraph.app import worker_process
+
+FAULT = sys.argv[1] if len(sys.argv) > 1 else ""
+FIT_S, FSYNC_S = 30.0, 5.0
+
+
+def no_worker(*args: Any) -> None:
+    args[-1].poll(None)  # until the updater closes its end
+
+
+def long_fit(*_: Any) -> None:
+    time.sleep(FIT_S)
+    raise SystemExit("the fit was to be still going on")
+
+
+def slow_fsync(descriptor: int) -> None:
+    time.sleep(FSYNC_S)
+    fsync(descriptor)
+
+
+fsync = os.fsync
+if FAULT == "no-worker":
+    worker_process.main = no_worker  # type: ignore[assignment]
+elif FAULT == "long-fit":
+    from driftgraph.model.trainer import Trainer
+
+    Trainer.fit = long_fit  # type: ignore[assignment]
+elif FAULT == "slow-disk":
+    worker_process.main = no_worker  # type: ignore[assignment]
+    os.fsync = slow_fsync
+
+if __name__ == "__main__":
+    from driftgraph.app.cli import main
+
+    del sys.argv[1]
+    main()

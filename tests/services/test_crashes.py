@@ -1,0 +1,209 @@
+"""Nothing lost, nothing twice, never stalled: real updaters on a real Kafka that are killed, stopped and slowed.
+
+What was produced is the ledger; what the windows hold, by name, has to be the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+
+from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.stream.clock import SystemClock
+from driftgraph.stream.heterograph import HeterographView
+from tests.kafka_brokers import event, produce
+from tests.services.conftest import RealKafka
+from tests.services.test_kafka import make_topic
+from tests.services.updaters import RunningUpdater, configured, until
+
+pytestmark = pytest.mark.services
+
+BEHAVIORS = ("click", "favorite", "purchase")
+SHARDS, PARTITIONS, FAULTS = 3, 6, 20
+PER_S = 400  # events, while the faults go on
+
+Ledger = Counter[tuple[str, str, str, int]]
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
+@pytest.fixture
+def topic(real_kafka: RealKafka) -> str:
+    name = f"crashes-{uuid4().hex[:8]}"
+    make_topic(real_kafka.address, name, PARTITIONS)
+    return name
+
+
+def held(folder: Path) -> Ledger:
+    """What the window in a data_dir holds: user, item, behavior, time."""
+    graph = HeterographView.attach(folder / "var/window")
+    found: Ledger = Counter()
+    moment = graph.moment()
+    for r, relation in enumerate(graph.window.relations):
+        events = graph.arrivals(r, moment.cut.first[r], moment.cut.next[r], moment)
+        users, items = events.users.to_list(), events.items.to_list()
+        assert not events.lost.any()
+        for user, item, time_ms in zip(events.user, events.item, events.time_ms.tolist(), strict=True):
+            found[users[user], items[item], relation.name, time_ms] += 1
+    return found
+
+
+class Shop(threading.Thread):
+    """Produces events until it is told to end, and keeps the ledger. No two are alike."""
+
+    def __init__(self, address: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self.ledger: Ledger = Counter()
+        self.end = threading.Event()
+        self._topic = topic
+        self._producer = Producer({"bootstrap.servers": address, "linger.ms": 5, "log_level": 0})
+        self._last_ms = 0
+
+    def run(self) -> None:
+        rng = random.Random(7)
+        while not self.end.wait(0.05):
+            for _ in range(PER_S // 20):
+                self._last_ms = max(self._last_ms + 1, SystemClock().now_ms())
+                user, item = f"u{rng.randrange(300)}", f"i{rng.randrange(200)}"
+                behavior = rng.choice(BEHAVIORS)
+                value = event(user, item, behavior, self._last_ms)
+                if rng.random() < 0.5:  # half of them have an id, and some of those come twice
+                    value = value.replace(b"{", b'{"event_id":"%d",' % self._last_ms, 1)
+                    if rng.random() < 0.1:
+                        self._producer.produce(self._topic, value, key=user)
+                self._producer.produce(self._topic, value, key=user)
+                self.ledger[user, item, behavior, self._last_ms] += 1
+            self._producer.poll(0)
+        assert self._producer.flush(30) == 0
+
+
+def shard_config(folder: Path, kafka: RealKafka, topic: str, redis_url: str, index: int, count: int) -> Path:
+    folder.mkdir()
+    name = f"shard{index}"
+    config = configured(folder, kafka=kafka.address, topic=topic, redis=redis_url, namespace=name)
+    text = config.read_text(encoding="utf-8")
+    text = text.replace(f'name = "{topic}"', f'name = "{topic}-{name}"')
+    text = text.replace("[relations.click]", f'shard = "{index}/{count}"\n[relations.click]')
+    config.write_text(text + '[checkpoint]\nevery = "1s"\n', encoding="utf-8")
+    return config
+
+
+def caught_up(updater: RunningUpdater) -> None:
+    updater.wait_for(
+        "it has read all", lambda s: s["state"] == "running" and s["lag"] and not sum(s["lag"].values()), 90
+    )
+
+
+def test_three_shards_that_are_killed_and_stopped_hold_what_was_produced(
+    real_kafka: RealKafka, topic: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Twenty faults at random: kill -9 and a new start, or kill -STOP and -CONT."""
+    configs = [
+        shard_config(tmp_path / f"shard{i}", real_kafka, topic, redis_url, i, SHARDS) for i in range(SHARDS)
+    ]
+    rng = random.Random(20_251)
+    shop = Shop(real_kafka.address, topic)
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(RunningUpdater(c, fault="no-worker")) for c in configs]
+        shop.start()
+        for updater in running:
+            updater.wait_for("it has a checkpoint", lambda s: s["checkpoint"]["number"] > 0)
+        kills = 0
+        for _ in range(FAULTS):
+            index = rng.randrange(SHARDS)
+            shop.end.wait(rng.uniform(0.0, 1.5))
+            if rng.random() < 0.6:
+                kills += 1
+                running[index].process.kill()
+                running[index].process.wait(10)
+                running[index] = stack.enter_context(RunningUpdater(configs[index], fault="no-worker"))
+            else:
+                running[index].process.send_signal(signal.SIGSTOP)
+                shop.end.wait(rng.uniform(0.1, 2.0))
+                running[index].process.send_signal(signal.SIGCONT)
+        shop.end.set()
+        shop.join(60)
+        for updater in running:
+            caught_up(updater)
+        windows = [held(config.parent) for config in configs]
+        assert sum(windows, Counter()) == shop.ledger, "nothing lost, nothing twice"
+        users = [{user for user, *_ in window} for window in windows]
+        assert sum(len(one) for one in users) == len(set[str]().union(*users)), "each user in one window"
+        assert all(windows)
+        went_on = sum(updater.output().count("goes on from checkpoint") for updater in running)
+        assert kills > 5
+        assert went_on >= kills // 2, "a start that is killed before it says so cannot be counted"
+
+
+def test_a_restart_goes_on_from_the_checkpoint_and_not_from_the_committed_offsets(
+    real_kafka: RealKafka, topic: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Someone moves the group's offsets; and of the newest checkpoint a byte is flipped: the one before is used."""
+    config = shard_config(tmp_path / "one", real_kafka, topic, redis_url, 0, 1)
+    now_ms = SystemClock().now_ms()
+
+    def act(first: int, stop: int) -> None:
+        produce(
+            real_kafka.address,
+            topic,
+            [{"value": event(f"u{n % 9}", f"i{n}", time_ms=now_ms + n), "key": f"u{n % 9}"} for n in range(first, stop)],
+        )
+
+    act(0, 50)
+    with RunningUpdater(config, fault="no-worker") as updater:
+        updater.wait_for("all are in", lambda s: s["events"]["applied"] == 50)
+        updater.wait_for("a checkpoint of them", lambda s: committed(real_kafka, s["position"], topic))
+        updater.wait_for("and one more", lambda s, n=updater.status()["checkpoint"]["number"]: s["checkpoint"]["number"] > n)
+        updater.process.kill()
+        updater.process.wait(10)
+    newest = max((tmp_path / "one/var/checkpoints").iterdir(), key=lambda path: int(path.name))
+    damaged = newest / "state.json"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    commit(real_kafka, topic, f"{topic}-shard0", 0)
+    act(50, 60)
+    with RunningUpdater(config, fault="no-worker") as again:
+        again.wait_for("the rest is in", lambda s: s["events"]["applied"] == 10)
+        assert again.status()["events"]["read"] == 10
+        assert len(held(config.parent)) == 60
+        assert f"checkpoint {newest} is damaged" in again.output()
+        assert f"goes on from checkpoint {int(newest.name) - 1}, with 50 events in the window" in again.output()
+
+
+def test_a_fit_of_half_a_minute_and_a_slow_disk_keep_no_event_waiting(
+    real_kafka: RealKafka, topic: str, redis_url: str, tmp_path: Path
+) -> None:
+    for fault in ("long-fit", "slow-disk"):
+        folder = tmp_path / fault
+        config = shard_config(folder, real_kafka, topic, redis_url, 0, 1)
+        shop = Shop(real_kafka.address, topic)
+        with RunningUpdater(config, fault=fault) as updater:
+            updater.wait_for("it runs", lambda s: s["state"] == "running")
+            shop.start()
+            if fault == "long-fit":
+                updater.wait_for("the worker trains", lambda s: s["worker"]["pid"])
+            else:
+                updater.wait_for("a checkpoint was slow", lambda s: s["checkpoint"]["took_ms"] or 0 > 5_000)
+            gaps = []
+            for _ in range(80):
+                shop.end.wait(0.1)
+                status = updater.status()
+                gaps.append(status["poll_gap_max_ms"])
+            shop.end.set()
+            shop.join(60)
+            caught_up(updater)
+            assert max(gaps) <= 1_000
