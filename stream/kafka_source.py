@@ -41,6 +41,11 @@ OURS: Final[Mapping[str, Property]] = {
     "allow.auto.create.topics": False,  # a misspelt topic is told, not made
 }
 
+UNLESS_GIVEN: Final[Mapping[str, Property]] = {
+    # a partition that is read again waits for the fetch under way, which waits this long where all is read
+    "fetch.wait.max.ms": 50,
+}
+
 # errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
 _FINAL: Final = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone; create it again or name another one",
@@ -233,6 +238,7 @@ class KafkaSource:
                     f"the Kafka property {key} must be {str(value).lower()}, got {client[key]}; remove it"
                 )
         return {
+            **UNLESS_GIVEN,
             **client,
             **ours,
             "error_cb": self._signals.on_error,

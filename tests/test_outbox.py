@@ -240,6 +240,8 @@ class Source:
 
     away = False
     caught_up = True
+    behind: Collection[int] = ()
+    lost: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self.told: list[object] = []
@@ -252,6 +254,9 @@ class Source:
 
     def lag(self) -> Mapping[str, int]:
         return {}
+
+    def hold(self, partitions: Collection[int]) -> None:
+        self.told.append(set(partitions))
 
     def pause(self) -> None:
         self.told.append("pause")
