@@ -68,14 +68,14 @@ def offset_after_loss(
     low, high = offsets
     part = part_of(*place)
     if offset < low:
-        what = f"{low - offset:,} events are gone (retention?)"
+        why = f"so {low - offset:,} events are gone (retention?)"
     else:
-        what = "it ends before (was the topic made anew, or cut by an unclean leader election?)"
-    found = f"{part} has offsets {low} to {high} now, the next to read is {offset}: {what}"
+        why = "so it ends before (was the topic made anew, or cut by an unclean leader election?)"
+    found = f"{part}@{offset}: the broker has offsets {low} to {high} there now, {why}"
     if policy == "fail":
         raise SourceError(
-            f"cannot go on reading {part}@{offset}: {found}; to go on without them set kafka.out_of_range to "
-            '"earliest" or "latest", and give the topic a retention longer than any downtime'
+            f'cannot go on reading {found}; to go on without them set kafka.out_of_range to "earliest" or '
+            '"latest", and give the topic a retention longer than any downtime'
         )
     going_on = low if policy == "earliest" else high
     lost = max(0, going_on - offset)
