@@ -101,6 +101,11 @@ class KafkaSettings(Section):
         description='Where the very first start reads from: "last span" (now minus the longest span, so that '
         'the window is full at once), "earliest", "latest", or a time before now such as "6h".',
     )
+    out_of_range: Literal["fail", "earliest", "latest"] = Field(
+        default="fail",
+        description='When the next event is no longer on the topic: "fail", or go on at its "earliest" or '
+        '"latest" event and count what is left out.',
+    )
     shard: Annotated[str, AfterValidator(_shard)] = Field(
         default="0/1",
         description='The share of the partitions this updater takes: "i/n" takes those with p mod n = i.',
@@ -226,6 +231,11 @@ class TimeSettings(Section):
     idle_timeout: PositiveDurationField = Field(
         default=Duration.parse("30s"),
         description="A partition silent for this long no longer holds time back.",
+    )
+    alignment: PositiveDurationField = Field(
+        default=Duration.parse("15m"),
+        description="A partition that runs ahead of the slowest by more is not read until that one has come "
+        "nearer; less than lateness, so that no order of catching up makes an event late.",
     )
     floor: AwareDatetime = Field(
         default="2005-01-01T00:00:00Z",  # type: ignore[assignment]  # validate_default parses it; the file shows it so

@@ -154,6 +154,7 @@ def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
         client=settings.kafka.librdkafka(),
         group_id=settings.name,
         shard=settings.kafka.shard_of(),
+        out_of_range=settings.kafka.out_of_range,
         start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
     )
 

@@ -26,6 +26,7 @@ from driftgraph.app.progress import Progress
 from driftgraph.app.worker_watch import WorkerProcess
 from driftgraph.snapshots.window_checkpoint import Snapshot
 from driftgraph.stream.clock import Clock
+from driftgraph.stream.events import Decoded
 from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.kafka_source import KafkaSource
 from driftgraph.stream.source import Position
@@ -62,7 +63,9 @@ class Updater:
         self.clock = clock
         self.progress = progress
         self._status_path = settings.data_dir / "status" / "updater.json"
-        self._started_ms = clock.now_ms()
+        self._alignment_ms = settings.time.alignment.ms
+        self._poll_ended_ms = self._started_ms = clock.now_ms()
+        self._poll_gap_max_ms = 0  # of those since the status was last written
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
         self._was_away = False
@@ -80,12 +83,13 @@ class Updater:
 
     def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            decoded = self.source.next_batch(POLL_S)
+            decoded = self._poll()
             if decoded is None:
                 break
             for _ in self.ingest.take(decoded):
                 pass
             self.gate.hold_back()
+            self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
             away = self.source.away or self.gate.closed  # what we do not read is not silent
             self.ingest.graph.expire(self.ingest.watermark.tick(away=away, caught_up=self.source.caught_up))
             self._tell_away()
@@ -94,6 +98,13 @@ class Updater:
             elif not stop.is_set():
                 self.worker.tend()
             self._housekeeping()
+
+    def _poll(self) -> Decoded | None:
+        gap_ms = self.clock.now_ms() - self._poll_ended_ms
+        self._poll_gap_max_ms = max(self._poll_gap_max_ms, gap_ms)
+        decoded = self.source.next_batch(POLL_S)
+        self._poll_ended_ms = self.clock.now_ms()
+        return decoded
 
     def _fill(self, read_count: int) -> None:
         """Say how far the start is; it is over when all that was in the topic then has been applied."""
@@ -150,6 +161,8 @@ class Updater:
             "time_ms": self.clock.now_ms(),
             "watermark_ms": self.ingest.watermark.value_ms,
             "lag": dict(self.source.lag()),
+            "lost": dict(self.source.lost),
+            "poll_gap_max_ms": self._poll_gap_max_ms,
             "position": dict(self.source.position()),
             "events": {
                 "read": counts.read,
@@ -172,6 +185,7 @@ class Updater:
             "worker": {"state": self.worker.state, "pid": self.worker.pid, "starts": self.worker.starts},
         }
         write_json(self._status_path, status)
+        self._poll_gap_max_ms = 0
 
     def _said(self, what: str) -> str:
         seconds = (self.clock.now_ms() - self._started_ms) / 1000

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -268,6 +268,7 @@ class Watermark:
         self._high_ms: I64 = np.zeros(0, np.int64)  # highest event time; 0 before the first event
         self._seen_ms: I64 = np.zeros(0, np.int64)  # wall time of the last event
         self._active: Mask = np.zeros(0, np.bool_)
+        self._held: Mask = np.zeros(0, np.bool_)  # by the last ``align``
         self._away_since_ms: int | None = None
         for partition, high_ms in (state.high_ms if state else {}).items():
             slot = self._slot(partition, active=True)
@@ -315,6 +316,22 @@ class Watermark:
         """Which of these times would be late now."""
         return time_ms < self.value_ms - self.rules.allowed_lateness_ms
 
+    def align(self, by_ms: int, behind: Collection[int]) -> frozenset[int]:
+        """Which partitions to read no further now, as they are ahead of the slowest by more than ``by_ms``.
+
+        The slowest is that of ``behind``, partitions with events to come, whose highest event time is lowest;
+        one that has shown no event yet is slower than any. An idle one does not count, so that nobody waits
+        for what does not come. One that is held stays so until it is ahead by half of that: each pause costs
+        another fetch. What is held is not silent and does not become idle.
+        """
+        slow = self._active & np.fromiter((p in behind for p in self._slot_of), np.bool_, len(self._slot_of))
+        if slow.any():
+            ahead_ms = self._high_ms - self._high_ms[slow].min()
+            self._held = ahead_ms > np.where(self._held, by_ms // 2, by_ms)
+        else:
+            self._held[:] = False
+        return frozenset(p for p, slot in self._slot_of.items() if self._held[slot])
+
     def tick(self, *, away: bool = False, caught_up: bool = False) -> int:
         """Let wall time pass; return the watermark. To be called also when no event comes.
 
@@ -330,6 +347,7 @@ class Watermark:
         if self._away_since_ms is not None:
             self._seen_ms += now_ms - self._away_since_ms
             self._away_since_ms = None
+        self._seen_ms[self._held] = now_ms
         timeout_ms = self.rules.idle_timeout_ms
         if timeout_ms is None or len(self._seen_ms) == 0:
             return self.value_ms
@@ -360,6 +378,7 @@ class Watermark:
             self._high_ms = np.append(self._high_ms, 0)
             self._seen_ms = np.append(self._seen_ms, self._clock.now_ms())
             self._active = np.append(self._active, active)
+            self._held = np.append(self._held, np.False_)
         return slot
 
     def _slots(self, partition: I32, count: int) -> I32:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -133,6 +133,20 @@ class HeldSource:
     def caught_up(self) -> bool:
         """Whether every event that the broker has was returned."""
         return not self._held and self._inner.caught_up
+
+    @property
+    def behind(self) -> Collection[int]:
+        """Those of the source; all of them while messages are held."""
+        return self.partitions if self._held else self._inner.behind
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Offsets left out, by part."""
+        return self._inner.lost
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch no more from exactly these until the next call."""
+        self._inner.hold(partitions)
 
     def lag(self) -> Mapping[str, int]:
         """Of the source, and what is held."""

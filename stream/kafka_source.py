@@ -1,6 +1,7 @@
 """Kafka as a source: partitions assigned, not subscribed; the position is the caller's.
 
     topic ──► librdkafka ──► [KafkaSource] ──► Rows ──► Decoder ──► Decoded
+                  └─ kafka_signals, kafka_offsets
 
 The state of a partition lives in this updater's window, so no group may move it (DESIGN section 7). The
 group id serves lag tools only: offsets are committed to it and never read back.
@@ -9,17 +10,18 @@ group id serves lag tools only: offsets are committed to it and never read back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.decode import Decoder, RowOrigin, Rows
 from driftgraph.stream.events import EMPTY, I32, I64, Decoded
+from driftgraph.stream.kafka_offsets import OutOfRange, Place, offset_after_loss, offsets_at, range_of
+from driftgraph.stream.kafka_signals import STATISTICS_EVERY_MS, KafkaSignals, part_of
 from driftgraph.stream.source import Position, SourceError
 from driftgraph.stream.start import Start, start_of
 
@@ -28,8 +30,6 @@ LOG = logging.getLogger("driftgraph.kafka")
 Property = str | int | float | bool
 
 TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
-STATISTICS_EVERY_MS: Final = 1_000
-_METADATA_TIMEOUT_S: Final = 10.0
 
 OURS: Final[Mapping[str, Property]] = {
     "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it
@@ -41,16 +41,20 @@ OURS: Final[Mapping[str, Property]] = {
     "allow.auto.create.topics": False,  # a misspelt topic is told, not made
 }
 
+UNLESS_GIVEN: Final[Mapping[str, Property]] = {
+    # a partition that is read again waits for the fetch under way, which waits this long where all is read
+    "fetch.wait.max.ms": 50,
+}
+
 # errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
 _FINAL: Final = {
-    KafkaError._AUTO_OFFSET_RESET: "the broker no longer has the next event (retention?); start anew",
-    KafkaError.OFFSET_OUT_OF_RANGE: "the broker no longer has the next event (retention?); start anew",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone; create it again or name another one",
     KafkaError._UNKNOWN_TOPIC: "the topic is gone; create it again or name another one",
     KafkaError._UNKNOWN_PARTITION: "the partition is gone; was the topic made anew?",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read the topic; ask for READ on it",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; ask for READ on it",
 }
+_OUT_OF_RANGE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +66,19 @@ class KafkaOptions:
     group_id: str = "driftgraph"
     shard: tuple[int, int] = (0, 1)  # (i, n): partitions p with p mod n = i
     start: Start | str = "earliest"  # of the very first start: also ts=… and last=1h
+    out_of_range: OutOfRange = "fail"  # what to do when the next event is gone
     batch_max: int = 10_000  # messages of one read: some MB, a few ms to decode
     connect_timeout_s: float = 10.0
     new_partitions_every_s: float = 60.0
-
-
-class _Broker(msgspec.Struct):
-    nodeid: int
-    state: str
-
-
-class _Topic(msgspec.Struct):
-    partitions: dict[str, msgspec.Raw]
-
-
-class _Statistics(msgspec.Struct):
-    brokers: dict[str, _Broker]
-    topics: dict[str, _Topic]
-
-
-_statistics = msgspec.json.Decoder(_Statistics)
 
 
 class KafkaSource:
     """Reads topics, or shard ``i/n`` of their partitions.
 
     Always true: ``position`` has every assigned partition, as ``topic[partition]`` → the next offset;
-    nothing is committed but by ``commit``; the numbers in ``EventBatch.partition`` are the partitions of the
-    first topic, and ``k * TOPIC_STRIDE`` more for the k-th next.
+    nothing is committed but by ``commit``; no event is left out but those that ``lost`` counts; the numbers
+    in ``EventBatch.partition`` are the partitions of the first topic, and ``k * TOPIC_STRIDE`` more for the
+    k-th next.
     """
 
     def __init__(
@@ -98,14 +87,14 @@ class KafkaSource:
         self._options = options
         self._decoder = decoder
         self._servers = str(options.client.get("bootstrap.servers", ""))
-        self._last_error = ""
-        self._away = False
+        self._signals = KafkaSignals(options.topics)
         self._paused = False
+        self._held: frozenset[str] = frozenset()  # paused on their own, whatever ``_paused`` says
         self._closed = False
         self._at_end: set[str] = set()
-        self._partition_counts: dict[str, int] = {}  # by topic, of the newest statistics
         self._next: dict[str, int] = {}  # part → next offset
-        self._place_of: dict[str, tuple[str, int]] = {}  # part → topic, partition
+        self._place_of: dict[str, Place] = {}  # part → topic, partition
+        self._lost: dict[str, int] = {}
         self._consumer: Consumer = _connected(self._properties())
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
@@ -146,27 +135,53 @@ class KafkaSource:
     @property
     def partitions(self) -> tuple[int, ...]:
         """The assigned partitions by their numbers in ``EventBatch.partition``, for ``Watermark.assign``."""
-        places = (self._place_of[part] for part in self._next)
-        return tuple(self._options.topics.index(topic) * TOPIC_STRIDE + p for topic, p in places)
+        return tuple(map(self._number, self._next))
 
     @property
     def away(self) -> bool:
         """Whether no broker can be reached. Follows the truth by about a second."""
-        return self._away
+        return self._signals.away
 
     @property
     def caught_up(self) -> bool:
         """Whether the broker answers and the end of every partition was seen after its last event.
 
-        A paused source cannot know, and says no.
+        A source that is paused or holds partitions cannot know, and says no.
         """
-        return not (self._away or self._paused) and len(self._at_end) == len(self._next)
+        reading = not (self.away or self._paused or self._held)
+        return reading and len(self._at_end) == len(self._next)
+
+    @property
+    def behind(self) -> Collection[int]:
+        """Partitions, by their numbers, that have not come to where they ended a second or two ago.
+
+        One whose end is not known yet is among them. Under a steady load none is: an end is not seen then,
+        as more comes before it is told.
+        """
+        ends = self._signals.ends_before
+        return [
+            self._number(part)
+            for part, offset in self._next.items()
+            if part not in self._at_end and (part not in ends or offset < ends[part])
+        ]
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Offsets left out by ``out_of_range`` since the start, by part."""
+        return dict(self._lost)
 
     def lag(self) -> Mapping[str, int]:
-        """Offsets between the position and the end; a partition whose end is not known yet is left out."""
+        """Offsets between the position and the end of what is committed, by statistics of the last second.
+
+        Asks no broker. A partition whose end is not known yet is left out; the end of a paused one stands
+        still.
+        """
         lags: dict[str, int] = {}
         for part, offset in self._next.items():
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(*self._place_of[part]), cached=True)
+            end = offset if part in self._at_end else self._signals.ends.get(part, -1)
+            if end < 0:  # no statistics since its first answer
+                place = TopicPartition(*self._place_of[part])
+                _, end = self._consumer.get_watermark_offsets(place, cached=True)
             if end >= 0:
                 lags[part] = max(0, end - offset)
         return lags
@@ -177,9 +192,20 @@ class KafkaSource:
         self._consumer.pause(self._assignment())
 
     def resume(self) -> None:
-        """Fetch again."""
+        """Fetch again, but for the partitions that are held."""
         self._paused = False
-        self._consumer.resume(self._assignment())
+        self._consumer.resume(self._assignment(set(self._next) - self._held))
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch no more from exactly these, by their numbers, until the next call; the others go on."""
+        wanted = set(partitions)
+        held = frozenset(part for part in self._next if self._number(part) in wanted)
+        added, freed = held - self._held, self._held - held
+        self._held = held
+        if added and not self._paused:
+            self._consumer.pause(self._assignment(added))
+        if freed and not self._paused:
+            self._consumer.resume(self._assignment(freed))
 
     def commit(self, position: Position) -> None:
         """Send a position to the group for lag tools. Does not wait, and a failure is only logged."""
@@ -212,11 +238,12 @@ class KafkaSource:
                     f"the Kafka property {key} must be {str(value).lower()}, got {client[key]}; remove it"
                 )
         return {
+            **UNLESS_GIVEN,
             **client,
             **ours,
-            "error_cb": self._on_error,
-            "stats_cb": self._on_statistics,
-            "on_commit": _on_commit,
+            "error_cb": self._signals.on_error,
+            "stats_cb": self._signals.on_statistics,
+            "on_commit": self._signals.on_commit,
         }
 
     def _connect(self, position: Position | None, first: Start) -> None:
@@ -225,12 +252,12 @@ class KafkaSource:
             topics = self._consumer.list_topics(timeout=self._options.connect_timeout_s).topics
         except KafkaException as error:
             self._consumer.poll(0)  # lets the callback tell the cause
-            why = self._last_error or error.args[0].str()
+            why, advice = self._signals.why_unreachable(error.args[0].str())
             raise SourceError(
                 f"cannot reach Kafka at {self._servers} within {self._options.connect_timeout_s:g} s "
-                f"({why}); check the address, and that the broker runs"
+                f"({why}); {advice}"
             ) from error
-        parts: list[tuple[str, int]] = []
+        parts: list[Place] = []
         for topic in self._options.topics:
             found = topics.get(topic)
             if found is None or found.error is not None or not found.partitions:
@@ -238,51 +265,36 @@ class KafkaSource:
                 raise SourceError(
                     f"Kafka at {self._servers} has no topic {topic!r}{why}; create it or name another one"
                 )
-            self._partition_counts[topic] = len(found.partitions)
+            self._signals.partition_counts[topic] = len(found.partitions)
             parts += [(topic, p) for p in sorted(found.partitions) if self._is_mine(p)]
         if not parts:
             index, count = self._options.shard
             LOG.warning("shard %d/%d has no partition of %s", index, count, ", ".join(self._options.topics))
         known = position or {}
         for place in parts:
-            self._place_of[_part(*place)] = place
-        missing = [place for place in parts if _part(*place) not in known]
+            self._place_of[part_of(*place)] = place
+        missing = [place for place in parts if part_of(*place) not in known]
         # a partition that a checkpoint does not know was added since: all of it is new
-        begins = self._offsets_at(missing, first if position is None else "earliest")
-        self._next = {_part(*place): known.get(_part(*place), begins.get(place, 0)) for place in parts}
+        begins = offsets_at(self._consumer, missing, first if position is None else "earliest")
+        self._next = {part_of(*place): known.get(part_of(*place), begins.get(place, 0)) for place in parts}
         self._assign()
-
-    def _offsets_at(self, places: Sequence[tuple[str, int]], start: Start) -> dict[tuple[str, int], int]:
-        if not places:
-            return {}
-        try:
-            if isinstance(start, int):
-                asked = [TopicPartition(topic, partition, start) for topic, partition in places]
-                answers = self._consumer.offsets_for_times(asked, timeout=_METADATA_TIMEOUT_S)
-                found = {(a.topic, a.partition): a.offset for a in answers}
-                late = [place for place in places if found[place] < 0]  # nothing as new as that: at the end
-                return found | self._offsets_at(late, "latest")
-            ends = {
-                place: self._consumer.get_watermark_offsets(
-                    TopicPartition(*place), timeout=_METADATA_TIMEOUT_S
-                )
-                for place in places
-            }
-        except KafkaException as error:
-            raise SourceError(
-                f"Kafka at {self._servers} did not tell where {', '.join(self._options.topics)} begins "
-                f"({error.args[0].str()}); try again"
-            ) from error
-        return {place: low if start == "earliest" else high for place, (low, high) in ends.items()}
 
     def _assign(self) -> None:
         self._at_end.clear()
         self._consumer.assign(self._assignment())
-        if self._paused:
-            self._consumer.pause(self._assignment())
+        still = set(self._next) if self._paused else self._held
+        if still:
+            self._consumer.pause(self._assignment(still))
 
-    def _assignment(self) -> list[TopicPartition]:
-        return [TopicPartition(*self._place_of[part], offset) for part, offset in self._next.items()]
+    def _assignment(self, parts: Collection[str] | None = None) -> list[TopicPartition]:
+        return [
+            TopicPartition(*self._place_of[part], self._next[part])
+            for part in (self._next if parts is None else parts)
+        ]
+
+    def _number(self, part: str) -> int:
+        topic, partition = self._place_of[part]
+        return self._options.topics.index(topic) * TOPIC_STRIDE + partition
 
     def _is_mine(self, partition: int) -> bool:
         index, count = self._options.shard
@@ -292,15 +304,15 @@ class KafkaSource:
         """Assign partitions that statistics have shown since; each from its first event on."""
         new = [
             (topic, partition)
-            for topic, count in self._partition_counts.items()
+            for topic, count in self._signals.partition_counts.items()
             for partition in range(count)
-            if self._is_mine(partition) and _part(topic, partition) not in self._next
+            if self._is_mine(partition) and part_of(topic, partition) not in self._next
         ]
         if new:
             for place in new:
-                self._place_of[_part(*place)] = place
-                self._next[_part(*place)] = 0
-            LOG.info("found %s", ", ".join(_part(*place) for place in new))
+                self._place_of[part_of(*place)] = place
+                self._next[part_of(*place)] = 0
+            LOG.info("found %s", ", ".join(part_of(*place) for place in new))
             self._assign()
 
     def _topic_numbers(self, messages: Sequence[Message]) -> I32:
@@ -315,7 +327,7 @@ class KafkaSource:
         number = topic_number.astype(np.int64) * TOPIC_STRIDE + partition
         distinct, last = np.unique(number[::-1], return_index=True)
         for value, back in zip(distinct.tolist(), last.tolist(), strict=True):
-            part = _part(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
+            part = part_of(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
             self._next[part] = int(offset[len(messages) - 1 - back]) + 1
             self._at_end.discard(part)
 
@@ -325,12 +337,14 @@ class KafkaSource:
             error = message.error()
             if error is None:
                 continue
-            part = _part(str(message.topic()), message.partition() or 0)
+            part = part_of(str(message.topic()), message.partition() or 0)
             if error.code() == KafkaError._PARTITION_EOF:
                 end = message.offset()
                 if part in self._next and end is not None and end >= self._next[part]:
                     self._next[part] = end  # past the markers of transactions
                     self._at_end.add(part)
+            elif error.code() in _OUT_OF_RANGE and part in self._next:
+                self._go_on_after_loss(part)
             else:
                 self._raise_if_final(error, f"{part}@{self._next.get(part, -1)}")
 
@@ -340,19 +354,16 @@ class KafkaSource:
             raise SourceError(f"cannot go on reading {where}: {what or error.str()}")
         LOG.debug("Kafka at %s: %s", where, error.str())
 
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._away = True
-        else:  # the cause
-            self._last_error = error.str()
-
-    def _on_statistics(self, text: str) -> None:
-        statistics = _statistics.decode(text)
-        self._away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
-        for topic in self._options.topics:
-            if topic in statistics.topics:
-                numbers = map(int, statistics.topics[topic].partitions)
-                self._partition_counts[topic] = max(self._partition_counts[topic], max(numbers) + 1)
+    def _go_on_after_loss(self, part: str) -> None:
+        """The next event of a partition is gone. Asks the broker, which has just answered."""
+        offsets = range_of(self._consumer, self._place_of[part])
+        if not offsets[0] <= self._next[part] <= offsets[1]:  # else it was told twice
+            self._next[part], lost, said = offset_after_loss(
+                self._place_of[part], self._next[part], offsets, self._options.out_of_range
+            )
+            self._lost[part] = self._lost.get(part, 0) + lost
+            LOG.error("%s", said)
+        self._assign()
 
 
 def _connected(properties: dict[str, Any]) -> Consumer:
@@ -363,21 +374,12 @@ def _connected(properties: dict[str, Any]) -> Consumer:
         raise SourceError(f"Kafka refuses its configuration: {detail}; check kafka.options") from error
 
 
-def _on_commit(error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:
-    if error is not None:
-        LOG.warning("offsets for lag tools could not be committed: %s", error.str())
-
-
-def _part(topic: str, partition: int) -> str:
-    return f"{topic}[{partition}]"
-
-
 def _origin_of(message: Message) -> RowOrigin:
     kind, timestamp_ms = message.timestamp()
     headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
     key = message.key()
     return RowOrigin(
-        origin=f"{_part(str(message.topic()), message.partition() or 0)}@{message.offset()}",
+        origin=f"{part_of(str(message.topic()), message.partition() or 0)}@{message.offset()}",
         key=key.encode() if isinstance(key, str) else key,
         headers=tuple((name, _bytes(value)) for name, value in headers),
         timestamp_ms=timestamp_ms if kind else None,

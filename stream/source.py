@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
@@ -64,6 +64,20 @@ class LiveSource(Source, Protocol):
 
     def lag(self) -> Mapping[str, int]:
         """Events not yet returned, by part; a part whose end is not known yet is left out."""
+        ...
+
+    @property
+    def behind(self) -> Collection[int]:
+        """Partitions with events to come, by their numbers in ``EventBatch.partition``."""
+        ...
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Events that were gone before they could be read, by part."""
+        ...
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch no more from exactly these until the next call; ``pause`` is beside it, and either holds."""
         ...
 
     def pause(self) -> None:

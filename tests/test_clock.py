@@ -329,3 +329,79 @@ def test_the_watermark_agrees_with_the_plainest_one_however_batched(
         value = max(value, min(high.values()) - bound_ms)
         expected.append((late, value))
     assert (judged, watermark.value_ms) == (expected, value)
+
+
+# Partitions that run ahead
+
+
+def two_partitions() -> tuple[Watermark, ManualClock]:
+    clock = ManualClock(NOW_MS)
+    watermark = Watermark(RULES, clock)
+    watermark.assign([0, 1])
+    return watermark, clock
+
+
+def test_a_partition_that_runs_ahead_is_held_until_the_slowest_has_come_half_as_near() -> None:
+    watermark, _ = two_partitions()
+    see(watermark, NOW_MS, partition=1)
+    for time_ms, held in ((NOW_MS + 10_000, set()), (NOW_MS + 10_001, {0})):
+        see(watermark, time_ms, partition=0)
+        assert watermark.align(10_000, [0, 1]) == held
+    for time_ms, held in ((NOW_MS + 5_000, {0}), (NOW_MS + 5_001, set()), (NOW_MS + 5_002, set())):
+        see(watermark, time_ms, partition=1)
+        assert watermark.align(10_000, [0, 1]) == held, "a pause must not flicker"
+
+
+def test_one_that_has_shown_no_event_yet_is_the_slowest_and_is_never_held() -> None:
+    watermark, _ = two_partitions()
+    assert watermark.align(10_000, [0, 1]) == set()
+    see(watermark, NOW_MS, partition=0)
+    assert watermark.align(10_000, [0, 1]) == {0}
+
+
+def test_nobody_waits_for_a_partition_at_its_end_or_for_an_idle_one() -> None:
+    watermark, clock = two_partitions()
+    see(watermark, NOW_MS, partition=1)
+    see(watermark, NOW_MS + 60_000, partition=0)
+    assert watermark.align(10_000, [0, 1]) == {0}
+    assert watermark.align(10_000, [0]) == set(), "1 has come to its end"
+    assert watermark.align(10_000, [0, 1]) == {0}
+    clock.advance(60_000)
+    watermark.tick()
+    assert watermark.align(10_000, [0, 1]) == set(), "1 is idle: its broker may be away for hours"
+    see(watermark, NOW_MS + 1, partition=1)
+    assert watermark.align(10_000, [0, 1]) == {0}, "it is back"
+
+
+def test_what_is_held_is_not_silent() -> None:
+    """Held for minutes, then free: it still holds time back for the events that we kept from coming."""
+    watermark, clock = two_partitions()
+    watermark.assign([2])
+    see(watermark, NOW_MS + 20_000, partition=0)
+    see(watermark, NOW_MS + 60_000, partition=1)
+    for second in range(120):
+        clock.advance(1_000)
+        see(watermark, NOW_MS + second, partition=2)
+        assert watermark.align(10_000, [0, 1, 2]) == {0, 1}
+        watermark.tick()
+    assert watermark.align(10_000, [0, 1]) == {1}, "2 has come to its end"
+    clock.advance(59_000)
+    see(watermark, NOW_MS + 90_000, partition=2)
+    watermark.tick()
+    assert watermark.value_ms == NOW_MS + 19_000
+
+
+@given(st.data())
+def test_alignment_never_stands_still(data: st.DataObject) -> None:
+    """Whatever has come and whoever is behind: one who is behind is free, if there is one."""
+    clock = ManualClock(NOW_MS)
+    watermark = Watermark(RULES, clock)
+    watermark.assign(range(4))
+    for _ in range(data.draw(st.integers(1, 12))):
+        clock.advance(data.draw(st.integers(0, 70_000)))
+        watermark.tick(away=data.draw(st.booleans()))
+        partition = data.draw(st.integers(0, 3))
+        see(watermark, NOW_MS + data.draw(st.integers(-100_000, 100_000)), partition=partition)
+        behind = data.draw(st.sets(st.integers(0, 3)))
+        held = watermark.align(data.draw(st.integers(0, 50_000)), behind)
+        assert not behind or not behind <= held

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,7 +208,7 @@ def test_a_topic_that_is_not_there_is_told_and_not_made(kafka: str) -> None:
 def test_an_offset_that_is_gone_is_told_and_never_jumped(kafka: str) -> None:
     fill(kafka, 4)
     source = source_of(kafka, position={f"events[{p}]": 99 for p in range(4)})
-    with pytest.raises(SourceError, match=r"cannot go on reading events\[\d\]@99: .*no longer has"):
+    with pytest.raises(SourceError, match=r"cannot go on reading events\[\d\]@99: .*has offsets 0 to 1 now"):
         read_count(source, 1)
     source.close()
 
@@ -246,3 +248,65 @@ def test_where_a_start_begins() -> None:
     for wrong in ("yesterday", "ts=2026-07-02", "last=soon", "", "ts=", "first=1h"):
         with pytest.raises(SourceError, match=f"cannot start at '{wrong}'"):
             start_of(wrong, NOW_MS)
+
+
+# --- partitions held back -----------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_held_and_paused_at_random_comes_once_and_in_order(kafka: str, seed: int) -> None:
+    """A pause drops what librdkafka has prefetched of a partition; reading goes on at our position."""
+    count, rng = 4_000, random.Random(seed)
+    fill(kafka, count)
+    source = source_of(kafka, batch_max=97)
+    seen: list[list[str]] = [[], [], [], []]
+    held: set[int] = set()
+    paused = False
+    end = time.monotonic() + 60
+    while sum(map(len, seen)) < count:
+        assert time.monotonic() < end, f"{sum(map(len, seen))} of {count} came"
+        part = source.next_batch(0.02)
+        assert part is not None
+        for user, _, _, _, partition, *_ in events_of(part.batch):
+            assert not paused, "it came from a paused source"
+            assert partition not in held, "it came from a partition that is held"
+            seen[partition].append(user)
+        if rng.random() < 0.3:
+            held = {p for p in range(4) if rng.random() < 0.4}
+            source.hold(held)
+        if rng.random() < 0.3:
+            paused = not paused and rng.random() < 0.5
+            (source.pause if paused else source.resume)()
+    assert seen == [[f"u{n}" for n in range(p, count, 4)] for p in range(4)]
+    source.close()
+
+
+def test_a_source_that_holds_a_partition_cannot_say_that_it_has_caught_up(kafka: str) -> None:
+    fill(kafka, 8)
+    source = source_of(kafka)
+    read_until(source, lambda _: source.caught_up)
+    source.hold([1])
+    assert not source.caught_up
+    fill(kafka, 4)
+    assert sorted(users_of(read_count(source, 3))) == ["u0", "u2", "u3"]
+    source.hold([])
+    assert users_of(read_count(source, 1)) == ["u1"]
+    source.close()
+
+
+def test_a_partition_is_behind_until_it_has_come_to_where_it_ended(kafka: str) -> None:
+    fill(kafka, 8)
+    source = source_of(kafka, batch_max=1)
+    assert set(source.behind) == {0, 1, 2, 3}, "no end is known"
+    read_until(source, lambda _: source.caught_up)
+    assert set(source.behind) == set()
+    read_until(source, lambda _: len(source._signals.ends_before) == 4)
+    produce(kafka, "events", [{"value": event(f"u{n}"), "partition": 3} for n in range(3)])
+    read_count(source, 1)
+    assert set(source.behind) == set(), "it has passed the end of a second ago"
+    source.pause()
+    read_until(source, lambda _: set(source.behind) == {3})
+    source.resume()
+    read_count(source, 2)
+    assert set(source.behind) == set()
+    source.close()

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +240,8 @@ class Source:
 
     away = False
     caught_up = True
+    behind: Collection[int] = ()
+    lost: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self.told: list[object] = []
@@ -252,6 +254,9 @@ class Source:
 
     def lag(self) -> Mapping[str, int]:
         return {}
+
+    def hold(self, partitions: Collection[int]) -> None:
+        self.told.append(set(partitions))
 
     def pause(self) -> None:
         self.told.append("pause")

@@ -1,0 +1,88 @@
+"""Which offsets a partition has: where a first start begins, and where to go on when the next event is gone.
+
+start, out_of_range ──► [offsets_at, offset_after_loss] ──► KafkaSource.position
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from driftgraph.stream.kafka_signals import part_of
+from driftgraph.stream.source import SourceError
+from driftgraph.stream.start import Start
+
+OutOfRange = Literal["fail", "earliest", "latest"]
+Place = tuple[str, int]  # topic, partition
+
+_ANSWER_TIMEOUT_S: Final = 10.0
+
+
+def offsets_at(consumer: Consumer, places: Sequence[Place], start: Start) -> dict[Place, int]:
+    """The first offset at or after ``start``; the end of a partition that has nothing as new as that.
+
+    Raises:
+        SourceError: If the brokers do not tell.
+    """
+    if not places:
+        return {}
+    if not isinstance(start, int):
+        ranges = {place: range_of(consumer, place) for place in places}
+        return {place: low if start == "earliest" else high for place, (low, high) in ranges.items()}
+    asked = [TopicPartition(topic, partition, start) for topic, partition in places]
+    try:
+        answers = consumer.offsets_for_times(asked, timeout=_ANSWER_TIMEOUT_S)
+    except KafkaException as error:
+        raise _not_told(places[0], error) from error
+    found = {(a.topic, a.partition): a.offset for a in answers}
+    late = [place for place in places if found[place] < 0]
+    return found | offsets_at(consumer, late, "latest")
+
+
+def range_of(consumer: Consumer, place: Place) -> tuple[int, int]:
+    """The first offset that a partition has, and the one after its last.
+
+    Raises:
+        SourceError: If the brokers do not tell.
+    """
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ANSWER_TIMEOUT_S)
+    except KafkaException as error:
+        raise _not_told(place, error) from error
+    return low, high
+
+
+def offset_after_loss(
+    place: Place, offset: int, offsets: tuple[int, int], policy: OutOfRange
+) -> tuple[int, int, str]:
+    """Where to go on when a partition has no event at ``offset``, which is outside of ``offsets``.
+
+    Returns:
+        (the next offset, how many offsets are left out for ever, a sentence that says so).
+
+    Raises:
+        SourceError: If the policy is to fail.
+    """
+    low, high = offsets
+    part = part_of(*place)
+    if offset < low:
+        why = f"so {low - offset:,} events are gone (retention?)"
+    else:
+        why = "so it ends before (was the topic made anew, or cut by an unclean leader election?)"
+    found = f"{part}@{offset}: the broker has offsets {low} to {high} there now, {why}"
+    if policy == "fail":
+        raise SourceError(
+            f'cannot go on reading {found}; to go on without them set kafka.out_of_range to "earliest" or '
+            '"latest", and give the topic a retention longer than any downtime'
+        )
+    going_on = low if policy == "earliest" else high
+    lost = max(0, going_on - offset)
+    return going_on, lost, f"{found}; {lost:,} are left out, going on at {going_on} ({policy})"
+
+
+def _not_told(place: Place, error: KafkaException) -> SourceError:
+    return SourceError(
+        f"Kafka did not tell which offsets {part_of(*place)} has ({error.args[0].str()}); try again"
+    )

@@ -1,0 +1,107 @@
+"""What librdkafka tells beside messages: whether brokers answer, how many partitions, where each one ends.
+
+librdkafka's callbacks, once a second ──► [KafkaSignals] ──► KafkaSource: away, lag, new partitions
+
+All of it comes while the consumer is polled and is read without asking a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from confluent_kafka import KafkaError, TopicPartition
+
+LOG = logging.getLogger("driftgraph.kafka")
+
+STATISTICS_EVERY_MS: Final = 1_000
+
+# what to look at when no broker can be used; librdkafka tries again whatever it is
+_ADVICE: Final = {
+    KafkaError._AUTHENTICATION: "check the sasl properties in kafka.options and kafka.secrets",
+    KafkaError._SSL: "check security.protocol and ssl.ca.location in kafka.options",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "ask for DESCRIBE and READ on the topic",
+}
+
+
+def part_of(topic: str, partition: int) -> str:
+    """A partition as positions name it."""
+    return f"{topic}[{partition}]"
+
+
+class _Broker(msgspec.Struct):
+    nodeid: int
+    state: str
+
+
+class _Partition(msgspec.Struct):
+    ls_offset: int  # the last stable offset: what read_committed can see; negative before the first fetch
+
+
+class _Topic(msgspec.Struct):
+    partitions: dict[str, _Partition]
+
+
+class _Statistics(msgspec.Struct):
+    brokers: dict[str, _Broker]
+    topics: dict[str, _Topic]
+
+
+_statistics = msgspec.json.Decoder(_Statistics)
+
+
+class KafkaSignals:
+    """The newest that librdkafka told.
+
+    Always true: ``ends`` are those of the newest statistics and ``ends_before`` those of the statistics
+    before them; both have a partition only once its end is known.
+    """
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self.away = False  # no broker can be reached
+        self.partition_counts: dict[str, int] = {}  # by topic
+        self.ends: Mapping[str, int] = {}  # part → last stable offset
+        self.ends_before: Mapping[str, int] = {}
+        self._topics = topics
+        self._last_error: KafkaError | None = None
+        self._commit_error: int | None = None
+
+    def on_error(self, error: KafkaError) -> None:
+        """An error that concerns no single partition."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.away = True
+        elif self._last_error is None or error.code() in _ADVICE or self._last_error.code() not in _ADVICE:
+            self._last_error = error  # the cause, and not the closed connection that follows it
+
+    def on_statistics(self, text: str) -> None:
+        """Statistics of the last second, as JSON."""
+        statistics = _statistics.decode(text)
+        self.away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
+        ends = dict(self.ends)
+        for topic in self._topics:
+            partitions = statistics.topics[topic].partitions if topic in statistics.topics else {}
+            for name, partition in partitions.items():
+                number = int(name)  # -1 holds messages without a partition
+                self.partition_counts[topic] = max(self.partition_counts.get(topic, 0), number + 1)
+                if partition.ls_offset >= 0:
+                    ends[part_of(topic, number)] = partition.ls_offset
+        self.ends_before, self.ends = self.ends, ends
+
+    def on_commit(self, error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:
+        """Offsets for lag tools; a failure costs nothing else and is told once."""
+        code = None if error is None else error.code()
+        if error is not None and code != self._commit_error:
+            LOG.warning(
+                "offsets for lag tools are not committed: %s; does a consumer subscribe with our group.id?",
+                error.str(),
+            )
+        self._commit_error = code
+
+    def why_unreachable(self, otherwise: str) -> tuple[str, str]:
+        """The cause that was told last, or ``otherwise``, and what to look at."""
+        error = self._last_error
+        if error is None:
+            return otherwise, "check the address, and that the broker runs"
+        return error.str(), _ADVICE.get(error.code(), "check the address, and that the broker runs")
