@@ -27,7 +27,7 @@ from driftgraph.stream.clock import Clock
 from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.kafka_source import KafkaSource
 
-POLL_S = 0.1  # an event waits at most this long for others to share its batch
+POLL_S = 0.02  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
 COMMIT_EVERY_MS = 1_000
 
