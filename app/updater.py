@@ -31,7 +31,7 @@ from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.kafka_source import KafkaSource
 from driftgraph.stream.source import Position
 
-POLL_S = 0.1  # an event waits at most this long for others to share its batch
+POLL_S = 0.02  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
 
 log = logging.getLogger(__name__)

@@ -287,6 +287,69 @@ def _message(  # noqa: PLR0911  one for each fault
 
 
 @_jit
+def _places(data: Any, spans: Any, places: Any) -> int:
+    """Where the values of an understood message stand, in the order of the bytes; returns how many there are.
+
+    ``places[k]`` is (field, start, stop, whether it is a text). An empty text, null and an absent field are
+    part of what stands between the values.
+    """
+    count = 0
+    for field in range(len(spans)):
+        start, stop = spans[field, 0], spans[field, 1]
+        if start == stop:
+            continue
+        k = count
+        while k > 0 and places[k - 1, 1] > start:
+            places[k] = places[k - 1]
+            k -= 1
+        places[k, 0], places[k, 1], places[k, 2] = field, start, stop
+        places[k, 3] = data[start - 1] == _QUOTE
+        count += 1
+    return count
+
+
+@_jit
+def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int:
+    """To after the same bytes as the model's, or -1. Compares all of them: that goes by vector."""
+    count = model_stop - model
+    if stop - at < count:
+        return -1
+    these, those, different = data[at : at + count], data[model:model_stop], np.uint8(0)
+    for i in range(count):
+        different |= these[i] ^ those[i]
+    return at + count if different == 0 else -1
+
+
+@_jit
+def _like(
+    data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, float_field: int,
+    ascii_only: bool, spans: Any,
+) -> bool:  # fmt: skip
+    """Fill ``spans`` of a message that differs from an understood one in its values only; whether it does.
+
+    One producer writes its messages alike, so this is the usual way, four times as fast as the other. A value
+    is a text where the model's is one, and a number where that is one; so the message is understood too.
+    """
+    for k in range(len(places)):
+        field, start = places[k, 0], places[k, 1]
+        at = _repeated(data, at, stop, model, start)
+        if at < 0 or at == stop:
+            return False
+        if places[k, 3]:
+            end, fine = _text(data, at, stop, ascii_only)
+        elif data[at] == _QUOTE or data[at] == _NULL:
+            return False
+        else:
+            _, end, after = _wanted(data, at, stop, ascii_only, True, field == float_field)
+            fine = after >= 0
+        if not fine:
+            return False
+        spans[field, 0], spans[field, 1] = at, end
+        at, model = end, places[k, 2]
+    return bool(_repeated(data, at, stop, model, model_stop) == stop)
+
+
+@_jit
 def scan(
     data: Any,
     offsets: Any,
@@ -303,11 +366,21 @@ def scan(
     ``text_field`` is the one where no number is fine, ``float_field`` the one where also a number with a
     fraction is. ``ascii_only``: no other byte is understood, since the bytes as a whole are not UTF-8.
     """
+    places = np.zeros((len(name_ends), 4), np.int64)
+    count, model = 0, -1  # the last message that went the long way
     for i in range(len(offsets) - 1):
+        start, stop = offsets[i], offsets[i + 1]
         spans[i, :, :] = 0
-        if not _message(
-            data, offsets[i], offsets[i + 1], names, name_ends, text_field, float_field, ascii_only, spans[i]
-        ):
+        if model >= 0:
+            if _like(
+                data, start, stop, offsets[model], offsets[model + 1], places[:count], float_field,
+                ascii_only, spans[i],
+            ):  # fmt: skip
+                continue
+            spans[i, :, :] = 0
+        if _message(data, start, stop, names, name_ends, text_field, float_field, ascii_only, spans[i]):
+            count, model = _places(data, spans[i], places), i
+        else:
             spans[i, :, :] = 0
 
 

@@ -160,14 +160,20 @@ def test_a_restart_goes_on_from_the_checkpoint_and_not_from_the_committed_offset
         produce(
             real_kafka.address,
             topic,
-            [{"value": event(f"u{n % 9}", f"i{n}", time_ms=now_ms + n), "key": f"u{n % 9}"} for n in range(first, stop)],
+            [
+                {"value": event(f"u{n % 9}", f"i{n}", time_ms=now_ms + n), "key": f"u{n % 9}"}
+                for n in range(first, stop)
+            ],
         )
 
     act(0, 50)
     with RunningUpdater(config, fault="no-worker") as updater:
         updater.wait_for("all are in", lambda s: s["events"]["applied"] == 50)
         updater.wait_for("a checkpoint of them", lambda s: committed(real_kafka, s["position"], topic))
-        updater.wait_for("and one more", lambda s, n=updater.status()["checkpoint"]["number"]: s["checkpoint"]["number"] > n)
+        updater.wait_for(
+            "and one more",
+            lambda s, n=updater.status()["checkpoint"]["number"]: s["checkpoint"]["number"] > n,
+        )
         updater.process.kill()
         updater.process.wait(10)
     newest = max((tmp_path / "one/var/checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -181,7 +187,9 @@ def test_a_restart_goes_on_from_the_checkpoint_and_not_from_the_committed_offset
         assert again.status()["events"]["read"] == 10
         assert len(held(config.parent)) == 60
         assert f"checkpoint {newest} is damaged" in again.output()
-        assert f"goes on from checkpoint {int(newest.name) - 1}, with 50 events in the window" in again.output()
+        assert (
+            f"goes on from checkpoint {int(newest.name) - 1}, with 50 events in the window" in again.output()
+        )
 
 
 def test_a_fit_of_half_a_minute_and_a_slow_disk_keep_no_event_waiting(
