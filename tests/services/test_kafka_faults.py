@@ -260,6 +260,6 @@ def test_a_topic_that_is_deleted_under_us_is_one_sentence(real_kafka: RealKafka,
     admin = AdminClient({"bootstrap.servers": real_kafka.address})
     [gone] = admin.delete_topics([topic]).values()
     gone.result(30)
-    with pytest.raises(SourceError, match="the topic is gone; create it again or name another one"):
+    with pytest.raises(SourceError, match=f"the topic '{topic}' is gone; create it again"):
         read_until(source, lambda _: False)
     source.close()
