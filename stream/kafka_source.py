@@ -69,7 +69,7 @@ class KafkaSource:
         self._options = options
         self._decoder = decoder
         self._servers = str(options.client.get("bootstrap.servers", ""))
-        more = {
+        more: dict[str, Property] = {
             "group.id": options.group_id,
             "topic.metadata.refresh.interval.ms": round(options.new_partitions_every_s * 1_000),
         }
