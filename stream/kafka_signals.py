@@ -61,6 +61,7 @@ class KafkaSignals:
 
     def __init__(self, topics: Sequence[str]) -> None:
         self.away = False  # no broker can be reached
+        self.topic_missing = False  # a broker said so; one that has just started may not know it yet
         self.partition_counts: dict[str, int] = {}  # by topic
         self.ends: Mapping[str, int] = {}  # part → last stable offset
         self.ends_before: Mapping[str, int] = {}
@@ -72,6 +73,8 @@ class KafkaSignals:
         """An error that concerns no single partition."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.away = True
+        elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            self.topic_missing = True
         elif self._last_error is None or error.code() in _ADVICE or self._last_error.code() not in _ADVICE:
             self._last_error = error  # the cause, and not the closed connection that follows it
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -20,36 +20,18 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.decode import Decoder, RowOrigin, Rows
 from driftgraph.stream.events import EMPTY, I32, I64, Decoded
+from driftgraph.stream.kafka_client import Property, consumer_of
 from driftgraph.stream.kafka_offsets import OutOfRange, Place, offset_after_loss, offsets_at, range_of
-from driftgraph.stream.kafka_signals import STATISTICS_EVERY_MS, KafkaSignals, part_of
+from driftgraph.stream.kafka_signals import KafkaSignals, part_of
 from driftgraph.stream.source import Position, SourceError
 from driftgraph.stream.start import Start, start_of
 
 LOG = logging.getLogger("driftgraph.kafka")
 
-Property = str | int | float | bool
-
 TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
-
-OURS: Final[Mapping[str, Property]] = {
-    "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it
-    "enable.auto.offset.store": False,
-    "isolation.level": "read_committed",  # an aborted transaction never happened
-    "auto.offset.reset": "error",  # an offset that is gone is told, never jumped over
-    "enable.partition.eof": True,  # tells the end of a partition, past the markers of transactions
-    "statistics.interval.ms": STATISTICS_EVERY_MS,
-    "allow.auto.create.topics": False,  # a misspelt topic is told, not made
-}
-
-UNLESS_GIVEN: Final[Mapping[str, Property]] = {
-    # a partition that is read again waits for the fetch under way, which waits this long where all is read
-    "fetch.wait.max.ms": 50,
-}
 
 # errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
 _FINAL: Final = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone; create it again or name another one",
-    KafkaError._UNKNOWN_TOPIC: "the topic is gone; create it again or name another one",
     KafkaError._UNKNOWN_PARTITION: "the partition is gone; was the topic made anew?",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read the topic; ask for READ on it",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; ask for READ on it",
@@ -87,6 +69,10 @@ class KafkaSource:
         self._options = options
         self._decoder = decoder
         self._servers = str(options.client.get("bootstrap.servers", ""))
+        more: dict[str, Property] = {
+            "group.id": options.group_id,
+            "topic.metadata.refresh.interval.ms": round(options.new_partitions_every_s * 1_000),
+        }
         self._signals = KafkaSignals(options.topics)
         self._paused = False
         self._held: frozenset[str] = frozenset()  # paused on their own, whatever ``_paused`` says
@@ -95,7 +81,7 @@ class KafkaSource:
         self._next: dict[str, int] = {}  # part → next offset
         self._place_of: dict[str, Place] = {}  # part → topic, partition
         self._lost: dict[str, int] = {}
-        self._consumer: Consumer = _connected(self._properties())
+        self._consumer: Consumer = consumer_of(options.client, more, self._signals)
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
         except BaseException:
@@ -114,6 +100,8 @@ class KafkaSource:
             messages = []
         good = [message for message in messages if message.error() is None]
         if not good:
+            if self._signals.topic_missing:
+                self._check_topics()
             self._take_signals(messages)
             return Decoded(EMPTY, position=self.position())
         topic_number = self._topic_numbers(good)
@@ -223,29 +211,6 @@ class KafkaSource:
             self._closed = True
             self._consumer.close()
 
-    def _properties(self) -> dict[str, Any]:
-        client = self._options.client
-        if not self._servers:
-            raise SourceError("Kafka needs bootstrap.servers: host:port of one broker at least")
-        ours: dict[str, Any] = {
-            **OURS,
-            "group.id": self._options.group_id,
-            "topic.metadata.refresh.interval.ms": round(self._options.new_partitions_every_s * 1_000),
-        }
-        for key, value in ours.items():
-            if key in client and str(client[key]).lower() != str(value).lower():
-                raise SourceError(
-                    f"the Kafka property {key} must be {str(value).lower()}, got {client[key]}; remove it"
-                )
-        return {
-            **UNLESS_GIVEN,
-            **client,
-            **ours,
-            "error_cb": self._signals.on_error,
-            "stats_cb": self._signals.on_statistics,
-            "on_commit": self._signals.on_commit,
-        }
-
     def _connect(self, position: Position | None, first: Start) -> None:
         """Find the partitions, decide where each begins, and assign them."""
         try:
@@ -315,6 +280,19 @@ class KafkaSource:
             LOG.info("found %s", ", ".join(part_of(*place) for place in new))
             self._assign()
 
+    def _check_topics(self) -> None:
+        """A topic was said to be missing. Ask again, as the broker may just not have known it yet."""
+        self._signals.topic_missing = False
+        for topic in self._options.topics:
+            try:
+                found = self._consumer.list_topics(topic, timeout=self._options.connect_timeout_s).topics[
+                    topic
+                ]
+            except KafkaException:
+                continue  # away: it is told again when it is back
+            if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise SourceError(f"the topic {topic!r} is gone; create it again or name another one")
+
     def _topic_numbers(self, messages: Sequence[Message]) -> I32:
         if len(self._options.topics) == 1:
             return np.zeros(len(messages), np.int32)
@@ -364,14 +342,6 @@ class KafkaSource:
             self._lost[part] = self._lost.get(part, 0) + lost
             LOG.error("%s", said)
         self._assign()
-
-
-def _connected(properties: dict[str, Any]) -> Consumer:
-    try:
-        return Consumer(properties, logger=LOG)
-    except (KafkaException, ValueError, TypeError) as error:
-        detail = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        raise SourceError(f"Kafka refuses its configuration: {detail}; check kafka.options") from error
 
 
 def _origin_of(message: Message) -> RowOrigin:

@@ -208,7 +208,9 @@ def test_a_topic_that_is_not_there_is_told_and_not_made(kafka: str) -> None:
 def test_an_offset_that_is_gone_is_told_and_never_jumped(kafka: str) -> None:
     fill(kafka, 4)
     source = source_of(kafka, position={f"events[{p}]": 99 for p in range(4)})
-    with pytest.raises(SourceError, match=r"cannot go on reading events\[\d\]@99: .*has offsets 0 to 1 now"):
+    with pytest.raises(
+        SourceError, match=r"cannot go on reading events\[\d\]@99: .*has offsets 0 to 1 there now"
+    ):
         read_count(source, 1)
     source.close()
 

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,25 @@ def _kafka_server() -> Path | None:
 
 
 class RealKafka:
-    """One Apache Kafka in its own folder. It may be killed and started again on the same data."""
+    """One Apache Kafka in its own folder. It may be killed and started again on the same data.
 
-    def __init__(self, server: Path, folder: Path) -> None:
+    ``settings`` are broker properties in place of its own, ``scram`` is a ``user=password``, and ``login``
+    what a client needs to ask it whether it is there.
+    """
+
+    def __init__(
+        self,
+        server: Path,
+        folder: Path,
+        settings: Sequence[str] = (),
+        scram: str = "",
+        login: Mapping[str, str] | None = None,
+    ) -> None:
         self._server = server
         self._folder = folder
+        self._settings = settings
+        self._scram = scram
+        self._login = dict(login or {})
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._port}"
@@ -49,8 +63,11 @@ class RealKafka:
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "output.log").open("ab") as log:
             command = ["bash", str(self._server), str(self._folder / "data"), str(self._port)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+            environment = {**os.environ, "SCRAM": self._scram}
+            self._process = subprocess.Popen(
+                [*command, *self._settings], stdout=log, stderr=log, env=environment
+            )
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0, **self._login})
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
@@ -81,15 +98,21 @@ class RealKafka:
 
 
 @pytest.fixture(scope="session")
-def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
-    """A real broker. Where ``DRIFTGRAPH_SHARED`` is set its absence fails; elsewhere the test is skipped."""
+def kafka_server() -> Path:
+    """What starts a broker. Its absence fails where ``DRIFTGRAPH_SHARED`` is set, and skips elsewhere."""
     server, java = _kafka_server(), shutil.which("java")
     if server is None or java is None:
         missing = "no Java 17 on PATH" if java is None else "no kafka-server: set KAFKA_HOME to its folder"
         if os.environ.get("DRIFTGRAPH_SHARED"):
             pytest.fail(f"DRIFTGRAPH_SHARED is set, but there is {missing}")
         pytest.skip(missing)
-    broker = RealKafka(server, tmp_path_factory.mktemp("kafka"))
+    return server
+
+
+@pytest.fixture(scope="session")
+def real_kafka(kafka_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
+    """A real broker."""
+    broker = RealKafka(kafka_server, tmp_path_factory.mktemp("kafka"))
     yield broker
     broker.stop()
 

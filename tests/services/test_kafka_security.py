@@ -1,0 +1,258 @@
+"""SASL and TLS on a real broker: what is passed on works, and what is wrong is one sentence."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+
+from driftgraph.app import doctor as doctor_module
+from driftgraph.app import live as live_module
+from driftgraph.app.config import Settings, load
+from driftgraph.app.doctor import State, examine
+from driftgraph.stream.clock import SystemClock
+from driftgraph.stream.kafka_source import KafkaSource
+from driftgraph.stream.source import SourceError
+from tests.kafka_brokers import DECODER, event, read_count
+from tests.services.conftest import RealKafka, free_port
+from tests.services.updaters import configured, run_to_its_end
+
+pytestmark = pytest.mark.services
+
+LOGIN = "org.apache.kafka.common.security"
+UNSECURED = f"{LOGIN}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A broker that lets nobody in without a login; by TLS at a second address."""
+
+    sasl: str
+    tls: str
+    authority: Path  # the certificate that signed the broker's
+    other_authority: Path
+    token_url: str
+
+
+def made_certificates(folder: Path, name: str) -> tuple[Path, Path]:
+    """An authority, and a key with a certificate for 127.0.0.1 that it signed, both in one file."""
+
+    def openssl(*argv: str) -> None:
+        subprocess.run(["openssl", *argv], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    ca, own = f"{name}-ca", f"{name}-own"
+    openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={name}")
+    openssl(
+        *("req", "-x509", *key, "-keyout", f"{own}.key", "-out", f"{own}.pem", "-subj", "/CN=127.0.0.1"),
+        *("-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-addext", "subjectAltName=IP:127.0.0.1"),
+    )
+    both = folder / f"{name}-key-and-certificate.pem"
+    both.write_bytes((folder / f"{own}.key").read_bytes() + (folder / f"{own}.pem").read_bytes())
+    return folder / f"{ca}.pem", both
+
+
+def unsigned_token() -> str:
+    """A token for ann that is good for an hour, as the broker's validator for tests takes it."""
+
+    def part(value: Mapping[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    now = int(time.time())
+    return f"{part({'alg': 'none'})}.{part({'sub': 'ann', 'iat': now, 'exp': now + 3_600})}."
+
+
+class TokenEndpoint(BaseHTTPRequestHandler):
+    """Gives a token to who knows the secret."""
+
+    def do_POST(self) -> None:
+        right = base64.b64encode(b"driftgraph:s3cret").decode()
+        allowed = self.headers.get("Authorization") == f"Basic {right}"
+        answer = {"access_token": unsigned_token()} if allowed else {"error": "invalid_client"}
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def token_endpoint() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), TokenEndpoint) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/token"
+        server.shutdown()
+        thread.join()
+
+
+def broker_settings(tls_port: int, keys: Path) -> list[str]:
+    plain = f'{LOGIN}.plain.PlainLoginModule required username="broker" password="b" user_broker="b" '
+    plain += 'user_ann="plain-secret";'
+    listeners = f"SASL_PLAINTEXT://127.0.0.1:@PORT@,SASL_SSL://127.0.0.1:{tls_port}"
+    own, tls = "listener.name.sasl_plaintext", "listener.name.sasl_ssl"
+    return [
+        f"listeners={listeners},CONTROLLER://127.0.0.1:@CONTROLLER@",
+        f"advertised.listeners={listeners}",
+        "inter.broker.listener.name=SASL_PLAINTEXT",
+        "sasl.mechanism.inter.broker.protocol=PLAIN",
+        "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER",
+        f"{own}.plain.sasl.jaas.config={plain}",
+        f"{own}.scram-sha-256.sasl.jaas.config={LOGIN}.scram.ScramLoginModule required;",
+        f"{own}.oauthbearer.sasl.jaas.config={LOGIN}.oauthbearer.OAuthBearerLoginModule required "
+        'unsecuredLoginStringClaim_sub="broker";',
+        f"{own}.oauthbearer.sasl.server.callback.handler.class={UNSECURED}",
+        f"{tls}.sasl.enabled.mechanisms=PLAIN",
+        f"{tls}.plain.sasl.jaas.config={plain}",
+        f"{tls}.ssl.keystore.type=PEM",
+        f"{tls}.ssl.keystore.location={keys}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def secured(kafka_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    authority, keys = made_certificates(folder, "right")
+    other, _ = made_certificates(folder, "other")
+    tls_port = free_port()
+    login = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "ann",
+        "sasl.password": "plain-secret",
+    }
+    settings = broker_settings(tls_port, keys)
+    broker = RealKafka(kafka_server, folder / "kafka", settings, "ann=scram-secret", login)
+    try:
+        with token_endpoint() as url:
+            yield Secured(broker.address, f"127.0.0.1:{tls_port}", authority, other, url)
+    finally:
+        broker.stop()
+
+
+def settings_of(secured: Secured, way: str, **changed: str) -> Settings:
+    """The configuration of a way in, with other values for some properties."""
+    options = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": way, "sasl.username": "ann"}
+    secrets = {"sasl.password": "plain-secret"}
+    servers = secured.sasl
+    if way == "SCRAM-SHA-256":
+        secrets = {"sasl.password": "scram-secret"}
+    elif way == "OAUTHBEARER":
+        options = {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.client.id": "driftgraph",
+            "sasl.oauthbearer.token.endpoint.url": secured.token_url,
+        }
+        secrets = {"sasl.oauthbearer.client.secret": "s3cret"}
+    elif way == "TLS":
+        servers = secured.tls
+        options |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "PLAIN",
+            "ssl.ca.location": str(secured.authority),
+        }
+    for name, value in changed.items():
+        key = name.replace("__", ".")
+        (secrets if key in secrets else options)[key] = value
+    kafka = {
+        "bootstrap_servers": servers,
+        "topic": f"events-{uuid4().hex[:8]}",
+        "start": "earliest",
+        "options": options,
+        "secrets": secrets,
+    }
+    return load(options={"kafka": kafka, "relations": {"click": {}}})
+
+
+def source_of_settings(settings: Settings, connect_timeout_s: float) -> KafkaSource:
+    clock = SystemClock()
+    options = replace(live_module._kafka_options(settings, clock), connect_timeout_s=connect_timeout_s)
+    return KafkaSource(options, DECODER, clock)
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "OAUTHBEARER", "TLS"])
+def test_each_way_in_reads_events(secured: Secured, way: str) -> None:
+    settings = settings_of(secured, way)
+    producer = Producer(settings.kafka.librdkafka())
+    for number in range(10):
+        producer.produce(settings.kafka.topic, event(f"u{number}"))
+    assert producer.flush(30) == 0
+    source = source_of_settings(settings, connect_timeout_s=10)
+    users = [user for part in read_count(source, 10) for user in part.batch.user.to_list()]
+    assert sorted(users) == [f"u{n}" for n in range(10)]
+    source.close()
+
+
+SASL_ADVICE = "check the sasl properties in kafka.options and kafka.secrets"
+TLS_ADVICE = "check security.protocol and ssl.ca.location in kafka.options"
+
+
+@pytest.mark.parametrize(
+    ("way", "changed", "said", "advice"),
+    [
+        ("PLAIN", {"sasl__password": "wr0ng"}, "Authentication failed", SASL_ADVICE),
+        ("SCRAM-SHA-256", {"sasl__password": "wr0ng"}, "Authentication failed", SASL_ADVICE),
+        ("SCRAM-SHA-256", {"sasl__username": "bob"}, "Authentication failed", SASL_ADVICE),
+        ("OAUTHBEARER", {"sasl__oauthbearer__client__secret": "wr0ng"}, "", SASL_ADVICE),
+        ("PLAIN", {"sasl__mechanism": "SCRAM-SHA-512"}, "SCRAM-SHA-512", SASL_ADVICE),
+        ("TLS", {"ssl__ca__location": "other"}, "certificate verify failed", TLS_ADVICE),
+        ("TLS", {"sasl__password": "wr0ng"}, "Authentication failed", SASL_ADVICE),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_in_time(
+    secured: Secured, way: str, changed: dict[str, str], said: str, advice: str
+) -> None:
+    if changed.get("ssl__ca__location"):
+        changed = {"ssl__ca__location": str(secured.other_authority)}
+    settings = settings_of(secured, way, **changed)
+    begin = time.monotonic()
+    with pytest.raises(SourceError) as told:
+        source_of_settings(settings, connect_timeout_s=3)
+    assert time.monotonic() - begin < 6
+    assert str(told.value).startswith("cannot reach Kafka at 127.0.0.1:")
+    assert said in str(told.value)
+    assert str(told.value).endswith(advice)
+    assert "wr0ng" not in str(told.value)
+
+
+def test_run_and_doctor_say_that_a_password_is_wrong(
+    secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(tmp_path, kafka=secured.sasl, topic="events", redis="redis://127.0.0.1:1/0")
+    text = config.read_text(encoding="utf-8").replace(
+        "[relations.click]",
+        """[kafka.options]
+        "security.protocol" = "SASL_PLAINTEXT"
+        "sasl.mechanism" = "PLAIN"
+        "sasl.username" = "ann"
+        [kafka.secrets]
+        "sasl.password" = "wr0ng"
+        [relations.click]""",
+    )
+    config.write_text(text, encoding="utf-8")
+    failed = run_to_its_end(config)
+    assert failed.returncode == 1
+    [line] = failed.stderr.strip().splitlines()
+    assert line.startswith(f"driftgraph: cannot reach Kafka at {secured.sasl}")
+    assert "Authentication failed" in line
+    assert line.endswith(SASL_ADVICE)
+    monkeypatch.setattr(doctor_module, "_device", lambda: iter(()))
+    [check] = [check for check in examine(load(config)).checks if check.name == "events"]
+    assert check.state is State.FAIL
+    assert "Authentication failed" in check.detail
