@@ -140,8 +140,8 @@ class Ingest:
         seen_ms = np.concatenate(([before_ms], after_ms[:-1])) if len(batch) else after_ms
         late = late | (batch.time_ms < seen_ms - self._span_ms[batch.relation])
         fresh = np.flatnonzero(~late)
-        event_id = None if batch.event_id is None else batch.event_id.take(fresh)
-        repeated = self.dedupe.repeated(event_id, batch.time_ms[fresh])
+        judged = batch if len(fresh) == len(batch) else batch.take(fresh)  # none late is the usual case
+        repeated = self.dedupe.repeated(judged.event_id, judged.time_ms)
         keep = fresh[~repeated]
 
         self._count(decoded, late_count=int(late.sum()), repeated_count=int(repeated.sum()))

@@ -26,7 +26,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _kafka_server() -> Path | None:
+def kafka_server() -> Path | None:
+    """What starts a broker: in ``KAFKA_HOME``, or in the shared folder."""
     named = os.environ.get("KAFKA_HOME")
     shared = shared_folder()
     folders = [Path(named)] if named else [] if shared is None else [shared / "kafka"]
@@ -98,9 +99,9 @@ class RealKafka:
 
 
 @pytest.fixture(scope="session")
-def kafka_server() -> Path:
+def kafka_program() -> Path:
     """What starts a broker. Its absence fails where ``DRIFTGRAPH_SHARED`` is set, and skips elsewhere."""
-    server, java = _kafka_server(), shutil.which("java")
+    server, java = kafka_server(), shutil.which("java")
     if server is None or java is None:
         missing = "no Java 17 on PATH" if java is None else "no kafka-server: set KAFKA_HOME to its folder"
         if os.environ.get("DRIFTGRAPH_SHARED"):
@@ -110,9 +111,9 @@ def kafka_server() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_kafka(kafka_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
+def real_kafka(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
     """A real broker."""
-    broker = RealKafka(kafka_server, tmp_path_factory.mktemp("kafka"))
+    broker = RealKafka(kafka_program, tmp_path_factory.mktemp("kafka"))
     yield broker
     broker.stop()
 

@@ -42,7 +42,7 @@ elif FAULT == "long-fit":
     Trainer.fit = long_fit  # type: ignore[assignment]
 elif FAULT == "slow-disk":
     worker_process.main = no_worker  # type: ignore[assignment]
-    os.fsync = slow_fsync
+    os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":
     from driftgraph.app.cli import main

@@ -124,7 +124,7 @@ def broker_settings(tls_port: int, keys: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def secured(kafka_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     authority, keys = made_certificates(folder, "right")
     other, _ = made_certificates(folder, "other")
@@ -136,7 +136,7 @@ def secured(kafka_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "sasl.password": "plain-secret",
     }
     settings = broker_settings(tls_port, keys)
-    broker = RealKafka(kafka_server, folder / "kafka", settings, "ann=scram-secret", login)
+    broker = RealKafka(kafka_program, folder / "kafka", settings, "ann=scram-secret", login)
     try:
         with token_endpoint() as url:
             yield Secured(broker.address, f"127.0.0.1:{tls_port}", authority, other, url)

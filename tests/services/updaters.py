@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 CODE = "from driftgraph.app.cli import main; main()"
+FAULTY = Path(__file__).with_name("faulty_run.py")
 ENDS_WITHIN_S = 60.0
 
 
@@ -75,13 +76,14 @@ def run_to_its_end(config: Path) -> subprocess.CompletedProcess[str]:
 class RunningUpdater:
     """A process that runs until ``terminate``; killed at the end of the ``with`` block if it still does."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, *, fault: str | None = None) -> None:
         self.config = config
+        program = ["-c", CODE] if fault is None else [str(FAULTY), fault]
         self._folder = config.parent
         self._log = self._folder / "output.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", CODE, "run", "-c", str(config)],
+                [sys.executable, *program, "run", "-c", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
