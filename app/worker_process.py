@@ -14,7 +14,8 @@ from pathlib import Path
 from driftgraph.app import trainer_state
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.publish import GenerationStore, read_epoch
+from driftgraph.app.lease import LeaseOwner
+from driftgraph.app.publish import GenerationStore, raise_epoch
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
@@ -34,7 +35,7 @@ class OtherModelError(DriftgraphError):
     """The checkpoint is of a model that is not the configured one."""
 
 
-def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
+def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
     """Train and publish until the updater closes its end of the pipe or is gone.
 
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
@@ -47,7 +48,7 @@ def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
         return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
 
     try:
-        store = _store(settings, wait)
+        store = _store(settings, owner, wait)
         if store is not None:
             _Loop(settings, _worker(settings, window_dir, store)).run(wait)
     except DriftgraphError as error:
@@ -105,8 +106,12 @@ class _Loop:
         return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
 
 
-def _store(settings: Settings, wait: Wait) -> GenerationStore | None:
-    """Where to publish, as soon as Redis is there; None if asked to stop before."""
+def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore | None:
+    """Where to publish, as soon as Redis is there; None if asked to stop before.
+
+    Raises:
+        StaleWorkerError: Another updater has taken over from ours.
+    """
     client = connect(settings.redis.address())
     namespace = settings.redis.namespace
     for pause_s in _pauses():
@@ -114,11 +119,13 @@ def _store(settings: Settings, wait: Wait) -> GenerationStore | None:
             store = GenerationStore(
                 client,
                 namespace=namespace,
-                epoch=read_epoch(client, namespace) + 1,
+                epoch=raise_epoch(client, namespace, owner),
                 keep=settings.redis.keep,
                 ttl_s=settings.redis.ttl.ms // 1000,
             )
             store.clean_up()
+        except StaleWorkerError:
+            raise
         except StoreError as error:
             log.warning("%s; trying again in %d s", error, pause_s)
             if wait(pause_s):
