@@ -6,7 +6,7 @@
 
 Keys, with ``{name}`` the updater's name, and its shard where there are several::
 
-    {ns}:lease:{name}           HASH    token, host, pid, epoch of the holder; it runs out by itself
+    {ns}:lease:{name}           HASH    token, host, pid, epoch, place of the holder; it runs out by itself
     {ns}:lease-epoch:{name}     STRING  the epoch of the last holder; it stays
 
 Taking the lease raises the fencing epoch of publish.py in the same script, so from then on the worker of a
@@ -39,28 +39,29 @@ CALL_TIMEOUT_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place
 # Sent twice, it gives the same epoch. The fence is raised too, or an older worker could write until ours
-# does.
+# does. A holder of our own place is dead: its lock is ours.
 TAKE = """
 local token = redis.call('HGET', KEYS[1], 'token')
 if token == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   return {'ok', redis.call('HGET', KEYS[1], 'epoch')}
 end
-if token then return {'held'} end
+if token and (ARGV[5] == '' or redis.call('HGET', KEYS[1], 'place') ~= ARGV[5]) then return {'held'} end
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
 local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
 local seconds = tonumber(redis.call('TIME')[1])
 local epoch = string.format('%.0f', math.max(last + 1, fence + 1, seconds))
 redis.call('SET', KEYS[2], epoch)
 redis.call('HSET', KEYS[3], 'epoch', epoch)
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', epoch)
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', epoch,
+           'place', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'ok', epoch}
 """
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, epoch
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, epoch
 # A lease that ran out, or that Redis has forgotten, is taken again unless somebody had it in between. Where
 # it is still there nothing but its end changes, which a Redis at its maxmemory does too.
 RENEW = """
@@ -71,12 +72,13 @@ if token == ARGV[1] then
 end
 local holder = redis.call('HMGET', KEYS[1], 'host', 'pid')
 if token then return {'lost', holder[1] or '', holder[2] or ''} end
-local epoch, last = tonumber(ARGV[5]), tonumber(redis.call('GET', KEYS[2]) or '0')
+local epoch, last = tonumber(ARGV[6]), tonumber(redis.call('GET', KEYS[2]) or '0')
 if last > epoch then return {'lost', '', ''} end
 local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
-redis.call('SET', KEYS[2], ARGV[5])
-if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[5]) end
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[5])
+redis.call('SET', KEYS[2], ARGV[6])
+if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[6]) end
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[6],
+           'place', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'ok'}
 """
@@ -123,20 +125,26 @@ def elapsed_s() -> float:
 class LeaseClient:
     """What one process asks Redis about one lease. One thread at a time uses it.
 
+    ``place`` names the lock that this process holds, if any: a lease that was taken under the same lock is a
+    dead process', and is taken over at once.
+
     Every method raises StoreError within some seconds if Redis does not do what it should.
     """
 
-    def __init__(self, client: redis.Redis, *, namespace: str, name: str, ttl_s: float = TTL_S) -> None:
+    def __init__(
+        self, client: redis.Redis, *, namespace: str, name: str, place: str = "", ttl_s: float = TTL_S
+    ) -> None:
         self.owner = LeaseOwner(name, uuid.uuid4().hex)
         self.ttl_s = ttl_s
         self._client = client
+        self._place = place
         keys = Keys(namespace)
         self._names = [keys.lease(name), keys.lease_epoch(name), keys.current]
-        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000)]
+        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place]
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
 
     @classmethod
-    def of(cls, settings: Settings) -> LeaseClient:
+    def of(cls, settings: Settings, place: str) -> LeaseClient:
         """A client with a connection of its own and little patience: who asks will ask again."""
         client = connect(
             settings.redis.address(),
@@ -144,16 +152,17 @@ class LeaseClient:
             call_timeout_s=CALL_TIMEOUT_S,
             retries=0,
         )
-        return cls(client, namespace=settings.redis.namespace, name=lease_name(settings))
+        return cls(client, namespace=settings.redis.namespace, name=lease_name(settings), place=place)
 
     def holder(self) -> Holder:
-        """Who has the lease."""
+        """Who has the lease; nobody if a dead process of our place does."""
         with redis_errors(self._client, "looking at the lease"):
             pipe = self._client.pipeline(transaction=True)
-            pipe.hmget(self._names[0], "host", "pid")
+            pipe.hmget(self._names[0], "host", "pid", "place")
             pipe.get(self._names[1])
-            (host, pid), epoch = cast("tuple[list[bytes | None], bytes | None]", tuple(pipe.execute()))
-        return Holder((host or b"").decode(), (pid or b"").decode(), int(epoch or 0))
+            (host, pid, place), epoch = cast("tuple[list[bytes | None], bytes | None]", tuple(pipe.execute()))
+        is_ours = place is not None and place.decode() == self._place != ""
+        return Holder("" if is_ours else (host or b"").decode(), (pid or b"").decode(), int(epoch or 0))
 
     def take(self) -> int | None:
         """Take the lease if nobody has it; its epoch, or None."""

@@ -63,7 +63,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
         if (
             not stack.enter_context(standby.lock())
-            or (lease := standby.lease(LeaseClient.of(settings))) is None
+            or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
         ):
             return
         stack.callback(lease.release)

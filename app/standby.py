@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from driftgraph.app.config import Settings
@@ -22,6 +23,7 @@ from driftgraph.app.redis_schema import StoreError
 from driftgraph.app.updater import write_json
 
 LOOK_EVERY_S: Final = 0.5
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SAY_EVERY_S: Final = 60.0
 
 
@@ -38,6 +40,7 @@ class Standby:
         self._path = settings.data_dir / "status" / "standby.json"
         self._why = ""
         self._said_s = 0.0
+        self.place = ""  # of the lock, once it is held: no other lock has this name, also not a copy's
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -56,6 +59,8 @@ class Standby:
                     pid = file.read().strip() or "unknown"
                     self._wait(f"waits as a standby: {folder} is in use by the updater with pid {pid}")
                     continue
+                status = os.fstat(file.fileno())
+                self.place = f"{BOOT_ID.read_text().strip()}:{status.st_dev}:{status.st_ino}"
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()

@@ -6,7 +6,10 @@ graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh �
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,6 +47,8 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     use_threads()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s")
 
+    threading.Thread(target=_end_with, args=(updater, os.getppid()), daemon=True).start()
+
     def wait(seconds: float) -> bool:
         return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
 
@@ -54,6 +59,14 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     except DriftgraphError as error:
         log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
         raise SystemExit(1) from None
+
+
+def _end_with(updater: Connection, updater_pid: int) -> None:
+    """End at once, also in the middle of a fit, when the updater was killed: the next one starts its own."""
+    updater.poll(None)
+    while os.getppid() == updater_pid:  # it has only asked us to end, and kills us if we do not
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
 
 
 class _Loop:
