@@ -105,7 +105,7 @@ class Standby:
         if why != self._why or now_s - self._said_s >= SAY_EVERY_S:
             self._why, self._said_s = why, now_s
             self._progress.note(why)
-            write_json(self._path, {"pid": os.getpid(), "why": why})
+            write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
         self._stop.wait(LOOK_EVERY_S)
 
     def _over(self) -> None:
