@@ -86,7 +86,9 @@ def status(
         served = next((g for g in store.generations() if g.current), None)
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
-    updater = _updater(settings.data_dir)
+    updater, standby = _told(settings.data_dir, "updater"), _told(settings.data_dir, "standby")
+    if standby is not None and standby["state"] == "gone":
+        standby = None
     value = {
         "redis": settings.redis.public_url(),
         "namespace": settings.redis.namespace,
@@ -94,20 +96,22 @@ def status(
         "manifest": manifest,
         "keys": keys,
         "updater": updater,
+        "standby": standby,
     }
     if as_json:
         print_as_json(value)
         return
     pairs = _updater_pairs(updater)
+    pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
     pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
     pairs += [(k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()]
     print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
 
 
-def _updater(data_dir: Path) -> dict[str, Any] | None:
-    """What the updater said of itself last; its state is "gone" if the process is."""
+def _told(data_dir: Path, who: str) -> dict[str, Any] | None:
+    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is."""
     try:
-        told: dict[str, Any] = json.loads((data_dir / "status" / "updater.json").read_bytes())
+        told: dict[str, Any] = json.loads((data_dir / "status" / f"{who}.json").read_bytes())
     except (OSError, ValueError):
         return None
     try:

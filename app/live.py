@@ -4,15 +4,14 @@
 
 The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it. A
 worker that dies is started again with growing pauses. A start goes on from the newest checkpoint, the very
-first one from the longest span ago in the topic; the worker begins when the window has caught up.
+first one from the longest span ago in the topic; the worker begins when the window has caught up. A second
+updater of the same name or data_dir waits as a standby.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -22,12 +21,13 @@ from pathlib import Path
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
-from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.lease import LeaseClient
 from driftgraph.app.letter_places import letter_place, letters_folder
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
+from driftgraph.app.standby import Standby
 from driftgraph.app.stopping import stopping
 from driftgraph.app.updater import Updater
 from driftgraph.app.warm_up import warm_up
@@ -44,15 +44,9 @@ from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
 
 LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
-FETCH_BACKOFF_MS = (
-    10  # after its queue was full; librdkafka's 1 s costs nine tenths of the rate of a catch-up
-)
+FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
 
 log = logging.getLogger(__name__)
-
-
-class AlreadyRunningError(DriftgraphError):
-    """Another updater uses this data_dir."""
 
 
 def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> None:
@@ -66,9 +60,15 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
         stack.enter_context(_without_librdkafka())
-        stack.enter_context(_locked(settings.data_dir))
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
+        standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
+        if (
+            not stack.enter_context(standby.lock())
+            or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
+        ):
+            return
+        stack.callback(lease.release)
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
         for damage in damaged:
@@ -91,13 +91,13 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark.assign(source.partitions)
         writer = WindowCheckpoints(root, graph, _stream(settings), found)
         checkpoints = Checkpoints(writer, [letters], settings.checkpoint.every.ms, clock)
-        worker = WorkerProcess(settings, window_folder(settings), clock)
+        worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         # Two million objects from the start live on; collections that look at them again and again while
         # messages come and go as Python objects would cost a third of the rate.
         gc.collect()
         gc.freeze()
-        Updater(settings, source, ingest, letters, checkpoints, worker, clock, progress).run(stop)
+        Updater(settings, source, ingest, letters, checkpoints, lease, worker, clock, progress).run(stop)
 
 
 def window_folder(settings: Settings) -> Path:
@@ -183,23 +183,3 @@ def _without_librdkafka() -> Iterator[None]:
         yield
     finally:
         kafka.removeFilter(is_ours)
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """One updater a data_dir: the kernel lets go of the lock with the process, however it ends."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    path = data_dir / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise AlreadyRunningError(
-                f"{data_dir} is in use by the updater with pid {file.read().strip() or 'unknown'}; "
-                "stop it, or give this one another data_dir"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -21,11 +21,13 @@ import redis
 
 from driftgraph.app import publish_scripts as scripts
 from driftgraph.app.generation_keys import GenerationKeys
+from driftgraph.app.lease import LeaseOwner
 from driftgraph.app.publish_scripts import Scripts
 from driftgraph.app.redis_schema import (
     LIVE,
     Keys,
     NothingToRollBackError,
+    StaleWorkerError,
     StoreError,
     VerifyError,
     redis_errors,
@@ -68,6 +70,29 @@ def read_epoch(client: redis.Redis, namespace: str) -> int:
     """The fencing epoch in force, for an operator's command, which acts beside the worker."""
     with redis_errors(client, "reading the epoch"):
         return int(cast("bytes | None", client.hget(Keys(namespace).current, "epoch")) or 0)
+
+
+def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
+    """The fencing epoch, one higher than before, for the worker of the updater that holds the lease.
+
+    Raises:
+        StaleWorkerError: Another updater holds it.
+        StoreError: Nobody does just now, or Redis does not answer; try again.
+    """
+    keys = Keys(namespace)
+    with redis_errors(client, "raising the epoch"):
+        script = client.register_script(scripts.FENCE)
+        answer = [part.decode() for part in script([keys.current, keys.lease(owner.name)], [owner.token])]
+    match answer:
+        case ["ok", epoch]:
+            return int(epoch)
+        case ["other_lease", pid]:
+            raise StaleWorkerError(
+                f"the updater with pid {pid} has taken over the lease of {owner.name!r}, "
+                "so this worker must stop"
+            )
+        case _:
+            raise StoreError(f"nobody has the lease of {owner.name!r} just now, so nothing is published")
 
 
 class GenerationStore:

@@ -34,6 +34,17 @@ redis.pcall('HSET', KEYS[1], 'epoch', ARGV[1])
 return {'ok'}
 """
 
+# KEYS current, lease                      ARGV token of the lease
+# A worker gets an epoch of its own only while its updater holds the lease. Of a full Redis see CLAIM.
+FENCE = """
+local holder = redis.call('HGET', KEYS[2], 'token')
+if not holder then return {'no_lease'} end
+if holder ~= ARGV[1] then return {'other_lease', redis.call('HGET', KEYS[2], 'pid') or ''} end
+local epoch = string.format('%.0f', tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') + 1)
+redis.pcall('HSET', KEYS[1], 'epoch', epoch)
+return {'ok', epoch}
+"""
+
 # KEYS current, generations, manifest      ARGV epoch, number, token
 BEGIN = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')

@@ -16,6 +16,8 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}
     {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
     {ns}:trending               SET     the behaviors that have one
+    {ns}:lease:{name}           HASH    which updater works, see lease.py; runs out by itself
+    {ns}:lease-epoch:{name}     STRING  the epoch of the last one that did
 
 In a Redis Cluster the scripts need all of these in one slot: put the namespace in braces (``{shop}``).
 """
@@ -105,6 +107,14 @@ class Keys:
     def trending_behaviors(self) -> str:
         """Which behaviors have a list of trending items."""
         return f"{self.namespace}:trending"
+
+    def lease(self, name: str) -> str:
+        """Which updater of a name works."""
+        return f"{self.namespace}:lease:{name}"
+
+    def lease_epoch(self, name: str) -> str:
+        """The epoch of the last updater that worked."""
+        return f"{self.namespace}:lease-epoch:{name}"
 
     def trending(self, behavior: str) -> str:
         """Rising items of one behavior."""

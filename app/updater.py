@@ -20,6 +20,7 @@ from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Ingest
+from driftgraph.app.lease import Lease
 from driftgraph.app.letter_gate import LetterGate
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
@@ -51,6 +52,7 @@ class Updater:
         ingest: Ingest,
         letters: Outbox,
         checkpoints: Checkpoints,
+        lease: Lease,
         worker: WorkerProcess,
         clock: Clock,
         progress: Progress,
@@ -59,6 +61,7 @@ class Updater:
         self.ingest = ingest
         self.gate = LetterGate(source, letters)
         self.checkpoints = checkpoints
+        self.lease = lease
         self.worker = worker
         self.clock = clock
         self.progress = progress
@@ -78,11 +81,13 @@ class Updater:
         except DriftgraphError as error:
             self._write_status("failed", why=str(error))
             raise
-        self._commit(self.checkpoints.finish(self._snapshot))
+        if self.lease.held:
+            self._commit(self.checkpoints.finish(self._snapshot))
         self._write_status("stopped")
 
     def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
+            self.lease.check()
             decoded = self._poll()
             if decoded is None:
                 break
@@ -131,7 +136,8 @@ class Updater:
             log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
 
     def _housekeeping(self) -> None:
-        self._commit(self.checkpoints.tend(self._snapshot))
+        if self.lease.held:
+            self._commit(self.checkpoints.tend(self._snapshot))
         now_ms = self.clock.now_ms()
         if now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
@@ -175,6 +181,7 @@ class Updater:
             },
             "reasons": dict(counts.reasons),
             "dead_letters": self.gate.status(),
+            "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
             "window": {
                 r.name: n - f

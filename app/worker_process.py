@@ -6,7 +6,10 @@ graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh �
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +17,8 @@ from pathlib import Path
 from driftgraph.app import trainer_state
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.publish import GenerationStore, read_epoch
+from driftgraph.app.lease import LeaseOwner
+from driftgraph.app.publish import GenerationStore, raise_epoch
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
@@ -34,7 +38,7 @@ class OtherModelError(DriftgraphError):
     """The checkpoint is of a model that is not the configured one."""
 
 
-def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
+def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
     """Train and publish until the updater closes its end of the pipe or is gone.
 
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
@@ -43,16 +47,26 @@ def main(settings: Settings, window_dir: Path, updater: Connection) -> None:
     use_threads()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s")
 
+    threading.Thread(target=_end_with, args=(updater, os.getppid()), daemon=True).start()
+
     def wait(seconds: float) -> bool:
         return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
 
     try:
-        store = _store(settings, wait)
+        store = _store(settings, owner, wait)
         if store is not None:
             _Loop(settings, _worker(settings, window_dir, store)).run(wait)
     except DriftgraphError as error:
         log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
         raise SystemExit(1) from None
+
+
+def _end_with(updater: Connection, updater_pid: int) -> None:
+    """End at once, also in the middle of a fit, when the updater was killed: the next one starts its own."""
+    updater.poll(None)
+    while os.getppid() == updater_pid:  # it has only asked us to end, and kills us if we do not
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
 
 
 class _Loop:
@@ -105,8 +119,12 @@ class _Loop:
         return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
 
 
-def _store(settings: Settings, wait: Wait) -> GenerationStore | None:
-    """Where to publish, as soon as Redis is there; None if asked to stop before."""
+def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore | None:
+    """Where to publish, as soon as Redis is there; None if asked to stop before.
+
+    Raises:
+        StaleWorkerError: Another updater has taken over from ours.
+    """
     client = connect(settings.redis.address())
     namespace = settings.redis.namespace
     for pause_s in _pauses():
@@ -114,11 +132,13 @@ def _store(settings: Settings, wait: Wait) -> GenerationStore | None:
             store = GenerationStore(
                 client,
                 namespace=namespace,
-                epoch=read_epoch(client, namespace) + 1,
+                epoch=raise_epoch(client, namespace, owner),
                 keep=settings.redis.keep,
                 ttl_s=settings.redis.ttl.ms // 1000,
             )
             store.clean_up()
+        except StaleWorkerError:
+            raise
         except StoreError as error:
             log.warning("%s; trying again in %d s", error, pause_s)
             if wait(pause_s):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from driftgraph.app import worker_process
 from driftgraph.app.config import Settings
+from driftgraph.app.lease import LeaseOwner
 from driftgraph.stream.clock import Clock
 
 WORKER_STOPS_WITHIN_S = 6.0  # then it is killed; a publish survives that, a fit is lost
@@ -29,8 +30,9 @@ class WorkerProcess:
     that both wait for would block us for ever once a worker is killed while it waits.)
     """
 
-    def __init__(self, settings: Settings, window_dir: Path, clock: Clock) -> None:
+    def __init__(self, settings: Settings, window_dir: Path, owner: LeaseOwner, clock: Clock) -> None:
         self._settings = settings
+        self._owner = owner
         self._window_dir = window_dir
         self._clock = clock
         self._context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
@@ -83,7 +85,7 @@ class WorkerProcess:
         with theirs:
             self._process = self._context.Process(
                 target=worker_process.main,
-                args=(self._settings, self._window_dir, theirs),
+                args=(self._settings, self._window_dir, self._owner, theirs),
                 name="driftgraph-worker",
             )
             self._process.start()

@@ -2,14 +2,14 @@
 
     python benchmarks/ingest.py [--json] [--quick]
 
-One topic on one broker for all: ``DRIFTGRAPH_TEST_KAFKA``, or an Apache Kafka started from ``KAFKA_HOME``. The
-readers (``ingest_readers.py``) run one after the other, each in a process of its own. Ours and the loop that only
-consumes and decodes run in turns, and the median of the rounds' ratios counts, since a shared machine is not equally
-fast from minute to minute; the slow ones read fewer events, once. Quix Streams pins an older confluent-kafka than
-ours: it runs in the environment that ``make bench`` sets up for it (``benchmarks/quix.txt``).
+One topic on one broker for all: ``DRIFTGRAPH_TEST_KAFKA``, or an Apache Kafka started from ``KAFKA_HOME``.
+The readers (``ingest_readers.py``) run one after the other, each in a process of its own. Ours and the loop
+that only consumes and decodes run in turns, and the median of the rounds' ratios counts, since a shared
+machine is not equally fast from minute to minute; the slow ones read fewer events, once. Quix Streams pins an
+older confluent-kafka than ours: it runs in the environment that ``make bench`` sets up for it.
 
-Latency: events are produced at a steady rate, each with the time at which it is; a reader in another process, as the
-worker is, looks into the window every 2 ms.
+Latency: events are produced at a steady rate, each with the time at which it is; a reader in another process,
+as the worker is, looks into the window every 2 ms.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import RELATION_NAMES, Shop, draw
 from driftgraph.stream.heterograph import HeterographView
-from driftgraph.stream.window_view import WindowError
+from driftgraph.stream.mapped import WindowError
 from tests.services.conftest import RealKafka, kafka_server
 
 READERS = Path(__file__).with_name("ingest_readers.py")
@@ -54,7 +54,7 @@ LOOK_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is read: events of the topic, those that slow readers read, rounds, and the latency's seconds."""
+    """How much is read: events, those that slow readers read, rounds, and the latency's seconds."""
 
     events: int
     json: int

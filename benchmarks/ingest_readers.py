@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 BATCH = 10_000  # messages of one read, as driftgraph takes them
 WAIT_S = 0.1
 RELATIONS = ("click", "favorite", "purchase")
-# as the updater has it, for all that stand on librdkafka: its own 1 s costs each of them nine tenths of its rate
+# as the updater has it, for all on librdkafka: its own 1 s costs each of them nine tenths of the rate
 TUNED = {"fetch.queue.backoff.ms": 10}
 
 
@@ -46,7 +46,8 @@ class Meter:
     def tell(self, package: str) -> None:
         """Print the rate."""
         per_s = (self._seen - self._warm_count) / (self._last_s - self._warm_s)
-        print(json.dumps({"per_s": round(per_s), "version": f"{package} {version(package)}"}), flush=True)
+        figures = {"per_s": round(per_s), "version": f"{package} {version(package)}"}
+        os.write(1, f"{json.dumps(figures)}\n".encode())  # Faust takes sys.stdout for its log
 
     def end(self, package: str) -> NoReturn:
         """Print the rate and leave at once: some of the readers cannot be stopped cleanly."""
@@ -55,7 +56,7 @@ class Meter:
 
 
 def ours(brokers: str, topic: str, count: int) -> None:
-    """Kafka to window: the updater itself, as ``driftgraph run`` starts it, stopped when the window is full."""
+    """Kafka to window: the updater itself, as ``driftgraph run`` starts it, until the window is full."""
     from driftgraph.app import live
     from driftgraph.app.progress import NoProgress
     from driftgraph.stream.heterograph import HeterographView
@@ -86,7 +87,7 @@ def updater_settings(brokers: str, topic: str) -> Any:
         {
             "data_dir": Path("data").absolute(),
             "kafka": {"bootstrap_servers": brokers, "topic": topic, "start": "earliest"},
-            "relations": dict.fromkeys(RELATIONS, {}),
+            "relations": {name: {} for name in RELATIONS},
             "redis": {"url": "redis://127.0.0.1:1/0"},
         }
     )

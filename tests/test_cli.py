@@ -455,6 +455,12 @@ def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
     out = shell("status", *published).out
     assert "failed, pid" in out
     assert "too many rejected" in out
+    waits = {"pid": os.getpid(), "state": "standby", "why": "waits as a standby: pid 7 has the lease"}
+    (path.parent / "standby.json").write_text(json.dumps(waits))
+    assert "pid 7 has the lease" in shell("status", *published).out
+    assert shell("status", *published, "--json").json()["standby"]["pid"] == os.getpid()
+    (path.parent / "standby.json").write_text(json.dumps(waits | {"pid": 2**22 + 1}))
+    assert shell("status", *published, "--json").json()["standby"] is None
 
 
 def test_status_and_generations_are_readable(shell: Shell, published: tuple[str, ...]) -> None:

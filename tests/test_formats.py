@@ -236,10 +236,10 @@ def test_an_array_that_is_broken_is_one_bad_message() -> None:
 
 RAW = st.sampled_from(
     [
-        b'"u1"', b'""', b"42", b"-0", b"-7", b"01", b"1e3", b"1.5", b"null", b"true", b"[]", b"{}", b"",
-        b'"\\u00e9"', b'"a\\"b"', b'"\xff"', b'"\xc3\xa9"', b'"\x01"', b'"unclosed', b'click"', b'"click"',
-        b'"impression"',
-        b'" u"', b"1783000000000", b"1783000000000.5", b'"1783000000"', b"9" * 41, b'"x","user_id":"other"',
+        b'"u1"', b'""', b"42", b"-0", b"-7", b"01", b"1e3", b"1.5", b"null", b"true", b"[]", b"{}",
+        b'"\\u00e9"', b'"a\\"b"', b'"\xff"', b'"\xc3\xa9"', b'"\x01"', b'"unclosed', b'click"', b"",
+        b'"click"', b'"impression"', b'" u"', b"1783000000000", b"1783000000000.5", b'"1783000000"',
+        b"9" * 41, b'"x","user_id":"other"',
     ]
 )  # fmt: skip
 LAYOUTS = [

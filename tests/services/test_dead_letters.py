@@ -23,6 +23,7 @@ from confluent_kafka.admin._resource import ResourceType
 from driftgraph.app.dead_letter_files import FileDeadLetters, FileLetterBox
 from driftgraph.app.dead_letter_topic import KafkaDeadLetters, TopicLetterBox
 from driftgraph.app.dead_letters import Letter
+from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.app.redrive import purge
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.events import Rejected
@@ -33,7 +34,6 @@ from tests.services.updaters import CODE, RunningUpdater, configured, run_to_its
 
 pytestmark = pytest.mark.services
 
-REDIS = "redis://127.0.0.1:1/0"  # nobody is there: ingestion does not need it
 NOW_MS = SystemClock().now_ms() - 60_000
 
 
@@ -44,8 +44,8 @@ def topic(real_kafka: RealKafka) -> str:
     return name
 
 
-def configuration(folder: Path, kafka: RealKafka, topic: str, more: str = "") -> Path:
-    path = configured(folder, kafka=kafka.address, topic=topic, redis=REDIS)
+def configuration(folder: Path, kafka: RealKafka, redis: EmbeddedRedis, topic: str, more: str = "") -> Path:
+    path = configured(folder, kafka=kafka.address, topic=topic, redis=redis.url)
     path.write_text(path.read_text(encoding="utf-8") + more, encoding="utf-8")
     return path
 
@@ -97,12 +97,12 @@ def committed(address: str, topic: str) -> int:
 
 
 def test_a_poison_flood_stops_the_updater_and_a_fix_loses_nothing(
-    real_kafka: RealKafka, topic: str, tmp_path: Path
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, topic: str, tmp_path: Path
 ) -> None:
     """A deploy renames a behavior: 5,000 events that nobody knows. The updater stops before they are all dead
     letters; starts without a fix stop again and add none; with the fix every event is applied.
     """
-    config = configuration(tmp_path, real_kafka, topic, "[events]\nreject_window = 1000\n")
+    config = configuration(tmp_path, real_kafka, redis_server, topic, "[events]\nreject_window = 1000\n")
     produce(real_kafka.address, topic, [*events_of("click", 2_000), *events_of("typo", 20)])
     with RunningUpdater(config) as updater:
         updater.wait_for("the good ones are applied", lambda s: s["events"]["applied"] == 2_000)
@@ -143,12 +143,12 @@ def test_a_poison_flood_stops_the_updater_and_a_fix_loses_nothing(
 
 
 def test_letters_in_a_topic_are_seen_sent_back_and_recognized(
-    real_kafka: RealKafka, topic: str, tmp_path: Path
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, topic: str, tmp_path: Path
 ) -> None:
     """A letter is byte-identical; sent back without a fix it comes again with one attempt; with the fix it is
     applied, and once, although its producer repeats it: it has an event_id.
     """
-    config = configuration(tmp_path, real_kafka, topic, '[dead_letters]\nto = "kafka"\n')
+    config = configuration(tmp_path, real_kafka, redis_server, topic, '[dead_letters]\nto = "kafka"\n')
     view = event("u1", "i1", "view", NOW_MS).replace(b"{", b'{"event_id":"e1",', 1)
     headers = [("trace", b"\x00\xff"), ("trace", b"2")]
     bad = {"value": view, "key": b"u\xff", "headers": headers, "timestamp": NOW_MS - 5, "partition": 1}
@@ -252,13 +252,16 @@ def topic_refuses(address: str, topic: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("place", ["files", "kafka"])
 def test_a_place_that_is_away_pauses_reading_and_costs_nothing(
-    real_kafka: RealKafka, topic: str, tmp_path: Path, place: str
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, topic: str, tmp_path: Path, place: str
 ) -> None:
     """12,000 bad events and no place for them: the updater lives, says so, reads no further, commits nothing
     that it would lose. When the place is back all letters are there, and the events behind them are applied.
     """
     more = f'[dead_letters]\nto = "{place}"\n[events]\nreject_share_max = 1\n'
-    config, folder = configuration(tmp_path, real_kafka, topic, more), tmp_path / "var/dead_letters"
+    config, folder = (
+        configuration(tmp_path, real_kafka, redis_server, topic, more),
+        tmp_path / "var/dead_letters",
+    )
     with RunningUpdater(config) as updater:
         updater.wait_for("it runs", lambda s: s["state"] == "running")
         away = folder_gone(folder) if place == "files" else topic_refuses(real_kafka.address, f"{topic}.dlq")
@@ -297,10 +300,10 @@ def test_a_place_that_is_away_pauses_reading_and_costs_nothing(
 
 @pytest.mark.parametrize("after_s", [0.9, 1.2])
 def test_a_retry_that_is_killed_goes_on_where_it_was(
-    real_kafka: RealKafka, topic: str, tmp_path: Path, after_s: float
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, topic: str, tmp_path: Path, after_s: float
 ) -> None:
     """No letter is lost, and at most one chunk of a thousand is sent twice."""
-    config = configuration(tmp_path, real_kafka, topic)
+    config = configuration(tmp_path, real_kafka, redis_server, topic)
     place = FileDeadLetters(tmp_path / "var/dead_letters")
     for number in range(30_000):
         place.put(Rejected("bad_id", "…", b"%d" % number, f"{topic}[{number % 2}]@{number}"))
@@ -320,12 +323,14 @@ def test_a_retry_that_is_killed_goes_on_where_it_was(
 # --- produce -----------------------------------------------------
 
 
-def test_produce_makes_the_topic_and_what_it_wrote_is_applied(real_kafka: RealKafka, tmp_path: Path) -> None:
+def test_produce_makes_the_topic_and_what_it_wrote_is_applied(
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
     name = f"made-{uuid4().hex[:8]}"
     path = tmp_path / "events.csv"
     rows = [f"u{n % 40},i{n % 90},click,{NOW_MS + n}" for n in range(5_000)]
     path.write_text("\n".join(["user_id,item_id,behavior,timestamp", *rows, "u1,,click,1"]), encoding="utf-8")
-    config = configuration(tmp_path, real_kafka, name)
+    config = configuration(tmp_path, real_kafka, redis_server, name)
     told = driftgraph(config, "produce", str(path), "--partitions", "3")
     assert (told["produced"], told["rejected"], told["created"], told["topic"]) == (5_000, 1, True, name)
     records = list(records_of(real_kafka.address, name))

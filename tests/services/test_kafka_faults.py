@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka_source import KafkaSource
@@ -23,8 +24,6 @@ from tests.services.test_kafka import make_topic
 from tests.services.updaters import RunningUpdater, configured
 
 pytestmark = pytest.mark.services
-
-NOBODY = "redis://127.0.0.1:1/0"  # ingestion does not need Redis
 
 
 @pytest.fixture
@@ -194,7 +193,7 @@ def test_an_open_transaction_is_no_lag_and_does_not_keep_us_from_the_end(
 
 
 def test_a_broker_killed_while_events_are_produced_loses_nothing_and_repeats_nothing(
-    real_kafka: RealKafka, topic: str, tmp_path: Path
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, topic: str, tmp_path: Path
 ) -> None:
     """kill -9 in the middle of a stream of numbered events, then a restart on the same data.
 
@@ -227,7 +226,9 @@ def test_a_broker_killed_while_events_are_produced_loses_nothing_and_repeats_not
         assert producer.flush(60) == 0
 
     thread = threading.Thread(target=keep_producing)
-    with RunningUpdater(configured(tmp_path, kafka=real_kafka.address, topic=topic, redis=NOBODY)) as updater:
+    with RunningUpdater(
+        configured(tmp_path, kafka=real_kafka.address, topic=topic, redis=redis_server.url)
+    ) as updater:
         updater.wait_for("it runs", lambda s: s["state"] == "running")
         thread.start()
         updater.wait_for("events flow", lambda s: s["events"]["applied"] > 200 and s["watermark_ms"])

@@ -149,14 +149,6 @@ def test_a_bad_message_costs_itself(live: Live) -> None:
     until("the next is served", lambda: live.reader.recommend("after-bad", 1).event_ms == at_ms, 30)
 
 
-def test_a_second_updater_on_the_same_folder_is_refused(live: Live) -> None:
-    refused = run_to_its_end(live.updater.config)
-    assert refused.returncode == 1
-    [line] = refused.stderr.strip().splitlines()
-    assert f"is in use by the updater with pid {live.updater.process.pid}" in line
-    live.updater.wait_for("the first goes on", lambda s: s["state"] == "running")
-
-
 def test_a_broker_that_goes_away_stops_time_and_nothing_else(live: Live) -> None:
     """The window stays, the log says it once, and the next event after the outage is served."""
     window = live.updater.status()["window"]
@@ -205,7 +197,7 @@ def test_sigterm_ends_it_in_time_also_after_a_worker_was_killed(live: Live) -> N
 def test_redis_may_come_later_and_a_restart_goes_on(
     real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ingestion does not wait for Redis; the first publish succeeds once it is there. Then a clean restart:
+    """A start waits for Redis, since it cannot know that it is alone. Then a clean restart:
     the topic is read anew, the rows have other numbers, and the model goes on where it was."""
     topic, shop, port = f"live-{uuid4().hex[:8]}", recent_shop(), free_port()
     fill(real_kafka, topic, shop)
@@ -214,11 +206,11 @@ def test_redis_may_come_later_and_a_restart_goes_on(
     with contextlib.closing(connect(f"redis://127.0.0.1:{port}/0")) as client:
         reader = EmbeddingReader(client, namespace="shop")
         with RunningUpdater(config) as updater:
-            updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
-            until("the worker misses Redis", lambda: f"127.0.0.1:{port}" in updater.output())
-            updater.wait_for("the worker waits for it", lambda s: s["worker"]["state"] == "running")
+            until("it misses Redis", lambda: f"Redis at 127.0.0.1:{port} did not answer" in updater.output())
+            assert updater.status() == {}
             monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
             with EmbeddedRedis():
+                updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
                 until("the first generation is published", reader.current)
                 vector = reader.users([user])[0]
                 assert updater.status()["worker"]["starts"] == 1
@@ -237,22 +229,27 @@ def test_redis_may_come_later_and_a_restart_goes_on(
 
 
 def test_a_kafka_that_is_away_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    redis_server: EmbeddedRedis,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In this process, so that it need not wait for the usual ten seconds."""
     port, options = free_port(), live_module._kafka_options
     monkeypatch.setattr(
         live_module, "_kafka_options", lambda *args: replace(options(*args), connect_timeout_s=1.0)
     )
-    config = configured(tmp_path, kafka=f"127.0.0.1:{port}", topic="events", redis="redis://127.0.0.1:1/0")
+    config = configured(tmp_path, kafka=f"127.0.0.1:{port}", topic="events", redis=redis_server.url)
     failed = Shell(capsys, monkeypatch)("run", "-c", str(config))
     assert (failed.code, failed.out) == (1, "")
     assert failed.sentence().startswith(f"driftgraph: cannot reach Kafka at 127.0.0.1:{port} within 1 s")
     assert "Connection refused" in failed.sentence()
 
 
-def test_a_missing_topic_is_one_sentence(real_kafka: RealKafka, tmp_path: Path) -> None:
-    config = configured(tmp_path, kafka=real_kafka.address, topic="never-made", redis="redis://127.0.0.1:1/0")
+def test_a_missing_topic_is_one_sentence(
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, kafka=real_kafka.address, topic="never-made", redis=redis_server.url)
     failed = run_to_its_end(config)
     assert failed.returncode == 1
     [line] = failed.stderr.strip().splitlines()

@@ -1,0 +1,113 @@
+"""Before an updater works: it waits for the lock of its data_dir, then for the lease of its name.
+
+    live ──► [Standby.lock] ──► [Standby.lease] ──► Lease ──► the updater
+                  └─ status/standby.json, a line when what it waits for changes and each minute
+
+The status file of the updater itself is never touched here: it may be the first one's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from driftgraph.app.config import Settings
+from driftgraph.app.lease import Lease, LeaseClient, elapsed_s
+from driftgraph.app.progress import Progress
+from driftgraph.app.redis_schema import StoreError
+from driftgraph.app.updater import write_json
+
+LOOK_EVERY_S: Final = 0.5
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+SAY_EVERY_S: Final = 60.0
+
+
+class Standby:
+    """Waits until this process may work, and says for what.
+
+    Always true: it returns with nothing taken once ``stop`` is set.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event, progress: Progress) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._progress = progress
+        self._path = settings.data_dir / "status" / "standby.json"
+        self._why = ""
+        self._said_s = 0.0
+        self.place = ""  # of the lock, once it is held: no other lock has this name, also not a copy's
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """One updater a data_dir; False if told to stop first.
+
+        The kernel lets go of the lock with the process, however it ends.
+        """
+        folder = self._settings.data_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("a+") as file:
+            while not self._stop.is_set():
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    pid = file.read().strip() or "unknown"
+                    self._wait(f"waits as a standby: {folder} is in use by the updater with pid {pid}")
+                    continue
+                status = os.fstat(file.fileno())
+                self.place = f"{BOOT_ID.read_text().strip()}:{status.st_dev}:{status.st_ino}"
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield True
+                return
+            self._over()
+            yield False
+
+    def lease(self, client: LeaseClient) -> Lease | None:
+        """The lease of this name; None if told to stop first.
+
+        A lease that nobody has is taken at once, with one exception: where Redis was away or has forgotten
+        who had it, the holder is given the time of a lease to say so.
+        """
+        name, seen, not_before_s = client.owner.name, 0, 0.0
+        while not self._stop.is_set():
+            now_s = elapsed_s()
+            try:
+                holder = client.holder()
+                if holder.epoch < seen:
+                    not_before_s = now_s + client.ttl_s
+                seen = holder.epoch
+                if holder.host:
+                    who = f"pid {holder.pid} on {holder.host}"
+                    self._wait(f"waits as a standby: the updater with {who} has the lease of {name!r}")
+                elif now_s < not_before_s:
+                    self._wait(f"Redis is back; the holder of the lease of {name!r} is given some seconds")
+                else:
+                    taken_s = elapsed_s()
+                    if (epoch := client.take()) is not None:
+                        self._over()
+                        return Lease(client, epoch, taken_s)
+            except StoreError as error:
+                not_before_s = elapsed_s() + client.ttl_s
+                self._wait(f"waits for Redis, to know that it is the only updater of {name!r}: {error}")
+        self._over()
+        return None
+
+    def _wait(self, why: str) -> None:
+        """Tell it if it is new or some time ago, and wait a moment."""
+        now_s = elapsed_s()
+        if why != self._why or now_s - self._said_s >= SAY_EVERY_S:
+            self._why, self._said_s = why, now_s
+            self._progress.note(why)
+            write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
+        self._stop.wait(LOOK_EVERY_S)
+
+    def _over(self) -> None:
+        if self._why:
+            self._path.unlink(missing_ok=True)
