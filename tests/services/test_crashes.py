@@ -135,7 +135,7 @@ def test_three_shards_that_are_killed_and_stopped_hold_what_was_produced(
         running = [stack.enter_context(RunningUpdater(c, fault="no-worker")) for c in configs]
         shop.start()
         for updater in running:
-            updater.wait_for("it has a checkpoint", lambda s: s["checkpoint"]["number"] > 0)
+            updater.wait_for("a checkpoint", lambda s: s["checkpoint"]["number"] > 0, 240)  # kernels compile
         kills = 0
         for _ in range(FAULTS):
             index = rng.randrange(SHARDS)
