@@ -33,10 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 
 import numpy as np
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined, unused-ignore]
-    AdminClient,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import RELATION_NAMES, Shop, draw

@@ -135,8 +135,8 @@ def _decode_all(brokers: str, topic: str, count: int, decode: Any) -> None:
     while True:
         messages = consumer.consume(BATCH, WAIT_S)
         for message in messages:
-            if message.error() is not None:
-                raise SystemExit(message.error().str())
+            if (error := message.error()) is not None:
+                raise SystemExit(error.str())
             decode(message.value())
         if meter.add(len(messages)):
             meter.end("confluent-kafka")
