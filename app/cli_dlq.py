@@ -186,7 +186,7 @@ def _whole(letter: Letter) -> dict[str, Any]:
         "done": letter.done,
         "timestamp_ms": rejected.timestamp_ms,
         "key": None if rejected.key is None else _shown(rejected.key)[0],
-        "headers": [[name, _shown(value)[0]] for name, value in rejected.headers],
+        "headers": [[name, None if value is None else _shown(value)[0]] for name, value in rejected.headers],
         "payload_bytes": letter.payload_bytes,
         "payload_is": "text" if is_text else "hex",
         "payload": payload,

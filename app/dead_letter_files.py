@@ -44,7 +44,7 @@ class _Line(msgspec.Struct):
     payload: str
     payload_bytes: int
     key: str | None
-    headers: list[tuple[str, str]]
+    headers: list[tuple[str, str | None]]
     timestamp_ms: int | None
     kept_ms: int = 0
 
@@ -256,7 +256,7 @@ def _letter_of(line: _Line, letter_id: str, done: bool) -> Letter:
         payload=b64decode(line.payload),
         origin=line.origin,
         key=None if line.key is None else b64decode(line.key),
-        headers=tuple((name, b64decode(value)) for name, value in line.headers),
+        headers=tuple((n, None if value is None else b64decode(value)) for n, value in line.headers),
         timestamp_ms=line.timestamp_ms,
     )
     return Letter(letter_id, rejected, line.kept_ms, line.payload_bytes, done)
@@ -270,7 +270,7 @@ def _line_of(rejected: Rejected, now_ms: int) -> _Line:
         payload=_text(rejected.payload[:PAYLOAD_BYTES_MAX]),
         payload_bytes=len(rejected.payload),
         key=None if rejected.key is None else _text(rejected.key),
-        headers=[(name, _text(value)) for name, value in rejected.headers],
+        headers=[(name, None if value is None else _text(value)) for name, value in rejected.headers],
         timestamp_ms=rejected.timestamp_ms,
         kept_ms=now_ms,
     )

@@ -323,7 +323,11 @@ def _letter_of(message: Message, done: bool) -> Letter:
         payload=_bytes(value),
         origin=said.get(_ORIGIN) or named,
         key=None if key is None else _bytes(key),
-        headers=tuple((n, _bytes(v)) for n, v in headers if n == ATTEMPTS_HEADER or not _is_said(n)),
+        headers=tuple(
+            (n, None if v is None else _bytes(v))
+            for n, v in headers
+            if n == ATTEMPTS_HEADER or not _is_said(n)
+        ),
         timestamp_ms=_number(said.get(_TIMESTAMP)) or (time_ms if kind else None),
     )
     size = _number(said.get(_TRUNCATED)) or len(rejected.payload)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
+from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Headers, Rejected
 
 MEMORY_LETTERS_MAX: Final = 10_000
 ATTEMPTS_HEADER: Final = "driftgraph.attempts"  # of a record: how often dlq retry has sent it
@@ -77,8 +77,8 @@ class Letter:
     @property
     def attempts(self) -> int:
         """How often its event was sent again before it became this letter."""
-        value = dict(self.rejected.headers).get(ATTEMPTS_HEADER, b"")
-        return int(value) if value.isdigit() else 0
+        value = dict(self.rejected.headers).get(ATTEMPTS_HEADER)
+        return int(value) if value and value.isdigit() else 0
 
     @property
     def is_whole(self) -> bool:
@@ -153,7 +153,7 @@ def partition_of(rejected: Rejected) -> int | None:
     return int(late[1]) if late else None
 
 
-def own_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+def own_headers(headers: Headers) -> Headers:
     """The headers that the event itself came with: none of Kafka Connect's and none of ours."""
     return tuple(pair for pair in headers if not pair[0].startswith((CONNECT_PREFIX, OWN_PREFIX)))
 

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.topics import KAFKA_LOG, Property
+from driftgraph.stream.events import Headers
 
 ROOM_WITHIN_S: Final = 0.1  # how long a full queue is waited for before looking at ``stopped`` again
 FINISH_WITHIN_S: Final = 30.0  # without any acknowledgement
@@ -60,7 +61,7 @@ class EventProducer:
         value: bytes | None,
         timestamp_ms: int | None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Headers = (),
         topic: str | None = None,
     ) -> None:
         """Queue one event; waits while the queue is full, or leaves it out once ``stopped``.

@@ -67,8 +67,8 @@ class Updater:
         self.progress = progress
         self._status_path = settings.data_dir / "status" / "updater.json"
         self._alignment_ms = settings.time.alignment.ms
-        self._poll_ended_ms = self._started_ms = clock.now_ms()
-        self._poll_gap_max_ms = 0  # of those since the status was last written
+        self._polled_ms = self._started_ms = clock.now_ms()
+        self._poll_gap_max_ms = 0  # from one poll to the next, of those since the status was last written
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
         self._was_away = False
@@ -105,11 +105,10 @@ class Updater:
             self._housekeeping()
 
     def _poll(self) -> Decoded | None:
-        gap_ms = self.clock.now_ms() - self._poll_ended_ms
-        self._poll_gap_max_ms = max(self._poll_gap_max_ms, gap_ms)
-        decoded = self.source.next_batch(POLL_S)
-        self._poll_ended_ms = self.clock.now_ms()
-        return decoded
+        now_ms = self.clock.now_ms()
+        self._poll_gap_max_ms = max(self._poll_gap_max_ms, now_ms - self._polled_ms)
+        self._polled_ms = now_ms
+        return self.source.next_batch(POLL_S)
 
     def _fill(self, read_count: int) -> None:
         """Say how far the start is; it is over when all that was in the topic then has been applied."""

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from driftgraph.stream.clock import TimeBounds, TimeFault, TimeRules, time_ms_of
-from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Rejected
+from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Headers, Rejected
 
 ERASE: Final = "$erase"  # the behavior that asks to forget the user, where nobody chose another
 DETAIL_CHARACTERS_MAX = 200  # of a refused value in a message; the payload is kept beside it
@@ -270,7 +270,7 @@ class RowOrigin:
 
     origin: str  # topic[partition]@offset or file:line
     key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     timestamp_ms: int | None = None
 
 

@@ -115,6 +115,9 @@ class EventBatch:
         )
 
 
+Headers = tuple[tuple[str, bytes | None], ...]  # of a record: a name may come twice, a value may be null
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """An event that could not be applied, with what is needed to find and retry it.
@@ -129,7 +132,7 @@ class Rejected:
     payload: bytes
     origin: str
     key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     timestamp_ms: int | None = None
 
 

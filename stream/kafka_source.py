@@ -351,11 +351,6 @@ def _origin_of(message: Message) -> RowOrigin:
     return RowOrigin(
         origin=f"{part_of(str(message.topic()), message.partition() or 0)}@{message.offset()}",
         key=key.encode() if isinstance(key, str) else key,
-        headers=tuple((name, _bytes(value)) for name, value in headers),
+        headers=tuple((n, value.encode() if isinstance(value, str) else value) for n, value in headers),
         timestamp_ms=timestamp_ms if kind else None,
     )
-
-
-def _bytes(value: str | bytes | None) -> bytes:
-    """A header's value; Kafka allows null there, which becomes empty."""
-    return value.encode() if isinstance(value, str) else value or b""

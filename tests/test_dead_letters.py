@@ -28,7 +28,7 @@ LETTER = Rejected(
     payload=b'{"user_id":42.0}\xff\x00',
     origin="events[3]@17",
     key=b"k\xff",
-    headers=(("trace", b"\x00\x01"), ("trace", b"second")),
+    headers=(("trace", b"\x00\x01"), ("trace", b"second"), ("null", None)),
     timestamp_ms=1_783_000_000_123,
 )
 BARE = Rejected("bad_row", "expected 4 fields, got 3", b"a,b,c", "events.csv:7")
@@ -206,8 +206,8 @@ def test_kafka_gets_the_event_byte_by_byte_and_the_reason_in_headers(kafka: str)
         LETTER.timestamp_ms,
     )
     headers = record.headers()
-    assert headers[:2] == [("trace", b"\x00\x01"), ("trace", b"second")]
-    said = dict(headers[2:])
+    assert headers[:3] == [("trace", b"\x00\x01"), ("trace", b"second"), ("null", None)]
+    said = dict(headers[3:])
     assert said["driftgraph.reason"] == b"bad_id"
     assert [said[f"__connect.errors.{name}"] for name in ("topic", "partition", "offset")] == [
         b"events",

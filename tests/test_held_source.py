@@ -170,3 +170,28 @@ def test_a_pause_of_the_caller_outlasts_what_is_held(kafka: str, topic: str) -> 
     source.resume()
     assert "later" in users_until(source, 5 - came)
     source.close()
+
+
+def test_a_partition_is_held_back_and_none_has_an_end_while_messages_wait(kafka: str, topic: str) -> None:
+    moody = Moody()
+    source = held(kafka, topic, moody)
+    source.hold([0])
+    seen: list[str] = []
+    end = time.monotonic() + 20
+    while len(seen) < 2:
+        assert time.monotonic() < end
+        seen += users(source.next_batch(0.1))
+    assert sorted(seen) == ["u1", "u3"]
+    moody.is_away = True
+    source.hold([])
+    while not source.away:
+        assert time.monotonic() < end
+        assert users(source.next_batch(0.1)) == []
+    assert source.behind == source.partitions
+    assert source.lost == {}
+    source.close()
+
+
+def users(decoded: Decoded | None) -> list[str]:
+    assert decoded is not None
+    return decoded.batch.user.to_list()

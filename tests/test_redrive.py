@@ -29,7 +29,7 @@ LETTER = Rejected(
     payload=b'{"user_id":42.0}\xff\x00',
     origin="events[3]@17",
     key=b"k\xff",
-    headers=(("trace", b"\x00\x01"), ("trace", b"second")),
+    headers=(("trace", b"\x00\x01"), ("trace", b"second"), ("null", None)),
     timestamp_ms=1_783_000_000_123,
 )
 

@@ -29,7 +29,7 @@ class CloudEventReader:
     def read(self, payload: bytes, origin: Origin) -> object | Refusal:
         """One envelope, or a list of them (the batched format)."""
         record = origin()
-        headers = dict(record.headers)
+        headers = {name: value for name, value in record.headers if value is not None}
         if f"{_HEADER}specversion" in headers and not _content_type(record).startswith(_STRUCTURED):
             return _binary(payload, headers)
         message = read_json(payload)
@@ -41,7 +41,8 @@ class CloudEventReader:
 
 
 def _content_type(record: RowOrigin) -> bytes:
-    return next((value for name, value in record.headers if name.lower() == "content-type"), b"").lower()
+    named = (value for name, value in record.headers if name.lower() == "content-type" and value is not None)
+    return next(named, b"").lower()
 
 
 def _binary(payload: bytes, headers: dict[str, bytes]) -> object | Refusal:

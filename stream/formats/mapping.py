@@ -43,7 +43,7 @@ class Record(Protocol):
         ...
 
     @property
-    def headers(self) -> tuple[tuple[str, bytes], ...]:
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]:
         """Of the Kafka record."""
         ...
 

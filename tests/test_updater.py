@@ -1,0 +1,112 @@
+"""The ingest loop: what it asks of its source at each turn, and what it writes down of itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from driftgraph.app.config import load
+from driftgraph.app.dead_letter_files import FileDeadLetters
+from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.live import watermark_rules
+from driftgraph.app.outbox import KeptLetters, Outbox
+from driftgraph.app.progress import NoProgress
+from driftgraph.app.updater import Updater
+from driftgraph.app.worker_watch import WorkerProcess
+from driftgraph.stream.clock import ManualClock, Watermark
+from driftgraph.stream.events import Decoded, EventBatch, Strings
+from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.kafka_source import KafkaSource
+from driftgraph.stream.source import Position
+
+NOW_MS = 1_783_000_000_000
+HOUR_MS = 3_600_000
+
+
+class Source:
+    """Two partitions with much to come. Each turn costs what the test says."""
+
+    away = False
+    caught_up = False
+    behind: Collection[int] = (0, 1)
+    partitions = (0, 1)
+    lost: Mapping[str, int] = {"events[0]": 7}
+
+    def __init__(self, clock: ManualClock, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> None:
+        self.held: list[set[int]] = []
+        self._clock = clock
+        self._batches = list(batches)
+        self._costs_ms = list(costs_ms)
+
+    def next_batch(self, timeout_s: float) -> Decoded | None:
+        self._clock.advance(round(1_000 * timeout_s))
+        return self._batches.pop(0) if self._batches else None
+
+    def hold(self, partitions: Collection[int]) -> None:
+        self.held.append(set(partitions))
+        self._clock.advance(self._costs_ms.pop(0))
+
+    def position(self) -> Position:
+        return {"events[0]": 1}
+
+    def lag(self) -> Mapping[str, int]:
+        return {"events[0]": 5}
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def commit(self, position: Position) -> None: ...
+    def close(self) -> None: ...
+
+
+def clicks(partition: int, *hours: float) -> Decoded:
+    """Of user u<partition>, that many hours before NOW."""
+    count = len(hours)
+    return Decoded(
+        EventBatch(
+            Strings.of([f"u{partition}"] * count),
+            Strings.of(["i"] * count),
+            np.zeros(count, np.uint8),
+            np.array([NOW_MS - round(h * HOUR_MS) for h in hours], np.int64),
+            np.full(count, partition, np.int32),
+        ),
+        position={"events[0]": 1},
+    )
+
+
+def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tuple[Source, dict[str, Any]]:
+    """The loop until the source ends; the status that it left."""
+    settings = load(
+        options={"data_dir": str(folder), "relations": {"click": {}}, "time": {"idle_timeout": "10m"}}
+    )
+    clock = ManualClock(NOW_MS)
+    source = Source(clock, batches, costs_ms)
+    graph = Heterograph.create(None, settings.window_relations(), user_rows=16, item_rows=16)
+    watermark = Watermark(watermark_rules(settings), clock)
+    watermark.assign(source.partitions)
+    letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))
+    worker = WorkerProcess(settings, folder, clock)
+    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
+    kafka = cast(KafkaSource, source)
+    Updater(settings, kafka, ingest, letters, worker, clock, NoProgress()).run(threading.Event())
+    letters.close()
+    return source, json.loads((folder / "status/updater.json").read_bytes())
+
+
+def test_a_partition_is_held_as_soon_as_it_is_a_quarter_of_an_hour_ahead(tmp_path: Path) -> None:
+    source, _ = ran(
+        tmp_path, [clicks(1, 9), clicks(0, 9), clicks(0, 8.76), clicks(0, 8.7), clicks(1, 8.8)], [0] * 5
+    )
+    assert source.held == [{1}, set(), set(), {0}, set()]
+
+
+def test_the_status_tells_the_longest_time_between_two_polls_since_the_last_one(tmp_path: Path) -> None:
+    """Written once a second: 900 ms were before the last status of the loop, 300 ms and a poll after it."""
+    costs_ms = [0, 800, 200, 0, 300, 100]
+    _, status = ran(tmp_path, [clicks(0, 9)] * len(costs_ms), costs_ms)
+    assert status["poll_gap_max_ms"] == 400
+    assert (status["lost"], status["lag"]) == ({"events[0]": 7}, {"events[0]": 5})
