@@ -58,6 +58,7 @@ class Meter:
 def ours(brokers: str, topic: str, count: int) -> None:
     """Kafka to window: the updater itself, as ``driftgraph run`` starts it, until the window is full."""
     from driftgraph.app import live
+    from driftgraph.app.embedded import EmbeddedRedis
     from driftgraph.app.progress import NoProgress
     from driftgraph.stream.heterograph import HeterographView
 
@@ -70,8 +71,9 @@ def ours(brokers: str, topic: str, count: int) -> None:
             if meter.add(n):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    settings = updater_settings(brokers, topic)
-    live.run(settings, progress=Counting())
+    with EmbeddedRedis() as redis:
+        settings = updater_settings(brokers, topic, redis.url)
+        live.run(settings, progress=Counting())
     read = json.loads((settings.data_dir / "status" / "updater.json").read_bytes())["events"]
     held = sum(HeterographView.attach(settings.data_dir / "window").moment().cut.next)
     if any(one != count for one in (read["read"], read["applied"], held)):
@@ -79,8 +81,8 @@ def ours(brokers: str, topic: str, count: int) -> None:
     meter.tell("driftgraph")
 
 
-def updater_settings(brokers: str, topic: str) -> Any:
-    """The updater's configuration: all defaults, but where to read, what, and that no Redis is there."""
+def updater_settings(brokers: str, topic: str, redis_url: str) -> Any:
+    """The updater's configuration: all defaults, but where to read and what, and a Redis of its own."""
     from driftgraph.app.config import Settings
 
     return Settings.model_validate(
@@ -88,7 +90,7 @@ def updater_settings(brokers: str, topic: str) -> Any:
             "data_dir": Path("data").absolute(),
             "kafka": {"bootstrap_servers": brokers, "topic": topic, "start": "earliest"},
             "relations": {name: {} for name in RELATIONS},
-            "redis": {"url": "redis://127.0.0.1:1/0"},
+            "redis": {"url": redis_url},
         }
     )
 
@@ -96,9 +98,11 @@ def updater_settings(brokers: str, topic: str) -> Any:
 def updater(brokers: str, topic: str, _count: int) -> None:
     """The same, until it is told to stop, for whoever looks into its window."""
     from driftgraph.app import live
+    from driftgraph.app.embedded import EmbeddedRedis
     from driftgraph.app.progress import NoProgress
 
-    live.run(updater_settings(brokers, topic), progress=NoProgress())
+    with EmbeddedRedis() as redis:
+        live.run(updater_settings(brokers, topic, redis.url), progress=NoProgress())
 
 
 def msgspec_loop(brokers: str, topic: str, count: int) -> None:

@@ -6,18 +6,22 @@ import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
+from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import load
 from driftgraph.app.dead_letter_files import FileDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
+from driftgraph.app.lease import Lease, LeaseOwner
 from driftgraph.app.live import watermark_rules
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import NoProgress
 from driftgraph.app.updater import Updater
 from driftgraph.app.worker_watch import WorkerProcess
+from driftgraph.snapshots.window_checkpoint import WindowCheckpoints
 from driftgraph.stream.clock import ManualClock, Watermark
 from driftgraph.stream.events import Decoded, EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
@@ -89,10 +93,13 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     watermark = Watermark(watermark_rules(settings), clock)
     watermark.assign(source.partitions)
     letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))
-    worker = WorkerProcess(settings, folder, clock)
+    worker = WorkerProcess(settings, folder, cast(LeaseOwner, None), clock)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
     kafka = cast(KafkaSource, source)
-    Updater(settings, kafka, ingest, letters, worker, clock, NoProgress()).run(threading.Event())
+    checkpoints = Checkpoints(WindowCheckpoints(folder / "kept", graph, "one"), [letters], 60_000, clock)
+    lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
+    updater = Updater(settings, kafka, ingest, letters, checkpoints, lease, worker, clock, NoProgress())
+    updater.run(threading.Event())
     letters.close()
     return source, json.loads((folder / "status/updater.json").read_bytes())
 

@@ -1,4 +1,4 @@
-"""Event time of a real topic: a partition with nothing in it, shards without one, a bad clock and a restart."""
+"""Event time of a real topic: an empty partition, shards without one, a bad clock and a restart."""
 
 from __future__ import annotations
 
