@@ -48,9 +48,15 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)
+# Quix Streams pins an older confluent-kafka than ours, so it has an environment of its own
+$(VENV)/quix/.ready: benchmarks/quix.txt $(READY)
+	$(BIN)/python -m venv --clear --without-pip $(VENV)/quix
+	$(BIN)/python -m pip --python $(VENV)/quix/bin/python --disable-pip-version-check install --quiet -r $<
+	@touch $@
+
+bench: $(READY) $(VENV)/quix/.ready
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
-	@set -e; for file in start window; do $(BIN)/python "benchmarks/$$file.py" --json $(ARGS); done
+	@set -e; for file in start ingest window; do $(BIN)/python "benchmarks/$$file.py" --json $(ARGS); done
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
