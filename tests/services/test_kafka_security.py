@@ -22,6 +22,7 @@ from driftgraph.app import doctor as doctor_module
 from driftgraph.app import live as live_module
 from driftgraph.app.config import Settings, load
 from driftgraph.app.doctor import State, examine
+from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.kafka_source import KafkaSource
 from driftgraph.stream.source import SourceError
@@ -231,10 +232,17 @@ def test_what_is_wrong_is_one_sentence_in_time(
     assert "wr0ng" not in str(told.value)
 
 
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """``run`` asks for its lease there before it asks Kafka for anything."""
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
 def test_run_and_doctor_say_that_a_password_is_wrong(
-    secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secured: Secured, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured(tmp_path, kafka=secured.sasl, topic="events", redis="redis://127.0.0.1:1/0")
+    config = configured(tmp_path, kafka=secured.sasl, topic="events", redis=redis_url)
     text = config.read_text(encoding="utf-8").replace(
         "[relations.click]",
         """[kafka.options]
