@@ -75,7 +75,7 @@ def test_a_reader_of_a_window_that_was_replaced_keeps_its_own(tmp_path: Path) ->
     ("file", "content", "said"),
     [
         ("window.json", b"{", "is not a window description"),
-        ("window.json", b'{"format":9,"relations":[],"rows":[1,1]}', "format 9, this version reads 2"),
+        ("window.json", b'{"format":9,"relations":[],"rows":[1,1]}', "format 9, this version reads 3"),
         ("events", b"short", "has 5 bytes, expected"),
     ],
 )

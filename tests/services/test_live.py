@@ -151,6 +151,8 @@ def test_a_bad_message_costs_itself(live: Live) -> None:
 
 def test_a_broker_that_goes_away_stops_time_and_nothing_else(live: Live) -> None:
     """The window stays, the log says it once, and the next event after the outage is served."""
+    now_ms = SystemClock().now_ms()
+    live.updater.wait_for("a status of now", lambda s: s["time_ms"] > now_ms)
     window = live.updater.status()["window"]
     live.kafka.kill()
     try:
