@@ -80,7 +80,7 @@ def test_one_phone_with_a_clock_in_2037_expires_nothing(real_kafka: RealKafka, p
 
 def test_a_tombstone_an_empty_value_a_good_event_and_the_text_null(real_kafka: RealKafka) -> None:
     """The tombstone forgets u1 as of its place; offsets advance over all."""
-    records = [
+    records: list[dict[str, Any]] = [
         {"value": event("u1"), "key": b"u1"},
         {"value": None, "key": b"u1"},
         {"value": b"", "key": b"u1"},
