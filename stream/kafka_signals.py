@@ -86,7 +86,9 @@ class KafkaSignals:
         for topic in self._topics:
             partitions = statistics.topics[topic].partitions if topic in statistics.topics else {}
             for name, partition in partitions.items():
-                number = int(name)  # -1 holds messages without a partition
+                number = int(name)
+                if number < 0:
+                    continue  # librdkafka's own place for messages without a partition
                 self.partition_counts[topic] = max(self.partition_counts.get(topic, 0), number + 1)
                 if partition.ls_offset >= 0:
                     ends[part_of(topic, number)] = partition.ls_offset
