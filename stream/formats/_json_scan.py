@@ -310,27 +310,28 @@ def _places(data: Any, spans: Any, places: Any) -> int:
 
 @_jit
 def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int:
-    """To after the same bytes as the model's, or -1. Compares all of them: that goes by vector."""
+    """To after the same bytes as the model's, or -1."""
     count = model_stop - model
     if stop - at < count:
         return -1
-    these, those, different = data[at : at + count], data[model:model_stop], np.uint8(0)
-    for i in range(count):
-        different |= these[i] ^ those[i]
-    return at + count if different == 0 else -1
+    here, there = np.uint64(at), np.uint64(model)  # unsigned: no index to be counted from the end
+    for i in range(np.uint64(count)):
+        if data[here + i] != data[there + i]:
+            return -1
+    return at + count
 
 
 @_jit
 def _like(
-    data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, float_field: int,
-    ascii_only: bool, spans: Any,
+    data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, count: int, float_field: int,
+    ascii_only: bool, spans: Any, row: int,
 ) -> bool:  # fmt: skip
-    """Fill ``spans`` of a message that differs from an understood one in its values only; whether it does.
+    """Fill ``spans[row]`` of a message that differs from an understood one only in its values; or False.
 
-    One producer writes its messages alike, so this is the usual way, four times as fast as the other. A value
-    is a text where the model's is one, and a number where that is one; so the message is understood too.
+    One producer writes its messages alike, so this is the usual way, twice as fast as the other. A value is
+    a text where the model's is one, and a number where that is one; so the message is understood too.
     """
-    for k in range(len(places)):
+    for k in range(count):
         field, start = places[k, 0], places[k, 1]
         at = _repeated(data, at, stop, model, start)
         if at < 0 or at == stop:
@@ -344,7 +345,7 @@ def _like(
             fine = after >= 0
         if not fine:
             return False
-        spans[field, 0], spans[field, 1] = at, end
+        spans[row, field, 0], spans[row, field, 1] = at, end
         at, model = end, places[k, 2]
     return bool(_repeated(data, at, stop, model, model_stop) == stop)
 
@@ -373,8 +374,8 @@ def scan(
         spans[i, :, :] = 0
         if model >= 0:
             if _like(
-                data, start, stop, offsets[model], offsets[model + 1], places[:count], float_field,
-                ascii_only, spans[i],
+                data, start, stop, offsets[model], offsets[model + 1], places, count, float_field,
+                ascii_only, spans, i,
             ):  # fmt: skip
                 continue
             spans[i, :, :] = 0
