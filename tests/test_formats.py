@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from driftgraph.stream.clock import REPLAY_TIMES
 from driftgraph.stream.decode import Behaviors, EventRules, Others, RowOrigin, Rows
-from driftgraph.stream.events import Decoded
+from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import FieldNames
+from driftgraph.stream.formats import _json_scan as kernels
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.delimited import (
     PLAIN,
@@ -252,7 +253,7 @@ LAYOUTS = [
 
 @st.composite
 def alike(draw: st.DrawFn) -> list[bytes | None]:
-    """Messages of one layout, mostly good ones, of which some are cut or have a value of another kind."""
+    """Messages of one layout, mostly good; some are cut, have a tail or a value of another kind."""
     layout = draw(st.sampled_from(LAYOUTS))
     good = [b"1783000000000", b'"buy"', b'"i1"', b'"u1"'] if layout.startswith(b" ") else None
     good = good or [b'"u1"', b'"i1"', b'"buy"', b"1783000000000"]
@@ -262,8 +263,12 @@ def alike(draw: st.DrawFn) -> list[bytes | None]:
     for _ in range(draw(st.integers(1, 8))):
         values = [draw(RAW) if draw(st.integers(0, 3)) == 0 else value for value in good]
         written = layout % tuple(values)
-        cut = draw(st.integers(0, 9))
-        found.append(written if cut else written[: draw(st.integers(0, len(written)))])
+        damage = draw(st.integers(0, 19))
+        if damage == 0:
+            written = written[: draw(st.integers(0, len(written)))]
+        elif damage == 1:
+            written += draw(st.sampled_from([b" ", b"}", b"{}", b",", b"x", b"\n"]))
+        found.append(written)
     return found
 
 
@@ -273,6 +278,33 @@ def test_messages_of_one_layout_are_decoded_like_each_message(payloads: list[byt
     """A message that follows one of its kind goes a shorter way, which must see what the longer one sees."""
     rows = rows_of(payloads)
     assert plain(JSON.decode(rows)) == plain(JSON.decode_by_row(rows))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+def test_a_message_with_other_values_goes_the_shorter_way(layout: bytes) -> None:
+    """Also where the fields come in another order than ours; a value of another kind does not."""
+    order = [b"ts", b"behavior", b"item_id", b"user_id"]
+    turned = b"{" + b",".join(b'"%b":%%b' % name for name in order) + b"}"
+    for form, one, other in (
+        (layout, [b'"u1"', b'"i1"', b'"buy"', b"17"], [b'"u22"', b'""', b'"click"', b"1"]),
+        (turned, [b"17", b'"buy"', b'"i1"', b'"u1"'], [b"1", b'"click"', b'"i333"', b'"u22"']),
+    ):
+        first, second, odd = form % tuple(one), form % tuple(other), form % (*one[:3], b"null")
+        assert [_goes_short(first, message) for message in (second, odd, second + b" ")] == [
+            True,
+            False,
+            False,
+        ]
+
+
+def _goes_short(model: bytes, message: bytes) -> bool:
+    data = np.frombuffer(model + message, np.uint8)
+    names = Strings.of(["user_id", "item_id", "behavior", "ts", "event_id"])
+    spans, places = np.zeros((2, len(names), 2), np.int64), np.zeros((len(names), 4), np.int64)
+    size = len(model)
+    assert kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans[0])
+    count = kernels._places(data, spans[0], places)
+    return bool(kernels._like(data, size, len(data), 0, size, places, count, 3, True, spans, 1))
 
 
 # CSV

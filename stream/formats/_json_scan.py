@@ -334,13 +334,11 @@ def _like(
     for k in range(count):
         field, start = places[k, 0], places[k, 1]
         at = _repeated(data, at, stop, model, start)
-        if at < 0 or at == stop:
+        if at < 0:
             return False
         if places[k, 3]:
             end, fine = _text(data, at, stop, ascii_only)
-        elif data[at] == _QUOTE or data[at] == _NULL:
-            return False
-        else:
+        else:  # a text or null here is found out by what comes after it
             _, end, after = _wanted(data, at, stop, ascii_only, True, field == float_field)
             fine = after >= 0
         if not fine:
