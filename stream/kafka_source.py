@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.decode import Decoder, RowOrigin, Rows
-from driftgraph.stream.events import EMPTY, I32, I64, Decoded
+from driftgraph.stream.events import EMPTY, I32, Decoded
 from driftgraph.stream.kafka_client import Property, consumer_of
 from driftgraph.stream.kafka_offsets import OutOfRange, Place, offset_after_loss, offsets_at, range_of
 from driftgraph.stream.kafka_signals import KafkaSignals, part_of
@@ -301,12 +301,11 @@ class KafkaSource:
 
     def _advance(self, messages: Sequence[Message], topic_number: I32, partition: I32) -> None:
         """Move the position past the messages: by partition, past its last one."""
-        offset: I64 = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
         number = topic_number.astype(np.int64) * TOPIC_STRIDE + partition
         distinct, last = np.unique(number[::-1], return_index=True)
         for value, back in zip(distinct.tolist(), last.tolist(), strict=True):
             part = part_of(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
-            self._next[part] = int(offset[len(messages) - 1 - back]) + 1
+            self._next[part] = cast("int", messages[len(messages) - 1 - back].offset()) + 1
             self._at_end.discard(part)
 
     def _take_signals(self, messages: Sequence[Message]) -> None:
