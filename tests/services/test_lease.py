@@ -57,12 +57,12 @@ class World:
         self.ledger.update(clicks)
         return clicks[-1][2]
 
-    def config(self, name: str, data_of: str | None = None) -> Path:
+    def config(self, name: str, data_of: str | None = None, every: str = "1s") -> Path:
         """A configuration in a folder of its own, with its own data_dir or that of another."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         path = configured(folder, kafka=self.kafka.address, topic=self.topic, redis=self.redis_url)
-        text = path.read_text(encoding="utf-8") + '[checkpoint]\nevery = "1s"\n'
+        text = path.read_text(encoding="utf-8") + f'[checkpoint]\nevery = "{every}"\n'
         if data_of is not None:
             text = text.replace(f'"{folder / "var"}"', f'"{self.folder / data_of / "var"}"')
         path.write_text(text, encoding="utf-8")
@@ -160,12 +160,15 @@ def test_a_second_on_the_same_folder_waits_and_goes_on_where_the_first_was(world
 def test_a_first_that_stood_still_neither_commits_nor_publishes(world: World) -> None:
     """It and its worker are stopped until the second has published; then both come back and end."""
     reader = EmbeddingReader(world.client, namespace="shop")
-    with RunningUpdater(world.config("one")) as first, RunningUpdater(world.config("two")) as second:
+    configs = [world.config(name, every="4s") for name in ("one", "two")]
+    with RunningUpdater(configs[0]) as first, RunningUpdater(configs[1]) as second:
         one, two = (first, second) if until("one works", lambda: _leader(world)) == "one" else (second, first)
         names = ("one", "two") if one is first else ("two", "one")
         works(one)
         until("it publishes", reader.current, 90)
         pids = [one.process.pid, one.status()["worker"]["pid"]]
+        number = one.status()["checkpoint"]["number"]
+        one.wait_for("the next is seconds away", lambda s: s["checkpoint"]["number"] > number)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         stopped = world.told(names[0], "updater")
