@@ -35,6 +35,7 @@ pytestmark = pytest.mark.services
 
 TAKEN_OVER_WITHIN_S = 15.0
 SIGTERM_WITHIN_S = 10.0
+STANDBY_ENDS_WITHIN_S = 5.0  # 0.9 s on an idle machine, all of it the end of the interpreter
 
 
 @dataclass
@@ -204,7 +205,7 @@ def test_a_clean_stop_hands_over_at_once_and_a_standby_ends_at_once(world: World
             for standby in (second, third):
                 waits(standby, "has the lease of")
             status, seconds = third.terminate()
-            assert (status, seconds < 2) == (0, True), third.output()
+            assert (status, seconds < STANDBY_ENDS_WITHIN_S) == (0, True), third.output()
             assert world.told("three", "standby") == {}
             status, seconds = first.terminate()
             assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), first.output()
@@ -251,5 +252,5 @@ def test_without_redis_it_waits_says_so_and_ends_at_once(world: World) -> None:
     with RunningUpdater(world.config("one")) as alone:
         waits(alone, "waits for Redis, to know that it is the only updater")
         status, seconds = alone.terminate()
-        assert (status, seconds < 2) == (0, True), alone.output()
+        assert (status, seconds < STANDBY_ENDS_WITHIN_S) == (0, True), alone.output()
         assert world.told("one", "updater") == {}
