@@ -12,7 +12,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +105,8 @@ class Standby:
         if why != self._why or now_s - self._said_s >= SAY_EVERY_S:
             self._why, self._said_s = why, now_s
             self._progress.note(why)
-            write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
+            with suppress(FileNotFoundError):  # another standby of this folder wrote it at this moment
+                write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
         self._stop.wait(LOOK_EVERY_S)
 
     def _over(self) -> None:

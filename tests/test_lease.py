@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from driftgraph.app.config import Settings
+from driftgraph.app.config_sections import KafkaSettings
 from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.lease import Holder, Lease, LeaseClient, LeaseLostError
+from driftgraph.app.lease import Holder, Lease, LeaseClient, LeaseLostError, lease_name
 from driftgraph.app.publish import GenerationStore, raise_epoch, read_epoch
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
 from tests.services_redis import NAMESPACE, filled, publish
@@ -147,6 +149,23 @@ def test_a_full_redis_renews(first: LeaseClient, redis_client: redis.Redis) -> N
         first.take()
 
 
+def test_an_epoch_grows_past_one_that_redis_has_forgotten(
+    first: LeaseClient, second: LeaseClient, redis_client: redis.Redis
+) -> None:
+    epoch = taken(first)
+    until(lambda: int(redis_client.time()[0]) > epoch)
+    redis_client.flushall()
+    assert taken(second) > epoch
+
+
+def test_shards_of_one_name_have_leases_of_their_own(redis_client: redis.Redis) -> None:
+    shards = ["0/1", "0/2", "1/2"]
+    names = [lease_name(Settings(name="shop", kafka=KafkaSettings(shard=shard))) for shard in shards]
+    for name in names:
+        taken(LeaseClient(redis_client, namespace=NAMESPACE, name=name))
+    assert names[0] == "shop"
+
+
 # --- the worker ----------------------------------------------------------------------------------------
 
 
@@ -196,6 +215,28 @@ def test_a_process_that_stood_still_knows_before_it_asks(redis_client: redis.Red
     clock.now_s += 0.2
     assert not lease.held
     lease.check()  # not known to be another's
+    lease.release()
+
+
+def test_a_renewal_counts_from_before_it_was_sent(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes after the ttl: it says nothing about now."""
+    client, clock = client_of(redis_client, ttl_s=9), HandClock()
+    lease = Lease(client, taken(client), clock.now_s, renew_s=60, now_s=clock)
+    renew = client.renew
+
+    def slow(epoch: int) -> Holder | None:
+        answer = renew(epoch)
+        clock.now_s += 9.1
+        return answer
+
+    monkeypatch.setattr(client, "renew", slow)
+    assert lease._renewed()
+    assert not lease.held
+    monkeypatch.setattr(client, "renew", renew)
+    assert lease._renewed()
+    assert lease.held
     lease.release()
 
 

@@ -1,0 +1,188 @@
+"""What a standby waits for: the lock of its data_dir, a lease that somebody has, a Redis that is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from driftgraph.app.config import Settings
+from driftgraph.app.embedded import free_port
+from driftgraph.app.lease import Holder, Lease, LeaseClient, elapsed_s
+from driftgraph.app.progress import NoProgress
+from driftgraph.app.redis_schema import Keys, RedisUnavailableError, connect
+from driftgraph.app.standby import Standby
+from tests.services_redis import NAMESPACE
+
+TTL_S = 2.0  # also the time that a standby gives the holder
+
+
+class Said(NoProgress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def until(what: str, is_true: Callable[[], object], timeout_s: float = 10.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < end, f"not in {timeout_s:g} s: {what}"
+        time.sleep(0.01)
+
+
+class Waiting:
+    """A standby that asks for a lease in a thread, as the main thread of ``run`` does."""
+
+    def __init__(self, folder: Path, client: LeaseClient) -> None:
+        self.stop, self.said = threading.Event(), Said()
+        self.found: list[Lease | None] = []
+        standby = Standby(Settings(data_dir=folder), self.stop, self.said)
+        self.thread = threading.Thread(target=lambda: self.found.append(standby.lease(client)))
+        self.thread.start()
+
+    def ended(self) -> Lease | None:
+        self.thread.join(10)
+        assert self.found, f"it still waits: {self.said.lines}"
+        return self.found[0]
+
+
+@pytest.fixture
+def first(redis_client: redis.Redis) -> LeaseClient:
+    return LeaseClient(redis_client, namespace=NAMESPACE, name="shop", ttl_s=TTL_S)
+
+
+@pytest.fixture
+def second(redis_client: redis.Redis) -> LeaseClient:
+    return LeaseClient(redis_client, namespace=NAMESPACE, name="shop", ttl_s=TTL_S)
+
+
+def test_a_lease_that_nobody_has_is_taken_without_a_word(second: LeaseClient, tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, second)
+    lease = waiting.ended()
+    assert lease is not None
+    assert lease.held
+    assert waiting.said.lines == []
+    lease.release()
+
+
+def test_it_names_the_holder_once_and_goes_on_when_that_ends(
+    first: LeaseClient, second: LeaseClient, tmp_path: Path
+) -> None:
+    epoch = first.take()
+    assert epoch is not None
+    holder = Lease(first, epoch, elapsed_s(), renew_s=TTL_S / 4)
+    waiting = Waiting(tmp_path, second)
+    told = tmp_path / "status/standby.json"
+    until("it is told", told.exists)
+    time.sleep(2 * TTL_S)
+    assert len(waiting.said.lines) == 1
+    assert f"waits as a standby: the updater with pid {os.getpid()} on " in waiting.said.lines[0]
+    assert json.loads(told.read_bytes())["why"] == waiting.said.lines[0]
+    holder.release()
+    lease = waiting.ended()
+    assert lease is not None
+    assert lease.epoch > epoch
+    assert not told.exists()
+    lease.release()
+
+
+def test_the_holder_comes_first_when_redis_has_forgotten_it(
+    first: LeaseClient, second: LeaseClient, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    epoch = first.take()
+    assert epoch is not None
+    waiting = Waiting(tmp_path, second)
+    until("it waits", lambda: waiting.said.lines)
+    redis_client.flushall()
+    until("it has seen that", lambda: "is given some seconds" in waiting.said.lines[-1])
+    assert first.renew(epoch) is None
+    until("it waits again", lambda: "waits as a standby" in waiting.said.lines[-1])
+    waiting.stop.set()
+    assert waiting.ended() is None
+
+
+def test_the_holder_comes_first_when_redis_was_away_and_a_dead_one_does_not(
+    first: LeaseClient,
+    second: LeaseClient,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis is back with what it knew, and the lease ran out meanwhile: its holder may live or not."""
+    assert first.take() is not None
+    away, look = threading.Event(), second.holder
+
+    def holder() -> Holder:
+        if away.is_set():
+            raise RedisUnavailableError("Redis is away")
+        return look()
+
+    monkeypatch.setattr(second, "holder", holder)
+    waiting = Waiting(tmp_path, second)
+    until("it waits", lambda: waiting.said.lines)
+    away.set()
+    until("it misses Redis", lambda: "waits for Redis" in waiting.said.lines[-1])
+    redis_client.delete(Keys(NAMESPACE).lease("shop"))
+    back_s = time.monotonic()
+    away.clear()
+    lease = waiting.ended()
+    assert lease is not None
+    assert time.monotonic() - back_s > TTL_S / 2, "the holder had no time to say that it lives"
+    lease.release()
+
+
+def test_it_ends_at_once_when_told_while_redis_is_away(tmp_path: Path) -> None:
+    address = f"redis://127.0.0.1:{free_port()}/0"
+    client = LeaseClient(connect(address, retries=0), namespace=NAMESPACE, name="shop")
+    waiting = Waiting(tmp_path, client)
+    until("it says so", lambda: waiting.said.lines)
+    assert "waits for Redis, to know that it is the only updater of 'shop'" in waiting.said.lines[0]
+    told_s = time.monotonic()
+    waiting.stop.set()
+    assert waiting.ended() is None
+    assert time.monotonic() - told_s < 1
+    assert not (tmp_path / "status/standby.json").exists()
+
+
+def test_the_second_of_a_folder_waits_for_its_lock_and_the_places_agree(tmp_path: Path) -> None:
+    settings, stop = Settings(data_dir=tmp_path), threading.Event()
+    first, second, said = Standby(settings, stop, Said()), Standby(settings, stop, Said()), Said()
+    third, got = Standby(settings, stop, said), list[bool]()
+
+    def wait() -> None:
+        with third.lock() as locked:
+            got.append(locked)
+
+    thread = threading.Thread(target=wait)
+    with first.lock() as locked:
+        assert locked
+        thread.start()
+        until("it says so", lambda: said.lines)
+        assert f"{tmp_path} is in use by the updater with pid {os.getpid()}" in said.lines[0]
+        assert got == []
+    thread.join(10)
+    assert got == [True]
+    with second.lock():
+        assert second.place == first.place == third.place != ""
+    stop.set()
+    with second.lock() as locked:
+        assert not locked
+
+
+def test_another_folder_is_another_place(tmp_path: Path) -> None:
+    stop, places = threading.Event(), set[str]()
+    for name in ("one", "two"):
+        standby = Standby(Settings(data_dir=tmp_path / name), stop, Said())
+        with standby.lock():
+            places.add(standby.place)
+    assert len(places) == 2
