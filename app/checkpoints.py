@@ -19,9 +19,7 @@ from driftgraph.stream.clock import Clock
 from driftgraph.stream.source import Position
 from driftgraph.stream.window import StaleCut
 
-LAST_WITHIN_S: Final = (
-    10.0  # for the checkpoint of a clean stop; without it the next start reads a little more
-)
+LAST_WITHIN_S: Final = 10.0  # for the one of a clean stop; without it the next start reads a little more
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +50,18 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._newest: dict[str, Any] = {"number": 0, "time_ms": None, "took_ms": None}
-        self._kept: Position | None = None  # of the newest checkpoint, until the loop has asked for it
+        self._kept: Position | None = None  # what the thread has made durable, until the loop takes it
 
     def tend(self, take: Callable[[], Snapshot]) -> Position | None:
         """Do what is due; the position of a checkpoint that was finished since the last call."""
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread = None
-        if self._thread is None:
-            if self._taken is None and self._clock.now_ms() >= self._due_ms:
-                self._taken = [one.put_count for one in self._outgoing], take()
-            if self._taken is not None and self._is_safe(self._taken[0]):
-                self._start(self._taken[1])
+        if self._thread is not None and self._thread.is_alive():
+            return None
+        self._thread = None  # so what it wrote is ours now
         kept, self._kept = self._kept, None
+        if self._taken is None and self._clock.now_ms() >= self._due_ms:
+            self._taken = [one.put_count for one in self._outgoing], take()
+        if self._taken is not None and self._is_safe(self._taken[0]):
+            self._start(self._taken[1])
         return kept
 
     def finish(self, take: Callable[[], Snapshot]) -> Position | None:
@@ -71,10 +69,10 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join(LAST_WITHIN_S)
         self._taken, self._due_ms = None, 0
-        kept = self.tend(take)
+        before = self.tend(take)
         if self._thread is not None:
             self._thread.join(LAST_WITHIN_S)
-        return self._kept or kept
+        return self._kept or before
 
     def status(self) -> dict[str, Any]:
         """For the status file."""

@@ -85,6 +85,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             window_checkpoint.restore(found, state, graph, ingest.dedupe)
             held = sum(graph.window.live_counts(graph.window.cut()).values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+            kept = {ring.name for ring in state.relations}
+            for new in (r.name for r in graph.window.relations if r.name not in kept):
+                log.warning("%s is new: it has events from now on; to fill it, remove %s", new, root)
         start = None if state is None else state.position
         source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
         stack.callback(source.close)

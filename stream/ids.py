@@ -1,6 +1,6 @@
 """External ids: a string for each user and item outside, a dense row inside, and the way between.
 
-    EventBatch ──► [IdTable.assign] ──► rows ──► window           rows ──► [IdView.names] ──► Redis
+    EventBatch ──► [IdTable.assign] ──► rows ──► window           rows ──► [IdView.strings] ──► Redis
 
 Exact: two ids share a row only if their bytes are equal; the hash only finds the place to look. Rows are
 reused once nothing in the window refers to them, and so is the memory of their names: both are bounded
@@ -9,7 +9,6 @@ by the window, not by the age of the process.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -212,14 +211,8 @@ class IdView:
         self._hashes = folder.array(f"{kind}_id_hashes", row_capacity, np.uint64)
         self._arena = folder.array(f"{kind}_id_bytes", row_capacity * NAME_BYTES_MEAN, np.uint8)
 
-    def names(self, rows: U32) -> list[str]:
-        """The id of each row; empty where a row has no owner, anything where it loses it just now."""
-        found = self.strings(rows)
-        raw, ends = found.data.tobytes(), found.offsets.tolist()
-        return [raw[a:b].decode(errors="replace") for a, b in pairwise(ends)]  # a name half wiped is no UTF-8
-
     def strings(self, rows: U32) -> Strings:
-        """As ``names``, in one piece."""
+        """The id of each row; empty where a row has no owner, anything where it loses it just now."""
         rows = np.ascontiguousarray(rows, np.uint32)
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self._lengths[rows], out=bounds[1:])

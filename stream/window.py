@@ -107,7 +107,8 @@ class Window(WindowView):
         for r, (start, stop) in enumerate(pairwise(bounds)):
             for at in range(start, stop, self.relations[r].capacity):
                 chosen = order[at : min(at + self.relations[r].capacity, stop)]
-                self._append_one(r, user[chosen], item[chosen], time_ms[chosen], emptied)
+                limits = (self.relations[r].user_events_max, self.relations[r].item_events_max)
+                self._append_one(r, user[chosen], item[chosen], time_ms[chosen], emptied, limits=limits)
         self._publish()
         return _joined(emptied)
 
@@ -157,7 +158,10 @@ class Window(WindowView):
     def begin(self, first: Sequence[int]) -> None:
         """Let the sequence numbers of an empty window begin at ``first``, one for each relation."""
         if self._next.any() or any(number < 0 for number in first) or len(first) != len(self.relations):
-            raise ValueError(f"an empty window of {len(self.relations)} relations can begin, at {first}?")
+            raise ValueError(
+                f"only an empty window can begin at chosen numbers, one for each of {len(self.relations)} "
+                f"relations and none negative; got {list(first)}"
+            )
         self._first[:] = self._next[:] = first
         reserved = header.HEADER_WORDS + 2 * len(self.relations)
         self._arrays.header[reserved : reserved + len(self.relations)] = first
@@ -166,7 +170,8 @@ class Window(WindowView):
     def restore(self, relation: int, user: U32, item: U32, time_ms: I64) -> None:
         """Put back N events of one relation that ``arrivals`` gave, from its ``begin`` on and without a gap.
 
-        To be done before the first ``append`` or ``expire``: what expired since leaves with the latter.
+        None is left out, so that each gets its old number, also where a node may hold fewer by now. To be
+        done before the first ``append`` or ``expire``: what expired since leaves with the latter.
         """
         real = user != adjacency.NIL
         if real.any():
@@ -174,7 +179,7 @@ class Window(WindowView):
             self._check_range("item", item[real], self.row_capacity[ITEM])
             self._raise_rows(USER, user[real])
             self._raise_rows(ITEM, item[real])
-        self._append_one(relation, user, item, time_ms, [])
+        self._append_one(relation, user, item, time_ms, [], limits=(EVENTS_MAX, EVENTS_MAX))
         self._publish()
 
     def recycle(self, side: int, rows: U32) -> None:
@@ -200,7 +205,16 @@ class Window(WindowView):
             "capped": dict(zip(names, self.capped.tolist(), strict=True)),
         }
 
-    def _append_one(self, r: int, user: U32, item: U32, time_ms: I64, emptied: list[tuple[U32, U32]]) -> None:
+    def _append_one(
+        self,
+        r: int,
+        user: U32,
+        item: U32,
+        time_ms: I64,
+        emptied: list[tuple[U32, U32]],
+        *,
+        limits: tuple[int, int],
+    ) -> None:
         """Append to one relation at most as many events as its ring holds."""
         relation, relation_count = self.relations[r], len(self.relations)
         arrays, n = self._arrays, len(user)
@@ -218,7 +232,7 @@ class Window(WindowView):
         out = ring.append_events(
             arrays.words, self._times, *arrays.heads, r, relation_count,
             int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
-            user, item, time_ms, horizon_ms, relation.user_events_max, relation.item_events_max, left_out,
+            user, item, time_ms, horizon_ms, *limits, left_out,
         )  # fmt: skip
         self._next[r] += n - out
         if out:

@@ -34,7 +34,7 @@ def test_a_table_agrees_with_a_dictionary(steps: list[tuple[list[str], int]]) ->
         for name, row in zip(wanted, rows.tolist(), strict=True):
             assert oracle.setdefault(name, row) == row
         assert len(set(oracle.values())) == len(oracle) == len(ids)
-        assert ids.names(np.array(list(oracle.values()), np.uint32)) == list(oracle)
+        assert ids.strings(np.array(list(oracle.values()), np.uint32)).to_list() == list(oracle)
         assert ids.find(Strings.of([*oracle, "?" * 41])).tolist() == [*oracle.values(), -1]
         gone = list(oracle)[:forget]
         ids.release(np.array([oracle.pop(name) for name in gone], np.uint32))

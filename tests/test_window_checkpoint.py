@@ -16,7 +16,7 @@ from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.mapped import Life
-from driftgraph.stream.window import ITEM, USER, Relation, StaleCut
+from driftgraph.stream.window import ITEM, USER, Cut, Relation, StaleCut
 
 RELATIONS = [Relation("click", 400, 40), Relation("buy", 1_000, 25)]
 STREAM = "events 0/1"
@@ -191,6 +191,21 @@ def test_other_relations_take_what_there_is_of_theirs(tmp_path: Path) -> None:
     ]
     next_one = WindowCheckpoints(tmp_path, again, STREAM, found).write(snapshot(again, dedupe, 900))
     assert not (next_one.folder / "0-0.arrow").exists(), "favorites have no event yet"
+
+
+def test_a_lower_cap_takes_nothing_away_that_is_there(tmp_path: Path) -> None:
+    """Every event keeps its number; the cap is for those that come."""
+    g, dedupe = graph(), Deduplicator()
+    go(g, dedupe, ("batch", [(1, n, 0, 1_000 + n) for n in range(9)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    again = graph([Relation("click", 400, 40, user_events_max=4), RELATIONS[1]])
+    restore(found, state, again, Deduplicator())
+    assert again.window.cut() == Cut(900, (0, 0), (9, 0))
+    go(again, Deduplicator(), ("batch", [(1, 9, 0, 1_009)]))
+    assert again.window.cut().next == (9, 0)
 
 
 def test_a_moment_that_the_ring_has_left_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """``driftgraph run`` with a fault built in: a script, so that the worker's process, too, is made of it.
 
-python faulty_run.py FAULT run -c CONFIG
+FAULT=… python faulty_run.py run -c CONFIG
 
-FAULT is ``no-worker`` (it trains nothing and publishes nothing), ``long-fit`` (a fit takes 30 s) or
-``slow-disk`` (an fsync takes 5 s).
+FAULT, in the environment so that the worker's process has it too, is ``no-worker`` (it trains nothing and
+publishes nothing), ``long-fit`` (a fit takes 30 s) or ``slow-disk`` (an fsync takes 5 s).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from driftgraph.app import worker_process
 
-FAULT = sys.argv[1] if len(sys.argv) > 1 else ""
+FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
 
 
@@ -24,11 +24,13 @@ def no_worker(*args: Any) -> None:
 
 
 def long_fit(*_: Any) -> None:
+    print("the fit begins", file=sys.stderr, flush=True)
     time.sleep(FIT_S)
     raise SystemExit("the fit was to be still going on")
 
 
 def slow_fsync(descriptor: int) -> None:
+    print("an fsync begins", file=sys.stderr, flush=True)
     time.sleep(FSYNC_S)
     fsync(descriptor)
 
@@ -47,5 +49,4 @@ elif FAULT == "slow-disk":
 if __name__ == "__main__":
     from driftgraph.app.cli import main
 
-    del sys.argv[1]
     main()

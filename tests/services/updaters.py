@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ class RunningUpdater:
 
     def __init__(self, config: Path, *, fault: str | None = None) -> None:
         self.config = config
-        program = ["-c", CODE] if fault is None else [str(FAULTY), fault]
+        program = ["-c", CODE] if fault is None else [str(FAULTY)]
         self._folder = config.parent
         self._log = self._folder / "output.log"
         with self._log.open("ab") as log:
@@ -88,6 +89,7 @@ class RunningUpdater:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
+                env=os.environ if fault is None else os.environ | {"FAULT": fault},
             )
 
     def output(self) -> str:
