@@ -97,7 +97,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         # Two million objects from the start live on; collections that look at them again and again while
-        # messages come and go as Python objects would cost a third of the rate.
+        # messages come and go as Python objects would cost two fifths of the rate.
         gc.collect()
         gc.freeze()
         Updater(settings, source, ingest, letters, checkpoints, lease, worker, clock, progress).run(stop)
