@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.dead_letters import DeadLetters
+from driftgraph.app.erasures import Erasures, MemoryErasures
 from driftgraph.stream.clock import Watermark
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.dedupe import Deduplicator
@@ -41,6 +42,7 @@ class Counts:
     duplicate: int = 0
     ignored: int = 0  # behaviors that are no relation on purpose
     erased: int = 0  # requests to forget a user
+    forgotten: int = 0  # events of an erased user, of before the request
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
 
@@ -113,12 +115,15 @@ class Ingest:
         dead_letters: DeadLetters,
         schedule: FitSchedule,
         breaker: Breaker | None = None,
+        erasures: Erasures | None = None,
     ) -> None:
         self.graph = graph
         self.watermark = watermark
         self.dead_letters = dead_letters
         self.schedule = schedule
         self.breaker = breaker
+        self.erasures = erasures or MemoryErasures()
+        self._newest_ms = 0  # event time read so far
         self.dedupe = Deduplicator()
         self.counts = Counts()
         self.position: Mapping[str, int] = {}
@@ -139,14 +144,19 @@ class Ingest:
         late, after_ms = self.watermark.observe(batch.partition, batch.time_ms)
         seen_ms = np.concatenate(([before_ms], after_ms[:-1])) if len(batch) else after_ms
         late = late | (batch.time_ms < seen_ms - self._span_ms[batch.relation])
+        decoded = self._timed(decoded)
+        forgotten, asked_again = self.erasures.judge(decoded)
         fresh = np.flatnonzero(~late)
         event_id = None if batch.event_id is None else batch.event_id.take(fresh)
         repeated = self.dedupe.repeated(event_id, batch.time_ms[fresh])
-        keep = fresh[~repeated]
-
-        self._count(decoded, late_count=int(late.sum()), repeated_count=int(repeated.sum()))
+        keep = fresh[~(repeated | forgotten[fresh])]
+        late &= ~forgotten
+        self._count(
+            decoded, late_count=int(late.sum()), forgotten_count=int(forgotten.sum()), applied_count=len(keep)
+        )
         for rejected in decoded.rejected:
-            self.dead_letters.put(rejected)
+            if not self.erasures.cover(rejected):
+                self.dead_letters.put(rejected)
         for index in np.flatnonzero(late).tolist():
             relation = self.graph.window.relations[batch.relation[index]].name
             self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
@@ -159,6 +169,9 @@ class Ingest:
             yield self.graph.moment()
             start = stop
         self._apply(decoded, keep, start, len(batch), after_ms)
+        for erasure, again in zip(decoded.erased, asked_again.tolist(), strict=True):
+            if not again:
+                self.erasures.put(erasure)  # behind the window: who reads names from now on does not find it
         self.position = decoded.position
 
     def _apply(self, decoded: Decoded, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
@@ -178,15 +191,29 @@ class Ingest:
         self.graph.expire(int(after_ms[stop - 1]))
         self.graph.apply(batch if len(chosen) == len(batch) else batch.take(chosen))
 
-    def _count(self, decoded: Decoded, *, late_count: int, repeated_count: int) -> None:
+    def _timed(self, decoded: Decoded) -> Decoded:
+        """With a time for each request: one that tells none is as new as the newest event before it."""
+        times_ms = np.append(self._newest_ms, decoded.batch.time_ms)
+        self._newest_ms = int(times_ms.max())
+        if all(one.time_ms is not None for one in decoded.erased):
+            return decoded
+        newest_ms = np.maximum.accumulate(times_ms)
+        erased = (
+            one if one.time_ms is not None else replace(one, time_ms=int(newest_ms[one.place]))
+            for one in decoded.erased
+        )
+        return replace(decoded, erased=tuple(erased))
+
+    def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:
         counts = self.counts
         counts.read += decoded.read_count
         counts.rejected += len(decoded.rejected)
         counts.late += late_count
-        counts.duplicate += repeated_count
+        counts.forgotten += forgotten_count
+        counts.duplicate += len(decoded.batch) - late_count - forgotten_count - applied_count
         counts.ignored += decoded.ignored
         counts.erased += len(decoded.erased)
-        counts.applied += len(decoded.batch) - late_count - repeated_count
+        counts.applied += applied_count
         counts.reasons.update(rejected.reason for rejected in decoded.rejected)
         if late_count:
             counts.reasons[Reason.LATE] += late_count

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.config import Settings
+from driftgraph.app.erased_letters import erasures_folder, users_of
+from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
@@ -72,10 +74,14 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         limits = settings.events
         breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
         # When a fit is due is the worker's to see: here the stream is never cut.
-        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker)
+        erasures = DurableErasures(
+            erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
+        )
+        stack.callback(erasures.close)
+        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures)
         worker = WorkerProcess(settings, folder, clock)
         stack.callback(worker.stop)
-        Updater(settings, source, ingest, letters, worker, clock, progress).run(stop)
+        Updater(settings, source, ingest, letters, worker, clock, progress, erasures).run(stop)
 
 
 def kafka_source(

@@ -268,6 +268,15 @@ class GenerationStore:
             )
             self._calls.run_many(scripts.REFRESH, number, calls)
 
+    def erase(self, users: Sequence[str]) -> None:
+        """Remove users from every generation that has keys, by one script for each user and generation."""
+        keys = self._keys
+        with redis_errors(self._client, f"erasing {len(users)} users"):
+            for number in self._tended.known():
+                head = [keys.current, keys.of(number, "manifest"), keys.of(number, "user-ids")]
+                calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
+                self._calls.run_many(scripts.ERASE, number, calls)
+
     def trending(self, behavior: str, scores: Mapping[str, float]) -> None:
         """Replace the list of rising items of a behavior; it runs out after ``ttl_s`` if nobody renews it.
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from driftgraph.app.config import Settings
+from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Ingest
 from driftgraph.app.letter_gate import LetterGate
@@ -50,10 +51,12 @@ class Updater:
         worker: WorkerProcess,
         clock: Clock,
         progress: Progress,
+        erasures: DurableErasures,
     ) -> None:
         self.source = source
         self.ingest = ingest
-        self.gate = LetterGate(source, letters)
+        self.erasures = erasures
+        self.gate = LetterGate(source, letters, erasures)
         self.worker = worker
         self.clock = clock
         self.progress = progress
@@ -144,9 +147,11 @@ class Updater:
                 "duplicate": counts.duplicate,
                 "ignored": counts.ignored,
                 "erased": counts.erased,
+                "forgotten": counts.forgotten,
             },
             "reasons": dict(counts.reasons),
             "dead_letters": self.gate.status(),
+            "erasures": self.erasures.status(),
             "window": {
                 r.name: n - f
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
