@@ -106,7 +106,7 @@ def _run(settings: Settings, epoch: int, stopped: threading.Event) -> None:
             waiting = pending.waiting(REDIS)
             for path, users in waiting:
                 if path not in removed:
-                    store.erase(users)
+                    store.erase(users, live_only=True)
                     removed.add(path)
             removed &= {path for path, _ in waiting}
         except (DriftgraphError, OSError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -268,11 +268,14 @@ class GenerationStore:
             )
             self._calls.run_many(scripts.REFRESH, number, calls)
 
-    def erase(self, users: Sequence[str]) -> None:
-        """Remove users from every generation that has keys, by one script for each user and generation."""
+    def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
+        """Remove users from every generation that has keys, by one script for each user and generation.
+
+        ``live_only`` leaves one out that is being published, whose publisher counts on what it wrote.
+        """
         keys = self._keys
         with redis_errors(self._client, f"erasing {len(users)} users"):
-            for number in self._tended.known():
+            for number in self._tended.live() if live_only else self._tended.known():
                 head = [keys.current, keys.of(number, "manifest"), keys.of(number, "user-ids")]
                 calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
                 self._calls.run_many(scripts.ERASE, number, calls)

@@ -204,7 +204,7 @@ class Worker:
     def erase(self, users: Sequence[str]) -> None:
         """Remove users whom the window has forgotten from all generations and checkpoints.
 
-        One who is back already is a new user, and has a vector again with the next refresh, which is of
+        One who is back already is a new user, and has a vector again with the next refresh, which is then of
         everybody.
 
         Raises:
@@ -213,7 +213,9 @@ class Worker:
         if self.store is not None:
             self.store.erase(users)
         moment = self.graph.moment()
-        self._refreshed = Cut(0, (0,) * len(self.since.next), (0,) * len(self.since.next))
+        rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
+        if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):
+            self._refreshed = Cut(0, (0,) * len(self.since.next), (0,) * len(self.since.next))
         if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
             files, facts = trainer_state.save(self.trainer, self.graph, moment)
             number = max(self.trainer.generation, *checkpoint.numbers(self.checkpoints)) + 1
