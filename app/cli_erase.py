@@ -10,7 +10,7 @@ from driftgraph.app.cli_common import ConfigOption, JsonOption, print_result, re
 
 NEXT = (
     "each updater of the topic now forgets the user: window and Redis within seconds while its worker runs, "
-    "dead letter files and checkpoints with it; `driftgraph status` and status/updater.json tell what is pending"
+    "dead letter files and checkpoints with it; status/updater.json in its data_dir tells what is pending"
 )
 
 

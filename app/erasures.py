@@ -58,7 +58,7 @@ class MemoryErasures:
     """Requests of this process alone, beside those of a list: for replays, and where nothing is to stay."""
 
     def __init__(self, users: ErasedUsers | None = None, users_of: UsersOf = key_users) -> None:
-        self.users = users or ErasedUsers(secrets.token_bytes(KEY_BYTES))
+        self.users = ErasedUsers(secrets.token_bytes(KEY_BYTES)) if users is None else users
         self._users_of = users_of
         self._asked: list[str] = []
 
