@@ -3,17 +3,19 @@
     pending files ──► [erasing: a thread] ──► dead letters of the users, and their keys in Redis
                             └ the worker's own loop removes the keys once more, and then the file
 
-A letter is a user's if its key is the user, or if its payload is JSON that names the user where the format
-has it. A topic cannot lose single records: there the letters are marked as done, so that nobody sends them
-again, and what is in front of the first open letter is removed; the others go with the topic's retention.
+A letter is a user's if its key is the user, or if its payload names the user where JSON of the format has it;
+it goes as a whole, also one that was a list of several users' events. A topic cannot lose single records:
+there the letters are marked as done, so that nobody sends them again, and what is in front of the first open
+letter is removed; the others go with the topic's retention.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,22 +50,26 @@ def erasures_folder(settings: Settings) -> Path:
 def users_of(settings: Settings) -> UsersOf:
     """Whose event a letter is, by its key and by its payload as the configured format has it."""
     names = {JSON_NAMES.user, JSON_NAMES.with_columns(settings.events.columns.given()).user}
+    quoted = b"|".join(re.escape(msgspec.json.encode(name)) for name in sorted(names))
+    named = re.compile(rb"(?:%s)\s*:\s*(\"(?:[^\"\\]|\\.)*\"|-?\d+)" % quoted, re.DOTALL)
     mapping = settings.events.event_mapping()
 
     def found(rejected: Rejected) -> Collection[str]:
         users = set(key_users(rejected))
+        for value in named.findall(rejected.payload):  # by its text, since much of it is broken JSON
+            with suppress(msgspec.DecodeError):
+                users.add(str(msgspec.json.decode(value)))
+        if mapping is None:
+            return users
         try:
             message: Any = msgspec.json.decode(rejected.payload)
         except (msgspec.DecodeError, ValueError, RecursionError):
             return users
         record = RowOrigin(rejected.origin, rejected.key, rejected.headers, rejected.timestamp_ms)
         for one in message if isinstance(message, list) else [message]:
-            if not isinstance(one, dict):
-                continue
-            values = [one.get(name) for name in names]
-            if mapping is not None:
-                values += [part.user for _, part in mapping.events(one, record) if isinstance(part, Values)]
-            users.update(str(value) for value in values if isinstance(value, str | int))
+            if isinstance(one, dict):
+                parts = [part.user for _, part in mapping.events(one, record) if isinstance(part, Values)]
+                users.update(str(user) for user in parts if isinstance(user, str | int))
         return users
 
     return found
