@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app import cli_dlq, cli_doctor, cli_faust, cli_produce, cli_redis, cli_validate
+from driftgraph.app import cli_dlq, cli_doctor, cli_erase, cli_faust, cli_produce, cli_redis, cli_validate
 from driftgraph.app.cli_common import (
     ColumnsOption,
     ConfigOption,
@@ -200,6 +200,7 @@ def replay(
 app.command()(cli_doctor.doctor)
 app.command()(cli_validate.validate)
 app.command()(cli_produce.produce)
+app.command()(cli_erase.erase)
 
 for command in (cli_redis.recommend, cli_redis.status, cli_redis.generations, cli_redis.rollback):
     app.command()(command)

@@ -135,7 +135,12 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
-    pairs += [("reading", "paused until dead letters are kept")] if letters.get("reading_paused") else []
+    erasures = updater.get("erasures") or {}
+    pairs += (
+        [("erasures not done", n)] if (n := erasures.get("waiting", 0) + erasures.get("pending", 0)) else []
+    )
+    pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
+    pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.dead_letters import DeadLetters
+from driftgraph.app.erasures import Erasures, MemoryErasures
 from driftgraph.stream.clock import Watermark
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.dedupe import Deduplicator
-from driftgraph.stream.events import I64, Decoded, EventBatch, Rejected, Strings
+from driftgraph.stream.events import I64, Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph, Moment
 
 Rows = npt.NDArray[np.intp]
@@ -41,6 +42,7 @@ class Counts:
     duplicate: int = 0
     ignored: int = 0  # behaviors that are no relation on purpose
     erased: int = 0  # requests to forget a user
+    forgotten: int = 0  # events of an erased user, of before the request
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
 
@@ -113,12 +115,14 @@ class Ingest:
         dead_letters: DeadLetters,
         schedule: FitSchedule,
         breaker: Breaker | None = None,
+        erasures: Erasures | None = None,
     ) -> None:
         self.graph = graph
         self.watermark = watermark
         self.dead_letters = dead_letters
         self.schedule = schedule
         self.breaker = breaker
+        self.erasures = erasures or MemoryErasures()
         self.dedupe = Deduplicator()
         self.counts = Counts()
         self.position: Mapping[str, int] = {}
@@ -134,19 +138,31 @@ class Ingest:
         """
         if self.breaker is not None:
             self.breaker.judge(decoded)
+        for piece, erasure in _pieces(decoded):
+            yield from self._take(piece)
+            if erasure is not None:
+                self._erase(erasure)
+        self.position = decoded.position
+
+    def _take(self, decoded: Decoded) -> Iterator[Moment]:
+        """A read, or a piece of one, without requests to erase."""
         batch = decoded.batch
         before_ms = self.watermark.value_ms
         late, after_ms = self.watermark.observe(batch.partition, batch.time_ms)
         seen_ms = np.concatenate(([before_ms], after_ms[:-1])) if len(batch) else after_ms
         late = late | (batch.time_ms < seen_ms - self._span_ms[batch.relation])
+        forgotten = self.erasures.reach(batch)
         fresh = np.flatnonzero(~late)
         judged = batch if len(fresh) == len(batch) else batch.take(fresh)  # none late is the usual case
         repeated = self.dedupe.repeated(judged.event_id, judged.time_ms)
-        keep = fresh[~repeated]
-
-        self._count(decoded, late_count=int(late.sum()), repeated_count=int(repeated.sum()))
+        keep = fresh[~(repeated | forgotten[fresh])]
+        late &= ~forgotten
+        self._count(
+            decoded, late_count=int(late.sum()), forgotten_count=int(forgotten.sum()), applied_count=len(keep)
+        )
         for rejected in decoded.rejected:
-            self.dead_letters.put(rejected)
+            if not self.erasures.cover(rejected):
+                self.dead_letters.put(rejected)
         for index in np.flatnonzero(late).tolist():
             relation = self.graph.window.relations[batch.relation[index]].name
             self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
@@ -155,21 +171,23 @@ class Ingest:
         applied[keep] = True
         start = 0
         for stop in self.schedule.split(after_ms, applied):
-            self._apply(decoded, keep, start, stop, after_ms)
+            self._append(batch, keep, start, stop, after_ms)
             yield self.graph.moment()
             start = stop
-        self._apply(decoded, keep, start, len(batch), after_ms)
-        self.position = decoded.position
+        self._append(batch, keep, start, len(batch), after_ms)
 
-    def _apply(self, decoded: Decoded, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
-        """The events from ``start`` to ``stop``; before the event at its place a user is erased."""
-        is_last = stop == len(decoded.batch)
-        for erasure in decoded.erased:
-            if start <= erasure.place < stop + is_last:
-                self._append(decoded.batch, keep, start, erasure.place, after_ms)
-                self.graph.erase([erasure.user])
-                start = erasure.place
-        self._append(decoded.batch, keep, start, stop, after_ms)
+    def _erase(self, erasure: Erasure) -> None:
+        """Forget a user, unless the request was taken before: it is read again after a crash, and from each
+        partition. Its reach is that of what it erased, so that a crash brings nothing of that back.
+        """
+        self.counts.read += 1
+        self.counts.erased += 1
+        reach_ms = erasure.time_ms
+        if reach_ms is None:
+            reach_ms = max([1, *self.watermark.state().high_ms.values()])
+        if not self.erasures.knows(erasure.user, reach_ms):
+            newest_ms = self.graph.erase([erasure.user])
+            self.erasures.put(erasure.user, max(reach_ms, newest_ms))
 
     def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
         if start == stop:
@@ -178,18 +196,28 @@ class Ingest:
         self.graph.expire(int(after_ms[stop - 1]))
         self.graph.apply(batch if len(chosen) == len(batch) else batch.take(chosen))
 
-    def _count(self, decoded: Decoded, *, late_count: int, repeated_count: int) -> None:
+    def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:
         counts = self.counts
         counts.read += decoded.read_count
         counts.rejected += len(decoded.rejected)
         counts.late += late_count
-        counts.duplicate += repeated_count
+        counts.forgotten += forgotten_count
+        counts.duplicate += len(decoded.batch) - late_count - forgotten_count - applied_count
         counts.ignored += decoded.ignored
-        counts.erased += len(decoded.erased)
-        counts.applied += len(decoded.batch) - late_count - repeated_count
+        counts.applied += applied_count
         counts.reasons.update(rejected.reason for rejected in decoded.rejected)
         if late_count:
             counts.reasons[Reason.LATE] += late_count
+
+
+def _pieces(decoded: Decoded) -> Iterator[tuple[Decoded, Erasure | None]]:
+    """A read, cut at its requests to erase: what is before each and the request, then the rest."""
+    start = 0
+    for erasure in decoded.erased:
+        yield Decoded(decoded.batch.take(np.arange(start, erasure.place))), erasure
+        start = erasure.place
+    rest = decoded.batch.take(np.arange(start, len(decoded.batch))) if start else decoded.batch
+    yield replace(decoded, batch=rest, erased=()), None
 
 
 def _too_late(batch: EventBatch, index: int, relation: str, watermark_ms: int) -> Rejected:

@@ -21,6 +21,8 @@ from pathlib import Path
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
+from driftgraph.app.erased_letters import erasures_folder, users_of
+from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.lease import LeaseClient
@@ -77,12 +79,17 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
         letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
         stack.callback(letters.close)
+        erasures = DurableErasures(
+            erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
+        )
+        stack.callback(erasures.close)
         limits = settings.events
         breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
         # When a fit is due is the worker's to see: here the stream is never cut.
-        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker)
+        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures)
+        forgotten = 0
         if found is not None and state is not None:
-            window_checkpoint.restore(found, state, graph, ingest.dedupe)
+            forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
             held = sum(graph.window.live_counts(graph.window.cut()).values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
             kept = {ring.name for ring in state.relations}
@@ -92,15 +99,18 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
         stack.callback(source.close)
         watermark.assign(source.partitions)
-        writer = WindowCheckpoints(root, graph, _stream(settings), found)
-        checkpoints = Checkpoints(writer, [letters], settings.checkpoint.every.ms, clock)
+        # files of the found one are linked, but not if they have events of who was erased since
+        writer = WindowCheckpoints(root, graph, _stream(settings), None if forgotten else found)
+        checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         # Two million objects from the start live on; collections that look at them again and again while
         # messages come and go as Python objects would cost two fifths of the rate.
         gc.collect()
         gc.freeze()
-        Updater(settings, source, ingest, letters, checkpoints, lease, worker, clock, progress).run(stop)
+        Updater(settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress).run(
+            stop
+        )
 
 
 def window_folder(settings: Settings) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from driftgraph.app.config import Settings
 from driftgraph.app.dead_letters import DeadLetters
+from driftgraph.app.erasures import MemoryErasures
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, device_of, use_threads
@@ -42,6 +43,7 @@ class Lockstep:
         store: GenerationStore | None,
         window_dir: Path | None = None,
         on_cycle: OnCycle | None = None,
+        erasures: MemoryErasures | None = None,
     ) -> None:
         use_threads()
         rows = settings.window
@@ -59,7 +61,8 @@ class Lockstep:
             clock,
         )
         schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
-        self.ingest = Ingest(self.graph, watermark, dead_letters, schedule)
+        self.erasures = erasures or MemoryErasures()
+        self.ingest = Ingest(self.graph, watermark, dead_letters, schedule, erasures=self.erasures)
         trainer = Trainer(
             [r.name for r in relations],
             [r.span_ms for r in relations],
@@ -76,13 +79,20 @@ class Lockstep:
 
     def finish(self) -> None:
         """Train on what came since the last fit, so that the last generation knows every event."""
+        self._erase()
         if self.graph.window.cut().next != self.worker.since.next:
             self.cycle()
         self.ingest.dead_letters.close()
 
     def cycle(self) -> None:
         """Evaluate, fit and publish now."""
+        self._erase()  # before it, or a user who is back would go, too
         report, predictions = self.worker.cycle(self.graph.moment())
         self.reports.append(report)
         if self._on_cycle is not None:
             self._on_cycle(report, predictions)
+
+    def _erase(self) -> None:
+        """Users who asked since go from all generations."""
+        if self.worker.store is not None and (users := self.erasures.take()):
+            self.worker.store.erase(users)

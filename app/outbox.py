@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -128,6 +128,15 @@ class Outbox:
     def has_room(self) -> bool:
         """Whether reading may go on after it was full: half of it is free."""
         return 2 * self.waiting <= LETTERS_MAX and 2 * self._waiting_bytes <= BYTES_MAX
+
+    @property
+    def told(self) -> str:
+        """What waits, and why, as a sentence for the log."""
+        return f"{self.waiting} dead letters wait ({self._failure or 'their place is slow'})"
+
+    def status(self) -> dict[str, Any]:
+        """For the status file."""
+        return {"kept": self.safe_count, "waiting": self.waiting, "failure": self._failure}
 
     def put(self, rejected: Rejected) -> None:
         """Take one letter, unless it is safe already."""

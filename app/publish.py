@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -292,6 +292,18 @@ class GenerationStore:
                 for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
             )
             self._calls.run_many(scripts.REFRESH, number, calls)
+
+    def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
+        """Remove users from every generation that has keys, by one script for each user and generation.
+
+        ``live_only`` leaves one out that is being published, whose publisher counts on what it wrote.
+        """
+        keys = self._keys
+        with redis_errors(self._client, f"erasing {len(users)} users"):
+            for number in self._tended.live() if live_only else self._tended.known():
+                head = [keys.current, keys.of(number, "manifest"), keys.of(number, "user-ids")]
+                calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
+                self._calls.run_many(scripts.ERASE, number, calls)
 
     def trending(self, behavior: str, scores: Mapping[str, float]) -> None:
         """Replace the list of rising items of a behavior; it runs out after ``ttl_s`` if nobody renews it.

@@ -155,6 +155,19 @@ end
 return {'ok'}
 """
 
+# KEYS current, manifest, id list, hash    ARGV epoch, user
+# A user leaves a generation, also one that is being built. The list is searched to the user's place.
+ERASE = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+redis.call('UNLINK', KEYS[4])
+local listed = redis.call('LREM', KEYS[3], 0, ARGV[2])
+if listed > 0 and redis.call('HEXISTS', KEYS[2], 'users') == 1 then
+  redis.call('HINCRBY', KEYS[2], 'users', -listed)
+end
+return {'ok'}
+"""
+
 # KEYS current, trending behaviors, trending of one      ARGV epoch, behavior, ttl_s, then score, item, …
 TRENDING = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')

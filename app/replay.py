@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 from driftgraph.app.config import Settings
 from driftgraph.app.dead_letter_files import FileDeadLetters
 from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.erased_letters import erasures_folder, users_of
+from driftgraph.app.erasure_files import ErasureList
+from driftgraph.app.erasures import MemoryErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Counts
 from driftgraph.app.lockstep import Lockstep
@@ -71,6 +74,7 @@ class ReplayReport:
             "events_duplicate": counts.duplicate,
             "events_ignored": counts.ignored,
             "events_erased": counts.erased,
+            "events_forgotten": counts.forgotten,
             "events_per_second": counts.read / max(self.ingest_s, 1e-9),
             "reasons": dict(counts.reasons),
             "elapsed_s": self.elapsed_s,
@@ -135,7 +139,16 @@ def replay(
         letters = FileDeadLetters(settings.data_dir / "dead_letters")
         stack.callback(letters.close)
         relations = settings.window_relations(file.relations)
-        lockstep = Lockstep(settings, relations, clock, dead_letters=letters, store=store, on_cycle=on_cycle)
+        erasures = MemoryErasures(ErasureList(erasures_folder(settings)).read(), users_of(settings))
+        lockstep = Lockstep(
+            settings,
+            relations,
+            clock,
+            dead_letters=letters,
+            store=store,
+            on_cycle=on_cycle,
+            erasures=erasures,
+        )
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut

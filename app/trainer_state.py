@@ -32,9 +32,9 @@ Rows = npt.NDArray[np.int64]
 
 
 def save(
-    trainer: Trainer, graph: HeterographView, moment: Moment
+    trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut
 ) -> tuple[dict[str, bytes], dict[str, str | int | float]]:
-    """The files of a checkpoint, and its facts."""
+    """The files of a checkpoint, with the names of ``moment``, and its facts; ``since`` is trained up to."""
     tensors, meta = trainer.state_dict()
     for part in PUBLISHED:
         for side in (USER, ITEM):
@@ -49,11 +49,11 @@ def save(
         "names.json": msgspec.json.encode(names),
     }
     facts: dict[str, str | int | float] = {
-        "watermark_ms": moment.cut.watermark_ms,
+        "watermark_ms": since.watermark_ms,
         "generation": trainer.generation,
     }
     if graph.window.history:
-        facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, moment.cut.next))}
+        facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, since.next))}
     return files, facts
 
 

@@ -18,10 +18,11 @@ import msgspec
 
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
+from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.gate import Gate
 from driftgraph.app.ingest import Ingest
 from driftgraph.app.lease import Lease
-from driftgraph.app.letter_gate import LetterGate
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
 from driftgraph.app.worker_watch import WorkerProcess
@@ -42,7 +43,8 @@ class Updater:
     """The ingest loop.
 
     Always true: nothing here waits for a fit, for Redis, for a dead letter or for more than ``POLL_S``;
-    memory is that of the window, of one batch and of the dead letters that wait, which have a limit.
+    memory is that of the window, of one batch and of the dead letters and requests to erase that wait, which
+    have a limit.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Updater:
         source: KafkaSource | HeldSource,
         ingest: Ingest,
         letters: Outbox,
+        erasures: DurableErasures,
         checkpoints: Checkpoints,
         lease: Lease,
         worker: WorkerProcess,
@@ -59,7 +62,9 @@ class Updater:
     ) -> None:
         self.source = source
         self.ingest = ingest
-        self.gate = LetterGate(source, letters)
+        self.letters = letters
+        self.erasures = erasures
+        self.gate = Gate(source, [letters, erasures])
         self.checkpoints = checkpoints
         self.lease = lease
         self.worker = worker
@@ -177,11 +182,14 @@ class Updater:
                 "duplicate": counts.duplicate,
                 "ignored": counts.ignored,
                 "erased": counts.erased,
+                "forgotten": counts.forgotten,
             },
             "reasons": dict(counts.reasons),
-            "dead_letters": self.gate.status(),
+            "dead_letters": self.letters.status(),
+            "reading_paused": self.gate.closed,
             "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
+            "erasures": self.erasures.status(),
             "window": {
                 r.name: n - f
                 for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)

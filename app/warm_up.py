@@ -15,7 +15,7 @@ from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
 from driftgraph.stream.decode import Decoder, RowOrigin, Rows
-from driftgraph.stream.events import EventBatch, Strings
+from driftgraph.stream.events import EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.window import Relation
 
@@ -37,6 +37,9 @@ def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkR
         pass
     names = Strings.of(["u", "v", "u"])  # whatever the format: the same columns, and a ring that wraps
     times = now_ms - np.array([2, 1, 3], np.int64)
+    ingest.erasures.put("u", 1)
+    ingest.erasures.reach(decoded.batch)
+    ingest.erasures.cover(Rejected("", "", b"", "warm-up", key=b"u"))
     graph.apply(EventBatch(names, names, np.zeros(3, np.uint8), times))
     graph.erase(["u"])
     graph.expire(now_ms + max(relation.span_ms for relation in relations))

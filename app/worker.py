@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -170,8 +170,7 @@ class Worker:
             self._refreshed = moment.cut
             self._is_rolled_back = False
         if self.checkpoints is not None:
-            files, facts = trainer_state.save(self.trainer, self.graph, moment)
-            checkpoint.write(self.checkpoints, self.trainer.generation, files.items(), facts)
+            self._save(moment)
         self._publish_trending(moment)
 
     def refresh(self, moment: Moment) -> int:
@@ -199,6 +198,31 @@ class Worker:
                 return 0
         self._refreshed = moment.cut
         return len(rows)
+
+    def erase(self, users: Sequence[str]) -> None:
+        """Remove users whom the window has forgotten from all generations and checkpoints.
+
+        One who is back already is a new user, and has a vector again with the next refresh, which is then of
+        everybody.
+
+        Raises:
+            StoreError: Redis did not do it.
+        """
+        if self.store is not None:
+            self.store.erase(users)
+        moment = self.graph.moment()
+        rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
+        if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):
+            self._refreshed = Cut(0, (0,) * len(self.since.next), (0,) * len(self.since.next))
+        if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
+            self._save(moment, keep=1)
+
+    def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
+        """The trainer's state, with who had the rows at ``moment``."""
+        assert self.checkpoints is not None
+        files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
+        number = max([self.trainer.generation - 1, *checkpoint.numbers(self.checkpoints)]) + 1
+        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
     def _users(self, rows: U32, vectors: F32, moment: Moment, times_ms: I64 | None = None) -> Vectors:
         """Users by external id, with what they touched; without rows that have changed hands since."""

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from driftgraph.app import trainer_state
 from driftgraph.app.config import Settings
+from driftgraph.app.erased_letters import erasing, erasures_folder
+from driftgraph.app.erasure_files import REDIS, PendingErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.lease import LeaseOwner
 from driftgraph.app.publish import GenerationStore, raise_epoch
@@ -55,7 +57,9 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     try:
         store = _store(settings, owner, wait)
         if store is not None:
-            _Loop(settings, _worker(settings, window_dir, store)).run(wait)
+            worker = _worker(settings, window_dir, store)
+            with erasing(settings, store.epoch):
+                _Loop(settings, worker).run(wait)
     except DriftgraphError as error:
         log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
         raise SystemExit(1) from None
@@ -80,13 +84,14 @@ class _Loop:
         self.settings = settings
         self.worker = worker
         self._pauses = _pauses()
+        self._pending = PendingErasures(erasures_folder(settings))
 
     def run(self, wait: Wait) -> None:
         """Look around every ``LOOK_EVERY_S``."""
         while not wait(LOOK_EVERY_S):
-            moment = self.worker.graph.moment()
             try:
-                self._step(moment)
+                self._erase()
+                self._step(self.worker.graph.moment())
             except StaleCut:
                 continue  # the ring moved on while we worked; the next moment is a newer one
             except StaleWorkerError:
@@ -98,6 +103,16 @@ class _Loop:
                     return
             else:
                 self._pauses = _pauses()
+
+    def _erase(self) -> None:
+        """Users who asked go from Redis and the checkpoints, and only then the file that names them.
+
+        The window forgot them before the file was there, and nothing is published meanwhile: what was
+        published with older names is removed here, and no later moment has them.
+        """
+        for path, users in self._pending.waiting(REDIS):
+            self.worker.erase(users)
+            path.unlink()
 
     def _step(self, moment: Moment) -> None:
         worker = self.worker

@@ -27,6 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  # suffix of a folder that is being written
 READ_BYTES = 1 << 20  # of a file at once, when it is verified
+KEEP = 3  # checkpoints, the older ones for the case that the newest is damaged
 
 
 class CheckpointError(DriftgraphError):
@@ -75,7 +76,7 @@ def write(
     *,
     before: Checkpoint | None = None,
     unchanged: Collection[str] = (),
-    keep: int = 3,
+    keep: int = KEEP,
 ) -> Checkpoint:
     """Write checkpoint ``number``, then remove all but the newest ``keep``.
 

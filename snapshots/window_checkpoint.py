@@ -25,6 +25,7 @@ from driftgraph.snapshots.checkpoint import Checkpoint, Damage
 from driftgraph.stream.adjacency import NIL
 from driftgraph.stream.clock import WatermarkState
 from driftgraph.stream.dedupe import Deduplicator, IdSet
+from driftgraph.stream.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.events import U32
 from driftgraph.stream.heterograph import Heterograph, HeterographView, Moment
 from driftgraph.stream.mapped import Life
@@ -187,11 +188,16 @@ def latest(root: Path, stream: str) -> tuple[Checkpoint | None, State | None, li
     return found, None if found is None else _state_of(found), damaged
 
 
-def restore(found: Checkpoint, state: State, graph: Heterograph, dedupe: Deduplicator) -> None:
+def restore(
+    found: Checkpoint, state: State, graph: Heterograph, dedupe: Deduplicator, erased: ErasedUsers
+) -> int:
     """Fill a new graph and a new deduplicator with what they held at the checkpoint's cut.
 
     A relation that the configuration no longer has is left out; of one whose ring is smaller now the newest
-    events come back.
+    events come back. Of who was erased since, only what is newer.
+
+    Returns:
+        How many events were left out for erased users.
 
     Raises:
         IdTableFullError: More users or items than the configuration allows.
@@ -203,6 +209,7 @@ def restore(found: Checkpoint, state: State, graph: Heterograph, dedupe: Dedupli
         for r in relations
     ]
     graph.window.begin(begins)
+    forgotten = 0
     for r, relation in enumerate(relations):
         if relation.name not in ring_of:
             continue
@@ -211,10 +218,15 @@ def restore(found: Checkpoint, state: State, graph: Heterograph, dedupe: Dedupli
             if begins[r] >= ring.next:
                 continue
             events = segments.decode(found.read(f"{index}-{k}.arrow"))
-            graph.restore(r, events.since(max(0, begins[r] - k * SEGMENT_EVENTS)))
+            events = events.since(max(0, begins[r] - k * SEGMENT_EVENTS))
+            reach_ms = np.append(erased.reach_ms(events.users), NEVER_MS)  # the places of lost ones are 0
+            gone = ~events.lost & (events.time_ms <= reach_ms[events.user])
+            forgotten += int(np.count_nonzero(gone))
+            graph.restore(r, events.without(gone))
     graph.restored(state.watermark_ms)
     previous, current = ((ids.number, ids.started_ms, _pairs(found, ids)) for ids in state.ids)
     dedupe.restore(previous, current)
+    return forgotten
 
 
 def _pairs(found: Checkpoint, ids: _Ids) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:

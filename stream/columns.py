@@ -243,7 +243,7 @@ def decode_columns(
     events: list[Event] = []
     rows_of_events: list[int] = []
     rejects: list[Rejected] = []
-    erasures: list[tuple[int, str]] = []
+    erasures: list[tuple[int, EraseRequest]] = []
     for number in np.flatnonzero(by_row).tolist():
         answer = row(number)
         if answer is None:
@@ -251,7 +251,7 @@ def decode_columns(
         elif isinstance(answer, Rejected):
             rejects.append(answer)
         elif isinstance(answer, EraseRequest):
-            erasures.append((number, answer.user))
+            erasures.append((number, answer))
         else:
             events.append(answer)
             rows_of_events.append(number)
@@ -262,5 +262,5 @@ def decode_columns(
         batch = concat([batch, singles]) if len(kept) else singles
         batch = batch.take(order) if len(kept) else batch
     before = [int(np.searchsorted(kept, row) + np.searchsorted(rows_of_events, row)) for row, _ in erasures]
-    erased = tuple(Erasure(user, place) for place, (_, user) in zip(before, erasures, strict=True))
+    erased = tuple(Erasure(one.user, at, one.time_ms) for at, (_, one) in zip(before, erasures, strict=True))
     return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased)

@@ -73,9 +73,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EraseRequest:
-    """The user wants to be forgotten."""
+    """A user is to be forgotten with everything up to ``time_ms``; None if the request tells no time."""
 
     user: str
+    time_ms: int | None = None
+
+    def at(self, record_ms: int | None, bounds: TimeBounds) -> EraseRequest:
+        """Where it tells no time itself, with the one of its record if that is a time that is accepted."""
+        if self.time_ms is not None or record_ms is None:
+            return self
+        time_ms = time_ms_of(record_ms, bounds)
+        return self if isinstance(time_ms, TimeFault) else EraseRequest(self.user, time_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,8 @@ class EventRules:
         if isinstance(user_id, Refusal):
             return user_id
         if relation == Behaviors.ERASE:
-            return EraseRequest(user_id)
+            asked_ms = time_ms_of(ts, bounds)  # without a good one it is a request all the same
+            return EraseRequest(user_id, None if isinstance(asked_ms, TimeFault) else asked_ms)
         item_id = id_of(item, "item id")
         if isinstance(item_id, Refusal):
             return item_id

@@ -140,11 +140,13 @@ class Rejected:
 class Erasure:
     """A request to forget a user, which came after the first ``place`` events of its batch.
 
-    So what the user did in those and earlier is to be erased; what comes later is a new beginning and stays.
+    So what the user did in those and earlier is to be erased, and what comes later with an event time up to
+    ``time_ms`` is of before the request, too. What is newer is a new beginning and stays.
     """
 
     user: str
     place: int
+    time_ms: int | None = None  # None: nobody knows when it was asked; that of the newest event before it
 
 
 @dataclass(frozen=True, slots=True)

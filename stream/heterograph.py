@@ -61,6 +61,15 @@ class NamedEvents:
             lost=self.lost[start:],
         )
 
+    def without(self, gone: npt.NDArray[np.bool_]) -> NamedEvents:
+        """With those [N] lost, too, and without the users who have no other."""
+        if not gone.any():
+            return self
+        lost = self.lost | gone
+        kept = np.unique(self.user[~lost]).astype(np.int64)
+        user = np.where(lost, 0, np.searchsorted(kept, self.user)).astype(np.uint32)
+        return replace(self, users=self.users.take(kept), user=user, lost=lost)
+
     def behind(self, count: int) -> NamedEvents:
         """Behind so many lost ones."""
         place, time_ms = np.zeros(count, np.uint32), np.zeros(count, np.int64)
@@ -223,18 +232,21 @@ class Heterograph(HeterographView):
         self._release(self.window.expire(watermark_ms))
 
     def erase(self, users: Sequence[str]) -> int:
-        """Remove users with all their events, from older moments too; return how many were there.
+        """Remove users with all their events, from older moments too.
 
         An id that is erased and comes again is a new user.
+
+        Returns:
+            The time in ms of the newest event that went; 0 if there was none.
         """
-        erased = 0
+        newest_ms = 0
         for row in self._tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
             if row >= 0:
+                newest_ms = max(newest_ms, self.window.newest_ms(row))
                 items = self.window.erase(row)  # before the name goes: its version tells readers
                 self._tables[USER].forget(row)
                 self._release((np.zeros(0, np.uint32), items))
-                erased += 1
-        return erased
+        return newest_ms
 
     def restore(self, relation: int, events: NamedEvents) -> None:
         """Put back events of one relation, from where the window begins, in order and without a gap.

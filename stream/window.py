@@ -126,6 +126,12 @@ class Window(WindowView):
         self._publish()
         return _joined(emptied)
 
+    def newest_ms(self, user: int) -> int:
+        """The time of the newest event of a user row; 0 if it has none."""
+        heads = self._arrays.heads[USER].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)[user]
+        low, high = heads[heads[:, 0] != 0][:, adjacency.NEWEST : adjacency.NEWEST + 2].astype(np.int64).T
+        return int((low | high << 32).max(initial=0))
+
     def erase(self, user: int) -> U32:
         """Remove every event of a user row, at once and from every cut. O(its events · log²).
 

@@ -444,10 +444,12 @@ def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
     out = shell("status", *published).out
     for words in ("running, pid", "lag", "7", "events applied", "window, click"):
         assert words in out
-    letters = {"kept": 3, "waiting": 7, "failure": "the disk is full", "reading_paused": True}
-    path.write_text(json.dumps(told | {"dead_letters": letters}))
+    letters = {"kept": 3, "waiting": 7, "failure": "the disk is full"}
+    erasures = {"users": 1, "waiting": 2, "pending": 40, "failure": "no inode is left"}
+    now = told | {"dead_letters": letters, "erasures": erasures, "reading_paused": True}
+    path.write_text(json.dumps(now))
     out = shell("status", *published).out
-    for words in ("dead letters waiting", "the disk is full", "paused until dead letters are kept"):
+    for words in ("dead letters waiting", "the disk is full", "paused until", "42", "no inode is left"):
         assert words in out
     path.write_text(json.dumps(told | {"pid": 2**22 + 1}))  # above every pid of Linux
     assert shell("status", *published, "--json").json()["updater"]["state"] == "gone"

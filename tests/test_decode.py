@@ -156,7 +156,7 @@ def test_the_reasons_are_a_closed_set() -> None:
 
 
 def test_a_request_to_erase_needs_a_user_and_nothing_else() -> None:
-    assert answer(behavior="$erase") == EraseRequest("u1")
+    assert answer(behavior="$erase") == EraseRequest("u1", NOW_MS)
     assert answer(behavior="$erase", user=42, item=MISSING, ts="never") == EraseRequest("42")
     assert reason(behavior="$erase", user=None) is Reason.BAD_ID
     assert reason(behavior="$erase", user=MISSING) is Reason.MISSING_FIELD

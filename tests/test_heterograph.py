@@ -76,7 +76,7 @@ def test_an_erased_user_is_gone_from_older_moments_too_and_comes_back_as_another
     g.apply(batch(("ann", "tea", CLICK, 10), ("bob", "tea", CLICK, 11), ("ann", "jam", BUY, 12)))
     then = g.moment()
     row = int(g._tables[USER].find(Strings.of(["ann"]))[0])
-    assert g.erase(["ann", "nobody", "ann"]) == 1
+    assert g.erase(["ann", "nobody", "ann"]) == 12
     assert g.id_counts == {"user": 1, "item": 1}  # jam was hers alone
     assert g.window.events(then.cut).time_ms.tolist() == [11]
     assert g.names(USER, np.array([row], np.uint32), then) == [None]

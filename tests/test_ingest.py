@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
-from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
+from driftgraph.stream.events import Decoded, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.window import Relation
 
@@ -259,40 +259,3 @@ def test_two_events_without_an_id_are_two_events() -> None:
     ingest = ingest_of()
     feed(ingest, [[Event(0, 0, 0, 5), Event(0, 0, 0, 5)]])
     assert (ingest.counts.applied, ingest.counts.duplicate) == (2, 0)
-
-
-@given(
-    stream=st.lists(EVENTS, max_size=30),
-    asked=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=4),
-    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=3),
-)
-def test_a_user_is_erased_at_the_place_of_the_request(
-    stream: list[Event], asked: list[tuple[int, int]], sizes: list[int]
-) -> None:
-    """What came before is gone and what comes after stays, however the stream was cut into batches."""
-    stream = [replace(event, bad=False, event_id="") for event in stream]
-    requests = sorted((min(place, len(stream)), f"u{user}") for place, user in asked)
-    digests, counted = [], []
-    cuts = [0]
-    while cuts[-1] < len(stream):
-        cuts.append(min(len(stream), cuts[-1] + sizes[len(cuts) % len(sizes)]))
-    for edges in ([0, len(stream)], cuts if stream else [0, 0]):
-        ingest = ingest_of(FitSchedule(1 << 62))
-        for a, b in pairwise(edges):
-            mine = [(p, u) for p, u in requests if a <= p < b or (p == b == len(stream))]
-            erased = tuple(Erasure(user, place - a) for place, user in mine)
-            for _ in ingest.take(replace(decoded_of(stream[a:b]), erased=erased)):
-                pass
-        digests.append(digest(ingest))
-        counted.append(ingest.counts.erased)
-    assert digests[0] == digests[1]
-    assert counted == [len(requests)] * 2
-
-    last = {user: max(p for p, u in requests if u == user) for _, user in requests}
-    left = [e for n, e in enumerate(stream) if n >= last.get(f"u{e.user}", 0)]
-    other = ingest_of(FitSchedule(1 << 62))
-    feed(other, [stream])
-    window = ingest.graph.window
-    live = live_at(window.cut().watermark_ms, left)
-    assert len(window.events(window.cut())) <= len(live)  # fewer where events were late
-    assert len(window.events(window.cut())) >= len(live) - ingest.counts.late

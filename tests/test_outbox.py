@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from driftgraph.app import outbox as outbox_module
 from driftgraph.app.dead_letters import DeadLetterError
-from driftgraph.app.letter_gate import LetterGate
+from driftgraph.app.gate import Gate
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.source import Position
@@ -276,18 +276,19 @@ def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
     monkeypatch.setattr(outbox_module, "LETTERS_MAX", 4)
     place, source = Place(), Source()
     with opened(place, tmp_path) as box:
-        gate = LetterGate(source, box)
+        gate = Gate(source, [box])
         place.slow.clear()
         for number in range(6):
             box.put(letter(number))
             gate.hold_back()
             gate.hold_back()
         assert source.told == ["pause"]
-        assert gate.status() == {"kept": 0, "waiting": 6, "failure": None, "reading_paused": True}
+        assert gate.closed
+        assert box.status() == {"kept": 0, "waiting": 6, "failure": None}
         place.slow.set()
         box.flush()
         gate.hold_back()
         gate.hold_back()
         assert source.told == ["pause", "resume"]
-        assert gate.status()["reading_paused"] is False
+        assert not gate.closed
     assert [r.levelno for r in caplog.records] == [logging.ERROR, logging.WARNING]

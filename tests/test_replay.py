@@ -31,6 +31,7 @@ COUNTS = (
     "events_duplicate",
     "events_ignored",
     "events_erased",
+    "events_forgotten",
 )
 SMALL = ("--fit-every", "12h", "--dim", "16", "--json")
 

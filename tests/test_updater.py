@@ -14,6 +14,7 @@ import numpy as np
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import load
 from driftgraph.app.dead_letter_files import FileDeadLetters
+from driftgraph.app.erasures import DurableErasures, key_users
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.lease import Lease, LeaseOwner
 from driftgraph.app.live import watermark_rules
@@ -93,13 +94,17 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     watermark = Watermark(watermark_rules(settings), clock)
     watermark.assign(source.partitions)
     letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))
+    erasures = DurableErasures(folder / "erasures", key_users, lambda: (0, 0))
     worker = WorkerProcess(settings, folder, cast(LeaseOwner, None), clock)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
     kafka = cast(KafkaSource, source)
     checkpoints = Checkpoints(WindowCheckpoints(folder / "kept", graph, "one"), [letters], 60_000, clock)
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
-    updater = Updater(settings, kafka, ingest, letters, checkpoints, lease, worker, clock, NoProgress())
+    updater = Updater(
+        settings, kafka, ingest, letters, erasures, checkpoints, lease, worker, clock, NoProgress()
+    )
     updater.run(threading.Event())
+    erasures.close()
     letters.close()
     return source, json.loads((folder / "status/updater.json").read_bytes())
 

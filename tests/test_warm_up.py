@@ -66,6 +66,12 @@ def test_no_kernel_gets_a_new_signature_from_live_events() -> None:
         for _ in live.take(decoder.decode(Rows(payloads, lambda _: RowOrigin("x"), partition))):
             pass
         live.graph.erase(["u1"])
+        tombstone = Rows([None], lambda _: RowOrigin("x", key=b"u1", timestamp_ms=NOW_MS), partition[:1])
+        for _ in live.take(decoder.decode(tombstone)):
+            pass
+        bad = Rows([b"{"], lambda _: RowOrigin("x", key=b"u1", timestamp_ms=NOW_MS), partition[:1])
+        for _ in live.take(decoder.decode(bad)):
+            pass
     live.graph.expire(NOW_MS + 86_400_000)
     assert {name for name, kernel in own.items() if len(kernel.signatures) > before[name]} == set()
     assert sum(before.values()) > 20

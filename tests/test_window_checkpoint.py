@@ -13,6 +13,7 @@ from driftgraph.snapshots import segments, window_checkpoint
 from driftgraph.snapshots.window_checkpoint import Snapshot, WindowCheckpoints, latest, restore
 from driftgraph.stream.clock import WatermarkState
 from driftgraph.stream.dedupe import Deduplicator
+from driftgraph.stream.erased_users import ErasedUsers
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.mapped import Life
@@ -20,6 +21,7 @@ from driftgraph.stream.window import ITEM, USER, Cut, Relation, StaleCut
 
 RELATIONS = [Relation("click", 400, 40), Relation("buy", 1_000, 25)]
 STREAM = "events 0/1"
+NOBODY = ErasedUsers(bytes(16))
 
 
 def graph(relations: list[Relation] = RELATIONS, *, rows: int = 30) -> Heterograph:
@@ -110,7 +112,7 @@ def test_a_restored_run_is_the_one_that_never_stopped(
                     assert (damaged, state.position) == ([], {"events[0]": place})
                     assert state.watermark == WatermarkState(watermark_ms, {0: watermark_ms + 5})
                     again, also = graph(), Deduplicator(capacity=9)
-                    restore(found, state, again, also)
+                    assert restore(found, state, again, also, NOBODY) == 0
                     lives.append((again, also, place))
                     writer = WindowCheckpoints(root, again, STREAM, found)
                     real, remembered = again, also
@@ -168,6 +170,29 @@ def test_an_erased_user_is_in_no_file_of_the_next_checkpoint(
     assert (tmp_path / "1/0-2.arrow").samefile(second.folder / "0-2.arrow"), "u0 to u3 only"
 
 
+def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
+    g, dedupe = graph(), Deduplicator()
+    go(g, dedupe, ("batch", [(n % 3, n, n % 2, 1_000 + n) for n in range(20)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    erased, names = ErasedUsers(bytes(16)), Strings.of(["u1", "u2", "stranger"])
+    erased.add(erased.hashes(names), np.array([1_010, 9_999, 9_999]))
+    again = graph()
+    assert restore(found, state, again, Deduplicator(), erased) == 4 + 6
+    assert again.window.cut().next == g.window.cut().next
+    left = [(f"u{n % 3}", 1_000 + n) for n in range(20) if n % 3 == 0 or (n % 3 == 1 and n > 10)]
+    events = again.window.events(again.window.cut())
+    users = again.names(USER, events.user, again.moment())
+    assert sorted(zip(map(str, users), events.time_ms.tolist(), strict=True)) == sorted(left)
+    assert again.id_counts == {"user": 2, "item": len(left)}
+    assert b"u2" not in again._tables[USER]._arena.tobytes()
+
+
 def test_one_of_another_stream_is_passed_over(tmp_path: Path) -> None:
     g, dedupe = graph(), Deduplicator()
     WindowCheckpoints(tmp_path, g, "events 0/2").write(snapshot(g, dedupe, 900))
@@ -183,7 +208,7 @@ def test_other_relations_take_what_there_is_of_theirs(tmp_path: Path) -> None:
     assert found is not None
     assert state is not None
     again = graph([Relation("favorite", 1_000, 10), Relation("click", 400, 4)])
-    restore(found, state, again, Deduplicator())
+    restore(found, state, again, Deduplicator(), NOBODY)
     cut = again.window.cut()
     assert (cut.first, cut.next) == ((0, 6), (0, 10))
     assert [name for name in lists(again, 5_000) if name.startswith("u")] == [
@@ -202,7 +227,7 @@ def test_a_lower_cap_takes_nothing_away_that_is_there(tmp_path: Path) -> None:
     assert found is not None
     assert state is not None
     again = graph([Relation("click", 400, 40, user_events_max=4), RELATIONS[1]])
-    restore(found, state, again, Deduplicator())
+    restore(found, state, again, Deduplicator(), NOBODY)
     assert again.window.cut() == Cut(900, (0, 0), (9, 0))
     go(again, Deduplicator(), ("batch", [(1, 9, 0, 1_009)]))
     assert again.window.cut().next == (9, 0)
@@ -230,7 +255,7 @@ def test_what_expired_meanwhile_is_nobodys(tmp_path: Path) -> None:
     assert found is not None
     assert state is not None
     again = graph([Relation("click", 100, 30)])
-    restore(found, state, again, Deduplicator())
+    restore(found, state, again, Deduplicator(), NOBODY)
     assert sorted(lists(again, 5_000)) == ["i2 0", "u2 0"]
     assert again.window.cut().next == (2,)
 

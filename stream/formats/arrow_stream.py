@@ -46,10 +46,13 @@ class ArrowStream:
         payload = rows.payloads[number]
         read = self._read(payload) if payload is not None else None
         if read is None or isinstance(read, Refusal):
-            answer = tombstone_of(rows.origin_of(number).key) if read is None else read
+            at = rows.origin_of(number)
+            answer = tombstone_of(at.key) if read is None else read
             if isinstance(answer, Refusal):
-                return Decoded(EMPTY, (rejected(answer, payload, rows.origin_of(number)),))
-            return Decoded(EMPTY, erased=(Erasure(answer.user, 0),))
+                return Decoded(EMPTY, (rejected(answer, payload, at),))
+            return Decoded(
+                EMPTY, erased=(Erasure(answer.user, 0, answer.at(at.timestamp_ms, bounds).time_ms),)
+            )
         table, wanted, columns = read
 
         def event(row: int) -> Answer:

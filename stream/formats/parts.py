@@ -62,6 +62,8 @@ def decode_parts(
 
     def part(number: int) -> Event | EraseRequest | Rejected | None:
         got = answer(number)
+        if isinstance(got, EraseRequest) and got.time_ms is None:
+            return got.at(rows.origin_of(int(parts.row[number])).timestamp_ms, bounds)
         if not isinstance(got, Refusal):
             return got
         row, place = int(parts.row[number]), parts.place[number] if parts.place else ""
