@@ -46,6 +46,7 @@ from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
 
 LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
+OBJECTS_MAX = 100_000  # new ones, before a collection: more than there are in a read
 FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
 
 log = logging.getLogger(__name__)
@@ -104,10 +105,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
-        # Two million objects from the start live on; collections that look at them again and again while
-        # messages come and go as Python objects would cost two fifths of the rate.
+        # Two million objects from the start live on, and a read brings 40,000 messages as objects that die
+        # together: collections that look at all of them again and again would cost half of the rate.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(OBJECTS_MAX)
         Updater(settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress).run(
             stop
         )

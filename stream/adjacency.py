@@ -144,11 +144,11 @@ def _climb_tower(
 
 @kernel
 def _newer_neighbor(
-    words: Any, times: Any, side: int, node: int, head: int, time_ms: int, arrival: int,
+    words: Any, times: Any, side: int, node: int, entry: int, time_ms: int, arrival: int,
     start: int, capacity: int, count: int,
 ) -> int:  # fmt: skip
-    """The last event of the list that is newer than (time_ms, arrival offset); ``head`` is."""
-    slot = head
+    """The last event of the list that is newer than (time_ms, arrival offset); ``entry`` is."""
+    slot = entry
     while True:
         target = follow(words, times, side, node, slot, SKIP, start, capacity, count)
         if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):
@@ -159,12 +159,30 @@ def _newer_neighbor(
 
 
 @helper
+def _entry(
+    words: Any, times: Any, side: int, node: int, pointer: int, tower: int, high: int, time_ms: int,
+    start: int, capacity: int, count: int,
+) -> int:  # fmt: skip
+    """Where a walk to an event of that time may begin: at the newest of a high level that is newer yet."""
+    for from_head in (high, tower):
+        slot = from_head - 1
+        if (
+            slot >= 0
+            and offset_of(slot, start, capacity) < count
+            and words[slot * WORDS + side] == node
+            and times[slot * TIMES + TIME] > time_ms
+        ):
+            return slot
+    return pointer - 1
+
+
+@helper
 def _is_newer(times: Any, slot: int, time_ms: int, arrival: int, start: int, capacity: int) -> bool:
     at_ms = times[slot * TIMES + TIME]
     return at_ms > time_ms or (at_ms == time_ms and offset_of(slot, start, capacity) > arrival)
 
 
-@kernel
+@helper
 def link(
     words: Any, times: Any, heads: Any, side: int, node: int, head: int, slot: int,
     time_ms: int, horizon_ms: int, start: int, capacity: int, count: int, occupied: int,
@@ -204,8 +222,9 @@ def link(
         return
 
     # Late: walk to the last newer event. Whatever skip on that walk passes over the new event and starts
-    # below its level must point at it from now on, as in any skip list.
-    newer = _newer_neighbor(words, times, side, node, pointer - 1, time_ms, count, start, capacity, count)
+    # below its level must point at it from now on, as in any skip list; none in front of the entry does.
+    entry = _entry(words, times, side, node, pointer, tower, high, time_ms, start, capacity, count)
+    newer = _newer_neighbor(words, times, side, node, entry, time_ms, count, start, capacity, count)
     own = words[newer * WORDS + PREV + side]
     words[at + PREV + side] = np.uint32(0) if own == slot + 1 else own
     older = follow(words, times, side, node, newer, PREV, start, capacity, count)
@@ -216,18 +235,19 @@ def link(
         heads[head * HEAD_WORDS + TOWER] = slot + 1
     if low > LEVEL_1 and (high == 0 or not _is_newer(times, high - 1, time_ms, count, start, capacity)):
         heads[head * HEAD_WORDS + HIGH] = slot + 1
-    _point_skips(words, times, side, node, pointer - 1, time_ms, count, newer, slot, start, capacity, count)
+    if low > LEVEL_0:
+        _point_skips(words, times, side, node, entry, time_ms, count, newer, slot, start, capacity, count)
     store_release(words, newer * WORDS + PREV + side, np.uint32(slot + 1))
 
 
 @kernel
 def _point_skips(
-    words: Any, times: Any, side: int, node: int, head: int, time_ms: int, arrival: int, newer: int,
+    words: Any, times: Any, side: int, node: int, entry: int, time_ms: int, arrival: int, newer: int,
     slot: int, start: int, capacity: int, count: int,
 ) -> None:  # fmt: skip
     """Repeat the walk to ``newer``; the skips below its level that pass over the event at ``slot`` get it."""
     low = level_bit(slot)
-    at = head
+    at = entry
     while True:
         target = follow(words, times, side, node, at, SKIP, start, capacity, count)
         if target < 0 or not _is_newer(times, target, time_ms, arrival, start, capacity):

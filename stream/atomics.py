@@ -1,4 +1,4 @@
-"""Loads and stores whose order other processes can rely on, for numba kernels over shared memory.
+"""Loads and stores that numba has no words for, mostly such whose order other processes can rely on.
 
 numba compiles plain array accesses to plain loads and stores, which LLVM may move. A structure that one
 process writes while others read needs two guarantees more: what was written before a release store is
@@ -52,6 +52,49 @@ def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
         return builder.load_atomic(pointer, "acquire", array.dtype.bitwidth // 8)
 
     return array.dtype(array, types.intp), build
+
+
+@compiled
+def load_word(typing_context: Any, array: Any, index: Any) -> Any:
+    """Read the eight bytes of a flat array of bytes from ``index`` on, as they stand in memory."""
+    if not (_is_flat_integer_array(array) and array.dtype.bitwidth == 8):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element_pointer(context, builder, signature.args[0], *arguments)
+        word = builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(array, types.intp), build
+
+
+@compiled
+def trailing_zeros(typing_context: Any, word: Any) -> Any:
+    """How many of the lowest bits of a 64-bit word are 0."""
+    if word != types.uint64:
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), build
+
+
+@compiled
+def store_word(typing_context: Any, array: Any, index: Any, word: Any) -> Any:
+    """Write the eight bytes of a word to a flat array of bytes, from ``index`` on."""
+    if not (_is_flat_integer_array(array) and array.dtype.bitwidth == 8):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_value, index_value, new_value = arguments
+        pointer = _element_pointer(context, builder, signature.args[0], array_value, index_value)
+        stored = builder.store(new_value, builder.bitcast(pointer, ir.IntType(64).as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.uint64), build
 
 
 @compiled

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.atomics import prefetch
 from driftgraph.stream.events import I64, U8, U32, Strings
+from driftgraph.stream.words import OTHER_SEED, SEED, TOGETHER, hash_bytes
 
 U64 = npt.NDArray[np.uint64]
 
@@ -27,16 +29,12 @@ COUNT, STARTED_MS = 0, 1  # of the current set
 
 
 @kernel
-def _hash(data: U8, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
-    """FNV-1a from a seed, then the finalizer of MurmurHash3."""
-    h = seed
-    for at in range(start, stop):
-        h = (h ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> np.uint64(33))
+def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
+    """[2 N] the pair of each id."""
+    for i in range(len(bounds) - 1):
+        hashes[2 * i] = hash_bytes(data, bounds[i], bounds[i + 1], SEED)
+        high = hash_bytes(data, bounds[i], bounds[i + 1], OTHER_SEED)
+        hashes[2 * i + 1] = high | np.uint64(1)  # never the empty pair
 
 
 @kernel
@@ -53,20 +51,24 @@ def _find(keys: Any, low: Any, high: Any) -> Any:  # pragma: no cover - compiled
 
 @kernel
 def _judge(
-    data: U8, bounds: I64, time_ms: I64, current: Any, order: Any, previous: Any, state: I64, capacity: int,
-    horizon_ms: int, start: int, repeated: Any,
+    bounds: I64, hashes: U64, time_ms: I64, current: Any, order: Any, previous: Any, state: I64,
+    capacity: int, horizon_ms: int, start: int, repeated: Any,
 ) -> int:  # fmt: skip  # pragma: no cover - compiled
     """Judge events from ``start`` on; return where it stopped because the current set has to be replaced."""
+    mask = np.uint64(len(current) // 2 - 1)  # the previous one is as large
     for i in range(start, len(time_ms)):
-        first, stop = bounds[i], bounds[i + 1]
-        if first == stop:
+        if (i - start) % TOGETHER == 0:
+            for soon in range(i, min(i + TOGETHER, len(time_ms))):
+                slot = np.int64(hashes[2 * soon] & mask)
+                prefetch(current, 2 * slot)
+                prefetch(previous, 2 * slot)
+        if bounds[i] == bounds[i + 1]:
             continue
         if state[COUNT] == 0:
             state[STARTED_MS] = time_ms[i]
         elif state[COUNT] >= capacity or time_ms[i] - state[STARTED_MS] >= horizon_ms:
             return i
-        low = _hash(data, first, stop, np.uint64(0xCBF29CE484222325))
-        high = _hash(data, first, stop, np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)  # never the empty pair
+        low, high = hashes[2 * i], hashes[2 * i + 1]
         place = _find(current, low, high)
         if place >= 0 or _find(previous, low, high) >= 0:
             repeated[i] = True
@@ -124,10 +126,12 @@ class Deduplicator:
         repeated = np.zeros(len(time_ms), np.bool_)
         if event_id is None:
             return repeated
+        hashes = np.empty(2 * len(time_ms), np.uint64)
+        _hash_all(event_id.data, event_id.offsets, hashes)
         at = 0
         while True:
             at = _judge(
-                event_id.data, event_id.offsets, time_ms, self._current, self._order, self._previous.table,
+                event_id.offsets, hashes, time_ms, self._current, self._order, self._previous.table,
                 self._state, self.capacity, self.horizon_ms, at, repeated,
             )  # fmt: skip
             if at == len(time_ms):

@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 
 from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.atomics import prefetch
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import I64, ID_BYTES_MAX, U8, U32, Strings
 from driftgraph.stream.mapped import Folder
+from driftgraph.stream.words import SEED, TOGETHER, equal_bytes, hash_bytes
+
+U64 = np.ndarray[Any, np.dtype[np.uint64]]
 
 CHUNK = 16  # bytes: a name's room is a multiple of it, and its size class is the multiple
 CLASSES = ID_BYTES_MAX // CHUNK + 1
@@ -33,16 +37,9 @@ class IdTableFullError(DriftgraphError):
 
 
 @kernel
-def _hash(data: U8, start: int, stop: int) -> Any:  # pragma: no cover - compiled
-    """FNV-1a over the bytes, then the finalizer of MurmurHash3 (so that low and high bits are both good)."""
-    h = np.uint64(0xCBF29CE484222325)
-    for at in range(start, stop):
-        h = (h ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> np.uint64(33))
+def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
+    for i in range(len(hashes)):
+        hashes[i] = hash_bytes(data, bounds[i], bounds[i + 1], SEED)
 
 
 @kernel
@@ -54,14 +51,6 @@ def _entry(h: Any, row: int) -> Any:  # pragma: no cover - compiled
 @kernel
 def _home(entry: Any, mask: int) -> Any:  # pragma: no cover - compiled
     return np.int64(entry >> np.uint64(32)) & mask
-
-
-@kernel
-def _equal(arena: U8, offset: int, data: U8, start: int, length: int) -> Any:  # pragma: no cover - compiled
-    for i in range(length):  # noqa: SIM110  # a generator does not compile
-        if arena[offset + i] != data[start + i]:
-            return False
-    return True
 
 
 @kernel
@@ -102,7 +91,7 @@ def _find(
         if (
             _entry(h, row) == entry
             and lengths[row] == length
-            and _equal(arena, offsets[row], data, start, length)
+            and equal_bytes(arena, offsets[row], data, start, length)
         ):
             return row, at
         at = (at + 1) & mask
@@ -110,15 +99,35 @@ def _find(
 
 
 @kernel
+def _ask_for(
+    wanted: U64, first: int, stop: int, index: Any, lengths: Any, offsets: I64, arena: U8
+) -> None:  # pragma: no cover - compiled
+    """Bring what finding some ids will look at into the cache."""
+    mask = len(index) - 1
+    for i in range(first, stop):
+        prefetch(index, _home(wanted[i], mask))
+    for i in range(first, stop):
+        row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
+        if row >= 0:
+            prefetch(lengths, row)
+            prefetch(offsets, row)
+    for i in range(first, stop):
+        row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
+        if row >= 0:
+            prefetch(arena, offsets[row])
+
+
+@kernel
 def _assign(
-    data: U8, bounds: I64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any, arena: U8,
-    links: I64, free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
+    data: U8, bounds: I64, wanted: U64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any,
+    arena: U8, links: I64, free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
 ) -> tuple[int, int]:  # fmt: skip  # pragma: no cover - compiled
     """Fill ``rows`` (and ``fresh`` with the new ones); return (new rows, ids done: fewer than N if full)."""
-    fresh_count = 0
-    for i in range(len(bounds) - 1):
-        start, length = bounds[i], bounds[i + 1] - bounds[i]
-        h = _hash(data, start, start + length)
+    fresh_count, count = 0, len(wanted)
+    for i in range(count):
+        if i % TOGETHER == 0:
+            _ask_for(wanted, i, min(i + TOGETHER, count), index, lengths, offsets, arena)
+        start, length, h = bounds[i], bounds[i + 1] - bounds[i], wanted[i]
         row, at = _find(data, start, length, h, index, lengths, offsets, arena)
         if row < 0:
             if counters[FREE_COUNT]:
@@ -141,7 +150,7 @@ def _assign(
             fresh[fresh_count] = row
             fresh_count += 1
         rows[i] = row
-    return fresh_count, len(bounds) - 1
+    return fresh_count, count
 
 
 @kernel
@@ -150,7 +159,7 @@ def _find_all(
 ) -> None:  # pragma: no cover - compiled
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
-        h = _hash(data, start, start + length)
+        h = hash_bytes(data, start, start + length, SEED)
         rows[i] = _find(data, start, length, h, index, lengths, offsets, arena)[0]
 
 
@@ -220,9 +229,9 @@ class IdView:
         _gather(rows, self._offsets, self._arena, bounds, data)
         return Strings(bounds, data)
 
-    def hashes(self, rows: U32) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def hashes(self, rows: U32) -> U64:
         """A 64-bit hash of each row's id, the same in every process and run."""
-        hashes: np.ndarray[Any, np.dtype[np.uint64]] = self._hashes[rows]
+        hashes: U64 = self._hashes[rows]
         return hashes
 
 
@@ -273,9 +282,12 @@ class IdTable(IdView):
             old, self._index = self._index, np.zeros(2 * len(self._index), np.uint64)
             _rebuild(self._index, old)
         rows, fresh = np.empty(len(ids), np.uint32), np.empty(len(ids), np.uint32)
+        wanted = np.empty(len(ids), np.uint64)
+        _hash_all(ids.data, ids.offsets, wanted)
         fresh_count, done = _assign(
-            ids.data, ids.offsets, self._index, self._hashes, self._offsets, self._lengths, self._rooms,
-            self._arena, self._links, self._free_chunks, self._free_rows, self._counters, rows, fresh,
+            ids.data, ids.offsets, wanted, self._index, self._hashes, self._offsets, self._lengths,
+            self._rooms, self._arena, self._links, self._free_chunks, self._free_rows, self._counters, rows,
+            fresh,
         )  # fmt: skip
         if done < len(ids):
             raise IdTableFullError(

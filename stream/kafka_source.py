@@ -49,7 +49,7 @@ class KafkaOptions:
     shard: tuple[int, int] = (0, 1)  # (i, n): partitions p with p mod n = i
     start: Start | str = "earliest"  # of the very first start: also ts=… and last=1h
     out_of_range: OutOfRange = "fail"  # what to do when the next event is gone
-    batch_max: int = 10_000  # messages of one read: some MB, a few ms to decode
+    batch_max: int = 40_000  # messages of one read, in a catch-up: some 10 MB, 40 ms from here to the window
     connect_timeout_s: float = 10.0
     new_partitions_every_s: float = 60.0
 
@@ -98,19 +98,22 @@ class KafkaSource:
         except KafkaException as error:
             self._raise_if_final(error.args[0], self._servers)
             messages = []
-        good = [message for message in messages if message.error() is None]
+        # three calls a message, so each is made in C: a quarter of the time that a read of many takes
+        good = messages
+        if any(map(Message.error, messages)):
+            good = [message for message in messages if message.error() is None]
         if not good:
             if self._signals.topic_missing:
                 self._check_topics()
             self._take_signals(messages)
             return Decoded(EMPTY, position=self.position())
         topic_number = self._topic_numbers(good)
-        partition = np.fromiter((m.partition() for m in good), np.int32, len(good))
+        partition = np.fromiter(map(Message.partition, good), np.int32, len(good))
         self._advance(good, topic_number, partition)
         if len(good) != len(messages):
             self._take_signals(messages)
         rows = Rows(
-            [message.value() for message in good],
+            list(map(Message.value, good)),
             lambda row: _origin_of(good[row]),
             partition + topic_number * np.int32(TOPIC_STRIDE),
         )

@@ -302,8 +302,8 @@ def _goes_short(model: bytes, message: bytes) -> bool:
     names = Strings.of(["user_id", "item_id", "behavior", "ts", "event_id"])
     spans, places = np.zeros((2, len(names), 2), np.int64), np.zeros((len(names), 4), np.int64)
     size = len(model)
-    assert kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans[0])
-    count = kernels._places(data, spans[0], places)
+    assert kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans, 0)
+    count = kernels._places(data, spans, 0, places)
     return bool(kernels._like(data, size, len(data), 0, size, places, count, 3, True, spans, 1))
 
 

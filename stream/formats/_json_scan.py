@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-import numpy as np
+from driftgraph.stream.adjacency import helper, kernel
+from driftgraph.stream.words import equal_bytes, plain_text
 
 _DEPTH_MAX = 32  # open brackets inside one value
 _NUMBER_BYTES_MAX = 40  # longer ones may be out of range of a double
@@ -23,16 +23,14 @@ _MINUS, _DOT, _ZERO, _NINE = ord("-"), ord("."), ord("0"), ord("9")
 _TRUE, _FALSE, _NULL = ord("t"), ord("f"), ord("n")
 _U, _SPACE = ord("u"), ord(" ")
 
-_jit = numba.njit(cache=True, nogil=True)
 
-
-@_jit
+@helper
 def _byte(data: Any, at: int, stop: int) -> int:
     """The byte there, 0 at the end: no JSON has one outside of a text, nor in it."""
     return data[at] if at < stop else 0
 
 
-@_jit
+@helper
 def _blank(data: Any, at: int, stop: int) -> int:
     """The first position that is no white space."""
     while at < stop and (data[at] == _SPACE or data[at] == 10 or data[at] == 13 or data[at] == 9):
@@ -40,12 +38,12 @@ def _blank(data: Any, at: int, stop: int) -> int:
     return at
 
 
-@_jit
+@kernel
 def _is_hex(byte: int) -> bool:
     return _ZERO <= byte <= _NINE or 65 <= byte <= 70 or 97 <= byte <= 102
 
 
-@_jit
+@kernel
 def _escape(data: Any, at: int, stop: int) -> int:
     """From the backslash to after the escape; -1 also for a surrogate, which may lack its other half."""
     kind = _byte(data, at + 1, stop)
@@ -61,12 +59,13 @@ def _escape(data: Any, at: int, stop: int) -> int:
     return at + 6
 
 
-@_jit
+@helper
 def _text(data: Any, at: int, stop: int, ascii_only: bool) -> tuple[int, bool]:
     """From after the opening quote to the closing one; and whether the text stands there as it is."""
     plain = True
     while at < stop:
-        byte = data[at]
+        at = plain_text(data, at, stop)
+        byte = _byte(data, at, stop)
         if byte == _QUOTE:
             return at, plain
         if byte == _BACKSLASH:
@@ -81,14 +80,14 @@ def _text(data: Any, at: int, stop: int, ascii_only: bool) -> tuple[int, bool]:
     return -1, False
 
 
-@_jit
+@kernel
 def _digits(data: Any, at: int, stop: int) -> int:
     while at < stop and _ZERO <= data[at] <= _NINE:
         at += 1
     return at
 
 
-@_jit
+@kernel
 def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
     """To after the number; and whether it is an integer."""
     start, whole = at, True
@@ -108,8 +107,8 @@ def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
     return (at, whole) if at - start <= _NUMBER_BYTES_MAX else (-1, False)
 
 
-@_jit
-def _literal(data: Any, at: int, stop: int) -> int:
+@kernel
+def _literal(data: Any, at: int, stop: int) -> Any:
     """To after ``true``, ``false`` or ``null``."""
     first = data[at]
     if (
@@ -133,8 +132,8 @@ def _literal(data: Any, at: int, stop: int) -> int:
     return -1
 
 
-@_jit
-def _scalar(data: Any, at: int, stop: int, ascii_only: bool) -> int:
+@kernel
+def _scalar(data: Any, at: int, stop: int, ascii_only: bool) -> Any:
     """To after a text, a number or a literal."""
     byte = _byte(data, at, stop)
     if byte == _QUOTE:
@@ -146,7 +145,7 @@ def _scalar(data: Any, at: int, stop: int, ascii_only: bool) -> int:
     return _literal(data, at, stop) if byte else -1
 
 
-@_jit
+@kernel
 def _key(data: Any, at: int, stop: int, ascii_only: bool) -> int:
     """From a key's opening quote to after its colon."""
     if _byte(data, at, stop) != _QUOTE:
@@ -158,7 +157,7 @@ def _key(data: Any, at: int, stop: int, ascii_only: bool) -> int:
     return at + 1 if _byte(data, at, stop) == _COLON else -1
 
 
-@_jit
+@kernel
 def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:  # noqa: PLR0912  a state machine in one piece
     """To after one value of any kind. Brackets that are open are bits of ``objects``: 1 for ``{``."""
     depth, objects = 0, 0
@@ -201,25 +200,21 @@ def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:  # noqa: PLR0
             return at
 
 
-@_jit
+@kernel
 def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
     """Which wanted field this key is, or -1."""
     name_start = 0
     for field in range(len(name_ends)):
         name_stop = name_ends[field]
-        if name_stop - name_start == stop - start:
-            same = True
-            for i in range(stop - start):
-                if data[start + i] != names[name_start + i]:
-                    same = False
-                    break
-            if same:
-                return field
+        if name_stop - name_start == stop - start and equal_bytes(
+            data, start, names, name_start, stop - start
+        ):
+            return field
         name_start = name_stop
     return -1
 
 
-@_jit
+@kernel
 def _wanted(
     data: Any, at: int, stop: int, ascii_only: bool, numbers: bool, floats: bool
 ) -> tuple[int, int, int]:
@@ -238,7 +233,7 @@ def _wanted(
     return 0, 0, -1
 
 
-@_jit
+@kernel
 def _message(  # noqa: PLR0911  one for each fault
     data: Any,
     at: int,
@@ -249,8 +244,9 @@ def _message(  # noqa: PLR0911  one for each fault
     float_field: int,
     ascii_only: bool,
     spans: Any,
+    row: int,
 ) -> bool:
-    """Fill ``spans[field]`` of one message; whether all of it is understood."""
+    """Fill ``spans[row]`` of one message; whether all of it is understood."""
     at = _blank(data, at, stop)
     if _byte(data, at, stop) != _OPEN:
         return False
@@ -272,7 +268,7 @@ def _message(  # noqa: PLR0911  one for each fault
             at = _skip(data, at, stop, ascii_only)
         else:
             # a field that comes twice: the last one counts, as in the row decoder
-            spans[field, 0], spans[field, 1], at = _wanted(
+            spans[row, field, 0], spans[row, field, 1], at = _wanted(
                 data, at, stop, ascii_only, field != text_field, field == float_field
             )
         if at < 0:
@@ -286,21 +282,22 @@ def _message(  # noqa: PLR0911  one for each fault
         at = _blank(data, at + 1, stop)
 
 
-@_jit
-def _places(data: Any, spans: Any, places: Any) -> int:
+@kernel
+def _places(data: Any, spans: Any, row: int, places: Any) -> int:
     """Where the values of an understood message stand, in the order of the bytes; returns how many there are.
 
     ``places[k]`` is (field, start, stop, whether it is a text). An empty text, null and an absent field are
     part of what stands between the values.
     """
     count = 0
-    for field in range(len(spans)):
-        start, stop = spans[field, 0], spans[field, 1]
+    for field in range(len(places)):
+        start, stop = spans[row, field, 0], spans[row, field, 1]
         if start == stop:
             continue
         k = count
         while k > 0 and places[k - 1, 1] > start:
-            places[k] = places[k - 1]
+            for part in range(4):
+                places[k, part] = places[k - 1, part]
             k -= 1
         places[k, 0], places[k, 1], places[k, 2] = field, start, stop
         places[k, 3] = data[start - 1] == _QUOTE
@@ -308,20 +305,14 @@ def _places(data: Any, spans: Any, places: Any) -> int:
     return count
 
 
-@_jit
+@helper
 def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int:
     """To after the same bytes as the model's, or -1."""
     count = model_stop - model
-    if stop - at < count:
-        return -1
-    here, there = np.uint64(at), np.uint64(model)  # unsigned: no index to be counted from the end
-    for i in range(np.uint64(count)):
-        if data[here + i] != data[there + i]:
-            return -1
-    return at + count
+    return at + count if stop - at >= count and equal_bytes(data, at, data, model, count) else -1
 
 
-@_jit
+@kernel
 def _like(
     data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, count: int, float_field: int,
     ascii_only: bool, spans: Any, row: int,
@@ -348,7 +339,13 @@ def _like(
     return bool(_repeated(data, at, stop, model, model_stop) == stop)
 
 
-@_jit
+@helper
+def _clear(spans: Any, row: int) -> None:
+    for field in range(spans.shape[1]):
+        spans[row, field, 0] = spans[row, field, 1] = 0
+
+
+@kernel
 def scan(
     data: Any,
     offsets: Any,
@@ -358,6 +355,7 @@ def scan(
     float_field: int,
     ascii_only: bool,
     spans: Any,
+    places: Any,
 ) -> None:
     """Fill ``spans[N, field, 2]`` with where each value's text starts and stops in ``data``.
 
@@ -365,34 +363,18 @@ def scan(
     ``text_field`` is the one where no number is fine, ``float_field`` the one where also a number with a
     fraction is. ``ascii_only``: no other byte is understood, since the bytes as a whole are not UTF-8.
     """
-    places = np.zeros((len(name_ends), 4), np.int64)
     count, model = 0, -1  # the last message that went the long way
     for i in range(len(offsets) - 1):
         start, stop = offsets[i], offsets[i + 1]
-        spans[i, :, :] = 0
+        _clear(spans, i)
         if model >= 0:
             if _like(
                 data, start, stop, offsets[model], offsets[model + 1], places, count, float_field,
                 ascii_only, spans, i,
             ):  # fmt: skip
                 continue
-            spans[i, :, :] = 0
-        if _message(data, start, stop, names, name_ends, text_field, float_field, ascii_only, spans[i]):
-            count, model = _places(data, spans[i], places), i
+            _clear(spans, i)
+        if _message(data, start, stop, names, name_ends, text_field, float_field, ascii_only, spans, i):
+            count, model = _places(data, spans, i, places), i
         else:
-            spans[i, :, :] = 0
-
-
-@_jit
-def gather(data: Any, spans: Any, field: int) -> Any:
-    """One field of all messages as (offsets int64[N + 1], bytes)."""
-    count = len(spans)
-    offsets = np.zeros(count + 1, np.int64)
-    for i in range(count):
-        offsets[i + 1] = offsets[i] + spans[i, field, 1] - spans[i, field, 0]
-    out = np.empty(offsets[count], np.uint8)
-    for i in range(count):
-        start = spans[i, field, 0]
-        for k in range(offsets[i + 1] - offsets[i]):
-            out[offsets[i] + k] = data[start + k]
-    return offsets, out
+            _clear(spans, i)

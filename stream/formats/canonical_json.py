@@ -24,6 +24,7 @@ from driftgraph.stream.formats import JSON_NAMES, FieldNames
 from driftgraph.stream.formats import _json_scan as kernels
 from driftgraph.stream.formats.json_text import elements_of, read_json
 from driftgraph.stream.formats.parts import Parts, decode_parts
+from driftgraph.stream.words import gather
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
 _BEHAVIOR = _FIELDS.index("behavior")  # the one that may be no number
@@ -85,9 +86,10 @@ class CanonicalJson:
         spans = np.empty((len(payloads), len(_FIELDS), 2), np.int64)
         name_ends = self._wanted.offsets[1:]
         ascii_only = not _is_utf8(joined)
-        kernels.scan(data, offsets, self._wanted.data, name_ends, _BEHAVIOR, _TS, ascii_only, spans)
+        places = np.empty((len(_FIELDS), 4), np.int64)
+        kernels.scan(data, offsets, self._wanted.data, name_ends, _BEHAVIOR, _TS, ascii_only, spans, places)
         user, item, behavior, ts, event_id = (
-            Strings(*kernels.gather(data, spans, field)) for field in range(len(_FIELDS))
+            Strings(*gather(data, spans, field)) for field in range(len(_FIELDS))
         )
         unread = np.flatnonzero(behavior.offsets[1:] == behavior.offsets[:-1])
         return Columns(user, item, behavior, ts, event_id if len(event_id.data) else None), unread

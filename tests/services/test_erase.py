@@ -18,6 +18,7 @@ from driftgraph.app.embedded import EmbeddedRedis, free_port
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
+from driftgraph.snapshots import checkpoint
 from driftgraph.stream.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
@@ -121,7 +122,8 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
             assert {k.split(":")[2] for k in holding(client, ANN)} == {"1", "2"}
             assert sum(ANN in one for one in letters_of(shell, config)) == 2
 
-            shutil.copytree(var / "checkpoints", tmp_path / "of before")
+            newest = str(max(checkpoint.numbers(var / "checkpoints")))  # which is there for two seconds more
+            shutil.copytree(var / "checkpoints" / newest, tmp_path / "of before" / newest)
             asked = shell("erase", ANN, "-c", str(config), "--json")
             assert json.loads(asked.out)["partitions"] == 2
             until("gone from Redis", lambda: not holding(client, ANN), GONE_WITHIN_S)
