@@ -22,6 +22,7 @@ from driftgraph.stream.decode import Decoder, RowOrigin, Rows
 from driftgraph.stream.events import EMPTY, I32, Decoded
 from driftgraph.stream.kafka_client import Property, consumer_of
 from driftgraph.stream.kafka_offsets import OutOfRange, Place, offset_after_loss, offsets_at, range_of
+from driftgraph.stream.kafka_read_ahead import ReadAhead
 from driftgraph.stream.kafka_signals import KafkaSignals, part_of
 from driftgraph.stream.source import Position, SourceError
 from driftgraph.stream.start import Start, start_of
@@ -82,6 +83,9 @@ class KafkaSource:
         self._place_of: dict[str, Place] = {}  # part → topic, partition
         self._lost: dict[str, int] = {}
         self._consumer: Consumer = consumer_of(options.client, more, self._signals)
+        self._reader = ReadAhead(self._consumer, options.batch_max)
+        self._sift = False  # what was read ahead may be of partitions that are held since
+        self._set_aside: list[Message] = []  # what was, until they are not
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
         except BaseException:
@@ -94,7 +98,7 @@ class KafkaSource:
             return None
         self._take_new_partitions()
         try:
-            messages = self._consumer.consume(self._options.batch_max, timeout_s)
+            messages = self._read(timeout_s)
         except KafkaException as error:
             self._raise_if_final(error.args[0], self._servers)
             messages = []
@@ -118,6 +122,20 @@ class KafkaSource:
             partition + topic_number * np.int32(TOPIC_STRIDE),
         )
         return replace(self._decoder.decode(rows), position=self.position())
+
+    def _read(self, timeout_s: float) -> list[Message]:
+        """The next messages; what was read ahead of a pause or a hold waits for its end."""
+        if self._paused:
+            return self._consumer.consume(1, timeout_s)
+        free = any(_part_of(message) not in self._held for message in self._set_aside)
+        if not (free or self._sift):
+            return self._reader.take(timeout_s)
+        messages = self._set_aside + (self._reader.take(timeout_s) if self._sift else [])
+        self._set_aside, self._sift = [], False
+        found: list[Message] = []
+        for message in messages:
+            (self._set_aside if _part_of(message) in self._held else found).append(message)
+        return found
 
     def position(self) -> Position:
         """``topic[partition]`` → the next offset."""
@@ -193,6 +211,7 @@ class KafkaSource:
         held = frozenset(part for part in self._next if self._number(part) in wanted)
         added, freed = held - self._held, self._held - held
         self._held = held
+        self._sift |= bool(added) and self._reader.is_ahead
         if added and not self._paused:
             self._consumer.pause(self._assignment(added))
         if freed and not self._paused:
@@ -212,6 +231,7 @@ class KafkaSource:
         """Leave the broker."""
         if not self._closed:
             self._closed = True
+            self._reader.close()
             self._consumer.close()
 
     def _connect(self, position: Position | None, first: Start) -> None:
@@ -248,6 +268,8 @@ class KafkaSource:
         self._assign()
 
     def _assign(self) -> None:
+        self._reader.drop()
+        self._set_aside, self._sift = [], False
         self._at_end.clear()
         self._consumer.assign(self._assignment())
         still = set(self._next) if self._paused else self._held
@@ -317,7 +339,7 @@ class KafkaSource:
             error = message.error()
             if error is None:
                 continue
-            part = part_of(str(message.topic()), message.partition() or 0)
+            part = _part_of(message)
             if error.code() == KafkaError._PARTITION_EOF:
                 end = message.offset()
                 if part in self._next and end is not None and end >= self._next[part]:
@@ -346,12 +368,16 @@ class KafkaSource:
         self._assign()
 
 
+def _part_of(message: Message) -> str:
+    return part_of(str(message.topic()), message.partition() or 0)
+
+
 def _origin_of(message: Message) -> RowOrigin:
     kind, timestamp_ms = message.timestamp()
     headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
     key = message.key()
     return RowOrigin(
-        origin=f"{part_of(str(message.topic()), message.partition() or 0)}@{message.offset()}",
+        origin=f"{_part_of(message)}@{message.offset()}",
         key=key.encode() if isinstance(key, str) else key,
         headers=tuple((n, value.encode() if isinstance(value, str) else value) for n, value in headers),
         timestamp_ms=timestamp_ms if kind else None,

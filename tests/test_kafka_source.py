@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from driftgraph.stream import kafka_read_ahead
 from driftgraph.stream.clock import ManualClock
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka_source import TOPIC_STRIDE, KafkaOptions, KafkaSource
@@ -255,9 +257,17 @@ def test_where_a_start_begins() -> None:
 # --- partitions held back -----------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_what_is_held_and_paused_at_random_comes_once_and_in_order(kafka: str, seed: int) -> None:
-    """A pause drops what librdkafka has prefetched of a partition; reading goes on at our position."""
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_held_and_paused_at_random_comes_once_and_in_order(
+    kafka: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause drops what librdkafka has prefetched of a partition; reading goes on at our position.
+
+    Every other time with a thread that reads ahead.
+    """
+    if seed % 2:
+        monkeypatch.setattr(kafka_read_ahead, "AT_ONCE", 20)
+        monkeypatch.setattr(kafka_read_ahead, "AHEAD_FROM", 30)
     count, rng = 4_000, random.Random(seed)
     fill(kafka, count)
     source = source_of(kafka, batch_max=97)
@@ -276,10 +286,30 @@ def test_what_is_held_and_paused_at_random_comes_once_and_in_order(kafka: str, s
         if rng.random() < 0.3:
             held = {p for p in range(4) if rng.random() < 0.4}
             source.hold(held)
+        if rng.random() < 0.05:
+            source._assign()  # as after a loss: what was read ahead comes again
         if rng.random() < 0.3:
             paused = not paused and rng.random() < 0.5
             (source.pause if paused else source.resume)()
     assert seen == [[f"u{n}" for n in range(p, count, 4)] for p in range(4)]
+    source.close()
+
+
+def test_a_fault_of_a_read_ahead_is_told_by_the_next_one(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_read_ahead, "AHEAD_FROM", 1)
+    fill(kafka, 8)
+    source = source_of(kafka)
+    reads = iter([KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))])
+    read = source._reader._read
+
+    def failing(timeout_s: float) -> list[Message]:
+        if threading.current_thread() is not threading.main_thread() and (fault := next(reads, None)):
+            raise fault
+        return read(timeout_s)
+
+    monkeypatch.setattr(source._reader, "_read", failing)
+    with pytest.raises(SourceError, match="ask for READ on it"):
+        read_until(source, lambda _: False)
     source.close()
 
 
