@@ -29,6 +29,7 @@ from driftgraph.stream.start import Start, start_of
 
 LOG = logging.getLogger("driftgraph.kafka")
 
+CHECK_WITHIN_S: Final = 0.5  # a look at the broker between two polls
 TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
 
 # errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
@@ -107,7 +108,7 @@ class KafkaSource:
         if any(map(Message.error, messages)):
             good = [message for message in messages if message.error() is None]
         if not good:
-            if self._signals.topic_missing:
+            if self._signals.topic_missing and not self.away:
                 self._check_topics()
             self._take_signals(messages)
             return Decoded(EMPTY, position=self.position())
@@ -310,11 +311,10 @@ class KafkaSource:
         self._signals.topic_missing = False
         for topic in self._options.topics:
             try:
-                found = self._consumer.list_topics(topic, timeout=self._options.connect_timeout_s).topics[
-                    topic
-                ]
+                found = self._consumer.list_topics(topic, timeout=CHECK_WITHIN_S).topics[topic]
             except KafkaException:
-                continue  # away: it is told again when it is back
+                self._signals.topic_missing = True  # away or slow: the loop must not stand still for it
+                continue
             if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise SourceError(f"the topic {topic!r} is gone; create it again or name another one")
 

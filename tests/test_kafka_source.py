@@ -342,3 +342,32 @@ def test_a_partition_is_behind_until_it_has_come_to_where_it_ended(kafka: str) -
     read_count(source, 2)
     assert set(source.behind) == set()
     source.close()
+
+
+def test_a_broker_that_is_slow_to_say_whether_a_topic_is_there_is_asked_again(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop polls on between two short looks."""
+    fill(kafka, 4)
+    source, asked = source_of(kafka, start="latest"), list[float]()
+
+    class Slow:
+        def __init__(self, consumer: Consumer) -> None:
+            self._consumer = consumer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._consumer, name)
+
+        def list_topics(self, topic: str, timeout: float) -> Any:
+            asked.append(timeout)
+            if len(asked) < 3:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return self._consumer.list_topics(topic, timeout=timeout)
+
+    monkeypatch.setattr(source, "_consumer", Slow(source._consumer))
+    source._signals.topic_missing = True
+    read_until(source, lambda _: len(asked) == 3)
+    for _ in range(3):
+        source.next_batch(0.01)
+    assert asked == [0.5] * 3, "it was there, so nobody asks any more"
+    source.close()
