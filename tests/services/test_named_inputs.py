@@ -79,12 +79,12 @@ def test_one_phone_with_a_clock_in_2037_expires_nothing(real_kafka: RealKafka, p
 
 
 def test_a_tombstone_an_empty_value_a_good_event_and_the_text_null(real_kafka: RealKafka) -> None:
-    """The tombstone forgets u1 as of its place; offsets advance over all."""
+    """The tombstone forgets u1 as of its place and time; offsets advance over all."""
     records: list[dict[str, Any]] = [
         {"value": event("u1"), "key": b"u1"},
-        {"value": None, "key": b"u1"},
+        {"value": None, "key": b"u1", "timestamp": NOW_MS},
         {"value": b"", "key": b"u1"},
-        {"value": event("u1", "i2"), "key": b"u1"},
+        {"value": event("u1", "i2", time_ms=NOW_MS + 1), "key": b"u1"},
         {"value": b"null", "key": b"u1"},
     ]
     ingest, letters, topic = through(real_kafka, records)
