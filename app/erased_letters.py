@@ -108,7 +108,7 @@ def _run(settings: Settings, epoch: int, stopped: threading.Event) -> None:
         try:
             for path, users in pending.waiting(LETTERS):
                 erase_letters(letter_box(settings), users, names)
-                path.unlink()
+                path.unlink(missing_ok=True)
             waiting = pending.waiting(REDIS)
             for path, users in waiting:
                 if path not in removed:

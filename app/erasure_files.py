@@ -85,7 +85,8 @@ class ErasureList:
         """
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            size = os.fstat(descriptor).st_size
+            size = os.fstat(descriptor).st_size // ENTRY.itemsize * ENTRY.itemsize
+            os.ftruncate(descriptor, size)  # a part of an entry is there if an append failed and its end, too
             try:
                 left = memoryview(_entries(hashes, reach_ms))
                 while left:
@@ -170,7 +171,11 @@ class PendingErasures:
     def waiting(self, kind: str) -> list[tuple[Path, list[str]]]:
         """What is to be removed from one place, oldest first."""
         found = sorted(self._folder.glob(f"*{kind}")) if self._folder.is_dir() else []
-        return [(path, msgspec.json.decode(path.read_bytes(), type=list[str])) for path in found]
+        waiting = []
+        for path in found:
+            with suppress(FileNotFoundError):  # done by another meanwhile, or taken back
+                waiting.append((path, msgspec.json.decode(path.read_bytes(), type=list[str])))
+        return waiting
 
 
 def write_private(path: Path, data: bytes) -> None:

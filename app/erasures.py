@@ -226,4 +226,11 @@ class DurableErasures(MemoryErasures):
     def _release(self) -> None:
         """Let the worker look for letters, where those of before the request are in their place."""
         while self._held and self._letters()[1] >= self._held[0][0]:
-            self._pending.release(self._held.popleft()[1])
+            try:
+                self._pending.release(self._held[0][1])
+            except FileNotFoundError:
+                pass  # a start that went wrong has released it
+            except OSError as error:  # tried again soon; the thread must go on
+                self.failure = str(error)
+                return
+            self._held.popleft()

@@ -112,7 +112,7 @@ class _Loop:
         """
         for path, users in self._pending.waiting(REDIS):
             self.worker.erase(users)
-            path.unlink()
+            path.unlink(missing_ok=True)  # taken back, if its request could not be noted
 
     def _step(self, moment: Moment) -> None:
         worker = self.worker

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import prefetch
 from driftgraph.stream.events import I64, U8, U32, Strings
-from driftgraph.stream.words import OTHER_SEED, SEED, TOGETHER, hash_bytes
+from driftgraph.stream.words import OTHER_SEED, SEED, TOGETHER, hash_bytes, other_hash_bytes
 
 U64 = npt.NDArray[np.uint64]
 
@@ -33,7 +33,7 @@ def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover -
     """[2 N] the pair of each id."""
     for i in range(len(bounds) - 1):
         hashes[2 * i] = hash_bytes(data, bounds[i], bounds[i + 1], SEED)
-        high = hash_bytes(data, bounds[i], bounds[i + 1], OTHER_SEED)
+        high = other_hash_bytes(data, bounds[i], bounds[i + 1], OTHER_SEED)
         hashes[2 * i + 1] = high | np.uint64(1)  # never the empty pair
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, KafkaException, Message
 
 AT_ONCE: Final = 1_000  # messages made under one hold of the interpreter's lock, which the others wait for
 AHEAD_FROM: Final = 10_000  # messages of one read: fewer are no catch-up
@@ -46,6 +46,11 @@ class ReadAhead:
         """Whether there is a read that was not taken."""
         return self._ahead is not None
 
+    def settle(self) -> None:
+        """Wait for what is read ahead, and keep it: no partition may be paused in the middle of a read."""
+        if self._ahead is not None:
+            self._ahead.exception()
+
     def drop(self) -> None:
         """Forget what was read ahead. The caller seeks to where it goes on."""
         if self._ahead is not None:
@@ -60,7 +65,10 @@ class ReadAhead:
     def _read(self, timeout_s: float) -> list[Message]:
         messages = self._consumer.consume(min(AT_ONCE, self._batch_max), timeout_s)
         while len(messages) % AT_ONCE == 0 and 0 < len(messages) < self._batch_max:
-            more = self._consumer.consume(min(AT_ONCE, self._batch_max - len(messages)), 0)
+            try:
+                more = self._consumer.consume(min(AT_ONCE, self._batch_max - len(messages)), 0)
+            except KafkaException:
+                break  # what was read before it is not lost; the next read tells it again
             if not more:
                 break
             messages += more

@@ -199,11 +199,13 @@ class KafkaSource:
     def pause(self) -> None:
         """Fetch no more; go on calling ``next_batch``, which returns empty batches."""
         self._paused = True
+        self._reader.settle()
         self._consumer.pause(self._assignment())
 
     def resume(self) -> None:
         """Fetch again, but for the partitions that are held."""
         self._paused = False
+        self._reader.settle()
         self._consumer.resume(self._assignment(set(self._next) - self._held))
 
     def hold(self, partitions: Collection[int]) -> None:
@@ -213,6 +215,8 @@ class KafkaSource:
         added, freed = held - self._held, self._held - held
         self._held = held
         self._sift |= bool(added) and self._reader.is_ahead
+        if added or freed:
+            self._reader.settle()
         if added and not self._paused:
             self._consumer.pause(self._assignment(added))
         if freed and not self._paused:

@@ -23,17 +23,12 @@ _QUOTES, _BACKSLASHES, _SPACES = (_ONES * np.uint64(ord(one)) for one in ('"', "
 
 
 @helper
-def hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
-    """64 bits of ``data[start:stop]``, the same in every process and run.
-
-    A multiplication a word, then the finalizer of MurmurHash3. Of no use against someone who looks for
-    collisions; ``erased_users`` has one that is.
-    """
+def _hash(data: Any, start: int, stop: int, seed: Any, multiply: Any, shift: Any) -> Any:  # pragma: no cover
     h = seed ^ (np.uint64(stop - start) * np.uint64(0x9FB21C651E98DF25))
     at = start
     while at + 8 <= stop:
-        h = (h ^ load_word(data, at)) * np.uint64(0xD6E8FEB86659FD93)
-        h ^= h >> np.uint64(32)
+        h = (h ^ load_word(data, at)) * multiply
+        h ^= h >> shift
         at += 8
     if at < stop:
         if at > start:
@@ -42,12 +37,30 @@ def hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: n
             word = np.uint64(0)
             for k in range(stop - start):
                 word |= np.uint64(data[start + k]) << np.uint64(8 * k)
-        h = (h ^ word) * np.uint64(0xD6E8FEB86659FD93)
+        h = (h ^ word) * multiply
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xFF51AFD7ED558CCD)
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(33))
+
+
+@helper
+def hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
+    """64 bits of ``data[start:stop]``, the same in every process and run.
+
+    A multiplication a word, then the finalizer of MurmurHash3. Of no use against someone who looks for
+    collisions; ``erased_users`` has one that is.
+    """
+    return _hash(data, start, stop, seed, np.uint64(0xD6E8FEB86659FD93), np.uint64(32))
+
+
+@helper
+def other_hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
+    """The same with another multiplication and shift: words whose differences cancel out in ``hash_bytes`` do
+    so under every seed.
+    """
+    return _hash(data, start, stop, seed, np.uint64(0x9E3779B97F4A7C15), np.uint64(29))
 
 
 @helper

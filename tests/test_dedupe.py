@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,3 +50,17 @@ def test_an_id_is_remembered_for_at_least_a_horizon() -> None:
 def test_the_same_click_with_another_id_counts() -> None:
     dedupe = Deduplicator()
     assert judge(["a", "b", "a", "", ""], [1, 1, 1, 1, 1], 5, dedupe) == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("93ad6992c1f2cd52", "93ad6996c1ffcd5f"),
+        ("mi4aagx5hit9vu79", "mi4aagxuhityvu7y"),
+        ("cdc5ae4763d73987c06e007865946898", "cdc5ae4b63df398fc06e007865946898"),
+    ],
+)
+def test_ids_whose_words_cancel_out_are_two(one: str, other: str) -> None:
+    """One hash under two seeds took them for one: the second hash must be of another kind."""
+    said = Deduplicator(capacity=8).repeated(Strings.of([one, other, one]), np.array([1, 2, 3]))
+    assert said.tolist() == [False, False, True]
