@@ -3,10 +3,10 @@
     DurableErasures ──► [ErasureList] ──► key, list           read again at each start, by live and by replay
                    └──► [PendingErasures] ──► 000000000017.redis, .letters ──► worker, which removes them
 
-Layout of ``list``, which only grows; each entry is 28 bytes, little-endian:
+Layout of ``list``, which only grows; each entry is 36 bytes, little-endian:
   1. 16 bytes: SipHash-2-4 of the user id under ``key``;
-  2. 8 bytes: the event time in ms up to which the erasure reaches;
-  3. 4 bytes: CRC-32 of the 24 before.
+  2. 16 bytes: two times in ms: of the request, and the event time up to which the erasure reaches;
+  3. 4 bytes: CRC-32 of the 32 before.
 
 All is for the owner alone (0600). An entry that a crash cut off is removed with a warning; a wrong one with
 good ones behind it stops the start.
@@ -29,7 +29,7 @@ from driftgraph.app.errors import DriftgraphError
 from driftgraph.stream.erased_users import KEY_BYTES, U64, ErasedUsers
 from driftgraph.stream.events import I64
 
-ENTRY: Final = np.dtype([("hash", "<u8", 2), ("reach_ms", "<i8"), ("crc", "<u4")])
+ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u4")])
 REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class ErasureList:
         except OSError as error:
             raise ErasureError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
-    def append(self, hashes: U64, reach_ms: I64) -> None:
+    def append(self, hashes: U64, times_ms: I64) -> None:
         """Add N entries and bring them to the disk; nothing of them stays if that fails.
 
         Raises:
@@ -88,7 +88,7 @@ class ErasureList:
             size = os.fstat(descriptor).st_size // ENTRY.itemsize * ENTRY.itemsize
             os.ftruncate(descriptor, size)  # a part of an entry is there if an append failed and its end, too
             try:
-                left = memoryview(_entries(hashes, reach_ms))
+                left = memoryview(_entries(hashes, times_ms))
                 while left:
                     left = left[os.write(descriptor, left) :]
                 os.fsync(descriptor)
@@ -121,7 +121,7 @@ class ErasureList:
             )
         if count * ENTRY.itemsize != len(data):
             log.warning("%s: the end, cut off at byte %d, is left out", self._path, count * ENTRY.itemsize)
-        users.add(np.ascontiguousarray(entries["hash"][:count]), entries["reach_ms"][:count].astype(np.int64))
+        users.add(entries["hash"][:count], np.ascontiguousarray(entries["times_ms"][:count]))
         return users, len(data), count
 
 
@@ -162,7 +162,8 @@ class PendingErasures:
 
     def release(self, held: Path) -> None:
         """The letters of before the request are in their place."""
-        held.rename(held.with_suffix(LETTERS))
+        with suppress(FileNotFoundError):  # released before
+            held.rename(held.with_suffix(LETTERS))
 
     def count(self) -> int:
         """Files that are not worked off."""
@@ -193,9 +194,9 @@ def write_private(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _entries(hashes: U64, reach_ms: I64) -> bytes:
+def _entries(hashes: U64, times_ms: I64) -> bytes:
     entries = np.zeros(len(hashes), ENTRY)
-    entries["hash"], entries["reach_ms"] = hashes, reach_ms
+    entries["hash"], entries["times_ms"] = hashes, times_ms
     entries["crc"] = [_crc(entry.tobytes()) for entry in entries]
     return entries.tobytes()
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.app.erasure_files import ErasureList, PendingErasures
-from driftgraph.stream.erased_users import KEY_BYTES, ErasedUsers
+from driftgraph.stream.erased_users import ASKED, KEY_BYTES, ErasedUsers
 from driftgraph.stream.events import EventBatch, Rejected, Strings
 
 Mask = npt.NDArray[np.bool_]
@@ -44,14 +44,14 @@ class Erasures(Protocol):
         ...
 
     def knows(self, user: str, time_ms: int) -> bool:
-        """Whether a request that reaches as far was taken."""
+        """Whether this request was taken, or a later one."""
         ...
 
     def cover(self, rejected: Rejected) -> bool:
         """Whether this letter is of an erased user and of before the request, so that it is not kept."""
         ...
 
-    def put(self, user: str, reach_ms: int) -> None:
+    def put(self, user: str, asked_ms: int, reach_ms: int) -> None:
         """Take a request that was not known, once the window has done it."""
         ...
 
@@ -77,7 +77,7 @@ class MemoryErasures:
 
     def knows(self, user: str, time_ms: int) -> bool:
         """See the protocol."""
-        return bool(self.users.reach_ms(Strings.of([user]))[0] >= time_ms)
+        return bool(self.users.times_ms(Strings.of([user]))[0, ASKED] >= time_ms)
 
     def cover(self, rejected: Rejected) -> bool:
         """See the protocol."""
@@ -86,9 +86,9 @@ class MemoryErasures:
         reach_ms = self.users.reach_ms(Strings.of(self._users_of(rejected)))
         return bool((reach_ms >= (rejected.timestamp_ms or 1)).any())
 
-    def put(self, user: str, reach_ms: int) -> None:
+    def put(self, user: str, asked_ms: int, reach_ms: int) -> None:
         """See the protocol."""
-        self.users.add(self.users.hashes(Strings.of([user])), np.array([reach_ms], np.int64))
+        self.users.add(self.users.hashes(Strings.of([user])), np.array([[asked_ms, reach_ms]]))
         self._asked.append(user)
 
     def take(self) -> list[str]:
@@ -100,6 +100,7 @@ class MemoryErasures:
 @dataclass(frozen=True, slots=True)
 class _Request:
     user: str
+    asked_ms: int
     reach_ms: int
     letters: int  # that were put before it
 
@@ -130,6 +131,7 @@ class DurableErasures(MemoryErasures):
         self._change = threading.Condition()
         self._closing = False
         self.failure: str | None = None  # why the disk does not take them
+        self._held_back: str | None = None  # why it does not let their letters be looked for
         self.put_count = 0
         self.safe_count = 0
         self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
@@ -151,11 +153,11 @@ class DurableErasures(MemoryErasures):
         waiting = self.put_count - self.safe_count
         return f"{waiting} requests to erase are not noted ({self.failure or 'the disk is slow'})"
 
-    def put(self, user: str, reach_ms: int) -> None:
+    def put(self, user: str, asked_ms: int, reach_ms: int) -> None:
         """Take one request."""
-        self.users.add(self.users.hashes(Strings.of([user])), np.array([reach_ms], np.int64))
+        self.users.add(self.users.hashes(Strings.of([user])), np.array([[asked_ms, reach_ms]]))
         with self._change:
-            self._queue.append(_Request(user, reach_ms, self._letters()[0]))
+            self._queue.append(_Request(user, asked_ms, reach_ms, self._letters()[0]))
             self.put_count += 1
             self._change.notify_all()
 
@@ -165,7 +167,7 @@ class DurableErasures(MemoryErasures):
             "users": len(self.users),
             "waiting": self.put_count - self.safe_count,
             "pending": self._pending.count(),
-            "failure": self.failure,
+            "failure": self.failure or self._held_back,
         }
 
     def close(self) -> None:
@@ -206,7 +208,7 @@ class DurableErasures(MemoryErasures):
             held = self._pending.write(users)
             self._list.append(
                 self.users.hashes(Strings.of(users)),
-                np.array([request.reach_ms for request in batch], np.int64),
+                np.array([(request.asked_ms, request.reach_ms) for request in batch]),
             )
         except Exception as error:  # whatever it is: the thread must go on, or all would wait for ever
             if self.failure is None:
@@ -228,9 +230,8 @@ class DurableErasures(MemoryErasures):
         while self._held and self._letters()[1] >= self._held[0][0]:
             try:
                 self._pending.release(self._held[0][1])
-            except FileNotFoundError:
-                pass  # a start that went wrong has released it
-            except OSError as error:  # tried again soon; the thread must go on
-                self.failure = str(error)
+            except OSError as error:  # tried again soon: the thread must go on
+                self._held_back = str(error)
                 return
             self._held.popleft()
+        self._held_back = None

@@ -178,16 +178,16 @@ class Ingest:
 
     def _erase(self, erasure: Erasure) -> None:
         """Forget a user, unless the request was taken before: it is read again after a crash, and from each
-        partition. Its reach is that of what it erased, so that a crash brings nothing of that back.
+        partition. It reaches as far as what it erased, so that a crash brings nothing of that back.
         """
         self.counts.read += 1
         self.counts.erased += 1
-        reach_ms = erasure.time_ms
-        if reach_ms is None:
-            reach_ms = max([1, *self.watermark.state().high_ms.values()])
-        if not self.erasures.knows(erasure.user, reach_ms):
+        asked_ms = erasure.time_ms
+        if asked_ms is None:
+            asked_ms = max([1, *self.watermark.state().high_ms.values()])
+        if not self.erasures.knows(erasure.user, asked_ms):
             newest_ms = self.graph.erase([erasure.user])
-            self.erasures.put(erasure.user, max(reach_ms, newest_ms))
+            self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
 
     def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
         if start == stop:

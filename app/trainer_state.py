@@ -35,6 +35,7 @@ def save(
     trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut
 ) -> tuple[dict[str, bytes], dict[str, str | int | float]]:
     """The files of a checkpoint, with the names of ``moment``, and its facts; ``since`` is trained up to."""
+    trainer.table.adopt(moment.versions[ITEM])  # a row is saved with a name, so it must be that owner's state
     tensors, meta = trainer.state_dict()
     for part in PUBLISHED:
         for side in (USER, ITEM):

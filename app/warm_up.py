@@ -37,7 +37,7 @@ def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkR
         pass
     names = Strings.of(["u", "v", "u"])  # whatever the format: the same columns, and a ring that wraps
     times = now_ms - np.array([2, 1, 3], np.int64)
-    ingest.erasures.put("u", 1)
+    ingest.erasures.put("u", 1, 1)
     ingest.erasures.reach(decoded.batch)
     ingest.erasures.cover(Rejected("", "", b"", "warm-up", key=b"u"))
     graph.apply(EventBatch(names, names, np.zeros(3, np.uint8), times))

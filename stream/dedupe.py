@@ -18,7 +18,7 @@ import numpy.typing as npt
 from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import prefetch
 from driftgraph.stream.events import I64, U8, U32, Strings
-from driftgraph.stream.words import OTHER_SEED, SEED, TOGETHER, hash_bytes, other_hash_bytes
+from driftgraph.stream.words import TOGETHER, hash_bytes, other_hash_bytes
 
 U64 = npt.NDArray[np.uint64]
 
@@ -32,8 +32,8 @@ COUNT, STARTED_MS = 0, 1  # of the current set
 def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
     """[2 N] the pair of each id."""
     for i in range(len(bounds) - 1):
-        hashes[2 * i] = hash_bytes(data, bounds[i], bounds[i + 1], SEED)
-        high = other_hash_bytes(data, bounds[i], bounds[i + 1], OTHER_SEED)
+        hashes[2 * i] = hash_bytes(data, bounds[i], bounds[i + 1])
+        high = other_hash_bytes(data, bounds[i], bounds[i + 1])
         hashes[2 * i + 1] = high | np.uint64(1)  # never the empty pair
 
 

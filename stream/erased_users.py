@@ -1,6 +1,6 @@
 """Who asked to be forgotten, and up to which event time: by a keyed hash, never by name.
 
-    request ──► [ErasedUsers.add] ──► (hash, time) ──► the durable list of app/erasure_files.py
+    request ──► [ErasedUsers.add] ──► (hash, times) ──► the durable list of app/erasure_files.py
     users ────► [ErasedUsers.reach_ms] ──► up to which event time their events are not applied
 
 The hash is SipHash-2-4 of 128 bits under a secret key: who has the list without the key learns no user from
@@ -21,7 +21,8 @@ U64 = npt.NDArray[np.uint64]
 
 KEY_BYTES = 16
 SLOTS_MIN = 64
-NEVER_MS = 0  # the reach of a user who was never erased: before every event time
+ASKED, REACH = 0, 1  # of a user's two times
+NEVER_MS = 0  # both times of a user who was never erased: before every event time
 
 
 @helper
@@ -97,14 +98,15 @@ def _find(table: U64, first: Any, second: Any) -> Any:  # pragma: no cover - com
 
 
 @kernel
-def _reach(pairs: U64, table: U64, reach_ms: I64, found: I64) -> None:  # pragma: no cover - compiled
+def _look_up(pairs: U64, table: U64, times_ms: I64, found: I64) -> None:  # pragma: no cover - compiled
     for i in range(len(found)):
         slot = _find(table, pairs[2 * i], pairs[2 * i + 1])
-        found[i] = reach_ms[slot] if slot >= 0 else NEVER_MS
+        for which in range(2):
+            found[i, which] = times_ms[slot, which] if slot >= 0 else NEVER_MS
 
 
 @kernel
-def _add(pairs: U64, new_ms: I64, table: U64, reach_ms: I64) -> int:  # pragma: no cover - compiled
+def _add(pairs: U64, new_ms: I64, table: U64, times_ms: I64) -> int:  # pragma: no cover - compiled
     """Returns how many users are new in the table."""
     added = 0
     for i in range(len(new_ms)):
@@ -113,14 +115,16 @@ def _add(pairs: U64, new_ms: I64, table: U64, reach_ms: I64) -> int:  # pragma: 
             slot = -slot - 1
             table[2 * slot], table[2 * slot + 1] = pairs[2 * i], pairs[2 * i + 1]
             added += 1
-        reach_ms[slot] = max(reach_ms[slot], new_ms[i])
+        for which in range(2):
+            times_ms[slot, which] = max(times_ms[slot, which], new_ms[i, which])
     return added
 
 
 class ErasedUsers:
-    """The users that were erased, each with the newest event time up to which that reaches.
+    """The users that were erased, each with two times: of the newest request, and up to which event time it
+    reaches, which is later where it erased a newer event.
 
-    Always true: a user once in it stays, and its time does not go back.
+    Always true: a user once in it stays, and its times do not go back.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -129,7 +133,7 @@ class ErasedUsers:
         self._key = np.frombuffer(key, "<u8").astype(np.uint64)
         self._count = 0
         self._table = np.zeros(2 * SLOTS_MIN, np.uint64)
-        self._reach_ms = np.zeros(SLOTS_MIN, np.int64)
+        self._times_ms = np.zeros((SLOTS_MIN, 2), np.int64)
 
     def __len__(self) -> int:
         return self._count
@@ -140,29 +144,33 @@ class ErasedUsers:
         _hash_all(users.data, users.offsets, self._key[0], self._key[1], pairs)
         return pairs.reshape(-1, 2)
 
-    def reach_ms(self, users: Strings) -> I64:
-        """[N] up to which event time each is erased; ``NEVER_MS`` for who is not."""
-        found = np.empty(len(users), np.int64)
-        _reach(self.hashes(users).reshape(-1), self._table, self._reach_ms, found)
+    def times_ms(self, users: Strings) -> I64:
+        """[N, 2] when each asked, and up to which event time it is erased; ``NEVER_MS`` for who is not."""
+        found = np.empty((len(users), 2), np.int64)
+        _look_up(self.hashes(users).reshape(-1), self._table, self._times_ms, found)
         return found
 
-    def add(self, hashes: U64, reach_ms: I64) -> None:
-        """Take N users by their [N, 2] hashes, each with its time."""
+    def reach_ms(self, users: Strings) -> I64:
+        """[N] the second of the times."""
+        return self.times_ms(users)[:, REACH]
+
+    def add(self, hashes: U64, times_ms: I64) -> None:
+        """Take N users by their [N, 2] hashes, each with its two times [N, 2]."""
         self._make_room(self._count + len(hashes))
-        self._count += _add(np.ascontiguousarray(hashes).reshape(-1), reach_ms, self._table, self._reach_ms)
+        self._count += _add(np.ascontiguousarray(hashes).reshape(-1), times_ms, self._table, self._times_ms)
 
     def all(self) -> tuple[U64, I64]:
-        """Everybody: [count, 2] hashes and [count] times."""
+        """Everybody: [count, 2] hashes and [count, 2] times."""
         used = np.flatnonzero(self._table[1::2])
-        return self._table.reshape(-1, 2)[used], self._reach_ms[used]
+        return self._table.reshape(-1, 2)[used], self._times_ms[used]
 
     def _make_room(self, count: int) -> None:
         """Keep the table at most half full."""
-        slots = len(self._reach_ms)
+        slots = len(self._times_ms)
         if 2 * count <= slots:
             return
-        hashes, reach_ms = self.all()
+        hashes, times_ms = self.all()
         slots = 1 << (4 * count - 1).bit_length()
-        self._table, self._reach_ms = np.zeros(2 * slots, np.uint64), np.zeros(slots, np.int64)
+        self._table, self._times_ms = np.zeros(2 * slots, np.uint64), np.zeros((slots, 2), np.int64)
         self._count = 0
-        self.add(hashes, reach_ms)
+        self.add(hashes, times_ms)

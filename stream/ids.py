@@ -18,7 +18,7 @@ from driftgraph.stream.atomics import prefetch
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import I64, ID_BYTES_MAX, U8, U32, Strings
 from driftgraph.stream.mapped import Folder
-from driftgraph.stream.words import SEED, TOGETHER, equal_bytes, hash_bytes
+from driftgraph.stream.words import TOGETHER, equal_bytes, hash_bytes
 
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
 
@@ -39,7 +39,7 @@ class IdTableFullError(DriftgraphError):
 @kernel
 def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
     for i in range(len(hashes)):
-        hashes[i] = hash_bytes(data, bounds[i], bounds[i + 1], SEED)
+        hashes[i] = hash_bytes(data, bounds[i], bounds[i + 1])
 
 
 @kernel
@@ -159,7 +159,7 @@ def _find_all(
 ) -> None:  # pragma: no cover - compiled
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
-        h = hash_bytes(data, start, start + length, SEED)
+        h = hash_bytes(data, start, start + length)
         rows[i] = _find(data, start, length, h, index, lengths, offsets, arena)[0]
 
 

@@ -85,8 +85,8 @@ class KafkaSource:
         self._lost: dict[str, int] = {}
         self._consumer: Consumer = consumer_of(options.client, more, self._signals)
         self._reader = ReadAhead(self._consumer, options.batch_max)
-        self._sift = False  # what was read ahead may be of partitions that are held since
-        self._set_aside: list[Message] = []  # what was, until they are not
+        self._set_aside: list[Message] = []  # read ahead, of partitions that are held since
+        self._sift = False  # with the next read: some of it is to be set aside, or to come back
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
         except BaseException:
@@ -128,14 +128,18 @@ class KafkaSource:
         """The next messages; what was read ahead of a pause or a hold waits for its end."""
         if self._paused:
             return self._consumer.consume(1, timeout_s)
-        free = any(_part_of(message) not in self._held for message in self._set_aside)
-        if not (free or self._sift):
-            return self._reader.take(timeout_s)
-        messages = self._set_aside + (self._reader.take(timeout_s) if self._sift else [])
+        messages = self._reader.take(timeout_s)
+        if not self._sift:
+            return messages
+        messages = self._set_aside + messages
         self._set_aside, self._sift = [], False
         found: list[Message] = []
         for message in messages:
-            (self._set_aside if _part_of(message) in self._held else found).append(message)
+            if (part := _part_of(message)) in self._held:
+                self._set_aside.append(message)
+                self._at_end.discard(part)
+            else:
+                found.append(message)
         return found
 
     def position(self) -> Position:
@@ -214,7 +218,7 @@ class KafkaSource:
         held = frozenset(part for part in self._next if self._number(part) in wanted)
         added, freed = held - self._held, self._held - held
         self._held = held
-        self._sift |= bool(added) and self._reader.is_ahead
+        self._sift |= (bool(added) and self._reader.is_ahead) or (bool(freed) and bool(self._set_aside))
         if added or freed:
             self._reader.settle()
         if added and not self._paused:

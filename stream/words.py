@@ -15,16 +15,13 @@ from driftgraph.stream.events import I64, U8
 
 TOGETHER = 32  # ids whose places are asked for before the first is looked at: a miss each, but all at once
 
-SEED = np.uint64(0xCBF29CE484222325)
-OTHER_SEED = np.uint64(0x9E3779B97F4A7C15)  # of a second hash that knows nothing of the first
-
 _ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)  # of each byte of a word
 _QUOTES, _BACKSLASHES, _SPACES = (_ONES * np.uint64(ord(one)) for one in ('"', "\\", " "))
 
 
 @helper
-def _hash(data: Any, start: int, stop: int, seed: Any, multiply: Any, shift: Any) -> Any:  # pragma: no cover
-    h = seed ^ (np.uint64(stop - start) * np.uint64(0x9FB21C651E98DF25))
+def _hash(data: Any, start: int, stop: int, multiply: Any, shift: Any) -> Any:  # pragma: no cover
+    h = np.uint64(0xCBF29CE484222325) ^ (np.uint64(stop - start) * np.uint64(0x9FB21C651E98DF25))
     at = start
     while at + 8 <= stop:
         h = (h ^ load_word(data, at)) * multiply
@@ -46,21 +43,21 @@ def _hash(data: Any, start: int, stop: int, seed: Any, multiply: Any, shift: Any
 
 
 @helper
-def hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
+def hash_bytes(data: Any, start: int, stop: int) -> Any:  # pragma: no cover - compiled
     """64 bits of ``data[start:stop]``, the same in every process and run.
 
     A multiplication a word, then the finalizer of MurmurHash3. Of no use against someone who looks for
     collisions; ``erased_users`` has one that is.
     """
-    return _hash(data, start, stop, seed, np.uint64(0xD6E8FEB86659FD93), np.uint64(32))
+    return _hash(data, start, stop, np.uint64(0xD6E8FEB86659FD93), np.uint64(32))
 
 
 @helper
-def other_hash_bytes(data: Any, start: int, stop: int, seed: Any) -> Any:  # pragma: no cover - compiled
-    """The same with another multiplication and shift: words whose differences cancel out in ``hash_bytes`` do
-    so under every seed.
+def other_hash_bytes(data: Any, start: int, stop: int) -> Any:  # pragma: no cover - compiled
+    """Another 64 bits. Another seed would not do: where two words cancel out what the ids differ in, they do
+    so under every seed, and not under another multiplication and shift.
     """
-    return _hash(data, start, stop, seed, np.uint64(0x9E3779B97F4A7C15), np.uint64(29))
+    return _hash(data, start, stop, np.uint64(0x9E3779B97F4A7C15), np.uint64(29))
 
 
 @helper

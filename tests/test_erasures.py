@@ -60,7 +60,7 @@ NO_LETTERS = (0, 0)
 
 def users_with(**reach_ms: int) -> ErasedUsers:
     users = ErasedUsers(KEY)
-    users.add(users.hashes(Strings.of(reach_ms)), np.array(list(reach_ms.values()), np.int64))
+    users.add(users.hashes(Strings.of(reach_ms)), np.array([(ms, ms) for ms in reach_ms.values()]))
     return users
 
 
@@ -86,8 +86,8 @@ def test_the_table_agrees_with_a_dict_while_it_grows(asked: list[tuple[int, int]
     users, plain = ErasedUsers(KEY), dict[str, int]()
     for number, reach_ms in asked:
         name = f"u{number}"
-        assert users.reach_ms(Strings.of([name])).tolist() == [plain.get(name, 0)]
-        users.add(users.hashes(Strings.of([name])), np.array([reach_ms], np.int64))
+        assert users.times_ms(Strings.of([name])).tolist() == [[plain.get(name, 0) // 2, plain.get(name, 0)]]
+        users.add(users.hashes(Strings.of([name])), np.array([[reach_ms // 2, reach_ms]]))
         plain[name] = max(plain.get(name, 0), reach_ms)
     names = [f"u{number}" for number in range(301)]
     assert users.reach_ms(Strings.of(names)).tolist() == [plain.get(name, 0) for name in names]
@@ -161,15 +161,16 @@ def window_of(ingest: Ingest) -> list[tuple[str, str, int]]:
 
 def plainly(acts: Sequence[Act]) -> tuple[list[tuple[str, str, int]], dict[str, int]]:
     """One act after the other, in a list and a dict."""
-    kept, reach, seen, newest = list[Act](), dict[int, int](), set[str](), 0
+    kept, reach, asked, seen, newest = list[Act](), dict[int, int](), dict[int, int](), set[str](), 0
     counts = {"applied": 0, "forgotten": 0, "duplicate": 0, "erased": 0}
     for act in acts:
         if act.asks:
             counts["erased"] += 1
-            if reach.get(act.user, -2) < (time_ms := act.time_ms or newest or -1):
+            if asked.get(act.user, -2) < (time_ms := act.time_ms or newest or -1):
                 gone = [one.time_ms for one in kept if one.user == act.user]
                 kept = [one for one in kept if one.user != act.user]
-                reach[act.user] = max([time_ms, *gone])
+                asked[act.user] = time_ms
+                reach[act.user] = max([time_ms, *gone, reach.get(act.user, -2)])
             continue
         newest = max(newest, act.time_ms)
         repeated = act.event_id in seen
@@ -228,6 +229,15 @@ def test_a_request_reaches_what_it_erased_though_that_was_newer() -> None:
     assert ingest.counts.forgotten == 1
 
 
+def test_who_is_back_and_asks_again_is_erased_though_the_first_request_reached_further() -> None:
+    ingest = ingest_of()
+    acts = [Act(0, 1, 30), Act(0, 0, 9, asks=True), Act(0, 2, 35), Act(0, 0, 20, asks=True)]
+    assert list(ingest.take(decoded_of(acts))) == []
+    assert window_of(ingest) == []
+    assert list(ingest.take(decoded_of([Act(0, 2, 35), Act(0, 3, 36)]))) == []
+    assert window_of(ingest) == [("u0", "i3", START_MS + 36)]
+
+
 def test_a_late_or_bad_event_of_an_erased_user_is_no_dead_letter() -> None:
     ingest = ingest_of(users_with(u1=START_MS + 100_000))
     ingest.watermark.observe(np.zeros(1, np.int32), np.array([START_MS + 200_000], np.int64))
@@ -253,7 +263,7 @@ def listed(folder: Path, **reach_ms: int) -> None:
     """Append to the list of a folder."""
     file = ErasureList(folder)
     hashes = file.load().hashes(Strings.of(reach_ms))
-    file.append(hashes, np.array(list(reach_ms.values()), np.int64))
+    file.append(hashes, np.array([(ms, ms) for ms in reach_ms.values()]))
 
 
 def reach_of(users: ErasedUsers, *names: str) -> list[int]:
@@ -328,7 +338,7 @@ def ask(erasures: DurableErasures, *users: str, time_ms: int = 50) -> list[bool]
     for user in users:
         known.append(erasures.knows(user, time_ms))
         if not known[-1]:
-            erasures.put(user, time_ms)
+            erasures.put(user, time_ms, time_ms)
     return known
 
 
@@ -367,6 +377,38 @@ def test_letters_are_looked_for_once_those_of_before_the_request_are_in_their_pl
     assert len(list(tmp_path.glob(f"*{HELD}"))) == 1
     with opened(tmp_path):  # whose outbox is empty
         assert [users for _, users in pending.waiting(LETTERS)] == [["ann"], ["bob"]]
+
+
+def test_letters_that_cannot_be_released_are_tried_again_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread lives on: the next request is noted, too."""
+    refuses, release = [True], PendingErasures.release
+
+    def refusing(self: PendingErasures, held: Path) -> None:
+        if refuses[0]:
+            raise OSError("read-only for a while")
+        release(self, held)
+
+    monkeypatch.setattr(PendingErasures, "release", refusing)
+    with opened(tmp_path) as erasures:
+        ask(erasures, "ann")
+        until(lambda: erasures.status()["failure"] == "read-only for a while")
+        ask(erasures, "bob")
+        until(lambda: erasures.safe_count == 2)
+        refuses[0] = False
+        until(lambda: len(PendingErasures(tmp_path).waiting(LETTERS)) == 2)
+        until(lambda: erasures.status()["failure"] is None)
+
+
+def test_a_part_of_an_entry_is_cut_off_before_the_next_one(tmp_path: Path) -> None:
+    listed(tmp_path, ann=1)
+    file = ErasureList(tmp_path)
+    users = file.load()
+    with (tmp_path / "list").open("ab") as broken:
+        broken.write(b"half of one")
+    file.append(users.hashes(Strings.of(["bob"])), np.array([[2, 2]]))
+    assert reach_of(ErasureList(tmp_path).load(), "ann", "bob") == [1, 2]
 
 
 def test_a_disk_that_refuses_holds_the_position_back_and_loses_no_request(

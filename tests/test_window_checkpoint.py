@@ -181,7 +181,7 @@ def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
     assert found is not None
     assert state is not None
     erased, names = ErasedUsers(bytes(16)), Strings.of(["u1", "u2", "stranger"])
-    erased.add(erased.hashes(names), np.array([1_010, 9_999, 9_999]))
+    erased.add(erased.hashes(names), np.array([[5, 1_010], [5, 9_999], [5, 9_999]]))
     again = graph()
     assert restore(found, state, again, Deduplicator(), erased) == 4 + 6
     assert again.window.cut().next == g.window.cut().next

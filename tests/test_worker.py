@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
+import torch
+from safetensors.torch import load
 
 from driftgraph.app import trainer_state, worker_process
 from driftgraph.app import worker as worker_module
@@ -346,6 +349,26 @@ def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.M
 
 
 # --- state -------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_changed_hands_since_the_fit_is_saved_as_the_new_owners() -> None:
+    """A checkpoint at an erasure may be long after the fit: no item wakes up with another's state."""
+    graph = graph_of()
+    worker = worker_of(graph)
+    two_cycles(worker, graph)
+    moment, row = graph.moment(), 0
+    table = worker.trainer.table
+    before, rows = table.weight[row].clone(), table.rows
+    assert table.steps[row] > 0
+    later = moment.versions[ITEM].copy()
+    later[row] += 2  # as it lost its owner and got another
+    later_moment = replace(moment, versions=(moment.versions[USER], later))
+    files, _ = trainer_state.save(worker.trainer, graph, later_moment, worker.since)
+    saved = load(files["trainer.safetensors"])
+    assert saved["table.version"].numpy().astype(np.uint32).tolist() == later.tolist()
+    assert int(saved["table.steps"][row]) == 0
+    assert not torch.equal(saved["table.weight"][row], before)
+    assert len(saved["table.steps"]) == rows
 
 
 def test_a_state_goes_on_beside_a_graph_that_was_read_anew(tmp_path: Path) -> None:
