@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from driftgraph.model.baselines import Histories, co_visitation_ranks, popularity_ranks
+from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
+from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Embedding, Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, take
 from driftgraph.model.negatives import F32, F64

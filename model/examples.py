@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -75,27 +76,49 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
         first = first_contacts(every)
         new, old = (take(part, np.isin(identity(part), first)) for part in (new, old))
     new_held, old_held = is_held(new, options), is_held(old, options)
-    fresh = _newest(take(new, ~new_held), options.examples_max)
-    replayed = replay_sample(take(old, ~old_held), len(fresh), view.relations, options, rng)
-
-    groups = [
-        _slices(fresh, options.batch_size),
-        _slices(replayed, options.batch_size),
-        _slices(_newest(take(new, new_held), options.holdout_max), options.holdout_max // 2),
-        _slices(_smallest(take(old, old_held), options.holdout_max), options.holdout_max // 4),
-    ]
-    pool = np.unique(np.concatenate([fresh.item, replayed.item]))
-    made = _with_candidates([part for group in groups for part in group], every, view, pool, options, rng)
-    train_count = len(groups[0]) + len(groups[1])
-    passes = options.first_passes if len(old) == 0 else 1
-    order = np.concatenate([rng.permutation(train_count) for _ in range(passes)])
+    rounds = _rounds(take(new, ~new_held), take(old, ~old_held), view.relations, options, rng)
+    parts: list[Events] = []
+    order: list[npt.NDArray[np.int64]] = []
+    for fresh, replayed in rounds:
+        own = _slices(fresh, options.batch_size) + _slices(replayed, options.batch_size)
+        order.append(len(parts) + rng.permutation(len(own)))
+        parts += own
+    train_count = len(parts)
+    held_new = _slices(_newest(take(new, new_held), options.holdout_max), options.holdout_max // 2)
+    held_old = _slices(_smallest(take(old, old_held), options.holdout_max), options.holdout_max // 4)
+    pool = np.unique(np.concatenate([part.item for part in parts])) if parts else every.item[:0]
+    made = _with_candidates([*parts, *held_new, *held_old], every, view, pool, options, rng)
     return Plan(
-        tuple(made[i] for i in order),
-        tuple(made[train_count : train_count + len(groups[2])]),
-        tuple(made[train_count + len(groups[2]) :]),
-        len(fresh),
-        len(replayed),
+        tuple(made[i] for i in np.concatenate(order)) if order else (),
+        tuple(made[train_count : train_count + len(held_new)]),
+        tuple(made[train_count + len(held_new) :]),
+        sum(len(fresh) for fresh, _ in rounds),
+        sum(len(replayed) for _, replayed in rounds),
     )
+
+
+def _rounds(
+    new: Events, old: Events, relations: Sequence[Relation], options: TrainerOptions, rng: np.random.Generator
+) -> list[tuple[Events, Events]]:
+    """New and replayed examples of each round; the batches of a round are trained in random order.
+
+    A fit is one round. A model that begins from nothing goes through the window in order of time, in rounds
+    that are each like a later fit: the same examples in random order, four times over, overfit (docs/LOG.md).
+    A small window is gone through several times.
+    """
+    if len(old):
+        fresh = _newest(new, options.examples_max)
+        return [(fresh, replay_sample(old, round(options.replay_ratio * len(fresh)), relations, options, rng))]
+    fresh = _newest(new, options.first_examples_max)
+    rounds = max(1, min(options.first_rounds, len(fresh) // options.batch_size))
+    bounds = np.linspace(0, len(fresh), rounds + 1).astype(np.int64).tolist()
+    passes = min(options.first_passes_max, -(-options.first_examples_min // max(len(fresh), 1)))
+    made = []
+    for first, stop in max(passes, 1) * list(pairwise(bounds)):
+        wanted = round(options.first_replay_ratio * (stop - first))
+        earlier = replay_sample(take(fresh, slice(0, first)), wanted, relations, options, rng)
+        made.append((take(fresh, slice(first, stop)), earlier))
+    return made
 
 
 def before(since: Cut, cut: Cut) -> Cut:
@@ -118,17 +141,17 @@ def is_held(events: Events, options: TrainerOptions) -> npt.NDArray[np.bool_]:
 
 def replay_sample(
     old: Events,
-    new_count: int,
+    wanted: int,
     relations: Sequence[Relation],
     options: TrainerOptions,
     rng: np.random.Generator,
 ) -> Events:
-    """``replay_ratio`` older events for each new one, without repeats, the recent ones more likely.
+    """``wanted`` older events, or all there are, without repeats, the recent ones more likely.
 
     Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006: the smallest of
     exponential(1) / weight.
     """
-    wanted = min(int(new_count * options.replay_ratio), len(old))
+    wanted = min(wanted, len(old))
     if wanted == 0:
         return take(old, np.zeros(0, np.int64))
     half_life_ms = max(r.span_ms for r in relations) * options.replay_half_life_share

@@ -1,6 +1,8 @@
-"""The gate: whether a fine-tuned candidate may replace the serving model.
+"""The gate: whether a fine-tuned candidate may be served in the place of what is served without it.
 
 Trainer.fit ──► candidate embedding, holdout losses ──► [judge] ──► accepted, or rolled back with the reason
+
+Without it the model of the generation before is served, and before the first generation popularity is.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ STANDARD_ERRORS = 2.0  # a holdout is small: a loss is worse only if it is so be
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Loss of each example of one holdout, of the serving model and of the candidate, in the same order."""
+    """Loss of each example of one holdout, of the rival and of the candidate, in the same order."""
 
     name: str
-    serving: F64
+    rival: F64  # of the serving model; for a first generation of popularity, whose holdouts are all ``first``
     candidate: F64
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +82,17 @@ def judge(
                 f"it may differ by a factor of {limit:g}",
             )
     for holdout in losses:
-        worse = holdout.candidate - holdout.serving
+        worse = holdout.candidate - holdout.rival
         if len(worse) == 0:
             continue
         error = float(worse.std() / np.sqrt(len(worse)))
-        mean, limit = float(worse.mean()), options.loss_margin
+        mean, limit = float(worse.mean()), 0.0 if holdout.first else options.loss_margin
         if not mean - STANDARD_ERRORS * error <= limit:
+            rival = "recent popularity's" if holdout.first else "the serving model's"
             return Verdict(
                 False,
-                "holdout",
+                "popularity" if holdout.first else "holdout",
                 f"the loss on the {holdout.name} holdout of {len(worse)} is {mean:.3f} ± {error:.3f} nats "
-                f"worse than the serving model's; the limit is {limit:g}",
+                f"worse than {rival}; the limit is {limit:g}",
             )
     return ACCEPTED

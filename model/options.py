@@ -44,12 +44,16 @@ class TrainerOptions:
 
     examples_max: int = 100_000  # new events trained in one fit; beyond it the newest are taken
     replay_ratio: float = 2.0  # older examples for each new one
-    first_passes: int = 4  # over the new examples where there are no older ones: a model from nothing
+    first_examples_max: int = 200_000  # of a model that begins from nothing; beyond it the newest are taken
+    first_examples_min: int = 10_000  # it goes through fewer several times, until it has seen so many
+    first_passes_max: int = 4
+    first_rounds: int = 16  # of them, one after the other in time, each mixed with earlier ones
+    first_replay_ratio: float = 1.0  # earlier examples for each of a round
     replay_half_life_share: float = 0.25  # of the longest span
     skipped_in_a_row_max: int = 3  # non-finite steps; then the fit is rejected
     holdout_max: int = 512  # examples of each holdout of the gate
     holdout_share: float = 0.02  # of all events, by a hash of the event: never trained on
-    loss_margin: float = 0.10  # nats that a holdout may get worse
+    loss_margin: float = 0.10  # nats that a holdout may get worse; a first generation must beat popularity
     norm_factor: float = 10.0  # the median norm may leave the running median by it
 
     evaluations_max: int = 2_000  # scored events of an interval, drawn by the seed

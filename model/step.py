@@ -89,6 +89,27 @@ def batch_loss(network: MBGNN, inputs: Inputs, rows_nD: Tensor, *, reduced: bool
     )
 
 
+def popularity_losses(inputs: Inputs) -> list[Tensor]:
+    """The loss of each example [B] if popularity alone ranked, for each of its half-lives.
+
+    Its log is the best score that popularity can give: the softmax of it is the share of each item.
+    """
+    one_B1 = inputs.popularity_CF.new_ones(len(inputs.positive_B), 1)
+    return [
+        sampled_softmax(
+            one_B1,
+            feature_C.unsqueeze(1),
+            positive_B=inputs.positive_B,
+            log_q_C=inputs.log_q_C,
+            excluded_BC=inputs.excluded_BC,
+            weight_B=inputs.weight_B,
+            temperature=1.0,
+            reduced=False,
+        )
+        for feature_C in inputs.popularity_CF.unbind(1)
+    ]
+
+
 def contrast(network: MBGNN, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:
     """InfoNCE between two views of each user, each with about half of the history."""
     one, other = (network.users(_thinned(inputs.users, generator), rows_nD)[:, :-1] for _ in range(2))

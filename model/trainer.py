@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,27 +25,33 @@ from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import MBGNN
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of
+from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of, popularity_losses
 from driftgraph.model.table import ItemTable
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I64, U32
 from driftgraph.stream.window import Cut, Relation, WindowView
 
 FORMAT = 1  # of the saved state
+RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
 SCALE_FIRST = (
     1_024.0  # of the loss in half precision; torch's 65,536 overflows, and overflows count as skipped
 )
+
+OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps of the attempt
 
 __all__ = ["Embedding", "Evaluation", "FitReport", "Trainer", "TrainerOptions"]
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted."""
+    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted.
+
+    The numbers are those of the last attempt; ``refused`` has the reason of each one that the gate refused.
+    """
 
     generation: int
     accepted: bool
-    code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout"
+    code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout", "popularity"
     reason: str
     steps: int  # taken
     skipped: int  # steps with a non-finite loss or gradient
@@ -53,7 +59,8 @@ class FitReport:
     new_examples: int
     replayed_examples: int
     rows_moved: int
-    holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (serving model, candidate)
+    holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (the gate's rival, candidate)
+    refused: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -110,20 +117,40 @@ class Trainer:
             evaluations_max=evaluations_max or self.options.evaluations_max,
         )
 
-    def fit(self, view: WindowView, since: Cut, cut: Cut) -> FitReport:
+    def fit(self, view: WindowView, since: Cut, cut: Cut, on_step: OnStep | None = None) -> FitReport:
         """Fine-tune on the events of [since, cut) and a replay sample of older ones.
 
-        The order:
-          1. plan examples, candidates and holdouts; losses of the serving model on the holdouts;
+        An attempt that the gate refuses is made again from where it began, with the next of ``RATES``.
+
+        Args:
+            view: The window.
+            since: The new events arrived at or after this cut,
+            cut: and before this one.
+            on_step: Told after each step, for whoever waits.
+
+        Raises:
+            StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
+        """
+        refused: list[str] = []
+        for number, rate in enumerate(RATES, start=1):
+            report = self._attempt(view, since, cut, rate, _counted(on_step, number))
+            if report.accepted or report.code == "no_events":
+                break
+            refused.append(report.reason)
+        return replace(report, refused=tuple(refused))
+
+    def _attempt(
+        self, view: WindowView, since: Cut, cut: Cut, rate: float, on_step: Callable[[int, int], None]
+    ) -> FitReport:
+        """One attempt, with ``rate`` times the learning rates. The order:
+
+          1. plan examples, candidates and holdouts; losses of the gate's rival on the holdouts;
           2. remember weights and optimizer;
           3. a step for each batch;
           4. embed every live node with the candidate;
           5. the gate: accept (generation + 1, the embedding is what serves) or give back what 2 remembered.
 
         Nothing to train on is no fit: a report with code ``no_events``, and nothing moved.
-
-        Raises:
-            StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
@@ -135,7 +162,8 @@ class Trainer:
                 self.generation, False, "no_events", "no new event to train on", 0, 0, math.nan, 0, 0, 0, {}
             )
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
-        serving = [self._holdout_loss(view, cut, held) for _, held in holdouts]
+        is_first = self.generation == 0
+        rival = [(self._popularity_loss if is_first else self._holdout_loss)(view, cut, held) for _, held in holdouts]
 
         kept = copy.deepcopy(
             (self.network.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict())
@@ -145,11 +173,11 @@ class Trainer:
         candidate: Embedding | None = None
         moved, accepted = 0, False
         try:
-            steps, skipped, mean_loss, verdict = self._train(view, cut, todo)
+            steps, skipped, mean_loss, verdict = self._train(view, cut, todo, rate, on_step)
             if verdict.accepted:
                 candidate = embed(Encoder(self.network, self.table, view, cut))
-                for (name, held), before in zip(holdouts, serving, strict=True):
-                    held_losses.append(Losses(name, before, self._holdout_loss(view, cut, held)))
+                for (name, held), theirs in zip(holdouts, rival, strict=True):
+                    held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
             if verdict.accepted and candidate is not None:
                 self._accept(view, candidate, cut)
@@ -172,7 +200,7 @@ class Trainer:
             new_examples=todo.new_count,
             replayed_examples=todo.replay_count,
             rows_moved=moved,
-            holdout={held.name: (_mean(held.serving), _mean(held.candidate)) for held in held_losses},
+            holdout={held.name: (_mean(held.rival), _mean(held.candidate)) for held in held_losses},
         )
 
     def embed(self, view: WindowView, cut: Cut) -> Embedding:
@@ -265,11 +293,16 @@ class Trainer:
             self.scaler.load_state_dict(scaler)
         self._latest = None
 
-    def _train(self, view: WindowView, cut: Cut, todo: Plan) -> tuple[int, int, float, Verdict]:
+    def _train(
+        self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
+    ) -> tuple[int, int, float, Verdict]:
         """One step for each batch; stops when too many in a row were not finite."""
         steps, skipped, in_a_row, total = 0, 0, 0, 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.options.network_learning_rate
         for number, inputs in enumerate(self._ahead(view, cut, todo.batches)):
-            value = self._step(inputs, number)
+            value = self._step(inputs, number, rate * self.options.learning_rate)
+            on_step(number + 1, len(todo.batches))
             if value is None:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if in_a_row >= self.options.skipped_in_a_row_max:
@@ -291,7 +324,7 @@ class Trainer:
                 yield inputs
             yield coming.result()
 
-    def _step(self, inputs: Inputs, number: int) -> float | None:
+    def _step(self, inputs: Inputs, number: int, learning_rate: float) -> float | None:
         """Forward, backward, step; None if it was skipped, and then nothing has moved."""
         rows_nD = self.table.weight.index_select(0, inputs.rows_n).requires_grad_()
         self.optimizer.zero_grad(set_to_none=True)
@@ -324,7 +357,7 @@ class Trainer:
             gradient.mul_(factor)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.table.step(inputs.rows_n, row_gradient_nD, self.options.learning_rate)
+        self.table.step(inputs.rows_n, row_gradient_nD, learning_rate)
         return float(loss.detach())
 
     def _inputs(self, view: WindowView, cut: Cut, batch: Batch) -> Inputs:
@@ -339,6 +372,15 @@ class Trainer:
             loss_B = batch_loss(self.network, inputs, self.table.weight[inputs.rows_n], reduced=False)
             parts.append(loss_B.double().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros(0)
+
+    @torch.no_grad()
+    def _popularity_loss(self, view: WindowView, cut: Cut, held: Sequence[Batch]) -> F64:
+        """Loss of each held-out example if popularity alone ranked, by the half-life that does better."""
+        parts = [popularity_losses(self._inputs(view, cut, batch)) for batch in held]
+        if not parts:
+            return np.zeros(0)
+        by_half_life = [torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)]
+        return min(by_half_life, key=_mean)
 
     def _accept(self, view: WindowView, candidate: Embedding, cut: Cut) -> None:
         self.generation += 1
@@ -355,6 +397,16 @@ class Trainer:
                 f"the window has relations {[r.name for r in view.relations]}, the model "
                 f"{[r.name for r in self.relations]}; start with an empty model"
             )
+
+
+def _counted(on_step: OnStep | None, attempt: int) -> Callable[[int, int], None]:
+    """``on_step`` of one attempt; one that does nothing if nobody waits."""
+
+    def told(done: int, total: int) -> None:
+        if on_step is not None:
+            on_step(attempt, done, total)
+
+    return told
 
 
 def _mean(values: F64) -> float:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from driftgraph.model.baselines import BACKWARD, HISTORY, LAG, VISITS, rank_of
+from driftgraph.model.baselines import rank_of
+from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS
 from driftgraph.model.embed import Encoder
 from driftgraph.model.evaluate import NO_ITEM, Evaluation, Published, dot_product_ranks, metrics_of
 from driftgraph.model.trainer import Trainer
@@ -50,10 +51,10 @@ def plain_popularity(events: list[Row], time_ms: int, half_life_ms: float) -> di
 
 
 def plain_co_visitation(events: list[Row], user: int, time_ms: int) -> dict[int, float]:
-    """The docstring of ``co_visitation_ranks``, literally."""
+    """The docstring of ``CoVisitation.near``, literally."""
     degree: dict[int, int] = {}
-    for _, item, _, _ in events:
-        degree[item] = degree.get(item, 0) + 1
+    for _, item, _, t in events:
+        degree[item] = degree.get(item, 0) + (t < time_ms)
     sequences: dict[int, list[Row]] = {}
     for event in events:
         sequences.setdefault(event[0], []).append(event)
@@ -69,7 +70,7 @@ def plain_co_visitation(events: list[Row], user: int, time_ms: int) -> dict[int,
                     continue
                 _, item, _, t = sequence[at + lag]
                 if t < time_ms and item != j:
-                    worth = 1 / (1 + back) / abs(lag) / math.sqrt(degree[j] * degree[item])
+                    worth = 1 / (1 + back) / abs(lag) / (degree[j] * degree[item]) ** DEGREE_POWER
                     score[item] = score.get(item, 0.0) + worth * (BACKWARD if lag < 0 else 1)
     return score
 

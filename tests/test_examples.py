@@ -74,7 +74,7 @@ def test_new_events_are_all_trained_once_with_replayed_older_first_contacts() ->
 def test_a_repeat_is_no_example() -> None:
     """The user has touched the item before, by another relation even."""
     window = window_of([(0, 1, 0, 1), (0, 1, 1, 5), (0, 2, 0, 7), (1, 1, 0, 7), (0, 2, 0, 9)])
-    options = replace(SMALL, holdout_share=0.0, first_passes=1)
+    options = replace(SMALL, holdout_share=0.0)
     made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))
     trained = sorted((u, i, t - START_MS) for batch in made.batches for u, i, _, t in rows_of(batch))
     assert trained == [(0, 1, 1), (0, 2, 7), (1, 1, 7)]
@@ -84,22 +84,48 @@ def all_rows(batches: Sequence[Batch]) -> list[Row]:
     return sorted(row for batch in batches for row in rows_of(batch))
 
 
-def test_the_first_fit_passes_over_its_events_several_times_and_a_later_one_does_not() -> None:
-    """With nothing older to mix in, the new events come ``first_passes`` times, each time in full."""
+def test_a_model_from_nothing_goes_through_the_window_in_order_of_time() -> None:
+    """Round after round: the events of a round, each once, beside as many earlier ones and none that is later."""
     window = window_of(blocks(300, seed=3))
-    options = replace(SMALL, first_passes=3)
-    rng = np.random.default_rng(0)
-    once = plan(window, empty_cut(window), window.cut(), replace(options, first_passes=1), rng)
-    first = plan(window, empty_cut(window), window.cut(), options, rng)
-    assert len(first.batches) == 3 * len(once.batches)
-    for at in range(0, len(first.batches), len(once.batches)):
-        one_pass = first.batches[at : at + len(once.batches)]
-        assert all_rows(one_pass) == all_rows(once.batches)
-    since = window.cut()
-    append(window, blocks(100, seed=4, first_ms=400_000))
-    later = plan(window, since, window.cut(), options, rng)
-    rows = [row for batch in later.batches for row in rows_of(batch)]
-    assert len(rows) == later.new_count + later.replay_count
+    options = replace(SMALL, first_rounds=3, first_passes_max=1, batch_size=10, holdout_share=0.0)
+    made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))
+    assert made.replay_count > 0
+    seen: set[Row] = set()
+    fresh = 0
+    for batch in made.batches:
+        rows = set(rows_of(batch))
+        fresh += len(rows - seen)
+        seen |= rows
+    assert fresh == made.new_count
+    reached = np.maximum.accumulate([max(r[3] for r in rows_of(batch)) for batch in made.batches])
+    third = (reached[-1] - min(r[3] for r in seen)) / 3
+    assert reached[len(reached) // 3 - 1] < reached[-1] - third
+    assert reached[-1] == max(r[3] for r in seen)
+
+
+def test_a_small_window_is_gone_through_several_times_and_a_large_one_once() -> None:
+    window = window_of(blocks(300, seed=3))
+    counts = [
+        plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0)).new_count
+        for options in (
+            replace(SMALL, holdout_share=0.0, first_examples_min=minimum, first_passes_max=3)
+            for minimum in (1, 300, 100_000)
+        )
+    ]
+    assert counts[1] == 2 * counts[0]
+    assert counts[2] == 3 * counts[0]
+
+
+def test_what_a_model_from_nothing_trains_on_is_bounded_and_the_newest() -> None:
+    window = window_of(blocks(300, seed=3))
+    options = replace(SMALL, first_examples_max=40, first_passes_max=1, batch_size=10, holdout_share=0.0)
+    made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))
+    assert made.new_count == 40
+    newest = plan(window, empty_cut(window), window.cut(), replace(options, first_examples_max=10**6),
+                  np.random.default_rng(0))  # fmt: skip
+    assert min(min(r[3] for r in rows_of(b)) for b in made.batches) > min(
+        min(r[3] for r in rows_of(b)) for b in newest.batches
+    )
 
 
 def test_holdouts_are_never_trained_on_and_stay_the_same() -> None:
@@ -184,7 +210,7 @@ def test_neither_the_target_edge_nor_its_reverse_is_in_a_neighborhood() -> None:
 def test_replay_prefers_the_recent_and_repeats_nothing() -> None:
     old = events_of([(n, n, 0, 1_000_000 * n) for n in range(2_000)])
     options = replace(SMALL, replay_ratio=2.0, replay_half_life_share=0.1)
-    sample = replay_sample(old, 150, RELATIONS, options, np.random.default_rng(0))
+    sample = replay_sample(old, 300, RELATIONS, options, np.random.default_rng(0))
     assert len(np.unique(sample.user)) == len(sample) == 300
     assert (np.diff(sample.time_ms) > 0).all()
     assert (sample.user >= 1_000).sum() > 3 * (sample.user < 1_000).sum()
