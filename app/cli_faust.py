@@ -170,7 +170,8 @@ def _redis_sink(settings: Settings) -> Sink:
     The worker writes the same lists with each generation; while this app runs its lists are the newer ones
     within seconds.
     """
-    from driftgraph.app.publish import GenerationStore, read_epoch
+    from driftgraph.app.lease import read_epoch
+    from driftgraph.app.publish import GenerationStore
     from driftgraph.app.redis_schema import connect
 
     own = settings.redis

@@ -194,7 +194,8 @@ def _redis(
 
 def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
     """The generations, under the epoch in force: an operator acts beside the worker, not instead of it."""
-    from driftgraph.app.publish import GenerationStore, read_epoch
+    from driftgraph.app.lease import read_epoch
+    from driftgraph.app.publish import GenerationStore
 
     own = settings.redis
     epoch = read_epoch(client, own.namespace)

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -86,15 +87,16 @@ class EmbeddedRedis:
 
     Args:
         maxmemory_mb: Refuse writes beyond so much; 0 for no limit.
+        settings: More arguments of redis-server, such as ``["--replicaof", "127.0.0.1 6379"]``.
     """
 
-    def __init__(self, *, maxmemory_mb: int = 0) -> None:
+    def __init__(self, *, maxmemory_mb: int = 0, settings: Sequence[str] = ()) -> None:
         binary, said = find_redis_server(), ""
         for _ in range(PORT_TRIES):
             port = free_port()
             self.url = f"redis://127.0.0.1:{port}/0"
             self._folder = os.path.realpath(tempfile.mkdtemp(prefix="driftgraph-redis-"))
-            self._guard = self._start(binary, port, maxmemory_mb)
+            self._guard = self._start(binary, port, maxmemory_mb, settings)
             if self._is_ready():
                 return
             said = self._log()
@@ -104,12 +106,14 @@ class EmbeddedRedis:
         last = (said.strip().splitlines() or ["it said nothing"])[-1]
         raise EmbeddedServiceError(f"{binary} did not serve {self.url} in {READY_WITHIN_S:.0f} s: {last}")
 
-    def _start(self, binary: Path, port: int, maxmemory_mb: int) -> subprocess.Popen[bytes]:
+    def _start(
+        self, binary: Path, port: int, maxmemory_mb: int, more: Sequence[str]
+    ) -> subprocess.Popen[bytes]:
         settings = ["--port", str(port), "--bind", "127.0.0.1", "--dir", self._folder]
         settings += ["--save", "", "--appendonly", "no", "--databases", "1"]
         settings += ["--maxmemory", f"{maxmemory_mb}mb", "--maxmemory-policy", "noeviction"]
         return subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "redis-guard", str(binary), *settings],
+            ["/bin/sh", "-c", GUARD, "redis-guard", str(binary), *settings, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,13 +1,17 @@
-"""The lease: of several updaters of one name, one works.
+"""The lease: of several updaters that publish into one namespace, one works.
 
     standby ──► [LeaseClient.take] ──► [Lease.held, Lease.check] ──► Updater
                                             │ renewed by a thread of its own, never by the poll loop
                                             └─► LeaseOwner ──► worker, which publishes under it
 
-Keys, with ``{name}`` the updater's name, and its shard where there are several::
+Keys::
 
-    {ns}:lease:{name}           HASH    token, host, pid, epoch, place of the holder; it runs out by itself
-    {ns}:lease-epoch:{name}     STRING  the epoch of the last holder; it stays
+    {ns}:lease           HASH    name, token, host, pid, epoch, place of the holder; it runs out by itself
+    {ns}:lease-epoch     STRING  the epoch of the last holder; it stays
+
+A second updater of the holder's name waits as its standby. One of another name, or of another shard, is
+refused: the two would take turns for ever, each removing what the other had published. A replay into a
+namespace holds the lease as well.
 
 Taking the lease raises the fencing epoch of publish.py in the same script, so from then on the worker of a
 former holder writes nothing. Epochs are not below Redis' clock in seconds: they grow even if Redis has
@@ -30,18 +34,20 @@ import redis
 
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.redis_schema import Keys, StoreError, connect, redis_errors
+from driftgraph.app.redis_schema import Keys, StaleWorkerError, StoreError, connect, describe, redis_errors
 
 TTL_S: Final = 9.0  # how long a dead holder keeps others waiting
 RENEW_S: Final = 3.0  # so that two renewals may fail
 RETRY_S: Final = 1.0  # while Redis does not answer
 CALL_TIMEOUT_S: Final = 2.0
+LOOK_EVERY_S: Final = 0.5  # of one who waits for it
 
 log = logging.getLogger(__name__)
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name
 # Sent twice, it gives the same epoch. The fence is raised too, or an older worker could write until ours
-# does. A holder of our own place is dead: its lock is ours.
+# does. A holder of our own place is dead: its lock is ours. Without the right to PEXPIRE the lease would stay
+# for ever, so it is removed. (Asking for that right first would lead past maxmemory: see publish_scripts.)
 TAKE = """
 local token = redis.call('HGET', KEYS[1], 'token')
 if token == ARGV[1] then
@@ -56,12 +62,16 @@ local epoch = string.format('%.0f', math.max(last + 1, fence + 1, seconds))
 redis.call('SET', KEYS[2], epoch)
 redis.call('HSET', KEYS[3], 'epoch', epoch)
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', epoch,
-           'place', ARGV[5])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+           'place', ARGV[5], 'name', ARGV[6])
+local ends = redis.pcall('PEXPIRE', KEYS[1], ARGV[4])
+if type(ends) == 'table' then
+  redis.call('DEL', KEYS[1])
+  return redis.error_reply(ends.err)
+end
 return {'ok', epoch}
 """
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, epoch
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, epoch
 # A lease that ran out, or that Redis has forgotten, is taken again unless somebody had it in between. Where
 # it is still there nothing but its end changes, which a Redis at its maxmemory does too.
 RENEW = """
@@ -70,15 +80,15 @@ if token == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   return {'ok'}
 end
-local holder = redis.call('HMGET', KEYS[1], 'host', 'pid')
-if token then return {'lost', holder[1] or '', holder[2] or ''} end
-local epoch, last = tonumber(ARGV[6]), tonumber(redis.call('GET', KEYS[2]) or '0')
-if last > epoch then return {'lost', '', ''} end
+local holder = redis.call('HMGET', KEYS[1], 'host', 'pid', 'name')
+if token then return {'lost', holder[1] or '', holder[2] or '', holder[3] or ''} end
+local epoch, last = tonumber(ARGV[7]), tonumber(redis.call('GET', KEYS[2]) or '0')
+if last > epoch then return {'lost', '', '', ''} end
 local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
-redis.call('SET', KEYS[2], ARGV[6])
-if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[6]) end
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[6],
-           'place', ARGV[5])
+redis.call('SET', KEYS[2], ARGV[7])
+if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[7]) end
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[7],
+           'place', ARGV[5], 'name', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'ok'}
 """
@@ -90,15 +100,32 @@ return {'ok'}
 """
 
 
+# KEYS current, lease                      ARGV token of the lease
+# A worker gets an epoch of its own only while its updater holds the lease. A full Redis does not keep the
+# epoch, and must not keep a worker from removing keys; nobody else can write then either.
+FENCE = """
+local holder = redis.call('HGET', KEYS[2], 'token')
+if not holder then return {'no_lease'} end
+if holder ~= ARGV[1] then return {'other_lease', redis.call('HGET', KEYS[2], 'pid') or ''} end
+local epoch = string.format('%.0f', tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') + 1)
+redis.pcall('HSET', KEYS[1], 'epoch', epoch)
+return {'ok', epoch}
+"""
+
+
 class LeaseLostError(DriftgraphError):
-    """Another updater of this name works now."""
+    """Another updater works now."""
+
+
+class NamespaceTakenError(DriftgraphError):
+    """An updater of another name, or a replay, publishes into the namespace."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
     """Whose lease a worker publishes under."""
 
-    name: str  # of the lease
+    name: str  # of the updater, and its shard where there are several
     token: str  # of the process that holds it; says nothing outside of Redis
 
 
@@ -109,17 +136,59 @@ class Holder:
     host: str
     pid: str
     epoch: int
+    name: str = ""
+    left_ms: int = 0  # until it runs out
+
+    def lives(self, before: Holder) -> bool:
+        """Whether it is the holder of a moment ago and has renewed since."""
+        return (self.host, self.pid) == (before.host, before.pid) and self.left_ms > before.left_ms
+
+
+NOBODY: Final = Holder("", "", 0)
 
 
 def lease_name(settings: Settings) -> str:
-    """Shards of one name work beside each other, so each has its own lease."""
+    """Who an updater is: shards of one name are not each other's standbys."""
     shard = settings.kafka.shard
     return settings.name if settings.kafka.shard_of()[1] == 1 else f"{settings.name}:{shard}"
+
+
+def read_epoch(client: redis.Redis, namespace: str) -> int:
+    """The fencing epoch in force, for an operator's command, which acts beside the worker."""
+    with redis_errors(client, "reading the epoch"):
+        return int(cast("bytes | None", client.hget(Keys(namespace).current, "epoch")) or 0)
+
+
+def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
+    """The fencing epoch, one higher than before, for the worker of the updater that holds the lease.
+
+    Raises:
+        StaleWorkerError: Another updater holds it.
+        StoreError: Nobody does just now, or Redis does not answer; try again.
+    """
+    keys = Keys(namespace)
+    with redis_errors(client, "raising the epoch"):
+        script = client.register_script(FENCE)
+        answer = [part.decode() for part in script([keys.current, keys.lease], [owner.token])]
+    match answer:
+        case ["ok", epoch]:
+            return int(epoch)
+        case ["other_lease", pid]:
+            raise StaleWorkerError(
+                f"the updater with pid {pid} has taken over the lease from {owner.name!r}, "
+                "so this worker must stop"
+            )
+        case _:
+            raise StoreError(f"{owner.name!r} does not have the lease just now, so nothing is published")
 
 
 def elapsed_s() -> float:
     """Seconds that only grow, also while this process is stopped or the machine asleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _impatient(url: str) -> redis.Redis:
+    return connect(url, connect_timeout_s=CALL_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S, retries=0)
 
 
 class LeaseClient:
@@ -138,31 +207,60 @@ class LeaseClient:
         self.ttl_s = ttl_s
         self._client = client
         self._place = place
+        self.namespace = namespace
         keys = Keys(namespace)
-        self._names = [keys.lease(name), keys.lease_epoch(name), keys.current]
-        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place]
+        self._names = [keys.lease, keys.lease_epoch, keys.current]
+        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place, name]
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
 
     @classmethod
     def of(cls, settings: Settings, place: str) -> LeaseClient:
         """A client with a connection of its own and little patience: who asks will ask again."""
-        client = connect(
-            settings.redis.address(),
-            connect_timeout_s=CALL_TIMEOUT_S,
-            call_timeout_s=CALL_TIMEOUT_S,
-            retries=0,
-        )
+        client = _impatient(settings.redis.address())
         return cls(client, namespace=settings.redis.namespace, name=lease_name(settings), place=place)
+
+    @classmethod
+    def of_replay(cls, settings: Settings, url: str) -> LeaseClient:
+        """The same for a replay that publishes at ``url``."""
+        name = f"{settings.name} (replay)"
+        return cls(_impatient(url), namespace=settings.redis.namespace, name=name)
+
+    def taken_by(self, holder: Holder) -> NamespaceTakenError:
+        """Why nobody else may publish into the namespace while ``holder`` does."""
+        return NamespaceTakenError(
+            f"namespace {self.namespace!r} in Redis at {describe(self._client)} is in use by {holder.name!r} "
+            f"(pid {holder.pid} on {holder.host}), and two that publish into one would remove each other's "
+            "generations; set redis.namespace to another name, or stop that one first"
+        )
+
+    def take_alone(self) -> Lease:
+        """Take the lease; a holder gets the time to show that it lives, some seconds.
+
+        Raises:
+            NamespaceTakenError: It does.
+            StoreError: Redis does not do what it should.
+        """
+        before = NOBODY
+        while True:
+            holder = self.holder()
+            if holder.host and holder.lives(before):
+                raise self.taken_by(holder)
+            taken_s = elapsed_s()
+            if not holder.host and (epoch := self.take()) is not None:
+                return Lease(self, epoch, taken_s)
+            before = holder
+            time.sleep(LOOK_EVERY_S)
 
     def holder(self) -> Holder:
         """Who has the lease; nobody if a dead process of our place does."""
         with redis_errors(self._client, "looking at the lease"):
             pipe = self._client.pipeline(transaction=True)
-            pipe.hmget(self._names[0], "host", "pid", "place")
+            pipe.hmget(self._names[0], "host", "pid", "place", "name")
             pipe.get(self._names[1])
-            (host, pid, place), epoch = cast("tuple[list[bytes | None], bytes | None]", tuple(pipe.execute()))
-        is_ours = place is not None and place.decode() == self._place != ""
-        return Holder("" if is_ours else (host or b"").decode(), (pid or b"").decode(), int(epoch or 0))
+            pipe.pttl(self._names[0])
+            told, epoch, left_ms = cast("tuple[list[bytes | None], bytes | None, int]", tuple(pipe.execute()))
+        host, pid, place, name = ((part or b"").decode() for part in told)
+        return Holder("" if place == self._place != "" else host, pid, int(epoch or 0), name, left_ms)
 
     def take(self) -> int | None:
         """Take the lease if nobody has it; its epoch, or None."""
@@ -172,7 +270,7 @@ class LeaseClient:
     def renew(self, epoch: int) -> Holder | None:
         """Confirm the lease; None, or who has it now."""
         answer = self._run(RENEW, "renewing the lease", self._names, [*self._who, epoch])
-        return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0)
+        return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0, answer[3])
 
     def release(self) -> None:
         """Give it up, if it is ours."""
@@ -264,9 +362,12 @@ class Lease:
             who = (
                 f"pid {holder.pid} on {holder.host}" if holder.host else "another one, which has ended since,"
             )
+            again = "waits as a standby when it is started again"
+            if holder.name not in ("", self.owner.name):
+                who, again = f"{who}, {holder.name!r},", "needs a redis.namespace of its own beside that one"
             self._lost = (
                 f"the updater with {who} has taken over the lease of {self.owner.name!r} while this one did "
-                "not renew it; this one ends, and waits as a standby when it is started again"
+                f"not renew it; this one ends, and {again}"
             )
             return True
         if self._failure is not None:

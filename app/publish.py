@@ -13,33 +13,32 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
 import redis
 
+from driftgraph.app import generation_check
 from driftgraph.app import publish_scripts as scripts
+from driftgraph.app.generation_check import Served, Standing
 from driftgraph.app.generation_keys import GenerationKeys
-from driftgraph.app.lease import LeaseOwner
 from driftgraph.app.publish_scripts import Scripts
+from driftgraph.app.redis_rights import has_vector_sets, is_refused_right
 from driftgraph.app.redis_schema import (
     LIVE,
     Keys,
     NothingToRollBackError,
-    StaleWorkerError,
     StoreError,
-    VerifyError,
     redis_errors,
     require_binary,
 )
-from driftgraph.app.vectors import Vectors, check, chunks, hash_args, one_length
+from driftgraph.app.vectors import NORM_MAX, Vectors, check, chunks, hash_args, one_length
 
 KEEP_MIN = 2  # the served generation and one to go back to
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
 HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
 ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
-SAMPLE = 256  # vectors of each side read back and compared bit for bit
 TRENDING_MAX = 1_000  # items of a behavior; a reader asks for tens
 
 # Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
@@ -51,7 +50,7 @@ GRAPH_EF, GRAPH_M = 200, 16
 
 OWN_FIELDS = frozenset(
     {"users", "items", "dim", "index", "status", "parent", "published_ms"}  # told to readers
-    | {"token", "digest", "epoch", "keys_expire"}
+    | {"token", "digest", "epoch", "keys_expire", "refreshed"}
 )
 
 log = logging.getLogger(__name__)
@@ -64,35 +63,6 @@ class Generation:
     number: int
     current: bool
     manifest: Mapping[str, str]
-
-
-def read_epoch(client: redis.Redis, namespace: str) -> int:
-    """The fencing epoch in force, for an operator's command, which acts beside the worker."""
-    with redis_errors(client, "reading the epoch"):
-        return int(cast("bytes | None", client.hget(Keys(namespace).current, "epoch")) or 0)
-
-
-def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
-    """The fencing epoch, one higher than before, for the worker of the updater that holds the lease.
-
-    Raises:
-        StaleWorkerError: Another updater holds it.
-        StoreError: Nobody does just now, or Redis does not answer; try again.
-    """
-    keys = Keys(namespace)
-    with redis_errors(client, "raising the epoch"):
-        script = client.register_script(scripts.FENCE)
-        answer = [part.decode() for part in script([keys.current, keys.lease(owner.name)], [owner.token])]
-    match answer:
-        case ["ok", epoch]:
-            return int(epoch)
-        case ["other_lease", pid]:
-            raise StaleWorkerError(
-                f"the updater with pid {pid} has taken over the lease of {owner.name!r}, "
-                "so this worker must stop"
-            )
-        case _:
-            raise StoreError(f"nobody has the lease of {owner.name!r} just now, so nothing is published")
 
 
 class GenerationStore:
@@ -125,14 +95,20 @@ class GenerationStore:
         self._keys = Keys(namespace)
         self._calls = Scripts(client, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
+        self._served = Served()
+        self._highest = 0  # number used, also by an attempt that failed
         self._has_vector_sets: bool | None = None  # asked once, at the first publish
+        self._told = set[str]()  # what a missing right costs, said once
 
     # --- publish ---------------------------------------------------------------------------------------
 
     def next_number(self) -> int:
-        """The smallest number above every generation there is, finished or not."""
+        """The smallest number above every generation there is, finished or not, and above all of our own.
+
+        So numbers also grow past those that Redis has forgotten.
+        """
         with redis_errors(self._client, "reading the generations"):
-            return max([0, *self._tended.known()]) + 1
+            return max([self._highest, *self._tended.known()]) + 1
 
     def publish(
         self, number: int, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
@@ -164,21 +140,38 @@ class GenerationStore:
                 return
             self._calls.run_or_refuse(scripts.CLAIM, number, [keys.current], [self.epoch])
             self._tended.remove_unfinished()
+            self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
             self._write(number, token, "user", users)
             self._write(number, token, "item", items)
             own["index"] = self._build_index(number, token, items)
             fields = [part for pair in {**manifest, **own}.items() for part in pair]
-            self._calls.run_or_refuse(scripts.DESCRIBE, number, names[2:], [token, *fields])
-            self._verify(number, users, items, indexed=own["index"] != "none")
             names = [keys.current, keys.of(number, "manifest")]
-            self._calls.run_or_refuse(scripts.SWITCH, number, names, [self.epoch, number, token, keys.events])
+            self._calls.run_or_refuse(scripts.DESCRIBE, number, names, [self.epoch, token, *fields])
+            indexed = own["index"] != "none"
+            self._verify(number, users, items, indexed=indexed)
+            switch = [self.epoch, token, number, keys.events]
+            self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
+        self._served = Served(number, token, indexed=indexed, trending=self._served.trending)
         try:
             with redis_errors(self._client, f"tidying after generation {number}"):
                 self._tidy()
         except StoreError as error:
             log.warning("generation %d is served, but older ones are not tidied yet: %s", number, error)
+
+    def _tell_silence(self, answer: Sequence[str]) -> None:
+        """Say once that a switch was made and nobody could be told of it."""
+        if len(answer) > 1 and answer[1]:
+            self._tell_once(
+                f"nobody is told of new generations on the channel {self._keys.events} ({answer[1]}); "
+                f"readers follow with their next read; the ACL rule &{self._keys.events} allows the notice"
+            )
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
 
     def _own_fields(
         self, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
@@ -205,11 +198,11 @@ class GenerationStore:
     def _write(self, number: int, token: str, kind: str, vectors: Vectors) -> None:
         """Step 3, hashes: an id is in the list before the key that it names."""
         entity = self._keys.user if kind == "user" else self._keys.item
-        head = [self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
+        head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
         calls = (
             (
                 [*head, *(entity(number, i) for i in vectors.ids[first:stop])],
-                [number, token, first, *hash_args(vectors, first, stop)],
+                [self.epoch, token, number, first, *hash_args(vectors, first, stop)],
             )
             for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT)
         )
@@ -217,15 +210,26 @@ class GenerationStore:
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
         """Step 3, vector set; gives how it is to be searched: ``exact``, ``graph`` or ``none``."""
-        if self._has_vector_sets is None:
-            # In one word, or redis-py parses the answer and fails on a command that the server lacks.
-            known = cast("list[Any]", self._client.execute_command("COMMAND INFO", "VADD"))  # type: ignore[no-untyped-call]
-            self._has_vector_sets = bool(known and known[0])
-        if not self._has_vector_sets:
+        keys = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, "items")]
+        try:
+            if self._has_vector_sets is None:
+                self._has_vector_sets = has_vector_sets(self._client, keys[2])
+            if not self._has_vector_sets:
+                return "none"
+            return self._add_items(number, token, items, keys)
+        except redis.RedisError as error:
+            if not is_refused_right(error):
+                raise
+            self._tell_once(
+                f"items have no vector set, so readers rank by themselves ({error}); the ACL rules "
+                "+vadd +vcard +vsim give the right"
+            )
+            self._client.unlink(keys[2])
             return "none"
+
+    def _add_items(self, number: int, token: str, items: Vectors, keys: Sequence[str]) -> str:
         exact = len(items) <= EXACT_ITEMS_MAX
-        head = [token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
-        keys = [self._keys.of(number, "manifest"), self._keys.of(number, "items")]
+        head = [self.epoch, token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
         rows = one_length(items.vectors)
         calls = (
             (keys, [*head, *(part for n in range(first, stop) for part in (items.ids[n], rows[n].tobytes()))])
@@ -236,32 +240,7 @@ class GenerationStore:
 
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
         """Step 5: is what Redis holds what we meant?"""
-        sides = (("user", self._keys.user, users), ("item", self._keys.item, items))
-        for kind, entity, vectors in sides:
-            listed = self._client.llen(self._keys.of(number, f"{kind}-ids"))
-            pipe = self._client.pipeline(transaction=False)
-            for first, stop in chunks(len(vectors), 1_000):
-                pipe.exists(*(entity(number, i) for i in vectors.ids[first:stop]))
-            there = sum(pipe.execute())
-            if (listed, there) != (len(vectors), len(vectors)):
-                raise VerifyError(
-                    f"generation {number} has {there} {kind} keys and lists {listed}, "
-                    f"where {len(vectors)} were written; is Redis evicting keys? "
-                    "Set its maxmemory-policy to noeviction or volatile-ttl"
-                )
-            places = np.linspace(0, len(vectors) - 1, min(SAMPLE, len(vectors)))
-            sample = [int(place) for place in places]
-            for n in sample:
-                pipe.hget(entity(number, vectors.ids[n]), "embedding")
-            for n, blob in zip(sample, pipe.execute(), strict=True):
-                if blob != vectors.vectors[n].astype("<f4").tobytes():
-                    raise VerifyError(
-                        f"{kind} {vectors.ids[n]!r} of generation {number} reads back different"
-                    )
-        if indexed:
-            count = self._client.execute_command("VCARD", self._keys.of(number, "items"))  # type: ignore[no-untyped-call]
-            if count != len(items):
-                raise VerifyError(f"the vector set of generation {number} has {count} of {len(items)} items")
+        generation_check.verify(self._client, self._keys, number, users, items, indexed=indexed)
 
     # --- between publishes -----------------------------------------------------------------------------
 
@@ -278,7 +257,7 @@ class GenerationStore:
         check(users, "user")
         if not len(users):
             return
-        keys = self._keys
+        keys, mark = self._keys, self._served.mark
         with redis_errors(self._client, f"refreshing generation {number}"):
             dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
             if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, which the script will say
@@ -287,11 +266,14 @@ class GenerationStore:
             calls = (
                 (
                     [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
-                    [self.epoch, number, *hash_args(users, first, stop)],
+                    # the whole of the refresh is there with its last chunk
+                    [self.epoch, number, mark + (stop == len(users)), *hash_args(users, first, stop)],
                 )
                 for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
             )
             self._calls.run_many(scripts.REFRESH, number, calls)
+        if number == self._served.number:
+            self._served.mark = mark + 1
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -309,19 +291,46 @@ class GenerationStore:
         """Replace the list of rising items of a behavior; it runs out after ``ttl_s`` if nobody renews it.
 
         Raises:
-            ValueError: More than ``TRENDING_MAX`` items, or a score that is not finite.
+            ValueError: More than ``TRENDING_MAX`` items, or a score whose sums could not be finite.
         """
         if len(scores) > TRENDING_MAX:
             raise ValueError(
                 f"trending takes at most {TRENDING_MAX} items, got {len(scores)}; send the highest"
             )
-        if not np.isfinite(list(scores.values())).all():
-            raise ValueError(f"trending scores of {behavior!r} must be finite")
+        if not (np.abs(list(scores.values())) <= NORM_MAX).all():
+            raise ValueError(f"trending scores of {behavior!r} must be finite, {NORM_MAX:g} at most")
         keys = [self._keys.current, self._keys.trending_behaviors, self._keys.trending(behavior)]
         parts = [part for item, score in scores.items() for part in (float(score), item)]
         with redis_errors(self._client, f"writing what is trending for {behavior!r}"):
             args = [self.epoch, behavior, self.ttl_s, *parts]
             self._calls.run_or_refuse(scripts.TRENDING, 0, keys, args)
+        if scores:
+            self._served.trending.add(behavior)
+
+    def standing(self, number: int) -> Standing:
+        """What became of generation ``number``, which this worker has published: for a look every second.
+
+        Raises:
+            StaleWorkerError: A newer worker has taken over.
+            StoreError: Redis does not answer.
+        """
+        with redis_errors(self._client, f"looking whether generation {number} is served"):
+            found, fence = self._served.standing(self._client, self._keys, number)
+            if fence != self.epoch:  # a newer one's, or forgotten: then ours is put back
+                self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
+        return found
+
+    def has_trending(self) -> bool:
+        """Whether the lists of rising items that were written are still there."""
+        names = [self._keys.trending_behaviors, *map(self._keys.trending, self._served.trending)]
+        with redis_errors(self._client, "looking for what is trending"):
+            return len(names) == 1 or self._client.exists(*names) == len(names)
+
+    def rolled_back_from(self) -> Generation | None:
+        """The generation that an operator went back from, while no other has been published since."""
+        with redis_errors(self._client, "looking for a rollback"):
+            number = int(cast("bytes | None", self._client.hget(self._keys.current, "left")) or 0)
+            return Generation(number, False, self._tended.manifest(number)) if number else None
 
     def rollback(self) -> int:
         """Serve the generation before the current one again, by one script; returns its number.
@@ -354,6 +363,7 @@ class GenerationStore:
                     f"generation {left} was replaced by {answer[1]} meanwhile; look and try again"
                 )
             self._calls.refuse(answer, target)
+            self._tell_silence(answer)
             self._tended.settle_ttls(self.ttl_s)
         return target
 
@@ -369,9 +379,10 @@ class GenerationStore:
         return removed
 
     def _tidy(self) -> None:
-        """Step 7."""
-        self._tended.settle_ttls(self.ttl_s)
+        """Step 7. What has to go goes first: without the right to set a TTL it would stay for ever."""
+        self._tended.remove_unfinished()
         self._tended.remove_oldest(self.keep)
+        self._tended.settle_ttls(self.ttl_s)
 
     # --- what is there ---------------------------------------------------------------------------------
 

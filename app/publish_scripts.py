@@ -2,9 +2,11 @@
 
     GenerationStore ──► [one of these] ──► Redis
 
-Every script answers ``ok`` or a word that publish.py turns into an error. All can be sent twice with the
+Every script answers ``ok`` or a word that ``refuse`` turns into an error. All can be sent twice with the
 same result, because a client that lost an answer sends again. A script that runs into ``maxmemory`` stops
-at its first write: Redis decides that when the script starts, so a script is whole or not there at all.
+at its first write that takes memory, unless one came before that does not: Redis refuses the first write of a
+script or none. A command that the user has no right to may end a script in the middle: so a script reads
+before it writes, the switch is one command, and what may fail after it is called by ``pcall``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from redis.commands.core import Script
 
 from driftgraph.app.redis_schema import (
     GenerationExistsError,
+    LostError,
     NotCurrentError,
     StaleWorkerError,
     StoreError,
@@ -34,17 +37,6 @@ redis.pcall('HSET', KEYS[1], 'epoch', ARGV[1])
 return {'ok'}
 """
 
-# KEYS current, lease                      ARGV token of the lease
-# A worker gets an epoch of its own only while its updater holds the lease. Of a full Redis see CLAIM.
-FENCE = """
-local holder = redis.call('HGET', KEYS[2], 'token')
-if not holder then return {'no_lease'} end
-if holder ~= ARGV[1] then return {'other_lease', redis.call('HGET', KEYS[2], 'pid') or ''} end
-local epoch = string.format('%.0f', tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') + 1)
-redis.pcall('HSET', KEYS[1], 'epoch', epoch)
-return {'ok', epoch}
-"""
-
 # KEYS current, generations, manifest      ARGV epoch, number, token
 BEGIN = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
@@ -59,62 +51,70 @@ redis.call('HSET', KEYS[3], 'status', 'building', 'token', ARGV[3])
 return {'ok'}
 """
 
-# KEYS manifest, id list, hash …           ARGV number, token, first; each: id, embedding, event_ms, touched
-# ``first`` is the place of the first id in the list: a chunk that was pushed before is not pushed again, and
-# one that comes after a chunk that failed is refused, or there would be keys that no list names.
-WRITE = """
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return {'gone'} end
-local count, listed, first = #KEYS - 2, redis.call('LLEN', KEYS[2]), tonumber(ARGV[3])
-if listed < first then return {'gap'} end
-if listed == first then
-  local ids = {}
-  for i = 1, count do ids[i] = ARGV[4 * i] end
-  redis.call('RPUSH', KEYS[2], unpack(ids))
-end
-for i = 1, count do
-  local key, at = KEYS[i + 2], 4 * i
-  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[1], 'event_ms', ARGV[at + 2])
-  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
-end
-return {'ok'}
-"""
-
-# KEYS manifest, vector set                ARGV token, ef, m, then by item: id, vector
-INDEX = """
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return {'gone'} end
-for i = 4, #ARGV, 2 do
-  redis.call('VADD', KEYS[2], 'FP32', ARGV[i + 1], ARGV[i], 'NOQUANT', 'EF', ARGV[2], 'M', ARGV[3])
-end
-return {'ok'}
-"""
-
-# KEYS manifest                            ARGV token, then field, value, …
-DESCRIBE = """
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return {'gone'} end
-for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-return {'ok'}
-"""
-
-# KEYS current, manifest                   ARGV epoch, number, token, channel
-SWITCH = """
+# KEYS current, manifest                   ARGV epoch, token
+# How the scripts begin that write into a generation under construction. Another token is another worker's. No
+# token under our epoch: Redis has lost what we wrote (FLUSHALL, an older dump, an eviction), since nobody
+# else removes it without raising the epoch.
+OURS = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[3] then return {'gone'} end
-if redis.call('HGET', KEYS[2], 'status') == 'live' then return {'ok'} end
+local token = redis.call('HGET', KEYS[2], 'token')
+if not token then return {'lost'} end
+if token ~= ARGV[2] then return {'gone'} end
+"""
+
+# KEYS current, manifest, id list, hash …
+# ARGV epoch, token, number, first; each: id, embedding, event_ms, touched
+# ``first`` is the place of the first id in the list: a chunk that was pushed before is not pushed again, and
+# one that comes after a chunk that failed is refused, or there would be keys that no list names.
+WRITE = f"""{OURS}
+local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
+if listed < first then return {{'gap'}} end
+if listed == first then
+  local ids = {{}}
+  for i = 1, count do ids[i] = ARGV[4 * i + 1] end
+  redis.call('RPUSH', KEYS[3], unpack(ids))
+end
+for i = 1, count do
+  local key, at = KEYS[i + 3], 4 * i + 1
+  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
+  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
+end
+return {{'ok'}}
+"""
+
+# KEYS current, manifest, vector set       ARGV epoch, token, ef, m, then by item: id, vector
+INDEX = f"""{OURS}
+for i = 5, #ARGV, 2 do
+  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], 'NOQUANT', 'EF', ARGV[3], 'M', ARGV[4])
+end
+return {{'ok'}}
+"""
+
+# KEYS current, manifest                   ARGV epoch, token, then field, value, …
+DESCRIBE = f"""{OURS}
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+return {{'ok'}}
+"""
+
+# KEYS current, manifest                   ARGV epoch, token, number, channel
+# The answer's second word is why nobody was told, if so: the notice is not worth a generation.
+SWITCH = f"""{OURS}
+if redis.call('HGET', KEYS[2], 'status') == 'live' then return {{'ok'}} end
 local previous = redis.call('HGET', KEYS[1], 'gen')
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[2], 'status', 'live', 'parent', previous or '',
            'published_ms', string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
-redis.call('HSET', KEYS[1], 'gen', ARGV[2])
-if previous then redis.call('HSET', KEYS[1], 'previous', previous) end
-redis.call('PUBLISH', ARGV[4], cjson.encode({event = 'published', gen = tonumber(ARGV[2]),
-                                             previous = tonumber(previous or 0)}))
-return {'ok'}
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', previous or '0', 'left', '0')
+local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({{event = 'published', gen = tonumber(ARGV[3]),
+                                                           previous = tonumber(previous or 0)}}))
+return {{'ok', type(told) == 'table' and told.err or ''}}
 """
 
 # KEYS current, generations, manifest of the target, its id lists      ARGV epoch, from, to, channel
 # The caller names both ends: a script must be told its keys, and one sent twice must not go back twice.
-# A generation whose keys ran out is not one to go back to.
+# A generation whose keys ran out is not one to go back to. ``left`` is the mark of a rollback: the newest
+# generation that an operator went away from. By it a worker knows that Redis has not just forgotten.
 ROLL_BACK = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -124,34 +124,40 @@ if gen ~= ARGV[2] or redis.call('HGET', KEYS[1], 'previous') ~= ARGV[3] then ret
 if redis.call('HGET', KEYS[3], 'status') ~= 'live' or redis.call('EXISTS', KEYS[4], KEYS[5]) ~= 2 then
   return {'gone'}
 end
-redis.call('HSET', KEYS[1], 'gen', ARGV[3])
 local older = redis.call('ZREVRANGEBYSCORE', KEYS[2], '(' .. ARGV[3], '-inf', 'LIMIT', 0, 1)[1]
-if older then redis.call('HSET', KEYS[1], 'previous', older) else redis.call('HDEL', KEYS[1], 'previous') end
-redis.call('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back', gen = tonumber(ARGV[3]),
-                                             previous = tonumber(ARGV[2])}))
-return {'ok'}
+local left = tonumber(redis.call('HGET', KEYS[1], 'left') or '0')
+if left == 0 then left = ARGV[2] end
+redis.call('PERSIST', KEYS[1])  -- so that the next write is no first one: a full Redis is rolled back, too
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', older or '0', 'left', left)
+local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back', gen = tonumber(ARGV[3]),
+                                                          previous = tonumber(ARGV[2])}))
+return {'ok', type(told) == 'table' and told.err or ''}
 """
 
-# KEYS current, id list, manifest, hash …  ARGV epoch, number; each: id, embedding, event_ms, touched
-# Users that the generation did not have are added to its list, so that they are removed with it.
+# KEYS current, id list, manifest, hash …  ARGV epoch, number, mark; each: id, embedding, event_ms, touched
+# Users that the generation did not have are added to its list, so that they are removed with it. By the mark,
+# a number that grows, a worker knows a Redis that has forgotten refreshes.
 REFRESH = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
 local gen = redis.call('HGET', KEYS[1], 'gen')
-if gen ~= ARGV[2] then return {'not_current', gen or ''} end
+if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
+  return {'not_current', gen ~= ARGV[2] and gen or ''}
+end
 local fresh = {}
 for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[4 * i - 1] end
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[4 * i] end
 end
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
 for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 4 * i - 1
+  local key, at = KEYS[i + 3], 4 * i
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
 end
+redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
 return {'ok'}
 """
 
@@ -217,9 +223,11 @@ class Scripts:
         """One call; the answer's words, not judged."""
         return [part.decode() for part in self._script(lua)(keys, args)]
 
-    def run_or_refuse(self, lua: str, number: int, keys: Sequence[str], args: Sequence[Any]) -> None:
-        """One call that is about generation ``number``; raises unless the answer is ``ok``."""
-        self.refuse(self.run(lua, keys, args), number)
+    def run_or_refuse(self, lua: str, number: int, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        """One call that is about generation ``number``; raises unless the answer is ``ok``, and gives it."""
+        answer = self.run(lua, keys, args)
+        self.refuse(answer, number)
+        return answer
 
     def run_many(self, lua: str, number: int, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
         """Many calls, ``SCRIPTS_PER_PIPELINE`` in flight; raises at the first refusal."""
@@ -243,6 +251,11 @@ class Scripts:
             case ["gone"]:
                 raise StaleWorkerError(
                     f"another worker has taken over generation {number}, so this one must stop"
+                )
+            case ["lost"] | ["gap"]:
+                raise LostError(
+                    f"Redis has lost generation {number} while it was written, as after FLUSHALL, an older "
+                    "dump or an eviction; it is published again"
                 )
             case ["taken", newest]:
                 raise GenerationExistsError(

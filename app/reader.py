@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -63,7 +64,7 @@ class Recommendation:
 class _Catalog:
     """All items of one generation, in order of id."""
 
-    generation: int
+    key: tuple[int, bytes]
     ids: list[str]
     vectors: F32
     place: dict[str, int]
@@ -102,7 +103,8 @@ class EmbeddingReader:
         self._trending_behavior = trending_behavior
         self._cache_items = cache_items
         self._generation = 0  # the one seen last; every read checks it
-        self._described: tuple[int, int, str] = (0, 0, "none")  # generation, dim, how to search its index
+        self._token = b""  # of its publish, once seen: after a FLUSHALL another may have the same number
+        self._described: tuple[tuple[int, bytes], int, str] = ((0, b""), 0, "none")  # dim, how to search
         self._catalog: _Catalog | None = None
 
     def current(self) -> int:
@@ -163,7 +165,7 @@ class EmbeddingReader:
             command = ("HMGET", name, "embedding", "touched", "event_ms")
             blob, touched, event_ms = self._consistent(generation, [command])[0]
             user = np.frombuffer(blob or b"", "<f4")
-            if not user.any():  # unknown, or without any direction
+            if not (user.any() and np.isfinite(user).all()):  # unknown, or without any direction
                 return self._trending(generation, top)
             left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
             if self._cache_items or self._describe(generation)[1] == "none":
@@ -206,13 +208,15 @@ class EmbeddingReader:
 
     def _resolve(self) -> int:
         self._generation = int(cast("bytes | None", self._client.hget(self._keys.current, "gen")) or 0)
+        self._token = b""
         return self._generation
 
     def _consistent(self, generation: int, commands: Sequence[tuple[str, ...]]) -> list[Any]:
         """The answers of ``commands`` if ``generation`` is served when they begin and there when they end.
 
         The served one is asked first: an answer is never older than the switch before the call. The status
-        is asked last: a generation loses it before it loses its first key.
+        is asked last: a generation loses it before it loses its first key. With it comes the token, by which
+        all round trips of an answer are of one publish.
         """
         answers: list[Any] = []
         for first in range(0, max(len(commands), 1), COMMANDS_PER_PIPELINE):
@@ -220,20 +224,22 @@ class EmbeddingReader:
             pipe.hget(self._keys.current, "gen")
             for command in commands[first : first + COMMANDS_PER_PIPELINE]:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            pipe.hget(self._keys.of(generation, "manifest"), "status")
-            served, *found, status = pipe.execute()
-            if int(served or 0) != generation or status != LIVE.encode():
-                self._generation = int(served or 0)
+            pipe.hmget(self._keys.of(generation, "manifest"), ["status", "token"])
+            served, *found, (status, token) = pipe.execute()
+            is_same = self._token in (b"", token)
+            if int(served or 0) != generation or status != LIVE.encode() or not is_same:
+                self._generation, self._token = int(served or 0), b""
                 raise _Replaced
+            self._token = token or b""
             answers += found
         return answers
 
     def _describe(self, generation: int) -> tuple[int, str]:
         """(dim, how to search the index: exact, graph or none), remembered for the generation."""
-        if self._described[0] != generation:
+        if self._described[0] != (generation, self._token):
             names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index")
             dim, index = self._consistent(generation, [names])[0]
-            self._described = (generation, int(dim), index.decode())
+            self._described = ((generation, self._token), int(dim), index.decode())
         return self._described[1:]
 
     # --- ranking ---------------------------------------------------------------------------------------
@@ -253,15 +259,16 @@ class EmbeddingReader:
             generation, [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
         )
         vectors, _ = _rows(blobs, len(ids), len(user))
-        scored = zip(ids, (vectors @ user).tolist(), strict=True)
-        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:top]
+        scored = zip(ids, _scores(vectors, user).tolist(), strict=True)
+        sound = [pair for pair in scored if pair[1] > -np.inf]
+        return sorted(sound, key=lambda pair: (-pair[1], pair[0]))[:top]
 
     def _rank_catalog(
         self, generation: int, user: F32, left_out: set[str], top: int
     ) -> list[tuple[str, float]]:
         """Score every item here."""
         catalog = self._load_catalog(generation)
-        score = catalog.vectors @ user
+        score = _scores(catalog.vectors, user)
         score[[catalog.place[i] for i in left_out if i in catalog.place]] = -np.inf
         if top < len(score):
             worst = np.partition(score, -top)[-top]
@@ -272,14 +279,15 @@ class EmbeddingReader:
         return [(catalog.ids[n], float(score[n])) for n in best.tolist() if score[n] > -np.inf]
 
     def _load_catalog(self, generation: int) -> _Catalog:
-        if self._catalog is None or self._catalog.generation != generation:
+        if self._catalog is None or self._catalog.key != (generation, self._token):
             name = self._keys.of(generation, "item-ids")
             raw: list[bytes] = self._consistent(generation, [("LRANGE", name, "0", "-1")])[0]
             ids = sorted(i.decode() for i in raw)
             commands = [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
             dim = self._describe(generation)[0]
             vectors, _ = _rows(self._consistent(generation, commands), len(ids), dim)
-            self._catalog = _Catalog(generation, ids, vectors, {i: n for n, i in enumerate(ids)})
+            places = {i: n for n, i in enumerate(ids)}
+            self._catalog = _Catalog((generation, self._token), ids, vectors, places)
         return self._catalog
 
     def _trending(self, generation: int, top: int) -> Recommendation:
@@ -293,11 +301,25 @@ class EmbeddingReader:
     def _trending_items(self, behaviors: Sequence[str], top: int) -> list[tuple[str, float]]:
         names = [self._keys.trending(behavior) for behavior in behaviors]
         sums = cast("list[Any]", self._client.zunion(names, withscores=True))
-        return sorted(((i.decode(), float(s)) for i, s in sums), key=lambda pair: (-pair[1], pair[0]))[:top]
+        scored = [(i.decode(), float(s)) for i, s in sums if isfinite(s)]
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:top]
 
     def _behaviors(self) -> list[str]:
         found = cast("set[bytes]", self._client.smembers(self._keys.trending_behaviors))
         return sorted(behavior.decode() for behavior in found)
+
+
+def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
+    """Dot products [N], finite; -inf for an item whose vector is not.
+
+    A publish refuses vectors whose products float32 cannot hold. Somebody else may have written these.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = vectors @ user
+        if np.isfinite(score).all():
+            return score
+        wide = vectors.astype(np.float64) @ user.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, -np.inf)
 
 
 def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Bool]:

@@ -11,13 +11,14 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:{gen}:item-ids     LIST    every item
     {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent, and
                                         what the trainer says about itself
-    {ns}:emb:current            HASH    gen, previous, epoch
+    {ns}:emb:current            HASH    gen, previous, epoch; left: the newest generation that an operator
+                                        rolled back from, 0 once another is published
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}
     {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
     {ns}:trending               SET     the behaviors that have one
-    {ns}:lease:{name}           HASH    which updater works, see lease.py; runs out by itself
-    {ns}:lease-epoch:{name}     STRING  the epoch of the last one that did
+    {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
+    {ns}:lease-epoch            STRING  the epoch of the last one that did
 
 In a Redis Cluster the scripts need all of these in one slot: put the namespace in braces (``{shop}``).
 """
@@ -31,10 +32,11 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import AuthenticationError, OutOfMemoryError
 from redis.retry import Retry
 
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.redis_rights import is_refused_right
 
 CONNECT_TIMEOUT_S = 2.0
 CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
@@ -58,6 +60,14 @@ class RedisFullError(StoreError):
     """Redis is at ``maxmemory`` and takes no writes."""
 
 
+class RedisLoginError(StoreError):
+    """Redis does not accept the user or the password."""
+
+
+class RedisRightsError(StoreError):
+    """The user may not do what was asked."""
+
+
 class StaleWorkerError(StoreError):
     """A newer worker has taken over; this one must stop publishing."""
 
@@ -72,6 +82,10 @@ class NothingToRollBackError(StoreError):
 
 class NotCurrentError(StoreError):
     """A refresh was made by the model of a generation that is not the one served."""
+
+
+class LostError(StoreError):
+    """Redis has lost what was written to it while a generation was published."""
 
 
 class VerifyError(StoreError):
@@ -108,13 +122,15 @@ class Keys:
         """Which behaviors have a list of trending items."""
         return f"{self.namespace}:trending"
 
-    def lease(self, name: str) -> str:
-        """Which updater of a name works."""
-        return f"{self.namespace}:lease:{name}"
+    @property
+    def lease(self) -> str:
+        """Which updater works."""
+        return f"{self.namespace}:lease"
 
-    def lease_epoch(self, name: str) -> str:
+    @property
+    def lease_epoch(self) -> str:
         """The epoch of the last updater that worked."""
-        return f"{self.namespace}:lease-epoch:{name}"
+        return f"{self.namespace}:lease-epoch"
 
     def trending(self, behavior: str) -> str:
         """Rising items of one behavior."""
@@ -173,22 +189,37 @@ def describe(client: redis.Redis) -> str:
 
 @contextmanager
 def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
-    """Turn what redis-py raises into a StoreError with one sentence."""
+    """Turn what redis-py raises into a StoreError with one sentence: what, where, and what to do."""
     try:
         yield
-    except OutOfMemoryError as error:
-        raise RedisFullError(
-            f"Redis at {describe(client)} is at its maxmemory and refused a write while {doing}; "
-            "raise maxmemory or keep fewer generations"
-        ) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise RedisUnavailableError(
-            f"Redis at {describe(client)} did not answer while {doing}: {error}; is it running?"
-        ) from error
     except redis.RedisError as error:
-        if "OOM " in str(error):  # inside a script or a pipeline the error comes without its class
-            raise RedisFullError(
-                f"Redis at {describe(client)} is at its maxmemory and refused a write while {doing}; "
-                "raise maxmemory or keep fewer generations"
-            ) from error
-        raise StoreError(f"Redis at {describe(client)} refused a command while {doing}: {error}") from error
+        raise _told(error, describe(client), doing) from error
+
+
+def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
+    """The error that means what redis-py's does.
+
+    By its text where it has no class: inside a script or a pipeline an error comes without one.
+    """
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "OOM " in text:
+        return RedisFullError(
+            f"Redis at {where} is at its maxmemory and refused a write while {doing}; "
+            "raise maxmemory or keep fewer generations"
+        )
+    if isinstance(error, AuthenticationError):
+        return RedisLoginError(
+            f"Redis at {where} does not accept the login ({text}); check redis.username and redis.password"
+        )
+    if is_refused_right(error):
+        return RedisRightsError(
+            f"Redis at {where} refuses its user a right while {doing} ({text}); driftgraph doctor names all "
+            "that are missing, and the ACL rule that gives them"
+        )
+    if isinstance(error, redis.ReadOnlyError) or "READONLY" in text:
+        return StoreError(f"Redis at {where} is a replica and takes no writes; set redis.url to the primary")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        loads = isinstance(error, redis.BusyLoadingError)
+        cause = "it still loads its data" if loads else f"{text}; is it running, and is redis.url right?"
+        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {cause}")
+    return StoreError(f"Redis at {where} refused a command while {doing}: {text}")

@@ -26,9 +26,10 @@ from driftgraph.app.erasure_files import ErasureList
 from driftgraph.app.erasures import MemoryErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.ingest import Counts
+from driftgraph.app.lease import LeaseClient, raise_epoch
 from driftgraph.app.lockstep import Lockstep
 from driftgraph.app.progress import Progress
-from driftgraph.app.publish import GenerationStore, read_epoch
+from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import connect
 from driftgraph.app.worker import GenerationReport, PredictionRows
 from driftgraph.stream.clock import Clock, SystemClock
@@ -206,10 +207,12 @@ def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
         client = connect(url)
         stack.callback(client.close)
         namespace = settings.redis.namespace
+        lease = LeaseClient.of_replay(settings, url).take_alone()
+        stack.callback(lease.release)
         store = GenerationStore(
             client,
             namespace=namespace,
-            epoch=read_epoch(client, namespace) + 1,
+            epoch=raise_epoch(client, namespace, lease.owner),
             keep=settings.redis.keep,
             ttl_s=settings.redis.ttl.ms // 1000,
         )

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from driftgraph.app.config import Settings
-from driftgraph.app.lease import Lease, LeaseClient, elapsed_s
+from driftgraph.app.lease import LOOK_EVERY_S, NOBODY, Lease, LeaseClient, elapsed_s
 from driftgraph.app.progress import Progress
-from driftgraph.app.redis_schema import StoreError
+from driftgraph.app.redis_schema import RedisLoginError, RedisRightsError, StoreError
 from driftgraph.app.updater import write_json
 
-LOOK_EVERY_S: Final = 0.5
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SAY_EVERY_S: Final = 60.0
 
@@ -70,12 +69,16 @@ class Standby:
             yield False
 
     def lease(self, client: LeaseClient) -> Lease | None:
-        """The lease of this name; None if told to stop first.
+        """The lease of the namespace; None if told to stop first.
 
         A lease that nobody has is taken at once, with one exception: where Redis was away or has forgotten
         who had it, the holder is given the time of a lease to say so.
+
+        Raises:
+            NamespaceTakenError: An updater of another name has it, and lives.
+            StoreError: Redis does not accept the login, or the user has not the rights.
         """
-        name, seen, not_before_s = client.owner.name, 0, 0.0
+        name, seen, not_before_s, before = client.owner.name, 0, 0.0, NOBODY
         while not self._stop.is_set():
             now_s = elapsed_s()
             try:
@@ -83,7 +86,14 @@ class Standby:
                 if holder.epoch < seen:
                     not_before_s = now_s + client.ttl_s
                 seen = holder.epoch
-                if holder.host:
+                if holder.host and holder.name != name:
+                    if holder.lives(before):
+                        raise client.taken_by(holder)
+                    self._wait(
+                        f"waits some seconds, to see whether {holder.name!r} (pid {holder.pid} on "
+                        f"{holder.host}), which publishes into namespace {client.namespace!r}, still works"
+                    )
+                elif holder.host:
                     who = f"pid {holder.pid} on {holder.host}"
                     self._wait(f"waits as a standby: the updater with {who} has the lease of {name!r}")
                 elif now_s < not_before_s:
@@ -93,6 +103,9 @@ class Standby:
                     if (epoch := client.take()) is not None:
                         self._over()
                         return Lease(client, epoch, taken_s)
+                before = holder
+            except (RedisLoginError, RedisRightsError):
+                raise
             except StoreError as error:
                 not_before_s = elapsed_s() + client.ttl_s
                 self._wait(f"waits for Redis, to know that it is the only updater of {name!r}: {error}")

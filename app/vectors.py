@@ -16,6 +16,10 @@ import numpy.typing as npt
 
 from driftgraph.app.redis_schema import TOUCHED_MAX
 
+# The product of two vectors of this length is far from float32's end at 3.4e38, and so is the square of one,
+# which a vector set computes. Lengths of a trained model are near 1.
+NORM_MAX = 1e18
+
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
@@ -40,6 +44,8 @@ class Vectors:
 def check(vectors: Vectors, side: str) -> None:
     """Refuse what must never reach Redis: wrong shapes, doubled or empty ids, NaN and infinity.
 
+    A vector longer than ``NORM_MAX`` counts as infinite: its scores would be.
+
     Raises:
         ValueError: It names the side, the value and the rule.
     """
@@ -58,12 +64,18 @@ def check(vectors: Vectors, side: str) -> None:
         raise ValueError(f"{side} ids must be unique, {doubled!r} is there twice")
     if "" in vectors.ids:
         raise ValueError(f"a {side} id is empty; ids are 1 character or longer")
-    finite = np.isfinite(vectors.vectors).all(axis=1)
-    if not finite.all():
-        bad = int(np.argmin(finite))
+    sound = norms(vectors.vectors) <= NORM_MAX  # NaN is not
+    if not sound.all():
+        bad = int(np.argmin(sound))
         raise ValueError(
-            f"{side} vectors must be finite, {n - int(finite.sum())} are not; first: {vectors.ids[bad]!r}"
+            f"{side} vectors must be finite and not longer than {NORM_MAX:g}, {n - int(sound.sum())} are "
+            f"not; first: {vectors.ids[bad]!r}"
         )
+
+
+def norms(vectors: F32) -> npt.NDArray[np.float64]:
+    """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
 
 
 def one_length(items: F32) -> F32:

@@ -25,6 +25,7 @@ import torch
 from driftgraph.app import trainer_state
 from driftgraph.app.publish import TRENDING_MAX, GenerationStore
 from driftgraph.app.redis_schema import TOUCHED_MAX, NotCurrentError
+from driftgraph.app.upkeep import ToDo, Upkeep
 from driftgraph.app.vectors import Vectors
 from driftgraph.model.embed import newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
@@ -110,6 +111,7 @@ class Worker:
         self.trainer = trainer
         self.store = store
         self.checkpoints = checkpoints
+        self._upkeep = None if store is None else Upkeep(store)
         self.published = 0
         self.since = Cut(0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations))
         self._refreshed = self.since
@@ -192,12 +194,37 @@ class Worker:
             vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
             try:
                 self.store.refresh(self.published, self._users(rows, vectors, moment, times_ms))
-            except NotCurrentError as error:
-                log.warning("no refresh until the next generation: %s", error)
-                self._is_rolled_back = True
+            except NotCurrentError:
+                self.look(moment)
                 return 0
         self._refreshed = moment.cut
         return len(rows)
+
+    def look(self, moment: Moment) -> None:
+        """See whether Redis still serves what was published, and write again what it has lost.
+
+        Raises:
+            StoreError: Redis does not answer, or takes no writes. ``published`` is 0 if a publish is due.
+        """
+        if self._upkeep is None or not self.published:
+            return
+        to_do = self._upkeep.look(self.published)
+        self._is_rolled_back = to_do is ToDo.REST
+        if to_do is ToDo.PUBLISH:
+            self.published = 0
+            self.publish(moment)
+        elif to_do is ToDo.WRITE_TRENDING:
+            self._publish_trending(moment)
+
+    def go_on(self) -> None:
+        """After a start: if an operator went back from this very model, it is not published again.
+
+        Raises:
+            StoreError: Redis does not answer.
+        """
+        left = None if self.store is None else self.store.rolled_back_from()
+        if left is not None and left.manifest.get("model_hash") == self._model_hash():
+            self.published, self._is_rolled_back = left.number, True
 
     def erase(self, users: Sequence[str]) -> None:
         """Remove users whom the window has forgotten from all generations and checkpoints.
@@ -243,12 +270,9 @@ class Worker:
         return [(n, name) for n, name in enumerate(names) if name is not None]
 
     def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
-        digest = hashlib.sha256()
-        for _, weight in sorted(self.trainer.network.state_dict().items()):
-            digest.update(weight.detach().cpu().numpy().tobytes())
         manifest: dict[str, str | int | float] = {
             "model_generation": self.trainer.generation,
-            "model_hash": digest.hexdigest()[:16],
+            "model_hash": self._model_hash(),
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
@@ -258,6 +282,12 @@ class Worker:
             manifest["metrics"] = json.dumps(evaluation.metrics)
             manifest["evaluated_events"] = evaluation.event_count
         return manifest
+
+    def _model_hash(self) -> str:
+        digest = hashlib.sha256()
+        for _, weight in sorted(self.trainer.network.state_dict().items()):
+            digest.update(weight.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows."""

@@ -19,9 +19,9 @@ from driftgraph.app.config import Settings
 from driftgraph.app.erased_letters import erasing, erasures_folder
 from driftgraph.app.erasure_files import REDIS, PendingErasures
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.lease import LeaseOwner
-from driftgraph.app.publish import GenerationStore, raise_epoch
-from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
+from driftgraph.app.lease import LeaseOwner, raise_epoch
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.redis_schema import RedisUnavailableError, StaleWorkerError, StoreError, connect
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
@@ -29,7 +29,10 @@ from driftgraph.stream.heterograph import HeterographView, Moment
 from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
+ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
+
+REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without what it had
 
 Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
 
@@ -85,6 +88,7 @@ class _Loop:
         self.worker = worker
         self._pauses = _pauses()
         self._pending = PendingErasures(erasures_folder(settings))
+        self._rounds = 0
 
     def run(self, wait: Wait) -> None:
         """Look around every ``LOOK_EVERY_S``."""
@@ -98,6 +102,8 @@ class _Loop:
                 raise
             except StoreError as error:
                 pause_s = next(self._pauses)
+                if isinstance(error, RedisUnavailableError):
+                    pause_s = min(pause_s, REDIS_BACK_WITHIN_S)
                 log.warning("%s; trying again in %d s", error, pause_s)
                 if wait(pause_s):
                     return
@@ -122,6 +128,9 @@ class _Loop:
         elif worker.trainer.generation and not worker.published:
             worker.publish(moment)
         else:
+            self._rounds += 1
+            if self._rounds % ROUNDS_PER_LOOK == 0:
+                worker.look(moment)
             worker.refresh(moment)
 
     def _is_due(self, moment: Moment) -> bool:
@@ -201,5 +210,6 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = trainer_state.cut_of(found, view) or moment.cut
+        worker.go_on()
         log.info("generation %d goes on", trainer.generation)
     return worker

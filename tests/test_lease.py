@@ -13,8 +13,16 @@ import redis
 from driftgraph.app.config import Settings
 from driftgraph.app.config_sections import KafkaSettings
 from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.lease import Holder, Lease, LeaseClient, LeaseLostError, lease_name
-from driftgraph.app.publish import GenerationStore, raise_epoch, read_epoch
+from driftgraph.app.lease import (
+    Holder,
+    Lease,
+    LeaseClient,
+    LeaseLostError,
+    lease_name,
+    raise_epoch,
+    read_epoch,
+)
+from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
 from tests.services_redis import NAMESPACE, filled, publish
 
@@ -158,12 +166,13 @@ def test_an_epoch_grows_past_one_that_redis_has_forgotten(
     assert taken(second) > epoch
 
 
-def test_shards_of_one_name_have_leases_of_their_own(redis_client: redis.Redis) -> None:
+def test_shards_of_one_name_are_not_each_others_standbys(redis_client: redis.Redis) -> None:
     shards = ["0/1", "0/2", "1/2"]
     names = [lease_name(Settings(name="shop", kafka=KafkaSettings(shard=shard))) for shard in shards]
-    for name in names:
-        taken(LeaseClient(redis_client, namespace=NAMESPACE, name=name))
-    assert names[0] == "shop"
+    assert names == ["shop", "shop:0/2", "shop:1/2"]
+    for n, name in enumerate(names):  # each in a namespace of its own
+        taken(LeaseClient(redis_client, namespace=f"shop-{n}", name=name))
+        assert LeaseClient(redis_client, namespace=f"shop-{n}", name=names[n - 1]).take() is None
 
 
 # --- the worker ----------------------------------------------------------------------------------------
@@ -189,11 +198,11 @@ def test_a_returned_firsts_worker_cannot_raise_the_epoch(
     taken(first)
     until(second.take)
     epoch = raise_epoch(redis_client, NAMESPACE, second.owner)
-    with pytest.raises(StaleWorkerError, match="has taken over the lease of 'shop'"):
+    with pytest.raises(StaleWorkerError, match="has taken over the lease from 'shop'"):
         raise_epoch(redis_client, NAMESPACE, first.owner)
     assert read_epoch(redis_client, NAMESPACE) == epoch
     second.release()
-    with pytest.raises(StoreError, match="nobody has the lease"):
+    with pytest.raises(StoreError, match="'shop' does not have the lease"):
         raise_epoch(redis_client, NAMESPACE, first.owner)
 
 

@@ -18,7 +18,8 @@ import redis
 from driftgraph.app import publish as publish_module
 from driftgraph.app import publish_scripts, redis_schema
 from driftgraph.app.embedded import EmbeddedRedis, free_port
-from driftgraph.app.publish import GenerationStore, read_epoch
+from driftgraph.app.lease import read_epoch
+from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import (
     RedisFullError,
@@ -148,12 +149,19 @@ def test_a_stale_worker_can_neither_publish_nor_refresh_nor_roll_back(
     assert read_epoch(redis_client, NAMESPACE) == 2
 
 
+@pytest.mark.parametrize(
+    ("newer_epoch", "says"), [(2, "one with epoch 2 has taken over"), (1, "taken over generation 2")]
+)
 def test_a_worker_that_is_overtaken_half_way_writes_no_more(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: GenerationStore,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    newer_epoch: int,
+    says: str,
 ) -> None:
     """The newer one publishes the same number between the older one's hashes and its index."""
     publish(store, 1)
-    newer = GenerationStore(redis_client, namespace=NAMESPACE, epoch=2)
+    newer = GenerationStore(redis_client, namespace=NAMESPACE, epoch=newer_epoch)
     build_index = store._build_index
 
     def overtaken(number: int, token: str, items: Vectors) -> str:
@@ -161,7 +169,7 @@ def test_a_worker_that_is_overtaken_half_way_writes_no_more(
         return build_index(number, token, items)
 
     monkeypatch.setattr(store, "_build_index", overtaken)
-    with pytest.raises(StaleWorkerError, match="taken over generation 2"):
+    with pytest.raises(StaleWorkerError, match=says):
         store.publish(2, filled("u", 150, 8), filled("i", 70, 8), {"by": "older"})
     assert redis_client.execute_command("VCARD", "shop:emb:2:items") == 60  # type: ignore[no-untyped-call]
     assert_serves_only(redis_client, 2)
@@ -284,10 +292,10 @@ def test_a_chunk_after_one_that_failed_writes_no_keys_that_no_list_names(
 ) -> None:
     """A full server has room again in the middle of a pipeline: the client's own buffers count as used."""
     redis_client.hset("shop:emb:1:manifest", "token", "mine")
-    names = ["shop:emb:1:manifest", "shop:emb:1:user-ids", "shop:emb:1:user:u100"]
-    args = [1, "mine", 100, "u100", b"vector", 7, ""]
+    names = ["shop:emb:current", "shop:emb:1:manifest", "shop:emb:1:user-ids", "shop:emb:1:user:u100"]
+    args = [1, "mine", 1, 100, "u100", b"vector", 7, ""]
     assert store._calls.run(publish_scripts.WRITE, names, args) == ["gap"]
-    assert redis_client.exists(*names[1:]) == 0
+    assert redis_client.exists(*names[2:]) == 0
 
 
 def test_after_the_switch_trouble_with_older_ones_is_left_to_the_next_time(

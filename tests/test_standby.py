@@ -132,7 +132,7 @@ def test_the_holder_comes_first_when_redis_was_away_and_a_dead_one_does_not(
     until("it waits", lambda: waiting.said.lines)
     away.set()
     until("it misses Redis", lambda: "waits for Redis" in waiting.said.lines[-1])
-    redis_client.delete(Keys(NAMESPACE).lease("shop"))
+    redis_client.delete(Keys(NAMESPACE).lease)
     back_s = time.monotonic()
     away.clear()
     lease = waiting.ended()

@@ -21,7 +21,7 @@ import pytest
 import redis as redis_py
 
 from driftgraph.app.embedded import EmbeddedRedis, free_port
-from driftgraph.app.publish import read_epoch
+from driftgraph.app.lease import read_epoch
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import Keys, connect
 from driftgraph.stream.clock import SystemClock
@@ -210,7 +210,7 @@ def test_a_clean_stop_hands_over_at_once_and_a_standby_ends_at_once(world: World
             status, seconds = first.terminate()
             assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), first.output()
             ended_s = time.monotonic()
-            holder = world.client.hget(Keys("shop").lease(world.topic), "pid")
+            holder = world.client.hget(Keys("shop").lease, "pid")
             assert holder != str(first.process.pid).encode(), "it kept its lease"
             works(second, 8)
             assert time.monotonic() - ended_s < 8, "it waited until the lease ran out"
