@@ -10,7 +10,9 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.lease import LeaseOwner
 from driftgraph.app.publish import GenerationStore, raise_epoch
 from driftgraph.app.redis_schema import StaleWorkerError, StoreError, connect
+from driftgraph.app.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
@@ -29,15 +32,12 @@ from driftgraph.stream.heterograph import HeterographView, Moment
 from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
+LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
 
 Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
 
 log = logging.getLogger(__name__)
-
-
-class OtherModelError(DriftgraphError):
-    """The checkpoint is of a model that is not the configured one."""
 
 
 def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
@@ -60,9 +60,26 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
             worker = _worker(settings, window_dir, store)
             with erasing(settings, store.epoch):
                 _Loop(settings, worker).run(wait)
-    except DriftgraphError as error:
-        log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
+    except Exception as error:
+        words = _last_words(error, settings.data_dir)
+        with suppress(OSError):  # the updater is gone
+            updater.send_bytes(words.encode()[:LAST_WORDS_BYTES_MAX])
         raise SystemExit(1) from None
+
+
+def _last_words(error: Exception, data_dir: Path) -> str:
+    """One sentence about what ends the worker; of a fault of ours, with where its traceback is."""
+    if isinstance(error, DriftgraphError):
+        return " ".join(str(error).split())
+    said = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    path = data_dir / "errors" / "worker.txt"  # one: it may be the same again and again
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        log.exception("the worker ends")
+        return said
+    return f"{said[: LAST_WORDS_BYTES_MAX // 2]}; please report it with the traceback in {path}"
 
 
 def _end_with(updater: Connection, updater_pid: int) -> None:
@@ -186,7 +203,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         [r.span_ms for r in relations],
         settings.trainer_options(device=device_of(settings.model.device)),
     )
-    root = settings.data_dir / "trainer"
+    root = trainer_folder(settings.data_dir)
     worker = Worker(graph, trainer, store, checkpoints=root)
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
@@ -195,11 +212,16 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     for damage in damaged:
         log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
     if found is not None:
+        saved = SavedModel.of(found)
+        if (refusal := saved.refusal(settings)) is not None:
+            raise OtherModelError(refusal)
         moment = graph.moment()
         try:
             trainer_state.restore(trainer, found, graph, moment)
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = trainer_state.cut_of(found, view) or moment.cut
-        log.info("generation %d goes on", trainer.generation)
+        worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
+        changes = saved.changes(settings)
+        log.info("generation %d goes on%s", trainer.generation, f": {changes}" if changes else "")
     return worker

@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 
-FORMAT = 1
 NEW = -1  # the place of a relation that the saved model does not have
-SIZES = ("dim", "layers", "heads")
 
 Moments = dict[str, dict[str, Tensor]]  # the optimizer's state, by parameter
 
@@ -35,9 +33,9 @@ def check_sizes(meta: Mapping[str, object], network: Mapping[str, Tensor], optio
     Raises:
         ValueError: It has another format or other sizes; all of them are named.
     """
-    if meta.get("format") != FORMAT:
+    if meta.get("format") != STATE_FORMAT:
         raise ValueError(
-            f"the saved model has format {meta.get('format')}, this version of driftgraph reads {FORMAT}; "
+            f"the saved model has format {meta.get('format')}, this version of driftgraph reads {STATE_FORMAT}; "
             "start with an empty model"
         )
     heads = network["layers.0.0.attend_target_RHC"].shape[1]  # older states do not say it

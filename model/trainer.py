@@ -25,7 +25,7 @@ from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, 
 from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import MBGNN
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import STATE_FORMAT, TrainerOptions
 from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of
 from driftgraph.model.table import ItemTable
 from driftgraph.stream.adjacency import ITEM, USER
@@ -212,7 +212,7 @@ class Trainer:
             if published is not None:
                 tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
         meta: dict[str, object] = {
-            "format": saved_state.FORMAT,
+            "format": STATE_FORMAT,
             "relations": [r.name for r in self.relations],
             "dim": self.options.dim,
             "layers": self.options.layers,

@@ -233,7 +233,7 @@ def test_a_saved_model_of_another_version_is_refused() -> None:
     tensors, meta = trainer_of().state_dict()
     with pytest.raises(ValueError, match="has format 7, this version of driftgraph reads 1"):
         trainer_of().load_state_dict(tensors, meta | {"format": 7})
-    with pytest.raises(ValueError, match="another version of driftgraph .*network.other"):
+    with pytest.raises(ValueError, match=r"another version of driftgraph .*network\.other"):
         trainer_of().load_state_dict(tensors | {"network.network.other": torch.ones(2)}, meta)
 
 
