@@ -236,10 +236,16 @@ def demo(
 @config_app.command("show")
 def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print every setting as it is after file and environment; secrets stay hidden."""
+    from driftgraph.app import saved_model
     from driftgraph.app.config_text import shown, toml_of
 
-    tree = shown(read_settings(ctx, config))
-    print_result(as_json, tree, lambda value, _: print(toml_of(value).rstrip()))
+    settings = read_settings(ctx, config)
+    print_result(as_json, shown(settings), lambda value, _: print(toml_of(value).rstrip()))
+    saved = saved_model.newest(settings.data_dir)
+    if saved is not None and (refusal := saved.refusal(settings)) is not None:
+        print(f"driftgraph: run refuses this: {refusal}", file=sys.stderr)
+    elif saved is not None and (changes := saved.changes(settings)):
+        print(f"driftgraph: the saved model goes on, but {changes}", file=sys.stderr)
 
 
 @app.command()

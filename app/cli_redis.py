@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -78,15 +76,19 @@ def status(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds."""
+    """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
+
+    Exits 1 if the updater is degraded: its worker fails again and again.
+    """
     from driftgraph.app.cli_output import print_pairs, time_of
+    from driftgraph.app.status_files import told
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         store = _store(client, settings)
         served = next((g for g in store.generations() if g.current), None)
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
-    updater, standby = _told(settings.data_dir, "updater"), _told(settings.data_dir, "standby")
+    updater, standby = told(settings.data_dir, "updater"), told(settings.data_dir, "standby")
     if standby is not None and standby["state"] == "gone":
         standby = None
     value = {
@@ -100,36 +102,30 @@ def status(
     }
     if as_json:
         print_as_json(value)
-        return
-    pairs = _updater_pairs(updater)
-    pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
-    pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
-    pairs += [(k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()]
-    print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
-
-
-def _told(data_dir: Path, who: str) -> dict[str, Any] | None:
-    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is."""
-    try:
-        told: dict[str, Any] = json.loads((data_dir / "status" / f"{who}.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    try:
-        os.kill(told["pid"], 0)
-    except ProcessLookupError:
-        told["state"] = told["state"] if told["state"] in ("stopped", "failed") else "gone"
-    except PermissionError:  # it is there, and another user's
-        pass
-    return told
+    else:
+        pairs = _updater_pairs(updater)
+        pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
+        pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
+        pairs += [
+            (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()
+        ]
+        print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
+    if updater is not None and updater["state"] == "degraded":
+        raise typer.Exit(1)
 
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.cli_output import time_of
+    from driftgraph.app.worker_end import failed
 
     if updater is None:
         return [("updater", "none has run with this data_dir")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
-    pairs += [("why", updater["why"])] if updater.get("why") else []
+    worker = updater.get("worker") or {}
+    if updater.get("why") and updater["state"] != "degraded":  # then it is what the worker's line says
+        pairs.append(("why", updater["why"]))
+    if worker.get("failures"):
+        pairs.append(("worker", failed(worker["failures"], worker["why"])))
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     letters = updater.get("dead_letters") or {}

@@ -14,10 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, cast
 
+from driftgraph.app import saved_model
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.redis_schema import connect, redis_errors
+from driftgraph.app.status_files import told
 from driftgraph.app.validate import Report, offsets_at, validate_topic
 from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
 from driftgraph.stream.clock import Clock, SystemClock
@@ -103,7 +105,9 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
     findings.checks += _guarded("redis", lambda: _redis(settings))
-    findings.checks += _guarded("device", _device)
+    findings.checks += _guarded("model", lambda: _model(settings))
+    findings.checks += _guarded("device", lambda: _device(settings))
+    findings.checks += _guarded("updater", lambda: _updater(settings))
     return findings
 
 
@@ -192,11 +196,37 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check("redis", State.WARN, f"maxmemory-policy {policy} may evict vectors: use noeviction")
 
 
-def _device() -> Iterator[Check]:
+def _model(settings: Settings) -> Iterator[Check]:
+    """Whether the saved model goes on with this configuration."""
+    saved = saved_model.newest(settings.data_dir)
+    if saved is None:
+        yield Check("model", State.OK, f"none is saved in {settings.data_dir}: the first fit starts one")
+    elif (refusal := saved.refusal(settings)) is not None:
+        yield Check("model", State.FAIL, refusal)
+    else:
+        said = f"generation {saved.generation} in {saved.folder} goes on"
+        changes = saved.changes(settings)
+        yield Check("model", State.WARN if changes else State.OK, f"{said}: {changes}" if changes else said)
+
+
+def _device(settings: Settings) -> Iterator[Check]:
     import torch  # noqa: PLC0415  # two seconds, and only here
 
-    named = f"CUDA, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the processor"
+    from driftgraph.app.worker import device_of  # noqa: PLC0415
+
+    device = device_of(settings.model.device)
+    named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
     yield Check("device", State.OK, f"PyTorch {torch.__version__} on {named}")
+
+
+def _updater(settings: Settings) -> Iterator[Check]:
+    """How the updater of this data_dir is, if one has run."""
+    updater = told(settings.data_dir, "updater")
+    if updater is None:
+        return
+    state = {"degraded": State.FAIL, "failed": State.WARN}.get(updater["state"], State.OK)
+    why = f": {updater['why']}" if updater.get("why") else ""
+    yield Check("updater", state, f"{updater['state']}, pid {updater['pid']}{why}")
 
 
 def _gb(size: float) -> str:

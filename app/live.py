@@ -14,10 +14,11 @@ import gc
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from driftgraph.app import saved_model
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
@@ -33,8 +34,9 @@ from driftgraph.app.standby import Standby
 from driftgraph.app.stopping import stopping
 from driftgraph.app.updater import Updater
 from driftgraph.app.warm_up import warm_up
+from driftgraph.app.worker import device_of
 from driftgraph.app.worker_watch import WorkerProcess
-from driftgraph.snapshots import window_checkpoint
+from driftgraph.snapshots import checkpoint, window_checkpoint
 from driftgraph.snapshots.window_checkpoint import State, WindowCheckpoints
 from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
 from driftgraph.stream.decode import Decoder
@@ -44,8 +46,8 @@ from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
+from driftgraph.stream.window import Relation
 
-LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
 OBJECTS_MAX = 100_000  # new ones, before a collection: more than there are in a read
 FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
 
@@ -63,6 +65,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
         stack.enter_context(_without_librdkafka())
+        _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
         standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
@@ -72,6 +75,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         ):
             return
         stack.callback(lease.release)
+        _check_worker(settings)
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
         for damage in damaged:
@@ -93,9 +97,16 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
             held = sum(graph.window.live_counts(graph.window.cut()).values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
-            kept = {ring.name for ring in state.relations}
-            for new in (r.name for r in graph.window.relations if r.name not in kept):
-                log.warning("%s is new: it has events from now on; to fill it, remove %s", new, root)
+            for change in _changes(state, graph.window.relations, root):
+                log.warning("%s", change)
+        elif checkpoint.numbers(root):
+            log.warning(
+                "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the ones "
+                "there are replaced by its own",
+                root,
+                settings.kafka.topic,
+                settings.kafka.shard,
+            )
         start = None if state is None else state.position
         source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
         stack.callback(source.close)
@@ -115,6 +126,17 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         )
 
 
+def _check_worker(settings: Settings) -> None:
+    """Refuse what the worker could not begin with, however often it is started.
+
+    Raises:
+        OtherModelError: The saved model is of another size.
+        ConfigError: The configured device is not here.
+    """
+    saved_model.check(settings)
+    device_of(settings.model.device)
+
+
 def window_folder(settings: Settings) -> Path:
     """Where the window's files are."""
     return settings.window.dir or settings.data_dir / "window"
@@ -128,10 +150,7 @@ def _stream(settings: Settings) -> str:
 def _graph(settings: Settings, state: State | None) -> Heterograph:
     """An empty graph, which knows whose sequence numbers it will have."""
     relations = settings.window_relations()
-    history: tuple[Life, ...] = ()
-    if state is not None and [ring.name for ring in state.relations] == [r.name for r in relations]:
-        ended = Life(state.history[-1].id, tuple(ring.next for ring in state.relations))
-        history = (*state.history[-LIVES_MAX:-1], ended)
+    history = () if state is None else state.lives([r.name for r in relations])
     rows = settings.window
     return Heterograph.create(
         window_folder(settings),
@@ -140,6 +159,26 @@ def _graph(settings: Settings, state: State | None) -> Heterograph:
         item_rows=rows.item_rows,
         history=(*history, Life(secrets.token_hex(8))),
     )
+
+
+def _changes(state: State, relations: Sequence[Relation], root: Path) -> Iterator[str]:
+    """What the window has in another way than the one that was saved, a sentence each."""
+    then = {ring.name: ring for ring in state.relations}
+    fill = f"to fill it from the topic, remove {root}"
+    for relation in relations:
+        ring = then.pop(relation.name, None)
+        if ring is None:
+            yield f"{relation.name} is new: it has events from now on; {fill}"
+            continue
+        if 0 < ring.span_ms < relation.span_ms:
+            yield f"{relation.name} has a longer span, whose older part fills as time passes; {fill}"
+        if (left := ring.next - ring.first - relation.capacity) > 0:
+            yield f"{relation.name} has room for {relation.capacity:,} events now: the oldest {left:,} are gone"
+    for ring in then.values():
+        yield (
+            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further ones "
+            "are rejected unless events.ignore names it"
+        )
 
 
 def kafka_source(

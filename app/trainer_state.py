@@ -18,6 +18,7 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from driftgraph.model.saved_state import names_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoint import Checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
@@ -59,11 +60,19 @@ def save(
 
 
 def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
-    """Up to where the window was trained on, if it still has those sequence numbers."""
-    next_ = tuple(map(int, str(found.facts.get("next", "")).split()))
-    if not view.knows(str(found.facts.get("life", "")), next_):
-        return None
-    return Cut(int(found.facts["watermark_ms"]), next_, next_)
+    """Up to where the window was trained on, if it still has those sequence numbers.
+
+    Of a relation that is new since then, nothing was.
+    """
+    numbers = map(int, str(found.facts.get("next", "")).split())
+    next_ = dict(zip(relations_of(found), numbers, strict=False))  # no numbers: nobody kept that window
+    here = view.numbers_here(str(found.facts.get("life", "")), next_)
+    return None if here is None else Cut(int(found.facts["watermark_ms"]), here, here)
+
+
+def relations_of(found: Checkpoint) -> list[str]:
+    """The relations of the saved model, in its order."""
+    return names_of(msgspec.json.decode(found.read("trainer.json"), type=dict[str, object]))
 
 
 def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment: Moment) -> None:

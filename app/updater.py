@@ -145,7 +145,9 @@ class Updater:
         now_ms = self.clock.now_ms()
         if now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
-            self._write_status("running" if self._full else "filling")
+            trouble = self.worker.trouble
+            state = "degraded" if trouble else "running" if self._full else "filling"
+            self._write_status(state, trouble)
 
     def _commit(self, position: Position | None) -> None:
         """Tell lag tools where a crash would go on from. Nothing here ever reads it."""
@@ -196,7 +198,7 @@ class Updater:
             },
             **self.ingest.graph.window.counted(),
             "ids": self.ingest.graph.id_counts,
-            "worker": {"state": self.worker.state, "pid": self.worker.pid, "starts": self.worker.starts},
+            "worker": self.worker.status(),
         }
         write_json(self._status_path, status)
         self._poll_gap_max_ms = 0

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from driftgraph.app import trainer_state
+from driftgraph.app.errors import ConfigError
 from driftgraph.app.publish import TRENDING_MAX, GenerationStore
 from driftgraph.app.redis_schema import TOUCHED_MAX, NotCurrentError
 from driftgraph.app.upkeep import ToDo, Upkeep
@@ -113,6 +114,7 @@ class Worker:
         self.checkpoints = checkpoints
         self._upkeep = None if store is None else Upkeep(store)
         self.published = 0
+        self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
         self.since = Cut(0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations))
         self._refreshed = self.since
         self._is_rolled_back = False  # Redis serves a generation that is not ours
@@ -306,6 +308,9 @@ class Worker:
             }
             if scores:
                 self.store.trending(relation.name, scores)
+        for name in self.gone:  # or strangers would be told of it until its list runs out
+            self.store.trending(name, {})
+        self.gone = ()
 
     def _named(self, evaluation: Evaluation, moment: Moment) -> PredictionRows | None:
         found = evaluation.predictions
@@ -371,7 +376,17 @@ def use_threads() -> None:
 
 
 def device_of(wanted: str) -> str:
-    """What ``model.device`` comes out as on this machine."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """What ``model.device`` comes out as on this machine.
+
+    Raises:
+        ConfigError: It is a CUDA device that is not here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
+    if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= count:
+        raise ConfigError(
+            f"model.device = {wanted}, but PyTorch {torch.__version__} sees {count} CUDA devices here; "
+            'set it to "auto" or "cpu", or give this process the device'
+        )
+    return wanted

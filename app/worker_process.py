@@ -10,7 +10,9 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.lease import LeaseOwner, raise_epoch
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import RedisUnavailableError, StaleWorkerError, StoreError, connect
+from driftgraph.app.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
@@ -30,6 +33,7 @@ from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
+LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
 
 REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without what it had
@@ -37,10 +41,6 @@ REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without
 Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
 
 log = logging.getLogger(__name__)
-
-
-class OtherModelError(DriftgraphError):
-    """The checkpoint is of a model that is not the configured one."""
 
 
 def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
@@ -63,9 +63,26 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
             worker = _worker(settings, window_dir, store)
             with erasing(settings, store.epoch):
                 _Loop(settings, worker).run(wait)
-    except DriftgraphError as error:
-        log.error("%s", error)  # noqa: TRY400  a sentence that is meant to be read
+    except Exception as error:
+        words = _last_words(error, settings.data_dir)
+        with suppress(OSError):  # the updater is gone
+            updater.send_bytes(words.encode()[:LAST_WORDS_BYTES_MAX])
         raise SystemExit(1) from None
+
+
+def _last_words(error: Exception, data_dir: Path) -> str:
+    """One sentence about what ends the worker; of a fault of ours, with where its traceback is."""
+    if isinstance(error, DriftgraphError):
+        return " ".join(str(error).split())
+    said = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    path = data_dir / "errors" / "worker.txt"  # one: it may be the same again and again
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        log.exception("the worker ends")
+        return said
+    return f"{said[: LAST_WORDS_BYTES_MAX // 2]}; please report it with the traceback in {path}"
 
 
 def _end_with(updater: Connection, updater_pid: int) -> None:
@@ -195,7 +212,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         [r.span_ms for r in relations],
         settings.trainer_options(device=device_of(settings.model.device)),
     )
-    root = settings.data_dir / "trainer"
+    root = trainer_folder(settings.data_dir)
     worker = Worker(graph, trainer, store, checkpoints=root)
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
@@ -204,6 +221,9 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     for damage in damaged:
         log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
     if found is not None:
+        saved = SavedModel.of(found)
+        if (refusal := saved.refusal(settings)) is not None:
+            raise OtherModelError(refusal)
         moment = graph.moment()
         try:
             trainer_state.restore(trainer, found, graph, moment)
@@ -211,5 +231,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = trainer_state.cut_of(found, view) or moment.cut
         worker.go_on()
-        log.info("generation %d goes on", trainer.generation)
+        worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
+        changes = saved.changes(settings)
+        log.info("generation %d goes on%s", trainer.generation, f": {changes}" if changes else "")
     return worker

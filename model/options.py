@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+STATE_FORMAT = 1  # of what a trainer saves
+SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
+
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driftgraph.model import saved_state
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, Published, evaluate
 from driftgraph.model.examples import Batch, Plan, plan
@@ -24,14 +25,13 @@ from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, 
 from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import MBGNN
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import STATE_FORMAT, TrainerOptions
 from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of, popularity_losses
 from driftgraph.model.table import ItemTable
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I64, U32
 from driftgraph.stream.window import Cut, Relation, WindowView
 
-FORMAT = 1  # of the saved state
 RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
 SCALE_FIRST = (
     1_024.0  # of the loss in half precision; torch's 65,536 overflows, and overflows count as skipped
@@ -233,16 +233,18 @@ class Trainer:
         """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
         tensors = {f"network.{k}": v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
         tensors |= {f"table.{k}": v for k, v in self.table.state_dict().items()}
+        trained = self._trained()
         for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
+            tensors |= {f"optimizer.{trained[i]}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
                 tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
         meta: dict[str, object] = {
-            "format": FORMAT,
+            "format": STATE_FORMAT,
             "relations": [r.name for r in self.relations],
             "dim": self.options.dim,
             "layers": self.options.layers,
+            "heads": self.options.heads,
             "generation": self.generation,
             "fit_count": self.fit_count,
             "norms": [list(pair) for pair in self.norms],
@@ -253,32 +255,34 @@ class Trainer:
     def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Continue where the state was saved; bit for bit on a CPU.
 
+        Relations are matched by name: in another order they mean the same, a new one starts untrained, and one
+        that is gone goes.
+
         Raises:
-            ValueError: The state is of another format, other relations or other sizes.
+            ValueError: The state is of another format, or of a model of other sizes.
         """
-        expected = {
-            "format": FORMAT,
-            "relations": [r.name for r in self.relations],
-            "dim": self.options.dim,
-            "layers": self.options.layers,
-        }
-        for name, value in expected.items():
-            if meta.get(name) != value:
-                raise ValueError(
-                    f"the saved model has {name} {meta.get(name)}, this configuration {value}; "
-                    "change it back or start with an empty model"
-                )
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, rest = key.partition(".")
             parts.setdefault(part, {})[rest] = tensor
-        self.network.load_state_dict(parts["network"])
+        network, trained = parts["network"], self._trained()
+        saved_state.check_sizes(meta, network, self.options)
+        moments = saved_state.moments_by_name(parts.get("optimizer", {}), trained)
+        then, now = saved_state.names_of(meta), [r.name for r in self.relations]
+        if then != now:
+            place_R = saved_state.places(then, now)
+            network = saved_state.placed(network, MBGNN(len(now), self.options).state_dict(), place_R)
+            moments = saved_state.placed_moments(moments, place_R)
+        try:
+            self.network.load_state_dict(network)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the saved model is of another version of driftgraph ({' '.join(str(error).split())}); "
+                "start with an empty model"
+            ) from error
         self.table.load_state_dict(parts["table"])
         state = self.optimizer.state_dict()
-        state["state"] = {}
-        for key, tensor in parts.get("optimizer", {}).items():
-            index, _, name = key.partition(".")
-            state["state"].setdefault(int(index), {})[name] = tensor
+        state["state"] = {trained.index(name): own for name, own in moments.items() if name in trained}
         self.optimizer.load_state_dict(state)
         self.serving, self.first = (
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
@@ -292,6 +296,10 @@ class Trainer:
         if scaler:
             self.scaler.load_state_dict(scaler)
         self._latest = None
+
+    def _trained(self) -> list[str]:
+        """The parameters that the optimizer has, in its order."""
+        return [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
 
     def _train(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]

@@ -132,7 +132,7 @@ def latest(
         shutil.rmtree(leftover, ignore_errors=True)
     for number in reversed(numbers(root)):
         try:
-            found = _opened(root / str(number))
+            found = opened(root / str(number))
             if suits(found):
                 _verify(found)
                 return found, damaged
@@ -141,7 +141,13 @@ def latest(
     return None, damaged
 
 
-def _opened(folder: Path) -> Checkpoint:
+def opened(folder: Path) -> Checkpoint:
+    """What its manifest says; the files are not verified.
+
+    Raises:
+        OSError: There is no manifest.
+        ValueError: It is not one of this folder.
+    """
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Manifest)
     if manifest.format != FORMAT or str(manifest.number) != folder.name:
         raise ValueError(f"{folder / MANIFEST} is checkpoint {manifest.number} of format {manifest.format}")

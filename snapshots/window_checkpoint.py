@@ -13,7 +13,7 @@ goes on beside ingestion: it reads the window as any reader does and takes no lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,11 @@ from driftgraph.stream.dedupe import Deduplicator, IdSet
 from driftgraph.stream.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.events import U32
 from driftgraph.stream.heterograph import Heterograph, HeterographView, Moment
-from driftgraph.stream.mapped import Life
+from driftgraph.stream.mapped import ANEW, Life
 
 SEGMENT_EVENTS = 1 << 17  # of one relation in a file: 1 to 2 MB, and what is written again each time at most
 STATE = "state.json"
+LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class _Ring(msgspec.Struct, frozen=True):
     name: str
     first: int
     next: int
+    span_ms: int = 0  # older states do not say it
 
 
 class _Ids(msgspec.Struct, frozen=True):
@@ -71,6 +73,16 @@ class State(msgspec.Struct, frozen=True):
     def watermark(self) -> WatermarkState:
         """For a ``Watermark`` that goes on."""
         return WatermarkState(self.watermark_ms, self.high_ms)
+
+    def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
+        """Whose sequence numbers a window of these relations has that goes on from here, matched by name."""
+        then = {ring.name: r for r, ring in enumerate(self.relations)}
+        ended = Life(self.history[-1].id, tuple(ring.next for ring in self.relations))
+        return tuple(
+            Life(one.id, tuple(one.until[then[name]] if name in then else ANEW for name in relations))
+            for one in (*self.history[-LIVES_MAX:-1], ended)
+            if one.until is not None
+        )
 
 
 class WindowCheckpoints:
@@ -138,7 +150,7 @@ class WindowCheckpoints:
             watermark_ms=snapshot.watermark.value_ms,
             high_ms=dict(snapshot.watermark.high_ms),
             relations=tuple(
-                _Ring(relation.name, first, next_)
+                _Ring(relation.name, first, next_, relation.span_ms)
                 for relation, first, next_ in zip(view.relations, cut.first, cut.next, strict=True)
             ),
             ids=(_ids(snapshot.ids[0]), _ids(snapshot.ids[1])),

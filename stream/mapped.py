@@ -23,6 +23,7 @@ from driftgraph.stream.errors import DriftgraphError
 FORMAT = 3  # of the files; a reader refuses another
 DESCRIPTION = "window.json"
 LOCK = "writer.lock"
+ANEW = -1  # in a life: none of the numbers that it gave a relation is the window's
 ROOM_STEP_MIN, ROOM_STEP_MAX = 1 << 16, 4 << 20  # bytes of a file asked for at once: a millisecond at most
 
 
@@ -41,7 +42,8 @@ class RelationDescription(msgspec.Struct, frozen=True):
 class Life(msgspec.Struct, frozen=True):
     """A process that wrote a window which others went on with from a checkpoint.
 
-    Its sequence numbers are this window's below ``until``, one for each relation; None: it writes it still.
+    Its sequence numbers are this window's below ``until``, one for each relation, ``ANEW`` where a relation's
+    numbers began again since; None: it writes it still.
     """
 
     id: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from driftgraph.stream import adjacency, header, sample
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I32, I64, U8, U32
-from driftgraph.stream.mapped import Folder, Life, WindowError
+from driftgraph.stream.mapped import ANEW, Folder, Life, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
@@ -151,12 +151,22 @@ class WindowView:
         """Users erased since the window was made."""
         return int(self._arrays.header[header.ERASURES_DONE])
 
-    def knows(self, life: str, next_: Sequence[int]) -> bool:
-        """Whether these sequence numbers, of a cut in that life of the window, still mean the same events."""
-        for one in self.history:
-            if one.id == life and len(next_) == len(self.relations):
-                return one.until is None or all(n <= until for n, until in zip(next_, one.until, strict=True))
-        return False
+    def numbers_here(self, life: str, next_: Mapping[str, int]) -> tuple[int, ...] | None:
+        """Sequence numbers by relation, of a cut in that life of the window, as this window has them.
+
+        None if they mean other events here. A relation whose numbers began again since begins with 0.
+        """
+        lives = [one.until for one in self.history if one.id == life]
+        if not lives:
+            return None
+        numbers = []
+        for r, relation in enumerate(self.relations):
+            until = None if lives[0] is None else lives[0][r]
+            number = 0 if until == ANEW else next_.get(relation.name, 0)
+            if until is not None and number > max(until, 0):
+                return None
+            numbers.append(number)
+        return tuple(numbers)
 
     def row_versions(self, side: int) -> U32:
         """How many owners each row has had, [rows]. Who keeps a value by row starts it anew when this grows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,18 @@ from driftgraph.model.options import TrainerOptions
 from driftgraph.model.step import batch_loss
 from driftgraph.model.trainer import RATES, FitReport, Trainer
 from driftgraph.stream.adjacency import ITEM
-from driftgraph.stream.window import Neighborhood, StaleCut, Window
-from tests.model_worlds import SMALL, START_MS, append, blocks, empty_cut, noise, trainer_of, window_of
+from driftgraph.stream.window import Neighborhood, Relation, StaleCut, Window
+from tests.model_worlds import (
+    SMALL,
+    START_MS,
+    Row,
+    append,
+    blocks,
+    empty_cut,
+    noise,
+    trainer_of,
+    window_of,
+)
 
 Step = Callable[..., torch.Tensor]
 
@@ -199,12 +209,150 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert same_state(straight, resumed)
 
 
-def test_a_saved_model_of_other_relations_or_size_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dim": 32}, "has dim 16, this configuration 32;"),
+        ({"heads": 4}, "has heads 2, this configuration 4;"),
+        (
+            {"dim": 32, "layers": 2, "heads": 4},
+            "has dim 16 and layers 1 and heads 2, this configuration 32 and 2 and",
+        ),
+    ],
+)
+def test_a_saved_model_of_another_size_is_refused(changes: dict[str, object], words: str) -> None:
     tensors, meta = trainer_of().state_dict()
-    with pytest.raises(ValueError, match="has dim 16, this configuration 32"):
-        trainer_of(dim=32).load_state_dict(tensors, meta)
-    with pytest.raises(ValueError, match="has relations"):
-        Trainer(["view", "buy"], [1, 1], SMALL).load_state_dict(tensors, meta)
+    with pytest.raises(ValueError, match=words):
+        trainer_of(**changes).load_state_dict(tensors, meta)
+    del meta["heads"]  # as an older version saved it
+    with pytest.raises(ValueError, match=words):
+        trainer_of(**changes).load_state_dict(tensors, meta)
+
+
+def test_a_saved_model_of_another_version_is_refused() -> None:
+    tensors, meta = trainer_of().state_dict()
+    with pytest.raises(ValueError, match="has format 7, this version of driftgraph reads 1"):
+        trainer_of().load_state_dict(tensors, meta | {"format": 7})
+    with pytest.raises(ValueError, match=r"another version of driftgraph .*network\.other"):
+        trainer_of().load_state_dict(tensors | {"network.network.other": torch.ones(2)}, meta)
+
+
+def test_a_state_of_an_older_version_loads_by_the_bit() -> None:
+    """It names the optimizer's tensors by their places, and does not say how many heads there are."""
+    window = window_of(blocks(300, seed=3))
+    trainer = trainer_of()
+    fit_all(trainer, window)
+    tensors, meta = trainer.state_dict()
+    del meta["heads"]
+    names = [name for name, p in trainer.network.named_parameters() if p.requires_grad]
+    older = {k: v for k, v in tensors.items() if not k.startswith("optimizer.")}
+    for place, name in enumerate(names):
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
+            if (tensor := tensors.get(f"optimizer.{name}.{moment}")) is not None:
+                older[f"optimizer.{place}.{moment}"] = tensor
+    assert len(older) == len(tensors)
+    again = trainer_of()
+    again.load_state_dict(older, meta)
+    assert same_state(again, trainer)
+
+
+# --- other relations ---------------------------------------------------------------------------------
+
+
+def with_relations(names: Sequence[str], rows: Sequence[Row]) -> tuple[Trainer, Window]:
+    """A trainer and a window of these relations; ``rows`` are of click and buy, as always."""
+    at = {
+        0: names.index("click") if "click" in names else -1,
+        1: names.index("buy") if "buy" in names else -1,
+    }
+    relations = [Relation(name, 2_000_000_000, 1 << 12) for name in names]
+    kept = [(u, i, at[r], t) for u, i, r, t in rows if at[r] >= 0]
+    return Trainer(names, [r.span_ms for r in relations], SMALL), window_of(kept, relations)
+
+
+def trained(rows: Sequence[Row]) -> tuple[Trainer, Window]:
+    """Two fits of a model whose relations differ in all that can."""
+    trainer, window = with_relations(["click", "buy"], rows)
+    assert [fit_all(trainer, window).accepted for _ in range(2)] == [True, True]
+    return trainer, window
+
+
+def parts_of(trainer: Trainer, relation: str) -> dict[str, torch.Tensor]:
+    """Every weight and moment of one relation."""
+    r = [one.name for one in trainer.relations].index(relation)
+    tensors = trainer.state_dict()[0].items()
+    return {
+        key: tensor[r]
+        for key, tensor in tensors
+        if any(
+            f"{name}_R" in key for name in ("weight", "attend_target", "attend_source", "time", "importance")
+        )
+        and not key.endswith(".step")
+    }
+
+
+def test_relations_in_another_order_give_the_same_predictions_and_the_way_back_the_same_bits() -> None:
+    rows = blocks(200, seed=11)
+    trainer, window = trained(rows)
+    other, other_window = with_relations(["buy", "click"], rows)
+    other.load_state_dict(*trainer.state_dict())
+    for relation in ("click", "buy"):
+        mine, theirs = parts_of(trainer, relation), parts_of(other, relation)
+        assert len(mine) == len(theirs) > 20
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    one, two = trainer.embed(window, window.cut()), other.embed(other_window, other_window.cut())
+    np.testing.assert_array_equal(one.user_rows, two.user_rows)
+    np.testing.assert_allclose(two.user, one.user, atol=1e-6)  # sums are taken in another order
+    np.testing.assert_allclose(two.item, one.item, atol=1e-6)
+    assert trainer.relation_importance()["user"] == pytest.approx(other.relation_importance()["user"])
+    back, _ = with_relations(["click", "buy"], rows)
+    back.load_state_dict(*other.state_dict())
+    assert same_state(back, trainer)
+
+
+def test_a_new_relation_starts_untrained_and_changes_no_prediction_until_it_has_events() -> None:
+    rows = blocks(200, seed=12)
+    trainer, window = trained(rows)
+    names = ["view", "click", "buy"]
+    other, other_window = with_relations(names, rows)
+    other.load_state_dict(*trainer.state_dict())
+    for relation in ("click", "buy"):
+        mine, theirs = parts_of(trainer, relation), parts_of(other, relation)
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    fresh, state = with_relations(names, rows)[0], other.state_dict()[0]
+    for key, part in parts_of(fresh, "view").items():
+        assert torch.equal(parts_of(other, "view")[key], part)
+    one, two = trainer.embed(window, window.cut()), other.embed(other_window, other_window.cut())
+    np.testing.assert_allclose(two.user, one.user, atol=1e-6)
+    np.testing.assert_allclose(two.item, one.item, atol=1e-6)
+    moments = "optimizer.layers.0.0.weight_RDHC"
+    assert not state[f"{moments}.exp_avg"][0].any()
+    torch.testing.assert_close(
+        state[f"{moments}.exp_avg_sq"][0], trainer.state_dict()[0][f"{moments}.exp_avg_sq"].mean(0)
+    )
+    since = other_window.cut()
+    views = [(u, i, 0, t + 10_000_000) for u, i, _, t in blocks(300, seed=13)]
+    before = parts_of(other, "view")["network.layers.0.0.weight_RDHC"].clone()
+    assert other.fit(other_window, since, append(other_window, views)).accepted
+    moved = parts_of(other, "view")["network.layers.0.0.weight_RDHC"] - before
+    assert 0 < float(moved.abs().max()) < 3 * SMALL.network_learning_rate * 10
+
+
+def test_a_relation_that_is_gone_goes_and_a_renamed_one_is_a_new_one() -> None:
+    rows = blocks(200, seed=14)
+    trainer, _ = trained(rows)
+    clicks, window = with_relations(["click"], rows)
+    clicks.load_state_dict(*trainer.state_dict())
+    mine, theirs = parts_of(trainer, "click"), parts_of(clicks, "click")
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert fit_all(clicks, window).steps > 0
+    renamed, _ = with_relations(["view", "order"], rows)
+    renamed.load_state_dict(*trainer.state_dict())
+    untrained = with_relations(["view", "order"], rows)[0]
+    for relation in ("view", "order"):
+        weights = parts_of(untrained, relation)
+        assert all(torch.equal(parts_of(renamed, relation)[key], weights[key]) for key in weights)
+    assert torch.equal(renamed.table.weight, trainer.table.weight), "what items have in common stays"
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, broken: Callable[[int], bool], how: str) -> None:

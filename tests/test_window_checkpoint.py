@@ -16,7 +16,7 @@ from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.erased_users import ErasedUsers
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.mapped import Life
+from driftgraph.stream.mapped import ANEW, Life
 from driftgraph.stream.window import ITEM, USER, Cut, Relation, StaleCut
 
 RELATIONS = [Relation("click", 400, 40), Relation("buy", 1_000, 25)]
@@ -262,9 +262,32 @@ def test_what_expired_meanwhile_is_nobodys(tmp_path: Path) -> None:
 
 def test_lives() -> None:
     view = graph().window
-    view.history = (Life("a", (5, 5)), Life("b", (9, 7)), Life("c"))
-    assert view.knows("a", (5, 4))
-    assert not view.knows("a", (5, 6)), "came after the checkpoint that b began with"
-    assert view.knows("c", (1 << 40, 0))
-    assert not view.knows("d", (0, 0))
-    assert not view.knows("c", (0,)), "of other relations"
+    view.history = (Life("a", (5, 5)), Life("b", (9, ANEW)), Life("c"))
+    assert view.numbers_here("a", {"click": 5, "buy": 4}) == (5, 4)
+    assert view.numbers_here("a", {"buy": 4, "click": 5, "gone": 7}) == (5, 4), "by name"
+    assert view.numbers_here("a", {"click": 5}) == (5, 0)
+    assert view.numbers_here("a", {"click": 5, "buy": 6}) is None, "came after the checkpoint b began with"
+    assert view.numbers_here("b", {"click": 5, "buy": 6}) == (5, 0), "others have its buys' numbers"
+    assert view.numbers_here("c", {"click": 1 << 40, "buy": 0}) == (1 << 40, 0)
+    assert view.numbers_here("d", {"click": 0, "buy": 0}) is None
+
+
+@pytest.mark.parametrize(
+    ("relations", "ended", "before"),
+    [
+        (["click", "buy"], (10, 7), (4, 3)),
+        (["buy", "click"], (7, 10), (3, 4)),
+        (["view", "buy"], (ANEW, 7), (ANEW, 3)),
+        (["click"], (10,), (4,)),
+    ],
+)
+def test_lives_go_on_with_other_relations(
+    relations: list[str], ended: tuple[int, ...], before: tuple[int, ...], tmp_path: Path
+) -> None:
+    g, dedupe = graph(), Deduplicator()
+    g.window.history = (Life("zero", (4, 3)), Life("one"))
+    go(g, dedupe, ("batch", [(n, n, int(n > 9), 1_000 + n) for n in range(17)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
+    _, state, _ = latest(tmp_path, STREAM)
+    assert state is not None
+    assert state.lives(relations) == (Life("zero", before), Life("one", ended))

@@ -1,0 +1,26 @@
+"""What an updater, or one that waits, said of itself last: read by the commands that run beside it.
+
+Updater, Standby ──► data_dir/status/{who}.json ──► [told] ──► status, doctor
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def told(data_dir: Path, who: str) -> dict[str, Any] | None:
+    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is."""
+    try:
+        told: dict[str, Any] = json.loads((data_dir / "status" / f"{who}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    try:
+        os.kill(told["pid"], 0)
+    except ProcessLookupError:
+        told["state"] = told["state"] if told["state"] in ("stopped", "failed") else "gone"
+    except PermissionError:  # it is there, and another user's
+        pass
+    return told
