@@ -82,13 +82,14 @@ def status(
     """
     from driftgraph.app.cli_output import print_pairs, time_of
     from driftgraph.app.status_files import told
+    from driftgraph.app.worker_status import worker_pairs
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         store = _store(client, settings)
         served = next((g for g in store.generations() if g.current), None)
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
-    updater, standby = told(settings.data_dir, "updater"), told(settings.data_dir, "standby")
+    updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
     if standby is not None and standby["state"] == "gone":
         standby = None
     value = {
@@ -99,11 +100,13 @@ def status(
         "keys": keys,
         "updater": updater,
         "standby": standby,
+        "worker": worker,
     }
     if as_json:
         print_as_json(value)
     else:
         pairs = _updater_pairs(updater)
+        pairs += worker_pairs(worker)
         pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
         pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
         pairs += [

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from driftgraph.app.demo_shop import Shop
+from driftgraph.app.generation_report import GenerationReport
 from driftgraph.app.ingest import Counts
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.replay import overall
-from driftgraph.app.worker import GenerationReport
 
 TOP = 5
 METRIC = "recall_at_20"

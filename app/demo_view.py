@@ -17,9 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from driftgraph.app.cli_output import time_of
+from driftgraph.app.generation_report import GenerationReport, describe
 from driftgraph.app.progress import Progress
-from driftgraph.app.replay import describe
-from driftgraph.app.worker import GenerationReport
 
 BARS = " ▁▂▃▄▅▆▇█"
 LINES = {

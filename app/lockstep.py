@@ -14,9 +14,10 @@ from pathlib import Path
 from driftgraph.app.config import Settings
 from driftgraph.app.dead_letters import DeadLetters
 from driftgraph.app.erasures import MemoryErasures
+from driftgraph.app.generation_report import GenerationReport, PredictionRows
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.publish import GenerationStore
-from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, device_of, use_threads
+from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
 from driftgraph.stream.events import Decoded
@@ -80,7 +81,7 @@ class Lockstep:
     def finish(self) -> None:
         """Train on what came since the last fit, so that the last generation knows every event."""
         self._erase()
-        if self.graph.window.cut().next != self.worker.since.next:
+        if self.graph.window.cut().next != self.worker.seen.next:
             self.cycle()
         self.ingest.dead_letters.close()
 

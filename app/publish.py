@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -111,7 +111,12 @@ class GenerationStore:
             return max([self._highest, *self._tended.known()]) + 1
 
     def publish(
-        self, number: int, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
+        self,
+        number: int,
+        users: Vectors,
+        items: Vectors,
+        manifest: Mapping[str, str | int | float],
+        on_written: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Write a generation and make it the served one. The order of the commit:
 
@@ -126,6 +131,8 @@ class GenerationStore:
         Before 6 readers see the old generation whole, after it the new one. A failure in 7 is logged and made
         good by the next publish or ``clean_up``. Publishing the same content under the same number again
         changes nothing, so a caller who does not know how a publish ended tries again.
+
+        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
 
         Raises:
             ValueError: The vectors or the manifest are not sound; nothing was written.
@@ -143,8 +150,8 @@ class GenerationStore:
             self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
-            self._write(number, token, "user", users)
-            self._write(number, token, "item", items)
+            self._write(number, token, "user", users, on_written)
+            self._write(number, token, "item", items, on_written)
             own["index"] = self._build_index(number, token, items)
             fields = [part for pair in {**manifest, **own}.items() for part in pair]
             names = [keys.current, keys.of(number, "manifest")]
@@ -195,18 +202,20 @@ class GenerationStore:
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
         return {**own, "digest": digest.hexdigest(), "keys_expire": "no"}
 
-    def _write(self, number: int, token: str, kind: str, vectors: Vectors) -> None:
+    def _write(
+        self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
+    ) -> None:
         """Step 3, hashes: an id is in the list before the key that it names."""
         entity = self._keys.user if kind == "user" else self._keys.item
         head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
-        calls = (
-            (
-                [*head, *(entity(number, i) for i in vectors.ids[first:stop])],
-                [self.epoch, token, number, first, *hash_args(vectors, first, stop)],
-            )
-            for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT)
-        )
-        self._calls.run_many(scripts.WRITE, number, calls)
+
+        def calls() -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
+            for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT):
+                names = [*head, *(entity(number, i) for i in vectors.ids[first:stop])]
+                yield names, [self.epoch, token, number, first, *hash_args(vectors, first, stop)]
+                on_written(stop - first)
+
+        self._calls.run_many(scripts.WRITE, number, calls())
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
         """Step 3, vector set; gives how it is to be searched: ``exact``, ``graph`` or ``none``."""

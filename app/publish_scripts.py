@@ -64,7 +64,7 @@ if token ~= ARGV[2] then return {'gone'} end
 """
 
 # KEYS current, manifest, id list, hash …
-# ARGV epoch, token, number, first; each: id, embedding, event_ms, touched
+# ARGV epoch, token, number, first; each: id, embedding, event_ms, touched, list
 # ``first`` is the place of the first id in the list: a chunk that was pushed before is not pushed again, and
 # one that comes after a chunk that failed is refused, or there would be keys that no list names.
 WRITE = f"""{OURS}
@@ -72,13 +72,14 @@ local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(AR
 if listed < first then return {{'gap'}} end
 if listed == first then
   local ids = {{}}
-  for i = 1, count do ids[i] = ARGV[4 * i + 1] end
+  for i = 1, count do ids[i] = ARGV[5 * i] end
   redis.call('RPUSH', KEYS[3], unpack(ids))
 end
 for i = 1, count do
-  local key, at = KEYS[i + 3], 4 * i + 1
+  local key, at = KEYS[i + 3], 5 * i
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
+  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
 end
 return {{'ok'}}
 """
@@ -134,7 +135,8 @@ local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back'
 return {'ok', type(told) == 'table' and told.err or ''}
 """
 
-# KEYS current, id list, manifest, hash …  ARGV epoch, number, mark; each: id, embedding, event_ms, touched
+# KEYS current, id list, manifest, hash …
+# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list
 # Users that the generation did not have are added to its list, so that they are removed with it. By the mark,
 # a number that grows, a worker knows a Redis that has forgotten refreshes.
 REFRESH = """
@@ -146,16 +148,17 @@ if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
 end
 local fresh = {}
 for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[4 * i] end
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[5 * i - 1] end
 end
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
 for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 4 * i
+  local key, at = KEYS[i + 3], 5 * i - 1
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
+  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
 end
 redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
 return {'ok'}

@@ -50,12 +50,14 @@ class Batch:
 class Recommendation:
     """What to show a user.
 
-    ``source`` says where it is from: ``embedding`` (scores are dot products), ``trending`` (for a user
-    nobody knows; scores are what the trend lists hold) or ``none``. Best first; equal scores by id.
+    ``source`` says where it is from: ``embedding`` (scores are dot products), ``co_visitation`` (a list that
+    the worker made before the model's first generation: co-visitation, behind it popularity), ``trending``
+    (for a user nobody knows; scores are what the trend lists hold) or ``none``. Best first; equal scores by
+    id.
     """
 
     generation: int
-    source: Literal["embedding", "trending", "none"]
+    source: Literal["embedding", "co_visitation", "trending", "none"]
     items: list[tuple[str, float]]
     event_ms: int | None = None  # of the newest event that the user's vector knows of
 
@@ -162,12 +164,16 @@ class EmbeddingReader:
             if not generation:
                 return self._trending(0, top)
             name = self._keys.user(generation, user_id)
-            command = ("HMGET", name, "embedding", "touched", "event_ms")
-            blob, touched, event_ms = self._consistent(generation, [command])[0]
+            command = ("HMGET", name, "embedding", "touched", "event_ms", "list")
+            blob, touched, event_ms, listed = self._consistent(generation, [command])[0]
             user = np.frombuffer(blob or b"", "<f4")
             if not (user.any() and np.isfinite(user).all()):  # unknown, or without any direction
                 return self._trending(generation, top)
             left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
+            if listed:
+                items = msgspec.json.decode(listed, type=list[tuple[str, float]])
+                kept = [pair for pair in items if pair[0] not in left_out]
+                return Recommendation(generation, "co_visitation", kept[:top], int(event_ms))
             if self._cache_items or self._describe(generation)[1] == "none":
                 ranked = self._rank_catalog(generation, user, left_out, top)
             else:

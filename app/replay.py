@@ -25,13 +25,13 @@ from driftgraph.app.erased_letters import erasures_folder, users_of
 from driftgraph.app.erasure_files import ErasureList
 from driftgraph.app.erasures import MemoryErasures
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.ingest import Counts
 from driftgraph.app.lease import LeaseClient, raise_epoch
 from driftgraph.app.lockstep import Lockstep
 from driftgraph.app.progress import Progress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import connect
-from driftgraph.app.worker import GenerationReport, PredictionRows
 from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.file_source import FileSource
 
@@ -183,18 +183,6 @@ def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress)
     lockstep.finish()
     progress.close()
     return ingest_ms
-
-
-def describe(report: GenerationReport) -> str:
-    """One line about a cycle, for people."""
-    metrics = report.evaluation.metrics
-    shown = ", ".join(
-        f"{name.replace('_', ' ')} {values['recall_at_20']:.4f}" for name, values in metrics.items()
-    )
-    outcome = (
-        f"generation {report.number}" if report.fit.accepted else f"no new generation ({report.fit.reason})"
-    )
-    return f"{outcome}: Recall@20 on {report.evaluation.event_count} events before it: {shown}"
 
 
 @contextmanager

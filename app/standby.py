@@ -20,7 +20,7 @@ from driftgraph.app.config import Settings
 from driftgraph.app.lease import LOOK_EVERY_S, NOBODY, Lease, LeaseClient, elapsed_s
 from driftgraph.app.progress import Progress
 from driftgraph.app.redis_schema import RedisLoginError, RedisRightsError, StoreError
-from driftgraph.app.updater import write_json
+from driftgraph.app.status_files import write_json
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SAY_EVERY_S: Final = 60.0

@@ -1,6 +1,6 @@
 """What an updater, or one that waits, said of itself last: read by the commands that run beside it.
 
-Updater, Standby ──► data_dir/status/{who}.json ──► [told] ──► status, doctor
+Updater, Standby, worker ──► [write_json] ──► data_dir/status/{who}.json ──► [told] ──► status, doctor
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 def told(data_dir: Path, who: str) -> dict[str, Any] | None:
@@ -24,3 +26,11 @@ def told(data_dir: Path, who: str) -> dict[str, Any] | None:
     except PermissionError:  # it is there, and another user's
         pass
     return told
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a small file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_bytes(msgspec.json.encode(value))
+    partial.rename(path)

@@ -11,10 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import Settings
@@ -25,6 +22,7 @@ from driftgraph.app.ingest import Ingest
 from driftgraph.app.lease import Lease
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
+from driftgraph.app.status_files import write_json
 from driftgraph.app.worker_watch import WorkerProcess
 from driftgraph.snapshots.window_checkpoint import Snapshot
 from driftgraph.stream.clock import Clock
@@ -210,11 +208,3 @@ class Updater:
             f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, "
             f"{counts.late:,} late, {counts.rejected:,} rejected"
         )
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a small file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.new")
-    partial.write_bytes(msgspec.json.encode(value))
-    partial.rename(path)

@@ -30,12 +30,15 @@ class Vectors:
 
     ``event_ms`` is the time of the newest event that the vector knows of. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
+    ``lists`` (users only) has what a reader recommends in the place of a ranking by vectors: items with
+    scores, best first.
     """
 
     ids: Sequence[str]
     vectors: F32  # [N, dim]
     event_ms: I64  # [N]
     touched: Sequence[Sequence[str]] | None = None
+    lists: Sequence[Sequence[tuple[str, float]]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +58,7 @@ def check(vectors: Vectors, side: str) -> None:
             f"{side} vectors must be float32 [N, dim], got {vectors.vectors.dtype} {vectors.vectors.shape}"
         )
     lengths = (len(vectors.vectors), len(vectors.event_ms))
-    if lengths != (n, n) or (vectors.touched is not None and len(vectors.touched) != n):
+    if lengths != (n, n) or any(len(c) != n for c in (vectors.touched, vectors.lists) if c is not None):
         raise ValueError(
             f"{side} columns disagree in length: {n} ids, {lengths[0]} vectors, {lengths[1]} times"
         )
@@ -94,13 +97,17 @@ def one_length(items: F32) -> F32:
 
 
 def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
-    """What the scripts take for each hash of rows ``first`` to ``stop``: id, embedding, event_ms, touched."""
+    """What the scripts take for each hash of rows ``first`` to ``stop``: id, embedding, event_ms, touched,
+    list.
+    """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
     for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
         touched = (
             "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
         )
-        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched)
+        own = vectors.lists[first + n] if vectors.lists is not None else ()
+        listed = msgspec.json.encode(own) if own else ""
+        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, listed)
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -14,90 +14,43 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from driftgraph.app import trainer_state
+from driftgraph.app.by_id import items_by_id, users_by_id
 from driftgraph.app.errors import ConfigError
+from driftgraph.app.generation_report import GenerationReport, PredictionRows
+from driftgraph.app.progress import NoProgress
 from driftgraph.app.publish import TRENDING_MAX, GenerationStore
-from driftgraph.app.redis_schema import TOUCHED_MAX, NotCurrentError
+from driftgraph.app.redis_schema import NotCurrentError
 from driftgraph.app.upkeep import ToDo, Upkeep
-from driftgraph.app.vectors import Vectors
-from driftgraph.model.embed import newest_events
+from driftgraph.app.worker_status import WorkerStatus
+from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
-from driftgraph.model.negatives import F32
+from driftgraph.model.lists import MADE_BY, Lists
 from driftgraph.model.neighbors import now_ms
-from driftgraph.model.trainer import FitReport, Trainer
+from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.heterograph import HeterographView, Moment
 from driftgraph.stream.window import Cut
 
-USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
 TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationReport:
-    """One cycle: how the model that was serving did on the events of the interval, and what came of the fit.
-
-    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not there).
-    ``evaluation`` was made before the fit, so none of its events had been trained on.
-    """
-
-    number: int
-    published: int
-    watermark_ms: int
-    evaluation: Evaluation
-    fit: FitReport
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values: the model's metrics, and every baseline's on the same events."""
-        scorers = dict(self.evaluation.metrics)
-        fit = asdict(self.fit)
-        return {
-            "number": self.number,
-            "published": self.published,
-            "watermark_ms": self.watermark_ms,
-            "evaluated_generation": self.evaluation.generation,
-            "evaluated_events": self.evaluation.event_count,
-            "new_item_share": self.evaluation.new_item_share,
-            "cold_user_share": self.evaluation.cold_user_share,
-            "candidates": self.evaluation.candidate_count,
-            "metrics": scorers.pop("model", None),
-            "baselines": scorers,
-            "by_behavior": self.evaluation.by_behavior,
-            "slices": self.evaluation.slices,
-            "counts": self.evaluation.counts,
-            "fit": fit,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRows:
-    """Scored events by external id, with the serving model's best items, best first."""
-
-    ts_ms: list[int]
-    user_id: list[str]
-    item_id: list[str]
-    behavior: list[str]
-    generation: int
-    top_items: list[list[str]]
-
-
 class Worker:
     """Trains on a graph and publishes.
 
-    Always true: events before ``since`` are trained on; what Redis serves is ``trainer``'s serving
-    generation once ``published`` is not 0.
+    Always true: events before ``since`` are trained on, those before ``seen`` are scored; ``trainer``'s
+    serving generation is what Redis serves once ``published`` is not 0, and before the first one lists by
+    co-visitation and popularity are.
     """
 
     def __init__(
@@ -107,16 +60,21 @@ class Worker:
         store: GenerationStore | None,
         *,
         checkpoints: Path | None,
+        status: WorkerStatus | None = None,
     ) -> None:
         self.graph = graph
+        self.status = status or WorkerStatus(None, SystemClock(), NoProgress())
         self.trainer = trainer
         self.store = store
         self.checkpoints = checkpoints
         self._upkeep = None if store is None else Upkeep(store)
         self.published = 0
         self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
-        self.since = Cut(0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations))
+        self.since = self.seen = Cut(
+            0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
+        )
         self._refreshed = self.since
+        self._lists: Lists | None = None  # of what is served, before the model's first generation
         self._is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
@@ -125,57 +83,113 @@ class Worker:
 
         The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
         before the publish costs the fit; one between publish and checkpoint costs it too, and the next
-        generation replaces what Redis then serves.
+        generation replaces what Redis then serves. Until a first generation is accepted, every fit begins
+        from nothing on the whole window.
 
         Raises:
             StaleCut: The moment is too old for the ring; ask for a newer one.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, since = self.graph.window, self.since
-        evaluation = self.trainer.evaluate(view, since, moment.cut)
+        view, number = self.graph.window, self.trainer.generation + 1
+        self.status.start(f"evaluating before generation {number}")
+        evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
         predictions = self._named(evaluation, moment)
-        fit = self.trainer.fit(view, since, moment.cut)
-        self.since = moment.cut
+        fit = self.trainer.fit(
+            view, self.since, moment.cut, on_step=self._told(f"training generation {number}")
+        )
+        self.seen = moment.cut
+        if fit.accepted or self.trainer.generation:
+            self.since = moment.cut
         self._item_names = self.graph.names(
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
+        self.status.fitted(fit)
         if fit.accepted:
             self.published = 0
             self.publish(moment, evaluation)
+        self.status.close()
         return GenerationReport(
             self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
         ), predictions
 
+    def may_publish(self, moment: Moment) -> bool:
+        """Whether there is something to serve, and nothing better than it stands in Redis.
+
+        Raises:
+            StoreError: Redis does not answer.
+        """
+        if self.store is None or moment.cut.next == moment.cut.first:
+            return False
+        if self.trainer.generation:
+            return True
+        served = next((one for one in self.store.generations() if one.current), None)
+        return served is None or served.manifest.get("made_by") == MADE_BY
+
     def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
         """Publish the serving generation as of ``moment``, then keep the trainer's state, then the trends.
 
-        A window without users or items has nothing to serve: what Redis has stays.
+        Before the model's first generation: lists by co-visitation and popularity, unless Redis serves a
+        model's generation of an earlier life, which is left there. A window without users or items has
+        nothing to serve: what Redis has stays.
 
         Raises:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
+        if self.trainer.generation:
+            self._lists = None
+            self._publish(moment, self._embedding(moment), evaluation)
+            if self.checkpoints is not None and (self.published or self.store is None):
+                self._save(moment)
+        elif self.store is not None:
+            self.status.start("lists by co-visitation and popularity, until the model is trained")
+            self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
+            self._publish(moment, self._lists.embedding(), evaluation)
+            self.status.close()
+        self._publish_trending(moment)
+
+    def _embedding(self, moment: Moment) -> Embedding:
+        """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
+        cut's now: the watermark waits for slow partitions, and what a user just did must not.
+        """
         view = self.graph.window
         embedding = self.trainer.embed(view, moment.cut)
-        if self.store is not None:
-            # The watermark waits for slow partitions; what a user just did must not.
-            times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(view, moment.cut))
-            ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
-            vectors = embedding.user.copy()
-            vectors[ahead] = self.trainer.embed_users(
-                view, embedding.user_rows[ahead], moment.cut, times_ms[ahead]
-            )
-            users = self._users(embedding.user_rows, vectors, moment, times_ms)
-            items = self._items(embedding.item_rows, embedding.item, embedding.item_event_ms, moment)
-            if not (len(users) and len(items)):
-                return
-            number = self.store.next_number()
-            self.store.publish(number, users, items, self._manifest(moment, evaluation))
-            self.published = number
-            self._refreshed = moment.cut
-            self._is_rolled_back = False
-        if self.checkpoints is not None:
-            self._save(moment)
-        self._publish_trending(moment)
+        ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
+        vectors = embedding.user.copy()
+        vectors[ahead] = self.trainer.embed_users(
+            view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
+        )
+        return replace(embedding, user=vectors)
+
+    def _publish(self, moment: Moment, embedding: Embedding, evaluation: Evaluation | None) -> None:
+        if self.store is None:
+            return
+        times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
+        users = users_by_id(self.graph, embedding.user_rows, embedding.user, moment, times_ms, self._lists)
+        items = items_by_id(self.graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms)
+        if not (len(users) and len(items)):
+            return
+        number = self.store.next_number()
+        manifest = self._manifest(moment, evaluation)
+        self.status.start(f"publishing generation {number}", total=len(users) + len(items))
+        self.store.publish(number, users, items, manifest, on_written=self.status.advance)
+        self.published = number
+        self.status.serves(number, str(manifest["made_by"]))
+        self._refreshed = moment.cut
+        self._is_rolled_back = False
+
+    def _told(self, label: str) -> OnStep:
+        """Tell each step of a fit; every attempt is a stage of its own."""
+        told = 0
+
+        def on_step(attempt: int, done: int, total: int) -> None:
+            nonlocal told
+            if done == 1:
+                self.status.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                told = 0
+            self.status.advance(done - told)
+            told = done
+
+        return on_step
 
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
@@ -193,9 +207,14 @@ class Worker:
         rows, newest_ms = newest_events(events.user, events.time_ms)
         if len(rows):
             times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
-            vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
+            vectors = (
+                self._lists.users(len(rows))
+                if self._lists is not None
+                else self.trainer.embed_users(view, rows, moment.cut, times_ms)
+            )
             try:
-                self.store.refresh(self.published, self._users(rows, vectors, moment, times_ms))
+                users = users_by_id(self.graph, rows, vectors, moment, times_ms, self._lists)
+                self.store.refresh(self.published, users)
             except NotCurrentError:
                 self.look(moment)
                 return 0
@@ -253,26 +272,9 @@ class Worker:
         number = max([self.trainer.generation - 1, *checkpoint.numbers(self.checkpoints)]) + 1
         checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
-    def _users(self, rows: U32, vectors: F32, moment: Moment, times_ms: I64 | None = None) -> Vectors:
-        """Users by external id, with what they touched; without rows that have changed hands since."""
-        touched, event_ms = touched_items(self.graph, rows, moment, times_ms)
-        kept = self._kept(USER, rows, moment)
-        chosen = [row for row, _ in kept]
-        return Vectors(
-            [name for _, name in kept], vectors[chosen], event_ms[chosen], [touched[row] for row in chosen]
-        )
-
-    def _items(self, rows: U32, vectors: F32, event_ms: I64, moment: Moment) -> Vectors:
-        kept = self._kept(ITEM, rows, moment)
-        chosen = [row for row, _ in kept]
-        return Vectors([name for _, name in kept], vectors[chosen], event_ms[chosen])
-
-    def _kept(self, side: int, rows: U32, moment: Moment) -> list[tuple[int, str]]:
-        names = self.graph.names(side, rows, moment)
-        return [(n, name) for n, name in enumerate(names) if name is not None]
-
     def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
         manifest: dict[str, str | int | float] = {
+            "made_by": MADE_BY if self._lists is not None else "model",
             "model_generation": self.trainer.generation,
             "model_hash": self._model_hash(),
             "watermark_ms": moment.cut.watermark_ms,
@@ -331,40 +333,6 @@ class Worker:
     def _item_name(self, row: int) -> str:
         """What a candidate was called; empty for one that came while ``since`` was taken."""
         return (self._item_names[row] if row < len(self._item_names) else None) or ""
-
-
-def touched_items(
-    graph: HeterographView, users: U32, moment: Moment, times_ms: I64 | None = None
-) -> tuple[list[list[str]], I64]:
-    """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
-
-    Each item once, from the newest ``TOUCHED_MAX`` events of each relation. Beside them the time of the
-    newest event, [N]; 0 if there is none.
-    """
-    view = graph.window
-    if times_ms is None:
-        times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
-    touched: list[list[str]] = []
-    newest_ms = np.zeros(len(users), np.int64)
-    for start in range(0, len(users), USERS_AT_ONCE):
-        rows = users[start : start + USERS_AT_ONCE]
-        near = view.recent(USER, rows, times_ms[start : start + len(rows)], TOUCHED_MAX, moment.cut)
-        newest_ms[start : start + len(rows)] = near.time_ms_BRK.max(axis=(1, 2), initial=0)
-        real = np.arange(TOUCHED_MAX) < near.count_BR[:, :, None]
-        user, time_ms, item = real.nonzero()[0], near.time_ms_BRK[real], near.neighbor_BRK[real]
-        order = np.lexsort((-time_ms, user))
-        user, item = user[order], item[order]
-        _, first = np.unique(user.astype(np.uint64) << np.uint64(32) | item, return_index=True)
-        first.sort()
-        user, item = user[first], item[first]
-        distinct, place = np.unique(item, return_inverse=True)
-        names = graph.names(ITEM, distinct, moment)
-        bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
-        places = place.tolist()
-        for at, end in pairwise(bounds):
-            found = (names[p] for p in places[at : min(end, at + TOUCHED_MAX)])
-            touched.append([name for name in found if name is not None])
-    return touched, newest_ms
 
 
 def use_threads() -> None:

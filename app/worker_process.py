@@ -21,17 +21,21 @@ from driftgraph.app.config import Settings
 from driftgraph.app.erased_letters import erasing, erasures_folder
 from driftgraph.app.erasure_files import REDIS, PendingErasures
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.generation_report import describe
 from driftgraph.app.lease import LeaseOwner, raise_epoch
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import RedisUnavailableError, StaleWorkerError, StoreError, connect
 from driftgraph.app.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.worker import Worker, device_of, use_threads
+from driftgraph.app.worker_status import StderrHandler, WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
+from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.heterograph import HeterographView, Moment
 from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
+FIRST_AGAIN_MS = 900_000  # event time from a first fit that the gate refused to the next one
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
@@ -50,7 +54,9 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
     use_threads()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
+    )
 
     threading.Thread(target=_end_with, args=(updater, os.getppid()), daemon=True).start()
 
@@ -97,7 +103,8 @@ class _Loop:
     """When to do what.
 
     Always true: a fit is due when event time has passed a multiple of ``fit.every`` since the last one, or
-    ``fit.events`` events have come; a generation that Redis did not take is tried again until it does.
+    ``fit.events`` events have come, and until there is a first generation after ``FIRST_AGAIN_MS``; a
+    generation that Redis did not take is tried again until it does.
     """
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
@@ -139,11 +146,13 @@ class _Loop:
 
     def _step(self, moment: Moment) -> None:
         worker = self.worker
-        if self._is_due(moment):
-            report, _ = worker.cycle(moment)
-            log.info("generation %d, Recall@20 %s", report.number, report.evaluation.metrics.get("model"))
-        elif worker.trainer.generation and not worker.published:
+        if not worker.published and worker.may_publish(moment):
             worker.publish(moment)
+        elif self._is_due(moment):
+            report, _ = worker.cycle(moment)
+            log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
+            if not worker.trainer.generation:
+                worker.published = 0  # popularity has moved on: the lists are made anew
         else:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
@@ -151,11 +160,13 @@ class _Loop:
             worker.refresh(moment)
 
     def _is_due(self, moment: Moment) -> bool:
-        now, then, fit = moment.cut, self.worker.since, self.settings.fit
+        now, then, fit = moment.cut, self.worker.seen, self.settings.fit
         new = sum(now.next) - sum(then.next)
         if new == 0 or now.watermark_ms == 0:
             return False
         if fit.events is not None and new >= fit.events:
+            return True
+        if not self.worker.trainer.generation and now.watermark_ms - then.watermark_ms >= FIRST_AGAIN_MS:
             return True
         return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
 
@@ -213,7 +224,9 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         settings.trainer_options(device=device_of(settings.model.device)),
     )
     root = trainer_folder(settings.data_dir)
-    worker = Worker(graph, trainer, store, checkpoints=root)
+    clock = SystemClock()
+    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, progress_of_worker(clock))
+    worker = Worker(graph, trainer, store, checkpoints=root, status=status)
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
     if found is None:
@@ -229,7 +242,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
             trainer_state.restore(trainer, found, graph, moment)
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
-        worker.since = trainer_state.cut_of(found, view) or moment.cut
+        worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
         worker.go_on()
         worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
         changes = saved.changes(settings)

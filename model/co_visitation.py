@@ -1,6 +1,6 @@
 """Co-visitation: what other users visited shortly before or after a user's newest items.
 
-    events ──► [CoVisitation.near] ──► ranks of a baseline (evaluate), lists served before the first model (lists)
+    events ──► [CoVisitation.near] ──► a baseline (evaluate), lists served before the first model (lists)
 
 It needs no training: an event counts for every user from the moment that it is in the window.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from driftgraph.model.negatives import F64
 from driftgraph.stream.adjacency import kernel
@@ -98,9 +97,9 @@ class CoVisitation:
         """Item rows visited near those of ``history`` (newest first), in no order, and the score of each.
 
         The score of item i is Σ over j of ``history``, over j's ``VISITS`` newest events, of
-        1 / (1 + place of j) / |lag| / (degree i · degree j) ^ ``DEGREE_POWER``, for every i at most ``LAG`` events
-        away in the sequence of the user who visited j, and ``BACKWARD`` times that if i came first. Every event
-        that counts, also for a degree, is strictly before ``before_ms``.
+        1 / (1 + place of j) / |lag| / (degree i · degree j) ^ ``DEGREE_POWER``, for every i at most ``LAG``
+        events away in the sequence of the user who visited j, and ``BACKWARD`` times that if i came first.
+        Every event that counts, also for a degree, is strictly before ``before_ms``.
         """
         count = _near(history, before_ms, self._index, self._score, self._found)
         found = self._found[:count].copy()
@@ -156,7 +155,7 @@ def _first_at(times_ms: I64, first: int, stop: int, time_ms: int) -> int:  # pra
     return first
 
 
-def top(rows: U32, score: npt.NDArray[np.floating], count: int) -> tuple[U32, npt.NDArray[np.floating]]:
+def top(rows: U32, score: F64, count: int) -> tuple[U32, F64]:
     """The ``count`` best of some rows, best first, ties by row."""
     order = np.lexsort((rows, -score))[:count]
     return rows[order], score[order]

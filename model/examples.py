@@ -108,7 +108,9 @@ def _rounds(
     """
     if len(old):
         fresh = _newest(new, options.examples_max)
-        return [(fresh, replay_sample(old, round(options.replay_ratio * len(fresh)), relations, options, rng))]
+        return [
+            (fresh, replay_sample(old, round(options.replay_ratio * len(fresh)), relations, options, rng))
+        ]
     fresh = _newest(new, options.first_examples_max)
     rounds = max(1, min(options.first_rounds, len(fresh) // options.batch_size))
     bounds = np.linspace(0, len(fresh), rounds + 1).astype(np.int64).tolist()

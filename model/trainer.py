@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from driftgraph.model import saved_state
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, Published, evaluate
 from driftgraph.model.examples import Batch, Plan, plan
+from driftgraph.model.fit_report import FitReport, OnStep, steps_of
 from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
 from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
@@ -37,30 +38,7 @@ SCALE_FIRST = (
     1_024.0  # of the loss in half precision; torch's 65,536 overflows, and overflows count as skipped
 )
 
-OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps of the attempt
-
-__all__ = ["Embedding", "Evaluation", "FitReport", "Trainer", "TrainerOptions"]
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted.
-
-    The numbers are those of the last attempt; ``refused`` has the reason of each one that the gate refused.
-    """
-
-    generation: int
-    accepted: bool
-    code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout", "popularity"
-    reason: str
-    steps: int  # taken
-    skipped: int  # steps with a non-finite loss or gradient
-    loss: float  # mean over the steps taken; nan if none was
-    new_examples: int
-    replayed_examples: int
-    rows_moved: int
-    holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (the gate's rival, candidate)
-    refused: tuple[str, ...] = ()
+__all__ = ["Embedding", "Evaluation", "FitReport", "OnStep", "Trainer", "TrainerOptions"]
 
 
 class Trainer:
@@ -133,7 +111,7 @@ class Trainer:
         """
         refused: list[str] = []
         for number, rate in enumerate(RATES, start=1):
-            report = self._attempt(view, since, cut, rate, _counted(on_step, number))
+            report = self._attempt(view, since, cut, rate, steps_of(on_step, number))
             if report.accepted or report.code == "no_events":
                 break
             refused.append(report.reason)
@@ -163,7 +141,10 @@ class Trainer:
             )
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
         is_first = self.generation == 0
-        rival = [(self._popularity_loss if is_first else self._holdout_loss)(view, cut, held) for _, held in holdouts]
+        rival = [
+            (self._popularity_loss if is_first else self._holdout_loss)(view, cut, held)
+            for _, held in holdouts
+        ]
 
         kept = copy.deepcopy(
             (self.network.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict())
@@ -405,16 +386,6 @@ class Trainer:
                 f"the window has relations {[r.name for r in view.relations]}, the model "
                 f"{[r.name for r in self.relations]}; start with an empty model"
             )
-
-
-def _counted(on_step: OnStep | None, attempt: int) -> Callable[[int, int], None]:
-    """``on_step`` of one attempt; one that does nothing if nobody waits."""
-
-    def told(done: int, total: int) -> None:
-        if on_step is not None:
-            on_step(attempt, done, total)
-
-    return told
 
 
 def _mean(values: F64) -> float:

@@ -15,14 +15,16 @@ import redis
 import torch
 from safetensors.torch import load
 
-from driftgraph.app import trainer_state, worker_process
-from driftgraph.app import worker as worker_module
+from driftgraph.app import by_id, trainer_state, worker_process
+from driftgraph.app.by_id import touched_items
 from driftgraph.app.config import Settings
 from driftgraph.app.embedded import EmbeddedRedis, free_port
+from driftgraph.app.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import RedisUnavailableError, StoreError, connect
-from driftgraph.app.worker import GenerationReport, PredictionRows, Worker, touched_items
+from driftgraph.app.worker import Worker
+from driftgraph.model.gate import Verdict
 from driftgraph.model.neighbors import now_ms
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
@@ -91,8 +93,8 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("limit", [3, 200])
 def test_touched_items_agree_with_a_sorted_list(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random events of two relations, repeats, users without any: newest first, each item once."""
-    monkeypatch.setattr(worker_module, "TOUCHED_MAX", limit)
-    monkeypatch.setattr(worker_module, "USERS_AT_ONCE", 2)
+    monkeypatch.setattr(by_id, "TOUCHED_MAX", limit)
+    monkeypatch.setattr(by_id, "USERS_AT_ONCE", 2)
     relations = (Relation("click", 40_000_000, 1 << 10), Relation("buy", 90_000_000, 1 << 10))
     chance = random.Random(limit)
     times = chance.sample(range(100_000_000), 150)
@@ -107,7 +109,7 @@ def test_touched_items_agree_with_a_sorted_list(limit: int, monkeypatch: pytest.
     moment = graph.moment()
     now = now_ms(graph.window, moment.cut)
     rows = np.unique(graph.window.events(moment.cut).user)
-    touched, newest_ms = touched_items(graph, rows, moment)
+    touched, _, newest_ms = touched_items(graph, rows, moment)
     for name, items, newest in zip(named(graph, USER, rows), touched, newest_ms.tolist(), strict=True):
         mine = sorted((e for e in events if e[0] == name), key=lambda e: -e[3])
         kept = [
@@ -346,6 +348,70 @@ def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.M
             worker.publish(graph.moment())
             assert worker.published == 1
             assert EmbeddingReader(client, namespace=NAMESPACE).current() == 1
+
+
+# --- before the first generation -----------------------------------------------------------------------
+
+
+def test_before_the_first_generation_lists_are_served_refreshed_and_then_replaced_by_the_model(
+    store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    """What a known user gets: never nothing, never what the user has touched, marked as what it is."""
+    graph = graph_of([batch_of(SHOP)])
+    worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
+    moment = graph.moment()
+    assert worker.may_publish(moment)
+    worker.publish(moment)
+    served = next(g for g in store.generations() if g.current)
+    assert served.manifest["made_by"] == "co-visitation and popularity"
+    user = named(graph, USER, np.zeros(1, np.uint32))[0]
+    before = reader.recommend(user, 10)
+    assert (before.source, len(before.items)) == ("co_visitation", 10)
+    favorite = before.items[0][0]
+    grow(graph, one_event(user, favorite, 0, now_ms(graph.window, moment.cut) + 1_000))
+    assert worker.refresh(graph.moment()) == 1
+    after = reader.recommend(user, 10)
+    assert after.source == "co_visitation"
+    assert favorite not in [item for item, _ in after.items]
+    assert (after.event_ms or 0) > (before.event_ms or 0)
+    vectors, found = reader.users([user])
+    assert found.all()
+    assert vectors[0, -1] == 1
+    report, _ = worker.cycle(graph.moment())
+    assert report.fit.accepted
+    assert reader.recommend(user, 10).source == "embedding"
+    assert next(g for g in store.generations() if g.current).manifest["made_by"] == "model"
+
+
+def test_a_model_of_an_earlier_life_is_not_replaced_by_lists(store: GenerationStore) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker_of(graph, store).cycle(graph.moment())
+    without_state = worker_of(graph, store)
+    assert not without_state.may_publish(graph.moment())
+
+
+def test_an_empty_window_has_nothing_to_publish(store: GenerationStore) -> None:
+    graph = graph_of([])
+    assert not worker_of(graph, store).may_publish(graph.moment())
+
+
+def test_until_a_first_generation_is_accepted_every_fit_sees_the_whole_window(
+    store: GenerationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store)
+    refuse = Verdict(False, "popularity", "worse than popularity")
+    with monkeypatch.context() as patch:
+        patch.setattr("driftgraph.model.trainer.judge", lambda *_, **__: refuse)
+        report, _ = worker.cycle(graph.moment())
+    assert (report.fit.accepted, report.fit.refused) == (False, ("worse than popularity",) * 3)
+    assert describe(report).startswith("no new generation: worse than popularity (3 attempts")
+    assert sum(worker.since.next) == 0
+    assert worker.seen == graph.moment().cut
+    again, _ = worker.cycle(graph.moment())
+    assert again.fit.accepted
+    assert again.fit.new_examples == report.fit.new_examples
+    assert worker.since == worker.seen
 
 
 # --- state -------------------------------------------------------------------------------------------

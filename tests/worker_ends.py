@@ -10,7 +10,7 @@ from typing import Any
 
 
 def by_saying_why(settings: Any, window_dir: Any, owner: Any, updater: Connection) -> None:
-    updater.send_bytes("the shelf is empty; fill it".encode())
+    updater.send_bytes(b"the shelf is empty; fill it")
     raise SystemExit(1)
 
 

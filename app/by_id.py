@@ -1,0 +1,97 @@
+"""From rows to external ids: users and items of one moment as Redis gets them.
+
+    Embedding, Lists, rows of a graph ──► [users_by_id, items_by_id] ──► Vectors ──► GenerationStore
+
+A row that has changed hands since the moment has no id any more and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from driftgraph.app.redis_schema import TOUCHED_MAX
+from driftgraph.app.vectors import Vectors
+from driftgraph.model.lists import Lists
+from driftgraph.model.negatives import F32
+from driftgraph.model.neighbors import now_ms
+from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.events import I64, U32
+from driftgraph.stream.heterograph import HeterographView, Moment
+
+USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
+
+
+def users_by_id(
+    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, times_ms: I64, lists: Lists | None = None
+) -> Vectors:
+    """Users with what they touched before ``times_ms`` [N] and, if there are ``lists``, the list of each."""
+    touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
+    chosen, names = _kept(graph, USER, rows, moment)
+    listed = None if lists is None else _lists_by_id(graph, lists, [item_rows[n] for n in chosen], moment)
+    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], listed)
+
+
+def items_by_id(graph: HeterographView, rows: U32, vectors: F32, moment: Moment, event_ms: I64) -> Vectors:
+    """Items, each with the time of its newest event [N]."""
+    chosen, names = _kept(graph, ITEM, rows, moment)
+    return Vectors(names, vectors[chosen], event_ms[chosen])
+
+
+def touched_items(
+    graph: HeterographView, users: U32, moment: Moment, times_ms: I64 | None = None
+) -> tuple[list[list[str]], list[U32], I64]:
+    """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
+
+    Each item once, from the newest ``TOUCHED_MAX`` events of each relation: its id, where it has one, and its
+    row. Beside them the time of the newest event, [N]; 0 if there is none.
+    """
+    view = graph.window
+    if times_ms is None:
+        times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
+    touched: list[list[str]] = []
+    item_rows: list[U32] = []
+    newest_ms = np.zeros(len(users), np.int64)
+    for start in range(0, len(users), USERS_AT_ONCE):
+        rows = users[start : start + USERS_AT_ONCE]
+        near = view.recent(USER, rows, times_ms[start : start + len(rows)], TOUCHED_MAX, moment.cut)
+        newest_ms[start : start + len(rows)] = near.time_ms_BRK.max(axis=(1, 2), initial=0)
+        real = np.arange(TOUCHED_MAX) < near.count_BR[:, :, None]
+        user, time_ms, item = real.nonzero()[0], near.time_ms_BRK[real], near.neighbor_BRK[real]
+        order = np.lexsort((-time_ms, user))
+        user, item = user[order], item[order]
+        _, first = np.unique(user.astype(np.uint64) << np.uint64(32) | item, return_index=True)
+        first.sort()
+        user, item = user[first], item[first]
+        distinct, place = np.unique(item, return_inverse=True)
+        names = graph.names(ITEM, distinct, moment)
+        bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
+        places = place.tolist()
+        for at, end in pairwise(bounds):
+            last = min(end, at + TOUCHED_MAX)
+            touched.append([name for p in places[at:last] if (name := names[p]) is not None])
+            item_rows.append(item[at:last])
+    return touched, item_rows, newest_ms
+
+
+def _kept(graph: HeterographView, side: int, rows: U32, moment: Moment) -> tuple[list[int], list[str]]:
+    """Which of the rows have an id, and the ids."""
+    named = [(n, name) for n, name in enumerate(graph.names(side, rows, moment)) if name is not None]
+    return [n for n, _ in named], [name for _, name in named]
+
+
+def _lists_by_id(
+    graph: HeterographView, lists: Lists, touched: Sequence[U32], moment: Moment
+) -> list[list[tuple[str, float]]]:
+    """The list of each user who touched these items."""
+    if not touched:
+        return []
+    made = [lists.of(rows) for rows in touched]
+    distinct = np.unique(np.concatenate([rows for rows, _ in made]))
+    names = dict(zip(distinct.tolist(), graph.names(ITEM, distinct, moment), strict=True))
+    return [
+        [(name, s) for row, s in zip(rows.tolist(), score.tolist(), strict=True) if (name := names[row])]
+        for rows, score in made
+    ]

@@ -1,0 +1,81 @@
+"""What one cycle did: how the serving model ranked the events of the interval, and what came of the fit.
+
+Worker.cycle ──► [GenerationReport, PredictionRows] ──► replay's report, demo, log of the worker
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from driftgraph.model.evaluate import Evaluation
+from driftgraph.model.trainer import FitReport
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationReport:
+    """One cycle: how the model that was serving did on the events of the interval, and what came of the fit.
+
+    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not there).
+    ``evaluation`` was made before the fit, so none of its events had been trained on.
+    """
+
+    number: int
+    published: int
+    watermark_ms: int
+    evaluation: Evaluation
+    fit: FitReport
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: the model's metrics, and every baseline's on the same events."""
+        scorers = dict(self.evaluation.metrics)
+        fit = asdict(self.fit)
+        return {
+            "number": self.number,
+            "published": self.published,
+            "watermark_ms": self.watermark_ms,
+            "evaluated_generation": self.evaluation.generation,
+            "evaluated_events": self.evaluation.event_count,
+            "new_item_share": self.evaluation.new_item_share,
+            "cold_user_share": self.evaluation.cold_user_share,
+            "candidates": self.evaluation.candidate_count,
+            "metrics": scorers.pop("model", None),
+            "baselines": scorers,
+            "by_behavior": self.evaluation.by_behavior,
+            "slices": self.evaluation.slices,
+            "counts": self.evaluation.counts,
+            "fit": fit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRows:
+    """Scored events by external id, with the serving model's best items, best first."""
+
+    ts_ms: list[int]
+    user_id: list[str]
+    item_id: list[str]
+    behavior: list[str]
+    generation: int
+    top_items: list[list[str]]
+
+
+def describe(report: GenerationReport) -> str:
+    """One line about a cycle, for people."""
+    fit = report.fit
+    tried = (
+        f" ({len(fit.refused)} attempts, each gentler than the one before)" if len(fit.refused) > 1 else ""
+    )
+    if fit.accepted:
+        gentler = f" at attempt {len(fit.refused) + 1}, gentler" if fit.refused else ""
+        outcome = f"generation {report.number}{gentler}"
+    else:
+        outcome = f"no new generation: {fit.reason}{tried}"
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {values['recall_at_20']:.4f}"
+        for name, values in report.evaluation.metrics.items()
+        if math.isfinite(values["recall_at_20"])
+    )
+    count = report.evaluation.event_count
+    return f"{outcome}; Recall@20 on the {count:,} events before it: {shown}" if shown else outcome

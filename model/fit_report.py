@@ -1,0 +1,43 @@
+"""What a fit says while it runs, and what it did.
+
+Trainer.fit ──► [OnStep] ──► whoever waits
+            └─► [FitReport] ──► report of the cycle, status, log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps of the attempt
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted.
+
+    The numbers are those of the last attempt; ``refused`` has the reason of each one that the gate refused.
+    """
+
+    generation: int
+    accepted: bool
+    code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout", "popularity"
+    reason: str
+    steps: int  # taken
+    skipped: int  # steps with a non-finite loss or gradient
+    loss: float  # mean over the steps taken; nan if none was
+    new_examples: int
+    replayed_examples: int
+    rows_moved: int
+    holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (the gate's rival, candidate)
+    refused: tuple[str, ...] = ()
+
+
+def steps_of(on_step: OnStep | None, attempt: int) -> Callable[[int, int], None]:
+    """``on_step`` of one attempt; one that does nothing if nobody waits."""
+
+    def told(done: int, total: int) -> None:
+        if on_step is not None:
+            on_step(attempt, done, total)
+
+    return told
