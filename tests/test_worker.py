@@ -562,3 +562,55 @@ def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
     found, _ = checkpoint.latest(tmp_path)
     assert found is not None
     assert (found.number, worker.published) == (1, 1)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------
+
+
+def test_a_first_fit_that_was_refused_is_due_again_long_before_the_next_mark(
+    store: GenerationStore, tmp_path: Path
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store)
+    loop = worker_process._Loop(
+        Settings.model_validate({"data_dir": tmp_path, "fit": {"every": "3650d"}}), worker
+    )
+    assert loop._is_due(graph.moment())
+    worker.seen = graph.moment().cut
+    assert not loop._is_due(graph.moment())
+    newest_ms = worker.seen.watermark_ms
+
+    def due_after(minutes: int) -> bool:
+        grow(graph, one_event("u", "i", 0, newest_ms + minutes * 60_000))
+        graph.expire(newest_ms + minutes * 60_000)
+        return loop._is_due(graph.moment())
+
+    assert not due_after(10)
+    assert due_after(16)
+    worker.trainer.generation = 1
+    assert not loop._is_due(graph.moment())
+
+
+def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
+    store: GenerationStore,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
+    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker)
+    user = named(graph, USER, np.zeros(1, np.uint32))[0]
+    loop._step(graph.moment())
+    assert reader.recommend(user).source == "co_visitation"
+    refuse = Verdict(False, "popularity", "the loss is worse than recent popularity's")
+    with monkeypatch.context() as patch:
+        patch.setattr("driftgraph.model.trainer.judge", lambda *_, **__: refuse)
+        loop._step(graph.moment())
+    assert "no new generation: the loss is worse than recent popularity's" in caplog.text
+    assert reader.recommend(user).source == "co_visitation"
+    before = reader.current()
+    loop._step(graph.moment())
+    assert reader.current() == before + 1, "the lists are made anew, as popularity has moved on"
+    assert reader.recommend(user).source == "co_visitation"
