@@ -24,6 +24,7 @@ from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import connect
 from driftgraph.app.vectors import Vectors
+from driftgraph.snapshots import checkpoint
 
 
 @dataclass
@@ -463,6 +464,85 @@ def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
     assert shell("status", *published, "--json").json()["standby"]["pid"] == os.getpid()
     (path.parent / "standby.json").write_text(json.dumps(waits | {"pid": 2**22 + 1}))
     assert shell("status", *published, "--json").json()["standby"] is None
+
+
+@pytest.mark.services
+def test_a_worker_that_keeps_failing_is_an_error_state_with_its_reason(
+    shell: Shell, published: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In text, JSON and exit code, and doctor fails too; a single failure is told and is none of that."""
+    monkeypatch.setenv("DRIFTGRAPH__DATA_DIR", str(tmp_path))
+    why = "model.device is away"
+    worker = {"state": "failing", "pid": None, "starts": 6, "failures": 5, "why": why}
+    said = f"failed 5 times in a row, last: {why}"
+    told = {
+        **{"pid": os.getpid(), "state": "degraded", "why": f"the worker {said}", "worker": worker},
+        **{"watermark_ms": 1, "lag": {}, "events": {}, "window": {}},
+    }
+    path = tmp_path / "status" / "updater.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(told))
+    text, as_json = shell("status", *published), shell("status", *published, "--json")
+    assert (text.code, as_json.code) == (1, 1)
+    assert "degraded, pid" in text.out
+    assert text.out.count(said) == 1
+    assert json.loads(as_json.out)["updater"]["why"] == f"the worker {said}"
+    assert json.loads(as_json.out)["updater"]["worker"] == worker
+    monkeypatch.setattr("driftgraph.app.doctor._events", lambda *_: iter(()))  # ten seconds for Kafka
+    checks = {one["name"]: one for one in json.loads(shell("doctor", "--json").out)["checks"]}
+    assert checks["updater"]["state"] == "fail"
+    assert checks["updater"]["detail"].endswith(said)
+    once = told | {"state": "running", "why": None, "worker": worker | {"state": "running", "failures": 1}}
+    path.write_text(json.dumps(once))
+    text = shell("status", *published)
+    assert text.code == 0
+    assert f"failed: {why}" in text.out
+
+
+def saved_by(folder: Path, **meta: object) -> None:
+    """A checkpoint of a trainer, as far as its sizes are told."""
+    said = {"format": 1, "relations": ["click"], "dim": 64, "layers": 1, "heads": 4, "generation": 7, **meta}
+    checkpoint.write(folder / "var" / "trainer", 7, [("trainer.json", json.dumps(said).encode())], {})
+
+
+@pytest.mark.parametrize(
+    ("meta", "state", "words"),
+    [
+        ({}, "ok", "generation 7 in var/trainer/7 goes on"),
+        ({"relations": ["view", "click"]}, "warn", "generation 7 in var/trainer/7 goes on: view is gone"),
+        ({"relations": ["view"]}, "warn", "click is new and untrained, view is gone"),
+        ({"dim": 32}, "fail", "has dim 32, this configuration 64: set model.dim = 32"),
+        (
+            {"format": 2},
+            "fail",
+            "has format 2, this version of driftgraph reads 1: run the version that saved it",
+        ),
+    ],
+)
+def test_doctor_and_config_show_say_whether_the_saved_model_goes_on(
+    meta: dict[str, object],
+    state: str,
+    words: str,
+    shell: Shell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And run refuses at once where it does not, before it asks for Kafka or Redis."""
+    monkeypatch.setattr("driftgraph.app.doctor._events", lambda *_: iter(()))  # ten seconds for Kafka
+    monkeypatch.setenv("DRIFTGRAPH__KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("DRIFTGRAPH__REDIS__URL", "redis://127.0.0.1:1/0")
+    (tmp_path / "driftgraph.toml").write_text("[relations.click]\n")
+    saved_by(tmp_path, **meta)
+    checks = {one["name"]: one for one in json.loads(shell("doctor", "--json").out)["checks"]}
+    assert checks["model"]["state"] == state
+    assert words in checks["model"]["detail"]
+    shown = shell("config", "show")
+    assert shown.code == 0
+    assert (words.removeprefix("generation 7 in var/trainer/7 goes on: ") in shown.err) == (state != "ok")
+    if state == "fail":
+        refused = shell("run")
+        assert refused.code == 1
+        assert words in refused.sentence()
 
 
 def test_status_and_generations_are_readable(shell: Shell, published: tuple[str, ...]) -> None:

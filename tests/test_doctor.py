@@ -31,9 +31,12 @@ def test_a_relation_that_the_sample_does_not_show_needs_nothing() -> None:
 def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("config") / "driftgraph.toml"
     path.write_text(
+        f'data_dir = "{path.parent / "var"}"\n'
         f'[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[redis]\nurl = "{NOWHERE}"\n[relations.click]\n'
     )
     done = CliRunner().invoke(app, ["doctor", "--config", str(path), "--json"])
     assert done.exit_code == 1
     checks = {check["name"]: check["state"] for check in msgspec.json.decode(done.stdout)["checks"]}
-    assert checks == {"relations": "ok", "events": "fail", "memory": "ok", "redis": "fail", "device": "ok"}
+    assert checks == {
+        "relations": "ok", "events": "fail", "memory": "ok", "redis": "fail", "model": "ok", "device": "ok"
+    }  # fmt: skip

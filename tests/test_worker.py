@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,14 +17,16 @@ import redis
 import torch
 from safetensors.torch import load
 
-from driftgraph.app import by_id, trainer_state, worker_process
+from driftgraph.app import by_id, saved_model, trainer_state, worker_process
 from driftgraph.app.by_id import touched_items
 from driftgraph.app.config import Settings
 from driftgraph.app.embedded import EmbeddedRedis, free_port
+from driftgraph.app.errors import ConfigError
 from driftgraph.app.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import RedisUnavailableError, StoreError, connect
+from driftgraph.app.saved_model import OtherModelError
 from driftgraph.app.worker import Worker
 from driftgraph.model.gate import Verdict
 from driftgraph.model.neighbors import now_ms
@@ -30,7 +34,7 @@ from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import U32, EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.mapped import Life
+from driftgraph.stream.mapped import ANEW, Life
 from driftgraph.stream.window import Relation
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import (
@@ -503,13 +507,7 @@ def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) 
 
 def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStore, tmp_path: Path) -> None:
     """Two fits; a window that went on from between them takes the first, a window filled anew the second."""
-    settings = Settings.model_validate(
-        {
-            "data_dir": tmp_path,
-            "relations": {r.name: {"span": f"{r.span_ms}ms"} for r in RELATIONS},
-            "model": {"dim": 16, "device": "cpu"},
-        }
-    )
+    settings = settings_of(tmp_path)
 
     def opened(name: str, batch: EventBatch, history: tuple[Life, ...]) -> Worker:
         graph = Heterograph.create(
@@ -537,15 +535,134 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
     assert (same.trainer.generation, same.since.next) == (2, worker.since.next)
 
 
-def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    graph = graph_of([batch_of(SHOP)])
-    worker = worker_of(graph, checkpoints=tmp_path)
-    worker.cycle(graph.moment())
-    found, _ = checkpoint.latest(tmp_path)
-    assert found is not None
-    two = trainer_of(RELATIONS[:2])
-    with pytest.raises(ValueError, match="the saved model has relations"):
-        trainer_state.restore(two, found, graph, graph.moment())
+def settings_of(folder: Path, relations: Sequence[Relation] = RELATIONS, **model: object) -> Settings:
+    return Settings.model_validate(
+        {
+            "data_dir": folder,
+            "relations": {r.name: {"span": f"{r.span_ms}ms"} for r in relations},
+            "model": {"dim": 16, "device": "cpu", **model},
+        }
+    )
+
+
+def renamed_batch(batch: EventBatch, relations: Sequence[Relation]) -> EventBatch:
+    """The shop's events for a window of these relations; without those of others."""
+    names = [r.name for r in relations]
+    place = np.array([names.index(r.name) if r.name in names else 255 for r in RELATIONS], np.uint8)
+    moved = replace(batch, relation=place[batch.relation])
+    return moved.take(np.flatnonzero(moved.relation != 255))
+
+
+def test_a_worker_goes_on_with_other_relations(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
+) -> None:
+    """In another order it predicts the same; a new one has nothing trained on; what is gone goes, its trends too."""
+    graphs: list[Heterograph] = []
+
+    def opened(name: str, relations: Sequence[Relation], history: tuple[Life, ...]) -> Worker:
+        graph = Heterograph.create(
+            tmp_path / name, relations, user_rows=1 << 12, item_rows=1 << 12, history=history
+        )
+        graph.apply(renamed_batch(batch_of(SHOP), relations))
+        graph.expire(int(SHOP.time_ms.max()))
+        graphs.append(graph)
+        return worker_process._worker(settings_of(tmp_path, relations), tmp_path / name, store)
+
+    first = opened("one", RELATIONS, (Life("one"),))
+    first.cycle(first.graph.moment())
+    until = first.graph.window.cut().next
+    then = first.trainer.embed(first.graph.window, first.graph.moment().cut)
+
+    turned = opened("two", RELATIONS[::-1], (Life("one", until[::-1]), Life("two")))
+    assert (turned.trainer.generation, turned.since.next) == (1, until[::-1])
+    now = turned.trainer.embed(turned.graph.window, turned.graph.moment().cut)
+    for side, vectors, there in ((USER, then.user, now.user), (ITEM, then.item, now.item)):
+        names, names_there = (
+            named(graph, side, rows)
+            for graph, rows in (
+                (graphs[0], then.user_rows if side == USER else then.item_rows),
+                (graphs[1], now.user_rows if side == USER else now.item_rows),
+            )
+        )
+        place = {name: n for n, name in enumerate(names_there)}
+        np.testing.assert_allclose(there[[place[name] for name in names]], vectors, atol=1e-5)
+
+    click, favorite, purchase = RELATIONS
+    other = (Relation("view", DAY_MS, 1 << 10), purchase, click)
+    changed = opened("three", other, (Life("one", (ANEW, until[2], until[0])), Life("three")))
+    assert changed.since.next == (0, until[2], until[0])
+    assert changed.gone == (favorite.name,)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert reader.trending(favorite.name)
+    changed.publish(changed.graph.moment())
+    assert reader.trending(favorite.name) == []
+    assert reader.trending(click.name)
+    grow(graphs[2], one_event("newcomer", SHOP.item_ids[0], 0, int(SHOP.time_ms.max()) + 1))
+    report, _ = changed.cycle(changed.graph.moment())
+    assert report.fit.new_examples == 1, "the events from before are not new because a relation is"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"dim": 32}, "the saved model has dim 16, this configuration 32: set model.dim = 16 to go on"),
+        ({"heads": 2}, "the saved model has heads 4, this configuration 2: set model.heads = 4"),
+        (
+            {"dim": 8, "heads": 2, "layers": 2},
+            "has dim 16, layers 1 and heads 4, this configuration 8, 2 and 2: set model.dim = 16, model.layers = 1 "
+            "and model.heads = 4",
+        ),
+    ],
+)
+@pytest.mark.parametrize("says_heads", [True, False])
+def test_a_model_of_another_size_is_refused_with_what_it_costs(
+    model: dict[str, int], words: str, says_heads: bool, tmp_path: Path
+) -> None:
+    """By ``run`` before it begins and by the worker, also where an older version saved it."""
+    one = Heterograph.create(
+        tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
+    )
+    grow(one, batch_of(SHOP))
+    settings = settings_of(tmp_path)
+    store = cast(GenerationStore, None)
+    worker = worker_process._worker(settings, tmp_path / "window", store)
+    worker.cycle(worker.graph.moment())
+    saved_model.check(settings)
+    if not says_heads:
+        found, _ = checkpoint.latest(tmp_path / "trainer")
+        assert found is not None
+        meta = json.loads(found.read("trainer.json"))
+        del meta["heads"]
+        files = {"trainer.json": json.dumps(meta).encode()}
+        files |= {name: found.read(name) for name in found.files if name != "trainer.json"}
+        checkpoint.write(tmp_path / "trainer", 2, files.items(), found.facts)
+    for refuse in (
+        lambda: saved_model.check(settings_of(tmp_path, **model)),
+        lambda: worker_process._worker(settings_of(tmp_path, **model), tmp_path / "window", store),
+    ):
+        with pytest.raises(OtherModelError, match=re.escape(words)) as refused:
+            refuse()
+        assert f"or remove {tmp_path / 'trainer'}; a new model then starts from nothing" in str(refused.value)
+        assert "as many fits as this one (1" in str(refused.value)
+        assert "after about 6 hours" in str(refused.value)
+
+
+def test_no_saved_model_and_a_damaged_one_refuse_nothing(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    saved_model.check(settings)
+    (tmp_path / "trainer" / "3").mkdir(parents=True)
+    (tmp_path / "trainer" / "3" / "manifest.json").write_text("{")
+    saved_model.check(settings)
+    assert saved_model.newest(tmp_path) is None
+
+
+@pytest.mark.parametrize("wanted", ["cuda:7", "cuda:63"])
+def test_a_device_that_is_not_here_is_refused_by_name(wanted: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"model.device = {wanted}, but PyTorch .* sees .* CUDA devices here"
+    ):
+        worker_module.device_of(wanted)
+    assert worker_module.device_of("cpu") == "cpu"
 
 
 def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(

@@ -185,7 +185,8 @@ def test_a_killed_worker_is_started_again_while_ingestion_goes_on(live: Live) ->
     assert live.reader.recommend("meanwhile", 1).event_ms == at_ms
     [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=9).generations() if g.current]
     assert served.manifest["model_generation"] == "1"
-    assert "the worker ended with -9; it is started again" in live.updater.output()
+    why = "ended by signal 9 (SIGKILL); is memory short?"
+    assert f"the worker failed: {why}; it is started again" in live.updater.output()
 
 
 def test_sigterm_ends_it_in_time_also_after_a_worker_was_killed(live: Live) -> None:

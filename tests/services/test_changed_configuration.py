@@ -1,0 +1,196 @@
+"""``driftgraph run`` started again with another configuration, beside a real Kafka and a real Redis."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import redis as redis_py
+
+from driftgraph.app.demo_shop import Shop
+from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.publish import GenerationStore
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import connect
+from tests.services.conftest import RealKafka
+from tests.services.test_live import fill, recent_shop
+from tests.services.updaters import CODE, RunningUpdater, configured, run_to_its_end, until
+
+pytestmark = pytest.mark.services
+
+RELATIONS = "[relations.click]\n        [relations.favorite]\n        [relations.purchase]\n"
+
+
+@dataclass
+class Place:
+    """An updater that ran for one generation and was stopped, and what it left."""
+
+    config: Path
+    client: redis_py.Redis
+    shop: Shop
+
+    def reader(self, namespace: str = "shop") -> EmbeddingReader:
+        return EmbeddingReader(self.client, namespace=namespace)
+
+    def served(self, namespace: str = "shop") -> dict[str, str]:
+        """The manifest of what is served."""
+        store = GenerationStore(self.client, namespace=namespace, epoch=1 << 40)
+        [served] = [one for one in store.generations() if one.current]
+        return dict(served.manifest)
+
+    def copy(self, name: str, *changes: tuple[str, str], namespace: str) -> Path:
+        """The same updater in another folder, with another configuration and namespace."""
+        folder = self.config.parent.with_name(name)
+        shutil.copytree(self.config.parent, folder)
+        text = self.config.read_text(encoding="utf-8").replace(str(self.config.parent), str(folder))
+        for old, new in (*changes, ('namespace = "shop"', f'namespace = "{namespace}"')):
+            assert old in text, old
+            text = text.replace(old, new)
+        config = folder / self.config.name
+        config.write_text(text, encoding="utf-8")
+        (folder / "output.log").unlink()
+        return config
+
+
+@pytest.fixture(scope="module")
+def place(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    topic, shop = f"changed-{uuid4().hex[:8]}", recent_shop()
+    fill(real_kafka, topic, shop)
+    with EmbeddedRedis() as server, closing(connect(server.url)) as client:
+        folder = tmp_path_factory.mktemp("changed") / "one"
+        folder.mkdir()
+        config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
+        found = Place(config, client, shop)
+        with RunningUpdater(config) as updater:
+            until("a generation is published", lambda: updater.status() and found.reader().current(), 120)
+            until("the model is saved", lambda: (folder / "var/trainer/1").is_dir())
+            assert updater.terminate()[0] == 0
+        yield found
+
+
+def status_of(config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CODE, "status", "-c", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def goes_on(place: Place, config: Path, namespace: str) -> tuple[dict[str, Any], str]:
+    """Run until something is published in the namespace; its status and what it printed."""
+    with RunningUpdater(config) as updater:
+        until(
+            f"a generation is published: {updater.output()}",
+            lambda: updater.status() and place.reader(namespace).current(),
+            120,
+        )
+        updater.wait_for("a status after it", lambda s: s["state"] == "running" and s["worker"]["pid"])
+        status = updater.status()
+        assert updater.terminate()[0] == 0
+        return status, updater.output()
+
+
+def test_relations_in_another_order_in_a_new_namespace_serve_the_same_vectors_at_once(place: Place) -> None:
+    """And the folder was moved: the model is published there without a fit."""
+    turned = "[relations.purchase]\n[relations.click]\n[relations.favorite]\n"
+    config = place.copy("turned", (RELATIONS, turned), namespace="turned")
+    status, output = goes_on(place, config, "turned")
+    assert (status["worker"]["starts"], status["worker"]["failures"]) == (1, 0)
+    assert status["events"]["read"] == 0, "the window goes on, too"
+    assert place.served("turned")["model_generation"] == "1"
+    users = sorted({place.shop.user_ids[n] for n in place.shop.user.tolist()})
+    one, two = (place.reader(name).batch(users=users, items=[]).users for name in ("shop", "turned"))
+    np.testing.assert_allclose(two, one, atol=1e-4)
+    assert " is new" not in output
+    assert " is no relation" not in output
+
+
+def test_a_new_relation_starts_fresh_and_a_removed_one_goes(place: Place) -> None:
+    config = place.copy(
+        "other", (RELATIONS, "[relations.view]\n[relations.click]\n[relations.purchase]\n"), namespace="other"
+    )
+    status, output = goes_on(place, config, "other")
+    assert status["worker"]["failures"] == 0
+    clicks = int((place.shop.behavior == 0).sum())
+    assert (status["window"]["view"], status["window"]["click"]) == (0, clicks)
+    assert re.search(
+        r"view is new: it has events from now on; to fill it from the topic, remove \S+checkpoints", output
+    )
+    gone = int((place.shop.behavior == 1).sum())
+    assert f"favorite is no relation now: its {gone:,} events are gone" in output
+    assert "generation 1 goes on: view is new and untrained, favorite is gone" in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("dim = 16", "dim = 32", "the saved model has dim 16, this configuration 32: set model.dim = 16"),
+        ("dim = 16", "dim = 16\nheads = 2", "has heads 4, this configuration 2: set model.heads = 4"),
+        ("dim = 16", "dim = 16\nlayers = 2", "has layers 1, this configuration 2: set model.layers = 1"),
+    ],
+)
+def test_another_size_is_refused_at_the_start_and_from_nothing_it_goes(
+    place: Place, old: str, new: str, words: str
+) -> None:
+    name = re.sub(r"\W+", "", new)
+    config = place.copy(name, (old, new), namespace=name)
+    refused = run_to_its_end(config)
+    assert refused.returncode == 1
+    [line] = refused.stderr.strip().splitlines()
+    assert words in line
+    trainer = config.parent / "var" / "trainer"
+    assert f"or remove {trainer}; a new model then starts from nothing" in line
+    if new == "dim = 32":
+        shutil.rmtree(trainer)
+        goes_on(place, config, name)
+        assert place.served(name)["dim"] == "32"
+
+
+def test_a_device_that_is_not_there_is_refused_at_the_start(place: Place) -> None:
+    config = place.copy("cuda", ('device = "cpu"', 'device = "cuda:63"'), namespace="cuda")
+    refused = run_to_its_end(config)
+    assert refused.returncode == 2
+    [line] = refused.stderr.strip().splitlines()
+    assert "model.device = cuda:63, but PyTorch" in line
+
+
+def test_another_shard_says_that_the_window_is_filled_from_the_topic(place: Place) -> None:
+    config = place.copy("shard", (RELATIONS, f'shard = "1/2"\n{RELATIONS}'), namespace="shard")
+    status, output = goes_on(place, config, "shard")
+    assert 0 < status["events"]["applied"] < len(place.shop)
+    assert "is of topic" in output
+    assert "shard 1/2: the window is filled from the topic" in output
+
+
+def test_a_worker_that_is_killed_again_and_again_is_an_error_state(place: Place) -> None:
+    """Ingestion goes on; state, reason and exit code tell it, and doctor too."""
+    config = place.copy("killed", namespace="killed")
+    with RunningUpdater(config) as updater:
+        for failures in (1, 2):
+            updater.wait_for("a worker runs", lambda s: s["worker"]["pid"])
+            os.kill(updater.status()["worker"]["pid"], signal.SIGKILL)
+            updater.wait_for("it is seen", lambda s, n=failures: s["worker"]["failures"] == n)
+        updater.wait_for("it is degraded", lambda s: s["state"] == "degraded")
+        why = "ended by signal 9 (SIGKILL); is memory short?"
+        assert updater.status()["why"] == f"the worker failed 2 times in a row, last: {why}"
+        told = status_of(config)
+        assert told.returncode == 1
+        assert "degraded, pid" in told.stdout
+        assert f"failed 2 times in a row, last: {why}" in told.stdout
+        until("it publishes all the same", lambda: place.reader("killed").current(), 90)
+        assert updater.status()["state"] == "degraded", "it runs for seconds only"
+        assert updater.terminate()[0] == 0
