@@ -16,15 +16,15 @@ from redis.exceptions import NoPermissionError
 
 # What ``run``, ``replay``, ``rollback``, ``faust`` and ``doctor`` send, by themselves or in a script.
 WRITER: Final = (
-    "del", "eval", "evalsha", "exec", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall",
+    "del", "evalsha", "exec", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall",
     "hincrby", "hmget", "hset", "info", "llen", "lpos", "lrange", "lrem", "ltrim", "multi", "persist",
-    "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "script|exists", "script|load", "select", "set",
+    "pexpire", "pttl", "publish", "rpush", "sadd", "script|exists", "script|load", "select", "set",
     "smembers", "time", "unlink", "vadd", "vcard", "vsim", "zadd", "zrange", "zrem", "zrevrange",
     "zrevrangebyscore", "zunion",
 )  # fmt: skip
 # What EmbeddingReader, ``recommend``, ``status`` and ``generations`` send.
 READER: Final = (
-    "exists", "hget", "hgetall", "hmget", "llen", "lrange", "ping", "select", "smembers", "vcard", "vsim",
+    "exists", "hget", "hgetall", "hmget", "llen", "lrange", "select", "smembers", "vsim",
     "zrange", "zunion",
 )  # fmt: skip
 VECTOR_SETS: Final = ("vadd", "vcard", "vsim")
@@ -32,13 +32,19 @@ _ASKED_BY: Final = "VCARD"
 _IN_SCRIPTS: Final = ("ACL failure in script", "The user executing the script can't")  # Redis 7 and 6
 
 
-def acl_rule(
-    commands: Iterable[str], namespace: str, *, channel: str | None = None, write: bool = True
-) -> str:
-    """The rule of a user who may do just that, as ACL SETUSER takes it after the name and the password."""
-    keys = f"~{namespace}:*" if write else f"%R~{namespace}:*"
+def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = None) -> str:
+    """The rule of a user who may do just that, as ACL SETUSER takes it after the name and the password.
+
+    Without ``%R~``: Redis says of VSIM and VCARD that they write.
+    """
     channels = "" if channel is None else f" &{channel}"
-    return f"resetkeys {keys} resetchannels{channels} -@all {' '.join(f'+{name}' for name in commands)}"
+    rights = " ".join(f"+{name}" for name in commands)
+    return f"resetkeys ~{namespace}:* resetchannels{channels} -@all {rights}"
+
+
+def what_it_says(error: redis.RedisError) -> str:
+    """An error of Redis without the command of a pipeline before it, which has binary vectors."""
+    return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
 def is_refused_right(error: redis.RedisError) -> bool:

@@ -37,7 +37,7 @@ from redis.exceptions import AuthenticationError, OutOfMemoryError
 from redis.retry import Retry
 
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.redis_rights import is_refused_right
+from driftgraph.app.redis_rights import is_refused_right, what_it_says
 
 CONNECT_TIMEOUT_S = 2.0
 CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
@@ -202,7 +202,7 @@ def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
 
     By its text where it has no class: inside a script or a pipeline an error comes without one.
     """
-    text = str(error)
+    text = what_it_says(error)
     if isinstance(error, OutOfMemoryError) or "OOM " in text:
         return RedisFullError(
             f"Redis at {where} is at its maxmemory and refused a write while {doing}; "
