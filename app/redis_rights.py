@@ -29,7 +29,8 @@ READER: Final = (
 )  # fmt: skip
 VECTOR_SETS: Final = ("vadd", "vcard", "vsim")
 _ASKED_BY: Final = "VCARD"
-_IN_SCRIPTS: Final = ("ACL failure in script", "The user executing the script can't")  # Redis 7 and 6
+# In a transaction, and in scripts of Redis 7 and 6, the error comes without a class of its own.
+_REFUSALS: Final = ("NOPERM ", "ACL failure in script", "The user executing the script can't")
 
 
 def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = None) -> str:
@@ -49,7 +50,7 @@ def what_it_says(error: redis.RedisError) -> str:
 
 def is_refused_right(error: redis.RedisError) -> bool:
     """Whether Redis refused because of what the user may not do."""
-    return isinstance(error, NoPermissionError) or any(text in str(error) for text in _IN_SCRIPTS)
+    return isinstance(error, NoPermissionError) or any(text in str(error) for text in _REFUSALS)
 
 
 def has_vector_sets(client: redis.Redis, key: str) -> bool:

@@ -23,24 +23,15 @@ from driftgraph.app.redis_schema import (
 )
 from tests.services_redis import NAMESPACE, assert_no_remains, assert_serves_only, filled, publish
 
-As = Callable[..., redis.Redis]
+As = Callable[[str], redis.Redis]
 CHANNEL = f"{NAMESPACE}:emb:events"
 
 
 @pytest.fixture
-def as_user(redis_client: redis.Redis, redis_server: EmbeddedRedis) -> Iterator[As]:
-    """A client of a user with the rules given, as an operator would make it."""
-    names = list[str]()
+def as_user(user_url: Callable[[str], str]) -> Iterator[As]:
+    """A client of a new user with the ACL rules given."""
     with contextlib.ExitStack() as stack:
-
-        def make(rules: str, password: str = "pw") -> redis.Redis:
-            names.append(f"user{len(names)}")
-            redis_client.execute_command("ACL", "SETUSER", names[-1], "on", ">pw", *rules.split())  # type: ignore[no-untyped-call]
-            url = redis_server.url.replace("redis://", f"redis://{names[-1]}:{password}@")
-            return stack.enter_context(contextlib.closing(connect(url)))
-
-        yield make
-    redis_client.execute_command("ACL", "DELUSER", *names)  # type: ignore[no-untyped-call]
+        yield lambda rules: stack.enter_context(contextlib.closing(connect(user_url(rules))))
 
 
 def whole_life(client: redis.Redis) -> GenerationStore:
@@ -183,10 +174,11 @@ def test_without_the_right_to_vector_sets_readers_rank_by_themselves(
     assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("u1", 2).source == "embedding"
 
 
-def test_a_wrong_password_is_no_redis_that_is_away(as_user: As) -> None:
-    store = GenerationStore(as_user("~* +@all", password="wrong"), namespace=NAMESPACE, epoch=1)
-    with pytest.raises(RedisLoginError, match=r"does not accept the login .* check redis\.username"):
-        publish(store, 1)
+def test_a_wrong_password_is_no_redis_that_is_away(user_url: Callable[[str], str]) -> None:
+    with contextlib.closing(connect(user_url("~* +@all").replace(":pw@", ":other@"))) as client:
+        store = GenerationStore(client, namespace=NAMESPACE, epoch=1)
+        with pytest.raises(RedisLoginError, match=r"does not accept the login .* check redis\.username"):
+            publish(store, 1)
 
 
 def test_a_replica_is_told_from_one_that_is_away(redis_server: EmbeddedRedis) -> None:
