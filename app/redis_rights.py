@@ -8,6 +8,7 @@ without the commands of vector sets readers rank by themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -44,8 +45,9 @@ def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = N
 
 
 def what_it_says(error: redis.RedisError) -> str:
-    """An error of Redis without the command of a pipeline before it, which has binary vectors."""
-    return str(error).rpartition(" of pipeline caused error: ")[2]
+    """An error of Redis without the command of a pipeline, which has vectors, and the user's name."""
+    text = str(error).rpartition(" of pipeline caused error: ")[2]
+    return re.sub(r"\bUser \S+ has", "its user has", text)
 
 
 def is_refused_right(error: redis.RedisError) -> bool:
