@@ -109,10 +109,10 @@ def _refused(client: redis.Redis, keys: Keys) -> dict[str, str]:
                         missing[name] = str(error)
                     elif not (name in VECTOR_SETS and "unknown command" in str(error)):
                         raise
-            with client.client() as one:  # a transaction is of one connection
+            with client.client() as one:  # type: ignore[no-untyped-call]  # a transaction is of one connection
                 for name in ("multi", "exec"):
                     try:
-                        one.execute_command(name.upper())  # type: ignore[no-untyped-call]
+                        one.execute_command(name.upper())
                     except redis.RedisError as error:
                         if is_refused_right(error):
                             missing[name] = str(error)

@@ -180,8 +180,8 @@ def connect(
         pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
     except (ValueError, TypeError, redis.RedisError):
         raise ConfigError(
-            f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; remove it, "
-            "or correct its name and value"
+            f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
+            "remove it, or correct its name and value"
         ) from None
     return client
 

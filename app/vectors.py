@@ -79,7 +79,8 @@ def check(vectors: Vectors, side: str) -> None:
 
 def norms(vectors: F32) -> npt.NDArray[np.float64]:
     """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squared)
 
 
 def digest_of(*sides: Vectors) -> str:

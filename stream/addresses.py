@@ -20,26 +20,27 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 def fault_of(url: str, schemes: Collection[str]) -> str | None:
     """What is wrong with an address and what to do, without a word of it; None if it can be used.
 
-    A ``/``, ``?`` or ``#`` in a password ends the part with the host, and a half of the password is then taken
-    for a port, a path or a query: all that looks so is refused.
+    A ``/``, ``?`` or ``#`` in a password ends the part with the host, and a half of the password is then
+    taken for a port, a path or a query: all that looks so is refused.
     """
-    if url.partition("://")[0].lower() not in schemes or "://" not in url:
+    if "://" not in url or url.partition("://")[0].lower() not in schemes:
         named = [f"{scheme}://" for scheme in schemes]
         return f"should begin with {' or '.join([', '.join(named[:-1]), named[-1]] if named[1:] else named)}"
     parts = _split(url)
     if parts is None:
         return f"is no address that can be taken apart; {ENCODE}"
-    if parts.fragment or "#" in url:
-        return f"has a # in it; {ENCODE}"
-    after = parts.query if parts.scheme == "unix" and not parts.netloc else parts.path + parts.query
-    if "@" in after:
-        return f"has an @ behind a / or ?; {ENCODE}"
-    if parts.scheme == "unix":
-        host = parts.netloc.rpartition("@")[2]
-        return f"should have three slashes and a path, as unix:///run/redis.sock; {ENCODE}" if host else None
-    if not parts.hostname and parts.netloc:
-        return f"has no host; {ENCODE}"
-    return None
+    is_file = parts.scheme == "unix"
+    after = parts.query if is_file and not parts.netloc else parts.path + parts.query
+    fault = None
+    if "#" in url:
+        fault = "has a # in it"
+    elif "@" in after:
+        fault = "has an @ behind a / or ?"
+    elif is_file and parts.netloc.rpartition("@")[2]:
+        fault = "should have three slashes and a path, as unix:///run/redis.sock"
+    elif not is_file and parts.netloc and not parts.hostname:
+        fault = "has no host"
+    return fault and f"{fault}; {ENCODE}"
 
 
 def public_url(url: str) -> str:
