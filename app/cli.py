@@ -62,7 +62,8 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(_sentence_of(error, invocation), 1)
     except Exception as error:  # a fault of ours: keep what happened, do not throw it at the reader
-        _fail(f"unexpected {type(error).__name__}: {error}; {_keep_traceback(invocation)}", 1)
+        said = invocation.hidden(f"unexpected {type(error).__name__}: {error}")
+        _fail(f"{said}; {_keep_traceback(invocation)}", 1)
     sys.exit(0)
 
 
@@ -86,7 +87,7 @@ def _keep_traceback(invocation: Invocation) -> str:
     for folder in (invocation.data_dir / "errors", Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / name).write_text(invocation.hidden(traceback.format_exc()), encoding="utf-8")
         except OSError:
             continue
         return f"please report it with the traceback in {folder / name}"

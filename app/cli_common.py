@@ -49,15 +49,27 @@ class Invocation:
     """What is known about the running command when it fails."""
 
     data_dir: Path = Path("var")
+    secrets: frozenset[str] = frozenset()  # of the configuration, once it is read
+
+    def hidden(self, text: str) -> str:
+        """A text that is not ours, such as a traceback, without addresses and secrets in it."""
+        from driftgraph.stream.addresses import HIDDEN, without_addresses
+
+        text = without_addresses(text)
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
 
 
 def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
     """The configuration; from here on the invocation knows where its data is."""
     from driftgraph.app.config import load
+    from driftgraph.app.config_text import secrets_of
 
     settings = load(config, _given(options or {}))
     if isinstance(ctx.obj, Invocation):
         ctx.obj.data_dir = settings.data_dir
+        ctx.obj.secrets = secrets_of(settings)
     return settings
 
 

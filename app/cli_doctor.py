@@ -18,7 +18,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check Kafka, a sample of events, the window's capacity and memory, Redis and the device.
 
-    Writes nothing. Exits 0 if nothing failed, 1 otherwise.
+    Writes nothing but keys of its own in Redis, which it removes. Exits 0 if nothing failed, 1 otherwise.
     """
     settings = read_settings(ctx, config)
     from driftgraph.app.doctor import examine

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from driftgraph.app.config_dead_letters import DeadLetterSettings
@@ -25,6 +26,7 @@ from driftgraph.app.config_faust import FaustSettings
 from driftgraph.app.config_model import FitSettings, ModelSettings
 from driftgraph.app.config_sections import (
     ENV_PREFIX,
+    SECRET_OPTION,
     CheckpointSettings,
     KafkaSettings,
     NameField,
@@ -35,6 +37,7 @@ from driftgraph.app.config_sections import (
     WindowSettings,
 )
 from driftgraph.app.errors import ConfigError
+from driftgraph.stream.addresses import public_url
 
 if TYPE_CHECKING:
     from driftgraph.model.options import TrainerOptions
@@ -282,9 +285,20 @@ def _sentence(error: ValidationError, sources: Mapping[str, Tree]) -> str:
     ).rstrip(".")
     if isinstance(first["input"], Mapping):  # several keys together: the message names them
         return f"{source}: [{key}]: {problem}{more}"
-    secret = any(part in ("secrets", "password") for part in keys)
-    value = "a secret" if secret else shortened(first["input"])
-    return f"{source}: {key} = {value}: {problem}; correct it{more}"
+    return f"{source}: {key} = {_value(keys, first)}: {problem}; correct it{more}"
+
+
+def _value(keys: list[str], fault: ErrorDetails) -> str:
+    """A refused value for a message: not if it may be a secret, or hold one in a wrong place."""
+    value = fault["input"]
+    if any(part in ("secrets", "options", "password") or SECRET_OPTION.search(part) for part in keys):
+        return "a secret" if "options" not in keys else "what is there"
+    if isinstance(value, str) and fault["type"] in ("dict_type", "model_type"):
+        return "a text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = str(value)
+    return f'"{public_url(text)}"' if "://" in text or "@" in text else shortened(value)
 
 
 def shortened(value: object) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from driftgraph.app.config_sections import ENV_PREFIX, PathField, Section
+from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value
 from driftgraph.stream.formats.paths import Condition
 from driftgraph.stream.formats.presets import PRESETS, merged
@@ -35,11 +36,13 @@ def _condition(written: str) -> str:
 
 
 def _registry_url(value: str) -> str:
+    if (fault := fault_of(value, ("http", "https"))) is not None:
+        raise ValueError(fault)
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if not parts.hostname or "@" in parts.netloc or parts.query:
         raise ValueError(
-            "should be http:// or https:// with a host, such as http://localhost:8081; "
-            "the user goes into username"
+            "should be http:// or https:// with a host, such as http://localhost:8081, without a ?; "
+            "the user goes into username, the password into password"
         )
     return value
 

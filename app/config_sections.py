@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from driftgraph.app.duration import Duration, DurationField, PositiveDurationField
+from driftgraph.stream.addresses import fault_of, public_url
 
 ENV_PREFIX = "DRIFTGRAPH__"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
@@ -27,12 +28,13 @@ OWNED_OPTIONS = frozenset(
         "enable.auto.offset.store", "isolation.level", "enable.partition.eof",
     }
 )  # fmt: skip
-SECRET_OPTIONS = frozenset(
-    {
-        "sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem",
-        "sasl.oauthbearer.client.secret", "sasl.oauthbearer.config",
-    }
-)  # fmt: skip
+# By its name, so that a property is hidden that a later librdkafka has, or that only Java's clients know.
+SECRET_OPTION = re.compile(
+    r"passw|secret|passphrase|jaas|user\.info|credentials?$|api[._-]?key|key\.pem|ssl_key|private\.key$"
+    r"|oauthbearer\.config|oauthbearer\.extensions|(^|[._-])token$",
+    re.IGNORECASE,
+)
+DATABASE = re.compile(r"(/\d*)?")  # of a Redis server, in its address
 
 
 def _name(value: str) -> str:
@@ -68,8 +70,20 @@ def _start(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("should begin with redis://, rediss:// or unix://, such as redis://localhost:6379/0")
+    if (fault := fault_of(value, ("redis", "rediss", "unix"))) is not None:
+        raise ValueError(fault)
+    parts = urlsplit(value)
+    if parts.scheme != "unix" and not DATABASE.fullmatch(parts.path):
+        raise ValueError("should end with its host, or with the number of a database such as /0")
+    return value
+
+
+def _brokers(value: str) -> str:
+    if "@" in value or "://" in value:
+        raise ValueError(
+            "should be host:port,host:port; security.protocol and user go into kafka.options, the password "
+            "into kafka.secrets"
+        )
     return value
 
 
@@ -90,7 +104,7 @@ class Section(BaseModel):
 class KafkaSettings(Section):
     """Where events come from."""
 
-    bootstrap_servers: str = Field(
+    bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = Field(
         default="localhost:9092",
         min_length=1,
         description="Brokers to ask for the others, as host:port,host:port.",
@@ -130,7 +144,7 @@ class KafkaSettings(Section):
             if key in OWNED_OPTIONS:
                 raise ValueError(f"{key} belongs to driftgraph and cannot be set in options: remove it")
         for key in self.options:
-            if key in SECRET_OPTIONS:
+            if SECRET_OPTION.search(key):
                 raise ValueError(f"{key} is a secret: move it from options to secrets")
         return self
 
@@ -285,16 +299,16 @@ class RedisSettings(Section):
     def address(self) -> str:
         """The url with user name and password filled in, for a client; never to be shown.
 
-        A url that names its own user is left as it is.
+        A url that names its own user, before the host or behind a ``?``, is left as it is.
         """
         parts = urlsplit(self.url)
-        if "@" in parts.netloc or (self.password is None and self.username is None):
+        named = "@" in parts.netloc or {"username", "password"} & dict(parse_qsl(parts.query)).keys()
+        if named or (self.password is None and self.username is None):
             return self.url
         password = "" if self.password is None else quote(self.password.get_secret_value(), safe="")
         login = f"{quote(self.username or '', safe='')}:{password}"
         return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
 
     def public_url(self) -> str:
-        """The url without a user name and password."""
-        parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        """The url without a user name, a password or a query."""
+        return public_url(self.url)

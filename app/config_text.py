@@ -10,13 +10,15 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from driftgraph.app.config import FILE_NAME, Settings
 from driftgraph.app.config_sections import ENV_PREFIX, RelationSettings, Section
+from driftgraph.stream.addresses import public_url, secrets_in
 
 WIDTH = 100  # of a comment line
+SECRET_CHARACTERS_MIN = 4  # a shorter one would take every word apart that has it
 
 # A shop's funnel: what a stranger most likely has. Short for clicks, which tell of the moment.
 STARTER_RELATIONS = {"click": "3d", "favorite": "30d", "purchase": "30d"}
@@ -43,10 +45,33 @@ def starter_file() -> str:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """Every setting as plain JSON values; secrets are stars, and a url shows no password."""
-    tree = settings.model_dump(mode="json")
-    tree["redis"]["url"] = settings.redis.public_url()
+    """Every setting as plain JSON values; secrets are stars, and no address shows a user or a query."""
+    tree: dict[str, Any] = _public(settings.model_dump(mode="json"))
     return tree
+
+
+def secrets_of(settings: Settings) -> frozenset[str]:
+    """Every secret that is set: passwords, and what addresses hold. None shorter than 4 characters."""
+    return frozenset(secret for secret in _secrets(settings) if len(secret) >= SECRET_CHARACTERS_MIN)
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for _, below in value:
+            yield from _secrets(below)
+    elif isinstance(value, Mapping):
+        for below in value.values():
+            yield from _secrets(below)
+    elif isinstance(value, str) and "://" in value:
+        yield from secrets_in(value)
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _public(below) for key, below in value.items()}
+    return public_url(value) if isinstance(value, str) and "://" in value else value
 
 
 def toml_of(tree: Mapping[str, Any], path: str = "") -> str:

@@ -2,7 +2,8 @@
 
     settings ──► Kafka, a sample of events, the window's memory, Redis ──► [Check …], what each relation needs
 
-Reads only. Every check is made, whatever the ones before it found.
+Writes nothing but keys of its own in Redis, which it removes. Every check is made, whatever the ones before
+it found.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from driftgraph.app import saved_model
 from driftgraph.app.config import Settings
+from driftgraph.app.doctor_redis import redis_checks
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
-from driftgraph.app.redis_schema import connect, redis_errors
+from driftgraph.app.findings import Check, State
 from driftgraph.app.status_files import told
 from driftgraph.app.validate import Report, offsets_at, validate_topic
 from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
@@ -32,23 +33,6 @@ HEADROOM: Final = 1.5  # a capacity holds the busy days too
 EVENT_BYTES: Final = 4 * WORDS
 HEAD_BYTES: Final = 4 * HEAD_WORDS
 REJECTED_SHARE_MAX: Final = 0.01  # of a sample; more is a fault of the configuration or of a producer
-
-
-class State(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing looked at; ``detail`` says what was found and, if it is not ok, what to do."""
-
-    name: str
-    state: State
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +88,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("relations", lambda: _relations(settings))
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
-    findings.checks += _guarded("redis", lambda: _redis(settings))
+    findings.checks += _guarded("redis", lambda: redis_checks(settings))
     findings.checks += _guarded("model", lambda: _model(settings))
     findings.checks += _guarded("device", lambda: _device(settings))
     findings.checks += _guarded("updater", lambda: _updater(settings))
@@ -168,6 +152,9 @@ def _sample(report: Report) -> Check:
 
 def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
     """The events at their rates and the heads of all rows, against what the window's disk has left."""
+    if not needs:
+        yield Check("memory", State.WARN, "unknown, since the topic's rate is; put the topic right first")
+        return
     folder = settings.window.dir or settings.data_dir / "window"
     there = next(path for path in (folder, *folder.parents, Path("/")) if path.exists())
     free = shutil.disk_usage(there).free
@@ -179,21 +166,6 @@ def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
         yield Check("memory", State.FAIL, f"{said}: set window.dir to a larger disk, or shorten the spans")
     else:
         yield Check("memory", State.WARN if most > free else State.OK, said)
-
-
-def _redis(settings: Settings) -> Iterator[Check]:
-    client = connect(settings.redis.address())
-    try:
-        with redis_errors(client, "asking what it is"):
-            info: dict[str, Any] = client.info()
-            vector_sets = "vadd" in cast("dict[str, Any]", client.command())
-    finally:
-        client.close()
-    said = f"{settings.redis.public_url()}: Redis {info.get('redis_version')}"
-    yield Check("redis", State.OK, f"{said}, {'with' if vector_sets else 'without'} vector sets")
-    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
-        policy = info["maxmemory_policy"]
-        yield Check("redis", State.WARN, f"maxmemory-policy {policy} may evict vectors: use noeviction")
 
 
 def _model(settings: Settings) -> Iterator[Check]:

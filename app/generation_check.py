@@ -85,7 +85,7 @@ class Served:
         pipe.hmget(manifest, ["status", "token", "refreshed", "users", "items"])
         for kind in ("user", "item"):
             pipe.llen(keys.of(number, f"{kind}-ids"))
-        (gen, left, epoch), told, *lengths = cast("list[Any]", pipe.execute())
+        (gen, left, epoch), told, *lengths = pipe.execute()
         status, token, mark, *counts = told
         fence = int(epoch or 0)
         if int(left or 0) == number:

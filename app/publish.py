@@ -8,14 +8,12 @@ generations in generation_keys.py.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 import redis
 
@@ -24,7 +22,7 @@ from driftgraph.app import publish_scripts as scripts
 from driftgraph.app.generation_check import Served, Standing
 from driftgraph.app.generation_keys import GenerationKeys
 from driftgraph.app.publish_scripts import Scripts
-from driftgraph.app.redis_rights import has_vector_sets, is_refused_right
+from driftgraph.app.redis_rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.app.redis_schema import (
     LIVE,
     Keys,
@@ -33,7 +31,7 @@ from driftgraph.app.redis_schema import (
     redis_errors,
     require_binary,
 )
-from driftgraph.app.vectors import NORM_MAX, Vectors, check, chunks, hash_args, one_length
+from driftgraph.app.vectors import NORM_MAX, Vectors, check, chunks, digest_of, hash_args, one_length
 
 KEEP_MIN = 2  # the served generation and one to go back to
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
@@ -161,11 +159,15 @@ class GenerationStore:
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
         self._served = Served(number, token, indexed=indexed, trending=self._served.trending)
+        self._tend(f"generation {number} is served", self._tidy)
+
+    def _tend(self, done: str, tidy: Callable[[], None]) -> None:
+        """Step 7: what comes after a switch may fail, and is made good by the next publish."""
         try:
-            with redis_errors(self._client, f"tidying after generation {number}"):
-                self._tidy()
+            with redis_errors(self._client, "tidying"):
+                tidy()
         except StoreError as error:
-            log.warning("generation %d is served, but older ones are not tidied yet: %s", number, error)
+            log.warning("%s, but older ones are not tidied yet: %s", done, error)
 
     def _tell_silence(self, answer: Sequence[str]) -> None:
         """Say once that a switch was made and nobody could be told of it."""
@@ -195,12 +197,8 @@ class GenerationStore:
             )
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
-        digest = hashlib.sha256()
-        for side in (users, items):
-            digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
-            digest.update(side.vectors.tobytes())
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
-        return {**own, "digest": digest.hexdigest(), "keys_expire": "no"}
+        return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 
     def _write(
         self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
@@ -230,8 +228,8 @@ class GenerationStore:
             if not is_refused_right(error):
                 raise
             self._tell_once(
-                f"items have no vector set, so readers rank by themselves ({error}); the ACL rules "
-                "+vadd +vcard +vsim give the right"
+                f"items have no vector set, so readers rank by themselves ({what_it_says(error)}); the ACL "
+                "rules +vadd +vcard +vsim give the right"
             )
             self._client.unlink(keys[2])
             return "none"
@@ -373,7 +371,7 @@ class GenerationStore:
                 )
             self._calls.refuse(answer, target)
             self._tell_silence(answer)
-            self._tended.settle_ttls(self.ttl_s)
+        self._tend(f"generation {target} is served again", lambda: self._tended.settle_ttls(self.ttl_s))
         return target
 
     def clean_up(self) -> int:
@@ -388,7 +386,7 @@ class GenerationStore:
         return removed
 
     def _tidy(self) -> None:
-        """Step 7. What has to go goes first: without the right to set a TTL it would stay for ever."""
+        """What has to go goes first: without the right to set a TTL it would stay for ever."""
         self._tended.remove_unfinished()
         self._tended.remove_oldest(self.keep)
         self._tended.settle_ttls(self.ttl_s)

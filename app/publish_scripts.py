@@ -195,6 +195,7 @@ return {'ok'}
 SET_TTL = """
 local served = redis.call('HGET', KEYS[1], 'gen') == ARGV[1]
 if served ~= (ARGV[2] == '0') then return {'moved'} end
+redis.call('PERSIST', KEYS[1])  -- as in ROLL_BACK
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'keys_expire', ARGV[3]) end
 for i = 3, #KEYS do
   if served then redis.call('PERSIST', KEYS[i]) else redis.call('EXPIRE', KEYS[i], ARGV[2]) end

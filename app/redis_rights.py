@@ -8,6 +8,7 @@ without the commands of vector sets readers rank by themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,34 +17,42 @@ from redis.exceptions import NoPermissionError
 
 # What ``run``, ``replay``, ``rollback``, ``faust`` and ``doctor`` send, by themselves or in a script.
 WRITER: Final = (
-    "del", "eval", "evalsha", "exec", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall",
+    "del", "evalsha", "exec", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall",
     "hincrby", "hmget", "hset", "info", "llen", "lpos", "lrange", "lrem", "ltrim", "multi", "persist",
-    "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "script|exists", "script|load", "select", "set",
+    "pexpire", "pttl", "publish", "rpush", "sadd", "script|exists", "script|load", "select", "set",
     "smembers", "time", "unlink", "vadd", "vcard", "vsim", "zadd", "zrange", "zrem", "zrevrange",
     "zrevrangebyscore", "zunion",
 )  # fmt: skip
 # What EmbeddingReader, ``recommend``, ``status`` and ``generations`` send.
 READER: Final = (
-    "exists", "hget", "hgetall", "hmget", "llen", "lrange", "ping", "select", "smembers", "vcard", "vsim",
+    "exists", "hget", "hgetall", "hmget", "llen", "lrange", "select", "smembers", "vsim",
     "zrange", "zunion",
 )  # fmt: skip
 VECTOR_SETS: Final = ("vadd", "vcard", "vsim")
 _ASKED_BY: Final = "VCARD"
-_IN_SCRIPTS: Final = ("ACL failure in script", "The user executing the script can't")  # Redis 7 and 6
+# In a transaction, and in scripts of Redis 7 and 6, the error comes without a class of its own.
+_REFUSALS: Final = ("NOPERM ", "ACL failure in script", "The user executing the script can't")
 
 
-def acl_rule(
-    commands: Iterable[str], namespace: str, *, channel: str | None = None, write: bool = True
-) -> str:
-    """The rule of a user who may do just that, as ACL SETUSER takes it after the name and the password."""
-    keys = f"~{namespace}:*" if write else f"%R~{namespace}:*"
+def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = None) -> str:
+    """The rule of a user who may do just that, as ACL SETUSER takes it after the name and the password.
+
+    Without ``%R~``: Redis says of VSIM and VCARD that they write.
+    """
     channels = "" if channel is None else f" &{channel}"
-    return f"resetkeys {keys} resetchannels{channels} -@all {' '.join(f'+{name}' for name in commands)}"
+    rights = " ".join(f"+{name}" for name in commands)
+    return f"resetkeys ~{namespace}:* resetchannels{channels} -@all {rights}"
+
+
+def what_it_says(error: redis.RedisError) -> str:
+    """An error of Redis without the command of a pipeline, which has vectors, and the user's name."""
+    text = str(error).rpartition(" of pipeline caused error: ")[2]
+    return re.sub(r"\bUser \S+ has", "its user has", text)
 
 
 def is_refused_right(error: redis.RedisError) -> bool:
     """Whether Redis refused because of what the user may not do."""
-    return isinstance(error, NoPermissionError) or any(text in str(error) for text in _IN_SCRIPTS)
+    return isinstance(error, NoPermissionError) or any(text in str(error) for text in _REFUSALS)
 
 
 def has_vector_sets(client: redis.Redis, key: str) -> bool:

@@ -36,8 +36,9 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, OutOfMemoryError
 from redis.retry import Retry
 
-from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.redis_rights import is_refused_right
+from driftgraph.app.errors import ConfigError, DriftgraphError
+from driftgraph.app.redis_rights import is_refused_right, what_it_says
+from driftgraph.stream.addresses import fault_of
 
 CONNECT_TIMEOUT_S = 2.0
 CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
@@ -162,16 +163,27 @@ def connect(
     Nothing is sent yet; the first command finds out whether Redis is there.
 
     Raises:
-        ValueError: The url is none that redis-py knows.
+        ConfigError: The url is none that redis-py can use. It is not repeated: it may hold a password.
     """
-    return redis.Redis.from_url(
-        url,
-        socket_connect_timeout=connect_timeout_s,
-        socket_timeout=call_timeout_s,
-        retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
-        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-        decode_responses=False,
-    )
+    if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
+        raise ConfigError(f"redis.url {fault}")
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=connect_timeout_s,
+            socket_timeout=call_timeout_s,
+            retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            decode_responses=False,
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+    except (ValueError, TypeError, redis.RedisError):
+        raise ConfigError(
+            f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
+            "remove it, or correct its name and value"
+        ) from None
+    return client
 
 
 def require_binary(client: redis.Redis) -> None:
@@ -202,7 +214,7 @@ def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
 
     By its text where it has no class: inside a script or a pipeline an error comes without one.
     """
-    text = str(error)
+    text = what_it_says(error)
     if isinstance(error, OutOfMemoryError) or "OOM " in text:
         return RedisFullError(
             f"Redis at {where} is at its maxmemory and refused a write while {doing}; "

@@ -5,6 +5,7 @@ Trainer ──► [Vectors] ──► GenerationStore (publish.py)
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,17 @@ def check(vectors: Vectors, side: str) -> None:
 
 def norms(vectors: F32) -> npt.NDArray[np.float64]:
     """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squared)
+
+
+def digest_of(*sides: Vectors) -> str:
+    """What tells that two generations have the same content."""
+    digest = hashlib.sha256()
+    for side in sides:
+        digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
+        digest.update(side.vectors.tobytes())
+    return digest.hexdigest()
 
 
 def one_length(items: F32) -> F32:

@@ -17,6 +17,7 @@ from driftgraph.model.negatives import F32, F64
 from driftgraph.model.options import TrainerOptions
 
 NORMS_KEPT = 15  # of the last accepted generations; their median is the running median
+NORM_MAX = 1e18  # a product of two such is far from float32's end; a publish refuses longer ones, too
 STANDARD_ERRORS = 2.0  # a holdout is small: a loss is worse only if it is so beyond its noise
 
 
@@ -65,9 +66,11 @@ def judge(
         options: The limits.
     """
     for side, vectors in (("user", embedding.user), ("item", embedding.item)):
-        broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+        longest = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        broken = int((~(longest <= NORM_MAX)).sum())  # NaN is broken, too
         if broken:
-            return Verdict(False, "not_finite", f"{broken} of {len(vectors)} {side} vectors are not finite")
+            what = f"{broken} of {len(vectors)} {side} vectors are not finite, or longer than {NORM_MAX:g}"
+            return Verdict(False, "not_finite", what)
     for side, place, vectors in (("user", 0, embedding.user), ("item", 1, embedding.item)):
         past = [pair[place] for pair in norms[-NORMS_KEPT:] if pair[place] > 0]
         if not past:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from driftgraph.stream.addresses import public_url
 from driftgraph.stream.decode import NotNowError
 from driftgraph.stream.source import SourceError
 
@@ -63,6 +64,7 @@ class SchemaRegistry:
 
     def __init__(self, options: RegistryOptions) -> None:
         self._url = options.url.rstrip("/")
+        self._shown = public_url(self._url)
         self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
         if options.username or options.password:
             login = base64.b64encode(f"{options.username}:{options.password}".encode()).decode()
@@ -87,7 +89,7 @@ class SchemaRegistry:
             schema = answer.result(WAIT_S)
         except TimeoutError as error:
             raise NotNowError(
-                f"the schema registry at {self._url} has not answered within {WAIT_S:g} s"
+                f"the schema registry at {self._shown} has not answered within {WAIT_S:g} s"
             ) from error
         except (NotNowError, SourceError):
             del self._answers[number]  # asked again at the next call
@@ -155,7 +157,7 @@ class SchemaRegistry:
             raise refused from error
         except (OSError, urllib.error.URLError) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise NotNowError(f"the schema registry at {self._url} cannot be reached ({why})") from error
+            raise NotNowError(f"the schema registry at {self._shown} cannot be reached ({why})") from error
         if body is None or "schema" not in body:
             raise self._stranger(f"{path} gave no schema")
         return body
@@ -165,17 +167,17 @@ class SchemaRegistry:
         if status == 404 and body is not None and body.get("error_code") in _NOT_FOUND:
             return None
         if status in _TRY_AGAIN or status >= 500:
-            return NotNowError(f"the schema registry at {self._url} answers {status}")
+            return NotNowError(f"the schema registry at {self._shown} answers {status}")
         if status in (401, 403):
             return SourceError(
-                f"the schema registry at {self._url} refuses us ({status}); "
+                f"the schema registry at {self._shown} refuses us ({status}); "
                 "check events.registry.username and password"
             )
         return self._stranger(f"{path} gave {status}")
 
     def _stranger(self, what: str) -> SourceError:
         return SourceError(
-            f"{self._url} does not answer like a schema registry ({what}); "
+            f"{self._shown} does not answer like a schema registry ({what}); "
             "check the path in events.registry.url"
         )
 

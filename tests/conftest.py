@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.services_redis import redis_client, redis_server, store  # noqa: F401  fixtures for all
+from tests.services_redis import redis_client, redis_server, store, user_url  # noqa: F401  fixtures for all
 
 # the first example may compile numba code for seconds; the suite's own timeout is the limit
 settings.register_profile("driftgraph", deadline=None)

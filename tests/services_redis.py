@@ -6,7 +6,7 @@ Every vector of the generation ``number`` is filled with ``number``, so a mixtur
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -37,6 +37,20 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
         client.config_set("maxmemory", 0)
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def user_url(redis_client: redis.Redis, redis_server: EmbeddedRedis) -> Iterator[Callable[[str], str]]:
+    """The address for a new user with the ACL rules given, as an operator would make it."""
+    names = list[str]()
+
+    def make(rules: str) -> str:
+        names.append(f"user{len(names)}")
+        redis_client.execute_command("ACL", "SETUSER", names[-1], "on", ">pw", *rules.split())  # type: ignore[no-untyped-call]
+        return redis_server.url.replace("redis://", f"redis://{names[-1]}:pw@")
+
+    yield make
+    redis_client.execute_command("ACL", "DELUSER", "nobody", *names)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

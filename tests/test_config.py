@@ -120,7 +120,7 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
             "events.format = snowplow gives view, click, cart, purchase, and none of them is a relation",
         ),
         ('[events]\nformat = "registry"', "[events]: the format registry needs registry.url"),
-        ('[events]\nregistry.url = "localhost:8081"', "should be http:// or https:// with a host"),
+        ('[events]\nregistry.url = "localhost:8081"', "should begin with http:// or https://"),
         ('[events]\nregistry.url = "http://ann:hush@localhost"', "the user goes into username"),
         ('[events]\nerase = "impression"', "erase and ignore both have impression"),
         ('[relations.gone]\n[events]\nerase = "gone"', "events.erase = gone is a relation too"),

@@ -149,6 +149,11 @@ GOOD = filled("u", 3, 1)
             filled("i", 2, 1),
             "2 are not; first: 'u1'",
         ),
+        (
+            Vectors(GOOD.ids, np.array([[1] * 4, [3e38, 0, 0, 0], [1] * 4], np.float32), GOOD.event_ms),
+            filled("i", 2, 1),
+            "not longer than 1e\\+18, 1 are not; first: 'u1'",
+        ),
     ],
 )
 def test_unsound_vectors_are_refused_before_anything_is_written(
@@ -308,6 +313,8 @@ def test_a_refresh_by_the_model_of_another_generation_is_refused(
 def test_unsound_trending_scores_are_refused(store: GenerationStore, redis_client: redis.Redis) -> None:
     with pytest.raises(ValueError, match="finite"):
         store.trending("click", {"i1": float("nan")})
+    with pytest.raises(ValueError, match="finite"):
+        store.trending("click", {"i1": 1e308})  # the sum over two behaviors would be infinite
     with pytest.raises(ValueError, match="at most 1000 items, got 1001"):
         store.trending("click", {f"i{n}": 1.0 for n in range(1_001)})
     assert redis_client.dbsize() == 0

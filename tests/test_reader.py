@@ -268,6 +268,29 @@ def test_a_redis_that_is_away_is_one_sentence() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_scores_are_finite_whoever_wrote_the_vectors(redis_client: redis.Redis, cached: bool) -> None:
+    """An older version, or somebody else, published lengths of 3e38, infinity and NaN."""
+    store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1)
+    publish(store, 1, users=3, items=6)
+    written = {
+        "item:i2": [3e38, 3e38, 0, 0], "item:i3": [np.inf, 0, 0, 0], "item:i4": [np.nan, 0, 0, 0],
+        "user:u0": [3e38, 3e38, 3e38, 3e38], "user:u1": [np.inf, 1, 1, 1], "user:u2": [np.nan, 1, 1, 1],
+    }  # fmt: skip
+    for key, vector in written.items():
+        redis_client.hset(f"shop:emb:1:{key}", "embedding", np.array(vector, "<f4").tobytes())
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE, cache_items=cached)
+    found = reader.recommend("u0", 10)
+    assert found.source == "embedding"
+    assert found.items[0][0] == "i2"
+    assert {item for item, _ in found.items}.isdisjoint(["i3", "i4"])
+    assert np.isfinite([score for _, score in found.items]).all()
+    store.trending("click", {"i1": 1.0})
+    redis_client.zadd("shop:trending:click", {"i5": float("inf")})
+    for user in ("u1", "u2"):
+        assert reader.recommend(user, 10) == Recommendation(1, "trending", [("i1", 1.0)])
+
+
 def test_top_must_be_positive(redis_client: redis.Redis) -> None:
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("u0", 0)

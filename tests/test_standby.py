@@ -14,9 +14,17 @@ import redis
 
 from driftgraph.app.config import Settings
 from driftgraph.app.embedded import free_port
-from driftgraph.app.lease import Holder, Lease, LeaseClient, elapsed_s
+from driftgraph.app.lease import (
+    Holder,
+    Lease,
+    LeaseClient,
+    LeaseLostError,
+    NamespaceTakenError,
+    elapsed_s,
+    read_epoch,
+)
 from driftgraph.app.progress import NoProgress
-from driftgraph.app.redis_schema import Keys, RedisUnavailableError, connect
+from driftgraph.app.redis_schema import Keys, RedisLoginError, RedisUnavailableError, connect
 from driftgraph.app.standby import Standby
 from tests.services_redis import NAMESPACE
 
@@ -139,6 +147,77 @@ def test_the_holder_comes_first_when_redis_was_away_and_a_dead_one_does_not(
     assert lease is not None
     assert time.monotonic() - back_s > TTL_S / 2, "the holder had no time to say that it lives"
     lease.release()
+
+
+@pytest.mark.parametrize("name", ["other", "shop:0/2", "shop (replay)"])
+def test_another_name_in_the_namespace_is_refused_with_the_name_of_the_first(
+    first: LeaseClient, redis_client: redis.Redis, tmp_path: Path, name: str
+) -> None:
+    epoch = first.take()
+    assert epoch is not None
+    holder = Lease(first, epoch, elapsed_s(), renew_s=TTL_S / 4)
+    other = LeaseClient(redis_client, namespace=NAMESPACE, name=name, ttl_s=TTL_S)
+    says = rf"namespace 'shop' in Redis at .* is in use by 'shop' \(pid {os.getpid()} on .* redis\.namespace"
+    with pytest.raises(NamespaceTakenError, match=says):
+        Standby(Settings(data_dir=tmp_path), threading.Event(), Said()).lease(other)
+    with pytest.raises(NamespaceTakenError, match=says):
+        other.take_alone()
+    assert holder.held
+    assert first.renew(epoch) is None
+    assert read_epoch(redis_client, NAMESPACE) == epoch, "the worker of the first is fenced"
+    elsewhere = LeaseClient(redis_client, namespace="elsewhere", name=name)
+    assert elsewhere.take() is not None
+    holder.release()
+
+
+def test_another_name_goes_on_once_the_first_is_dead(first: LeaseClient, tmp_path: Path) -> None:
+    """Killed, so that nobody releases its lease: the name was changed between two starts, say."""
+    assert first.take() is not None
+    other = LeaseClient(first._client, namespace=NAMESPACE, name="other", ttl_s=TTL_S)
+    waiting = Waiting(tmp_path, other)
+    until("it says so", lambda: waiting.said.lines)
+    assert "to see whether 'shop' (pid " in waiting.said.lines[0]
+    lease = waiting.ended()
+    assert lease is not None
+    assert other.holder().name == "other"
+    lease.release()
+
+
+def test_another_name_after_a_clean_stop_or_on_the_same_folder_does_not_wait(
+    redis_client: redis.Redis,
+) -> None:
+    first = LeaseClient(redis_client, namespace=NAMESPACE, name="shop", place="a", ttl_s=60)
+    other = LeaseClient(redis_client, namespace=NAMESPACE, name="other", place="a", ttl_s=60)
+    assert first.take() is not None
+    other.take_alone().release()
+    LeaseClient(redis_client, namespace=NAMESPACE, name="third").take_alone().release()
+
+
+def test_one_that_stood_still_while_another_name_took_over_is_told_the_name(
+    first: LeaseClient, redis_client: redis.Redis
+) -> None:
+    epoch = first.take()
+    assert epoch is not None
+    other = LeaseClient(redis_client, namespace=NAMESPACE, name="other", ttl_s=60)
+    until("the first has run out", other.take)
+    lease = Lease(first, epoch, elapsed_s(), renew_s=0.05)
+    until("it knows", lambda: not lease.held)
+    with pytest.raises(
+        LeaseLostError, match=r"'other', has taken over .* needs a redis\.namespace of its own"
+    ):
+        lease.check()
+    lease.release()
+
+
+def test_a_login_that_redis_does_not_accept_ends_a_start(redis_client: redis.Redis, tmp_path: Path) -> None:
+    """It would wait for ever for what only a person can mend."""
+    kwargs = redis_client.connection_pool.connection_kwargs
+    client = connect(f"redis://nobody:secret@{kwargs['host']}:{kwargs['port']}/0", retries=0)
+    with pytest.raises(RedisLoginError, match="does not accept the login"):
+        Standby(Settings(data_dir=tmp_path), threading.Event(), Said()).lease(
+            LeaseClient(client, namespace=NAMESPACE, name="shop")
+        )
+    client.close()
 
 
 def test_it_ends_at_once_when_told_while_redis_is_away(tmp_path: Path) -> None:

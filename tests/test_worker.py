@@ -27,7 +27,7 @@ from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import RedisUnavailableError, StoreError, connect
 from driftgraph.app.saved_model import OtherModelError
-from driftgraph.app.worker import Worker
+from driftgraph.app.worker import Worker, device_of
 from driftgraph.model.gate import Verdict
 from driftgraph.model.neighbors import now_ms
 from driftgraph.snapshots import checkpoint
@@ -661,8 +661,8 @@ def test_a_device_that_is_not_here_is_refused_by_name(wanted: str) -> None:
     with pytest.raises(
         ConfigError, match=f"model.device = {wanted}, but PyTorch .* sees .* CUDA devices here"
     ):
-        worker_module.device_of(wanted)
-    assert worker_module.device_of("cpu") == "cpu"
+        device_of(wanted)
+    assert device_of("cpu") == "cpu"
 
 
 def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from driftgraph.app.config import load
-from driftgraph.app.doctor import State, examine
+from driftgraph.app.doctor import examine
+from driftgraph.app.findings import State
 from driftgraph.stream.clock import SystemClock
 from tests.kafka_brokers import produce
 from tests.services.conftest import RealKafka

@@ -21,7 +21,8 @@ from confluent_kafka import Producer
 from driftgraph.app import doctor as doctor_module
 from driftgraph.app import live as live_module
 from driftgraph.app.config import Settings, load
-from driftgraph.app.doctor import State, examine
+from driftgraph.app.doctor import examine
+from driftgraph.app.findings import State
 from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.kafka_source import KafkaSource

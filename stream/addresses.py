@@ -1,0 +1,81 @@
+"""Addresses such as ``redis://user:password@host/0``: the one place that prints them and finds their faults.
+
+A user name and a password, and whatever stands behind a ``?``, are never in what these functions give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+HIDDEN: Final = "…"
+ENCODE: Final = "in a user name or password write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def fault_of(url: str, schemes: Collection[str]) -> str | None:
+    """What is wrong with an address and what to do, without a word of it; None if it can be used.
+
+    A ``/``, ``?`` or ``#`` in a password ends the part with the host, and a half of the password is then
+    taken for a port, a path or a query: all that looks so is refused.
+    """
+    if "://" not in url or url.partition("://")[0].lower() not in schemes:
+        named = [f"{scheme}://" for scheme in schemes]
+        return f"should begin with {' or '.join([', '.join(named[:-1]), named[-1]] if named[1:] else named)}"
+    parts = _split(url)
+    if parts is None:
+        return f"is no address that can be taken apart; {ENCODE}"
+    is_file = parts.scheme == "unix"
+    after = parts.query if is_file and not parts.netloc else parts.path + parts.query
+    fault = None
+    if "#" in url:
+        fault = "has a # in it"
+    elif "@" in after:
+        fault = "has an @ behind a / or ?"
+    elif is_file and parts.netloc.rpartition("@")[2]:
+        fault = "should have three slashes and a path, as unix:///run/redis.sock"
+    elif not is_file and parts.netloc and not parts.hostname:
+        fault = "has no host"
+    return fault and f"{fault}; {ENCODE}"
+
+
+def public_url(url: str) -> str:
+    """An address for people. Of one that cannot be taken apart safely only the scheme is left."""
+    scheme = url.partition("://")[0].lower()
+    if not _SCHEME.fullmatch(scheme) or "://" not in url:
+        return HIDDEN
+    parts = _split(url)
+    if fault_of(url, [scheme]) is not None or parts is None:
+        return f"{scheme}://{HIDDEN}"
+    is_odd = scheme in ("redis", "rediss") and not parts.path.strip("/").isdecimal()
+    path = f"/{HIDDEN}" if is_odd and parts.path.strip("/") else parts.path
+    query = f"?{HIDDEN}" if parts.query else ""
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{path}{query}"
+
+
+def without_addresses(text: str) -> str:
+    """A text with every address in it as ``public_url`` gives it."""
+    return _ADDRESS.sub(lambda found: public_url(found[0]), text)
+
+
+def secrets_in(url: str) -> set[str]:
+    """What an address has that nobody should see: password, values of the query, each also decoded."""
+    parts = _split(url)
+    if parts is None:
+        return {url}
+    found = {parts.password or "", *(value for _, value in parse_qsl(parts.query))}
+    return {text for one in found for text in (one, unquote(one)) if text}
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts; None where Python's parser fails, whose words would repeat what it was given."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  it is looked at only when it is asked for
+    except ValueError:
+        return None
+    return None if _CONTROL.search(url) else parts
