@@ -44,7 +44,7 @@ def validate(
 
     if source.startswith(TOPIC_PREFIX):
         report = validation.validate_topic(settings, source.removeprefix(TOPIC_PREFIX), limit)
-    elif Path(source).is_file():
+    elif Path(source).exists():
         report = validation.validate_file(settings, Path(source), limit)
     else:
         raise DriftgraphError(f"{source}: no such file; name a file of events, or a topic as kafka:TOPIC")

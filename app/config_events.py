@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -18,6 +19,7 @@ from driftgraph.app.config_sections import ENV_PREFIX, PathField, Section
 from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value
 from driftgraph.stream.formats.paths import Condition
 from driftgraph.stream.formats.presets import PRESETS, merged
+from driftgraph.stream.time_text import zone_named
 
 MAPPED: Final = ("mapping", "registry", *PRESETS)  # formats that read by a mapping
 FILES_ONLY: Final = ("csv", "taobao", "parquet")
@@ -32,6 +34,12 @@ def _value(written: Any) -> Any:
 def _condition(written: str) -> str:
     Condition.parse(written)
     return written
+
+
+def _timezone(value: str) -> str:
+    if zone_named(value) is None:
+        raise ValueError("should be the name of a zone in the IANA database, such as Asia/Shanghai or UTC")
+    return value
 
 
 def _registry_url(value: str) -> str:
@@ -194,6 +202,13 @@ class EventSettings(Section):
         description="The behavior that asks to forget the user; so does a Kafka record without a value, "
         "whose key is the user.",
     )
+    timezone: Annotated[str, AfterValidator(_timezone)] | None = Field(
+        default=None,
+        description="The zone of times that are written without one (a name of the IANA database); not set: "
+        "such times are rejected. A time that clocks skip is rejected, too, and of one that comes twice, the "
+        "first is taken.",
+        examples=["Asia/Shanghai"],
+    )
     reject_share_max: float = Field(
         default=0.5,
         gt=0,
@@ -221,6 +236,10 @@ class EventSettings(Section):
     registry: RegistrySettings = Field(
         default=RegistrySettings(), description="Where the schemas of the format registry are."
     )
+
+    def zone(self) -> ZoneInfo | None:
+        """The zone of times that are written without one."""
+        return None if self.timezone is None else zone_named(self.timezone)
 
     @model_validator(mode="after")
     def _format_has_what_it_needs(self) -> EventSettings:

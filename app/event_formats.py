@@ -25,7 +25,12 @@ from driftgraph.stream.schema_registry import RegistryOptions, SchemaRegistry
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
     """What makes an event of the topic good."""
     behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
-    times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
+    times = TimeRules(
+        clock,
+        floor_ms=settings.time.floor_ms(),
+        future_skew_ms=settings.time.skew.ms,
+        zone=settings.events.zone(),
+    )
     return EventRules(behaviors, times, settings.events.erase)
 
 

@@ -17,9 +17,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from driftgraph.stream.clock import F64, Mask, TimeBounds, times_ms_of
+from driftgraph.stream.clock import F64, Instants, Mask, TimeBounds, times_ms_of
 from driftgraph.stream.decode import Behaviors, EraseRequest, Event, EventRules
 from driftgraph.stream.events import (
     EMPTY,
@@ -35,58 +34,17 @@ from driftgraph.stream.events import (
 )
 
 Index = npt.NDArray[np.intp]
-_PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N rows as a format read them, nothing judged. A null or missing value is an empty text, or time 0."""
+    """N rows as a format read them, nothing judged. A null or missing value is an empty text, 0 or NaT."""
 
     user: Strings
     item: Strings
     behavior: Strings
-    ts: I64 | F64 | Strings
+    ts: I64 | F64 | Instants | Strings
     event_id: Strings | None = None
-
-
-def strings_of(column: pa.Array | pa.ChunkedArray) -> Strings:
-    """An Arrow column of texts or integers as ``Strings``; null becomes empty.
-
-    No copy of the bytes if it is one chunk of texts without nulls.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if array.null_count:
-        array = pc.fill_null(array.cast(pa.large_string()), "")
-    if pa.types.is_dictionary(array.type) or not (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    ):
-        array = array.cast(pa.large_string())
-    if len(array) == 0:
-        return Strings.of([])
-    width = np.int64 if pa.types.is_large_string(array.type) else np.int32
-    _, offsets_buffer, data_buffer = array.buffers()
-    offsets = np.frombuffer(offsets_buffer, width)[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer else np.zeros(0, np.uint8)
-    return Strings(offsets.astype(np.int64, copy=False), data)
-
-
-def times_of(column: pa.Array | pa.ChunkedArray) -> I64 | F64 | Strings:
-    """An Arrow column of integers, floats, zoned timestamps or texts as event times; null becomes 0 or empty.
-
-    Raises:
-        pyarrow.ArrowInvalid: If an unsigned integer does not fit into int64.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_timestamp(array.type):  # stored in UTC whatever the zone's name
-        raw: I64 = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
-        return raw * 1_000 if array.type.unit == "s" else raw // _PER_MS[array.type.unit]
-    if pa.types.is_integer(array.type):
-        ints: I64 = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
-        return ints
-    if pa.types.is_floating(array.type):
-        floats: F64 = pc.fill_null(array.cast(pa.float64()), 0.0).to_numpy()
-        return floats
-    return strings_of(array)
 
 
 @numba.njit(cache=True, nogil=True)

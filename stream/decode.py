@@ -14,14 +14,15 @@ an id with white space at an end is refused, since one producer's ``"42 "`` woul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
 import numpy as np
 
-from driftgraph.stream.clock import TimeBounds, TimeFault, TimeRules, time_ms_of
+from driftgraph.stream.clock import TimeBounds, TimeRules, time_ms_of
 from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Headers, Rejected
+from driftgraph.stream.time_text import TimeFault
 
 ERASE: Final = "$erase"  # the behavior that asks to forget the user, where nobody chose another
 DETAIL_CHARACTERS_MAX = 200  # of a refused value in a message; the payload is kept beside it
@@ -220,7 +221,7 @@ class EventRules:
             return Refusal(Reason.MISSING_FIELD, "the event has no time")
         time_ms = time_ms_of(ts, bounds)
         if isinstance(time_ms, TimeFault):
-            return Refusal(Reason(time_ms.value), f"{_TIME_DETAIL[time_ms]}, got {shown(ts)}")
+            return Refusal(Reason(time_ms.value), _time_detail(time_ms, ts, bounds))
         if event_id is MISSING or event_id is None or event_id == "":
             return Event(user_id, item_id, relation, time_ms)
         own_id = id_of(event_id, "event id")
@@ -228,11 +229,19 @@ class EventRules:
 
 
 _TIME_DETAIL = {
-    TimeFault.BAD_TIME: "the time must be Unix seconds, ms, us or ns, or RFC 3339 with a zone",
-    TimeFault.WITHOUT_ZONE: "the time needs a zone (Z or +02:00)",
+    TimeFault.BAD_TIME: "the time must be Unix seconds, ms, us or ns, or a date and time such as "
+    "2026-07-02T13:46:40Z or 2026-07-02 15:46:40+02:00",
+    TimeFault.WITHOUT_ZONE: "the time needs a zone (Z or +02:00), or events.timezone must name its zone",
     TimeFault.TOO_OLD: "the time is before the oldest accepted one",
     TimeFault.IN_FUTURE: "the time is further ahead of the clock than accepted",
 }
+
+
+def _time_detail(fault: TimeFault, ts: object, bounds: TimeBounds) -> str:
+    told = _TIME_DETAIL[fault]
+    if fault is TimeFault.BAD_TIME and time_ms_of(ts, replace(bounds, zone=None)) is TimeFault.WITHOUT_ZONE:
+        told = f"there is no such time in {bounds.zone}, since clocks are set forward over it"
+    return f"{told}, got {shown(ts)}"
 
 
 def id_of(value: object, what: str) -> str | Refusal:

@@ -72,7 +72,8 @@ class ArrowStream:
         """The table in a message, checked: its bytes may be anything."""
         try:
             with pa.ipc.open_stream(payload) as stream:
-                wanted = TableColumns.of(stream.schema, self.names, "the message")
+                zoned = self.rules.times.zone is not None
+                wanted = TableColumns.of(stream.schema, self.names, "the message", zoned=zoned)
                 batches, count = [], 0
                 for batch in stream:
                     count += batch.num_rows

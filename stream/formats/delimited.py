@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, Index, decode_columns, strings_of
+from driftgraph.stream.columns import Columns, Index, decode_columns
 from driftgraph.stream.decode import (
     MISSING,
     Answer,
@@ -35,6 +35,7 @@ from driftgraph.stream.decode import (
 )
 from driftgraph.stream.events import EMPTY, I64, Decoded, Rejected
 from driftgraph.stream.formats import CSV_NAMES, FieldNames
+from driftgraph.stream.formats.arrow_columns import strings_of
 
 FIELD_CHARACTERS_MAX = 131_072  # where the csv module refuses a field
 _NEWLINE = 10
