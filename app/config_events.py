@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from driftgraph.app.config_sections import ENV_PREFIX, PathField, Section
-from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value
+from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value, steps_of
 from driftgraph.stream.formats.paths import Condition
 from driftgraph.stream.formats.presets import PRESETS, merged
 from driftgraph.stream.time_text import zone_named
@@ -33,6 +33,11 @@ def _value(written: Any) -> Any:
 
 def _condition(written: str) -> str:
     Condition.parse(written)
+    return written
+
+
+def _messages(written: str) -> str:
+    steps_of(written)
     return written
 
 
@@ -91,9 +96,9 @@ class MappingSettings(Section):
 
     user: ValueField | None = Field(
         default=None,
-        description="A path such as user.id; a list of paths, of which the first that finds something "
-        'counts; { const = "text" }; or { join = ["path", "path"] }. $key, $timestamp and $header.NAME are '
-        "those of the Kafka record.",
+        description="A path such as user.id; a list of paths, of which the first that finds something (not "
+        'null, not blank) counts; { const = "text" }; or { join = ["path", "path"] }. $key, $timestamp and '
+        "$header.NAME are those of the Kafka record.",
         examples=["user.id"],
     )
     item: ValueField | None = Field(
@@ -109,6 +114,12 @@ class MappingSettings(Section):
         default=None,
         description="What a repeated delivery is recognized by; the events of a loop get its number added.",
         examples=["messageId"],
+    )
+    messages: Annotated[str, AfterValidator(_messages)] | None = Field(
+        default=None,
+        description="A list in a message whose elements are messages, such as batch in the bodies of "
+        "Segment's HTTP API. What stands beside the list holds for each of them.",
+        examples=["batch"],
     )
     when: Annotated[str, AfterValidator(_condition)] | None = Field(
         default=None,

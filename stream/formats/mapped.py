@@ -119,6 +119,8 @@ class Mapped:
     def _of_object(
         self, message: object, record: RowOrigin | None, payload: bytes
     ) -> list[tuple[str, _Part]]:
+        if isinstance(message, Refusal):  # one of a list that a reader has judged
+            return [("", message)]
         if not isinstance(message, dict):
             return [("", no_object(payload))]
         return [

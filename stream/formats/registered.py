@@ -8,11 +8,9 @@ against its schema: its producer did that, and what matters here is judged by th
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 from driftgraph.stream.decode import Reason, Refusal, shown
 from driftgraph.stream.errors import DriftgraphError
@@ -21,7 +19,6 @@ from driftgraph.stream.formats.mapped import Origin
 from driftgraph.stream.schema_registry import SCHEMAS_MAX, Schema, SchemaRegistry
 
 _HEADER_BYTES: Final = 5
-_LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
 _Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → the object
 
 
@@ -87,52 +84,17 @@ def _json(_schema: Schema) -> _Read:
 
 
 def _avro(schema: Schema) -> _Read:
-    import fastavro  # noqa: PLC0415  an extra
+    from driftgraph.stream.formats.avro_messages import AvroMisfitError, AvroSchema  # noqa: PLC0415  an extra
 
-    named: dict[str, Any] = {}
-    for text in schema.references.values():
-        fastavro.parse_schema(_plain(json.loads(text)), named_schemas=named)
-    parsed = fastavro.parse_schema(_plain(json.loads(schema.text)), named_schemas=named)
-    has_local = any(_LOCAL in text for text in (schema.text, *schema.references.values()))
+    compiled = AvroSchema(schema.text, schema.references)
 
     def read(data: bytes) -> object | Refusal:
-        stream = io.BytesIO(data)
         try:
-            value = fastavro.schemaless_reader(stream, parsed, None)
-        except Exception as error:  # bytes that are no such record raise whatever their nonsense runs into
-            return _misfit("Avro", f"{type(error).__name__}: {error}")
-        left = len(data) - stream.tell()
-        if left:
-            return _misfit("Avro", f"{left} bytes are left over")
-        return _written(value) if has_local else value
+            return compiled.read(data)
+        except AvroMisfitError as error:
+            return _misfit("Avro", str(error))
 
     return read
-
-
-def _plain(schema: Any) -> Any:
-    """The schema without logical types: a timestamp stays the integer it is, in whichever unit.
-
-    But a local timestamp has no zone, and its integer would pass for UTC: it becomes a text without one.
-    """
-    if isinstance(schema, list):
-        return [_plain(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    logical = str(schema.get("logicalType", ""))
-    return {
-        key: _plain(value) if key in ("type", "items", "values", "fields") else value
-        for key, value in schema.items()
-        if key != "logicalType" or logical.startswith(_LOCAL)
-    }
-
-
-def _written(value: Any) -> Any:
-    """Local timestamps as the texts they would be."""
-    if isinstance(value, dict):
-        return {key: _written(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_written(one) for one in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def _protobuf(schema: Schema) -> _Read:
