@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from driftgraph.app.config_sections import ENV_PREFIX, PathField, Section
-from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value, steps_of
-from driftgraph.stream.formats.paths import Condition
+from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value
+from driftgraph.stream.formats.paths import Condition, steps_of
 from driftgraph.stream.formats.presets import PRESETS, merged
 from driftgraph.stream.time_text import zone_named
 

@@ -243,8 +243,8 @@ def test_what_is_empty_does_not_exist() -> None:
 
 def test_a_body_of_messages_is_as_many_messages() -> None:
     written = {
-        "messages": "body.events", "user": "who", "item": "lines[*].sku", "behavior": "b", "ts": ["t", "sent"],
-        "event_id": "id", "when": 'kind == "track"',
+        "messages": "body.events", "user": "who", "item": "lines[*].sku", "behavior": "b",
+        "ts": ["t", "sent"], "event_id": "id", "when": 'kind == "track"',
     }  # fmt: skip
     one = {
         "kind": "track",

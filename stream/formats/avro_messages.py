@@ -100,7 +100,7 @@ def _timestamp(unit: str) -> Callable[..., object]:
     per_ms, first, last = _UNITS[unit]
 
     def read(data: int, *_: object) -> object:
-        """The number where it tells its unit, else the instant: milliseconds of 1971 would pass for seconds."""
+        """The number where it tells its unit, else the instant: ms of 1971 would pass for seconds."""
         return data if first <= data < last else np.datetime64(data // per_ms, "ms")
 
     return read

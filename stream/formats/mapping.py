@@ -21,12 +21,12 @@ from driftgraph.stream.formats.paths import (
     Condition,
     NotComparableError,
     Path,
-    Step,
     Steps,
     UnsetNumber,
     UnsetText,
     is_empty,
     look_up,
+    steps_of,
 )
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
@@ -148,8 +148,8 @@ class EventMapping:
     def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
         """Read a mapping as it stands in the configuration.
 
-        Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``messages``, the path
-        of a list of messages in a message; ``when``, a condition that a message must pass, else it is
+        Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``messages``, where
+        a message holds a list of messages; ``when``, a condition that a message must pass, else it is
         ignored; ``behaviors``, from the names in the messages to relations; ``others``, what becomes of names
         that are not in there; ``none``, texts that mean nothing.
 
@@ -341,18 +341,6 @@ def _beside(what: str, record: Record | None) -> object:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
-
-
-def steps_of(text: str) -> tuple[Step, ...]:
-    """The steps of a path in a message without a loop.
-
-    Raises:
-        ValueError: If it is another one.
-    """
-    path = Path.parse(text)
-    if path.record or path.depth:
-        raise ValueError(f"{text} should be a path in the message without [*], such as batch")
-    return path.parts[0]
 
 
 def _told(key: str, parse: Any, written: object) -> Any:

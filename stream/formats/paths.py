@@ -115,6 +115,18 @@ def _steps(text: str) -> Iterator[Step]:
         at += 1
 
 
+def steps_of(text: str) -> Steps:
+    """The steps of a path in a message without a loop.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    path = Path.parse(text)
+    if path.record or path.depth:
+        raise ValueError(f"{text} should be a path in the message without [*], such as batch")
+    return path.parts[0]
+
+
 def look_up(value: object, steps: Steps) -> object:
     """What stands there, or ``ABSENT``."""
     for step in steps:
