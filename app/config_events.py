@@ -210,8 +210,15 @@ class EventSettings(Section):
     erase: str = Field(
         default="$erase",
         min_length=1,
-        description="The behavior that asks to forget the user; so does a Kafka record without a value, "
-        "whose key is the user.",
+        description="The behavior that asks to forget the user; so does a Kafka record without a value whose "
+        "key is the user, see tombstones.",
+    )
+    tombstones: Literal["erase", "ignore"] | None = Field(
+        default=None,
+        description='What a Kafka record without a value does: "erase" forgets the user that its key names; '
+        '"ignore" is for topics whose keys name rows, as those of Debezium do. Not set: erase where the key '
+        "is the user (json, arrow, and a mapping with user = $key), else ignore.",
+        examples=["ignore"],
     )
     timezone: Annotated[str, AfterValidator(_timezone)] | None = Field(
         default=None,
@@ -247,6 +254,10 @@ class EventSettings(Section):
     registry: RegistrySettings = Field(
         default=RegistrySettings(), description="Where the schemas of the format registry are."
     )
+
+    def erase_by_key(self) -> bool | None:
+        """Whether a record without a value forgets a user; None: as its format has it."""
+        return None if self.tombstones is None else self.tombstones == "erase"
 
     def zone(self) -> ZoneInfo | None:
         """The zone of times that are written without one."""

@@ -17,9 +17,9 @@ from pyarrow import parquet
 
 from driftgraph.stream._file_readers import BATCH_ROWS_MAX, opened
 from driftgraph.stream._part_files import Part
-from driftgraph.stream.columns import decode_columns
-from driftgraph.stream.decode import EraseRequest, Event, EventRules, Refusal, RowOrigin, rejected
-from driftgraph.stream.events import EMPTY, Decoded, Rejected
+from driftgraph.stream.columns import RowAnswer, decode_columns
+from driftgraph.stream.decode import EventRules, Refusal, RowOrigin, rejected
+from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import FieldNames
 from driftgraph.stream.formats.table import ColumnError, TableColumns
 from driftgraph.stream.source import SourceError
@@ -102,7 +102,7 @@ class ParquetRows:
         bounds = rules.times.bounds()
         columns = self._columns.columns(read)
 
-        def row(at: int) -> Event | EraseRequest | Rejected | None:
+        def row(at: int) -> RowAnswer:
             values = self._columns.values(read, at)
             answer = self._columns.answer(values, columns, at, rules, bounds)
             if isinstance(answer, Refusal):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from driftgraph.stream.clock import F64, Instants, Mask, TimeBounds, times_ms_of
-from driftgraph.stream.decode import Behaviors, EraseRequest, Event, EventRules
+from driftgraph.stream.decode import LEFT_OUT, Behaviors, EraseRequest, Event, EventRules, LeftOut
 from driftgraph.stream.events import (
     EMPTY,
     I32,
@@ -156,9 +156,8 @@ def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
     )
 
 
-RowDecoder = Callable[
-    [int], Event | EraseRequest | Rejected | None
-]  # row number → what the definition says of it
+RowAnswer = Event | EraseRequest | Rejected | LeftOut | None
+RowDecoder = Callable[[int], RowAnswer]  # row number → what the definition says of it
 
 
 def decode_columns(
@@ -185,7 +184,7 @@ def decode_columns(
     Returns:
         Events and rejects in the order of the rows; no position.
     """
-    batch, kept, ignored = EMPTY, np.zeros(0, np.intp), 0
+    batch, kept, ignored, tombstones = EMPTY, np.zeros(0, np.intp), 0, 0
     by_row = np.ones(count, np.bool_)
     if columns is not None and len(index):
         judged = judge(columns, rules, bounds)
@@ -204,8 +203,9 @@ def decode_columns(
     erasures: list[tuple[int, EraseRequest]] = []
     for number in np.flatnonzero(by_row).tolist():
         answer = row(number)
-        if answer is None:
+        if answer is None or answer is LEFT_OUT:
             ignored += 1
+            tombstones += answer is LEFT_OUT
         elif isinstance(answer, Rejected):
             rejects.append(answer)
         elif isinstance(answer, EraseRequest):
@@ -221,4 +221,4 @@ def decode_columns(
         batch = batch.take(order) if len(kept) else batch
     before = [int(np.searchsorted(kept, row) + np.searchsorted(rows_of_events, row)) for row, _ in erasures]
     erased = tuple(Erasure(one.user, at, one.time_ms) for at, (_, one) in zip(before, erasures, strict=True))
-    return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased)
+    return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased, tombstones=tombstones)

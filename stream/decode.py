@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final, Protocol
 
 import numpy as np
@@ -95,7 +95,16 @@ class Refusal:
     detail: str
 
 
-Answer = Event | EraseRequest | Refusal | None  # what a row comes to; None: its behavior is ignored
+class LeftOut(Enum):
+    """The one value ``LEFT_OUT``: a record without a value, in a topic where none asks to erase."""
+
+    TOMBSTONE = 0
+
+
+LEFT_OUT: Final = LeftOut.TOMBSTONE
+
+# what a row comes to; None: its behavior is ignored
+Answer = Event | EraseRequest | Refusal | LeftOut | None
 
 
 class Others(StrEnum):
@@ -190,7 +199,7 @@ class EventRules:
         ts: object,
         event_id: object = MISSING,
         bounds: TimeBounds,
-    ) -> Answer:
+    ) -> Event | EraseRequest | Refusal | None:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
         The behavior is judged first: nothing else of an ignored one matters, and of a request to erase only
@@ -262,17 +271,6 @@ def id_of(value: object, what: str) -> str | Refusal:
     if value[0] <= " " or value[-1] <= " " or value[0].isspace() or value[-1].isspace():
         return Refusal(Reason.BAD_ID, f"{what} has white space at an end: {shown(value)}")
     return value
-
-
-def tombstone_of(key: bytes | None) -> EraseRequest | Refusal:
-    """A record without a value: its key is the user to forget."""
-    if not key:
-        return Refusal(Reason.TOMBSTONE, "a record without a value and without a key, so nobody to erase")
-    try:
-        user = id_of(key.decode(), "the key of a record without a value")
-    except UnicodeDecodeError:
-        return Refusal(Reason.TOMBSTONE, f"a record without a value, whose key is no user id: {shown(key)}")
-    return Refusal(Reason.TOMBSTONE, user.detail) if isinstance(user, Refusal) else EraseRequest(user)
 
 
 class NotNowError(Exception):

@@ -296,13 +296,14 @@ def test_a_message_may_be_an_array_of_messages() -> None:
     ]
 
 
-def test_erasing_by_name_by_table_and_by_tombstone() -> None:
+def test_erasing_by_name_and_by_table_and_a_tombstone_that_is_left_out() -> None:
     good = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS}
     raw: list[bytes | None] = [
         json.dumps(m).encode() for m in (good, {"u": "x", "b": "$erase"}, good, {"u": 7, "b": "Gone"})
     ]
     decoded = decoded_by({**FLAT, "behaviors": {"Gone": "$erase"}, "others": "keep"}, raw=[*raw, None, b""])
-    assert [(one.user, one.place) for one in decoded.erased] == [("x", 1), ("7", 2), ("k4", 2)]
+    assert [(one.user, one.place) for one in decoded.erased] == [("x", 1), ("7", 2)]
+    assert (decoded.ignored, decoded.tombstones) == (1, 1)
     assert [reason for reason, _ in faults(decoded)] == ["bad_json"]
     assert decoded.read_count == 6
 

@@ -69,8 +69,8 @@ def _column(values: list[Any]) -> pa.Array:
 FORMATS: dict[str, tuple[Decoder, Writer]] = {
     "json": (CanonicalJson(RULES), as_messages),
     "array": (CanonicalJson(RULES), as_array),
-    "mapping": (Mapped(RULES, MAPPING), as_messages),
-    "mapped array": (Mapped(RULES, MAPPING), as_array),
+    "mapping": (Mapped(RULES, MAPPING, erase_by_key=True), as_messages),
+    "mapped array": (Mapped(RULES, MAPPING, erase_by_key=True), as_array),
     "arrow": (ArrowStream(RULES), as_arrow),
 }
 every_format = pytest.mark.parametrize("name", FORMATS)

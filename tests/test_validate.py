@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,29 @@ def test_a_topic_is_looked_at_and_nothing_is_committed(shell: Shell, kafka: str)
     committed = group.committed([TopicPartition(topic, p) for p in range(3)], timeout=10)
     group.close()
     assert {part.offset for part in committed} == {-1001}, "nothing is committed"
+
+
+def test_records_without_a_value_that_are_left_out_are_shown(shell: Shell, kafka: str) -> None:
+    topic = f"t-{uuid4().hex[:8]}"
+    changes = [
+        {"value": json.dumps({"op": "c", "u": f"u{n}", "i": "i", "t": NOW_MS}).encode()} for n in range(2)
+    ]
+    produce(kafka, topic, [*changes, {"value": None, "key": b'{"id": 7}'}, {"value": None, "key": b"7"}])
+    mapping = """
+        [events]
+        format = "mapping"
+        [events.mapping]
+        user = "u"
+        item = "i"
+        behavior = "op"
+        ts = "t"
+        behaviors = { c = "click" }
+    """
+    write("unused.jsonl", [], config_of(kafka) + mapping)
+    got = shell("validate", f"kafka:{topic}", "--json")
+    assert (got.code, got.json()["events"]["ignored"], got.json()["ignored_tombstones"]) == (0, 2, 2)
+    said = shell("validate", f"kafka:{topic}").out
+    assert re.search(r"of them records without a value +2", said)
 
 
 def test_of_a_long_topic_the_newest_messages_are_looked_at(shell: Shell, kafka: str) -> None:

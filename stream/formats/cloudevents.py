@@ -37,6 +37,10 @@ class CloudEventReader:
             return [_envelope(one) for one in message]
         return message if isinstance(message, Refusal) else _envelope(message)
 
+    def key(self, raw: bytes) -> bytes:
+        """As it is."""
+        return raw
+
 
 def _content_type(record: RowOrigin) -> bytes:
     named = (value for name, value in record.headers if name.lower() == "content-type" and value is not None)

@@ -28,6 +28,7 @@ from driftgraph.stream.formats.paths import (
     look_up,
     steps_of,
 )
+from driftgraph.stream.formats.record_keys import sole_value, text_of
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
 JOINT: Final = "\x1f"  # between joined values: in no id, so that two different pairs are never one text
@@ -189,11 +190,33 @@ class EventMapping:
     @property
     def needs_record(self) -> bool:
         """Whether a path leads to the Kafka record around the message."""
+        return any(path.record for path in self._paths())
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether one leads to the key of that record."""
+        return any(path.record == "key" for path in self._paths())
+
+    @property
+    def user_is_key(self) -> bool:
+        """Whether the user of an event is the key of its record, wherever there is one."""
+        user = self.values[0]
+        return bool(user.paths) and not user.joined and user.paths[0].record == "key"
+
+    @property
+    def user_fields(self) -> tuple[str, ...]:
+        """The names of the fields that hold a user; of a joined one none does."""
+        user = self.values[0]
+        steps = [
+            path.parts[-1][-1] for path in user.paths if path.parts and path.parts[-1] and not user.joined
+        ]
+        return tuple(dict.fromkeys(step for step in steps if isinstance(step, str)))
+
+    def _paths(self) -> list[Path]:
         choices = (choice.when for row in (self.behaviors or {}).values() for choice in row)
         conditions = [condition for condition in (self.when, *choices) if condition is not None]
         paths = [path for value in self.values for path in value.paths]
-        paths += [test.path for condition in conditions for test in condition.tests]
-        return any(path.record for path in paths)
+        return paths + [test.path for condition in conditions for test in condition.tests]
 
     def events(self, message: object, record: Record | None) -> Iterator[Found]:
         """The events in one message, each with its place such as ``lines[2]``, empty without a loop."""
@@ -333,14 +356,11 @@ def _beside(what: str, record: Record | None) -> object:
         return ABSENT
     if what == "timestamp":
         return ABSENT if record.timestamp_ms is None else record.timestamp_ms
+    if what == "key":
+        return ABSENT if record.key is None else sole_value(record.key)
     name = what.removeprefix("header.")
-    raw = record.key if what == "key" else next((value for key, value in record.headers if key == name), None)
-    if raw is None:
-        return ABSENT
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
+    raw = next((value for key, value in record.headers if key == name), None)
+    return ABSENT if raw is None else text_of(raw)
 
 
 def _told(key: str, parse: Any, written: object) -> Any:

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from driftgraph.stream.decode import Reason, Refusal, shown
+import msgspec
+
+from driftgraph.stream.decode import Reason, Refusal, RowOrigin, shown
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.formats.json_text import read_json
 from driftgraph.stream.formats.mapped import Origin
+from driftgraph.stream.formats.paths import UnsetNumber, UnsetText
 from driftgraph.stream.schema_registry import SCHEMAS_MAX, Schema, SchemaRegistry
 
 _HEADER_BYTES: Final = 5
@@ -62,6 +65,26 @@ class RegisteredReader:
                 del self._reads[next(iter(self._reads))]
             self._reads[number] = read
         return read(payload[_HEADER_BYTES:])
+
+    def key(self, raw: bytes) -> bytes:
+        """A key that names its schema as JSON; any other one as it is.
+
+        Raises:
+            NotNowError: If the schema is not known yet and the registry is away.
+            SourceError: If the registry refuses us.
+        """
+        if len(raw) < _HEADER_BYTES or raw[0] != 0:
+            return raw
+        value = self.read(raw, _no_origin)
+        if isinstance(value, Refusal | bytes):
+            return raw if isinstance(value, Refusal) else value
+        if isinstance(value, dict):  # what Protobuf did not send names nobody
+            value = {n: one for n, one in value.items() if not isinstance(one, UnsetNumber | UnsetText)}
+        return msgspec.json.encode(value, enc_hook=str)
+
+
+def _no_origin() -> RowOrigin:
+    return RowOrigin("")
 
 
 def _reader_of(number: int, schema: Schema) -> _Read:
