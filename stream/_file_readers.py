@@ -52,7 +52,8 @@ class TextFile:
         """How much of the file has been read, 0 to 1."""
         if self._raw.closed or not self.size_bytes:
             return 1.0
-        return min(1.0, self._raw.tell() / self.size_bytes)
+        behind: int = self._raw.tell()
+        return min(1.0, behind / self.size_bytes)
 
     def close(self) -> None:
         """May be called twice."""

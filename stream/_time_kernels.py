@@ -121,7 +121,7 @@ def _zone_minutes(data: Any, at: int, stop: int) -> int:  # noqa: PLR0911  one f
         return _NO_ZONE
     if hours < 0 or hours > 23 or minutes < 0 or minutes > 59:
         return _NO_ZONE
-    ahead = hours * 60 + minutes
+    ahead: int = hours * 60 + minutes
     return -ahead if data[at] == _DASH else ahead
 
 

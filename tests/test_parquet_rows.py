@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from driftgraph.stream import _parquet_rows
 from driftgraph.stream.clock import REPLAY_TIMES, TimeRules
 from driftgraph.stream.decode import Others
 from driftgraph.stream.events import Decoded
@@ -167,7 +166,7 @@ def test_a_timestamp_is_what_its_type_says_and_is_not_guessed(tmp_path: Path) ->
 def test_a_bad_time_of_nanoseconds_is_told(tmp_path: Path) -> None:
     column = pa.array([1_000_000_001, None, AT_MS * 1_000_000], pa.timestamp("ns", "UTC"))
     decoded = written(
-        tmp_path, timestamp=column, **{name: ["a"] * 3 for name in ("user_id", "item_id", "behavior")}
+        tmp_path, timestamp=column, user_id=list("abc"), item_id=list("abc"), behavior=list("abc")
     )
     assert [letter.reason for letter in decoded.rejected] == ["time_too_old", "bad_time"]
     assert json.loads(decoded.rejected[0].payload)["timestamp"] == "1970-01-01 00:00:01.000000001Z"
@@ -330,7 +329,7 @@ def test_what_no_library_here_can_read_is_not_called_damaged(
         def iter_batches(self, *_: Any, **__: Any) -> Any:
             raise pa.ArrowNotImplementedError("Support for codec 'lzo' not built")
 
-    monkeypatch.setattr(_parquet_rows.parquet, "ParquetFile", Lzo)
+    monkeypatch.setattr(parquet, "ParquetFile", Lzo)
     with pytest.raises(SourceError, match="'lzo' not built; write it with another compression"):
         FileSource(tmp_path / "e.parquet")
 

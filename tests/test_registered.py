@@ -205,7 +205,7 @@ def test_with_nothing_else_what_was_not_sent_is_missing(registry: FakeRegistry) 
         ({"item": "lines[*].sku"}, "item id"), ({"user": {"join": ["device_id", "user_id"]}}, "user id"),
     ]  # fmt: skip
     for changed, what in changes:
-        line = {"lines": [{"name": "x"}]} if "lines" in str(changed) else {}
+        line: dict[str, object] = {"lines": [{"name": "x"}]} if "lines" in str(changed) else {}
         [(reason, detail)] = faults(visits(registry, changed, line))
         assert (reason, detail.removeprefix("lines[0]: ")) == ("missing_field", f"the event has no {what}")
     [(reason, detail)] = faults(visits(registry, {"user": "device_id"}, {"device_id": ""}))

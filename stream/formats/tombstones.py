@@ -52,7 +52,7 @@ class Tombstones:
             return _nobody(at.key)
         return user if isinstance(user, Refusal) else _request(user, at.key)
 
-    def _user(self, key: bytes) -> object | Refusal:
+    def _user(self, key: bytes) -> object:
         plain = self.plain(key)
         if self.fields is None:
             return sole_value(plain)
@@ -60,7 +60,7 @@ class Tombstones:
         if not isinstance(value, dict):
             return value
         if len(value) == 1 and next(iter(value)) in self.fields:
-            return next(iter(value.values()))
+            return sole_value(plain)
         return Refusal(
             Reason.TOMBSTONE,
             f"a record without a value, whose key is not the user alone: {shown(key)}; "
