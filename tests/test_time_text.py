@@ -196,12 +196,16 @@ ENDS = st.sampled_from(
      " +02:00 CEST", "+00:53:28", "+24:00", "[UTC]", "Z[Europe/Berlin]", " Europe/Berlin", " Asia/Shanghai",
      " PST", " ", "-23:59"]
 )  # fmt: skip
-WRITTEN = st.builds("{}{}{}{}{}".format, DATES, st.sampled_from(["T", "t", " ", ""]), CLOCKS, FRACTIONS, ENDS)
+NAMES = st.text("CGMTUSZ", min_size=1, max_size=3).map(" {}".format)  # GMT, UTC, CST, …
+WRITTEN = st.builds(
+    "{}{}{}{}{}".format, DATES, st.sampled_from(["T", "t", " ", ""]), CLOCKS, FRACTIONS, ENDS | NAMES
+)
 BOUNDS = st.builds(
     TimeBounds, st.just(FLOOR_MS), st.sampled_from([None, NOW_MS]), st.sampled_from([None, *ZONES])
 )
 
 
+@example(["2026-07-02 13:46:40 CMT", "2026-07-02 13:46:40GMC", "2026-07-02 13:46:40 UTS"], ANY)
 @given(st.lists(WRITTEN | st.text("0123456789-+:.TtZz UTCG", max_size=32), max_size=20), BOUNDS)
 def test_a_column_of_texts_says_what_each_one_says(texts: list[str], bounds: TimeBounds) -> None:
     ms, fault = times_ms_of(Strings.of(texts), bounds)
