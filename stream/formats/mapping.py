@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from driftgraph.stream.formats.paths import (
     ABSENT,
@@ -28,7 +28,7 @@ from driftgraph.stream.formats.paths import (
     look_up,
     steps_of,
 )
-from driftgraph.stream.formats.record_keys import sole_value, text_of
+from driftgraph.stream.formats.record_keys import Record, beside
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
 JOINT: Final = "\x1f"  # between joined values: in no id, so that two different pairs are never one text
@@ -44,25 +44,6 @@ class MappingError(ValueError):
         super().__init__(f"{key}: {problem}")
         self.key = key
         self.problem = problem
-
-
-class Record(Protocol):
-    """What comes beside a message: ``decode.RowOrigin`` is one."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Of the Kafka record."""
-        ...
-
-    @property
-    def headers(self) -> tuple[tuple[str, bytes | None], ...]:
-        """Of the Kafka record."""
-        ...
-
-    @property
-    def timestamp_ms(self) -> int | None:
-        """When the record was produced."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,24 +324,11 @@ class EventMapping:
 
     def _at(self, path: Path, scopes: _Scopes, record: Record | None) -> object:
         if path.record:
-            return _beside(path.record, record)
+            return beside(path.record, record)
         if path.depth >= len(scopes):
             return ABSENT
         found = look_up(scopes[path.depth], path.parts[-1])
         return ABSENT if self.none and isinstance(found, str) and found in self.none else found
-
-
-def _beside(what: str, record: Record | None) -> object:
-    """A value of the record around the message; bytes if they are no text."""
-    if record is None:
-        return ABSENT
-    if what == "timestamp":
-        return ABSENT if record.timestamp_ms is None else record.timestamp_ms
-    if what == "key":
-        return ABSENT if record.key is None else sole_value(record.key)
-    name = what.removeprefix("header.")
-    raw = next((value for key, value in record.headers if key == name), None)
-    return ABSENT if raw is None else text_of(raw)
 
 
 def _told(key: str, parse: Any, written: object) -> Any:

@@ -1,7 +1,7 @@
-"""The key of a Kafka record as a value: plain text, or what it is as JSON.
+"""What comes beside a message in its Kafka record; its key is plain text, or what it is as JSON.
 
-    key ──► [sole_value] ──► $key of a mapping
-        └─► [key_value]  ──► tombstones
+    record ──► [beside] ──► $key, $timestamp and $header.NAME of a mapping
+    key ─────► [key_value] ──► tombstones
 
 This module is light, since ``mapping`` is.
 """
@@ -9,12 +9,33 @@ This module is light, since ``mapping`` is.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
+from driftgraph.stream.formats.paths import ABSENT
+
 _CONNECT: Final = {"schema", "payload"}  # the envelope of Kafka Connect's JSON converter
 _STRUCT: Final = re.compile(r"Struct\{([^{}]*)\}")  # an object by Kafka Connect's converter to texts
+
+
+class Record(Protocol):
+    """What comes beside a message: ``decode.RowOrigin`` is one."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def timestamp_ms(self) -> int | None:
+        """When the record was produced."""
+        ...
 
 
 def text_of(raw: bytes) -> str | bytes:
@@ -47,3 +68,16 @@ def sole_value(raw: bytes) -> object:
     if not isinstance(value, dict):
         return value
     return next(iter(value.values())) if len(value) == 1 else raw.decode()
+
+
+def beside(what: str, record: Record | None) -> object:
+    """A value of the record around the message; bytes if they are no text."""
+    if record is None:
+        return ABSENT
+    if what == "timestamp":
+        return ABSENT if record.timestamp_ms is None else record.timestamp_ms
+    if what == "key":
+        return ABSENT if record.key is None else sole_value(record.key)
+    name = what.removeprefix("header.")
+    raw = next((value for key, value in record.headers if key == name), None)
+    return ABSENT if raw is None else text_of(raw)
