@@ -170,7 +170,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Run a file of past events through the same code as the live stream, and report."""
-    if not source.is_file():
+    if not source.exists():
         raise DriftgraphError(f"{source}: no such file; name a CSV, JSONL or Parquet file of events")
     options = {
         "data_dir": data_dir,

@@ -22,7 +22,8 @@ def erase(
 ) -> None:
     """Forget a user: send a record without a value, whose key is the user, to every partition of the topic.
 
-    It reaches everything up to now. To every partition, since only the site's own producers know which one
+    A header of it names the user again, so that it asks also in a topic whose keys are no users. It reaches
+    everything up to now. To every partition, since only the site's own producers know which one
     has the user's events. Sending it twice does no harm.
     """
     settings = read_settings(ctx, config)
@@ -31,6 +32,7 @@ def erase(
     from driftgraph.app.event_producer import EventProducer
     from driftgraph.stream.clock import SystemClock
     from driftgraph.stream.decode import Refusal, id_of
+    from driftgraph.stream.formats.tombstones import ERASE_HEADER
 
     checked = id_of(user, "the user's id")
     if isinstance(checked, Refusal):
@@ -38,7 +40,10 @@ def erase(
     producer = EventProducer(settings.kafka.librdkafka(), settings.kafka.topic)
     partitions, now_ms = producer.partition_count(settings.kafka.topic), SystemClock().now_ms()
     for partition in range(partitions):
-        producer.send(key=checked.encode(), value=None, timestamp_ms=now_ms, partition=partition)
+        producer.send(
+            key=checked.encode(), value=None, timestamp_ms=now_ms, partition=partition,
+            headers=((ERASE_HEADER, checked.encode()),),
+        )  # fmt: skip
     producer.finish()
     told = {
         "user": checked,

@@ -76,6 +76,7 @@ def options_of(settings: Settings) -> FaustOptions:
         dead_letter_headers=lambda rejected: connect_headers(rejected, clock.now_ms()),
         source_topic=own.source_topic,
         normalize=own.normalize,
+        erase_by_key=settings.events.erase_by_key(),
         processes=own.processes,
         window_ms=own.window.ms,
         web_host=host,

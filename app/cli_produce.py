@@ -57,7 +57,7 @@ def produce(
 
     Rows that make no event are left out and counted. Ctrl-C ends it; what was sent until then is reported.
     """
-    if not file.is_file():
+    if not file.exists():
         raise DriftgraphError(f"{file}: no such file; name a CSV, JSONL or Parquet file of events")
     pace = _pace(rate, speed)
     options = {

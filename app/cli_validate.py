@@ -44,7 +44,7 @@ def validate(
 
     if source.startswith(TOPIC_PREFIX):
         report = validation.validate_topic(settings, source.removeprefix(TOPIC_PREFIX), limit)
-    elif Path(source).is_file():
+    elif Path(source).exists():
         report = validation.validate_file(settings, Path(source), limit)
     else:
         raise DriftgraphError(f"{source}: no such file; name a file of events, or a topic as kafka:TOPIC")
@@ -73,9 +73,13 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     table.add_column("events", justify="right")
     for relation, count in report["relations"].items():
         table.add_row(Text(f"edge {relation}", "green"), f"{count:,}")
-    for name, what, style in (("ignored", "ignored", "dim"), ("erased", "request to erase", "yellow")):
-        if events[name]:
-            table.add_row(Text(what, style), f"{events[name]:,}")
+    for what, count, style in (
+        ("ignored", events["ignored"], "dim"),
+        ("  of them records without a value", report["ignored_tombstones"], "dim"),
+        ("request to erase", events["erased"], "yellow"),
+    ):
+        if count:
+            table.add_row(Text(what, style), f"{count:,}")
     for fault in report["rejected"]:
         table.add_row(Text(f"rejected, {fault['reason']}", "red"), f"{fault['count']:,}")
     console.print(table)

@@ -12,6 +12,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,7 @@ class Settings(BaseSettings):
     def file_options(self) -> FileOptions:
         """How a file of events is to be read."""
         from driftgraph.app.event_formats import file_decoder  # noqa: PLC0415  # not needed by --help
+        from driftgraph.stream.clock import REPLAY_TIMES  # noqa: PLC0415
         from driftgraph.stream.file_source import FileOptions  # noqa: PLC0415
 
         decoder = file_decoder(self.events)
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
             no_header=not self.events.header,
             relations=tuple(self.relations) or None,
             ignore=self.events.ignore,
+            times=replace(REPLAY_TIMES, zone=self.events.zone()),
             erase=self.events.erase,
             decoder=decoder,
         )

@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from driftgraph.app.config_sections import ENV_PREFIX, PathField, Section
 from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.formats.mapping import EventMapping, MappingError, Value
-from driftgraph.stream.formats.paths import Condition
+from driftgraph.stream.formats.paths import Condition, steps_of
 from driftgraph.stream.formats.presets import PRESETS, merged
+from driftgraph.stream.time_text import zone_named
 
 MAPPED: Final = ("mapping", "registry", *PRESETS)  # formats that read by a mapping
 FILES_ONLY: Final = ("csv", "taobao", "parquet")
@@ -33,6 +35,17 @@ def _value(written: Any) -> Any:
 def _condition(written: str) -> str:
     Condition.parse(written)
     return written
+
+
+def _messages(written: str) -> str:
+    steps_of(written)
+    return written
+
+
+def _timezone(value: str) -> str:
+    if zone_named(value) is None:
+        raise ValueError("should be the name of a zone in the IANA database, such as Asia/Shanghai or UTC")
+    return value
 
 
 def _registry_url(value: str) -> str:
@@ -86,9 +99,9 @@ class MappingSettings(Section):
 
     user: ValueField | None = Field(
         default=None,
-        description="A path such as user.id; a list of paths, of which the first that finds something "
-        'counts; { const = "text" }; or { join = ["path", "path"] }. $key, $timestamp and $header.NAME are '
-        "those of the Kafka record.",
+        description="A path such as user.id; a list of paths, of which the first that finds something (not "
+        'null, not blank) counts; { const = "text" }; or { join = ["path", "path"] }. $key, $timestamp and '
+        "$header.NAME are those of the Kafka record.",
         examples=["user.id"],
     )
     item: ValueField | None = Field(
@@ -104,6 +117,12 @@ class MappingSettings(Section):
         default=None,
         description="What a repeated delivery is recognized by; the events of a loop get its number added.",
         examples=["messageId"],
+    )
+    messages: Annotated[str, AfterValidator(_messages)] | None = Field(
+        default=None,
+        description="A list in a message whose elements are messages, such as batch in the bodies of "
+        "Segment's HTTP API. What stands beside the list holds for each of them.",
+        examples=["batch"],
     )
     when: Annotated[str, AfterValidator(_condition)] | None = Field(
         default=None,
@@ -194,8 +213,22 @@ class EventSettings(Section):
     erase: str = Field(
         default="$erase",
         min_length=1,
-        description="The behavior that asks to forget the user; so does a Kafka record without a value, "
-        "whose key is the user.",
+        description="The behavior that asks to forget the user; so does a Kafka record without a value whose "
+        "key is the user, see tombstones.",
+    )
+    tombstones: Literal["erase", "ignore"] | None = Field(
+        default=None,
+        description='What a Kafka record without a value does: "erase" forgets the user that its key names; '
+        '"ignore" is for topics whose keys name rows, as those of Debezium do. Not set: erase where the key '
+        "is the user (json, arrow, and a mapping with user = $key), else ignore.",
+        examples=["ignore"],
+    )
+    timezone: Annotated[str, AfterValidator(_timezone)] | None = Field(
+        default=None,
+        description="The zone of times that are written without one (a name of the IANA database); not set: "
+        "such times are rejected. A time that clocks skip is rejected, too, and of one that comes twice, the "
+        "first is taken.",
+        examples=["Asia/Shanghai"],
     )
     reject_share_max: float = Field(
         default=0.5,
@@ -224,6 +257,14 @@ class EventSettings(Section):
     registry: RegistrySettings = Field(
         default=RegistrySettings(), description="Where the schemas of the format registry are."
     )
+
+    def erase_by_key(self) -> bool | None:
+        """Whether a record without a value forgets a user; None: as its format has it."""
+        return None if self.tombstones is None else self.tombstones == "erase"
+
+    def zone(self) -> ZoneInfo | None:
+        """The zone of times that are written without one."""
+        return None if self.timezone is None else zone_named(self.timezone)
 
     @model_validator(mode="after")
     def _format_has_what_it_needs(self) -> EventSettings:

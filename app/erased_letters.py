@@ -56,7 +56,9 @@ def users_of(settings: Settings) -> UsersOf:
 
     def found(rejected: Rejected) -> Collection[str]:
         users = set(key_users(rejected))
-        for value in named.findall(rejected.payload):  # by its text, since much of it is broken JSON
+        for value in named.findall(
+            rejected.payload + b"\n" + (rejected.key or b"")
+        ):  # by its text, since much of it is broken JSON
             with suppress(msgspec.DecodeError):
                 users.add(str(msgspec.json.decode(value)))
         if mapping is None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from driftgraph.app.erasure_files import ErasureList, PendingErasures
 from driftgraph.stream.erased_users import ASKED, KEY_BYTES, ErasedUsers
 from driftgraph.stream.events import EventBatch, Rejected, Strings
+from driftgraph.stream.formats.record_keys import sole_value
 
 Mask = npt.NDArray[np.bool_]
 UsersOf = Callable[[Rejected], Collection[str]]  # whose event a dead letter is, as far as it can be read
@@ -57,8 +58,11 @@ class Erasures(Protocol):
 
 
 def key_users(rejected: Rejected) -> Collection[str]:
-    """The record's key, as the user that it names."""
-    return [] if not rejected.key else [rejected.key.decode(errors="replace")]
+    """The record's key, as the user that it names: as it stands there, and as what it says in JSON."""
+    if not rejected.key:
+        return []
+    value = sole_value(rejected.key)
+    return {rejected.key.decode(errors="replace"), *([str(value)] if isinstance(value, str | int) else [])}
 
 
 class MemoryErasures:

@@ -19,13 +19,19 @@ from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.cloudevents import CloudEventReader
 from driftgraph.stream.formats.mapped import Mapped, Reader
 from driftgraph.stream.formats.registered import RegisteredReader
+from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.schema_registry import RegistryOptions, SchemaRegistry
 
 
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
     """What makes an event of the topic good."""
     behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
-    times = TimeRules(clock, floor_ms=settings.time.floor_ms(), future_skew_ms=settings.time.skew.ms)
+    times = TimeRules(
+        clock,
+        floor_ms=settings.time.floor_ms(),
+        future_skew_ms=settings.time.skew.ms,
+        zone=settings.events.zone(),
+    )
     return EventRules(behaviors, times, settings.events.erase)
 
 
@@ -48,12 +54,14 @@ def topic_decoder(settings: Settings, rules: EventRules) -> Decoder:
         raise ConfigError(
             f"events.format = {name} is for files; a topic holds json, arrow, or what a mapping reads"
         )
+    names, by_key = JSON_NAMES.with_columns(settings.events.columns.given()), settings.events.erase_by_key()
+    tombstones = Tombstones(erase=by_key is not False, fields=(names.user,))
     if name == "arrow":
-        return ArrowStream(rules, JSON_NAMES.with_columns(settings.events.columns.given()))
+        return ArrowStream(rules, names, tombstones)
     mapping = settings.events.event_mapping()
     if mapping is None:
-        return CanonicalJson(rules, JSON_NAMES.with_columns(settings.events.columns.given()))
-    return Mapped(rules, mapping, _reader(settings.events))
+        return CanonicalJson(rules, names, tombstones)
+    return Mapped(rules, mapping, _reader(settings.events), erase_by_key=by_key)
 
 
 def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | None:

@@ -33,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(slots=True)
 class Counts:
-    """Events since the start. ``read`` is the sum of the others."""
+    """Events since the start. ``read`` is the sum of the others without ``tombstones``."""
 
     read: int = 0
     applied: int = 0
@@ -41,6 +41,7 @@ class Counts:
     rejected: int = 0
     duplicate: int = 0
     ignored: int = 0  # behaviors that are no relation on purpose
+    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
     erased: int = 0  # requests to forget a user
     forgotten: int = 0  # events of an erased user, of before the request
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
@@ -204,6 +205,7 @@ class Ingest:
         counts.forgotten += forgotten_count
         counts.duplicate += len(decoded.batch) - late_count - forgotten_count - applied_count
         counts.ignored += decoded.ignored
+        counts.tombstones += decoded.tombstones
         counts.applied += applied_count
         counts.reasons.update(rejected.reason for rejected in decoded.rejected)
         if late_count:

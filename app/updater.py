@@ -75,6 +75,7 @@ class Updater:
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
         self._was_away = False
+        self._told_tombstones = False
         self._shown_ms = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -101,6 +102,7 @@ class Updater:
             away = self.source.away or self.gate.closed  # what we do not read is not silent
             self.ingest.graph.expire(self.ingest.watermark.tick(away=away, caught_up=self.source.caught_up))
             self._tell_away()
+            self._tell_tombstones()
             if not self._full:
                 self._fill(decoded.read_count)
             elif not stop.is_set():
@@ -136,6 +138,15 @@ class Updater:
         if self.source.away != self._was_away:
             self._was_away = self.source.away
             log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
+
+    def _tell_tombstones(self) -> None:
+        """Log it once that records without a value are left out."""
+        if self.ingest.counts.tombstones and not self._told_tombstones:
+            self._told_tombstones = True
+            log.warning(
+                "records without a value are ignored, since the keys of the topic are not known to be users; "
+                'if they are, set events.tombstones = "erase"'
+            )
 
     def _housekeeping(self) -> None:
         if self.lease.held:
@@ -184,6 +195,7 @@ class Updater:
                 "erased": counts.erased,
                 "forgotten": counts.forgotten,
             },
+            "ignored_tombstones": counts.tombstones,
             "reasons": dict(counts.reasons),
             "dead_letters": self.letters.status(),
             "reading_paused": self.gate.closed,

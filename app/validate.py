@@ -43,6 +43,7 @@ class Report:
     format: str
     relations: Counter[str] = field(default_factory=Counter)
     ignored: int = 0
+    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
     erased: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Rejected] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Report:
             self.first_ms = min(self.first_ms or first, first)
             self.last_ms = max(self.last_ms, last)
         self.ignored += decoded.ignored
+        self.tombstones += decoded.tombstones
         self.erased += len(decoded.erased)
         for rejected in decoded.rejected:
             self.rejected[rejected.reason] += 1
@@ -81,6 +83,7 @@ class Report:
                 "erased": self.erased,
                 "rejected": self.rejected.total(),
             },
+            "ignored_tombstones": self.tombstones,
             "times": {"from": _time(self.first_ms), "to": _time(self.last_ms)},
             "relations": dict(self.relations.most_common()),
             "rejected": [

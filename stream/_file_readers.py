@@ -1,7 +1,6 @@
-"""Files as blocks: whole lines of a text file, compressed or not, and row groups of a Parquet file.
+"""Text files as blocks of whole lines, compressed or not. ``_parquet_rows`` reads the other kind.
 
     file ──► [line_blocks] ──► formats.delimited, formats.canonical_json
-         └─► [ParquetRows] ──► columns
 
 Memory is bounded by ``BLOCK_BYTES`` and ``LINE_BYTES_MAX``, whatever the size of the file.
 """
@@ -12,16 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
 
-from driftgraph.stream.columns import decode_columns
-from driftgraph.stream.decode import EraseRequest, Event, EventRules, Refusal, RowOrigin, rejected
-from driftgraph.stream.events import EMPTY, Decoded, Rejected
-from driftgraph.stream.formats import FieldNames
-from driftgraph.stream.formats.table import ColumnError, TableColumns
 from driftgraph.stream.source import SourceError
 
 BATCH_ROWS_MAX = 65_536  # events of one read; a batch of all columns stays in the cache of a core
@@ -37,7 +29,7 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._raw = _opened(path)
+        self._raw = opened(path)
         self.size_bytes: int = self._raw.size()
         head = self._raw.read(4)
         self._raw.seek(0)
@@ -58,7 +50,10 @@ class TextFile:
 
     def read_share(self) -> float:
         """How much of the file has been read, 0 to 1."""
-        return min(1.0, self._raw.tell() / self.size_bytes) if self.size_bytes else 1.0
+        if self._raw.closed or not self.size_bytes:
+            return 1.0
+        behind: int = self._raw.tell()
+        return min(1.0, behind / self.size_bytes)
 
     def close(self) -> None:
         """May be called twice."""
@@ -66,9 +61,14 @@ class TextFile:
         self._raw.close()
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """The raw file.
+
+    Raises:
+        SourceError: If it is not there or cannot be opened.
+    """
     if path.is_dir():
-        raise SourceError(f"cannot read {path}: it is a folder; name one file of events")
+        raise SourceError(f"cannot read {path}: it is a folder; name a file of events")
     try:
         return pa.OSFile(str(path))
     except FileNotFoundError as error:
@@ -115,61 +115,3 @@ def _cut(block: bytes) -> Iterator[tuple[bytes, int]]:
         stop = int(ends[last - 1])
         yield block[start:stop], last - first
         start = stop
-
-
-class ParquetRows:
-    """A Parquet file as events. Its columns have been checked to be of types that events can have."""
-
-    def __init__(self, path: Path, names: FieldNames) -> None:
-        self._path = path
-        if path.is_dir() or not path.exists():
-            _opened(path)  # says what is wrong with it
-        try:
-            self._file = parquet.ParquetFile(path, memory_map=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SourceError(
-                f"cannot read {path} as Parquet: {error}; check the file or name its format"
-            ) from error
-        self.row_count: int = self._file.metadata.num_rows
-        try:
-            self._columns = TableColumns.of(self._file.schema_arrow, names, str(path))
-        except ColumnError as error:
-            raise SourceError(str(error)) from error
-
-    def decoded(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded, int]]:
-        """Batches from row ``start`` on, each with the number of rows before its end."""
-        done = 0
-        try:
-            for read in self._file.iter_batches(BATCH_ROWS_MAX, columns=self._columns.wanted):
-                done += read.num_rows
-                if done > start:
-                    skipped = max(0, start - (done - read.num_rows))
-                    yield self._decode(read.slice(skipped), rules, done - read.num_rows + skipped), done
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SourceError(f"cannot read {self._path} to its end: {error}; get it again") from error
-
-    def _decode(self, read: Any, rules: EventRules, first: int) -> Decoded:
-        bounds = rules.times.bounds()
-        columns = self._columns.columns(read)
-
-        def row(at: int) -> Event | EraseRequest | Rejected | None:
-            values = self._columns.values(read, at)
-            answer = self._columns.answer(values, columns, at, rules, bounds)
-            if isinstance(answer, Refusal):
-                payload = msgspec.json.encode(values, enc_hook=str)
-                return rejected(answer, payload, RowOrigin(f"{self._path.name}:{first + at + 1}"))
-            return answer
-
-        return decode_columns(
-            columns,
-            np.arange(read.num_rows),
-            count=read.num_rows,
-            partition=EMPTY.partition,
-            rules=rules,
-            bounds=bounds,
-            row=row,
-        )
-
-    def close(self) -> None:
-        """May be called twice."""
-        self._file.close()

@@ -16,12 +16,15 @@ MILLISECONDS_BELOW = 100_000_000_000_000
 MICROSECONDS_BELOW = 100_000_000_000_000_000
 NUMBER_BELOW = 9_000_000_000_000_000_000  # nanoseconds of the year 2255; int64 ends soon after
 
-BAD, TOO_OLD, IN_FUTURE = 1, 3, 4  # indexes into clock.FAULTS
+BAD, WITHOUT_ZONE, TOO_OLD, IN_FUTURE = 1, 2, 3, 4  # indexes into time_text.FAULTS
+LOCAL = 254  # not a fault yet: a time without a zone, its own milliseconds
 ASK = 255
 
 _DIGITS_MAX = 18  # more could overflow int64
+_NO_ZONE = -10_000
 _ZERO, _NINE = 48, 57
-_RFC_MIN, _RFC_MAX = 20, 40  # 2017-11-25T01:02:03Z … with a long fraction and +hh:mm
+_PLUS, _DASH, _DOT, _COLON, _BLANK = 43, 45, 46, 58, 32
+_DATED_MIN, _DATED_MAX = 19, 40  # 2017-11-25T01:02:03 … with a long fraction and a zone
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,22 +94,56 @@ def _month_days(year: int, month: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _rfc3339_ms(data: Any, start: int, stop: int) -> int:  # noqa: PLR0911  one for each fault
-    """``YYYY-MM-DDThh:mm:ss[.f]Z`` or ``±hh:mm`` as milliseconds; -1 for anything else, also a fault."""
-    dash, colon = 45, 58
-    if data[start + 4] != dash or data[start + 7] != dash:
-        return -1
-    if data[start + 13] != colon or data[start + 16] != colon or data[start + 10] not in (84, 116, 32):
-        return -1
+def _zone_minutes(data: Any, at: int, stop: int) -> int:  # noqa: PLR0911  one for each form
+    """Minutes ahead of UTC by ``Z``, ``UTC``, ``GMT``, ``±hh``, ``±hhmm`` or ``±hh:mm``, maybe after a blank.
+
+    ``_NO_ZONE`` for anything else.
+    """
+    if at < stop and data[at] == _BLANK:
+        at += 1
+    length = stop - at
+    if length == 1 and (data[at] == 90 or data[at] == 122):
+        return 0
+    if length == 3 and (data[at] == 85 and data[at + 1] == 84 and data[at + 2] == 67):  # UTC
+        return 0
+    if length == 3 and (data[at] == 71 and data[at + 1] == 77 and data[at + 2] == 84):  # GMT
+        return 0
+    if length not in (3, 5, 6) or (data[at] != _PLUS and data[at] != _DASH):
+        return _NO_ZONE
+    hours = _number(data, at + 1, at + 3)
+    if length == 3:
+        minutes: Any = np.int64(0)
+    elif length == 5:
+        minutes = _number(data, at + 3, at + 5)
+    elif data[at + 3] == _COLON:
+        minutes = _number(data, at + 4, at + 6)
+    else:
+        return _NO_ZONE
+    if hours < 0 or hours > 23 or minutes < 0 or minutes > 59:
+        return _NO_ZONE
+    ahead: int = hours * 60 + minutes
+    return -ahead if data[at] == _DASH else ahead
+
+
+@numba.njit(cache=True, nogil=True)
+def _dated_ms(data: Any, start: int, stop: int) -> tuple[int, bool]:  # noqa: PLR0911  one for each fault
+    """``YYYY-MM-DDThh:mm:ss[.f]`` and a zone as milliseconds; without a zone its own ones, and True.
+
+    (-1, False) for anything else, also a fault.
+    """
+    if data[start + 4] != _DASH or data[start + 7] != _DASH:
+        return -1, False
+    if data[start + 13] != _COLON or data[start + 16] != _COLON or data[start + 10] not in (84, 116, _BLANK):
+        return -1, False
     year, month = _number(data, start, start + 4), _number(data, start + 5, start + 7)
     day, hour = _number(data, start + 8, start + 10), _number(data, start + 11, start + 13)
     minute, second = _number(data, start + 14, start + 16), _number(data, start + 17, start + 19)
     if year < 1970 or month < 1 or month > 12 or day < 1 or day > _month_days(year, month):
-        return -1
+        return -1, False
     if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
-        return -1
+        return -1, False
     at, fraction_ms, weight = start + 19, 0, 100
-    if data[at] == 46:
+    if at < stop and data[at] == _DOT:
         at += 1
         first = at
         while at < stop and _ZERO <= data[at] <= _NINE:
@@ -114,49 +151,46 @@ def _rfc3339_ms(data: Any, start: int, stop: int) -> int:  # noqa: PLR0911  one 
             weight //= 10
             at += 1
         if at == first:
-            return -1
-    zone_minutes = 0
-    if stop - at == 6 and (data[at] == 43 or data[at] == dash) and data[at + 3] == colon:
-        zone_h, zone_min = _number(data, at + 1, at + 3), _number(data, at + 4, at + 6)
-        if zone_h < 0 or zone_h > 23 or zone_min < 0 or zone_min > 59:
-            return -1
-        zone_minutes = zone_h * 60 + zone_min
-        if data[at] == dash:
-            zone_minutes = -zone_minutes
-    elif not (stop - at == 1 and (data[at] == 90 or data[at] == 122)):
-        return -1
-    minutes = (_days(year, month, day) * 24 + hour) * 60 + minute - zone_minutes
-    return (minutes * 60 + second) * 1_000 + fraction_ms
+            return -1, False
+    ahead = _zone_minutes(data, at, stop) if at < stop else 0
+    if ahead == _NO_ZONE:
+        return -1, False
+    minutes = (_days(year, month, day) * 24 + hour) * 60 + minute - ahead
+    return (minutes * 60 + second) * 1_000 + fraction_ms, at == stop
 
 
 @numba.njit(cache=True, nogil=True)
 def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
-    """N texts → ms[N]: digits and RFC 3339 are done here, everything else is ``ASK``."""
+    """N texts → ms[N]: digits and the usual dates. Those without a zone are ``LOCAL``, all others ``ASK``."""
     for i in range(len(ms)):
         start, stop = offsets[i], offsets[i + 1]
         length = stop - start
         value: Any = np.int64(-1)
+        local = False
         if 0 < length <= _DIGITS_MAX:
             value = _number(data, start, stop)
             if value > 0:
                 value = _scaled(value)
-        elif _RFC_MIN <= length <= _RFC_MAX:
-            value = _rfc3339_ms(data, start, stop)
+        elif _DATED_MIN <= length <= _DATED_MAX:
+            value, local = _dated_ms(data, start, stop)
         if value > 0:
             ms[i] = value
+            fault[i] = LOCAL if local else 0
         else:
             fault[i] = ASK
 
 
 @numba.njit(cache=True, nogil=True)
-def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, has_ceiling: bool) -> None:
-    """Mark what lies outside the bounds; without a ceiling, the last representable time is one."""
+def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, last_ms: int) -> None:
+    """Mark what lies outside the bounds, and what is later than the last time that there is."""
     for i in range(len(ms)):
         if fault[i] == 0:
             if ms[i] < floor_ms:
                 fault[i] = TOO_OLD
+            elif ms[i] > last_ms:
+                fault[i] = ASK
             elif ms[i] > ceiling_ms:
-                fault[i] = IN_FUTURE if has_ceiling else ASK
+                fault[i] = IN_FUTURE
 
 
 @numba.njit(cache=True, nogil=True)

@@ -13,30 +13,24 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream import _time_kernels as kernels
 from driftgraph.stream.events import I32, I64, U8, Strings
+from driftgraph.stream.time_text import FAULTS, NO_SUCH_MINUTE, TIME_MS_MAX, TimeFault, ms_of_text, shift_ms
 
 F64 = npt.NDArray[np.float64]
+Instants = npt.NDArray[np.datetime64]  # in milliseconds, UTC
 Mask = npt.NDArray[np.bool_]
 
 FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event is a broken clock
 FLOOR_MS_MIN = kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart
-TIME_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999, where RFC 3339 ends
-_TEXT_MAX = 64  # characters; RFC 3339 with nanoseconds takes 35
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TEXT_MAX = 64  # characters; nanoseconds with the name of a zone take 60
 
-_DATE = r"(\d{4})-(\d\d)-(\d\d)"
-_RFC3339 = re.compile(
-    rf"{_DATE}[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):?(\d\d))?", re.ASCII
-)
-_DATE_ONLY = re.compile(_DATE, re.ASCII)
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -85,24 +79,16 @@ def duration_ms_of(text: str) -> int:
     return round(float(match[1]) * _UNIT_MS[match[2]])
 
 
-class TimeFault(StrEnum):
-    """Why a value is no usable event time. Stable: metrics count by it."""
-
-    BAD_TIME = "bad_time"  # not a time in any known form; NaN, zero, negative, null
-    WITHOUT_ZONE = "time_without_zone"
-    TOO_OLD = "time_too_old"  # before the floor
-    IN_FUTURE = "time_in_future"  # after the ceiling
-
-
-FAULTS = (None, TimeFault.BAD_TIME, TimeFault.WITHOUT_ZONE, TimeFault.TOO_OLD, TimeFault.IN_FUTURE)
-
-
 @dataclass(frozen=True, slots=True)
 class TimeBounds:
-    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any, as in a replay."""
+    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any, as in a replay.
+
+    ``zone`` is that of times which are written without one; None: they are refused.
+    """
 
     floor_ms: int = FLOOR_MS
     ceiling_ms: int | None = None
+    zone: ZoneInfo | None = None
 
     def __post_init__(self) -> None:
         if self.floor_ms < FLOOR_MS_MIN:
@@ -118,11 +104,12 @@ class TimeRules:
     clock: Clock = field(default_factory=SystemClock)
     floor_ms: int = FLOOR_MS
     future_skew_ms: int | None = 300_000  # 5 min of clock error is common, 2037 is one broken phone
+    zone: ZoneInfo | None = None  # of times that are written without one
 
     def bounds(self) -> TimeBounds:
         """The bounds as of now; read once a batch, so that all its rows are judged alike."""
         ahead = self.future_skew_ms
-        return TimeBounds(self.floor_ms, None if ahead is None else self.clock.now_ms() + ahead)
+        return TimeBounds(self.floor_ms, None if ahead is None else self.clock.now_ms() + ahead, self.zone)
 
 
 REPLAY_TIMES = TimeRules(future_skew_ms=None)  # event time drives everything: no ceiling
@@ -133,17 +120,19 @@ def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``_time_kernels``);
     a fraction of a millisecond is rounded half to even in float seconds and milliseconds and cut off in
-    finer units and in text. Text is digits, digits with a fraction, or RFC 3339 with its zone (``Z``,
-    ``+02:00`` or ``+0200``). No exponents: ``1.5E+09`` is a time that a spreadsheet destroyed.
+    finer units and in text. Text is digits, digits with a fraction, or a date and time (``time_text``). No
+    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is what it says.
     """
     if isinstance(value, str):
-        parsed = _ms_of_text(value)
+        parsed = _ms_of_text(value, bounds.zone)
     elif isinstance(value, bool):
         parsed = TimeFault.BAD_TIME
     elif isinstance(value, int):
         parsed = _ms_of_int(value)
     elif isinstance(value, float):
         parsed = _ms_of_float(value)
+    elif isinstance(value, np.datetime64):
+        parsed = _ms_of_instant(value)
     else:
         parsed = TimeFault.BAD_TIME
     if isinstance(parsed, TimeFault):
@@ -173,58 +162,64 @@ def _ms_of_float(value: float) -> int | TimeFault:
     return round(value) if value < kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
 
 
-def _ms_of_text(text: str) -> int | TimeFault:  # noqa: PLR0911  one for each fault
+def _ms_of_instant(value: np.datetime64) -> int | TimeFault:
+    ms = int(value.astype("datetime64[ms]").astype(np.int64))
+    return TimeFault.BAD_TIME if np.isnat(value) or ms > TIME_MS_MAX else ms
+
+
+def _ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
     if len(text) > _TEXT_MAX:
         return TimeFault.BAD_TIME
     number = _NUMBER.fullmatch(text)
-    if number is not None:
-        return _ms_of_float(float(text)) if number[1] else _ms_of_int(int(text))
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        return TimeFault.WITHOUT_ZONE if _DATE_ONLY.fullmatch(text) else TimeFault.BAD_TIME
-    year, month, day, hour, minute, second, fraction, zulu, sign, zone_hours, zone_minutes = match.groups()
-    if zulu is None and sign is None:
-        return TimeFault.WITHOUT_ZONE
-    zone_h, zone_min = int(zone_hours or 0), int(zone_minutes or 0)
-    if zone_h > 23 or zone_min > 59:
-        return TimeFault.BAD_TIME
-    try:
-        # a leap second (:60) is refused: it has no place of its own in Unix time
-        date = (int(year), int(month), int(day))
-        local = datetime(*date, int(hour), int(minute), int(second), tzinfo=UTC)
-    except ValueError:
-        return TimeFault.BAD_TIME
-    local_ms = (local - _EPOCH) // _EPOCH.resolution // 1_000 + int(((fraction or "") + "000")[:3])
-    zone_ms = (zone_h * 60 + zone_min) * 60_000
-    utc_ms = local_ms + zone_ms if sign == "-" else local_ms - zone_ms
-    return utc_ms if utc_ms <= TIME_MS_MAX else TimeFault.BAD_TIME
+    if number is None:
+        return ms_of_text(text, zone)
+    return _ms_of_float(float(text)) if number[1] else _ms_of_int(int(text))
 
 
-def times_ms_of(column: I64 | F64 | Strings, bounds: TimeBounds) -> tuple[I64, U8]:
+def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> tuple[I64, U8]:
     """A column of event times as UTC milliseconds, and each one's fault: an index into ``FAULTS``, 0 if good.
 
     Equal to ``time_ms_of`` row by row. Where the fault is not 0 the time means nothing. O(N) in compiled
-    code; text that is neither plain digits nor the usual RFC 3339 form costs a Python call each.
+    code; text that is neither plain digits nor one of the usual dates costs a Python call each, and so does
+    each minute of times without a zone that is seen for the first time.
     """
     count = len(column)
     ms, fault = np.zeros(count, np.int64), np.zeros(count, np.uint8)
     ceiling_ms = TIME_MS_MAX if bounds.ceiling_ms is None else bounds.ceiling_ms
     if isinstance(column, Strings):
         kernels.parse_texts(column.offsets, column.data, ms, fault)
+        _local_to_utc(ms, fault, bounds.zone)
     elif column.dtype == np.float64:
         kernels.scale_floats(column, ms, fault)
-    else:
+    elif column.dtype == np.int64:
         kernels.scale_ints(column, ms, fault)
-    kernels.bound_times(ms, fault, bounds.floor_ms, ceiling_ms, bounds.ceiling_ms is not None)
-    if isinstance(column, Strings):
-        for row in np.flatnonzero(fault == kernels.ASK).tolist():
-            try:
-                answer = time_ms_of(column.bytes_at(row).decode(), bounds)
-            except UnicodeDecodeError:
-                answer = TimeFault.BAD_TIME
-            known = isinstance(answer, TimeFault)
-            ms[row], fault[row] = (0, FAULTS.index(answer)) if known else (answer, 0)
+    else:
+        ms, fault = column.astype(np.int64), np.isnat(column).astype(np.uint8) * np.uint8(kernels.BAD)
+    kernels.bound_times(ms, fault, bounds.floor_ms, ceiling_ms, TIME_MS_MAX)
+    for row in np.flatnonzero(fault == kernels.ASK).tolist():
+        try:
+            value = column.bytes_at(row).decode() if isinstance(column, Strings) else column[row]
+            answer = time_ms_of(value, bounds)
+        except UnicodeDecodeError:
+            answer = TimeFault.BAD_TIME
+        known = isinstance(answer, TimeFault)
+        ms[row], fault[row] = (0, FAULTS.index(answer)) if known else (answer, 0)
     return ms, fault
+
+
+def _local_to_utc(ms: I64, fault: U8, zone: ZoneInfo | None) -> None:
+    """Move the times that have no zone of their own from the configured one to UTC."""
+    rows = np.flatnonzero(fault == kernels.LOCAL)
+    if len(rows) == 0:
+        return
+    if zone is None:
+        fault[rows] = kernels.WITHOUT_ZONE
+        return
+    minutes, which = np.unique(ms[rows] // 60_000, return_inverse=True)
+    shifts = np.array([shift_ms(zone, minute) for minute in minutes.tolist()], np.int64)[which]
+    there_is = shifts != NO_SUCH_MINUTE
+    ms[rows] += np.where(there_is, shifts, 0)
+    fault[rows] = np.where(there_is, 0, kernels.BAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from driftgraph.stream.clock import F64, Mask, TimeBounds, times_ms_of
-from driftgraph.stream.decode import Behaviors, EraseRequest, Event, EventRules
+from driftgraph.stream.clock import F64, Instants, Mask, TimeBounds, times_ms_of
+from driftgraph.stream.decode import LEFT_OUT, Behaviors, EraseRequest, Event, EventRules, LeftOut
 from driftgraph.stream.events import (
     EMPTY,
     I32,
@@ -35,58 +34,17 @@ from driftgraph.stream.events import (
 )
 
 Index = npt.NDArray[np.intp]
-_PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N rows as a format read them, nothing judged. A null or missing value is an empty text, or time 0."""
+    """N rows as a format read them, nothing judged. A null or missing value is an empty text, 0 or NaT."""
 
     user: Strings
     item: Strings
     behavior: Strings
-    ts: I64 | F64 | Strings
+    ts: I64 | F64 | Instants | Strings
     event_id: Strings | None = None
-
-
-def strings_of(column: pa.Array | pa.ChunkedArray) -> Strings:
-    """An Arrow column of texts or integers as ``Strings``; null becomes empty.
-
-    No copy of the bytes if it is one chunk of texts without nulls.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if array.null_count:
-        array = pc.fill_null(array.cast(pa.large_string()), "")
-    if pa.types.is_dictionary(array.type) or not (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    ):
-        array = array.cast(pa.large_string())
-    if len(array) == 0:
-        return Strings.of([])
-    width = np.int64 if pa.types.is_large_string(array.type) else np.int32
-    _, offsets_buffer, data_buffer = array.buffers()
-    offsets = np.frombuffer(offsets_buffer, width)[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer else np.zeros(0, np.uint8)
-    return Strings(offsets.astype(np.int64, copy=False), data)
-
-
-def times_of(column: pa.Array | pa.ChunkedArray) -> I64 | F64 | Strings:
-    """An Arrow column of integers, floats, zoned timestamps or texts as event times; null becomes 0 or empty.
-
-    Raises:
-        pyarrow.ArrowInvalid: If an unsigned integer does not fit into int64.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_timestamp(array.type):  # stored in UTC whatever the zone's name
-        raw: I64 = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
-        return raw * 1_000 if array.type.unit == "s" else raw // _PER_MS[array.type.unit]
-    if pa.types.is_integer(array.type):
-        ints: I64 = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
-        return ints
-    if pa.types.is_floating(array.type):
-        floats: F64 = pc.fill_null(array.cast(pa.float64()), 0.0).to_numpy()
-        return floats
-    return strings_of(array)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -198,9 +156,8 @@ def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
     )
 
 
-RowDecoder = Callable[
-    [int], Event | EraseRequest | Rejected | None
-]  # row number → what the definition says of it
+RowAnswer = Event | EraseRequest | Rejected | LeftOut | None
+RowDecoder = Callable[[int], RowAnswer]  # row number → what the definition says of it
 
 
 def decode_columns(
@@ -227,7 +184,7 @@ def decode_columns(
     Returns:
         Events and rejects in the order of the rows; no position.
     """
-    batch, kept, ignored = EMPTY, np.zeros(0, np.intp), 0
+    batch, kept, ignored, tombstones = EMPTY, np.zeros(0, np.intp), 0, 0
     by_row = np.ones(count, np.bool_)
     if columns is not None and len(index):
         judged = judge(columns, rules, bounds)
@@ -246,8 +203,9 @@ def decode_columns(
     erasures: list[tuple[int, EraseRequest]] = []
     for number in np.flatnonzero(by_row).tolist():
         answer = row(number)
-        if answer is None:
+        if answer is None or answer is LEFT_OUT:
             ignored += 1
+            tombstones += answer is LEFT_OUT
         elif isinstance(answer, Rejected):
             rejects.append(answer)
         elif isinstance(answer, EraseRequest):
@@ -263,4 +221,4 @@ def decode_columns(
         batch = batch.take(order) if len(kept) else batch
     before = [int(np.searchsorted(kept, row) + np.searchsorted(rows_of_events, row)) for row, _ in erasures]
     erased = tuple(Erasure(one.user, at, one.time_ms) for at, (_, one) in zip(before, erasures, strict=True))
-    return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased)
+    return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased, tombstones=tombstones)

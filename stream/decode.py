@@ -14,14 +14,15 @@ an id with white space at an end is refused, since one producer's ``"42 "`` woul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from enum import Enum, StrEnum
 from typing import Final, Protocol
 
 import numpy as np
 
-from driftgraph.stream.clock import TimeBounds, TimeFault, TimeRules, time_ms_of
+from driftgraph.stream.clock import TimeBounds, TimeRules, time_ms_of
 from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Headers, Rejected
+from driftgraph.stream.time_text import TimeFault
 
 ERASE: Final = "$erase"  # the behavior that asks to forget the user, where nobody chose another
 DETAIL_CHARACTERS_MAX = 200  # of a refused value in a message; the payload is kept beside it
@@ -94,7 +95,16 @@ class Refusal:
     detail: str
 
 
-Answer = Event | EraseRequest | Refusal | None  # what a row comes to; None: its behavior is ignored
+class LeftOut(Enum):
+    """The one value ``LEFT_OUT``: a record without a value, in a topic where none asks to erase."""
+
+    TOMBSTONE = 0
+
+
+LEFT_OUT: Final = LeftOut.TOMBSTONE
+
+# what a row comes to; None: its behavior is ignored
+Answer = Event | EraseRequest | Refusal | LeftOut | None
 
 
 class Others(StrEnum):
@@ -189,7 +199,7 @@ class EventRules:
         ts: object,
         event_id: object = MISSING,
         bounds: TimeBounds,
-    ) -> Answer:
+    ) -> Event | EraseRequest | Refusal | None:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
         The behavior is judged first: nothing else of an ignored one matters, and of a request to erase only
@@ -220,7 +230,7 @@ class EventRules:
             return Refusal(Reason.MISSING_FIELD, "the event has no time")
         time_ms = time_ms_of(ts, bounds)
         if isinstance(time_ms, TimeFault):
-            return Refusal(Reason(time_ms.value), f"{_TIME_DETAIL[time_ms]}, got {shown(ts)}")
+            return Refusal(Reason(time_ms.value), _time_detail(time_ms, ts, bounds))
         if event_id is MISSING or event_id is None or event_id == "":
             return Event(user_id, item_id, relation, time_ms)
         own_id = id_of(event_id, "event id")
@@ -228,11 +238,19 @@ class EventRules:
 
 
 _TIME_DETAIL = {
-    TimeFault.BAD_TIME: "the time must be Unix seconds, ms, us or ns, or RFC 3339 with a zone",
-    TimeFault.WITHOUT_ZONE: "the time needs a zone (Z or +02:00)",
+    TimeFault.BAD_TIME: "the time must be Unix seconds, ms, us or ns, or a date and time such as "
+    "2026-07-02T13:46:40Z or 2026-07-02 15:46:40+02:00",
+    TimeFault.WITHOUT_ZONE: "the time needs a zone (Z or +02:00), or events.timezone must name its zone",
     TimeFault.TOO_OLD: "the time is before the oldest accepted one",
     TimeFault.IN_FUTURE: "the time is further ahead of the clock than accepted",
 }
+
+
+def _time_detail(fault: TimeFault, ts: object, bounds: TimeBounds) -> str:
+    told = _TIME_DETAIL[fault]
+    if fault is TimeFault.BAD_TIME and time_ms_of(ts, replace(bounds, zone=None)) is TimeFault.WITHOUT_ZONE:
+        told = f"there is no such time in {bounds.zone}, since clocks are set forward over it"
+    return f"{told}, got {shown(ts)}"
 
 
 def id_of(value: object, what: str) -> str | Refusal:
@@ -253,17 +271,6 @@ def id_of(value: object, what: str) -> str | Refusal:
     if value[0] <= " " or value[-1] <= " " or value[0].isspace() or value[-1].isspace():
         return Refusal(Reason.BAD_ID, f"{what} has white space at an end: {shown(value)}")
     return value
-
-
-def tombstone_of(key: bytes | None) -> EraseRequest | Refusal:
-    """A record without a value: its key is the user to forget."""
-    if not key:
-        return Refusal(Reason.TOMBSTONE, "a record without a value and without a key, so nobody to erase")
-    try:
-        user = id_of(key.decode(), "the key of a record without a value")
-    except UnicodeDecodeError:
-        return Refusal(Reason.TOMBSTONE, f"a record without a value, whose key is no user id: {shown(key)}")
-    return Refusal(Reason.TOMBSTONE, user.detail) if isinstance(user, Refusal) else EraseRequest(user)
 
 
 class NotNowError(Exception):

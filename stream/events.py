@@ -158,6 +158,7 @@ class Decoded:
     position: Mapping[str, int] = field(default_factory=dict)  # after the last event of this read
     ignored: int = 0  # of a behavior that the configuration leaves out
     erased: tuple[Erasure, ...] = ()  # in the order in which they were read
+    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
 
     @property
     def read_count(self) -> int:

@@ -103,6 +103,13 @@ def _lane_of(event: EventT[Any]) -> int:
     return zlib.crc32(key) if key is not None else int(event.message.partition)
 
 
+_KEYED_BY_WHAT: Final = Refusal(
+    Reason.TOMBSTONE,
+    "a record without a value in the site's own topic; set events.tombstones to erase if its key is the "
+    "user, else to ignore",
+)
+
+
 class _Normalize:
     """From chunks of the site's records to canonical messages and dead letters."""
 
@@ -145,10 +152,10 @@ class _Normalize:
         ]
 
     def _messages(self, event: EventT[Any], answer: Any) -> list[Outgoing]:
-        """What a record becomes; without an answer it is a tombstone, and passes as one."""
+        """What a record becomes; without an answer it has no value."""
         timestamp_ms = round(event.message.timestamp * 1000)
         if answer is None:
-            return [Outgoing(self._canonical, event.message.key, None, timestamp_ms)]
+            return self._without_value(event, timestamp_ms)
         if isinstance(answer, Refusal):
             return [self._letter(event, answer)]
         too_large = Refusal(Reason.NORMALIZE_FAILED, f"topic {self._options.topic} takes no event so large")
@@ -158,6 +165,13 @@ class _Normalize:
             )
             for one in answer
         ]
+
+    def _without_value(self, event: EventT[Any], timestamp_ms: int) -> list[Outgoing]:
+        """A record without a value asks to forget its key in the canonical topic: only if that is a user."""
+        by_key = self._options.erase_by_key
+        if by_key or (by_key is None and self._options.normalize is None):
+            return [Outgoing(self._canonical, event.message.key, None, timestamp_ms)]
+        return [] if by_key is False else [self._letter(event, _KEYED_BY_WHAT)]
 
     def _letter(self, event: EventT[Any], refusal: Refusal) -> Outgoing:
         """The record byte by byte, with the reason in its headers; cut if the topic takes none so large."""

@@ -28,6 +28,9 @@ class FaustOptions:
     dead_letter_headers: Headers
     source_topic: str | None = None  # the site's own events; None: no normalize agent
     normalize: str | None = None  # module:function; None: canonical events pass if they are good
+    erase_by_key: bool | None = (
+        None  # records without a value pass; None: only without a function of the site's
+    )
     processes: int = 2  # that run the function, and lanes that events take by key
     window_ms: int = 3_600_000
     web_host: str = "127.0.0.1"

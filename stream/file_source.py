@@ -1,4 +1,4 @@
-"""A file of events as a source: CSV, JSON lines or Parquet, plain, gzip or zstd.
+"""A file of events, or a folder of part files, as a source: CSV, JSON lines or Parquet, plain, gzip or zstd.
 
     file ──► blocks ──► format ──► [FileSource] ──► Decoded
                                        └ relations: given, or found by one first pass
@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from driftgraph.stream._file_readers import ParquetRows, TextFile, line_blocks
+from driftgraph.stream._file_readers import TextFile, line_blocks
+from driftgraph.stream._parquet_rows import ParquetRows
+from driftgraph.stream._part_files import Part, part_files
 from driftgraph.stream.clock import REPLAY_TIMES, TimeRules
 from driftgraph.stream.decode import (
     ERASE,
@@ -50,6 +52,7 @@ _FORMAT_OF_SUFFIX: Final = {
     ".ndjson": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".parq": "parquet",  # Impala
 }
 _COMPRESSED: Final = (".gz", ".zst", ".zstd")
 
@@ -72,7 +75,7 @@ class FileOptions:
 
 
 class FileSource:
-    """Reads one file once.
+    """Reads one file, or the part files of a folder by name, once.
 
     Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; the position
     counts lines (rows of Parquet) that are behind, and a batch has at most 65,536 of them.
@@ -83,7 +86,9 @@ class FileSource:
     ) -> None:
         self._path = Path(path)
         self._options = options or FileOptions()
-        self.format = self._options.format or _format_of(self._path)
+        self._part_files = part_files(self._path)
+        self._part = self._part_files[0]  # the one that is being read
+        self.format = self._options.format or _format_of(self._path, self._part_files)
         if self.format not in FORMATS:
             raise SourceError(f"{self.format!r} is no format of a file; there are: {', '.join(FORMATS)}")
         self._names = self._field_names()
@@ -118,7 +123,7 @@ class FileSource:
 
     def read_share(self) -> float:
         """How much of the file has been read, 0 to 1: for a progress bar."""
-        return self._share()
+        return (self._part_files.index(self._part) + self._share()) / len(self._part_files)
 
     def close(self) -> None:
         """Close the file."""
@@ -171,28 +176,37 @@ class FileSource:
 
     def _read(self, behaviors: Behaviors, start: int) -> Iterator[Decoded]:
         rules = EventRules(behaviors, self._options.times, self._options.erase)
-        pieces = self._parquet(rules, start) if self.format == "parquet" else self._text(rules, start)
-        for decoded, done in pieces:
-            yield replace(decoded, position={self._path.name: done})
+        behind = 0  # lines of the part files before
+        for part in self._part_files:
+            self._part, done = part, 0
+            after = max(0, start - behind)
+            for decoded, done in (
+                self._parquet(rules, after) if self.format == "parquet" else self._text(rules, after)
+            ):
+                if decoded is not None:
+                    yield replace(decoded, position={self._path.name: behind + done})
+            behind += done
 
-    def _parquet(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded, int]]:
-        rows = ParquetRows(self._path, self._names)
-        self._file = rows
-        self._share = lambda: self._done / rows.row_count if rows.row_count else 1.0
+    def _parquet(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
+        """Decoded batches, each with the number of rows before its end; None for one that is behind."""
+        rows = ParquetRows(self._part, self._names, zoned=rules.times.zone is not None)
+        self._file, self._share = rows, rows.read_share
         yield from rows.decoded(rules, start)
+        rows.close()
 
-    def _text(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded, int]]:
-        """Decoded blocks, each with the number of its last line."""
-        file = TextFile(self._path)
+    def _text(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
+        """Decoded blocks, each with the number of its last line; None for one that is behind."""
+        file = TextFile(self._part.path)
         self._file, self._share = file, file.read_share
         decode: Callable[[bytes, int], Decoded] | None = None
-        for first, block in line_blocks(file, self._path):
+        for first, block in line_blocks(file, self._part.path):
             if decode is None:
                 decode = self._block_decoder(rules, block.partition(b"\n")[0])
             skipped = max(0, (start if first > 1 else max(start, self._header_lines())) - (first - 1))
             lines = block.count(b"\n") + (not block.endswith(b"\n"))
-            if skipped < lines:
-                yield decode(_without_lines(block, skipped), first + skipped), first - 1 + lines
+            fresh = decode(_without_lines(block, skipped), first + skipped) if skipped < lines else None
+            yield fresh, first - 1 + lines
+        file.close()
 
     def _header_lines(self) -> int:
         return int(self.format == "csv" and not self._options.no_header)
@@ -223,17 +237,25 @@ class FileSource:
             ) from error
 
     def _origin(self, line: int) -> str:
-        return f"{self._path.name}:{line}"
+        return f"{self._part.name}:{line}"
 
 
-def _format_of(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
-    if suffix not in _FORMAT_OF_SUFFIX:
+def _format_of(path: Path, parts: Sequence[Part]) -> str:
+    """The format that the names of all files have, or that of their folder."""
+    found = {_suffix_format(part.path) for part in parts}
+    if found == {None} or len(found) > 1:
+        found = {_suffix_format(path)}
+    named = found.pop()
+    if named is None:
         raise SourceError(
             f"cannot tell the format of {path} from its name; name it as one of: {', '.join(FORMATS)}"
         )
-    return _FORMAT_OF_SUFFIX[suffix]
+    return named
+
+
+def _suffix_format(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return _FORMAT_OF_SUFFIX.get(next((s for s in reversed(suffixes) if s not in _COMPRESSED), ""))
 
 
 def _without_lines(block: bytes, count: int) -> bytes:

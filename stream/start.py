@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from driftgraph.stream.clock import TimeBounds, TimeFault, duration_ms_of, time_ms_of
+from driftgraph.stream.clock import TimeBounds, duration_ms_of, time_ms_of
 from driftgraph.stream.source import SourceError
+from driftgraph.stream.time_text import TimeFault
 
 Start = Literal["earliest", "latest"] | int  # int: the first event at or after this time, ms
 

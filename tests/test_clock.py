@@ -11,12 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftgraph.stream.clock import (
-    FAULTS,
     FLOOR_MS,
     ManualClock,
     SystemClock,
     TimeBounds,
-    TimeFault,
     TimeRules,
     Watermark,
     WatermarkRules,
@@ -25,6 +23,7 @@ from driftgraph.stream.clock import (
     times_ms_of,
 )
 from driftgraph.stream.events import I32, Strings
+from driftgraph.stream.time_text import FAULTS, TimeFault
 
 NOW_MS = 1_783_000_000_123
 ANY = TimeBounds()

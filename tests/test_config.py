@@ -330,3 +330,12 @@ def test_a_duration_written_and_read_is_the_same(ms: int) -> None:
 def test_the_example_is_what_init_writes() -> None:
     example = Path(__file__).resolve().parents[1] / "examples" / "driftgraph.toml"
     assert example.read_text(encoding="utf-8") == starter_file()
+
+
+def test_a_timezone_is_one_of_the_iana_database_and_reaches_files() -> None:
+    settings = Settings.model_validate({"events": {"timezone": "Asia/Shanghai"}})
+    assert str(settings.file_options().times.zone) == "Asia/Shanghai"
+    assert Settings.model_validate({}).file_options().times.zone is None
+    for wrong in ("Asia/Shangai", "", "CST", "+08:00", "../etc/passwd", "America"):
+        with pytest.raises(ConfigError, match="should be the name of a zone in the IANA database"):
+            load(options={"events": {"timezone": wrong}})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.stream.clock import FLOOR_MS, REPLAY_TIMES, ManualClock, TimeBounds, TimeFault, TimeRules
+from driftgraph.stream.clock import FLOOR_MS, REPLAY_TIMES, ManualClock, TimeBounds, TimeRules
 from driftgraph.stream.columns import Columns, batch_of, concat, decode_columns
 from driftgraph.stream.decode import (
     MISSING,
@@ -25,6 +25,7 @@ from driftgraph.stream.decode import (
     rejected,
 )
 from driftgraph.stream.events import EMPTY, ID_BYTES_MAX, Rejected, Strings
+from driftgraph.stream.time_text import TimeFault
 from tests.decoded import events_of, plain
 
 NOW_MS = 1_783_000_000_123

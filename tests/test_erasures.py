@@ -454,6 +454,10 @@ SETTINGS = Settings.model_validate({"kafka": {"topic": "t"}, "events": {"columns
         (None, b'[{"user_id":"ann"},{"user_id":"bob"}', {"ann", "bob"}),  # broken at its end
         (None, b'{"user_id":null,"about":"user_id"}', set()),
         (b"\xff", b"\x00\xff", {"�"}),
+        (b'"ann"', b"", {"ann", '"ann"'}),
+        (b'{"user_id": 42}', b"", {"42", '{"user_id": 42}'}),
+        (b'{"visitor":"ann","item_id":"bob"}', b"", {"ann", '{"visitor":"ann","item_id":"bob"}'}),
+        (b'{"schema":{},"payload":"ann"}', b"", {"ann", '{"schema":{},"payload":"ann"}'}),
     ],
 )
 def test_whose_a_letter_is(key: bytes | None, payload: bytes, users: set[str]) -> None:

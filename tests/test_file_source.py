@@ -273,7 +273,7 @@ def test_a_file_that_is_not_there_is_told_in_one_sentence(tmp_path: Path) -> Non
     for name in ("none.csv", "none.parquet"):
         with pytest.raises(SourceError, match=f"{name}: there is no such file; check the path"):
             FileSource(tmp_path / name)
-    with pytest.raises(SourceError, match="it is a folder"):
+    with pytest.raises(SourceError, match="the folder has no files"):
         FileSource(tmp_path, FileOptions(format="csv"))
 
 

@@ -39,7 +39,7 @@ def examples() -> list[tuple[str, str, str]]:
 
 
 def test_the_page_has_an_example_of_each_format_that_is_text() -> None:
-    assert len(examples()) == 8
+    assert len(examples()) == 10
     named = {name for kind, text in BLOCKS if kind == "toml" for name in re.findall(r'format = "(.+)"', text)}
     assert named == {
         "mapping", "segment", "ga4", "ga4-mp", "snowplow", "cloudevents", "registry", "arrow",

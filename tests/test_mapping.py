@@ -206,6 +206,73 @@ def test_texts_that_mean_nothing() -> None:
     assert faults(decoded) == [("missing_field", "the event has no user id")]
 
 
+@pytest.mark.parametrize("empty", ["", " ", "\t\n", "\u00a0", None])
+def test_what_is_empty_gives_way_to_the_next_path(empty: object) -> None:
+    """``"userId": ""`` beside an anonymous id; with none and without, for each value that an event has."""
+    two = {name: [name, f"{name}2"] for name in ("u", "i", "b", "t", "e")}
+    written = {"user": two["u"], "item": two["i"], "behavior": two["b"], "ts": two["t"], "event_id": two["e"]}
+    good = {"u2": "u", "i2": 7, "b2": "buy", "t2": NOW_MS, "e2": "x"}
+    for none in ([], ["undefined"]):
+        decoded = decoded_by({**written, "none": none}, {**dict.fromkeys("uibte", empty), **good})
+        assert events(decoded) == [("u", "7", 1, NOW_MS, "x")]
+    [(reason, _)] = faults(decoded_by({**FLAT, "user": ["u", "v"]}, {"u": empty, "b": "buy", "v": empty}))
+    assert reason == "bad_id"  # it is told as what it is, and not as a field that is not there
+
+
+def test_an_empty_part_makes_no_joined_value() -> None:
+    written = {**FLAT, "event_id": {"join": ["source", "id"]}}
+    base = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS, "id": 5}
+    messages = [{**base, "source": s} for s in ("", " ", None, "web")]
+    assert [event[4] for event in events(decoded_by(written, *messages))] == ["", "", "", "web\x1f5"]
+
+
+def test_what_is_empty_does_not_exist() -> None:
+    for value, exists in (
+        ("", False),
+        (" ", False),
+        (None, False),
+        ("x", True),
+        (0, True),
+        (False, True),
+        ([], True),
+    ):
+        message = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS, "v": value}
+        assert len(decoded_by({**FLAT, "when": "v exists"}, message).batch) == exists, value
+        assert len(decoded_by({**FLAT, "when": "v missing"}, message).batch) == (not exists), value
+
+
+def test_a_body_of_messages_is_as_many_messages() -> None:
+    written = {
+        "messages": "body.events", "user": "who", "item": "lines[*].sku", "behavior": "b",
+        "ts": ["t", "sent"], "event_id": "id", "when": 'kind == "track"',
+    }  # fmt: skip
+    one = {
+        "kind": "track",
+        "who": "u",
+        "b": "buy",
+        "id": "e",
+        "lines": [{"sku": "a"}, {"sku": None}, {"sku": "b"}],
+    }
+    body = {
+        "sent": NOW_MS,
+        "id": "of the body",
+        "body": {"events": [one, {"kind": "page"}, {**one, "id": None}, []]},
+    }
+    decoded = decoded_by(
+        written, body, [body, one | {"t": NOW_MS}], {"body": {"events": 5}}, {"body": {"events": None}}
+    )
+    lines = [("u", "a", 1, NOW_MS, "e#0"), ("u", "b", 1, NOW_MS, "e#2")]
+    without_id = [("u", "a", 1, NOW_MS, ""), ("u", "b", 1, NOW_MS, "")]
+    assert events(decoded) == [*lines, *without_id, *lines, *without_id, *lines]
+    assert decoded.ignored == 3
+    places = [detail.partition(":")[0] for _, detail in faults(decoded)]
+    assert places == [
+        "body.events[0].lines[1]", "body.events[2].lines[1]", "body.events[3]",
+        "element [0].body.events[0].lines[1]", "element [0].body.events[2].lines[1]",
+        "element [0].body.events[3]", "element [1].lines[1]", "body.events must be a list, got int",
+    ]  # fmt: skip
+
+
 def test_values_from_beside_the_message() -> None:
     written = {
         "user": "$key",
@@ -229,13 +296,14 @@ def test_a_message_may_be_an_array_of_messages() -> None:
     ]
 
 
-def test_erasing_by_name_by_table_and_by_tombstone() -> None:
+def test_erasing_by_name_and_by_table_and_a_tombstone_that_is_left_out() -> None:
     good = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS}
     raw: list[bytes | None] = [
         json.dumps(m).encode() for m in (good, {"u": "x", "b": "$erase"}, good, {"u": 7, "b": "Gone"})
     ]
     decoded = decoded_by({**FLAT, "behaviors": {"Gone": "$erase"}, "others": "keep"}, raw=[*raw, None, b""])
-    assert [(one.user, one.place) for one in decoded.erased] == [("x", 1), ("7", 2), ("k4", 2)]
+    assert [(one.user, one.place) for one in decoded.erased] == [("x", 1), ("7", 2)]
+    assert (decoded.ignored, decoded.tombstones) == (1, 1)
     assert [reason for reason, _ in faults(decoded)] == ["bad_json"]
     assert decoded.read_count == 6
 
@@ -304,6 +372,8 @@ def test_columns_say_what_each_event_says(messages: list[Any], others: Others, a
         ({"when": "x"}, "when", "a condition reads like"),
         ({"when": "a[*].b == 1"}, "when", "asked once a message"),
         ({"others": "drop"}, "others", "is one of keep, ignore"),
+        ({"messages": "a[*]"}, "messages", r"a path in the message without \[\*\]"),
+        ({"messages": "$key"}, "messages", "a path in the message"),
         ({"behaviors": {"a": ""}}, "behaviors.a", "should be a relation"),
         ({"behaviors": {"a": []}}, "behaviors.a", "should be a relation"),
         ({"behaviors": {"a": [{"when": "x == 1"}]}}, "behaviors.a", "each of the list"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +18,11 @@ from driftgraph.stream.decode import Behaviors, EventRules, NotNowError, RowOrig
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.mapped import Mapped
 from driftgraph.stream.formats.mapping import EventMapping
+from driftgraph.stream.formats.proto_messages import ProtoSchema
 from driftgraph.stream.formats.registered import RegisteredReader
 from driftgraph.stream.schema_registry import RegistryOptions, SchemaRegistry
 from driftgraph.stream.source import SourceError
-from tests.decoded import events_of
+from tests.decoded import events_of, plain
 from tests.registries import AVRO_EVENT, PROTO_EVENTS, FakeRegistry, avro, fake_registry, header, proto_class
 
 NOW_MS = 1_783_000_000_123
@@ -62,7 +64,7 @@ def test_avro_events(registry: FakeRegistry) -> None:
     )
     assert events_of(decoded.batch) == [("u1", "i1", 1, NOW_MS, 0, "e"), ("42", "i1", 0, NOW_MS, 0, "")]
     assert [reason for reason, _ in faults(decoded)] == ["bad_id", "unknown_behavior"]
-    assert [one.user for one in decoded.erased] == ["k"]
+    assert (decoded.erased, decoded.ignored, decoded.tombstones) == ((), 1, 1)  # the user is no key
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,16 @@ def test_avro_events(registry: FakeRegistry) -> None:
         ("string", "2026-07-02T15:46:40.123+02:00", None),
         ({"type": "long", "logicalType": "local-timestamp-millis"}, NOW_MS, "time_without_zone"),
         ({"type": "long", "logicalType": "local-timestamp-micros"}, NOW_MS * 1_000, "time_without_zone"),
-        ({"type": "int", "logicalType": "date"}, 20_636, "time_too_old"),
+        ({"type": "int", "logicalType": "date"}, 20_636, "time_without_zone"),
+        ({"type": "long", "logicalType": "timestamp-millis"}, 31_536_000_000, "time_too_old"),  # 1971
+        ({"type": "long", "logicalType": "timestamp-micros"}, 31_536_000_000_000, "time_too_old"),
+        ({"type": "long", "logicalType": "timestamp-nanos"}, 31_536_000_000_000_000, "time_too_old"),
+        (
+            {"type": "long", "logicalType": "timestamp-millis"},
+            NOW_MS * 1_000,
+            "bad_time",
+        ),  # of the year 58470
+        ({"type": "bytes", "logicalType": "decimal", "precision": 20}, NOW_MS.to_bytes(9, "big"), None),
     ],
 )
 def test_the_times_that_avro_has(
@@ -89,6 +100,140 @@ def test_the_times_that_avro_has(
     decoded = decode(decoder_of(registry), avro(9, {**GOOD, "ts": value}, plain))
     assert [r for r, _ in faults(decoded)] == ([] if reason is None else [reason])
     assert decoded.batch.time_ms.tolist() == ([NOW_MS] if reason is None else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "user"),
+    [
+        (
+            {"type": "bytes", "logicalType": "decimal", "precision": 38},
+            (10**37 + 1).to_bytes(16, "big"),
+            str(10**37 + 1),
+        ),
+        (
+            {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 10},
+            (42 * 10**10).to_bytes(16, "big"),
+            "42",
+        ),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 1}, b"\x01\xa9", None),  # 42.5
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4}, b"\xff\xf9", "-7"),
+        (
+            {"type": "fixed", "name": "D", "size": 4, "logicalType": "decimal", "precision": 8},
+            b"\0\0\0*",
+            "42",
+        ),
+        (
+            {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"},
+            bytes(range(16)),
+            "00010203-0405-0607-0809-0a0b0c0d0e0f",
+        ),
+        ("bytes", b"u1", None),
+    ],
+)
+def test_the_ids_that_avro_has(registry: FakeRegistry, kind: object, value: object, user: str | None) -> None:
+    fields = [{"name": "user_id", "type": kind}, *AVRO_EVENT["fields"][1:]]
+    registry.add(9, {**AVRO_EVENT, "fields": fields})
+    bare = {key: of for key, of in kind.items() if key != "logicalType"} if isinstance(kind, dict) else kind
+    plain = {**AVRO_EVENT, "fields": [{"name": "user_id", "type": bare}, *AVRO_EVENT["fields"][1:]]}
+    decoded = decode(decoder_of(registry), avro(9, {**GOOD, "user_id": value}, plain))
+    assert [event[0] for event in events_of(decoded.batch)] == ([] if user is None else [user])
+    assert [reason for reason, _ in faults(decoded)] == ([] if user else ["bad_id"])
+
+
+def test_a_null_or_empty_field_of_avro_gives_way_to_the_next(registry: FakeRegistry) -> None:
+    mapping: dict[str, object] = {**CANONICAL, "user": ["user_id", "event_id"]}
+    decoder = decoder_of(registry, mapping)
+    users = [None, "", " ", 7, 0]
+    decoded = decode(decoder, *(avro(1, {**GOOD, "user_id": user, "event_id": "device"}) for user in users))
+    assert [event[0] for event in events_of(decoded.batch)] == ["device", "device", "device", "7", "0"]
+
+
+PROTO_VISIT = """
+syntax = "proto3";
+import "google/protobuf/wrappers.proto";
+enum Kind { CLICK = 0; BUY = 1; }
+message Visit {
+  int64 user_id = 1;
+  string device_id = 2;
+  string item_id = 3;
+  Kind kind = 4;
+  double seen_at = 5;
+  uint64 sent_at = 6;
+  int32 event_id = 7;
+  optional int64 member = 8;
+  google.protobuf.Int64Value account = 9;
+  oneof which { int64 session = 10; string nobody = 11; }
+  bool bot = 12;
+  fixed32 shard = 13;
+  message Line { int32 sku = 1; string name = 2; }
+  repeated Line lines = 14;
+}
+"""
+VISIT: dict[str, object] = {
+    "user": ["user_id", "device_id"], "item": "item_id", "behavior": "kind", "ts": ["seen_at", "sent_at"],
+    "event_id": "event_id", "behaviors": {"CLICK": "click", "BUY": "buy"},
+}  # fmt: skip
+
+
+def visits(registry: FakeRegistry, changed: dict[str, object], *fields: dict[str, object]) -> Decoded:
+    registry.add(6, PROTO_VISIT, "PROTOBUF")
+    pool = ProtoSchema(PROTO_VISIT, {})._pool
+    made = GetMessageClass(pool.FindMessageTypeByName("Visit"))
+    base: dict[str, object] = {"device_id": "d", "item_id": "i", "sent_at": NOW_MS}
+    payloads = [header(6) + b"\x00" + made(**{**base, **one}).SerializeToString() for one in fields]
+    decoder = decoder_of(registry, {**VISIT, **changed})
+    decoded = decode(decoder, *payloads)
+    by_row = decoder.decode_by_row(Rows(payloads, lambda row: RowOrigin(f"t[0]@{row}", key=b"k")))
+    assert plain(decoded) == plain(by_row)
+    return decoded
+
+
+def test_a_number_that_protobuf_did_not_send_is_not_there(registry: FakeRegistry) -> None:
+    """proto3 sends no 0: all devices became user 0, all their events one id, and their time was refused."""
+    decoded = visits(
+        registry, {}, {}, {}, {"user_id": 7, "seen_at": NOW_MS / 1_000 + 1, "event_id": 5, "kind": 1}
+    )
+    assert events_of(decoded.batch) == [
+        ("d", "i", 0, NOW_MS, 0, ""), ("d", "i", 0, NOW_MS, 0, ""), ("7", "i", 1, NOW_MS + 1_000, 0, "5"),
+    ]  # fmt: skip
+
+
+def test_with_nothing_else_what_was_not_sent_is_missing(registry: FakeRegistry) -> None:
+    changes: list[tuple[dict[str, object], str]] = [
+        ({"user": "user_id"}, "user id"), ({"user": ["user_id", "session", "nobody"]}, "user id"),
+        ({"item": "shard"}, "item id"), ({"ts": "seen_at"}, "time"), ({"behavior": "nobody"}, "behavior"),
+        ({"item": "lines[*].sku"}, "item id"), ({"user": {"join": ["device_id", "user_id"]}}, "user id"),
+    ]  # fmt: skip
+    for changed, what in changes:
+        line: dict[str, object] = {"lines": [{"name": "x"}]} if "lines" in str(changed) else {}
+        [(reason, detail)] = faults(visits(registry, changed, line))
+        assert (reason, detail.removeprefix("lines[0]: ")) == ("missing_field", f"the event has no {what}")
+    [(reason, detail)] = faults(visits(registry, {"user": "device_id"}, {"device_id": ""}))
+    assert (reason, detail) == ("missing_field", "the event has no user id")
+
+
+def test_a_zero_that_was_sent_is_one(registry: FakeRegistry) -> None:
+    """``optional``, a wrapper and a oneof tell whether they were set."""
+    for name, zero in (("member", 0), ("account", {"value": 0}), ("session", 0)):
+        users = [name, "device_id"]
+        got = visits(registry, {"user": users}, {}, {name: zero})
+        assert [event[0] for event in events_of(got.batch)] == ["d", "0"], name
+
+
+def test_in_a_condition_what_was_not_sent_is_zero(registry: FakeRegistry) -> None:
+    table = {
+        "CLICK": [{"relation": "buy", "when": "shard >= 4"}, {"relation": "click", "when": "shard == 0"}]
+    }
+    got = visits(registry, {"behaviors": table}, {}, {"shard": 4}, {"shard": 3})
+    assert ([event[2] for event in events_of(got.batch)], got.ignored) == ([0, 1], 1)
+    for when, kept in (
+        ("bot == false", 1), ("shard in [0, 1]", 1), ("seen_at < 1.5", 1), ('device_id == "d"', 1),
+        ("shard exists", 0), ("shard missing", 1), ('nobody == ""', 0), ("user_id != 0", 0),
+    ):  # fmt: skip
+        assert len(visits(registry, {"when": when}, {}).batch) == kept, when
+    assert (
+        len(visits(registry, {"when": 'item_id == ""', "item": {"const": "x"}}, {"item_id": ""}).batch) == 1
+    )
 
 
 def _bare(kind: object) -> object:

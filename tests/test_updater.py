@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import load
@@ -122,3 +124,15 @@ def test_the_status_tells_the_longest_time_between_two_polls_since_the_last_one(
     _, status = ran(tmp_path, [clicks(0, 9)] * len(costs_ms), costs_ms)
     assert status["poll_gap_max_ms"] == 300 + round(1_000 * POLL_S)
     assert (status["lost"], status["lag"]) == ({"events[0]": 7}, {"events[0]": 5})
+
+
+def test_records_without_a_value_that_are_left_out_stand_in_the_status_and_are_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out = replace(clicks(0, 1), ignored=3, tombstones=2)
+    _, status = ran(tmp_path, [left_out, clicks(1, 1), left_out], [0, 0, 0])
+    assert (status["events"]["ignored"], status["ignored_tombstones"]) == (6, 4)
+    assert caplog.text.count("records without a value are ignored") == 1
+    _, status = ran(tmp_path / "none", [clicks(0, 1)], [0])
+    assert status["ignored_tombstones"] == 0
+    assert caplog.text.count("records without a value are ignored") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,27 @@ def test_a_time_ahead_of_the_clock_is_rejected_as_the_updater_would(shell: Shell
     assert fault["reason"] == "time_in_future"
 
 
+def test_times_without_a_zone_are_read_in_the_configured_one(shell: Shell) -> None:
+    lines = ["u1,i,click,2026-07-02 21:46:40", "u2,i,click,2026-07-02 13:46:40+00"]
+    Path("e.csv").write_text("\n".join(["user_id,item_id,behavior,timestamp", *lines]))
+    Path("driftgraph.toml").write_text(RELATIONS)
+    got = shell("validate", "e.csv", "--json")
+    assert [(one["reason"], one["count"]) for one in got.json()["rejected"]] == [("time_without_zone", 1)]
+    assert "events.timezone" in got.json()["rejected"][0]["example"]["detail"]
+    Path("driftgraph.toml").write_text('[events]\ntimezone = "Asia/Shanghai"\n' + RELATIONS)
+    got = shell("validate", "e.csv", "--json")
+    at = "2026-07-02T13:46:40.000+00:00"
+    assert (got.code, got.json()["times"]) == (0, {"from": at, "to": at})
+
+
+def test_a_folder_of_part_files_is_looked_at_as_one_file(shell: Shell) -> None:
+    for day in ("1", "2"):
+        Path(f"events/day={day}").mkdir(parents=True)
+        write(f"events/day={day}/part-0.jsonl", [event(int(day))])
+    Path("events/_SUCCESS").write_bytes(b"")
+    assert shell("validate", "events", "--json").json()["events"]["applied"] == 2
+
+
 def test_a_preset_by_option_and_its_unused_relations(shell: Shell) -> None:
     rows = [
         {"event_name": name, "user_id": "u", "event_timestamp": NOW_MS * 1000, "items": [{"item_id": "i"}]}
@@ -168,6 +190,29 @@ def test_a_topic_is_looked_at_and_nothing_is_committed(shell: Shell, kafka: str)
     committed = group.committed([TopicPartition(topic, p) for p in range(3)], timeout=10)
     group.close()
     assert {part.offset for part in committed} == {-1001}, "nothing is committed"
+
+
+def test_records_without_a_value_that_are_left_out_are_shown(shell: Shell, kafka: str) -> None:
+    topic = f"t-{uuid4().hex[:8]}"
+    changes = [
+        {"value": json.dumps({"op": "c", "u": f"u{n}", "i": "i", "t": NOW_MS}).encode()} for n in range(2)
+    ]
+    produce(kafka, topic, [*changes, {"value": None, "key": b'{"id": 7}'}, {"value": None, "key": b"7"}])
+    mapping = """
+        [events]
+        format = "mapping"
+        [events.mapping]
+        user = "u"
+        item = "i"
+        behavior = "op"
+        ts = "t"
+        behaviors = { c = "click" }
+    """
+    write("unused.jsonl", [], config_of(kafka) + mapping)
+    got = shell("validate", f"kafka:{topic}", "--json")
+    assert (got.code, got.json()["events"]["ignored"], got.json()["ignored_tombstones"]) == (0, 2, 2)
+    said = shell("validate", f"kafka:{topic}").out
+    assert re.search(r"of them records without a value +2", said)
 
 
 def test_of_a_long_topic_the_newest_messages_are_looked_at(shell: Shell, kafka: str) -> None:

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from driftgraph.stream.clock import TimeBounds
 from driftgraph.stream.columns import Columns, concat
-from driftgraph.stream.decode import Answer, EventRules, Reason, Refusal, Rows, rejected, shown, tombstone_of
+from driftgraph.stream.decode import Answer, EventRules, LeftOut, Reason, Refusal, Rows, rejected, shown
 from driftgraph.stream.events import EMPTY, Decoded, Erasure
 from driftgraph.stream.formats import JSON_NAMES, FieldNames
 from driftgraph.stream.formats.parts import Parts, decode_parts
 from driftgraph.stream.formats.table import ColumnError, TableColumns
+from driftgraph.stream.formats.tombstones import Tombstones
 
 EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfold without a limit
 
@@ -28,9 +29,12 @@ EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfol
 class ArrowStream:
     """Decodes Arrow IPC streams, one or more events a message. Keeps nothing from one batch to the next."""
 
-    def __init__(self, rules: EventRules, names: FieldNames = JSON_NAMES) -> None:
+    def __init__(
+        self, rules: EventRules, names: FieldNames = JSON_NAMES, tombstones: Tombstones | None = None
+    ) -> None:
         self.rules = rules
         self.names = names
+        self.tombstones = tombstones or Tombstones(erase=True, fields=(names.user,))
 
     def decode(self, rows: Rows) -> Decoded:
         """Decode a batch of messages."""
@@ -47,7 +51,9 @@ class ArrowStream:
         read = self._read(payload) if payload is not None else None
         if read is None or isinstance(read, Refusal):
             at = rows.origin_of(number)
-            answer = tombstone_of(at.key) if read is None else read
+            answer = self.tombstones.answer(at) if read is None else read
+            if isinstance(answer, LeftOut):
+                return Decoded(EMPTY, ignored=1, tombstones=1)
             if isinstance(answer, Refusal):
                 return Decoded(EMPTY, (rejected(answer, payload, at),))
             return Decoded(
@@ -72,7 +78,8 @@ class ArrowStream:
         """The table in a message, checked: its bytes may be anything."""
         try:
             with pa.ipc.open_stream(payload) as stream:
-                wanted = TableColumns.of(stream.schema, self.names, "the message")
+                zoned = self.rules.times.zone is not None
+                wanted = TableColumns.of(stream.schema, self.names, "the message", zoned=zoned)
                 batches, count = [], 0
                 for batch in stream:
                     count += batch.num_rows
@@ -113,5 +120,6 @@ def _joined(parts: list[Decoded]) -> Decoded:
         concat([part.batch for part in parts]),
         tuple(one for part in parts for one in part.rejected),
         ignored=sum(part.ignored for part in parts),
+        tombstones=sum(part.tombstones for part in parts),
         erased=tuple(erased),
     )

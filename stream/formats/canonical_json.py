@@ -18,12 +18,13 @@ import numpy as np
 
 from driftgraph.stream.clock import TimeBounds
 from driftgraph.stream.columns import Columns, Index
-from driftgraph.stream.decode import MISSING, Answer, EventRules, Refusal, Rows, tombstone_of
+from driftgraph.stream.decode import MISSING, Answer, EraseRequest, Event, EventRules, Refusal, Rows
 from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import JSON_NAMES, FieldNames
 from driftgraph.stream.formats import _json_scan as kernels
 from driftgraph.stream.formats.json_text import elements_of, read_json
 from driftgraph.stream.formats.parts import Parts, decode_parts
+from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.words import gather
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
@@ -34,9 +35,12 @@ _TS = _FIELDS.index("ts")  # the one that may be a number with a fraction
 class CanonicalJson:
     """Decodes JSON messages. Keeps nothing from one batch to the next."""
 
-    def __init__(self, rules: EventRules, names: FieldNames = JSON_NAMES) -> None:
+    def __init__(
+        self, rules: EventRules, names: FieldNames = JSON_NAMES, tombstones: Tombstones | None = None
+    ) -> None:
         self.rules = rules
         self.names = names
+        self.tombstones = tombstones or Tombstones(erase=True, fields=(names.user,))
         written = tuple(getattr(names, name) for name in _FIELDS)
         if len(set(written)) < len(written):
             raise ValueError(f"two fields of an event cannot be read from one: {', '.join(written)}")
@@ -67,10 +71,8 @@ class CanonicalJson:
         parts, flat = _laid_out(rows, {row: elements for row, elements in found if elements})
         return self._decoded(rows, flat, parts, None)
 
-    def event_of(self, payload: bytes | None, bounds: TimeBounds, key: bytes | None = None) -> Answer:
-        """What one message, or one element of an array, comes to; without a value, ``key`` is the user."""
-        if payload is None:
-            return tombstone_of(key)
+    def event_of(self, payload: bytes, bounds: TimeBounds) -> Event | EraseRequest | Refusal | None:
+        """What one message, or one element of an array, comes to."""
         read = read_json(payload, self._decoder.decode)
         if isinstance(read, Refusal):
             return read
@@ -101,8 +103,9 @@ class CanonicalJson:
 
         def answer(number: int) -> Answer:
             payload = payloads[number]
-            key = rows.origin_of(int(parts.row[number])).key if payload is None else None
-            return self.event_of(payload, bounds, key)
+            if payload is None:
+                return self.tombstones.answer(rows.origin_of(int(parts.row[number])))
+            return self.event_of(payload, bounds)
 
         return decode_parts(
             rows,

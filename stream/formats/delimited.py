@@ -20,12 +20,10 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, Index, decode_columns, strings_of
+from driftgraph.stream.columns import Columns, Index, RowAnswer, decode_columns
 from driftgraph.stream.decode import (
     MISSING,
     Answer,
-    EraseRequest,
-    Event,
     EventRules,
     Reason,
     Refusal,
@@ -33,8 +31,9 @@ from driftgraph.stream.decode import (
     rejected,
     shown,
 )
-from driftgraph.stream.events import EMPTY, I64, Decoded, Rejected
+from driftgraph.stream.events import EMPTY, I64, Decoded
 from driftgraph.stream.formats import CSV_NAMES, FieldNames
+from driftgraph.stream.formats.arrow_columns import strings_of
 
 FIELD_CHARACTERS_MAX = 131_072  # where the csv module refuses a field
 _NEWLINE = 10
@@ -236,7 +235,7 @@ class Delimited:
         bounds = self.rules.times.bounds()
         lines: list[bytes] = []  # cut only if a row is asked for
 
-        def row(at: int) -> Event | EraseRequest | Rejected | None:
+        def row(at: int) -> RowAnswer:
             if not lines:
                 lines.extend(body.split(b"\n"))
             answer = self.event_of(lines[at], bounds)

@@ -9,6 +9,7 @@ the values in the same way, and then judges those that are plain texts and integ
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -20,30 +21,39 @@ from driftgraph.stream.decode import (
     Answer,
     EraseRequest,
     EventRules,
+    LeftOut,
     Reason,
     Refusal,
     RowOrigin,
     Rows,
-    tombstone_of,
 )
 from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats.json_text import no_object, read_json
 from driftgraph.stream.formats.mapping import EventMapping, Misfit, Values
 from driftgraph.stream.formats.parts import Parts, decode_parts
 from driftgraph.stream.formats.paths import ABSENT
+from driftgraph.stream.formats.tombstones import Tombstones
 
 Origin = Callable[[], RowOrigin]  # asked only where it matters: it costs more than the reading
 _INT64: Final = 1 << 63
-_Part = Values | Refusal | EraseRequest | None  # what a message, or one event of it, came to
+_Part = Values | Refusal | EraseRequest | LeftOut | None  # what a message, or one event of it, came to
 
 
 class Reader(Protocol):
     """Turns the bytes of a message into an object as JSON has them: dict, list, text, number, …"""
 
-    may_wait: bool  # whether ``read`` may raise NotNowError
+    may_wait: bool  # whether ``read`` and ``key`` may raise NotNowError
 
     def read(self, payload: bytes, origin: Origin) -> object | Refusal:
         """The object, or why there is none.
+
+        Raises:
+            NotNowError: If something that it needs is away.
+        """
+        ...
+
+    def key(self, raw: bytes) -> bytes:
+        """A record's key as text or JSON.
 
         Raises:
             NotNowError: If something that it needs is away.
@@ -60,15 +70,33 @@ class JsonReader:
         """The JSON value."""
         return read_json(payload)
 
+    def key(self, raw: bytes) -> bytes:
+        """As it is."""
+        return raw
+
 
 class Mapped:
     """Decodes messages by a mapping. Keeps nothing from one batch to the next."""
 
-    def __init__(self, rules: EventRules, mapping: EventMapping, reader: Reader | None = None) -> None:
+    def __init__(
+        self,
+        rules: EventRules,
+        mapping: EventMapping,
+        reader: Reader | None = None,
+        *,
+        erase_by_key: bool | None = None,
+    ) -> None:
+        """Put them together; ``erase_by_key`` None: if the mapping says that the key is the user."""
         self.rules = rules
         self.mapping = mapping
         self._reader = reader or JsonReader()
         self._needs_record = mapping.needs_record
+        self._needs_key = mapping.needs_key
+        self.tombstones = Tombstones(
+            erase=mapping.user_is_key if erase_by_key is None else erase_by_key,
+            fields=None if mapping.user_is_key else mapping.user_fields,
+            plain=self._reader.key,
+        )
 
     @property
     def may_wait(self) -> bool:
@@ -103,11 +131,13 @@ class Mapped:
             return rows.origin_of(number)
 
         if payload is None:
-            return [("", tombstone_of(origin().key))]
+            return [("", self.tombstones.answer(origin()))]
         message = self._reader.read(payload, origin)
         if isinstance(message, Refusal):
             return [("", message)]
         record = origin() if self._needs_record else None
+        if self._needs_key and record is not None and record.key is not None:
+            record = replace(record, key=self._reader.key(record.key))
         if isinstance(message, list) and message:
             return [
                 (f"element [{n}].{place}" if place else f"element [{n}]", part)
@@ -119,6 +149,8 @@ class Mapped:
     def _of_object(
         self, message: object, record: RowOrigin | None, payload: bytes
     ) -> list[tuple[str, _Part]]:
+        if isinstance(message, Refusal):  # one of a list that a reader has judged
+            return [("", message)]
         if not isinstance(message, dict):
             return [("", no_object(payload))]
         return [

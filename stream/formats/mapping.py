@@ -5,7 +5,7 @@
 One message may be several events: a path with ``[*]`` loops over a list. All paths of a mapping loop over the
 same lists (one inside the other, if there are two), so an event is one turn of the innermost loop. Where the
 list is missing, null or empty there is no loop: the message is one event, and paths into the list find
-nothing.
+nothing. ``messages`` is for a body that holds whole messages: each is read as if it had come alone.
 
 This module is light, since the configuration is checked with it; ``mapped`` decodes with it.
 """
@@ -14,13 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from driftgraph.stream.formats.paths import ABSENT, Condition, NotComparableError, Path, Steps, look_up
+from driftgraph.stream.formats.paths import (
+    ABSENT,
+    Condition,
+    NotComparableError,
+    Path,
+    Steps,
+    UnsetNumber,
+    UnsetText,
+    is_empty,
+    look_up,
+    steps_of,
+)
+from driftgraph.stream.formats.record_keys import Record, beside
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
 JOINT: Final = "\x1f"  # between joined values: in no id, so that two different pairs are never one text
-KEYS: Final = (*FIELDS, "when", "behaviors", "others", "none")
+KEYS: Final = (*FIELDS, "messages", "when", "behaviors", "others", "none")
 OTHERS: Final = ("keep", "ignore")
 BEHAVIORS_MAX: Final = 1_000
 
@@ -34,28 +46,12 @@ class MappingError(ValueError):
         self.problem = problem
 
 
-class Record(Protocol):
-    """What comes beside a message: ``decode.RowOrigin`` is one."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Of the Kafka record."""
-        ...
-
-    @property
-    def headers(self) -> tuple[tuple[str, bytes | None], ...]:
-        """Of the Kafka record."""
-        ...
-
-    @property
-    def timestamp_ms(self) -> int | None:
-        """When the record was produced."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Where a value comes from: a constant, the first path that finds something, or all of them joined."""
+    """Where a value comes from: a constant, the first path that finds something, or all of them joined.
+
+    An empty text, blanks and null are nothing that is found.
+    """
 
     paths: tuple[Path, ...] = ()
     joined: bool = False
@@ -124,6 +120,7 @@ class EventMapping:
     ignore_others: bool = False
     none: frozenset[str] = frozenset()
     erase: str = ""  # the behavior that asks to forget the user: never one of the others
+    messages: Steps = ()  # the list in a message whose elements are messages; empty: none is
     _gets: tuple[_Get, ...] = field(init=False, repr=False, compare=False)  # by FIELDS
 
     def __post_init__(self) -> None:
@@ -133,9 +130,10 @@ class EventMapping:
     def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
         """Read a mapping as it stands in the configuration.
 
-        Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``when``, a condition
-        that a message must pass, else it is ignored; ``behaviors``, from the names in the messages to
-        relations; ``others``, what becomes of names that are not in there; ``none``, texts that mean nothing.
+        Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``messages``, where
+        a message holds a list of messages; ``when``, a condition that a message must pass, else it is
+        ignored; ``behaviors``, from the names in the messages to relations; ``others``, what becomes of names
+        that are not in there; ``none``, texts that mean nothing.
 
         Raises:
             MappingError: If a key is missing, unknown or wrong, or two paths loop over different lists.
@@ -161,6 +159,7 @@ class EventMapping:
             written.get("others") == "ignore",
             frozenset(written.get("none") or ()),
             erase,
+            () if written.get("messages") is None else _told("messages", steps_of, written["messages"]),
         )
 
     @property
@@ -172,14 +171,61 @@ class EventMapping:
     @property
     def needs_record(self) -> bool:
         """Whether a path leads to the Kafka record around the message."""
+        return any(path.record for path in self._paths())
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether one leads to the key of that record."""
+        return any(path.record == "key" for path in self._paths())
+
+    @property
+    def user_is_key(self) -> bool:
+        """Whether the user of an event is the key of its record, wherever there is one."""
+        user = self.values[0]
+        return bool(user.paths) and not user.joined and user.paths[0].record == "key"
+
+    @property
+    def user_fields(self) -> tuple[str, ...]:
+        """The names of the fields that hold a user; of a joined one none does."""
+        user = self.values[0]
+        steps = [
+            path.parts[-1][-1] for path in user.paths if path.parts and path.parts[-1] and not user.joined
+        ]
+        return tuple(dict.fromkeys(step for step in steps if isinstance(step, str)))
+
+    def _paths(self) -> list[Path]:
         choices = (choice.when for row in (self.behaviors or {}).values() for choice in row)
         conditions = [condition for condition in (self.when, *choices) if condition is not None]
         paths = [path for value in self.values for path in value.paths]
-        paths += [test.path for condition in conditions for test in condition.tests]
-        return any(path.record for path in paths)
+        return paths + [test.path for condition in conditions for test in condition.tests]
 
     def events(self, message: object, record: Record | None) -> Iterator[Found]:
         """The events in one message, each with its place such as ``lines[2]``, empty without a loop."""
+        held = look_up(message, self.messages) if self.messages else ABSENT
+        if held is ABSENT or held is None or held == []:
+            yield from self._events(message, record)
+            return
+        name = ".".join(map(str, self.messages))
+        if not isinstance(held, list):
+            yield "", Misfit(f"{name} must be a list, got {type(held).__name__}")
+            return
+        around = self._around(message)
+        for number, one in enumerate(held):
+            at = f"{name}[{number}]"
+            if not isinstance(one, dict):
+                yield at, Misfit(f"{at} must be an object, got {type(one).__name__}")
+                continue
+            for place, found in self._events({**around, **one}, record):
+                yield f"{at}.{place}" if place else at, found
+
+    def _around(self, message: object) -> dict[str, object]:
+        """What a body says for all of its messages; an event id is each one's own."""
+        own = {self.messages[0], *(path.parts[0][0] for path in self.values[-1].paths if not path.record)}
+        beside = message.items() if isinstance(message, dict) else ()
+        return {key: value for key, value in beside if key not in own}
+
+    def _events(self, message: object, record: Record | None) -> Iterator[Found]:
+        """Those of a message that holds no others."""
         if self.when is not None:
             answer = self._holds(self.when, (message,), record)
             if answer is not True:
@@ -253,7 +299,8 @@ class EventMapping:
         depth, steps = value.paths[0].depth, value.paths[0].parts[-1]
 
         def get(scopes: _Scopes, record: Record | None) -> object:  # noqa: ARG001  as of the others
-            return look_up(scopes[depth], steps) if depth < len(scopes) else ABSENT
+            found = look_up(scopes[depth], steps) if depth < len(scopes) else ABSENT
+            return ABSENT if type(found) is UnsetNumber or type(found) is UnsetText else found
 
         return get
 
@@ -263,41 +310,25 @@ class EventMapping:
             return value.constant, 0
         if value.joined:
             parts = [self._at(path, scopes, record) for path in value.paths]
-            if any(part is ABSENT or part is None or part == "" for part in parts):
+            if any(map(is_empty, parts)):
                 return ABSENT, 0
             return JOINT.join(map(str, parts)), max(path.depth for path in value.paths)
-        null: object = ABSENT
+        empty: object = ABSENT
         for path in value.paths:
             found = self._at(path, scopes, record)
-            if found is None:
-                null = None
-            elif found is not ABSENT:
+            if not is_empty(found):
                 return found, path.depth
-        return null, 0
+            if not isinstance(found, UnsetNumber | UnsetText) and empty is ABSENT:
+                empty = found  # told if there is nothing better
+        return empty, 0
 
     def _at(self, path: Path, scopes: _Scopes, record: Record | None) -> object:
         if path.record:
-            return _beside(path.record, record)
+            return beside(path.record, record)
         if path.depth >= len(scopes):
             return ABSENT
         found = look_up(scopes[path.depth], path.parts[-1])
         return ABSENT if self.none and isinstance(found, str) and found in self.none else found
-
-
-def _beside(what: str, record: Record | None) -> object:
-    """A value of the record around the message; bytes if they are no text."""
-    if record is None:
-        return ABSENT
-    if what == "timestamp":
-        return ABSENT if record.timestamp_ms is None else record.timestamp_ms
-    name = what.removeprefix("header.")
-    raw = record.key if what == "key" else next((value for key, value in record.headers if key == name), None)
-    if raw is None:
-        return ABSENT
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
 
 
 def _told(key: str, parse: Any, written: object) -> Any:

@@ -13,17 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, Index, decode_columns
-from driftgraph.stream.decode import (
-    Answer,
-    EraseRequest,
-    Event,
-    EventRules,
-    Refusal,
-    Rows,
-    rejected,
-)
-from driftgraph.stream.events import Decoded, Rejected
+from driftgraph.stream.columns import Columns, Index, RowAnswer, decode_columns
+from driftgraph.stream.decode import Answer, EraseRequest, EventRules, Refusal, Rows, rejected
+from driftgraph.stream.events import Decoded
 
 
 class Places(Protocol):
@@ -60,7 +52,7 @@ def decode_parts(
 ) -> Decoded:
     """Decode the parts like ``columns.decode_columns``; ``answer`` is the definition of one of them."""
 
-    def part(number: int) -> Event | EraseRequest | Rejected | None:
+    def part(number: int) -> RowAnswer:
         got = answer(number)
         if isinstance(got, EraseRequest) and got.time_ms is None:
             return got.at(rows.origin_of(int(parts.row[number])).timestamp_ms, bounds)

@@ -25,6 +25,28 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
+
+
+class UnsetNumber(int):
+    """0 in place of a number that was not sent, in a format (Protobuf) that has no other sign for that.
+
+    In a condition it is the number 0; as a value of an event it is nothing.
+    """
+
+
+class UnsetText(str):
+    """The same for an empty text."""
+
+    __slots__ = ()
+
+
+def is_empty(value: object) -> bool:
+    """Whether there is nothing in a value: it is absent, null, a text of blanks, or was not set."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is ABSENT or value is None or type(value) is UnsetNumber
+
+
 LOOP: Final = -1  # the step [*]; other integers are places in a list
 Step = str | int
 Steps = tuple[Step, ...]
@@ -93,6 +115,18 @@ def _steps(text: str) -> Iterator[Step]:
         at += 1
 
 
+def steps_of(text: str) -> Steps:
+    """The steps of a path in a message without a loop.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    path = Path.parse(text)
+    if path.record or path.depth:
+        raise ValueError(f"{text} should be a path in the message without [*], such as batch")
+    return path.parts[0]
+
+
 def look_up(value: object, steps: Steps) -> object:
     """What stands there, or ``ABSENT``."""
     for step in steps:
@@ -126,7 +160,7 @@ class Test:
             NotComparableError: If ``<`` or the like meets no number where a number is needed, or no text.
         """
         if self.sign in ("exists", "missing"):
-            return (value is ABSENT or value is None) == (self.sign == "missing")
+            return is_empty(value) == (self.sign == "missing")
         if self.sign == "in":
             return any(_equal(value, one) for one in self.operand)
         if self.sign in ("==", "!="):

@@ -3,7 +3,8 @@
     events.format = "segment" ──► [PRESETS] + [events.mapping] on top ──► mapping.EventMapping
 
 Each is data in the form of ``[events.mapping]``; whatever a site has otherwise it sets there. The relations
-are view, click, cart, favorite and purchase; of those that are not configured the events are ignored.
+are view, click, cart, favorite and purchase; of those that are not configured the events are ignored. Their
+events come from scripts in browsers, where a variable that is not set becomes the text "undefined" or "null".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 _SNOWPLOW: Final = "com_snowplowanalytics_snowplow"
 
+_UNSET: Final = ["undefined", "null"]
 _GA4: Final = {
     "view_item": "view",
     "select_item": "click",
@@ -30,14 +32,21 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "ts": ["time", "data.ts", "$timestamp"],
         "event_id": {"join": ["source", "id"]},
     },
-    # Segment, Spec: Ecommerce v2. Other calls than track (identify, page, …) are no behavior.
+    # Segment and RudderStack, Spec: Ecommerce v2, one by one or in the bodies of the HTTP API. Only calls of
+    # track have an event; identify, page and so on are no behavior.
     "segment": {
         "user": ["userId", "anonymousId"],
-        "item": ["properties.products[*].product_id", "properties.product_id"],
+        "item": [
+            "properties.products[*].product_id",
+            "properties.products[*].sku",
+            "properties.product_id",
+            "properties.sku",
+        ],
         "behavior": "event",
-        "ts": ["timestamp", "originalTimestamp"],
+        "ts": ["timestamp", "originalTimestamp", "sentAt", "receivedAt"],
         "event_id": "messageId",
-        "when": 'type == "track"',
+        "messages": "batch",
+        "when": "event exists",
         "behaviors": {
             "Product Viewed": "view",
             "Product Clicked": "click",
@@ -46,6 +55,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
             "Order Completed": "purchase",
         },
         "others": "ignore",
+        "none": _UNSET,
     },
     # Google Analytics 4 as BigQuery exports it: microseconds, one event a row, its products in items.
     "ga4": {
@@ -55,7 +65,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "ts": "event_timestamp",
         "behaviors": _GA4,
         "others": "ignore",
-        "none": ["(not set)"],
+        "none": ["(not set)", *_UNSET],
     },
     # The same events in the bodies of the Measurement Protocol: several of one visitor in a message.
     "ga4-mp": {
@@ -65,7 +75,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "ts": ["events[*].timestamp_micros", "timestamp_micros", "$timestamp"],
         "behaviors": _GA4,
         "others": "ignore",
-        "none": ["(not set)"],
+        "none": ["(not set)", *_UNSET],
     },
     # Snowplow's ecommerce actions, enriched and as JSON, as its analytics SDKs write them.
     "snowplow": {
@@ -87,6 +97,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
             "transaction": "purchase",
         },
         "others": "ignore",
+        "none": _UNSET,
     },
 }
 

@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from driftgraph.stream.formats.paths import UnsetNumber, UnsetText
 from driftgraph.stream.formats.proto_text import file_descriptor
 
 _OWN: Final = "driftgraph.message.proto"  # the name of the file itself: no import can be called so
@@ -46,6 +47,9 @@ class ProtoSchema:
 
     def read(self, data: bytes) -> dict[str, Any]:
         """The message as an object: enums by name, timestamps as RFC 3339, what is not set is not there.
+
+        A field of proto3 without ``optional`` does not tell whether it was set to 0 or not at all: it is
+        an ``UnsetNumber`` or ``UnsetText`` then.
 
         Raises:
             ProtoWireError: If the path to the message's type is none of the schema.
@@ -140,8 +144,15 @@ def _object(message: Any) -> Any:
         elif field.is_repeated:
             found[field.name] = [_plain(field, one) for one in value]
         else:
-            found[field.name] = _plain(field, value)
+            found[field.name] = _plain(field, value) if field.has_presence else _sent(field, value)
     return found
+
+
+def _sent(field: FieldDescriptor, value: Any) -> Any:
+    """A value of a field without presence: its default was not sent. An enum's is a name like any other."""
+    if field.enum_type is not None or value or isinstance(value, bool):
+        return _plain(field, value)
+    return UnsetText() if isinstance(value, str | bytes) else UnsetNumber()
 
 
 def _plain(field: FieldDescriptor, value: Any) -> Any:

@@ -8,20 +8,20 @@ against its schema: its producer did that, and what matters here is judged by th
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
-from driftgraph.stream.decode import Reason, Refusal, shown
+import msgspec
+
+from driftgraph.stream.decode import Reason, Refusal, RowOrigin, shown
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.formats.json_text import read_json
 from driftgraph.stream.formats.mapped import Origin
+from driftgraph.stream.formats.paths import UnsetNumber, UnsetText
 from driftgraph.stream.schema_registry import SCHEMAS_MAX, Schema, SchemaRegistry
 
 _HEADER_BYTES: Final = 5
-_LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
 _Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → the object
 
 
@@ -66,6 +66,26 @@ class RegisteredReader:
             self._reads[number] = read
         return read(payload[_HEADER_BYTES:])
 
+    def key(self, raw: bytes) -> bytes:
+        """A key that names its schema as JSON; any other one as it is.
+
+        Raises:
+            NotNowError: If the schema is not known yet and the registry is away.
+            SourceError: If the registry refuses us.
+        """
+        if len(raw) < _HEADER_BYTES or raw[0] != 0:
+            return raw
+        value = self.read(raw, _no_origin)
+        if isinstance(value, Refusal | bytes):
+            return raw if isinstance(value, Refusal) else value
+        if isinstance(value, dict):  # what Protobuf did not send names nobody
+            value = {n: one for n, one in value.items() if not isinstance(one, UnsetNumber | UnsetText)}
+        return msgspec.json.encode(value, enc_hook=str)
+
+
+def _no_origin() -> RowOrigin:
+    return RowOrigin("")
+
 
 def _reader_of(number: int, schema: Schema) -> _Read:
     """What reads messages of the schema; where the schema itself cannot be used, what refuses them all."""
@@ -87,52 +107,17 @@ def _json(_schema: Schema) -> _Read:
 
 
 def _avro(schema: Schema) -> _Read:
-    import fastavro  # noqa: PLC0415  an extra
+    from driftgraph.stream.formats.avro_messages import AvroMisfitError, AvroSchema  # noqa: PLC0415  an extra
 
-    named: dict[str, Any] = {}
-    for text in schema.references.values():
-        fastavro.parse_schema(_plain(json.loads(text)), named_schemas=named)
-    parsed = fastavro.parse_schema(_plain(json.loads(schema.text)), named_schemas=named)
-    has_local = any(_LOCAL in text for text in (schema.text, *schema.references.values()))
+    compiled = AvroSchema(schema.text, schema.references)
 
     def read(data: bytes) -> object | Refusal:
-        stream = io.BytesIO(data)
         try:
-            value = fastavro.schemaless_reader(stream, parsed, None)
-        except Exception as error:  # bytes that are no such record raise whatever their nonsense runs into
-            return _misfit("Avro", f"{type(error).__name__}: {error}")
-        left = len(data) - stream.tell()
-        if left:
-            return _misfit("Avro", f"{left} bytes are left over")
-        return _written(value) if has_local else value
+            return compiled.read(data)
+        except AvroMisfitError as error:
+            return _misfit("Avro", str(error))
 
     return read
-
-
-def _plain(schema: Any) -> Any:
-    """The schema without logical types: a timestamp stays the integer it is, in whichever unit.
-
-    But a local timestamp has no zone, and its integer would pass for UTC: it becomes a text without one.
-    """
-    if isinstance(schema, list):
-        return [_plain(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    logical = str(schema.get("logicalType", ""))
-    return {
-        key: _plain(value) if key in ("type", "items", "values", "fields") else value
-        for key, value in schema.items()
-        if key != "logicalType" or logical.startswith(_LOCAL)
-    }
-
-
-def _written(value: Any) -> Any:
-    """Local timestamps as the texts they would be."""
-    if isinstance(value, dict):
-        return {key: _written(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_written(one) for one in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def _protobuf(schema: Schema) -> _Read:

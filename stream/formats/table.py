@@ -9,13 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, strings_of, times_of
+from driftgraph.stream.columns import Columns
 from driftgraph.stream.decode import MISSING, Answer, EventRules
 from driftgraph.stream.events import Strings
 from driftgraph.stream.formats import FieldNames
+from driftgraph.stream.formats.arrow_columns import (
+    UNREADABLE_ID,
+    strings_of,
+    times_of,
+    value_of,
+    why_no_id,
+    why_no_name,
+    why_no_time,
+)
 
 
 class ColumnError(ValueError):
@@ -30,8 +40,10 @@ class TableColumns:
     event_id: str | None  # None: the table has no such column
 
     @classmethod
-    def of(cls, schema: Any, names: FieldNames, where: str) -> TableColumns:
+    def of(cls, schema: Any, names: FieldNames, where: str, *, zoned: bool) -> TableColumns:
         """Find them in a schema; ``where`` names the table in what is said.
+
+        ``zoned``: times without a zone are read in a configured one.
 
         Raises:
             ColumnError: If one is not there, there twice, or of the wrong type.
@@ -49,19 +61,11 @@ class TableColumns:
             if schema.names.count(field) > 1:
                 raise ColumnError(f"{where} has {schema.names.count(field)} columns {field!r}")
             kind = schema.field(field).type
-            timed = pa.types.is_timestamp(kind) and kind.tz is not None
-            number = pa.types.is_integer(kind)
             if field in ids:
-                fits, what = number or _is_text(kind), "text or integers"
-            elif field == names.behavior:
-                fits, what = _is_text(kind), "text"
+                what = why_no_id(kind)
             else:
-                real = pa.types.is_float32(kind) or pa.types.is_float64(kind)
-                fits, what = (
-                    timed or number or real or _is_text(kind),
-                    "timestamps with a zone, numbers or text",
-                )
-            if not fits:
+                what = why_no_name(kind) if field == names.behavior else why_no_time(kind, zoned=zoned)
+            if what:
                 raise ColumnError(f"column {field!r} of {where} is of type {kind}; it must hold {what}")
         return cls(names, names.event_id if has_id else None)
 
@@ -86,24 +90,26 @@ class TableColumns:
         """
         names = self.names
         return Columns(
-            user=strings_of(table[names.user]),
-            item=strings_of(table[names.item]),
+            user=strings_of(table[names.user], unreadable=UNREADABLE_ID),
+            item=strings_of(table[names.item], unreadable=UNREADABLE_ID),
             behavior=strings_of(table[names.behavior]),
             ts=times_of(table[names.ts]),
-            event_id=strings_of(table[self.event_id]) if self.event_id else None,
+            event_id=strings_of(table[self.event_id], unreadable=UNREADABLE_ID) if self.event_id else None,
         )
 
     def values(self, table: Any, row: int) -> dict[str, Any]:
-        """One row, as Python values."""
-        return {name: table[name][row].as_py() for name in self.wanted}
+        """One row, as plain values."""
+        return {name: value_of(table[name][row]) for name in self.wanted}
 
     def answer(
         self, values: dict[str, Any], columns: Columns, row: int, rules: EventRules, bounds: TimeBounds
     ) -> Answer:
         """What the definition says of one row."""
         ts = values[self.names.ts]
-        if ts is not None and not isinstance(columns.ts, Strings):
-            ts = columns.ts[row].item()  # a timestamp as the integer it is stored as
+        if isinstance(ts, str) and isinstance(columns.ts, np.ndarray):
+            ts = columns.ts[row]  # a timestamp as the instant that it is
+        elif ts is not None and isinstance(columns.ts, Strings) and len(text := columns.ts.bytes_at(row)):
+            ts = text.decode()  # a date, a decimal, or a timestamp without a zone
         return rules.event_of(
             user=values[self.names.user],
             item=values[self.names.item],
@@ -112,9 +118,3 @@ class TableColumns:
             event_id=values[self.event_id] if self.event_id else MISSING,
             bounds=bounds,
         )
-
-
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

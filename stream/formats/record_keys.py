@@ -1,0 +1,83 @@
+"""What comes beside a message in its Kafka record; its key is plain text, or what it is as JSON.
+
+    record ──► [beside] ──► $key, $timestamp and $header.NAME of a mapping
+    key ─────► [key_value] ──► tombstones
+
+This module is light, since ``mapping`` is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+import msgspec
+
+from driftgraph.stream.formats.paths import ABSENT
+
+_CONNECT: Final = {"schema", "payload"}  # the envelope of Kafka Connect's JSON converter
+_STRUCT: Final = re.compile(r"Struct\{([^{}]*)\}")  # an object by Kafka Connect's converter to texts
+
+
+class Record(Protocol):
+    """What comes beside a message: ``decode.RowOrigin`` is one."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]:
+        """Of the Kafka record."""
+        ...
+
+    @property
+    def timestamp_ms(self) -> int | None:
+        """When the record was produced."""
+        ...
+
+
+def text_of(raw: bytes) -> str | bytes:
+    """The text, or the bytes as they are if they are none."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def key_value(raw: bytes) -> object:
+    """Text as it is; a JSON text, object, list or null as what it says; bytes if they are no text."""
+    text = text_of(raw)
+    if not isinstance(text, str) or not (text.startswith(('"', "{", "[", "Struct{")) or text == "null"):
+        return text
+    struct = _STRUCT.fullmatch(text)
+    if struct is not None:
+        fields = [field.partition("=") for field in struct[1].split(",")]
+        return {name: value for name, _, value in fields}
+    try:
+        value: object = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+    return value["payload"] if isinstance(value, dict) and value.keys() == _CONNECT else value
+
+
+def sole_value(raw: bytes) -> object:
+    """The key as one value: of an object with one field that field, any other object as its own text."""
+    value = key_value(raw)
+    if not isinstance(value, dict):
+        return value
+    return next(iter(value.values())) if len(value) == 1 else raw.decode()
+
+
+def beside(what: str, record: Record | None) -> object:
+    """A value of the record around the message; bytes if they are no text."""
+    if record is None:
+        return ABSENT
+    if what == "timestamp":
+        return ABSENT if record.timestamp_ms is None else record.timestamp_ms
+    if what == "key":
+        return ABSENT if record.key is None else sole_value(record.key)
+    name = what.removeprefix("header.")
+    raw = next((value for key, value in record.headers if key == name), None)
+    return ABSENT if raw is None else text_of(raw)
