@@ -28,10 +28,11 @@ from driftgraph.app.dead_letters import (
     origin_of,
     parts_of_id,
 )
-from driftgraph.app.topics import ANSWER_WITHIN_S, KAFKA_LOG, Property
+from driftgraph.app.topics import ANSWER_WITHIN_S
 from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
+from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
 
 FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
 READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
@@ -79,7 +80,7 @@ class KafkaDeadLetters:
         properties.setdefault("batch.size", BATCH_BYTES)
         properties["error_cb"] = self._on_error
         try:
-            self._producer: Producer = Producer(properties, logger=KAFKA_LOG)
+            self._producer: Producer = Producer(properties, logger=LIBRDKAFKA)
         except (KafkaException, ValueError, TypeError) as error:
             raise DeadLetterError(f"Kafka refuses the configuration for dead letters: {error}") from error
 
@@ -204,7 +205,7 @@ class TopicLetterBox:
         if not ids:
             return
         properties = {**self._client, "acks": "all", "enable.idempotence": True}
-        producer = Producer(properties, logger=KAFKA_LOG)
+        producer = Producer(properties, logger=LIBRDKAFKA)
         failures: list[str] = []
 
         def acknowledged(error: KafkaError | None, _: Message) -> None:
@@ -236,7 +237,7 @@ class TopicLetterBox:
         wanted = [TopicPartition(self._topic, partition, offset) for partition, offset in before.items()]
         try:
             if wanted:
-                admin = AdminClient(self._client, logger=KAFKA_LOG)
+                admin = AdminClient(self._client, logger=LIBRDKAFKA)
                 for answer in admin.delete_records(wanted, request_timeout=ANSWER_WITHIN_S).values():
                     answer.result(ANSWER_WITHIN_S + 5)
         except KafkaException as error:
@@ -259,7 +260,7 @@ class TopicLetterBox:
                 "auto.offset.reset": "earliest",
                 "allow.auto.create.topics": False,
             },
-            logger=KAFKA_LOG,
+            logger=LIBRDKAFKA,
         )
 
     def _ends(self) -> dict[int, tuple[int, int]]:

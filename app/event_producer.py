@@ -13,8 +13,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.topics import KAFKA_LOG, Property
 from driftgraph.stream.events import Headers
+from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
 
 ROOM_WITHIN_S: Final = 0.1  # how long a full queue is waited for before looking at ``stopped`` again
 FINISH_WITHIN_S: Final = 30.0  # without any acknowledgement
@@ -49,7 +49,7 @@ class EventProducer:
         self._last_error = ""
         properties: dict[str, Any] = {**DEFAULTS, **client, **OURS, "error_cb": self._on_error}
         try:
-            self._producer: Producer = Producer(properties, logger=KAFKA_LOG)
+            self._producer: Producer = Producer(properties, logger=LIBRDKAFKA)
         except (KafkaException, ValueError, TypeError) as error:
             said = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             raise ProduceError(f"Kafka refuses its configuration: {said}; check kafka.options") from error

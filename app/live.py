@@ -14,7 +14,7 @@ import gc
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -108,7 +108,13 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
                 settings.kafka.shard,
             )
         start = None if state is None else state.position
-        source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
+        source = kafka_source(
+            _kafka_options(settings, clock),
+            decoder,
+            clock,
+            start=start,
+            topic_ids={} if state is None else state.topic_ids,
+        )
         stack.callback(source.close)
         watermark.assign(source.partitions)
         # files of the found one are linked, but not if they have events of who was erased since
@@ -187,12 +193,13 @@ def kafka_source(
     clock: Clock,
     *,
     start: Position | None = None,
+    topic_ids: Mapping[str, str] | None = None,
     held_for_s: float = GIVE_UP_AFTER_S,
 ) -> KafkaSource | HeldSource:
     """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
 
     def connect(decoder: Decoder) -> KafkaSource:
-        return KafkaSource(options, decoder, clock, start=start)
+        return KafkaSource(options, decoder, clock, start=start, topic_ids=topic_ids)
 
     if isinstance(decoder, Mapped) and decoder.may_wait:
         return HeldSource(connect, decoder, give_up_after_s=held_for_s)

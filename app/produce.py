@@ -18,10 +18,11 @@ import msgspec
 from driftgraph.app.event_producer import FINISH_WITHIN_S, EventProducer
 from driftgraph.app.progress import Progress
 from driftgraph.app.stopping import stopping
-from driftgraph.app.topics import Property, ensure_topic
+from driftgraph.app.topics import ensure_topic
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.events import Decoded, EventBatch
 from driftgraph.stream.file_source import FileOptions, FileSource
+from driftgraph.stream.kafka_client import Property
 
 SLICE: Final = 2_000  # events between two looks at Ctrl-C and the progress, at full speed
 STOP_WITHIN_S: Final = 5.0  # after Ctrl-C, for what is on its way

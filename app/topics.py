@@ -5,7 +5,6 @@ produce, live ──► [ensure_topic] ──► the brokers
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,11 +13,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
 
-Property = str | int | float | bool
-
-KAFKA_LOG: Final = logging.getLogger("driftgraph.librdkafka")
-KAFKA_LOG.setLevel(logging.CRITICAL)  # what its lines tell, ten a second, is in the sentence of the failure
 ANSWER_WITHIN_S: Final = 10.0
 _BROKER_DEFAULT: Final = -1  # of partitions and replicas
 
@@ -41,7 +37,7 @@ def ensure_topic(
     """
     servers = client.get("bootstrap.servers", "")
     try:
-        admin = AdminClient(dict(client), logger=KAFKA_LOG)
+        admin = AdminClient(dict(client), logger=LIBRDKAFKA)
         if topic in admin.list_topics(timeout=ANSWER_WITHIN_S).topics:
             return False
         wanted = NewTopic(topic, partitions, _BROKER_DEFAULT, config=dict(config or {}))

@@ -128,7 +128,7 @@ class Updater:
             self.progress.advance(read)
         else:
             self.progress.advance(read_count)
-        if self.source.caught_up or all(position[part] >= end for part, end in self._ends.items()):
+        if self.source.caught_up or all(position.get(part, end) >= end for part, end in self._ends.items()):
             self._full = True
             self.progress.note(self._said("the window is full"))
             self.progress.close()
@@ -160,6 +160,7 @@ class Updater:
             self.ingest.position or self.source.position(),
             self.ingest.watermark.state(),
             self.ingest.dedupe.sets(),
+            self.source.topic_ids,
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:

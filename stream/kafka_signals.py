@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 LOG = logging.getLogger("driftgraph.kafka")
 
@@ -25,10 +25,17 @@ _ADVICE: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "ask for DESCRIBE and READ on the topic",
 }
 
+_ADDRESS: Final = "check the address, and that the broker runs"
+
 
 def part_of(topic: str, partition: int) -> str:
     """A partition as positions name it."""
     return f"{topic}[{partition}]"
+
+
+def part_of_message(message: Message) -> str:
+    """The partition that a message, or an error in place of one, is of."""
+    return part_of(str(message.topic()), message.partition() or 0)
 
 
 class _Broker(msgspec.Struct):
@@ -104,9 +111,14 @@ class KafkaSignals:
             )
         self._commit_error = code
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the cause that was told last may pass by itself: nobody has refused us."""
+        return self._last_error is None or self._last_error.code() not in _ADVICE
+
     def why_unreachable(self, otherwise: str) -> tuple[str, str]:
         """The cause that was told last, or ``otherwise``, and what to look at."""
         error = self._last_error
         if error is None:
-            return otherwise, "check the address, and that the broker runs"
-        return error.str(), _ADVICE.get(error.code(), "check the address, and that the broker runs")
+            return otherwise, _ADDRESS
+        return error.str(), _ADVICE.get(error.code(), _ADDRESS)
