@@ -28,22 +28,21 @@ from driftgraph.app.dead_letters import (
     origin_of,
     parts_of_id,
 )
-from driftgraph.app.topics import ANSWER_WITHIN_S
+from driftgraph.app.topics import ANSWER_WITHIN_S, KEEPS_ALL
 from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
-from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
+from driftgraph.stream.kafka_causes import Property
+from driftgraph.stream.kafka_client import LIBRDKAFKA
 
 FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
 READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
 MESSAGE_BYTES_MAX: Final = 64 << 20  # ours to send; the topic's own limit decides
 BATCH_BYTES: Final = 1 << 16  # a topic's limit is one of batches: small letters must not fail together
 DONE_OFFSETS_MAX: Final = 10_000  # of one record of what is done: 200 kB
-TOPIC_CONFIG: Final = {  # of a topic that we make
-    "cleanup.policy": "delete",
-    "retention.ms": "-1",  # a letter has its event's time: by age an old event's letter would go at once
+TOPIC_CONFIG: Final = {  # of a topic that we make: letters go by bytes
+    **KEEPS_ALL,
     "max.message.bytes": str(16 << 20),  # an event as large as its own topic allows, and the headers
-    "message.timestamp.type": "CreateTime",  # the event's
 }
 _REASON, _ORIGIN, _KEPT = OWN_PREFIX + "reason", OWN_PREFIX + "origin", OWN_PREFIX + "kept_ms"
 _TRUNCATED: Final = OWN_PREFIX + "payload.bytes"  # how long the payload was before it was cut
@@ -56,8 +55,8 @@ class KafkaDeadLetters:
 
     Always true: value, key, headers and timestamp are those of the event, byte by byte; headers in the form
     of Kafka Connect and ours come after its own. Only a payload that the topic refuses as too large is cut,
-    and only a timestamp that it refuses is left out; a header says so. What the brokers did not acknowledge
-    is sent again by the next ``flush``.
+    and only a timestamp that it refuses, or removes by, is left out; a header says so. What the brokers did
+    not acknowledge is sent again by the next ``flush``.
     """
 
     def __init__(
@@ -67,8 +66,14 @@ class KafkaDeadLetters:
         topic: str,
         flush_timeout_s: float = FLUSH_TIMEOUT_S,
         clock: Clock | None = None,
+        at_its_time: bool = True,
     ) -> None:
+        """Unless ``at_its_time`` a letter has the time at which it is kept, and its event's in a header.
+
+        A topic that removes by age would remove the letter of an old event at once.
+        """
         self._topic = topic
+        self._at_its_time = at_its_time
         self._timeout_s = flush_timeout_s
         self._clock = clock or SystemClock()
         self._counts: Counter[str] = Counter()
@@ -92,7 +97,7 @@ class KafkaDeadLetters:
     def put(self, rejected: Rejected) -> None:
         """Hand one letter to the producer; waits only if its queue is full."""
         self._counts[rejected.reason] += 1
-        record = _Record(rejected, kept_ms=self._clock.now_ms())
+        record = _Record(rejected, kept_ms=self._clock.now_ms(), without_time=not self._at_its_time)
         try:
             self._produce(record)
         except BufferError:

@@ -14,7 +14,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.stream.events import Headers
-from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
+from driftgraph.stream.kafka_causes import Property
+from driftgraph.stream.kafka_client import LIBRDKAFKA
 
 ROOM_WITHIN_S: Final = 0.1  # how long a full queue is waited for before looking at ``stopped`` again
 FINISH_WITHIN_S: Final = 30.0  # without any acknowledgement

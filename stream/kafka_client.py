@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from driftgraph.stream.decode import RowOrigin
+from driftgraph.stream.kafka_causes import Property, configuration_fault
 from driftgraph.stream.kafka_signals import STATISTICS_EVERY_MS, KafkaSignals, part_of_message
 from driftgraph.stream.source import SourceError
 
@@ -22,8 +23,6 @@ LIBRDKAFKA: Final = logging.getLogger("driftgraph.librdkafka")
 LIBRDKAFKA.setLevel(
     logging.CRITICAL
 )  # its lines come ten a second, and the sentence of a failure has the cause
-
-Property = str | int | float | bool
 
 OURS: Final[Mapping[str, Property]] = {
     "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it
@@ -72,8 +71,7 @@ def consumer_of(
     try:
         return Consumer({**UNLESS_GIVEN, **client, **ours, **callbacks}, logger=LIBRDKAFKA)
     except (KafkaException, ValueError, TypeError) as error:
-        detail = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        raise SourceError(f"Kafka refuses its configuration: {detail}; check kafka.options") from error
+        raise SourceError(f"Kafka refuses its configuration: {configuration_fault(error, client)}") from error
 
 
 class KafkaAwayError(SourceError):
@@ -94,7 +92,7 @@ def partition_counts(
     except KafkaException as error:
         consumer.poll(0)  # lets the callback tell the cause
         why, advice = signals.why_unreachable(error.args[0].str())
-        kind = KafkaAwayError if signals.may_pass else SourceError
+        kind = KafkaAwayError if signals.cause.may_pass else SourceError
         raise kind(f"cannot reach Kafka at {servers} within {within_s:g} s ({why}); {advice}") from error
     for topic in topics:
         found = there.get(topic)

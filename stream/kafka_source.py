@@ -20,8 +20,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.decode import Decoder, Rows
 from driftgraph.stream.events import EMPTY, I32, Decoded
+from driftgraph.stream.kafka_causes import Property
 from driftgraph.stream.kafka_client import (
-    Property,
     all_are_there,
     consumer_of,
     origin_of,

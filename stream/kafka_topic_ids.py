@@ -17,7 +17,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from driftgraph.stream.kafka_client import LIBRDKAFKA, Property
+from driftgraph.stream.kafka_causes import Property
+from driftgraph.stream.kafka_client import LIBRDKAFKA
 from driftgraph.stream.source import Position
 
 LOG = logging.getLogger("driftgraph.kafka")

@@ -43,7 +43,7 @@ from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
 from driftgraph.stream.erased_users import SLOTS_MIN, ErasedUsers, siphash
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.kafka_client import Property
+from driftgraph.stream.kafka_causes import Property
 from driftgraph.stream.window import Relation
 from tests.kafka_brokers import mock_kafka
 from tests.services_redis import NAMESPACE, keys_by_scan, publish
