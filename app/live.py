@@ -14,8 +14,9 @@ import gc
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from driftgraph.app import saved_model
@@ -43,6 +44,7 @@ from driftgraph.stream.decode import Decoder
 from driftgraph.stream.formats.mapped import Mapped
 from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.kafka_client import look_for
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
@@ -64,7 +66,6 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     stop = threading.Event()
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
-        stack.enter_context(_without_librdkafka())
         _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
@@ -76,6 +77,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             return
         stack.callback(lease.release)
         _check_worker(settings)
+        options = _kafka_options(settings, clock)
+        if not standby.kafka(
+            partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
+        ):
+            return
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
         for damage in damaged:
@@ -109,7 +115,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             )
         start = None if state is None else state.position
         source = kafka_source(
-            _kafka_options(settings, clock),
+            options,
             decoder,
             clock,
             start=start,
@@ -226,21 +232,3 @@ def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
         out_of_range=settings.kafka.out_of_range,
         start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
     )
-
-
-@contextmanager
-def _without_librdkafka() -> Iterator[None]:
-    """Keep librdkafka's own lines from the log: while a broker is away they come ten a second.
-
-    What they tell is in the sentence with which a start fails, and in ``_tell_away``.
-    """
-
-    def is_ours(record: logging.LogRecord) -> bool:
-        return "rdkafka#" not in record.getMessage()
-
-    kafka = logging.getLogger("driftgraph.kafka")
-    kafka.addFilter(is_ours)
-    try:
-        yield
-    finally:
-        kafka.removeFilter(is_ours)

@@ -137,6 +137,16 @@ class HeldSource:
         return bool(self._held) or self._inner.away
 
     @property
+    def kafka_away(self) -> bool:
+        """Whether the broker cannot be reached."""
+        return self._inner.away
+
+    @property
+    def why_away(self) -> str:
+        """Why the broker is away."""
+        return self._inner.why_away
+
+    @property
     def caught_up(self) -> bool:
         """Whether every event that the broker has was returned."""
         return not self._held and self._inner.caught_up

@@ -8,7 +8,8 @@ Everything about SASL and TLS is the user's and goes through as it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -79,21 +80,33 @@ class KafkaAwayError(SourceError):
 
 
 def partition_counts(
-    consumer: Consumer, signals: KafkaSignals, topics: Sequence[str], *, servers: str, within_s: float
+    consumer: Consumer,
+    signals: KafkaSignals,
+    topics: Sequence[str],
+    *,
+    servers: str,
+    within_s: float,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
-    """How many partitions each topic has.
+    """How many partitions each topic has. Gives up early once ``stopped``.
 
     Raises:
         KafkaAwayError: If no broker answers within ``within_s``.
         SourceError: If one refuses us, or a topic is not there.
     """
-    try:
-        there = consumer.list_topics(timeout=within_s).topics
-    except KafkaException as error:
-        consumer.poll(0)  # lets the callback tell the cause
-        why, advice = signals.why_unreachable(error.args[0].str())
-        kind = KafkaAwayError if signals.cause.may_pass else SourceError
-        raise kind(f"cannot reach Kafka at {servers} within {within_s:g} s ({why}); {advice}") from error
+    end_s = time.monotonic() + within_s
+    while True:
+        left_s = max(0.01, end_s - time.monotonic())
+        try:
+            there = consumer.list_topics(timeout=min(left_s, CHECK_WITHIN_S)).topics
+            break
+        except KafkaException as error:
+            consumer.poll(0)  # lets the callback tell the cause
+            if time.monotonic() < end_s and not stopped():
+                continue
+            why, advice = signals.why_unreachable(error.args[0].str())
+            kind = KafkaAwayError if signals.cause.may_pass else SourceError
+            raise kind(f"cannot reach Kafka at {servers} within {within_s:g} s ({why}); {advice}") from error
     for topic in topics:
         found = there.get(topic)
         if found is None or found.error is not None or not found.partitions:
@@ -103,6 +116,23 @@ def partition_counts(
                 "and ask for DESCRIBE and READ on it if it is there"
             )
     return {topic: len(there[topic].partitions) for topic in topics}
+
+
+def look_for(
+    client: Mapping[str, Property], topics: Sequence[str], within_s: float, stopped: Callable[[], bool]
+) -> None:
+    """Return if brokers answer and have the topics.
+
+    Raises:
+        SourceError: As ``partition_counts``.
+    """
+    signals = KafkaSignals(topics)
+    consumer = consumer_of(client, {"group.id": "driftgraph"}, signals)
+    try:
+        servers = str(client.get("bootstrap.servers", ""))
+        partition_counts(consumer, signals, topics, servers=servers, within_s=within_s, stopped=stopped)
+    finally:
+        consumer.close()
 
 
 def raise_if_final(error: KafkaError, where: str) -> None:

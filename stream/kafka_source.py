@@ -96,10 +96,9 @@ class KafkaSource:
         self._lost: dict[str, int] = {}
         self._set_aside: list[Message] = []  # read ahead, of partitions that are held since
         self._sift = False  # with the next read: some of it is to be set aside, or to come back
-        first = start_of(options.start, clock.now_ms())
         self._open()
         try:
-            self._connect(start, first)
+            self._connect(start, start_of(options.start, clock.now_ms()))
         except BaseException:
             self.close()
             raise
@@ -184,6 +183,11 @@ class KafkaSource:
     def away(self) -> bool:
         """Whether no broker can be reached. Follows the truth by about a second."""
         return self._signals.away
+
+    @property
+    def why_away(self) -> str:
+        """What is known of the cause, and what to look at."""
+        return "; ".join(self._signals.why_unreachable(f"{self._servers} does not answer"))
 
     @property
     def caught_up(self) -> bool:
