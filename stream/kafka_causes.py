@@ -36,6 +36,22 @@ _REFUSED: Final = {
 }
 _PATHS: Final = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location")
 
+# what to look at when a broker, or librdkafka in front of it, does not take a record
+_NOT_TAKEN: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not write there: ask for WRITE on the topic",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not write: ask for WRITE on the topic, "
+    "and before Kafka 2.8 for IDEMPOTENT_WRITE on the cluster",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "there is no such topic: create it",
+    KafkaError._UNKNOWN_TOPIC: "there is no such topic: create it",
+    KafkaError._UNKNOWN_PARTITION: "there is no such partition",
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, and message.max.bytes in "
+    "kafka.options",
+    KafkaError.INVALID_TIMESTAMP: "its time is outside of message.timestamp.before.max.ms and "
+    "message.timestamp.after.max.ms of the topic: raise them",
+    KafkaError.INVALID_RECORD: "a compacted topic takes no record without a key",
+    KafkaError.NOT_ENOUGH_REPLICAS: "fewer brokers are in sync than min.insync.replicas of the topic",
+}
+
 
 class Cause:
     """The newest cause that one can act on, of those that a client of librdkafka has told.
@@ -74,6 +90,13 @@ class Cause:
         elif refusal is None and "SSL" in error.str():
             refusal = _TLS
         return error.str(), refusal or _ADDRESS
+
+    def why_not_taken(self, error: KafkaError) -> tuple[str, str]:
+        """Why a record was not taken, and what to look at."""
+        advice = _NOT_TAKEN.get(error.code())
+        if advice is None and error.code() < 0:
+            return self.why(error.str())  # no broker has said so
+        return error.str(), advice or "see what the topic and the brokers allow"
 
 
 def configuration_fault(error: Exception, client: Mapping[str, Property]) -> str:

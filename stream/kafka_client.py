@@ -119,7 +119,10 @@ def partition_counts(
 
 
 def look_for(
-    client: Mapping[str, Property], topics: Sequence[str], within_s: float, stopped: Callable[[], bool]
+    client: Mapping[str, Property],
+    topics: Sequence[str],
+    within_s: float,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Return if brokers answer and have the topics.
 
