@@ -224,6 +224,8 @@ def watermark_rules(settings: Settings) -> WatermarkRules:
 
 def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
     longest_ms = max(relation.span_ms for relation in settings.window_relations())
+    # by the times of records: one may be older than its event, whose clock was ahead
+    longest_ms += settings.time.lateness.ms + settings.time.skew.ms
     return KafkaOptions(
         topics=(settings.kafka.topic,),
         client={"fetch.queue.backoff.ms": FETCH_BACKOFF_MS, **settings.kafka.librdkafka()},

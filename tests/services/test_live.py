@@ -272,6 +272,32 @@ def test_a_start_that_waits_for_kafka_ends_when_told(redis_server: EmbeddedRedis
     assert not (tmp_path / "var/status/standby.json").exists()
 
 
+def test_the_first_start_finds_events_whose_records_are_older_than_they_are(
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """A span of 10 days: the clock of the event was ahead of the record's by up to lateness and skew."""
+    topic, now_ms = f"live-{uuid4().hex[:8]}", SystemClock().now_ms()
+    start_ms, hour_ms = now_ms - 10 * DAY_MS, 3_600_000
+    make_topic(real_kafka.address, topic, 1)
+    times = {
+        "too-old": (start_ms - 3 * hour_ms, start_ms - 2 * hour_ms),
+        "ahead": (start_ms - hour_ms, start_ms + hour_ms),
+        "usual": (start_ms + 2 * hour_ms, start_ms + 2 * hour_ms),
+    }
+    produce(
+        real_kafka.address,
+        topic,
+        [{"value": event(u, time_ms=own), "timestamp": record} for u, (record, own) in times.items()],
+    )
+    config = configured(
+        tmp_path, kafka=real_kafka.address, topic=topic, redis=redis_server.url, namespace=topic
+    )
+    with RunningUpdater(config) as updater:
+        updater.wait_for("the window is full", lambda s: s["state"] == "running")
+        status = updater.status()
+        assert (status["events"]["read"], status["window"]["click"]) == (2, 2)
+
+
 def test_a_missing_topic_is_one_sentence(
     real_kafka: RealKafka, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
