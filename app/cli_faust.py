@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from driftgraph.app.cli_common import ConfigOption, read_settings
-from driftgraph.app.errors import ConfigError, DriftgraphError
+from driftgraph.app.errors import ConfigError
 
 if TYPE_CHECKING:
     from driftgraph.app.config import Settings
@@ -107,25 +107,13 @@ def _check(settings: Settings) -> None:
 
 def _check_topics(settings: Settings) -> None:
     """Faust would wait for ever for what is not there, or make it with its own number of partitions."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
+    from driftgraph.stream.kafka_client import look_for
     from driftgraph.stream.normalize import function_of
 
     if settings.faust.normalize is not None:
         function_of(settings.faust.normalize)
-    servers = settings.kafka.bootstrap_servers
-    client = AdminClient({**settings.kafka.librdkafka(), "log_level": 0})
-    try:
-        there = client.list_topics(timeout=METADATA_TIMEOUT_S).topics
-    except KafkaException as error:
-        raise DriftgraphError(
-            f"cannot reach Kafka at {servers} within {METADATA_TIMEOUT_S:g} s ({error.args[0].str()}); "
-            "check the address, and that the broker runs"
-        ) from error
-    for topic in (settings.faust.source_topic, settings.kafka.topic):
-        if topic is not None and topic not in there:
-            raise DriftgraphError(f"Kafka at {servers} has no topic {topic!r}; create it or name another one")
+    topics = [one for one in (settings.faust.source_topic, settings.kafka.topic) if one is not None]
+    look_for(settings.kafka.librdkafka(), topics, METADATA_TIMEOUT_S)
 
 
 def _credentials(client: Mapping[str, str | int | float | bool]) -> Any:

@@ -46,6 +46,9 @@ def produce(
     partitions: Annotated[
         int | None, typer.Option(min=1, max=10_000, metavar="N", help="Of a topic that is not there yet.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Send also events that the topic would not keep.")
+    ] = False,
     config: ConfigOption = None,
     relations: RelationsOption = None,
     columns: ColumnsOption = None,
@@ -55,7 +58,9 @@ def produce(
 ) -> None:
     """Put a file of events on Kafka: as canonical JSON, keyed by user, stamped with the event time.
 
-    Rows that make no event are left out and counted. Ctrl-C ends it; what was sent until then is reported.
+    Rows that make no event are left out and counted. A topic that is not there is made, to keep all; one that
+    keeps less long than the events are old is refused, unless --force is given. Ctrl-C ends it; what was sent
+    until then is reported.
     """
     if not file.exists():
         raise DriftgraphError(f"{file}: no such file; name a CSV, JSONL or Parquet file of events")
@@ -84,6 +89,7 @@ def produce(
             partitions=partitions,
             progress=progress,
             clock=SystemClock(),
+            force=force,
         )
     print_result(as_json, report.to_json(), _print_report)
 
@@ -116,4 +122,6 @@ def _print_report(report: dict[str, Any], out: Console) -> None:
         text += f"; {report['rejected']:,} rows left out, such as {report['example']}"
     if report["ignored"]:
         text += f"; {report['ignored']:,} of other behaviors"
+    if report["warning"]:
+        text += f"\nwarning: {report['warning']}"
     out.print(text, markup=False, highlight=False, soft_wrap=True)

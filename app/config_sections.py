@@ -112,8 +112,9 @@ class KafkaSettings(Section):
     topic: str = Field(default="events", min_length=1, description="Topic of behavior events, keyed by user.")
     start: Annotated[str, AfterValidator(_start)] = Field(
         default="last span",
-        description='Where the very first start reads from: "last span" (now minus the longest span, so that '
-        'the window is full at once), "earliest", "latest", or a time before now such as "6h".',
+        description='Where the very first start reads from: "last span" (now minus the longest span, the '
+        'lateness and the skew, so that the window is full at once), "earliest", "latest", or a time before '
+        'now such as "6h". Records are found by their own times.',
     )
     out_of_range: Literal["fail", "earliest", "latest"] = Field(
         default="fail",

@@ -28,21 +28,21 @@ from driftgraph.app.dead_letters import (
     origin_of,
     parts_of_id,
 )
-from driftgraph.app.topics import ANSWER_WITHIN_S, KAFKA_LOG, Property
+from driftgraph.app.topics import ANSWER_WITHIN_S, KEEPS_ALL
 from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
+from driftgraph.stream.kafka_causes import Cause, Property, configuration_fault
+from driftgraph.stream.kafka_client import LIBRDKAFKA
 
 FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
 READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
 MESSAGE_BYTES_MAX: Final = 64 << 20  # ours to send; the topic's own limit decides
 BATCH_BYTES: Final = 1 << 16  # a topic's limit is one of batches: small letters must not fail together
 DONE_OFFSETS_MAX: Final = 10_000  # of one record of what is done: 200 kB
-TOPIC_CONFIG: Final = {  # of a topic that we make
-    "cleanup.policy": "delete",
-    "retention.ms": "-1",  # a letter has its event's time: by age an old event's letter would go at once
+TOPIC_CONFIG: Final = {  # of a topic that we make: letters go by bytes
+    **KEEPS_ALL,
     "max.message.bytes": str(16 << 20),  # an event as large as its own topic allows, and the headers
-    "message.timestamp.type": "CreateTime",  # the event's
 }
 _REASON, _ORIGIN, _KEPT = OWN_PREFIX + "reason", OWN_PREFIX + "origin", OWN_PREFIX + "kept_ms"
 _TRUNCATED: Final = OWN_PREFIX + "payload.bytes"  # how long the payload was before it was cut
@@ -55,8 +55,8 @@ class KafkaDeadLetters:
 
     Always true: value, key, headers and timestamp are those of the event, byte by byte; headers in the form
     of Kafka Connect and ours come after its own. Only a payload that the topic refuses as too large is cut,
-    and only a timestamp that it refuses is left out; a header says so. What the brokers did not acknowledge
-    is sent again by the next ``flush``.
+    and only a timestamp that it refuses, or removes by, is left out; a header says so. What the brokers did
+    not acknowledge is sent again by the next ``flush``.
     """
 
     def __init__(
@@ -66,22 +66,30 @@ class KafkaDeadLetters:
         topic: str,
         flush_timeout_s: float = FLUSH_TIMEOUT_S,
         clock: Clock | None = None,
+        at_its_time: bool = True,
     ) -> None:
+        """Unless ``at_its_time`` a letter has the time at which it is kept, and its event's in a header.
+
+        A topic that removes by age would remove the letter of an old event at once.
+        """
         self._topic = topic
+        self._at_its_time = at_its_time
         self._timeout_s = flush_timeout_s
         self._clock = clock or SystemClock()
         self._counts: Counter[str] = Counter()
         self._again: list[_Record] = []  # what failed, as it is to be sent next
-        self._why = ""  # the last failure
+        self._cause = Cause()
+        self._why: tuple[str, str] | None = None  # the last failure, and what to look at
         # Without idempotence: its fatal errors end a producer for ever, and a letter twice does less harm.
         properties: dict[str, Any] = {**client, "acks": "all", "enable.idempotence": False}
         properties.setdefault("message.max.bytes", MESSAGE_BYTES_MAX)
         properties.setdefault("batch.size", BATCH_BYTES)
-        properties["error_cb"] = self._on_error
+        properties["error_cb"] = self._cause.on_error
         try:
-            self._producer: Producer = Producer(properties, logger=KAFKA_LOG)
+            self._producer: Producer = Producer(properties, logger=LIBRDKAFKA)
         except (KafkaException, ValueError, TypeError) as error:
-            raise DeadLetterError(f"Kafka refuses the configuration for dead letters: {error}") from error
+            fault = configuration_fault(error, client)
+            raise DeadLetterError(f"Kafka refuses the configuration for dead letters: {fault}") from error
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -91,7 +99,7 @@ class KafkaDeadLetters:
     def put(self, rejected: Rejected) -> None:
         """Hand one letter to the producer; waits only if its queue is full."""
         self._counts[rejected.reason] += 1
-        record = _Record(rejected, kept_ms=self._clock.now_ms())
+        record = _Record(rejected, kept_ms=self._clock.now_ms(), without_time=not self._at_its_time)
         try:
             self._produce(record)
         except BufferError:
@@ -115,11 +123,9 @@ class KafkaDeadLetters:
             self._again = [record for record in self._again if not record.is_changed]
         if waiting or self._again:
             within = f"{waiting} not acknowledged in {self._timeout_s:g} s"
-            raise DeadLetterError(
-                f"dead letters cannot be sent to {self._topic}: {self._why or within}; "
-                "check that the brokers run, and that the topic exists and may be written"
-            )
-        self._why = ""
+            why, advice = self._why or self._cause.why(within)
+            raise DeadLetterError(f"dead letters cannot be sent to {self._topic}: {why}; {advice}")
+        self._why = None
 
     def close(self) -> None:
         """Flush; the producer closes with the process."""
@@ -129,17 +135,13 @@ class KafkaDeadLetters:
         def acknowledged(error: KafkaError | None, _: Message | None) -> None:
             if error is not None:
                 self._again.append(record.after(error))
-                self._why = error.str()
+                self._why = self._cause.why_not_taken(error)
 
         try:
             self._producer.poll(0)
             self._producer.produce(self._topic, **record.arguments(), on_delivery=acknowledged)
         except KafkaException as error:  # refused before it was a message
             acknowledged(error.args[0], None)
-
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # that has no cause
-            self._why = error.str()
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -182,6 +184,7 @@ class TopicLetterBox:
     def __init__(self, client: Mapping[str, Property], topic: str) -> None:
         self._client = dict(client)
         self._topic = topic
+        self._cause = Cause()
 
     @property
     def name(self) -> str:
@@ -204,12 +207,13 @@ class TopicLetterBox:
         if not ids:
             return
         properties = {**self._client, "acks": "all", "enable.idempotence": True}
-        producer = Producer(properties, logger=KAFKA_LOG)
-        failures: list[str] = []
+        cause = Cause()
+        producer = Producer({**properties, "error_cb": cause.on_error}, logger=LIBRDKAFKA)
+        failures: list[tuple[str, str]] = []
 
         def acknowledged(error: KafkaError | None, _: Message) -> None:
             if error is not None:
-                failures.append(error.str())
+                failures.append(cause.why_not_taken(error))
 
         for partition, offsets in _by_partition(ids).items():
             for at in range(0, len(offsets), DONE_OFFSETS_MAX):
@@ -219,10 +223,10 @@ class TopicLetterBox:
                     self._topic, value, partition=partition, headers=headers, on_delivery=acknowledged
                 )
         if producer.flush(FLUSH_TIMEOUT_S) or failures:
-            why = failures[0] if failures else f"not acknowledged in {FLUSH_TIMEOUT_S:g} s"
+            why, advice = failures[0] if failures else cause.why(f"not acknowledged in {FLUSH_TIMEOUT_S:g} s")
             raise DeadLetterError(
-                f"{len(ids)} dead letters cannot be marked as done in {self._topic}: {why}; "
-                "check that this user may write there, and do it again"
+                f"{len(ids)} dead letters cannot be marked as done in {self._topic}: {why}; {advice}, and do "
+                "it again"
             )
 
     def purge(self, ids: Collection[str]) -> None:
@@ -236,13 +240,13 @@ class TopicLetterBox:
         wanted = [TopicPartition(self._topic, partition, offset) for partition, offset in before.items()]
         try:
             if wanted:
-                admin = AdminClient(self._client, logger=KAFKA_LOG)
+                admin = AdminClient(self._client, logger=LIBRDKAFKA)
                 for answer in admin.delete_records(wanted, request_timeout=ANSWER_WITHIN_S).values():
                     answer.result(ANSWER_WITHIN_S + 5)
         except KafkaException as error:
             raise DeadLetterError(
                 f"the letters are marked as done, but their records cannot be removed from {self._topic} "
-                f"({error.args[0].str()}); this user needs DELETE on it"
+                f"({error.args[0].str()}); see that the brokers run, and ask for DELETE on it"
             ) from error
 
     def close(self) -> None:
@@ -258,15 +262,16 @@ class TopicLetterBox:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "allow.auto.create.topics": False,
+                "error_cb": self._cause.on_error,
             },
-            logger=KAFKA_LOG,
+            logger=LIBRDKAFKA,
         )
 
     def _ends(self) -> dict[int, tuple[int, int]]:
         """By partition the first offset and the one after the last."""
         try:
             with closing(self._consumer()) as consumer:
-                found = consumer.list_topics(timeout=ANSWER_WITHIN_S).topics.get(self._topic)
+                found = self._topics_of(consumer).get(self._topic)
                 if found is None:
                     return {}
                 return {
@@ -275,6 +280,12 @@ class TopicLetterBox:
                 }
         except (KafkaException, ValueError, TypeError) as error:
             raise self._unreadable(error) from error
+
+    def _topics_of(self, consumer: Consumer) -> Mapping[str, Any]:
+        try:
+            return consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
+        finally:
+            consumer.poll(0)  # lets the callback tell the cause
 
     def _records(self, ends: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
         """Every record up to the ends, partition after partition."""
@@ -300,11 +311,12 @@ class TopicLetterBox:
 
     def _unreadable(self, why: object) -> DeadLetterError:
         first = why.args[0] if isinstance(why, KafkaException) else why
-        said = first.str() if isinstance(first, KafkaError) else str(first)
         servers = self._client.get("bootstrap.servers", "")
+        said, advice = self._cause.why(first.str() if isinstance(first, KafkaError) else str(first))
+        if isinstance(first, KafkaError) and first.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            said, advice = first.str(), "this user may not read there: ask for READ on the topic"
         return DeadLetterError(
-            f"dead letters cannot be read from {self._topic} on Kafka at {servers}: {said}; "
-            "check kafka.bootstrap_servers, that the brokers run and what this user may read"
+            f"dead letters cannot be read from {self._topic} on Kafka at {servers}: {said}; {advice}"
         )
 
 

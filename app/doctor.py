@@ -20,11 +20,16 @@ from driftgraph.app.doctor_redis import redis_checks
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.findings import Check, State
+from driftgraph.app.retention import duration_text, span_faults
 from driftgraph.app.status_files import told
+from driftgraph.app.topics import TopicError, topic_rules
 from driftgraph.app.validate import Report, offsets_at, validate_topic
 from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.kafka_source import KafkaOptions
+from driftgraph.stream.decode import Rows
+from driftgraph.stream.events import EMPTY, Decoded
+from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.source import Position
 from driftgraph.stream.window import Relation
 
 SAMPLE: Final = 10_000  # events looked at
@@ -32,6 +37,9 @@ RATE_OVER_MS: Final = 86_400_000  # a day: nights and evenings
 HEADROOM: Final = 1.5  # a capacity holds the busy days too
 EVENT_BYTES: Final = 4 * WORDS
 HEAD_BYTES: Final = 4 * HEAD_WORDS
+WEIGHED: Final = 200  # messages of each partition whose size is looked at
+WEIGH_POLLS: Final = 100  # ten seconds at most
+RECORD_BYTES: Final = 30  # of a record beside its value: a key of some letters, offsets and lengths
 REJECTED_SHARE_MAX: Final = 0.01  # of a sample; more is a fault of the configuration or of a producer
 
 
@@ -124,6 +132,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
     report = validate_topic(settings, topic, SAMPLE, clock)
     yield _sample(report)
+    yield from _retention(settings, per_day, lambda: _bytes_of_a_message(options, ends, clock))
     shares = {name: count / report.read for name, count in report.relations.items()}
     findings.needs = needs_of(settings.window_relations(), per_day, shares)
     for need in findings.needs:
@@ -137,6 +146,58 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
                 f"set relations.{need.relation}.capacity to {_round_up(HEADROOM * need.events):,} or more"
             )
             yield Check("capacity", State.FAIL, f"{said}: the oldest would go early; {wanted}")
+
+
+def _retention(
+    settings: Settings, per_day: float, bytes_of_a_message: Callable[[], float]
+) -> Iterator[Check]:
+    """Whether the topic holds the longest span, by time and by size at the rate and the size seen."""
+    topic, client = settings.kafka.topic, settings.kafka.librdkafka()
+    span_ms = max((relation.span_ms for relation in settings.window_relations()), default=0)
+    try:
+        rules = topic_rules(client, topic)
+    except TopicError as error:
+        yield Check("retention", State.WARN, str(error))
+        return
+    bytes_per_day = 0.0 if rules.retention_bytes is None else per_day * bytes_of_a_message()
+    faults = list(span_faults(rules, span_ms, bytes_per_day))
+    for fault in faults:
+        yield Check("retention", State.WARN, f"{topic}: {fault}")
+    if not faults:
+        by_time = "for ever" if rules.retention_ms is None else f"for {duration_text(rules.retention_ms)}"
+        by_size = "" if rules.retention_bytes is None else f", at most {rules.retention_bytes:,} bytes"
+        span = duration_text(span_ms)
+        yield Check(
+            "retention", State.OK, f"{topic} keeps records {by_time}{by_size}; the longest span is {span}"
+        )
+
+
+class _Sizes:
+    """A decoder that does nothing but weigh messages."""
+
+    def __init__(self) -> None:
+        self.bytes = self.count = 0
+
+    def decode(self, rows: Rows) -> Decoded:
+        """Weigh them; each event has a key of its own besides, and some bytes of framing."""
+        self.count += len(rows)
+        self.bytes += sum(len(payload or b"") + RECORD_BYTES for payload in rows.payloads)
+        return Decoded(EMPTY)
+
+
+def _bytes_of_a_message(options: KafkaOptions, ends: Position, clock: Clock) -> float:
+    """The mean of the newest ones, before compression; 0 where there is none."""
+    sizes = _Sizes()
+    lows = offsets_at("earliest", options, sizes, clock)
+    begin = {part: max(lows.get(part, end), end - WEIGHED) for part, end in ends.items()}
+    source = KafkaSource(options, sizes, clock, start=begin)
+    try:
+        for _ in range(WEIGH_POLLS):
+            if source.caught_up or source.next_batch(0.1) is None:
+                break
+    finally:
+        source.close()
+    return sizes.bytes / sizes.count if sizes.count else 0.0
 
 
 def _sample(report: Report) -> Check:

@@ -13,8 +13,9 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.topics import KAFKA_LOG, Property
 from driftgraph.stream.events import Headers
+from driftgraph.stream.kafka_causes import Cause, Property, configuration_fault
+from driftgraph.stream.kafka_client import LIBRDKAFKA
 
 ROOM_WITHIN_S: Final = 0.1  # how long a full queue is waited for before looking at ``stopped`` again
 FINISH_WITHIN_S: Final = 30.0  # without any acknowledgement
@@ -46,13 +47,14 @@ class EventProducer:
         self.stopped = threading.Event()  # to be set by whoever wants ``send`` to wait no longer
         self._servers = client.get("bootstrap.servers", "")
         self._failure: KafkaError | None = None
-        self._last_error = ""
-        properties: dict[str, Any] = {**DEFAULTS, **client, **OURS, "error_cb": self._on_error}
+        self._cause = Cause()
+        properties: dict[str, Any] = {**DEFAULTS, **client, **OURS, "error_cb": self._cause.on_error}
         try:
-            self._producer: Producer = Producer(properties, logger=KAFKA_LOG)
+            self._producer: Producer = Producer(properties, logger=LIBRDKAFKA)
         except (KafkaException, ValueError, TypeError) as error:
-            said = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-            raise ProduceError(f"Kafka refuses its configuration: {said}; check kafka.options") from error
+            raise ProduceError(
+                f"Kafka refuses its configuration: {configuration_fault(error, client)}"
+            ) from error
 
     def send(
         self,
@@ -122,9 +124,14 @@ class EventProducer:
         try:
             found = self._producer.list_topics(timeout=FINISH_WITHIN_S).topics.get(topic)
         except KafkaException as error:
-            raise self._error(error.args[0]) from error
+            self._producer.poll(0)  # lets the callback tell the cause
+            why, advice = self._cause.why(error.args[0].str())
+            raise ProduceError(f"cannot find {topic} on Kafka at {self._servers}: {why}; {advice}") from error
         if found is None:
-            raise ProduceError(f"Kafka at {self._servers} has no topic {topic!r}; create it again")
+            raise ProduceError(
+                f"Kafka at {self._servers} has no topic {topic!r}; create it again, or ask for WRITE if it "
+                "is there"
+            )
         return len(found.partitions)
 
     def finish(self, within_s: float = FINISH_WITHIN_S) -> None:
@@ -138,10 +145,10 @@ class EventProducer:
             left = self._producer.flush(within_s)
             self._raise_failure()
             if left >= waiting:
-                why = f" ({self._last_error})" if self._last_error else ""
+                why, advice = self._cause.why("no broker answers")
                 raise ProduceError(
                     f"{left:,} events were not acknowledged by Kafka at {self._servers} in "
-                    f"{within_s:g} s{why}; check that the brokers run"
+                    f"{within_s:g} s ({why}); {advice}"
                 )
             waiting = left
         self._producer.poll(0)
@@ -157,17 +164,13 @@ class EventProducer:
         if error is not None and self._failure is None:
             self._failure = error
 
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # that has no cause
-            self._last_error = error.str()
-
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise self._error(failure)
 
     def _error(self, error: KafkaError) -> ProduceError:
+        why, advice = self._cause.why_not_taken(error)
         return ProduceError(
-            f"topic {self.topic} on Kafka at {self._servers} does not take an event: {error.str()}; "
-            "check that the topic exists and what this user may write"
+            f"topic {self.topic} on Kafka at {self._servers} does not take an event: {why}; {advice}"
         )

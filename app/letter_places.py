@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driftgraph.app.dead_letter_files import FILES_MAX, FileDeadLetters, FileLetterBox
 from driftgraph.app.dead_letter_topic import TOPIC_CONFIG, KafkaDeadLetters, TopicLetterBox
-from driftgraph.app.topics import ensure_topic
+from driftgraph.app.topics import TopicError, ensure_topic, topic_rules
+from driftgraph.stream.kafka_causes import Property
 
 if TYPE_CHECKING:
     from driftgraph.app.config import Settings
     from driftgraph.app.dead_letters import DeadLetters, LetterBox
+
+log = logging.getLogger(__name__)
 
 ASK_WITHIN_S = 5.0  # a flush that the brokers do not answer: then ingestion knows that they are away
 
@@ -35,7 +40,23 @@ def letter_place(settings: Settings) -> DeadLetters:
         return FileDeadLetters(letters_folder(settings), file_bytes_max=own.max_bytes // FILES_MAX)
     client, topic = settings.kafka.librdkafka(), own.topic_of(settings.kafka.topic)
     ensure_topic(client, topic, partitions=1, config={**TOPIC_CONFIG, "retention.bytes": str(own.max_bytes)})
-    return KafkaDeadLetters(client, topic=topic, flush_timeout_s=ASK_WITHIN_S)
+    return KafkaDeadLetters(
+        client, topic=topic, flush_timeout_s=ASK_WITHIN_S, at_its_time=_keeps_old(client, topic)
+    )
+
+
+def _keeps_old(client: Mapping[str, Property], topic: str) -> bool:
+    """Whether a topic that may be somebody else's keeps a record with an old time as long as any other."""
+    try:
+        rules = topic_rules(client, topic)
+    except TopicError as error:
+        log.warning("%s; letters have the time at which they are kept", error)
+        return False
+    if rules.compacted:
+        log.warning(
+            "topic %s is compacted: it keeps one letter of each key; set cleanup.policy=delete", topic
+        )
+    return rules.retention_ms is None
 
 
 def letter_box(settings: Settings) -> LetterBox:

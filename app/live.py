@@ -14,8 +14,9 @@ import gc
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from driftgraph.app import saved_model
@@ -43,6 +44,7 @@ from driftgraph.stream.decode import Decoder
 from driftgraph.stream.formats.mapped import Mapped
 from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.kafka_client import look_for
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
@@ -64,7 +66,6 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     stop = threading.Event()
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
-        stack.enter_context(_without_librdkafka())
         _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
@@ -76,6 +77,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             return
         stack.callback(lease.release)
         _check_worker(settings)
+        options = _kafka_options(settings, clock)
+        if not standby.kafka(
+            partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
+        ):
+            return
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
         for damage in damaged:
@@ -108,7 +114,13 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
                 settings.kafka.shard,
             )
         start = None if state is None else state.position
-        source = kafka_source(_kafka_options(settings, clock), decoder, clock, start=start)
+        source = kafka_source(
+            options,
+            decoder,
+            clock,
+            start=start,
+            topic_ids={} if state is None else state.topic_ids,
+        )
         stack.callback(source.close)
         watermark.assign(source.partitions)
         # files of the found one are linked, but not if they have events of who was erased since
@@ -187,12 +199,13 @@ def kafka_source(
     clock: Clock,
     *,
     start: Position | None = None,
+    topic_ids: Mapping[str, str] | None = None,
     held_for_s: float = GIVE_UP_AFTER_S,
 ) -> KafkaSource | HeldSource:
     """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
 
     def connect(decoder: Decoder) -> KafkaSource:
-        return KafkaSource(options, decoder, clock, start=start)
+        return KafkaSource(options, decoder, clock, start=start, topic_ids=topic_ids)
 
     if isinstance(decoder, Mapped) and decoder.may_wait:
         return HeldSource(connect, decoder, give_up_after_s=held_for_s)
@@ -211,6 +224,8 @@ def watermark_rules(settings: Settings) -> WatermarkRules:
 
 def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
     longest_ms = max(relation.span_ms for relation in settings.window_relations())
+    # by the times of records: one may be older than its event, whose clock was ahead
+    longest_ms += settings.time.lateness.ms + settings.time.skew.ms
     return KafkaOptions(
         topics=(settings.kafka.topic,),
         client={"fetch.queue.backoff.ms": FETCH_BACKOFF_MS, **settings.kafka.librdkafka()},
@@ -219,21 +234,3 @@ def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
         out_of_range=settings.kafka.out_of_range,
         start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
     )
-
-
-@contextmanager
-def _without_librdkafka() -> Iterator[None]:
-    """Keep librdkafka's own lines from the log: while a broker is away they come ten a second.
-
-    What they tell is in the sentence with which a start fails, and in ``_tell_away``.
-    """
-
-    def is_ours(record: logging.LogRecord) -> bool:
-        return "rdkafka#" not in record.getMessage()
-
-    kafka = logging.getLogger("driftgraph.kafka")
-    kafka.addFilter(is_ours)
-    try:
-        yield
-    finally:
-        kafka.removeFilter(is_ours)

@@ -1,7 +1,8 @@
 """A file of events onto Kafka: as canonical JSON keyed by the user, stamped with its event time.
 
 CSV, JSONL, Parquet ──► FileSource ──► EventBatch ──► [produce] ──► EventProducer ──► topic
-                                                    └─ Pace: by events a second or by event time
+                                                    │ └─ Pace: by events a second or by event time
+                                                    └─ Keeping: does the topic keep what it is given?
 """
 
 from __future__ import annotations
@@ -15,17 +16,24 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_producer import FINISH_WITHIN_S, EventProducer
 from driftgraph.app.progress import Progress
+from driftgraph.app.retention import loss_of
 from driftgraph.app.stopping import stopping
-from driftgraph.app.topics import Property, ensure_topic
+from driftgraph.app.topics import TopicError, TopicRules, ensure_topic, topic_rules
 from driftgraph.stream.clock import Clock
-from driftgraph.stream.events import Decoded, EventBatch
+from driftgraph.stream.events import I64, Decoded, EventBatch
 from driftgraph.stream.file_source import FileOptions, FileSource
+from driftgraph.stream.kafka_causes import Property
 
 SLICE: Final = 2_000  # events between two looks at Ctrl-C and the progress, at full speed
 STOP_WITHIN_S: Final = 5.0  # after Ctrl-C, for what is on its way
 TICK_S: Final = 0.05  # a pace sends what is due twenty times a second
+
+
+class NotKeptError(DriftgraphError):
+    """A topic would not keep what is to be put on it."""
 
 
 class Pace(Protocol):
@@ -82,7 +90,7 @@ class EventTime:
 
 @dataclass
 class ProduceReport:
-    """What was put on Kafka."""
+    """What was put on Kafka. ``warning`` says why the topic may not keep it."""
 
     topic: str
     created: bool
@@ -93,6 +101,7 @@ class ProduceReport:
     example: str = ""  # the first row that was left out, and why
     seconds: float = 0.0
     interrupted: bool = False
+    warning: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """With the rate."""
@@ -111,31 +120,39 @@ def produce(
     partitions: int | None,
     progress: Progress,
     clock: Clock,
+    force: bool = False,
 ) -> ProduceReport:
     """Put a file on a topic, until its end or Ctrl-C.
 
+    A record has its event's time, so a topic with little retention would lose old events within minutes.
+
     Args:
         client: librdkafka properties.
-        topic: Made with ``partitions`` if it is missing; one that is there stays as it is.
+        topic: Made with ``partitions`` if it is missing, to keep all; one that is there stays as it is.
         path: The file.
         options: How it is to be read.
         pace: How fast.
         partitions: Of a topic that is made; None: as many as the brokers make by default.
         progress: Told of each slice.
-        clock: For the rate that is reported.
+        clock: For the rate that is reported, and how old events are.
+        force: Send also what the topic would not keep.
 
     Raises:
-        DriftgraphError: The file cannot be read, or Kafka does not take an event.
+        DriftgraphError: The file cannot be read, or Kafka does not take an event or would not keep it.
     """
     file = FileSource(path, options)
     try:
         created = ensure_topic(client, topic, partitions=-1 if partitions is None else partitions)
         producer = EventProducer(client, topic)
         report = ProduceReport(topic, created)
+        keeping = Keeping(client, report, clock, force=force)
         started_ms = clock.now_ms()
         with stopping(producer.stopped):
-            progress.start(f"produce to {topic}", total=100)
-            _send_all(file, producer, report, pace, progress)
+            try:
+                _send_all(file, producer, report, pace, progress, keeping)
+            except NotKeptError:
+                producer.finish()  # what was sent before it is there
+                raise
             producer.finish(STOP_WITHIN_S if producer.stopped.is_set() else FINISH_WITHIN_S)
         progress.close()
         report.produced = producer.sent
@@ -144,6 +161,57 @@ def produce(
         return report
     finally:
         file.close()
+
+
+class Keeping:
+    """Holds what is to be sent against the rules of a topic, and refuses or warns before it is sent.
+
+    Files come sorted by time, so the first read has the oldest event; a later one that is older is found too.
+    """
+
+    def __init__(
+        self, client: Mapping[str, Property], report: ProduceReport, clock: Clock, *, force: bool
+    ) -> None:
+        self._report = report
+        self._clock = clock
+        self._force = force
+        self._rules: TopicRules | None = None
+        self._bytes = 0
+        try:
+            self._rules = topic_rules(client, report.topic)
+        except TopicError as error:
+            report.warning = f"whether the topic keeps old events is not known: {error}"
+
+    def check(self, times_ms: I64, producer: EventProducer) -> None:
+        """Look at the times of a read.
+
+        Raises:
+            NotKeptError: Unless forced, if the topic would not keep one of them.
+        """
+        if self._rules is None or len(times_ms) == 0:
+            return
+        loss = loss_of(self._rules, int(times_ms.min()), int(times_ms.max()), self._clock.now_ms())
+        if loss is None:
+            return
+        if not self._force:
+            sent = f" after {producer.sent:,} that were sent" if producer.sent else ""
+            force = "" if loss.refused else ", or give --force to send them all the same"
+            raise NotKeptError(
+                f"topic {self._report.topic!r} would not keep the events{sent}: {loss.said}, or name a topic "
+                f"that is not there yet (it is made to keep all){force}"
+            )
+        self._report.warning = f"topic {self._report.topic!r} does not keep the events: {loss.said}"
+
+    def count(self, keys: list[bytes], values: list[bytes]) -> None:
+        """Look at the size of what was sent, before it is compressed."""
+        limit = None if self._rules is None else self._rules.retention_bytes
+        self._bytes += sum(map(len, keys)) + sum(map(len, values))
+        if limit is not None and self._bytes > limit and not self._report.warning:
+            self._report.warning = (
+                f"topic {self._report.topic!r} keeps about {limit:,} bytes (retention.bytes of its "
+                "partitions), and more were sent, before compression: Kafka may remove the oldest; raise "
+                "retention.bytes"
+            )
 
 
 class _Canonical(msgspec.Struct, omit_defaults=True):
@@ -169,15 +237,25 @@ def canonical_json(batch: EventBatch, relations: tuple[str, ...]) -> tuple[list[
 
 
 def _send_all(
-    file: FileSource, producer: EventProducer, report: ProduceReport, pace: Pace, progress: Progress
+    file: FileSource,
+    producer: EventProducer,
+    report: ProduceReport,
+    pace: Pace,
+    progress: Progress,
+    keeping: Keeping,
 ) -> None:
     """Read, encode and send until the end of the file or Ctrl-C."""
     stopped, started_s, shown = producer.stopped, time.monotonic(), 0
-    before = 0.0  # share of the file behind this read
+    before, begun = 0.0, False  # share of the file behind this read; whether the progress shows
     while not stopped.is_set() and (decoded := file.next_batch()) is not None:
         _count(decoded, report)
         keys, values = canonical_json(decoded.batch, file.relations)
         times_ms, at, share = decoded.batch.time_ms.tolist(), 0, file.read_share()
+        keeping.check(decoded.batch.time_ms, producer)
+        if not begun:
+            progress.start(f"produce to {report.topic}", total=100)
+            begun = True
+        keeping.count(keys, values)
         while at < len(times_ms) and not stopped.is_set():
             stop = pace.due(times_ms, at, time.monotonic() - started_s)
             if stop == at:

@@ -232,7 +232,19 @@ def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
     if isinstance(error, redis.ReadOnlyError) or "READONLY" in text:
         return StoreError(f"Redis at {where} is a replica and takes no writes; set redis.url to the primary")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        loads = isinstance(error, redis.BusyLoadingError)
-        cause = "it still loads its data" if loads else f"{text}; is it running, and is redis.url right?"
-        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {cause}")
+        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {_cause(error)}")
     return StoreError(f"Redis at {where} refused a command while {doing}: {text}")
+
+
+def _cause(error: redis.RedisError) -> str:
+    """Why there was no answer, and what to look at."""
+    text = str(error)
+    if isinstance(error, redis.BusyLoadingError):
+        return "it still loads its data"
+    if "max number of clients" in text:
+        return f"{text}; raise its maxclients, or end some of its clients"
+    if "SSL" in text or "certificate" in text.lower():
+        return f"{text}; check rediss:// and the ssl options in redis.url, and who signed its certificate"
+    if "Name or service not known" in text or "name resolution" in text:
+        return f"{text}; check the name in redis.url, and that this machine can resolve it"
+    return f"{text}; is it running, and is redis.url right?"

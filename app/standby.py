@@ -1,6 +1,6 @@
-"""Before an updater works: it waits for the lock of its data_dir, then for the lease of its name.
+"""Before an updater works: it waits for the lock of its data_dir, the lease of its name, and for Kafka.
 
-    live ──► [Standby.lock] ──► [Standby.lease] ──► Lease ──► the updater
+    live ──► [Standby.lock] ──► [Standby.lease] ──► Lease ──► [Standby.kafka] ──► the updater
                   └─ status/standby.json, a line when what it waits for changes and each minute
 
 The status file of the updater itself is never touched here: it may be the first one's.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -21,9 +21,10 @@ from driftgraph.app.lease import LOOK_EVERY_S, NOBODY, Lease, LeaseClient, elaps
 from driftgraph.app.progress import Progress
 from driftgraph.app.redis_schema import RedisLoginError, RedisRightsError, StoreError
 from driftgraph.app.status_files import write_json
+from driftgraph.stream.kafka_client import KafkaAwayError
+from driftgraph.stream.outage_log import OutageLog
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-SAY_EVERY_S: Final = 60.0
 
 
 class Standby:
@@ -35,10 +36,9 @@ class Standby:
     def __init__(self, settings: Settings, stop: threading.Event, progress: Progress) -> None:
         self._settings = settings
         self._stop = stop
-        self._progress = progress
         self._path = settings.data_dir / "status" / "standby.json"
-        self._why = ""
-        self._said_s = 0.0
+        self._why = ""  # what is in the status file
+        self._log = OutageLog(progress.note)
         self.place = ""  # of the lock, once it is held: no other lock has this name, also not a copy's
 
     @contextmanager
@@ -56,7 +56,8 @@ class Standby:
                 except BlockingIOError:
                     file.seek(0)
                     pid = file.read().strip() or "unknown"
-                    self._wait(f"waits as a standby: {folder} is in use by the updater with pid {pid}")
+                    why = f"waits as a standby: {folder} is in use by the updater with pid {pid}"
+                    self._wait(why, f"lock {pid}")
                     continue
                 status = os.fstat(file.fileno())
                 self.place = f"{BOOT_ID.read_text().strip()}:{status.st_dev}:{status.st_ino}"
@@ -95,9 +96,11 @@ class Standby:
                     )
                 elif holder.host:
                     who = f"pid {holder.pid} on {holder.host}"
-                    self._wait(f"waits as a standby: the updater with {who} has the lease of {name!r}")
+                    self._wait(f"waits as a standby: the updater with {who} has the lease of {name!r}", who)
                 elif now_s < not_before_s:
-                    self._wait(f"Redis is back; the holder of the lease of {name!r} is given some seconds")
+                    self._wait(
+                        f"Redis is back; the holder of the lease of {name!r} is given some seconds", "back"
+                    )
                 else:
                     taken_s = elapsed_s()
                     if (epoch := client.take()) is not None:
@@ -108,16 +111,41 @@ class Standby:
                 raise
             except StoreError as error:
                 not_before_s = elapsed_s() + client.ttl_s
-                self._wait(f"waits for Redis, to know that it is the only updater of {name!r}: {error}")
+                self._wait(
+                    f"waits for Redis, to know that it is the only updater of {name!r}: {error}", "redis"
+                )
         self._over()
         return None
 
-    def _wait(self, why: str) -> None:
-        """Tell it if it is new or some time ago, and wait a moment."""
-        now_s = elapsed_s()
-        if why != self._why or now_s - self._said_s >= SAY_EVERY_S:
-            self._why, self._said_s = why, now_s
-            self._progress.note(why)
+    def kafka(self, look: Callable[[Callable[[], bool]], None], lease: Lease) -> bool:
+        """Whether Kafka is there, as soon as it is; False if told to stop first.
+
+        Args:
+            look: Raises KafkaAwayError while no broker answers; is to end soon once its argument says so.
+            lease: Whose loss ends the wait.
+
+        Raises:
+            SourceError: If a broker refuses us, or there is no such topic.
+            LeaseLostError: If another updater has taken over.
+        """
+        while not self._stop.is_set():
+            lease.check()
+            try:
+                look(self._stop.is_set)
+            except KafkaAwayError as error:
+                self._wait(f"waits for Kafka: {error}", "kafka")
+            else:
+                self._log.over("Kafka is there")
+                self._over()
+                return True
+        self._over()
+        return False
+
+    def _wait(self, why: str, about: str) -> None:
+        """Tell it if it is about something new or some time ago, and wait a moment."""
+        self._log.missing(why, about)
+        if why != self._why:
+            self._why = why
             with suppress(FileNotFoundError):  # another standby of this folder wrote it at this moment
                 write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
         self._stop.wait(LOOK_EVERY_S)
@@ -125,3 +153,4 @@ class Standby:
     def _over(self) -> None:
         if self._why:
             self._path.unlink(missing_ok=True)
+        self._why = ""

@@ -29,6 +29,7 @@ from driftgraph.stream.clock import Clock
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.held_source import HeldSource
 from driftgraph.stream.kafka_source import KafkaSource
+from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.source import Position
 
 POLL_S = 0.02  # an event waits at most this long for others to share its batch
@@ -74,8 +75,8 @@ class Updater:
         self._poll_gap_max_ms = 0  # from one poll to the next, of those since the status was last written
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
-        self._was_away = False
         self._told_tombstones = False
+        self._outage = OutageLog(log.warning)
         self._shown_ms = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -128,16 +129,22 @@ class Updater:
             self.progress.advance(read)
         else:
             self.progress.advance(read_count)
-        if self.source.caught_up or all(position[part] >= end for part, end in self._ends.items()):
+        if self.source.caught_up or all(position.get(part, end) >= end for part, end in self._ends.items()):
             self._full = True
             self.progress.note(self._said("the window is full"))
             self.progress.close()
 
     def _tell_away(self) -> None:
-        """Log it once when Kafka goes away, and once when it is back."""
-        if self.source.away != self._was_away:
-            self._was_away = self.source.away
-            log.warning("Kafka is away: event time stands still" if self._was_away else "Kafka is back")
+        """Log it when Kafka goes away, each minute that it is, and when it is back."""
+        if self._kafka_away:
+            self._outage.missing(f"Kafka is away: event time stands still ({self.source.why_away})")
+        else:
+            self._outage.over("Kafka is back")
+
+    @property
+    def _kafka_away(self) -> bool:
+        """A source is away too while a schema registry is."""
+        return self.source.kafka_away if isinstance(self.source, HeldSource) else self.source.away
 
     def _tell_tombstones(self) -> None:
         """Log it once that records without a value are left out."""
@@ -169,6 +176,7 @@ class Updater:
             self.ingest.position or self.source.position(),
             self.ingest.watermark.state(),
             self.ingest.dedupe.sets(),
+            self.source.topic_ids,
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:
@@ -178,7 +186,7 @@ class Updater:
             "pid": os.getpid(),
             "state": state,
             "why": why,
-            "kafka_away": self.source.away,
+            "kafka_away": self._kafka_away,
             "time_ms": self.clock.now_ms(),
             "watermark_ms": self.ingest.watermark.value_ms,
             "lag": dict(self.source.lag()),

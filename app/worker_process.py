@@ -32,6 +32,7 @@ from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.heterograph import HeterographView, Moment
+from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
@@ -111,6 +112,7 @@ class _Loop:
         self.settings = settings
         self.worker = worker
         self._pauses = _pauses()
+        self._outage = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
         self._rounds = 0
 
@@ -128,11 +130,12 @@ class _Loop:
                 pause_s = next(self._pauses)
                 if isinstance(error, RedisUnavailableError):
                     pause_s = min(pause_s, REDIS_BACK_WITHIN_S)
-                log.warning("%s; trying again in %d s", error, pause_s)
+                self._outage.missing(f"{error}; it is tried again and again")
                 if wait(pause_s):
                     return
             else:
                 self._pauses = _pauses()
+                self._outage.over("Redis takes what it should again")
 
     def _erase(self) -> None:
         """Users who asked go from Redis and the checkpoints, and only then the file that names them.
@@ -179,6 +182,7 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
     """
     client = connect(settings.redis.address())
     namespace = settings.redis.namespace
+    outage = OutageLog(log.warning)
     for pause_s in _pauses():
         try:
             store = GenerationStore(
@@ -192,10 +196,11 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
         except StaleWorkerError:
             raise
         except StoreError as error:
-            log.warning("%s; trying again in %d s", error, pause_s)
+            outage.missing(f"{error}; it is tried again and again")
             if wait(pause_s):
                 return None
         else:
+            outage.over("Redis is there")
             return store
     raise AssertionError("pauses never end")
 

@@ -14,7 +14,7 @@ goes on beside ingestion: it reads the window as any reader does and takes no lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -43,6 +43,7 @@ class Snapshot:
     position: Mapping[str, int]
     watermark: WatermarkState
     ids: tuple[IdSet, IdSet]  # previous, current
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
 
 
 class _Ring(msgspec.Struct, frozen=True):
@@ -68,6 +69,7 @@ class State(msgspec.Struct, frozen=True):
     high_ms: dict[int, int]
     relations: tuple[_Ring, ...]
     ids: tuple[_Ids, _Ids]
+    topic_ids: dict[str, str] = {}  # none in a checkpoint from before there were any
 
     @property
     def watermark(self) -> WatermarkState:
@@ -154,6 +156,7 @@ class WindowCheckpoints:
                 for relation, first, next_ in zip(view.relations, cut.first, cut.next, strict=True)
             ),
             ids=(_ids(snapshot.ids[0]), _ids(snapshot.ids[1])),
+            topic_ids=dict(snapshot.topic_ids),
         )
 
     def _stretches(self, moment: Moment) -> Iterator[_Stretch]:

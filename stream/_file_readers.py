@@ -14,12 +14,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from driftgraph.stream import zstd_window
 from driftgraph.stream.source import SourceError
 
 BATCH_ROWS_MAX = 65_536  # events of one read; a batch of all columns stays in the cache of a core
 BLOCK_BYTES = 1 << 20  # about 35,000 lines of a behavior log
+HEAD_BYTES = 32  # say what a file is
 LINE_BYTES_MAX = 16 << 20  # a longer line is no event, and the file no event file
-_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_MAGIC = ((b"\x1f\x8b", "gzip"), (zstd_window.MAGIC, "zstd"))
+_OTHERS = (  # what a file may be, and what to do with it
+    (b"BZh", "compressed by bzip2", "decompress it: bunzip2"),
+    (b"\xfd7zXZ", "compressed by xz", "decompress it: unxz"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", "decompress it: unlz4"),
+    (b"PK\x03\x04", "a ZIP archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"PAR1", "a Parquet file", "name its format: --format parquet"),
+    (b"ORC", "an ORC file", "convert it to Parquet"),
+    (b"Obj\x01", "an Avro file", "convert it to Parquet"),
+    (b"\xff\xfe", "no text in UTF-8 but in UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "no text in UTF-8 but in UTF-16", "save it as UTF-8"),
+)
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE = 10
 
@@ -31,9 +45,20 @@ class TextFile:
         self._path = path
         self._raw = opened(path)
         self.size_bytes: int = self._raw.size()
-        head = self._raw.read(4)
+        head = self._raw.read(HEAD_BYTES)
         self._raw.seek(0)
+        for magic, what, advice in _OTHERS:
+            if head.startswith(magic):
+                raise SourceError(f"cannot read {path}: it is {what}; {advice}")
         codec = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+        if zstd_window.is_skippable(head):
+            codec = "zstd"
+        if zstd_window.needs_dictionary(head):
+            raise SourceError(
+                f"cannot read {path}: it was compressed with a zstd dictionary; decompress it with that: "
+                "zstd -d -D"
+            )
+        self._window_bytes = zstd_window.window_bytes(head)
         self._stream = self._raw if codec is None else pa.CompressedInputStream(self._raw, codec)
         self._codec = codec
 
@@ -42,6 +67,8 @@ class TextFile:
         try:
             data: bytes = self._stream.read(size)
         except (OSError, pa.ArrowInvalid) as error:
+            if self._codec == "zstd" and zstd_window.is_too_long(str(error)):
+                raise SourceError(zstd_window.sentence(self._path, self._window_bytes)) from error
             what = f"its {self._codec} data is damaged or cut off" if self._codec else "it cannot be read"
             raise SourceError(
                 f"cannot read {self._path} to its end: {what} ({error}); get it again"

@@ -119,7 +119,13 @@ class _Normalize:
         self._inline = Normalizer(options.rules, options.names)  # our own checks take microseconds
         self._canonical = app.topic(options.topic, value_type=bytes, key_type=bytes)
         self._dead = app.topic(
-            f"{source_topic}.dlq", value_type=bytes, key_type=bytes, internal=True, partitions=1
+            f"{source_topic}.dlq",
+            value_type=bytes,
+            key_type=bytes,
+            internal=True,
+            partitions=1,
+            retention=None,
+            config={"retention.ms": -1},  # a letter has its record's time: by age an old one would go at once
         )
 
     def worker_of(self, number: int) -> Callable[[Sequence[EventT[Any]]], Any]:

@@ -41,6 +41,7 @@ class _Stash:
 class _Held:
     rows: Rows
     position: Position  # after them
+    topic_ids: Mapping[str, str]  # of the position
     since_s: float
     tries: int = 0
     next_try_s: float = 0.0
@@ -67,6 +68,7 @@ class HeldSource:
         self._give_up_after_s = give_up_after_s
         self._now_s = now_s
         self._position: Position = self._inner.position()
+        self._topic_ids = self._inner.topic_ids
         self._held: deque[_Held] = deque()
         self._paused = False  # by our caller
 
@@ -81,9 +83,9 @@ class HeldSource:
             return None
         rows, self._stash.rows = self._stash.rows, None
         if rows is not None:
-            self._held.append(_Held(rows, decoded.position, self._now_s()))
+            self._held.append(_Held(rows, decoded.position, self._inner.topic_ids, self._now_s()))
         elif not self._held:
-            self._position = decoded.position
+            self._position, self._topic_ids = decoded.position, self._inner.topic_ids
         return replace(self._try(), position=self.position())
 
     def _try(self) -> Decoded:
@@ -100,7 +102,7 @@ class HeldSource:
             if not self._paused:
                 self._inner.resume()
         self._held.popleft()
-        self._position = held.position
+        self._position, self._topic_ids = held.position, held.topic_ids
         return decoded
 
     def _wait(self, held: _Held, error: NotNowError) -> None:
@@ -120,6 +122,11 @@ class HeldSource:
         return dict(self._position)
 
     @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """The ids of the topics that ``position`` is of."""
+        return dict(self._topic_ids)
+
+    @property
     def partitions(self) -> tuple[int, ...]:
         """Those of the source."""
         return self._inner.partitions
@@ -128,6 +135,16 @@ class HeldSource:
     def away(self) -> bool:
         """Whether the broker cannot be reached, or messages are held."""
         return bool(self._held) or self._inner.away
+
+    @property
+    def kafka_away(self) -> bool:
+        """Whether the broker cannot be reached."""
+        return self._inner.away
+
+    @property
+    def why_away(self) -> str:
+        """Why the broker is away."""
+        return self._inner.why_away
 
     @property
     def caught_up(self) -> bool:

@@ -5,7 +5,7 @@ start, out_of_range ──► [offsets_at, offset_after_loss] ──► KafkaSou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -80,6 +80,37 @@ def offset_after_loss(
     going_on = low if policy == "earliest" else high
     lost = max(0, going_on - offset)
     return going_on, lost, f"{found}; {lost:,} are left out, going on at {going_on} ({policy})"
+
+
+def begins_in_new_topic(
+    topic: str, why: str, ranges: Mapping[Place, tuple[int, int]], policy: OutOfRange
+) -> tuple[dict[Place, int], dict[str, int], str]:
+    """Where to go on in a topic that was made anew, which ``why`` shows.
+
+    Returns:
+        (the next offset of each partition, how many of its events are left out by part, a sentence that says
+        so). How many the former topic had that nobody read is not known.
+
+    Raises:
+        SourceError: If the policy is to fail.
+    """
+    found = (
+        f"the topic {topic!r} is another one than before ({why}): it was made anew, or is of another cluster"
+    )
+    if policy == "fail":
+        raise SourceError(
+            f"cannot go on reading {topic}: {found}, so the position says nothing about it; to go on set "
+            'kafka.out_of_range to "earliest" or "latest", and to begin with an empty window too remove the '
+            "checkpoints in data_dir"
+        )
+    begins = {place: low if policy == "earliest" else high for place, (low, high) in ranges.items()}
+    lost = {part_of(*place): begins[place] - low for place, (low, _) in ranges.items()}
+    return (
+        begins,
+        {part: count for part, count in lost.items() if count},
+        f"{found}; going on at its {policy} events, {sum(lost.values()):,} of them are left out, and what "
+        "nobody had read of the former one is lost; the window keeps what it has",
+    )
 
 
 def _not_told(place: Place, error: KafkaException) -> SourceError:

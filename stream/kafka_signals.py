@@ -12,23 +12,23 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
+
+from driftgraph.stream.kafka_causes import Cause
 
 LOG = logging.getLogger("driftgraph.kafka")
 
 STATISTICS_EVERY_MS: Final = 1_000
 
-# what to look at when no broker can be used; librdkafka tries again whatever it is
-_ADVICE: Final = {
-    KafkaError._AUTHENTICATION: "check the sasl properties in kafka.options and kafka.secrets",
-    KafkaError._SSL: "check security.protocol and ssl.ca.location in kafka.options",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "ask for DESCRIBE and READ on the topic",
-}
-
 
 def part_of(topic: str, partition: int) -> str:
     """A partition as positions name it."""
     return f"{topic}[{partition}]"
+
+
+def part_of_message(message: Message) -> str:
+    """The partition that a message, or an error in place of one, is of."""
+    return part_of(str(message.topic()), message.partition() or 0)
 
 
 class _Broker(msgspec.Struct):
@@ -66,22 +66,24 @@ class KafkaSignals:
         self.ends: Mapping[str, int] = {}  # part → last stable offset
         self.ends_before: Mapping[str, int] = {}
         self._topics = topics
-        self._last_error: KafkaError | None = None
+        self.cause = Cause()  # why brokers are away
         self._commit_error: int | None = None
 
     def on_error(self, error: KafkaError) -> None:
         """An error that concerns no single partition."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.away = True
-        elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             self.topic_missing = True
-        elif self._last_error is None or error.code() in _ADVICE or self._last_error.code() not in _ADVICE:
-            self._last_error = error  # the cause, and not the closed connection that follows it
+        else:
+            self.cause.on_error(error)
 
     def on_statistics(self, text: str) -> None:
         """Statistics of the last second, as JSON."""
         statistics = _statistics.decode(text)
         self.away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
+        if not self.away:
+            self.cause.clear()
         ends = dict(self.ends)
         for topic in self._topics:
             partitions = statistics.topics[topic].partitions if topic in statistics.topics else {}
@@ -106,7 +108,4 @@ class KafkaSignals:
 
     def why_unreachable(self, otherwise: str) -> tuple[str, str]:
         """The cause that was told last, or ``otherwise``, and what to look at."""
-        error = self._last_error
-        if error is None:
-            return otherwise, "check the address, and that the broker runs"
-        return error.str(), _ADVICE.get(error.code(), "check the address, and that the broker runs")
+        return self.cause.why(otherwise)

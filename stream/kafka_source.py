@@ -18,26 +18,34 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from driftgraph.stream.clock import Clock
-from driftgraph.stream.decode import Decoder, RowOrigin, Rows
+from driftgraph.stream.decode import Decoder, Rows
 from driftgraph.stream.events import EMPTY, I32, Decoded
-from driftgraph.stream.kafka_client import Property, consumer_of
-from driftgraph.stream.kafka_offsets import OutOfRange, Place, offset_after_loss, offsets_at, range_of
+from driftgraph.stream.kafka_causes import Property
+from driftgraph.stream.kafka_client import (
+    all_are_there,
+    consumer_of,
+    origin_of,
+    partition_counts,
+    raise_if_final,
+)
+from driftgraph.stream.kafka_offsets import (
+    OutOfRange,
+    Place,
+    begins_in_new_topic,
+    offset_after_loss,
+    offsets_at,
+    range_of,
+)
 from driftgraph.stream.kafka_read_ahead import ReadAhead
-from driftgraph.stream.kafka_signals import KafkaSignals, part_of
-from driftgraph.stream.source import Position, SourceError
+from driftgraph.stream.kafka_signals import KafkaSignals, part_of, part_of_message
+from driftgraph.stream.kafka_topic_ids import TopicIds
+from driftgraph.stream.source import Position
 from driftgraph.stream.start import Start, start_of
 
 LOG = logging.getLogger("driftgraph.kafka")
 
-CHECK_WITHIN_S: Final = 0.5  # a look at the broker between two polls
 TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
 
-# errors after which no event will come, whatever time passes; librdkafka retries all the others by itself
-_FINAL: Final = {
-    KafkaError._UNKNOWN_PARTITION: "the partition is gone; was the topic made anew?",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read the topic; ask for READ on it",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; ask for READ on it",
-}
 _OUT_OF_RANGE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -66,16 +74,19 @@ class KafkaSource:
     """
 
     def __init__(
-        self, options: KafkaOptions, decoder: Decoder, clock: Clock, *, start: Position | None = None
+        self,
+        options: KafkaOptions,
+        decoder: Decoder,
+        clock: Clock,
+        *,
+        start: Position | None = None,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> None:
+        """Begin at ``start``, a position in the topics of ``topic_ids``; without it at ``options.start``."""
         self._options = options
         self._decoder = decoder
         self._servers = str(options.client.get("bootstrap.servers", ""))
-        more: dict[str, Property] = {
-            "group.id": options.group_id,
-            "topic.metadata.refresh.interval.ms": round(options.new_partitions_every_s * 1_000),
-        }
-        self._signals = KafkaSignals(options.topics)
+        self._ids = TopicIds(options.client, options.topics, topic_ids or {})
         self._paused = False
         self._held: frozenset[str] = frozenset()  # paused on their own, whatever ``_paused`` says
         self._closed = False
@@ -83,25 +94,37 @@ class KafkaSource:
         self._next: dict[str, int] = {}  # part → next offset
         self._place_of: dict[str, Place] = {}  # part → topic, partition
         self._lost: dict[str, int] = {}
-        self._consumer: Consumer = consumer_of(options.client, more, self._signals)
-        self._reader = ReadAhead(self._consumer, options.batch_max)
         self._set_aside: list[Message] = []  # read ahead, of partitions that are held since
         self._sift = False  # with the next read: some of it is to be set aside, or to come back
+        self._open()
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
         except BaseException:
             self.close()
             raise
 
+    def _open(self) -> None:
+        """A consumer that knows nothing of a topic yet."""
+        options = self._options
+        more: dict[str, Property] = {
+            "group.id": options.group_id,
+            "topic.metadata.refresh.interval.ms": round(options.new_partitions_every_s * 1_000),
+        }
+        self._signals = KafkaSignals(options.topics)
+        self._consumer: Consumer = consumer_of(options.client, more, self._signals)
+        self._reader = ReadAhead(self._consumer, options.batch_max)
+
     def next_batch(self, timeout_s: float) -> Decoded | None:
         """What comes within ``timeout_s``, at most ``batch_max`` messages; None only after ``close``."""
         if self._closed:
             return None
+        if self._ids.changed():
+            self._go_on_in_new_topic()
         self._take_new_partitions()
         try:
             messages = self._read(timeout_s)
         except KafkaException as error:
-            self._raise_if_final(error.args[0], self._servers)
+            raise_if_final(error.args[0], self._servers)
             messages = []
         # three calls a message, so each is made in C: a quarter of the time that a read of many takes
         good = messages
@@ -109,7 +132,7 @@ class KafkaSource:
             good = [message for message in messages if message.error() is None]
         if not good:
             if self._signals.topic_missing and not self.away:
-                self._check_topics()
+                self._signals.topic_missing = not all_are_there(self._consumer, self._options.topics)
             self._take_signals(messages)
             return Decoded(EMPTY, position=self.position())
         topic_number = self._topic_numbers(good)
@@ -119,7 +142,7 @@ class KafkaSource:
             self._take_signals(messages)
         rows = Rows(
             list(map(Message.value, good)),
-            lambda row: _origin_of(good[row]),
+            lambda row: origin_of(good[row]),
             partition + topic_number * np.int32(TOPIC_STRIDE),
         )
         return replace(self._decoder.decode(rows), position=self.position())
@@ -135,7 +158,7 @@ class KafkaSource:
         self._set_aside, self._sift = [], False
         found: list[Message] = []
         for message in messages:
-            if (part := _part_of(message)) in self._held:
+            if (part := part_of_message(message)) in self._held:
                 self._set_aside.append(message)
                 self._at_end.discard(part)
             else:
@@ -147,6 +170,11 @@ class KafkaSource:
         return dict(self._next)
 
     @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """The ids of the topics that ``position`` is of, as far as brokers told them."""
+        return dict(self._ids.known)
+
+    @property
     def partitions(self) -> tuple[int, ...]:
         """The assigned partitions by their numbers in ``EventBatch.partition``, for ``Watermark.assign``."""
         return tuple(map(self._number, self._next))
@@ -155,6 +183,11 @@ class KafkaSource:
     def away(self) -> bool:
         """Whether no broker can be reached. Follows the truth by about a second."""
         return self._signals.away
+
+    @property
+    def why_away(self) -> str:
+        """What is known of the cause, and what to look at."""
+        return "; ".join(self._signals.why_unreachable(f"{self._servers} does not answer"))
 
     @property
     def caught_up(self) -> bool:
@@ -240,48 +273,51 @@ class KafkaSource:
         """Leave the broker."""
         if not self._closed:
             self._closed = True
+            self._ids.close()
             self._reader.close()
             self._consumer.close()
 
     def _connect(self, position: Position | None, first: Start) -> None:
         """Find the partitions, decide where each begins, and assign them."""
-        try:
-            topics = self._consumer.list_topics(timeout=self._options.connect_timeout_s).topics
-        except KafkaException as error:
-            self._consumer.poll(0)  # lets the callback tell the cause
-            why, advice = self._signals.why_unreachable(error.args[0].str())
-            raise SourceError(
-                f"cannot reach Kafka at {self._servers} within {self._options.connect_timeout_s:g} s "
-                f"({why}); {advice}"
-            ) from error
-        parts: list[Place] = []
-        for topic in self._options.topics:
-            found = topics.get(topic)
-            if found is None or found.error is not None or not found.partitions:
-                why = f" ({found.error.str()})" if found is not None and found.error is not None else ""
-                raise SourceError(
-                    f"Kafka at {self._servers} has no topic {topic!r}{why}; create it or name another one"
-                )
-            self._signals.partition_counts[topic] = len(found.partitions)
-            parts += [(topic, p) for p in sorted(found.partitions) if self._is_mine(p)]
+        counts = partition_counts(
+            self._consumer,
+            self._signals,
+            self._options.topics,
+            servers=self._servers,
+            within_s=self._options.connect_timeout_s,
+        )
+        self._signals.partition_counts.update(counts)
+        parts = [(topic, p) for topic, count in counts.items() for p in range(count) if self._is_mine(p)]
         if not parts:
             index, count = self._options.shard
             LOG.warning("shard %d/%d has no partition of %s", index, count, ", ".join(self._options.topics))
-        known = position or {}
-        for place in parts:
-            self._place_of[part_of(*place)] = place
-        missing = [place for place in parts if part_of(*place) not in known]
+        known, anew = self._ids.split(position or {}, counts, self._options.connect_timeout_s)
+        self._place_of = {part_of(*place): place for place in parts}
+        missing = [place for place in parts if part_of(*place) not in known and place[0] not in anew]
         # a partition that a checkpoint does not know was added since: all of it is new
         begins = offsets_at(self._consumer, missing, first if position is None else "earliest")
+        for topic, why in anew.items():
+            ranges = {place: range_of(self._consumer, place) for place in parts if place[0] == topic}
+            found, lost, said = begins_in_new_topic(topic, why, ranges, self._options.out_of_range)
+            begins |= found
+            self._lost |= {part: self._lost.get(part, 0) + count for part, count in lost.items()}
+            LOG.error("%s", said)
         self._next = {part_of(*place): known.get(part_of(*place), begins.get(place, 0)) for place in parts}
         self._assign()
+
+    def _go_on_in_new_topic(self) -> None:
+        """A topic was made anew under us. A new consumer reads it: the old one remembers leaders and ends."""
+        self._reader.close()
+        self._consumer.close()
+        self._open()
+        self._connect(self._next, "earliest")
 
     def _assign(self) -> None:
         self._reader.drop()
         self._set_aside, self._sift = [], False
         self._at_end.clear()
         self._consumer.assign(self._assignment())
-        still = set(self._next) if self._paused else self._held
+        still = set(self._next) if self._paused else self._held & set(self._next)
         if still:
             self._consumer.pause(self._assignment(still))
 
@@ -314,18 +350,6 @@ class KafkaSource:
             LOG.info("found %s", ", ".join(part_of(*place) for place in new))
             self._assign()
 
-    def _check_topics(self) -> None:
-        """A topic was said to be missing. Ask again, as the broker may just not have known it yet."""
-        self._signals.topic_missing = False
-        for topic in self._options.topics:
-            try:
-                found = self._consumer.list_topics(topic, timeout=CHECK_WITHIN_S).topics[topic]
-            except KafkaException:
-                self._signals.topic_missing = True  # away or slow: the loop must not stand still for it
-                continue
-            if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise SourceError(f"the topic {topic!r} is gone; create it again or name another one")
-
     def _topic_numbers(self, messages: Sequence[Message]) -> I32:
         if len(self._options.topics) == 1:
             return np.zeros(len(messages), np.int32)
@@ -347,22 +371,22 @@ class KafkaSource:
             error = message.error()
             if error is None:
                 continue
-            part = _part_of(message)
+            part = part_of_message(message)
             if error.code() == KafkaError._PARTITION_EOF:
                 end = message.offset()
                 if part in self._next and end is not None and end >= self._next[part]:
                     self._next[part] = end  # past the markers of transactions
                     self._at_end.add(part)
+            elif error.code() == KafkaError._UNKNOWN_PARTITION:
+                self._go_on_in_new_topic()  # or in the old one, if all of it is there after all
+                return
             elif error.code() in _OUT_OF_RANGE and part in self._next:
+                if self._ids.known and self._ids.changed_now(self._options.connect_timeout_s):
+                    self._go_on_in_new_topic()
+                    return
                 self._go_on_after_loss(part)
             else:
-                self._raise_if_final(error, f"{part}@{self._next.get(part, -1)}")
-
-    def _raise_if_final(self, error: KafkaError, where: str) -> None:
-        what = _FINAL.get(error.code())
-        if what is not None or error.fatal():
-            raise SourceError(f"cannot go on reading {where}: {what or error.str()}")
-        LOG.debug("Kafka at %s: %s", where, error.str())
+                raise_if_final(error, f"{part}@{self._next.get(part, -1)}")
 
     def _go_on_after_loss(self, part: str) -> None:
         """The next event of a partition is gone. Asks the broker, which has just answered."""
@@ -374,19 +398,3 @@ class KafkaSource:
             self._lost[part] = self._lost.get(part, 0) + lost
             LOG.error("%s", said)
         self._assign()
-
-
-def _part_of(message: Message) -> str:
-    return part_of(str(message.topic()), message.partition() or 0)
-
-
-def _origin_of(message: Message) -> RowOrigin:
-    kind, timestamp_ms = message.timestamp()
-    headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
-    key = message.key()
-    return RowOrigin(
-        origin=f"{_part_of(message)}@{message.offset()}",
-        key=key.encode() if isinstance(key, str) else key,
-        headers=tuple((n, value.encode() if isinstance(value, str) else value) for n, value in headers),
-        timestamp_ms=timestamp_ms if kind else None,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,11 +47,16 @@ def produce(address: str, topic: str, records: list[dict[str, Any]]) -> None:
 
 
 def source_of(
-    address: str, topic: str = "events", *, position: Position | None = None, **options: Any
+    address: str,
+    topic: str = "events",
+    *,
+    position: Position | None = None,
+    topic_ids: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> KafkaSource:
     client = {"bootstrap.servers": address, "log_level": 0, **options.pop("client", {})}
     settings = KafkaOptions(topics=(topic,), client=client, **options)
-    return KafkaSource(settings, DECODER, ManualClock(NOW_MS), start=position)
+    return KafkaSource(settings, DECODER, ManualClock(NOW_MS), start=position, topic_ids=topic_ids)
 
 
 def read_until(

@@ -38,12 +38,12 @@ from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import StaleWorkerError
-from driftgraph.app.topics import Property
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
 from driftgraph.stream.erased_users import SLOTS_MIN, ErasedUsers, siphash
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.kafka_causes import Property
 from driftgraph.stream.window import Relation
 from tests.kafka_brokers import mock_kafka
 from tests.services_redis import NAMESPACE, keys_by_scan, publish

@@ -43,6 +43,7 @@ class Source:
     behind: Collection[int] = (0, 1)
     partitions = (0, 1)
     lost: Mapping[str, int] = {"events[0]": 7}
+    topic_ids: Mapping[str, str] = {"events": "an id"}
 
     def __init__(self, clock: ManualClock, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> None:
         self.held: list[set[int]] = []

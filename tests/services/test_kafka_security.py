@@ -24,12 +24,17 @@ from driftgraph.app.config import Settings, load
 from driftgraph.app.doctor import examine
 from driftgraph.app.findings import State
 from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.event_producer import EventProducer
+from driftgraph.app.topics import ensure_topic
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.kafka_source import KafkaSource
 from driftgraph.stream.source import SourceError
 from tests.kafka_brokers import DECODER, event, read_count
 from tests.services.conftest import RealKafka, free_port
 from tests.services.updaters import configured, run_to_its_end
+from tests.test_cli import Shell
+from tests.test_cli import shell as shell  # noqa: PLC0414  a fixture
 
 pytestmark = pytest.mark.services
 
@@ -39,12 +44,14 @@ UNSECURED = f"{LOGIN}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValida
 
 @dataclass(frozen=True)
 class Secured:
-    """A broker that lets nobody in without a login; by TLS at a second address."""
+    """A broker that lets nobody in without a login; by TLS at a second address, by certificate at a third."""
 
     sasl: str
     tls: str
+    mutual: str  # knows a client by its certificate
     authority: Path  # the certificate that signed the broker's
     other_authority: Path
+    folder: Path  # has the certificates of clients: right-client, other-client, expired-client
     token_url: str
 
 
@@ -61,6 +68,10 @@ def made_certificates(folder: Path, name: str) -> tuple[Path, Path]:
         *("req", "-x509", *key, "-keyout", f"{own}.key", "-out", f"{own}.pem", "-subj", "/CN=127.0.0.1"),
         *("-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-addext", "subjectAltName=IP:127.0.0.1"),
     )
+    openssl("req", *key[:-2], "-keyout", f"{name}-client.key", "-out", "client.csr", "-subj", "/CN=ann")
+    signed = ("x509", "-req", "-in", "client.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key")
+    openssl(*signed, "-days", "2", "-out", f"{name}-client.pem")
+    openssl(*signed, "-days", "-1", "-out", f"{name}-expired.pem")
     both = folder / f"{name}-key-and-certificate.pem"
     both.write_bytes((folder / f"{own}.key").read_bytes() + (folder / f"{own}.pem").read_bytes())
     return folder / f"{ca}.pem", both
@@ -102,10 +113,11 @@ def token_endpoint() -> Iterator[str]:
         thread.join()
 
 
-def broker_settings(tls_port: int, keys: Path) -> list[str]:
+def broker_settings(tls_port: int, mutual_port: int, keys: Path, authority: Path) -> list[str]:
     plain = f'{LOGIN}.plain.PlainLoginModule required username="broker" password="b" user_broker="b" '
     plain += 'user_ann="plain-secret";'
     listeners = f"SASL_PLAINTEXT://127.0.0.1:@PORT@,SASL_SSL://127.0.0.1:{tls_port}"
+    listeners += f",SSL://127.0.0.1:{mutual_port}"
     own, tls = "listener.name.sasl_plaintext", "listener.name.sasl_ssl"
     return [
         f"listeners={listeners},CONTROLLER://127.0.0.1:@CONTROLLER@",
@@ -122,6 +134,11 @@ def broker_settings(tls_port: int, keys: Path) -> list[str]:
         f"{tls}.plain.sasl.jaas.config={plain}",
         f"{tls}.ssl.keystore.type=PEM",
         f"{tls}.ssl.keystore.location={keys}",
+        "listener.name.ssl.ssl.keystore.type=PEM",
+        f"listener.name.ssl.ssl.keystore.location={keys}",
+        "listener.name.ssl.ssl.truststore.type=PEM",
+        f"listener.name.ssl.ssl.truststore.location={authority}",
+        "listener.name.ssl.ssl.client.auth=required",
     ]
 
 
@@ -130,20 +147,37 @@ def secured(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("secured")
     authority, keys = made_certificates(folder, "right")
     other, _ = made_certificates(folder, "other")
-    tls_port = free_port()
+    tls_port, mutual_port = free_port(), free_port()
     login = {
         "security.protocol": "SASL_PLAINTEXT",
         "sasl.mechanism": "PLAIN",
         "sasl.username": "ann",
         "sasl.password": "plain-secret",
     }
-    settings = broker_settings(tls_port, keys)
+    settings = broker_settings(tls_port, mutual_port, keys, authority)
     broker = RealKafka(kafka_program, folder / "kafka", settings, "ann=scram-secret", login)
     try:
         with token_endpoint() as url:
-            yield Secured(broker.address, f"127.0.0.1:{tls_port}", authority, other, url)
+            yield Secured(
+                broker.address,
+                f"127.0.0.1:{tls_port}",
+                f"127.0.0.1:{mutual_port}",
+                authority,
+                other,
+                folder,
+                url,
+            )
     finally:
         broker.stop()
+
+
+def certificate_of(secured: Secured, name: str) -> dict[str, str]:
+    """A client's certificate, and its key."""
+    authority = name.partition("-")[0]
+    return {
+        "ssl.certificate.location": str(secured.folder / name),
+        "ssl.key.location": str(secured.folder / f"{authority}-client.key"),
+    }
 
 
 def settings_of(secured: Secured, way: str, **changed: str) -> Settings:
@@ -169,6 +203,11 @@ def settings_of(secured: Secured, way: str, **changed: str) -> Settings:
             "sasl.mechanism": "PLAIN",
             "ssl.ca.location": str(secured.authority),
         }
+    elif way == "MUTUAL":
+        servers, secrets = secured.mutual, {}
+        options = {"security.protocol": "SSL", "ssl.ca.location": str(secured.authority)} | certificate_of(
+            secured, "right-client.pem"
+        )
     for name, value in changed.items():
         key = name.replace("__", ".")
         (secrets if key in secrets else options)[key] = value
@@ -188,7 +227,7 @@ def source_of_settings(settings: Settings, connect_timeout_s: float) -> KafkaSou
     return KafkaSource(options, DECODER, clock)
 
 
-@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "OAUTHBEARER", "TLS"])
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "OAUTHBEARER", "TLS", "MUTUAL"])
 def test_each_way_in_reads_events(secured: Secured, way: str) -> None:
     settings = settings_of(secured, way)
     producer = Producer(settings.kafka.librdkafka())
@@ -203,6 +242,14 @@ def test_each_way_in_reads_events(secured: Secured, way: str) -> None:
 
 SASL_ADVICE = "check the sasl properties in kafka.options and kafka.secrets"
 TLS_ADVICE = "check security.protocol and ssl.ca.location in kafka.options"
+CLIENT_ADVICE = (
+    "the broker does not take our certificate: check that ssl.certificate.location and ssl.key.location in "
+    "kafka.options name one that its authority has signed and that has not expired"
+)
+PROTOCOL_ADVICE = (
+    "whoever listens there closes the connection: check the address, and whether security.protocol in "
+    "kafka.options should be SSL, SASL_SSL or SASL_PLAINTEXT"
+)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +262,14 @@ TLS_ADVICE = "check security.protocol and ssl.ca.location in kafka.options"
         ("PLAIN", {"sasl__mechanism": "SCRAM-SHA-512"}, "SCRAM-SHA-512", SASL_ADVICE),
         ("TLS", {"ssl__ca__location": "other"}, "certificate verify failed", TLS_ADVICE),
         ("TLS", {"sasl__password": "wr0ng"}, "Authentication failed", SASL_ADVICE),
+        ("TLS", {"security__protocol": "SASL_PLAINTEXT"}, "", PROTOCOL_ADVICE),
+        ("TLS", {"security__protocol": "PLAINTEXT"}, "", PROTOCOL_ADVICE),
+        ("PLAIN", {"security__protocol": "SSL"}, "PLAINTEXT broker listener", TLS_ADVICE),
+        ("PLAIN", {"security__protocol": "PLAINTEXT"}, "", PROTOCOL_ADVICE),
+        ("MUTUAL", {"ssl__certificate__location": "other-client.pem"}, "certificate", CLIENT_ADVICE),
+        ("MUTUAL", {"ssl__certificate__location": "right-expired.pem"}, "certificate", CLIENT_ADVICE),
+        ("MUTUAL", {"ssl__certificate__location": ""}, "certificate", CLIENT_ADVICE),
+        ("MUTUAL", {"ssl__ca__location": "other"}, "certificate verify failed", TLS_ADVICE),
     ],
 )
 def test_what_is_wrong_is_one_sentence_in_time(
@@ -223,6 +278,12 @@ def test_what_is_wrong_is_one_sentence_in_time(
     if changed.get("ssl__ca__location"):
         changed = {"ssl__ca__location": str(secured.other_authority)}
     settings = settings_of(secured, way, **changed)
+    if (certificate := changed.get("ssl__certificate__location")) is not None:
+        own = certificate_of(secured, certificate) if certificate else {"ssl.certificate.location": ""}
+        settings.kafka.options.update(own)
+        if not certificate:
+            settings.kafka.options.pop("ssl.key.location")
+            settings.kafka.options.pop("ssl.certificate.location")
     begin = time.monotonic()
     with pytest.raises(SourceError) as told:
         source_of_settings(settings, connect_timeout_s=3)
@@ -231,6 +292,103 @@ def test_what_is_wrong_is_one_sentence_in_time(
     assert said in str(told.value)
     assert str(told.value).endswith(advice)
     assert "wr0ng" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ssl.ca.location", "/never/made.pem", "ssl.ca.location = /never/made.pem is not there"),
+        ("ssl.key.location", "/never/made.key", "ssl.key.location = /never/made.key is not there"),
+        ("ssl.key.location", "other-client.key", "key values mismatch"),
+        ("ssl.endpoint.identification.algorithm", "never", "ssl.endpoint.identification.algorithm"),
+    ],
+)
+def test_a_property_that_cannot_be_used_is_named(secured: Secured, name: str, value: str, said: str) -> None:
+    settings = settings_of(secured, "MUTUAL")
+    settings.kafka.options[name] = str(secured.folder / value) if value.startswith("other") else value
+    for use in (
+        lambda: source_of_settings(settings, 1),
+        lambda: EventProducer(settings.kafka.librdkafka(), "t"),
+        lambda: ensure_topic(settings.kafka.librdkafka(), "t"),
+    ):
+        with pytest.raises(DriftgraphError) as told:
+            use()
+        assert said in str(told.value)
+        assert "check kafka.options" in str(told.value)
+
+
+REFUSALS = [
+    ("PLAIN", {"sasl.password": "wr0ng"}, "Authentication failed", SASL_ADVICE),
+    ("MUTUAL", "right-expired.pem", "certificate", CLIENT_ADVICE),
+]
+
+
+def written(secured: Secured, path: Path, way: str, changed: dict[str, str] | str, topic: str) -> Path:
+    """A configuration file with a way in, of which something is wrong."""
+    kafka = settings_of(secured, way).kafka
+    options = dict(kafka.options) | (certificate_of(secured, changed) if isinstance(changed, str) else {})
+    secrets = dict.fromkeys(kafka.secrets, "plain-secret") | (changed if isinstance(changed, dict) else {})
+    lines = ["[kafka]", f'bootstrap_servers = "{kafka.bootstrap_servers}"', f'topic = "{topic}"']
+    lines += ["[kafka.options]", *(f'"{key}" = "{value}"' for key, value in options.items())]
+    lines += ["[kafka.secrets]", *(f'"{key}" = "{value}"' for key, value in secrets.items())]
+    lines += ["[relations.click]", "[faust]", 'source_topic = "site"']
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("way", "changed", "said", "advice"), REFUSALS)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["produce", "events.csv"],
+        ["validate", "kafka:t"],
+        ["erase", "u1"],
+        ["dlq", "ls", "--place", "kafka"],
+        ["faust", "--", "worker"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_every_command_says_that_it_is_refused_and_by_what(
+    secured: Secured,
+    shell: Shell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    way: str,
+    changed: dict[str, str] | str,
+    said: str,
+    advice: str,
+) -> None:
+    """Not that the brokers should be started."""
+    for place in (
+        "driftgraph.app.topics.ANSWER_WITHIN_S",
+        "driftgraph.app.dead_letter_topic.ANSWER_WITHIN_S",
+        "driftgraph.app.cli_faust.METADATA_TIMEOUT_S",
+        "driftgraph.app.event_producer.FINISH_WITHIN_S",
+    ):
+        monkeypatch.setattr(place, 2.0)
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,behavior,timestamp\nu,i,click,1783000000\n", encoding="utf-8"
+    )
+    config = written(secured, tmp_path / "driftgraph.toml", way, changed, "t")
+    failed = (
+        shell(*argv[:1], "-c", str(config), *argv[1:])
+        if argv[0] != "dlq"
+        else shell(*argv, "-c", str(config))
+    )
+    assert failed.code == 1
+    assert said in failed.sentence()
+    assert failed.sentence().endswith(advice)
+    assert "wr0ng" not in failed.sentence()
+
+
+def test_produce_fills_a_topic_with_a_certificate(secured: Secured, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,behavior,timestamp\nu,i,click,1783000000\n", encoding="utf-8"
+    )
+    config = written(secured, tmp_path / "driftgraph.toml", "MUTUAL", {}, f"made-{uuid4().hex[:8]}")
+    done = shell("produce", "events.csv", "-c", str(config), "--json")
+    assert (done.code, done.json()["produced"], done.json()["created"]) == (0, 1, True)
 
 
 @pytest.fixture

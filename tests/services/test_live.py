@@ -6,14 +6,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 import redis as redis_py
 
-from driftgraph.app import live as live_module
 from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
 from driftgraph.app.embedded import EmbeddedRedis, free_port
 from driftgraph.app.publish import GenerationStore
@@ -24,7 +24,6 @@ from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 from tests.services.updaters import RunningUpdater, configured, run_to_its_end, until
-from tests.test_cli import Shell
 
 pytestmark = pytest.mark.services
 
@@ -231,22 +230,73 @@ def test_redis_may_come_later_and_a_restart_goes_on(
                     assert again.terminate()[0] == 0
 
 
-def test_a_kafka_that_is_away_is_one_sentence(
-    tmp_path: Path,
-    redis_server: EmbeddedRedis,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_start_waits_for_kafka_with_one_line_and_says_when_it_is_there(
+    kafka_program: Path, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
-    """In this process, so that it need not wait for the usual ten seconds."""
-    port, options = free_port(), live_module._kafka_options
-    monkeypatch.setattr(
-        live_module, "_kafka_options", lambda *args: replace(options(*args), connect_timeout_s=1.0)
+    """Also where dead letters go to a topic, which a start makes."""
+    broker, topic = RealKafka(kafka_program, tmp_path / "kafka"), f"live-{uuid4().hex[:8]}"
+    try:
+        make_topic(broker.address, topic, 2)
+        produce(broker.address, topic, [{"value": event("u1", time_ms=SystemClock().now_ms())}])
+        broker.kill()
+        config = configured(
+            tmp_path, kafka=broker.address, topic=topic, redis=redis_server.url, namespace=topic
+        )
+        text = config.read_text(encoding="utf-8") + '[dead_letters]\nto = "kafka"\n'
+        config.write_text(text, encoding="utf-8")
+        told = tmp_path / "var/status/standby.json"
+        with RunningUpdater(config) as updater:
+            until(f"it waits: {updater.output()}", told.exists)
+            why = msgspec.json.decode(told.read_bytes())["why"]
+            assert why.startswith(f"waits for Kafka: cannot reach Kafka at {broker.address}")
+            assert "Connection refused" in why
+            broker.start()
+            updater.wait_for("all is applied", lambda s: s["events"]["applied"] == 1)
+            output = updater.output()
+            assert (output.count("waits for Kafka"), output.count("Kafka is there")) == (1, 1), output
+            assert "rdkafka" not in output
+            assert not told.exists()
+            assert updater.terminate()[0] == 0
+    finally:
+        broker.stop()
+
+
+def test_a_start_that_waits_for_kafka_ends_when_told(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    config = configured(
+        tmp_path, kafka=f"127.0.0.1:{free_port()}", topic="t", redis=redis_server.url, namespace="waits"
     )
-    config = configured(tmp_path, kafka=f"127.0.0.1:{port}", topic="events", redis=redis_server.url)
-    failed = Shell(capsys, monkeypatch)("run", "-c", str(config))
-    assert (failed.code, failed.out) == (1, "")
-    assert failed.sentence().startswith(f"driftgraph: cannot reach Kafka at 127.0.0.1:{port} within 1 s")
-    assert "Connection refused" in failed.sentence()
+    with RunningUpdater(config) as updater:
+        until("it waits", (tmp_path / "var/status/standby.json").exists)
+        status, seconds = updater.terminate()
+        assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), updater.output()
+        assert len(updater.output().splitlines()) == 1
+    assert not (tmp_path / "var/status/standby.json").exists()
+
+
+def test_the_first_start_finds_events_whose_records_are_older_than_they_are(
+    real_kafka: RealKafka, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """A span of 10 days: the clock of the event was ahead of the record's by up to lateness and skew."""
+    topic, now_ms = f"live-{uuid4().hex[:8]}", SystemClock().now_ms()
+    start_ms, hour_ms = now_ms - 10 * DAY_MS, 3_600_000
+    make_topic(real_kafka.address, topic, 1)
+    times = {
+        "too-old": (start_ms - 3 * hour_ms, start_ms - 2 * hour_ms),
+        "ahead": (start_ms - hour_ms, start_ms + hour_ms),
+        "usual": (start_ms + 2 * hour_ms, start_ms + 2 * hour_ms),
+    }
+    produce(
+        real_kafka.address,
+        topic,
+        [{"value": event(u, time_ms=own), "timestamp": record} for u, (record, own) in times.items()],
+    )
+    config = configured(
+        tmp_path, kafka=real_kafka.address, topic=topic, redis=redis_server.url, namespace=topic
+    )
+    with RunningUpdater(config) as updater:
+        updater.wait_for("the window is full", lambda s: s["state"] == "running")
+        status = updater.status()
+        assert (status["events"]["read"], status["window"]["click"]) == (2, 2)
 
 
 def test_a_missing_topic_is_one_sentence(

@@ -1,0 +1,41 @@
+"""What is said while something is missing: a line at once, one each minute, and one when it is over.
+
+standby, updater, worker ──► [OutageLog.missing, OutageLog.over] ──► log, progress
+
+Whoever waits looks again each second or sooner; a log of that would hide what else it has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+SAY_EVERY_S: Final = 60.0
+
+
+class OutageLog:
+    """Says what is missing, and not too often.
+
+    Always true: as long as one thing is missing there is one line a minute about it, however often its text
+    changes.
+    """
+
+    def __init__(self, say: Callable[[str], object], *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._now_s = now_s
+        self._about: str | None = None
+        self._said_s = 0.0
+
+    def missing(self, text: str, about: str = "it") -> None:
+        """Say it, if it is about something else than the last one or that is a minute ago."""
+        now_s = self._now_s()
+        if about != self._about or now_s - self._said_s >= SAY_EVERY_S:
+            self._about, self._said_s = about, now_s
+            self._say(text)
+
+    def over(self, text: str = "") -> None:
+        """Say that it is over, if it was said to be missing and there is something to say."""
+        if self._about is not None and text:
+            self._say(text)
+        self._about = None
