@@ -92,7 +92,8 @@ class Standby:
                         raise client.taken_by(holder)
                     self._wait(
                         f"waits some seconds, to see whether {holder.name!r} (pid {holder.pid} on "
-                        f"{holder.host}), which publishes into namespace {client.namespace!r}, still works"
+                        f"{holder.host}), which publishes into namespace {client.namespace!r}, still works",
+                        f"pid {holder.pid} on {holder.host}",
                     )
                 elif holder.host:
                     who = f"pid {holder.pid} on {holder.host}"
