@@ -119,6 +119,17 @@ def test_times_without_a_zone_are_read_in_the_configured_one(shell: Shell) -> No
     assert (got.code, got.json()["times"]) == (0, {"from": at, "to": at})
 
 
+def test_one_wrong_clock_does_not_take_the_zone_from_the_others(shell: Shell) -> None:
+    lines = [f"u{n},i,click,2026-07-02 21:{n:02}:00" for n in range(60)]
+    lines.insert(30, "phone,i,click,2037-01-01 00:00:00")
+    Path("e.csv").write_text("\n".join(["user_id,item_id,behavior,timestamp", *lines]))
+    Path("driftgraph.toml").write_text('[events]\ntimezone = "Asia/Shanghai"\n' + RELATIONS)
+    report = shell("validate", "e.csv", "--json").json()
+    assert report["events"]["applied"] == 60
+    assert [(one["reason"], one["count"]) for one in report["rejected"]] == [("time_in_future", 1)]
+    assert report["times"]["from"] == "2026-07-02T13:00:00.000+00:00"
+
+
 def test_a_folder_of_part_files_is_looked_at_as_one_file(shell: Shell) -> None:
     for day in ("1", "2"):
         Path(f"events/day={day}").mkdir(parents=True)
