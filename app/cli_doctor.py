@@ -16,9 +16,11 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check Kafka, a sample of events, the window's capacity and memory, Redis and the device.
+    """Check Kafka, a sample of events, the window's capacity and memory, data_dir, Redis and the
+    device.
 
-    Writes nothing but keys of its own in Redis, which it removes. Exits 0 if nothing failed, 1 otherwise.
+    Writes nothing but keys of its own in Redis and a probe in data_dir, which it removes. Exits 0 if
+    nothing failed, 1 otherwise.
     """
     settings = read_settings(ctx, config)
     from driftgraph.app.doctor import examine

@@ -119,6 +119,7 @@ def status(
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.cli_output import time_of
+    from driftgraph.app.status_text import checkpoint_of, deduplication_of
     from driftgraph.app.worker_end import failed
 
     if updater is None:
@@ -131,6 +132,7 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
         pairs.append(("worker", failed(worker["failures"], worker["why"])))
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
+    pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
@@ -139,6 +141,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
         [("erasures not done", n)] if (n := erasures.get("waiting", 0) + erasures.get("pending", 0)) else []
     )
     pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
+    ids = updater.get("deduplication") or {}
+    pairs += [("event ids", deduplication_of(ids))] if ids.get("ids") else []
     pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 

@@ -29,6 +29,7 @@ from driftgraph.app.config_sections import (
     ENV_PREFIX,
     SECRET_OPTION,
     CheckpointSettings,
+    DeduplicationSettings,
     KafkaSettings,
     NameField,
     PathField,
@@ -97,6 +98,9 @@ class Settings(BaseSettings):
         default=ModelSettings(), description="The multi-behavior graph attention network."
     )
     fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
+    deduplication: DeduplicationSettings = Field(
+        default=DeduplicationSettings(), description="How a repeated delivery of an event is recognized."
+    )
     checkpoint: CheckpointSettings = Field(
         default=CheckpointSettings(), description="How much a crash costs."
     )

@@ -272,6 +272,24 @@ class CheckpointSettings(Section):
     )
 
 
+class DeduplicationSettings(Section):
+    """How far back an event's id is known."""
+
+    horizon: PositiveDurationField = Field(
+        default=Duration.parse("1d"),
+        description="How long an event_id is remembered, in event time; a delivery that is repeated later "
+        "counts twice.",
+    )
+    ids_max: int = Field(
+        default=240_000_000,
+        ge=1,
+        le=1 << 33,
+        description="Ids remembered at most, 9 to 20 bytes of memory each; the default is 2,500 events a "
+        "second for a day. Where a horizon has more, the oldest are forgotten early, which status and doctor "
+        "tell.",
+    )
+
+
 class RedisSettings(Section):
     """Where embeddings are published."""
 

@@ -9,7 +9,6 @@ write and purge at once: each holds the folder's lock while it does, and none ke
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from driftgraph.app.dead_letters import DeadLetterError, Letter, parts_of_id
+from driftgraph.stream import disk
 from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.events import Rejected
 
@@ -96,7 +96,7 @@ class FileDeadLetters:
             return
         with _told(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared it away
-        with _told(self._folder), _locked(self._folder):
+        with _told(self._folder), disk.locked_folder(self._folder):
             files = _files_of(self._folder)
             number = files[-1][0] if files else 1
             while self._lines:
@@ -128,17 +128,17 @@ class FileDeadLetters:
                 left = memoryview(b"".join(self._lines[:count]))
                 while left:
                     left = left[file.write(left) :]
-                os.fsync(file.fileno())
+                disk.sync(file.fileno())
             except OSError:
                 with suppress(OSError):  # the lines are still here and come again, whole
                     os.ftruncate(file.fileno(), size)
                 raise
         if is_new:
-            _sync_folder(self._folder)
+            disk.sync_folder(self._folder)
         return count
 
     def _drop_oldest(self) -> None:
-        with _told(self._folder), _locked(self._folder):
+        with _told(self._folder), disk.locked_folder(self._folder):
             for number, path in _files_of(self._folder)[: -self._files_max]:
                 done = _done_lines(self._folder, number)
                 with path.open("rb") as lines:
@@ -181,7 +181,7 @@ class FileLetterBox:
         by_file = _by_file(ids)
         if not by_file:
             return
-        with _told(self._folder), _locked(self._folder):
+        with _told(self._folder), disk.locked_folder(self._folder):
             for number, lines in by_file.items():
                 if not _path(self._folder, number).exists():
                     continue  # dropped since
@@ -190,8 +190,8 @@ class FileLetterBox:
                     _mended(file)
                     file.write(b"".join(b"%d\n" % line for line in new))
                     file.flush()
-                    os.fsync(file.fileno())
-            _sync_folder(self._folder)
+                    disk.sync(file.fileno())
+            disk.sync_folder(self._folder)
 
     def purge(self, ids: Collection[str]) -> None:
         """Mark as done, then overwrite their lines with empty ones; a file of none but those is removed.
@@ -201,7 +201,7 @@ class FileLetterBox:
         self.mark_done(ids)
         with _told(self._folder):
             for number, lines in _by_file(ids).items():
-                with _locked(self._folder):
+                with disk.locked_folder(self._folder):
                     self._blank(number, lines)
 
     def close(self) -> None:
@@ -220,13 +220,13 @@ class FileLetterBox:
                     left += keep
                     new.write(line if keep else b"\n")
                 new.flush()
-                os.fsync(new.fileno())
+                disk.sync(new.fileno())
             if left or number == _files_of(self._folder)[-1][0]:
-                unfinished.replace(path)
+                disk.replace(unfinished, path)
             else:
                 path.unlink()  # before what is done of it, so that nothing comes to life again
                 _done_path(self._folder, number).unlink(missing_ok=True)
-            _sync_folder(self._folder)
+            disk.sync_folder(self._folder)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -325,25 +325,6 @@ def _mended(file: BinaryIO) -> int:
         file.truncate(end)
         file.seek(0, os.SEEK_END)
     return end
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer a folder at a time; the kernel lets go of the lock with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

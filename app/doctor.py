@@ -2,8 +2,8 @@
 
     settings ──► Kafka, a sample of events, the window's memory, Redis ──► [Check …], what each relation needs
 
-Writes nothing but keys of its own in Redis, which it removes. Every check is made, whatever the ones before
-it found.
+Writes nothing but keys of its own in Redis and a probe in data_dir, which it removes. Every check is
+made, whatever the ones before it found.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from driftgraph.app import saved_model
 from driftgraph.app.config import Settings
+from driftgraph.app.doctor_data_dir import data_dir_checks, event_ids
 from driftgraph.app.doctor_redis import redis_checks
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_formats import event_rules, topic_decoder
@@ -96,6 +97,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("relations", lambda: _relations(settings))
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
+    findings.checks += _guarded("data_dir", lambda: data_dir_checks(settings))
     findings.checks += _guarded("redis", lambda: redis_checks(settings))
     findings.checks += _guarded("model", lambda: _model(settings))
     findings.checks += _guarded("device", lambda: _device(settings))
@@ -132,6 +134,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
     report = validate_topic(settings, topic, SAMPLE, clock)
     yield _sample(report)
+    yield event_ids(settings.deduplication, per_day * report.with_id / max(1, report.read))
     yield from _retention(settings, per_day, lambda: _bytes_of_a_message(options, ends, clock))
     shares = {name: count / report.read for name, count in report.relations.items()}
     findings.needs = needs_of(settings.window_relations(), per_day, shares)

@@ -26,10 +26,12 @@ import msgspec
 import numpy as np
 
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.stream import disk
 from driftgraph.stream.erased_users import KEY_BYTES, U64, ErasedUsers
 from driftgraph.stream.events import I64
 
 ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u4")])
+UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
 REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ class ErasureList:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unnamed = self._path.with_name(f"{self._path.name}{UNNAMED}")
+            if unnamed.exists() and not self._path.exists():  # a crash, where a rename takes two steps
+                unnamed.rename(self._path)
             if not self._key_path.exists() and not self._path.exists():
                 write_private(self._key_path, secrets.token_bytes(KEY_BYTES))
             users, size, count = self._read()
@@ -91,13 +96,13 @@ class ErasureList:
                 left = memoryview(_entries(hashes, times_ms))
                 while left:
                     left = left[os.write(descriptor, left) :]
-                os.fsync(descriptor)
+                disk.sync(descriptor)
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(descriptor, size)
                 raise
             if size == 0:
-                _sync(self._folder)
+                disk.sync_folder(self._folder)
         finally:
             os.close(descriptor)
 
@@ -134,7 +139,7 @@ class PendingErasures:
 
     def begin(self) -> None:
         """As the one who writes: go on behind the files that a process before has left."""
-        for path in self._folder.glob("*.new"):
+        for path in self._folder.glob(f"*{UNNAMED}"):
             path.unlink()
         names = [path.stem for path in self._folder.iterdir() if path.stem.isdecimal()]
         self._next = max(map(int, names), default=0) + 1
@@ -163,7 +168,7 @@ class PendingErasures:
     def release(self, held: Path) -> None:
         """The letters of before the request are in their place."""
         with suppress(FileNotFoundError):  # released before
-            held.rename(held.with_suffix(LETTERS))
+            disk.replace(held, held.with_suffix(LETTERS))
 
     def count(self) -> int:
         """Files that are not worked off."""
@@ -181,15 +186,15 @@ class PendingErasures:
 
 def write_private(path: Path, data: bytes) -> None:
     """Put a file there whole, on the disk, for its owner alone."""
-    unfinished = path.with_name(f"{path.name}.new")
+    unfinished = path.with_name(f"{path.name}{UNNAMED}")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync(path.parent)
+            disk.sync(file.fileno())
+        disk.replace(unfinished, path)
+        disk.sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -203,11 +208,3 @@ def _entries(hashes: U64, times_ms: I64) -> bytes:
 
 def _crc(entry: bytes) -> int:
     return zlib.crc32(entry[: ENTRY.fields["crc"][1]] if ENTRY.fields else entry)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from driftgraph.app.breaker import Breaker
 from driftgraph.app.dead_letters import DeadLetters
 from driftgraph.app.erasures import Erasures, MemoryErasures
-from driftgraph.stream.clock import Watermark
 from driftgraph.stream.decode import Reason
 from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.events import I64, Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph, Moment
+from driftgraph.stream.watermark import Watermark
 
 Rows = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
@@ -117,6 +117,7 @@ class Ingest:
         schedule: FitSchedule,
         breaker: Breaker | None = None,
         erasures: Erasures | None = None,
+        dedupe: Deduplicator | None = None,
     ) -> None:
         self.graph = graph
         self.watermark = watermark
@@ -124,7 +125,7 @@ class Ingest:
         self.schedule = schedule
         self.breaker = breaker
         self.erasures = erasures or MemoryErasures()
-        self.dedupe = Deduplicator()
+        self.dedupe = dedupe or Deduplicator()
         self.counts = Counts()
         self.position: Mapping[str, int] = {}
         self._span_ms = np.array([relation.span_ms for relation in graph.window.relations], np.int64)
@@ -184,10 +185,15 @@ class Ingest:
         self.counts.read += 1
         self.counts.erased += 1
         asked_ms = erasure.time_ms
-        if asked_ms is None:
-            asked_ms = max([1, *self.watermark.state().high_ms.values()])
+        if asked_ms is None:  # not that of other partitions: how far they were read differs from run to run
+            asked_ms = max(1, self.watermark.high_ms(erasure.partition))
         if not self.erasures.knows(erasure.user, asked_ms):
-            newest_ms = self.graph.erase([erasure.user])
+            oldest_ms = None
+            if erasure.time_ms is None and self.erasures.knows(erasure.user, 1):
+                oldest_ms = self.graph.oldest_ms(erasure.user)
+            # who is back, and all that it did is newer: without a time, nobody could tell a copy otherwise
+            is_copy = oldest_ms is not None and oldest_ms > asked_ms
+            newest_ms = 0 if is_copy else self.graph.erase([erasure.user])
             self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
 
     def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:

@@ -39,8 +39,9 @@ from driftgraph.app.worker import device_of
 from driftgraph.app.worker_watch import WorkerProcess
 from driftgraph.snapshots import checkpoint, window_checkpoint
 from driftgraph.snapshots.window_checkpoint import State, WindowCheckpoints
-from driftgraph.stream.clock import Clock, SystemClock, Watermark, WatermarkRules
+from driftgraph.stream.clock import Clock, SystemClock
 from driftgraph.stream.decode import Decoder
+from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.formats.mapped import Mapped
 from driftgraph.stream.held_source import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.heterograph import Heterograph
@@ -48,9 +49,11 @@ from driftgraph.stream.kafka_client import look_for
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.mapped import Life
 from driftgraph.stream.source import Position
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
 OBJECTS_MAX = 100_000  # new ones, before a collection: more than there are in a read
+ANSWERS_WITHIN_MS = 5_000  # a broker that is there, at the start
 FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
 
 log = logging.getLogger(__name__)
@@ -77,17 +80,20 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             return
         stack.callback(lease.release)
         _check_worker(settings)
-        options = _kafka_options(settings, clock)
+        options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
         if not standby.kafka(
             partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
         ):
             return
+        was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
         for damage in damaged:
             log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
         graph = _graph(settings, state)
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
+        if was_away:  # at the start; nobody saw that it was there during the stop
+            watermark.forget_stop()
         letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
         stack.callback(letters.close)
         erasures = DurableErasures(
@@ -97,22 +103,15 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         limits = settings.events
         breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
         # When a fit is due is the worker's to see: here the stream is never cut.
-        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures)
+        own = settings.deduplication
+        ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
+        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures, ids)
         forgotten = 0
         if found is not None and state is not None:
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
-            held = sum(graph.window.live_counts(graph.window.cut()).values())
+            held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
-            for change in _changes(state, graph.window.relations, root):
-                log.warning("%s", change)
-        elif checkpoint.numbers(root):
-            log.warning(
-                "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the ones "
-                "there are replaced by its own",
-                root,
-                settings.kafka.topic,
-                settings.kafka.shard,
-            )
+        _warn_of_changes(settings, state, root)
         start = None if state is None else state.position
         source = kafka_source(
             options,
@@ -124,7 +123,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.callback(source.close)
         watermark.assign(source.partitions)
         # files of the found one are linked, but not if they have events of who was erased since
-        writer = WindowCheckpoints(root, graph, _stream(settings), None if forgotten else found)
+        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
         checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
@@ -135,6 +134,21 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         gc.set_threshold(OBJECTS_MAX)
         Updater(settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress).run(
             stop
+        )
+
+
+def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> None:
+    """Say what a start does not go on with, of the checkpoints that are there."""
+    if state is not None:
+        for change in _changes(state, settings.window_relations(), root):
+            log.warning("%s", change)
+    elif checkpoint.numbers(root):
+        log.warning(
+            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the ones "
+            "there are replaced by its own",
+            root,
+            settings.kafka.topic,
+            settings.kafka.shard,
         )
 
 

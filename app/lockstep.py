@@ -19,9 +19,11 @@ from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.model.trainer import Trainer
-from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
+from driftgraph.stream.clock import Clock
+from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
 OnCycle = Callable[[GenerationReport, PredictionRows | None], None]
@@ -63,7 +65,11 @@ class Lockstep:
         )
         schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
         self.erasures = erasures or MemoryErasures()
-        self.ingest = Ingest(self.graph, watermark, dead_letters, schedule, erasures=self.erasures)
+        own = settings.deduplication
+        ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max)
+        self.ingest = Ingest(
+            self.graph, watermark, dead_letters, schedule, erasures=self.erasures, dedupe=ids
+        )
         trainer = Trainer(
             [r.name for r in relations],
             [r.span_ms for r in relations],

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from driftgraph.app.dead_letters import DeadLetterError, DeadLetters
+from driftgraph.stream import disk
 from driftgraph.stream.events import Rejected
 
 LETTERS_MAX: Final = 10_000  # that wait; then no more events are read
@@ -66,7 +67,7 @@ class KeptLetters:
         new = list(identities)
         if len(self._current) + len(new) > self._kept_max:
             with suppress(FileNotFoundError):
-                self._current_path.replace(self._previous_path)
+                disk.replace(self._current_path, self._previous_path)
             self._previous, self._current = self._current, set()
         self._current.update(new)
         with self._current_path.open("ab") as file:

@@ -10,7 +10,6 @@ retry sends that chunk again. Events with an ``event_id`` are applied once all t
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from driftgraph.app.dead_letters import (
     partition_of,
 )
 from driftgraph.app.event_producer import EventProducer
+from driftgraph.stream import disk
 from driftgraph.stream.decode import Reason
 
 CHUNK: Final = 1_000  # letters that are sent, acknowledged and marked together; what a crash may send twice
@@ -181,7 +181,10 @@ def alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "retry.lock").open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = disk.lock(file.fileno(), folder / "retry.lock")
         except BlockingIOError as error:
             raise DeadLetterError(f"another dlq retry of {folder} runs; wait for its end") from error
-        yield
+        try:
+            yield
+        finally:
+            held.close()

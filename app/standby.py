@@ -8,7 +8,7 @@ The status file of the updater itself is never touched here: it may be the first
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +21,13 @@ from driftgraph.app.lease import LOOK_EVERY_S, NOBODY, Lease, LeaseClient, elaps
 from driftgraph.app.progress import Progress
 from driftgraph.app.redis_schema import RedisLoginError, RedisRightsError, StoreError
 from driftgraph.app.status_files import write_json
+from driftgraph.stream import disk
 from driftgraph.stream.kafka_client import KafkaAwayError
 from driftgraph.stream.outage_log import OutageLog
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+log = logging.getLogger(__name__)
 
 
 class Standby:
@@ -39,7 +42,9 @@ class Standby:
         self._path = settings.data_dir / "status" / "standby.json"
         self._why = ""  # what is in the status file
         self._log = OutageLog(progress.note)
-        self.place = ""  # of the lock, once it is held: no other lock has this name, also not a copy's
+        # Of the lock, once it is held: no other lock has this name, also not a copy's. Empty where the volume
+        # has no locks: who holds a lease may then be alive although we got the folder.
+        self.place = ""
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -52,19 +57,29 @@ class Standby:
         with (folder / "lock").open("a+") as file:
             while not self._stop.is_set():
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = disk.lock(file.fileno(), folder / "lock")
                 except BlockingIOError:
                     file.seek(0)
                     pid = file.read().strip() or "unknown"
                     why = f"waits as a standby: {folder} is in use by the updater with pid {pid}"
                     self._wait(why, f"lock {pid}")
                     continue
-                status = os.fstat(file.fileno())
-                self.place = f"{BOOT_ID.read_text().strip()}:{status.st_dev}:{status.st_ino}"
+                if held.by_volume:
+                    status = os.fstat(file.fileno())
+                    self.place = f"{BOOT_ID.read_text().strip()}:{status.st_dev}:{status.st_ino}"
+                else:
+                    log.warning(
+                        "the volume of %s has no locks: from other machines and containers only updaters of "
+                        "this name are kept out of it, by the lease in Redis",
+                        folder,
+                    )
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
-                yield True
+                try:
+                    yield True
+                finally:
+                    held.close()
                 return
             self._over()
             yield False

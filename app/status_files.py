@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from driftgraph.stream import disk
+
 
 def told(data_dir: Path, who: str) -> dict[str, Any] | None:
     """What the updater, or one that waits, said of itself last; its state is "gone" if the process is."""
@@ -33,4 +35,4 @@ def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.new")
     partial.write_bytes(msgspec.json.encode(value))
-    partial.rename(path)
+    disk.replace(partial, path)

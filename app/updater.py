@@ -23,6 +23,7 @@ from driftgraph.app.lease import Lease
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
 from driftgraph.app.status_files import write_json
+from driftgraph.app.status_text import deduplication_of
 from driftgraph.app.worker_watch import WorkerProcess
 from driftgraph.snapshots.window_checkpoint import Snapshot
 from driftgraph.stream.clock import Clock
@@ -77,6 +78,7 @@ class Updater:
         self._full = False
         self._told_tombstones = False
         self._outage = OutageLog(log.warning)
+        self._was_short = False
         self._shown_ms = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -86,8 +88,7 @@ class Updater:
         except DriftgraphError as error:
             self._write_status("failed", why=str(error))
             raise
-        if self.lease.held:
-            self._commit(self.checkpoints.finish(self._snapshot))
+        self._commit(self.checkpoints.finish(self._snapshot, self._lease_missing()))
         self._write_status("stopped")
 
     def _loop(self, stop: threading.Event) -> None:
@@ -101,7 +102,11 @@ class Updater:
             self.gate.hold_back()
             self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
             away = self.source.away or self.gate.closed  # what we do not read is not silent
-            self.ingest.graph.expire(self.ingest.watermark.tick(away=away, caught_up=self.source.caught_up))
+            self.ingest.graph.expire(
+                self.ingest.watermark.tick(
+                    away=away, caught_up=self.source.caught_up, behind=self.source.behind
+                )
+            )
             self._tell_away()
             self._tell_tombstones()
             if not self._full:
@@ -155,15 +160,30 @@ class Updater:
                 'if they are, set events.tombstones = "erase"'
             )
 
+    def _tell_short(self) -> None:
+        """Log it once when event ids are forgotten before their time, and once when they are not any more."""
+        status = self.ingest.dedupe.status()
+        if status["short"] != self._was_short:
+            self._was_short = bool(status["short"])
+            log.warning(
+                "%s", deduplication_of(status) if self._was_short else "event ids are remembered as promised"
+            )
+
     def _housekeeping(self) -> None:
-        if self.lease.held:
-            self._commit(self.checkpoints.tend(self._snapshot))
+        self._commit(self.checkpoints.tend(self._snapshot, self._lease_missing()))
         now_ms = self.clock.now_ms()
         if now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
+            self._tell_short()
             trouble = self.worker.trouble
             state = "degraded" if trouble else "running" if self._full else "filling"
             self._write_status(state, trouble)
+
+    def _lease_missing(self) -> str | None:
+        """Why no checkpoint may be begun; None while the lease is held."""
+        if self.lease.held:
+            return None
+        return f"the lease in Redis is not confirmed ({self.lease.status().get('failure') or 'it ran out'})"
 
     def _commit(self, position: Position | None) -> None:
         """Tell lag tools where a crash would go on from. Nothing here ever reads it."""
@@ -181,7 +201,6 @@ class Updater:
 
     def _write_status(self, state: str, why: str | None = None) -> None:
         counts = self.ingest.counts
-        cut = self.ingest.graph.window.cut()
         status: dict[str, Any] = {
             "pid": os.getpid(),
             "state": state,
@@ -210,10 +229,8 @@ class Updater:
             "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
             "erasures": self.erasures.status(),
-            "window": {
-                r.name: n - f
-                for r, f, n in zip(self.ingest.graph.window.relations, cut.first, cut.next, strict=True)
-            },
+            "deduplication": self.ingest.dedupe.status(),
+            "window": self.ingest.graph.window.live(),
             **self.ingest.graph.window.counted(),
             "ids": self.ingest.graph.id_counts,
             "worker": self.worker.status(),

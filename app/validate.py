@@ -49,6 +49,7 @@ class Report:
     examples: dict[str, Rejected] = field(default_factory=dict)
     first_ms: int = 0
     last_ms: int = 0
+    with_id: int = 0  # events that carry an event_id
 
     @property
     def read(self) -> int:
@@ -64,6 +65,8 @@ class Report:
             first, last = int(batch.time_ms.min()), int(batch.time_ms.max())
             self.first_ms = min(self.first_ms or first, first)
             self.last_ms = max(self.last_ms, last)
+            if batch.event_id is not None:
+                self.with_id += int(np.count_nonzero(np.diff(batch.event_id.offsets)))
         self.ignored += decoded.ignored
         self.tombstones += decoded.tombstones
         self.erased += len(decoded.erased)

@@ -13,10 +13,11 @@ import numpy as np
 
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.stream.clock import Clock, Watermark, WatermarkRules
+from driftgraph.stream.clock import Clock
 from driftgraph.stream.decode import Decoder, RowOrigin, Rows
 from driftgraph.stream.events import EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
 ROWS = 64  # of a graph that nobody keeps

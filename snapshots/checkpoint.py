@@ -7,13 +7,13 @@ Layout of ``root/{number}/``:
   2. ``manifest.json``: format, number, facts, and for each file its size and SHA-256.
 
 A file that is the same in the next checkpoint is linked, not written again, so a checkpoint costs what is
-new. A file that the manifest does not name is ignored, and there is no lock: one process writes a root.
+new; on a volume without hard links it is copied. A file that the manifest does not name is ignored, and there
+is no lock: one process writes a root.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from driftgraph.stream import disk
 from driftgraph.stream.errors import DriftgraphError
 
 FORMAT = 1
@@ -54,6 +55,7 @@ class Checkpoint:
     number: int
     facts: Mapping[str, str | int | float]
     files: Mapping[str, _File]
+    copied_bytes: int = 0  # of files that the volume could not link, when this process wrote it
 
     def read(self, name: str) -> bytes:
         """One of ``files``."""
@@ -81,7 +83,8 @@ def write(
     """Write checkpoint ``number``, then remove all but the newest ``keep``.
 
     The order, which makes a crash at any point leave the older ones and no half one:
-      1. write each file into ``{number}.partial/`` and fsync it; link the ``unchanged`` ones of ``before``;
+      1. write each file into ``{number}.partial/`` and fsync it; link, or copy, the ``unchanged`` ones of
+         ``before``;
       2. write ``manifest.json`` there, naming each with size and checksum, and fsync it;
       3. fsync that folder;
       4. rename it to ``{number}/``;
@@ -94,21 +97,22 @@ def write(
     final, partial = root / str(number), root / f"{number}{PARTIAL}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        named = {}
+        partial.mkdir(parents=True, exist_ok=True)  # what a server still has open cannot be removed
+        named, copied_bytes = {}, 0
         for name, data in files:
-            _write_synced(partial / name, data)
+            disk.write_synced(partial / name, data)
             named[name] = _File(len(data), hashlib.sha256(data).hexdigest())
         for name in unchanged:
             assert before is not None, "only a checkpoint has files that can be linked"
-            os.link(before.folder / name, partial / name)
             named[name] = before.files[name]
+            if not disk.link_or_copy(before.folder / name, partial / name):
+                copied_bytes += named[name].size
         manifest = _Manifest(FORMAT, number, dict(facts), named)
-        _write_synced(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
-        _sync_folder(partial)
+        disk.write_synced(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        disk.sync_folder(partial)
         shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync_folder(root)
+        disk.replace(partial, final)
+        disk.sync_folder(root)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -117,7 +121,7 @@ def write(
         ) from error
     for old in numbers(root)[:-keep]:
         shutil.rmtree(root / str(old), ignore_errors=True)
-    return Checkpoint(final, number, manifest.facts, named)
+    return Checkpoint(final, number, manifest.facts, named, copied_bytes)
 
 
 def latest(
@@ -172,18 +176,3 @@ def numbers(root: Path) -> list[int]:
     if not root.is_dir():
         return []
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

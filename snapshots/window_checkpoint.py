@@ -5,14 +5,16 @@
 Files of a checkpoint, beside its manifest:
   * ``state.json``: position, watermark, where each relation's sequence numbers begin and end;
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
-  * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, likewise.
+  * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
-A full stretch does not change, so the next checkpoint links it, and a checkpoint costs what is new. Writing
-goes on beside ingestion: it reads the window as any reader does and takes no lock.
+A full stretch and a set of ids that has ended do not change, so the next checkpoint links them, and a
+checkpoint costs what is new. Ids that a checkpoint has are let go of in memory. Writing goes on beside
+ingestion: it reads the window as any reader does and takes no lock.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +25,18 @@ import numpy as np
 from driftgraph.snapshots import checkpoint, segments
 from driftgraph.snapshots.checkpoint import Checkpoint, Damage
 from driftgraph.stream.adjacency import NIL
-from driftgraph.stream.clock import WatermarkState
-from driftgraph.stream.dedupe import Deduplicator, IdSet
+from driftgraph.stream.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
 from driftgraph.stream.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.events import U32
 from driftgraph.stream.heterograph import Heterograph, HeterographView, Moment
 from driftgraph.stream.mapped import ANEW, Life
+from driftgraph.stream.watermark import WatermarkState
 
 SEGMENT_EVENTS = 1 << 17  # of one relation in a file: 1 to 2 MB, and what is written again each time at most
 STATE = "state.json"
-LIVES_MAX = 64  # of a window; a trainer's checkpoint from before them has no place in it
+LIVES_MAX = 1_000  # of a window, 100 bytes each; a trainer checkpoint from before them has no place in it
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Snapshot:
     moment: Moment
     position: Mapping[str, int]
     watermark: WatermarkState
-    ids: tuple[IdSet, IdSet]  # previous, current
+    ids: tuple[IdSet, ...]  # oldest first
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
 
 
@@ -57,6 +61,7 @@ class _Ids(msgspec.Struct, frozen=True):
     number: int
     started_ms: int
     count: int
+    newest_ms: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -68,13 +73,16 @@ class State(msgspec.Struct, frozen=True):
     watermark_ms: int
     high_ms: dict[int, int]
     relations: tuple[_Ring, ...]
-    ids: tuple[_Ids, _Ids]
+    ids: tuple[_Ids, ...]
     topic_ids: dict[str, str] = {}  # none in a checkpoint from before there were any
+    seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
+    wall_ms: int = 0
+    away_since_ms: int | None = None
 
     @property
     def watermark(self) -> WatermarkState:
         """For a ``Watermark`` that goes on."""
-        return WatermarkState(self.watermark_ms, self.high_ms)
+        return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
 
     def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
         """Whose sequence numbers a window of these relations has that goes on from here, matched by name."""
@@ -90,18 +98,27 @@ class State(msgspec.Struct, frozen=True):
 class WindowCheckpoints:
     """Writes one checkpoint after the other.
 
+    ``before`` is the one that the graph was restored from; with ``events_anew`` none of its events is linked.
+
     Always true: what is on disk verifies and is of one cut; the files of an erased user's events are written
     anew by the next checkpoint.
     """
 
     def __init__(
-        self, root: Path, graph: HeterographView, stream: str, before: Checkpoint | None = None
+        self,
+        root: Path,
+        graph: HeterographView,
+        stream: str,
+        before: Checkpoint | None = None,
+        *,
+        events_anew: bool = False,
     ) -> None:
         self._root = root
         self._graph = graph
         self._stream = stream
         self._before = before
-        self._complete = _complete(before, [r.name for r in graph.window.relations])
+        self._complete = _complete(before, [r.name for r in graph.window.relations], events_anew=events_anew)
+        self._ids_are_lost = False
         self._lost: dict[str, int] = {}  # erased events of each file that was written here
         self._erasures = graph.window.erasure_count
         self._number = 1 + max(checkpoint.numbers(root), default=0)
@@ -114,14 +131,15 @@ class WindowCheckpoints:
             CheckpointError: The disk refuses.
         """
         erasures = self._graph.window.erasure_count
+        if self._before is not None and not self._before.folder.is_dir():  # somebody has removed it
+            self._before, self._complete = None, set()
         stretches = [*self._stretches(snapshot.moment)]
-        ids = [
-            (f"ids-{one.number}-{k}", one, k)
-            for one in snapshot.ids
-            for k in range(-(-one.count // SEGMENT_EVENTS))
+        sets = self._available(snapshot.ids)
+        blocks = [
+            (f"ids-{one.number}-{k}", one, k) for one in sets for k in range(-(-one.count // BLOCK_IDS))
         ]
-        full = {s.name for s in stretches if s.is_full}
-        full |= {name for name, one, k in ids if (k + 1) * SEGMENT_EVENTS <= one.count}
+        final = {name for name, one, k in blocks if one.ended or (k + 1) * BLOCK_IDS <= one.count}
+        full = {s.name for s in stretches if s.is_full} | final
         unchanged = full & self._complete
         if erasures != self._erasures:
             unchanged -= {s.name for s in stretches if self._is_changed(s)}
@@ -130,20 +148,43 @@ class WindowCheckpoints:
             for stretch in stretches:
                 if stretch.name not in unchanged:
                     yield stretch.name, self._encoded(stretch, snapshot.moment)
-            for name, one, k in ids:
-                if name not in unchanged:
-                    yield name, one.pairs(k * SEGMENT_EVENTS, (k + 1) * SEGMENT_EVENTS).tobytes()
-            yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot)))
+            for name, one, k in blocks:
+                if name not in unchanged and (pairs := one.pairs(k)) is not None:
+                    yield name, pairs.tobytes()
+            yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, sets)))
 
         facts = {"watermark_ms": snapshot.moment.cut.watermark_ms}
         written = checkpoint.write(
             self._root, self._number, files(), facts, before=self._before, unchanged=unchanged
         )
         self._before, self._complete, self._erasures = written, full, erasures
+        for name, one, k in blocks:
+            if name in final:
+                one.blocks[k].pairs = None
         self._number += 1
         return written
 
-    def _state(self, snapshot: Snapshot) -> State:
+    def _available(self, sets: tuple[IdSet, ...]) -> list[IdSet]:
+        """The newest sets of which all ids are in memory or in the checkpoint before."""
+        found: list[IdSet] = []
+        for one in reversed(sets):
+            if any(
+                block.pairs is None and not self._has(one.number, k) for k, block in enumerate(one.blocks)
+            ):
+                if not self._ids_are_lost:
+                    log.error(
+                        "the files of the last checkpoint were removed: a start from the next ones does not "
+                        "know the event ids of before, and a redelivery of those would count twice then"
+                    )
+                self._ids_are_lost = True
+                break
+            found.insert(0, one)
+        return found
+
+    def _has(self, number: int, block: int) -> bool:
+        return f"ids-{number}-{block}" in self._complete
+
+    def _state(self, snapshot: Snapshot, sets: list[IdSet]) -> State:
         cut, view = snapshot.moment.cut, self._graph.window
         return State(
             stream=self._stream,
@@ -155,8 +196,11 @@ class WindowCheckpoints:
                 _Ring(relation.name, first, next_, relation.span_ms)
                 for relation, first, next_ in zip(view.relations, cut.first, cut.next, strict=True)
             ),
-            ids=(_ids(snapshot.ids[0]), _ids(snapshot.ids[1])),
+            ids=tuple(_Ids(one.number, one.started_ms, one.count, one.newest_ms) for one in sets),
             topic_ids=dict(snapshot.topic_ids),
+            seen_ms=dict(snapshot.watermark.seen_ms),
+            wall_ms=snapshot.watermark.wall_ms,
+            away_since_ms=snapshot.watermark.away_since_ms,
         )
 
     def _stretches(self, moment: Moment) -> Iterator[_Stretch]:
@@ -239,40 +283,42 @@ def restore(
             forgotten += int(np.count_nonzero(gone))
             graph.restore(r, events.without(gone))
     graph.restored(state.watermark_ms)
-    previous, current = ((ids.number, ids.started_ms, _pairs(found, ids)) for ids in state.ids)
-    dedupe.restore(previous, current)
+    dedupe.restore([_kept_set(found, ids) for ids in state.ids if ids.count or ids is state.ids[-1]])
     return forgotten
 
 
-def _pairs(found: Checkpoint, ids: _Ids) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-    parts = [found.read(f"ids-{ids.number}-{k}") for k in range(-(-ids.count // SEGMENT_EVENTS))]
-    return np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2)
+def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
+    def read(block: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+        return np.frombuffer(found.read(f"ids-{ids.number}-{block}"), np.uint64).reshape(-1, 2)
+
+    return KeptSet(ids.number, ids.started_ms, ids.newest_ms, ids.count, read)
 
 
-def _complete(before: Checkpoint | None, relations: list[str]) -> set[str]:
-    """The files of a checkpoint that never change; none if its relations, and so the names, are others."""
+def _complete(before: Checkpoint | None, relations: list[str], *, events_anew: bool) -> set[str]:
+    """The files of a checkpoint that never change.
+
+    Those of events only if its relations, which they are named by, are the same.
+    """
     if before is None:
         return set()
     state = _state_of(before)
-    if [ring.name for ring in state.relations] != relations:
-        return set()
-    ends = {str(r): ring.next for r, ring in enumerate(state.relations)}
-    ends |= {f"ids-{ids.number}": ids.count for ids in state.ids}
-    return {
-        name
-        for name in before.files
-        if name != STATE
-        and (int(name.removesuffix(".arrow").rpartition("-")[2]) + 1) * SEGMENT_EVENTS
-        <= ends[name.rpartition("-")[0]]
+    found = {
+        f"ids-{ids.number}-{k}"
+        for place, ids in enumerate(state.ids)
+        for k in range(-(-ids.count // BLOCK_IDS))
+        if place < len(state.ids) - 1 or (k + 1) * BLOCK_IDS <= ids.count
     }
+    if not events_anew and [ring.name for ring in state.relations] == relations:
+        found |= {
+            f"{r}-{k}.arrow"
+            for r, ring in enumerate(state.relations)
+            for k in range(ring.first // SEGMENT_EVENTS, ring.next // SEGMENT_EVENTS)
+        }
+    return found & before.files.keys()
 
 
 def _state_of(found: Checkpoint) -> State:
     return msgspec.json.decode(found.read(STATE), type=State)
-
-
-def _ids(one: IdSet) -> _Ids:
-    return _Ids(one.number, one.started_ms, one.count)
 
 
 def _lost_count(user: U32) -> int:

@@ -220,5 +220,8 @@ def decode_columns(
         batch = concat([batch, singles]) if len(kept) else singles
         batch = batch.take(order) if len(kept) else batch
     before = [int(np.searchsorted(kept, row) + np.searchsorted(rows_of_events, row)) for row, _ in erasures]
-    erased = tuple(Erasure(one.user, at, one.time_ms) for at, (_, one) in zip(before, erasures, strict=True))
+    erased = tuple(
+        Erasure(one.user, at, one.time_ms, int(partition[number]) if len(partition) else None)
+        for at, (number, one) in zip(before, erasures, strict=True)
+    )
     return Decoded(batch, tuple(rejects), ignored=ignored, erased=erased, tombstones=tombstones)

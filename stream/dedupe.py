@@ -1,125 +1,101 @@
 """Repeats: an event whose ``event_id`` was seen within a horizon is not applied again.
 
-Events without an id are never merged: two clicks are two clicks. Memory is two sets of fixed size: ids go
-into the current one, and when that is a horizon old or full it becomes the previous one, whose ids are
-forgotten with it. So an id is remembered for one to two horizons, or for at least ``capacity`` newer ids.
-Ids are compared by 128 bits of two hashes: at a billion remembered ids the chance that two different ones
-look equal is 1 in 10**21.
+    EventBatch.event_id ──► [Deduplicator.repeated] ──► Ingest
+                                └─ sets ──► checkpoint ──► restore
+
+Events without an id are never merged: two clicks are two clicks. Ids are remembered by time: for a horizon,
+and up to a twelfth longer. The table of them grows with the rate of the stream, to ``ids_max`` ids; where a
+horizon has more, the oldest are forgotten early and ``reach_ms`` says how far back the memory goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream.adjacency import kernel
-from driftgraph.stream.atomics import prefetch
-from driftgraph.stream.events import I64, U8, U32, Strings
-from driftgraph.stream.words import TOGETHER, hash_bytes, other_hash_bytes
+from driftgraph.stream import id_buckets
+from driftgraph.stream.events import I64, Strings
+from driftgraph.stream.id_buckets import COUNT, IN_SET, LOAD_MAX, NEWEST_MS, ROOM, SETS_MAX, STARTED_MS, U64
 
-U64 = npt.NDArray[np.uint64]
-
-CAPACITY = 1 << 20  # ids of one set; two sets of 32 MB, touched as they fill
-HORIZON_MS = 86_400_000  # a day: longer than any producer's retry
-
-COUNT, STARTED_MS = 0, 1  # of the current set
+HORIZON_MS: Final = 86_400_000  # a day: longer than any producer's retry
+IDS_MAX: Final = 240_000_000  # at 2,500 events a second, those of a day; a table of 2 GiB
+SETS: Final = 12  # of a horizon: each is forgotten as a whole
+BLOCK_IDS: Final = 1 << 17  # of one set in a file of a checkpoint
 
 
-@kernel
-def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
-    """[2 N] the pair of each id."""
-    for i in range(len(bounds) - 1):
-        hashes[2 * i] = hash_bytes(data, bounds[i], bounds[i + 1])
-        high = other_hash_bytes(data, bounds[i], bounds[i + 1])
-        hashes[2 * i + 1] = high | np.uint64(1)  # never the empty pair
+class Block:
+    """The pairs of up to ``BLOCK_IDS`` ids of a set; None once a checkpoint has all that it will ever be."""
 
+    __slots__ = ("pairs",)
 
-@kernel
-def _find(keys: Any, low: Any, high: Any) -> Any:  # pragma: no cover - compiled
-    """Where the pair is, or the empty place where it would go as -(place + 1)."""
-    slots = len(keys) // 2
-    at = np.int64(low & np.uint64(slots - 1))
-    while keys[2 * at] or keys[2 * at + 1]:
-        if keys[2 * at] == low and keys[2 * at + 1] == high:
-            return at
-        at = (at + 1) & (slots - 1)
-    return -(at + 1)
-
-
-@kernel
-def _judge(
-    bounds: I64, hashes: U64, time_ms: I64, current: Any, order: Any, previous: Any, state: I64,
-    capacity: int, horizon_ms: int, start: int, repeated: Any,
-) -> int:  # fmt: skip  # pragma: no cover - compiled
-    """Judge events from ``start`` on; return where it stopped because the current set has to be replaced."""
-    mask = np.uint64(len(current) // 2 - 1)  # the previous one is as large
-    for i in range(start, len(time_ms)):
-        if (i - start) % TOGETHER == 0:
-            for soon in range(i, min(i + TOGETHER, len(time_ms))):
-                slot = np.int64(hashes[2 * soon] & mask)
-                prefetch(current, 2 * slot)
-                prefetch(previous, 2 * slot)
-        if bounds[i] == bounds[i + 1]:
-            continue
-        if state[COUNT] == 0:
-            state[STARTED_MS] = time_ms[i]
-        elif state[COUNT] >= capacity or time_ms[i] - state[STARTED_MS] >= horizon_ms:
-            return i
-        low, high = hashes[2 * i], hashes[2 * i + 1]
-        place = _find(current, low, high)
-        if place >= 0 or _find(previous, low, high) >= 0:
-            repeated[i] = True
-            continue
-        current[2 * (-place - 1)] = low
-        current[2 * (-place - 1) + 1] = high
-        order[state[COUNT]] = -place - 1
-        state[COUNT] += 1
-    return len(time_ms)
-
-
-@kernel
-def _insert(pairs: Any, count: int, table: Any, order: Any) -> None:  # pragma: no cover - compiled
-    """Fill an empty set with different pairs."""
-    for i in range(count):
-        place = -_find(table, pairs[2 * i], pairs[2 * i + 1]) - 1
-        table[2 * place], table[2 * place + 1] = pairs[2 * i], pairs[2 * i + 1]
-        order[i] = place
+    def __init__(self, pairs: U64 | None) -> None:
+        self.pairs = pairs
 
 
 @dataclass(frozen=True, slots=True)
 class IdSet:
     """The first ``count`` ids of a set, which stay as they are while it takes more."""
 
-    number: int  # of the set since the beginning of the stream: 0, 1, …
+    number: int  # of the set since the beginning of the stream: 1, 2, …
     started_ms: int  # event time of its first id
+    newest_ms: int  # event time of the stream when it ended, or now
     count: int
-    table: U64  # open addressing: (low, high) for each slot; (0, 0) is empty
-    order: U32  # the slot of each id, in order of arrival
+    blocks: tuple[Block, ...]  # empty where nothing is kept for checkpoints
+    ended: bool  # whether it takes no more
 
-    def pairs(self, start: int, stop: int) -> U64:
-        """The ids from ``start`` to ``stop`` in order of arrival, [stop - start, 2]."""
-        return self.table.reshape(-1, 2)[self.order[start : min(stop, self.count)]]
+    def pairs(self, block: int) -> U64 | None:
+        """The ids of a block in order of arrival, [N, 2]; None if a checkpoint has them."""
+        pairs = self.blocks[block].pairs
+        return None if pairs is None else pairs.reshape(-1, 2)[: self.count - block * BLOCK_IDS]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSet:
+    """A set as a checkpoint has it. ``read`` gives the pairs [N, 2] of a block."""
+
+    number: int
+    started_ms: int
+    newest_ms: int
+    count: int
+    read: Callable[[int], U64]
 
 
 class Deduplicator:
     """Remembers event ids.
 
-    Always true: what it answers depends on the order of the events and not on how they were batched; it
-    never holds more than two times ``capacity`` ids.
+    Always true: what it answers depends on the order of the events and not on how they were batched; it never
+    holds more than ``ids_max`` ids (24 at least), and takes 9 to 20 bytes an id, 32 MB at least, and half as
+    much more for a moment while it grows.
+
+    Args:
+        horizon_ms: How long an id is remembered, in event time.
+        ids_max: How many at most.
+        for_checkpoints: Whether new ids are listed, too, until a checkpoint has them: 16 bytes each.
     """
 
-    def __init__(self, *, horizon_ms: int = HORIZON_MS, capacity: int = CAPACITY) -> None:
-        if horizon_ms <= 0 or capacity <= 0:
-            raise ValueError(f"horizon_ms and capacity must be positive, got {horizon_ms} and {capacity}")
+    def __init__(
+        self, *, horizon_ms: int = HORIZON_MS, ids_max: int = IDS_MAX, for_checkpoints: bool = False
+    ) -> None:
+        if horizon_ms <= 0 or ids_max <= 0:
+            raise ValueError(f"horizon_ms and ids_max must be positive, got {horizon_ms} and {ids_max}")
         self.horizon_ms = horizon_ms
-        self.capacity = capacity
-        self._slots = 1 << (2 * capacity - 1).bit_length()  # at most half full
-        self._state = np.zeros(2, np.int64)
-        self._number, self._current, self._order = 1, *self._empty()
-        self._previous = IdSet(0, 0, 0, *self._empty())
+        self.ids_max = max(ids_max, 2 * SETS)
+        self._set_ms = -(-horizon_ms // SETS)
+        self._set_max = self.ids_max // SETS
+        self._regions = min(id_buckets.REGIONS_MAX, 1 << (self.ids_max // 4).bit_length() + 2)
+        self._doublings = 0
+        self._table = id_buckets.empty(self._regions * id_buckets.WAYS)
+        self._state = np.zeros(7, np.int64)
+        self._for_checkpoints = for_checkpoints
+        self._ended: list[IdSet] = []  # oldest first
+        self._number = 1
+        self._blocks: list[Block] = []
+        self._log: U64 = np.zeros(0, np.uint64)
+        self._new_block()
 
     def repeated(self, event_id: Strings | None, time_ms: I64) -> npt.NDArray[np.bool_]:
         """Which of N events in order of arrival repeat one before them; remembers the others. O(N)."""
@@ -127,38 +103,139 @@ class Deduplicator:
         if event_id is None:
             return repeated
         hashes = np.empty(2 * len(time_ms), np.uint64)
-        _hash_all(event_id.data, event_id.offsets, hashes)
+        id_buckets.hash_all(event_id.data, event_id.offsets, hashes)
         at = 0
         while True:
-            at = _judge(
-                event_id.offsets, hashes, time_ms, self._current, self._order, self._previous.table,
-                self._state, self.capacity, self.horizon_ms, at, repeated,
+            at = id_buckets.judge(
+                event_id.offsets, hashes, time_ms, self._table, self._regions, self._doublings,
+                _code(self._number), self._log, self._state, self._set_ms, self._set_max, self._count_max, at,
+                repeated,
             )  # fmt: skip
             if at == len(time_ms):
                 return repeated
-            self._previous = self.sets()[1]
-            self._number, self._current, self._order = self._number + 1, *self._empty()
-            self._state[COUNT] = 0
+            self._make_room()
 
-    def sets(self) -> tuple[IdSet, IdSet]:
-        """The previous set and the current one as they are now. O(1)."""
-        count, started_ms = self._state.tolist()
-        return self._previous, IdSet(self._number, started_ms, count, self._current, self._order)
+    def sets(self) -> tuple[IdSet, ...]:
+        """The sets as they are now, oldest first; the last one is current. O(sets)."""
+        return (*self._ended, self._current(ended=False))
 
-    def restore(self, previous: tuple[int, int, U64], current: tuple[int, int, U64]) -> None:
-        """Become what ``sets`` told: number, start and pairs of each.
+    def restore(self, sets: Sequence[KeptSet]) -> None:
+        """Become what ``sets`` told, oldest first. To be done when it is new.
 
-        Ids beyond ``capacity``, of a time when that was higher, are forgotten, the oldest first.
+        Where they have more ids than ``ids_max``, the oldest are forgotten.
         """
-        made = []
-        for number, started_ms, pairs in (previous, current):
-            kept = np.ascontiguousarray(pairs[-self.capacity :]).reshape(-1)
-            table, order = self._empty()
-            _insert(kept, len(kept) // 2, table, order)
-            made.append(IdSet(number, started_ms, len(kept) // 2, table, order))
-        self._previous, last = made
-        self._number, self._current, self._order = last.number, last.table, last.order
-        self._state[:] = last.count, last.started_ms
+        counts = [one.count for one in sets]
+        fitting = [one for place, one in enumerate(sets) if sum(counts[place:]) <= self.ids_max] or sets[-1:]
+        for one in fitting:
+            ended = one is not sets[-1]
+            self._number, self._blocks = one.number, []
+            self._state[IN_SET : NEWEST_MS + 1] = (
+                one.count,
+                one.started_ms,
+                max(one.newest_ms, one.started_ms),
+            )
+            blocks = -(-one.count // BLOCK_IDS)
+            for k in range(blocks):
+                pairs = one.read(k)
+                while self._state[COUNT] + len(pairs) > self._count_max and self._grow():
+                    pass
+                if one.count - k * BLOCK_IDS <= self.ids_max:  # all but the oldest of a set that is too large
+                    id_buckets.insert(
+                        np.ascontiguousarray(pairs).reshape(-1), self._table, self._regions, self._doublings,
+                        _code(one.number), self._state,
+                    )  # fmt: skip
+                self._new_block(pairs, on_disk=ended or len(pairs) == BLOCK_IDS)
+            if not blocks:
+                self._new_block()
+            if ended:
+                self._ended.append(self._current(ended=True))
 
-    def _empty(self) -> tuple[U64, U32]:
-        return np.zeros(2 * self._slots, np.uint64), np.zeros(self.capacity, np.uint32)
+    @property
+    def is_short(self) -> bool:
+        """Whether ids were forgotten before they were a horizon old, and would still be remembered."""
+        return self.sets()[0].number > 1 and self.reach_ms < self.horizon_ms
+
+    @property
+    def reach_ms(self) -> int:
+        """How far back every id is remembered, in event time; at most a horizon."""
+        return min(self.horizon_ms, int(self._state[NEWEST_MS]) - self.sets()[0].started_ms)
+
+    def status(self) -> dict[str, int | bool]:
+        """For the status file."""
+        kept = [block.pairs.nbytes for one in self.sets() for block in one.blocks if block.pairs is not None]
+        return {
+            "ids": int(self._state[COUNT]),
+            "bytes": self._table.nbytes + sum(kept),
+            "horizon_ms": self.horizon_ms,
+            "reach_ms": self.reach_ms,
+            "short": self.is_short,
+        }
+
+    @property
+    def _count_max(self) -> int:
+        return int(LOAD_MAX * len(self._table))
+
+    def _make_room(self) -> None:
+        """End the set if it is full or old, else let the table or the block grow."""
+        state = self._state
+        if state[IN_SET] >= self._set_max or state[NEWEST_MS] - state[STARTED_MS] >= self._set_ms:
+            self._ended.append(self._current(ended=True))
+            self._number, self._blocks = self._number + 1, []
+            state[IN_SET] = 0
+            self._forget()
+            self._new_block()
+        elif state[ROOM] == 0:
+            self._new_block()
+        else:
+            self._grow()
+
+    def _current(self, *, ended: bool) -> IdSet:
+        count, started_ms, newest_ms = self._state[IN_SET : NEWEST_MS + 1].tolist()
+        return IdSet(self._number, started_ms, newest_ms, count, tuple(self._blocks), ended)
+
+    def _forget(self) -> None:
+        """Let go of the sets that are older than the horizon, and of more until a full one has room."""
+        newest_ms, keep = int(self._state[NEWEST_MS]), 0
+        ends_ms = [one.started_ms for one in self._ended[1:]] + [newest_ms]
+        while keep < len(ends_ms) and newest_ms - ends_ms[keep] >= self.horizon_ms:
+            keep += 1
+        left = sum(one.count for one in self._ended[keep:])
+        while left + self._set_max > self.ids_max or len(self._ended) - keep >= SETS_MAX - 1:
+            left -= self._ended[keep].count
+            keep += 1
+        self._drop(keep)
+
+    def _drop(self, count: int) -> None:
+        if count:
+            gone = np.zeros(SETS_MAX + 1, np.bool_)
+            gone[[_code(one.number) for one in self._ended[:count]]] = True
+            del self._ended[:count]
+            self._state[COUNT] -= id_buckets.sweep(self._table, gone)
+
+    def _grow(self) -> bool:
+        """Double the table, unless it is large enough for ``ids_max``: False."""
+        if self._count_max >= self.ids_max:
+            return False
+        wider = id_buckets.empty(2 * len(self._table))
+        id_buckets.deal_out(self._table, wider, self._doublings)
+        self._table, self._doublings = wider, self._doublings + 1
+        return True
+
+    def _new_block(self, pairs: U64 | None = None, *, on_disk: bool = False) -> None:
+        """Begin the next block of the current set, with ``pairs`` in it."""
+        used = 0 if pairs is None else len(pairs)
+        self._state[ROOM] = BLOCK_IDS - used
+        if not self._for_checkpoints:
+            return
+        if on_disk:
+            self._blocks.append(Block(None))
+            return
+        self._log = np.empty(2 * BLOCK_IDS, np.uint64)
+        if pairs is not None:
+            self._log[: 2 * used] = pairs.reshape(-1)
+        self._blocks.append(Block(self._log))
+
+
+def _code(number: int) -> int:
+    """What stands in the table for a set: 1 to 31, different for those that are there at one time."""
+    return 1 + number % SETS_MAX

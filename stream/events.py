@@ -147,6 +147,7 @@ class Erasure:
     user: str
     place: int
     time_ms: int | None = None  # None: nobody knows when it was asked; that of the newest event before it
+    partition: int | None = None  # in which it stands, as in ``EventBatch.partition``
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,17 @@ class Heterograph(HeterographView):
                 self._release((np.zeros(0, np.uint32), items))
         return newest_ms
 
+    def oldest_ms(self, user: str) -> int | None:
+        """The time of the oldest live event of a user; None if it has none. O(its events)."""
+        [row] = self._tables[USER].find(Strings.of([user])).tolist()
+        if row < 0:
+            return None
+        rows, newest_ms = np.array([row], np.uint32), np.array([self.window.newest_ms(row) + 1])
+        most = int(self.window.degrees(USER, row).max())
+        near = self.window.recent(USER, rows, newest_ms, most, self.window.cut())
+        real = np.arange(most) < near.count_BR[0][:, None]
+        return int(near.time_ms_BRK[0][real].min()) if real.any() else None
+
     def restore(self, relation: int, events: NamedEvents) -> None:
         """Put back events of one relation, from where the window begins, in order and without a gap.
 

@@ -8,8 +8,9 @@ look only at what is in use.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from driftgraph.stream import disk
 from driftgraph.stream.errors import DriftgraphError
 
 FORMAT = 3  # of the files; a reader refuses another
@@ -63,8 +65,8 @@ class WindowInUseError(WindowError):
     """Another process writes this window."""
 
 
-def claim(directory: Path) -> int:
-    """Make this process the one writer of a folder, until what is returned is closed or the process ends.
+def claim(directory: Path) -> Callable[[], None]:
+    """Make this process the one writer of a folder, until it calls what is returned or ends.
 
     Raises:
         WindowInUseError: Another process is; says which.
@@ -75,7 +77,7 @@ def claim(directory: Path) -> int:
     except OSError as error:
         raise WindowError(f"cannot write to {directory}: {error.strerror or error}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it with the process
+        held = disk.lock(descriptor, directory / LOCK)
     except BlockingIOError as error:
         owner = os.read(descriptor, 32).decode().strip() or "unknown"
         os.close(descriptor)
@@ -85,7 +87,12 @@ def claim(directory: Path) -> int:
         ) from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
+
+    def let_go() -> None:
+        held.close()
+        os.close(descriptor)
+
+    return let_go
 
 
 class Room:
@@ -112,7 +119,7 @@ class Room:
             step = min(max(size, self.size + ahead), self._limit) - self.size
             try:
                 with self._path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), self._start + self.size, step)
+                    disk.make_room(file.fileno(), self._start + self.size, step)
             except OSError as error:
                 raise WindowError(
                     f"no room for {step} more bytes of {self._path} ({error.strerror or error}): "
@@ -150,19 +157,32 @@ class Folder:
             if found != size:
                 raise WindowError(f"{path} has {found} bytes, expected {size}; remove the folder and restart")
             return np.asarray(np.memmap(path, dtype, "r"))
-        except OSError as error:
-            raise WindowError(f"cannot map {path} ({size} bytes): {error.strerror or error}") from error
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # mmap of a file that a volume has made shorter is a ValueError
+            raise WindowError(
+                f"cannot map {path} ({size} bytes) into memory: {_reason(error)}; "
+                "set window.dir to a folder of a local disk, or of memory such as /dev/shm/driftgraph"
+            ) from error
 
     def room(self, name: str, start: int, limit: int) -> Room:
         """Disk space for ``limit`` bytes of an array that was made here, from byte ``start`` on."""
         return Room(None if self.path is None else self.path / name, start, limit)
 
 
+def _reason(error: OSError | ValueError) -> str:
+    """Why a file cannot be mapped. What volumes say of it does not name the cause."""
+    if isinstance(error, OSError) and error.errno in (errno.ENODEV, errno.EINVAL, errno.ENOSYS):
+        return f"its volume does not allow it ({error.strerror})"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
 def write_description(directory: Path, description: Description) -> None:
     """Write it whole under a temporary name, then rename."""
     partial = directory / f"{DESCRIPTION}.new"
     partial.write_bytes(msgspec.json.encode(description))
-    partial.rename(directory / DESCRIPTION)
+    disk.replace(partial, directory / DESCRIPTION)
 
 
 def read_description(directory: Path) -> Description:

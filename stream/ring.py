@@ -115,14 +115,23 @@ def _bury(
     return item
 
 
+@helper
+def _count_erased(erased: Any, block: int, offset: int, tail: int) -> None:
+    """Count one in its block, unless the ring's newer turn, which ends at ``tail``, has begun there."""
+    if offset // block != tail // block or offset < tail or tail % block == 0:
+        erased[offset // block] += 1
+
+
 @kernel
 def erase_events(
     words: Any, times: Any, user_heads: Any, item_heads: Any, user: int, relation: int, relation_count: int,
     base: int, capacity: int, first: int, next_: int, horizon_ms: int, emptied_items: Any,
+    erased: Any, block: int,
 ) -> None:  # fmt: skip
     """Make tombstones of all events of a user, as many as ``emptied_items`` has room for.
 
-    It gets, for each, the item that has no event of this relation left, or -1.
+    It gets, for each, the item that has no event of this relation left, or -1. ``erased`` counts them for
+    each ``block`` slots of the ring.
     """
     start = base + first % capacity
     count = next_ - first
@@ -135,6 +144,7 @@ def erase_events(
         emptied_items[found] = _bury(
             words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
         )
+        _count_erased(erased, block, slot - base, next_ % capacity)
         found += 1
         slot = older
     slot = start
@@ -143,6 +153,7 @@ def erase_events(
             emptied_items[found] = _bury(
                 words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
             )
+            _count_erased(erased, block, slot - base, next_ % capacity)
             found += 1
         slot = slot + 1 if slot + 1 < base + capacity else base
     for word in range(HEAD_WORDS):

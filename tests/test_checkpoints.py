@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import pytest
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.snapshots.checkpoint import Checkpoint, CheckpointError
 from driftgraph.snapshots.window_checkpoint import Snapshot, WindowCheckpoints
-from driftgraph.stream.clock import ManualClock, WatermarkState
+from driftgraph.stream.clock import ManualClock
 from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.source import Position
+from driftgraph.stream.watermark import WatermarkState
 from driftgraph.stream.window import Relation, StaleCut
 
 
@@ -42,6 +44,10 @@ class Letters:
     put_count = 0
     safe_count = 0
 
+    @property
+    def told(self) -> str:
+        return f"{self.put_count - self.safe_count} dead letters wait (the broker is away)"
+
 
 GRAPH = Heterograph.create(None, [Relation("click", 1_000, 8)], user_rows=8, item_rows=8)
 
@@ -56,7 +62,7 @@ class Rig:
 
     def snapshot(self) -> Snapshot:
         position = {"events[0]": self.offset}
-        return Snapshot(GRAPH.moment(), position, WatermarkState(), Deduplicator(capacity=1).sets())
+        return Snapshot(GRAPH.moment(), position, WatermarkState(), Deduplicator(for_checkpoints=True).sets())
 
     def loop(self) -> Position | None:
         """One round, after which a thread that can end has ended."""
@@ -66,6 +72,19 @@ class Rig:
         if thread is not None and self.writer.may_end.is_set():
             thread.join(10)
         return kept or self.checkpoints.tend(self.snapshot)
+
+
+def status(*, number: int, time_ms: int, age_ms: int) -> dict[str, object]:
+    return {
+        "number": number,
+        "time_ms": time_ms,
+        "took_ms": 0,
+        "copied_bytes": 0,
+        "failure": None,
+        "age_ms": age_ms,
+        "overdue": False,
+        "reason": None,
+    }
 
 
 @pytest.fixture
@@ -83,7 +102,7 @@ def test_one_is_made_when_it_is_due_and_its_position_is_told_once(rig: Rig) -> N
     assert [rig.loop() for _ in range(2)] == [None] * 2
     rig.clock.advance(1)
     assert [rig.loop() for _ in range(2)] == [{"events[0]": 9}, None]
-    assert rig.checkpoints.status() == {"number": 2, "time_ms": 1_020_000, "took_ms": 0, "failure": None}
+    assert rig.checkpoints.status() == status(number=2, time_ms=1_020_000, age_ms=0)
 
 
 def test_a_slow_disk_delays_the_next_one_and_not_the_loop(rig: Rig) -> None:
@@ -122,7 +141,7 @@ def test_a_full_disk_is_said_once_and_tried_again(rig: Rig, caplog: pytest.LogCa
     assert rig.checkpoints.status()["failure"] == "cannot write checkpoint 1: No space left on device"
     rig.clock.advance(10_000)
     rig.loop()
-    assert rig.checkpoints.status() == {"number": 1, "time_ms": 1_040_000, "took_ms": 0, "failure": None}
+    assert rig.checkpoints.status() == status(number=1, time_ms=1_040_000, age_ms=0)
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
 
 
@@ -138,3 +157,67 @@ def test_one_that_the_ring_has_left_is_made_again_at_once(rig: Rig) -> None:
 def test_a_clean_stop_makes_a_last_one(rig: Rig) -> None:
     rig.loop()
     assert rig.checkpoints.finish(rig.snapshot) == {"events[0]": 1}
+
+
+def overdue(rig: Rig, seconds: int, forbidden: str | None = None) -> str | None:
+    """One round a second; the reason at the end."""
+    for _ in range(seconds):
+        rig.clock.advance(1_000)
+        rig.offset += 1
+        rig.checkpoints.tend(rig.snapshot, forbidden)
+        thread = rig.checkpoints._thread
+        if thread is not None and rig.writer.may_end.is_set():
+            thread.join(10)
+    told = rig.checkpoints.status()
+    assert told["overdue"] == (told["reason"] is not None)
+    reason: str | None = told["reason"]
+    return reason
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_an_overdue_one_is_said_each_minute_and_in_the_status(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every 10 s: overdue after a minute, whatever the reason."""
+    assert overdue(rig, 59, "the lease is away") is None
+    assert errors(caplog) == []
+    assert overdue(rig, 180, "the lease is away") == "the lease is away"
+    assert errors(caplog) == [f"no checkpoint for {n} s: the lease is away" for n in (60, 120, 180)]
+    assert rig.checkpoints.status()["age_ms"] == 239_000
+    assert overdue(rig, 1) is None, "the lease is back, and one is made at once"
+    assert caplog.records[-1].getMessage() == "checkpoints are written again"
+
+
+def test_an_overdue_one_names_what_it_waits_for(rig: Rig) -> None:
+    rig.letters.put_count = 2
+    assert overdue(rig, 70) == "2 dead letters wait (the broker is away)"
+    rig.letters.safe_count = 2
+    assert overdue(rig, 2) is None
+    rig.writer.may_end.clear()
+    assert re.fullmatch(r"the disk is slow: it has been written to for 7\d s", overdue(rig, 80) or "")
+    rig.writer.may_end.set()
+    assert overdue(rig, 11) is None
+
+
+def test_a_disk_that_refuses_is_said_again_and_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.writer.fails = [CheckpointError("Permission denied")] * 100
+    assert overdue(rig, 200) == "Permission denied"
+    assert errors(caplog) == [
+        "no checkpoint: Permission denied",
+        *(f"no checkpoint for {n} s: Permission denied" for n in (60, 120, 180)),
+    ]
+
+
+def test_a_ring_that_turns_faster_than_it_is_written_is_said(rig: Rig) -> None:
+    """It is tried again at each turn, for ever: that was said nowhere."""
+    rig.writer.fails = [StaleCut("overwritten")] * 1_000
+    assert "give the relations more capacity" in (overdue(rig, 70) or "")
+
+
+def test_a_stop_without_a_last_checkpoint_says_why(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    assert rig.checkpoints.finish(rig.snapshot, "the lease is away") is None
+    assert "there is no last checkpoint: the lease is away" in caplog.text
+    assert rig.writer.wrote == []

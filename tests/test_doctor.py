@@ -74,6 +74,7 @@ def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytes
         "relations": "ok",
         "events": "fail",
         "memory": "warn",
+        "data_dir": "ok",
         "redis": "fail",
         "model": "ok",
         "device": "ok",

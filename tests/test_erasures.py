@@ -39,11 +39,15 @@ from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import StaleWorkerError
 from driftgraph.stream.adjacency import ITEM, USER
-from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
+from driftgraph.stream.clock import ManualClock, TimeRules
+from driftgraph.stream.decode import Behaviors, EventRules, RowOrigin, Rows
 from driftgraph.stream.erased_users import SLOTS_MIN, ErasedUsers, siphash
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
+from driftgraph.stream.formats.arrow_stream import ArrowStream
+from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_causes import Property
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 from tests.kafka_brokers import mock_kafka
 from tests.services_redis import NAMESPACE, keys_by_scan, publish
@@ -218,6 +222,41 @@ def test_a_copy_of_a_request_takes_nothing_from_who_is_back() -> None:
     for acts in ([Act(0, 1, 5), asks], [Act(0, 2, 12), asks], [asks, Act(0, 3, 13), Act(0, 4, 9)]):
         assert list(ingest.take(decoded_of(acts))) == []
     assert window_of(ingest) == [("u0", "i2", START_MS + 12), ("u0", "i3", START_MS + 13)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_request_without_a_time_takes_that_of_its_partition_in_whatever_order_partitions_are_read(
+    first: int, size: int
+) -> None:
+    """It stands in both. The user is back at 12 in the first; the second has it behind an event of 10."""
+    parts = [
+        [Act(0, 1, 5), Act(0, 0, 0, asks=True), Act(0, 2, 12)],
+        [Act(1, 1, 10), Act(0, 0, 0, asks=True), Act(2, 1, 50)],
+    ]
+    ingest = ingest_of()
+    for partition in (first, 1 - first):
+        for at in range(0, 3, size):
+            decoded = decoded_of(parts[partition][at : at + size])
+            batch = replace(decoded.batch, partition=np.full(len(decoded.batch), partition, np.int32))
+            erased = tuple(replace(one, partition=partition) for one in decoded.erased)
+            assert list(ingest.take(replace(decoded, batch=batch, erased=erased))) == []
+    names = [user for user, _, _ in window_of(ingest)]
+    asked = ingest.erasures.users.times_ms(Strings.of(["u0"]))[0, 0]  # type: ignore[attr-defined]
+    assert (names, asked) == (["u0", "u1", "u2"], START_MS + 10)
+    assert reach_of(ingest.erasures.users, "u0") == [START_MS + 10]  # type: ignore[attr-defined]
+
+
+def test_the_partition_of_a_request_comes_from_its_record() -> None:
+    rules = EventRules(Behaviors(["click"]), TimeRules(ManualClock(START_MS)))
+    rows = Rows(
+        [b'{"user_id":"u","behavior":"$erase"}', None],
+        lambda _: RowOrigin("t[7]@0", b"u", (), None),
+        np.array([7, 9], np.int32),
+    )
+    for decoder in (CanonicalJson(rules), ArrowStream(rules)):
+        assert [one.partition for one in decoder.decode(rows).erased][-1] == 9
+    assert [one.partition for one in CanonicalJson(rules).decode(rows).erased] == [7, 9]
 
 
 def test_a_request_reaches_what_it_erased_though_that_was_newer() -> None:

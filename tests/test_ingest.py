@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
+from driftgraph.stream.clock import ManualClock
 from driftgraph.stream.events import Decoded, EventBatch, Rejected, Strings
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
 START_MS = 1_700_000_000_000

@@ -25,11 +25,13 @@ from driftgraph.app.progress import NoProgress
 from driftgraph.app.updater import POLL_S, Updater
 from driftgraph.app.worker_watch import WorkerProcess
 from driftgraph.snapshots.window_checkpoint import WindowCheckpoints
-from driftgraph.stream.clock import ManualClock, Watermark
-from driftgraph.stream.events import Decoded, EventBatch, Strings
+from driftgraph.stream.clock import ManualClock
+from driftgraph.stream.dedupe import Deduplicator
+from driftgraph.stream.events import Decoded, Erasure, EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaSource
 from driftgraph.stream.source import Position
+from driftgraph.stream.watermark import Watermark
 
 NOW_MS = 1_783_000_000_000
 HOUR_MS = 3_600_000
@@ -99,7 +101,8 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))
     erasures = DurableErasures(folder / "erasures", key_users, lambda: (0, 0))
     worker = WorkerProcess(settings, folder, cast(LeaseOwner, None), clock)
-    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
+    ids = Deduplicator(ids_max=24, for_checkpoints=True)
+    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), dedupe=ids)
     kafka = cast(KafkaSource, source)
     checkpoints = Checkpoints(WindowCheckpoints(folder / "kept", graph, "one"), [letters], 60_000, clock)
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
@@ -137,3 +140,32 @@ def test_records_without_a_value_that_are_left_out_stand_in_the_status_and_are_l
     _, status = ran(tmp_path / "none", [clicks(0, 1)], [0])
     assert status["ignored_tombstones"] == 0
     assert caplog.text.count("records without a value are ignored") == 1
+
+
+def test_the_status_counts_live_events_alone(tmp_path: Path) -> None:
+    """Span 30 d. One is read first and lives; one behind it has expired by then; one is of an erased user."""
+    day = 24
+    batches = [clicks(1, 29.9 * day), clicks(0, 0.1), clicks(0, 30.1 * day), clicks(1, 0.0, 0.0)]
+    _, status = ran(tmp_path, batches, [0] * 4)
+    assert status["window"] == {"click": 4}
+    erased = replace(clicks(1, 0.0), erased=(Erasure("u1", 1, NOW_MS),))
+    _, status = ran(tmp_path / "again", [*batches, erased], [0] * 5)
+    assert status["window"] == {"click": 1}
+
+
+def test_event_ids_that_are_forgotten_early_are_said_in_the_status_and_once_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_ids(start: int) -> Decoded:
+        decoded = clicks(0, *[0.0] * 20)
+        ids = Strings.of(f"e{n}" for n in range(start, start + 20))
+        return replace(decoded, batch=replace(decoded.batch, event_id=ids))
+
+    _, status = ran(tmp_path, [with_ids(0)], [1_000])
+    ids = status["deduplication"]
+    assert (ids["ids"], ids["horizon_ms"], ids["reach_ms"], ids["short"]) == (20, 86_400_000, 0, False)
+    _, status = ran(tmp_path / "again", [with_ids(n) for n in range(0, 80, 20)], [1_000] * 4)
+    assert status["deduplication"]["short"] is True
+    told = [record.getMessage() for record in caplog.records if "event ids" in record.getMessage()]
+    assert len(told) == 1
+    assert "reach back 0 s of 24.0 h" in told[0]

@@ -14,10 +14,11 @@ import driftgraph.stream
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.warm_up import warm_up
-from driftgraph.stream.clock import ManualClock, TimeRules, Watermark, WatermarkRules
+from driftgraph.stream.clock import ManualClock, TimeRules
 from driftgraph.stream.decode import Behaviors, EventRules, RowOrigin, Rows
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.heterograph import Heterograph
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
 NOW_MS = 1_790_000_000_000

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftgraph.stream import live_count
 from driftgraph.stream import window as window_module
 from driftgraph.stream.window import ITEM, USER, Cut, Neighborhood, Relation, StaleCut, Window, in_memory
 from driftgraph.stream.window_view import EVENTS_MAX
@@ -115,6 +116,18 @@ def run(steps: list[Step], rules: list[Relation]) -> Iterator[Pair]:
         else:
             pair.append(action)
         yield pair
+
+
+@settings(max_examples=LONG * 200, deadline=None)
+@given(st.lists(step, max_size=14), limits, st.sampled_from([1, 2, 3, 5, 4_096]))
+def test_live_events_are_counted_by_blocks_as_one_by_one(
+    steps: list[Step], events_max: tuple[int, int], block: int
+) -> None:
+    """Expired behind a live one, erased, in a ring that has turned: none of them is live."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_count, "BLOCK", block)
+        for pair in run(steps, relations(CAPACITIES, events_max)):
+            assert pair.real.live() == pair.real.live_counts(pair.real.cut())
 
 
 @settings(max_examples=LONG * 200, deadline=None)

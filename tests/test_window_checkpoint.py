@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from driftgraph.snapshots import segments, window_checkpoint
 from driftgraph.snapshots.window_checkpoint import Snapshot, WindowCheckpoints, latest, restore
-from driftgraph.stream.clock import WatermarkState
+from driftgraph.stream import dedupe as dedupe_module
 from driftgraph.stream.dedupe import Deduplicator
 from driftgraph.stream.erased_users import ErasedUsers
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.mapped import ANEW, Life
+from driftgraph.stream.watermark import WatermarkState
 from driftgraph.stream.window import ITEM, USER, Cut, Relation, StaleCut
 
 RELATIONS = [Relation("click", 400, 40), Relation("buy", 1_000, 25)]
@@ -37,6 +39,13 @@ def batch(events: list[tuple[int, int, int, int]]) -> EventBatch:
         np.array(times, np.int64),
         event_id=Strings.of([f"{u}-{i}-{t % 7}" for u, i, _, t in events]),
     )
+
+
+def small_files(patch: pytest.MonkeyPatch, size: int) -> None:
+    """So many events, or ids, in a file."""
+    patch.setattr(window_checkpoint, "SEGMENT_EVENTS", size)
+    patch.setattr(window_checkpoint, "BLOCK_IDS", size)
+    patch.setattr(dedupe_module, "BLOCK_IDS", size)
 
 
 def snapshot(g: Heterograph, dedupe: Deduplicator, watermark_ms: int, offset: int = 0) -> Snapshot:
@@ -95,8 +104,8 @@ def test_a_restored_run_is_the_one_that_never_stopped(
     """Checkpoints at random places, a crash after one of them, and the rest of the stream once more."""
     root = tmp_path_factory.mktemp("checkpoints")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window_checkpoint, "SEGMENT_EVENTS", data.draw(st.sampled_from([1, 4, 7, 64])))
-        real, remembered = graph(), Deduplicator(capacity=9)
+        small_files(patch, data.draw(st.sampled_from([1, 4, 7, 64])))
+        real, remembered = graph(), Deduplicator(ids_max=48, for_checkpoints=True)
         writer = WindowCheckpoints(root, real, STREAM)
         lives = [(real, remembered, 0)]
         for place, step in enumerate(steps):
@@ -111,7 +120,7 @@ def test_a_restored_run_is_the_one_that_never_stopped(
                     assert state is not None
                     assert (damaged, state.position) == ([], {"events[0]": place})
                     assert state.watermark == WatermarkState(watermark_ms, {0: watermark_ms + 5})
-                    again, also = graph(), Deduplicator(capacity=9)
+                    again, also = graph(), Deduplicator(ids_max=48, for_checkpoints=True)
                     assert restore(found, state, again, also, NOBODY) == 0
                     lives.append((again, also, place))
                     writer = WindowCheckpoints(root, again, STREAM, found)
@@ -127,8 +136,8 @@ def test_a_restored_run_is_the_one_that_never_stopped(
 
 
 def test_a_full_segment_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
-    g, dedupe = graph(), Deduplicator()
+    small_files(monkeypatch, 4)
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     writer = WindowCheckpoints(tmp_path, g, STREAM)
     go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(6)]))
     first = writer.write(snapshot(g, dedupe, 900))
@@ -158,9 +167,9 @@ def test_a_full_segment_is_written_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_erased_user_is_in_no_file_of_the_next_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
+    small_files(monkeypatch, 4)
     monkeypatch.setattr(segments, "OPTIONS", None)  # not compressed, so that the name can be looked for
-    g, dedupe = graph(), Deduplicator()
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     writer = WindowCheckpoints(tmp_path, g, STREAM)
     go(g, dedupe, ("batch", [(n % 8, n, 0, 1_000 + n) for n in range(20)]))
     assert any(b"u5" in one.read_bytes() for one in writer.write(snapshot(g, dedupe, 900)).folder.iterdir())
@@ -173,8 +182,8 @@ def test_an_erased_user_is_in_no_file_of_the_next_checkpoint(
 def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window_checkpoint, "SEGMENT_EVENTS", 4)
-    g, dedupe = graph(), Deduplicator()
+    small_files(monkeypatch, 4)
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(n % 3, n, n % 2, 1_000 + n) for n in range(20)]))
     WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
     found, state, _ = latest(tmp_path, STREAM)
@@ -183,7 +192,7 @@ def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
     erased, names = ErasedUsers(bytes(16)), Strings.of(["u1", "u2", "stranger"])
     erased.add(erased.hashes(names), np.array([[5, 1_010], [5, 9_999], [5, 9_999]]))
     again = graph()
-    assert restore(found, state, again, Deduplicator(), erased) == 4 + 6
+    assert restore(found, state, again, Deduplicator(for_checkpoints=True), erased) == 4 + 6
     assert again.window.cut().next == g.window.cut().next
     left = [(f"u{n % 3}", 1_000 + n) for n in range(20) if n % 3 == 0 or (n % 3 == 1 and n > 10)]
     events = again.window.events(again.window.cut())
@@ -194,21 +203,21 @@ def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
 
 
 def test_one_of_another_stream_is_passed_over(tmp_path: Path) -> None:
-    g, dedupe = graph(), Deduplicator()
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     WindowCheckpoints(tmp_path, g, "events 0/2").write(snapshot(g, dedupe, 900))
     assert latest(tmp_path, STREAM) == (None, None, [])
 
 
 def test_other_relations_take_what_there_is_of_theirs(tmp_path: Path) -> None:
     """One is gone, one is new, one has a smaller ring: the newest of it come back."""
-    g, dedupe = graph(), Deduplicator()
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(n, n, n % 2, 1_000 + n) for n in range(20)]))
     WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
     found, state, _ = latest(tmp_path, STREAM)
     assert found is not None
     assert state is not None
     again = graph([Relation("favorite", 1_000, 10), Relation("click", 400, 4)])
-    restore(found, state, again, Deduplicator(), NOBODY)
+    restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY)
     cut = again.window.cut()
     assert (cut.first, cut.next) == ((0, 6), (0, 10))
     assert [name for name in lists(again, 5_000) if name.startswith("u")] == [
@@ -220,21 +229,21 @@ def test_other_relations_take_what_there_is_of_theirs(tmp_path: Path) -> None:
 
 def test_a_lower_cap_takes_nothing_away_that_is_there(tmp_path: Path) -> None:
     """Every event keeps its number; the cap is for those that come."""
-    g, dedupe = graph(), Deduplicator()
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(1, n, 0, 1_000 + n) for n in range(9)]))
     WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
     found, state, _ = latest(tmp_path, STREAM)
     assert found is not None
     assert state is not None
     again = graph([Relation("click", 400, 40, user_events_max=4), RELATIONS[1]])
-    restore(found, state, again, Deduplicator(), NOBODY)
+    restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY)
     assert again.window.cut() == Cut(900, (0, 0), (9, 0))
-    go(again, Deduplicator(), ("batch", [(1, 9, 0, 1_009)]))
+    go(again, Deduplicator(for_checkpoints=True), ("batch", [(1, 9, 0, 1_009)]))
     assert again.window.cut().next == (9, 0)
 
 
 def test_a_moment_that_the_ring_has_left_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    g, dedupe = graph([Relation("click", 10_000, 8)]), Deduplicator()
+    g, dedupe = graph([Relation("click", 10_000, 8)]), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(8)]))
     then = snapshot(g, dedupe, 900)
     go(g, dedupe, ("batch", [(n, n, 0, 1_100 + n) for n in range(3)]))
@@ -245,7 +254,7 @@ def test_a_moment_that_the_ring_has_left_is_refused_and_nothing_is_written(tmp_p
 
 def test_what_expired_meanwhile_is_nobodys(tmp_path: Path) -> None:
     """Between the cut and the write a row expires and gets another owner: the new one has no old event."""
-    g, dedupe = graph([Relation("click", 100, 30)]), Deduplicator()
+    g, dedupe = graph([Relation("click", 100, 30)]), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(1, 1, 0, 1_000), (2, 2, 0, 1_090)]))
     then = snapshot(g, dedupe, 950)
     g.expire(1_120)
@@ -255,7 +264,7 @@ def test_what_expired_meanwhile_is_nobodys(tmp_path: Path) -> None:
     assert found is not None
     assert state is not None
     again = graph([Relation("click", 100, 30)])
-    restore(found, state, again, Deduplicator(), NOBODY)
+    restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY)
     assert sorted(lists(again, 5_000)) == ["i2 0", "u2 0"]
     assert again.window.cut().next == (2,)
 
@@ -284,10 +293,25 @@ def test_lives() -> None:
 def test_lives_go_on_with_other_relations(
     relations: list[str], ended: tuple[int, ...], before: tuple[int, ...], tmp_path: Path
 ) -> None:
-    g, dedupe = graph(), Deduplicator()
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     g.window.history = (Life("zero", (4, 3)), Life("one"))
     go(g, dedupe, ("batch", [(n, n, int(n > 9), 1_000 + n) for n in range(17)]))
     WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, 900))
     _, state, _ = latest(tmp_path, STREAM)
     assert state is not None
     assert state.lives(relations) == (Life("zero", before), Life("one", ended))
+
+
+def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path: Path) -> None:
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    watermark = WatermarkState(500, {0: 505, 7: 0}, {0: 1_000, 7: 2_000}, 3_000, 2_500)
+    WindowCheckpoints(tmp_path, g, STREAM).write(Snapshot(g.moment(), {}, watermark, dedupe.sets()))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    assert state.watermark == watermark
+    old = msgspec.json.decode(found.read("state.json"))
+    for name in ("seen_ms", "wall_ms", "away_since_ms"):
+        del old[name]
+    decoded = msgspec.json.decode(msgspec.json.encode(old), type=window_checkpoint.State)
+    assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})

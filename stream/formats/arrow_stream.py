@@ -56,9 +56,9 @@ class ArrowStream:
                 return Decoded(EMPTY, ignored=1, tombstones=1)
             if isinstance(answer, Refusal):
                 return Decoded(EMPTY, (rejected(answer, payload, at),))
-            return Decoded(
-                EMPTY, erased=(Erasure(answer.user, 0, answer.at(at.timestamp_ms, bounds).time_ms),)
-            )
+            time_ms = answer.at(at.timestamp_ms, bounds).time_ms
+            partition = int(rows.partition[number]) if len(rows.partition) else None
+            return Decoded(EMPTY, erased=(Erasure(answer.user, 0, time_ms, partition),))
         table, wanted, columns = read
 
         def event(row: int) -> Answer:

@@ -9,9 +9,10 @@ import pytest
 
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.stream.clock import ManualClock, Watermark, WatermarkRules
+from driftgraph.stream.clock import ManualClock
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 from tests.kafka_brokers import DECODER, NOW_MS, event, produce
 from tests.services.conftest import RealKafka

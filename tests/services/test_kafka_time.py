@@ -9,12 +9,13 @@ import pytest
 
 from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.stream.clock import ManualClock, TimeRules, Watermark, WatermarkRules, WatermarkState
+from driftgraph.stream.clock import ManualClock, TimeRules
 from driftgraph.stream.decode import Behaviors, EventRules
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.source import Position
+from driftgraph.stream.watermark import Watermark, WatermarkRules, WatermarkState
 from driftgraph.stream.window import Relation
 from tests.kafka_brokers import NOW_MS, event, produce
 from tests.services.conftest import RealKafka
@@ -41,8 +42,9 @@ class Flow:
         shard: tuple[int, int] = (0, 1),
         position: Position | None = None,
         state: WatermarkState | None = None,
+        now_ms: int = NOW_MS,
     ) -> None:
-        self.clock = ManualClock(NOW_MS)
+        self.clock = ManualClock(now_ms)
         rules = EventRules(Behaviors(["click"]), TimeRules(self.clock, future_skew_ms=SKEW_MS))
         options = KafkaOptions((topic,), {"bootstrap.servers": address}, shard=shard)
         self.source = KafkaSource(options, CanonicalJson(rules), self.clock, start=position)
@@ -68,7 +70,9 @@ class Flow:
 
     def let_time_pass(self, duration_ms: int) -> None:
         self.clock.advance(duration_ms)
-        value_ms = self.watermark.tick(away=self.source.away, caught_up=self.source.caught_up)
+        value_ms = self.watermark.tick(
+            away=self.source.away, caught_up=self.source.caught_up, behind=self.source.behind
+        )
         self.ingest.graph.expire(value_ms)
 
     def users(self) -> list[str]:
@@ -143,3 +147,40 @@ def test_more_shards_than_partitions_leave_one_with_nothing_to_do(real_kafka: Re
     ]
     for flow in flows:
         flow.source.close()
+
+
+def test_a_stop_is_silence_but_not_before_what_came_meanwhile_is_read(
+    real_kafka: RealKafka, topic: str
+) -> None:
+    """Two hours without an updater. In the first, an event every ten minutes; then another stop."""
+    put(real_kafka, topic, *(event(f"u{n}", time_ms=NOW_MS) for n in range(100)))
+    first = Flow(real_kafka.address, topic).read_all()
+    first.source.close()
+    put(
+        real_kafka,
+        topic,
+        *(event(f"n{minute}", time_ms=NOW_MS + minute * MINUTE_MS) for minute in range(10, 61, 10)),
+    )
+    second = Flow(
+        real_kafka.address,
+        topic,
+        position=first.source.position(),
+        state=first.watermark.state(),
+        now_ms=NOW_MS + 120 * MINUTE_MS,
+    ).read_all()
+    assert (second.ingest.counts.applied, second.ingest.counts.late) == (6, 0)
+    second.let_time_pass(0)
+    idle_ms = RULES.idle_timeout_ms or 0
+    assert second.watermark.value_ms == NOW_MS + 120 * MINUTE_MS - 1_000 - idle_ms, "silent for an hour"
+    second.source.close()
+    third = Flow(
+        real_kafka.address,
+        topic,
+        position=second.source.position(),
+        state=second.watermark.state(),
+        now_ms=NOW_MS + 500 * MINUTE_MS,
+    ).read_all()
+    third.let_time_pass(0)
+    assert third.watermark.value_ms == NOW_MS + 500 * MINUTE_MS - 1_000 - idle_ms
+    assert third.users() == []
+    third.source.close()

@@ -22,10 +22,11 @@ from driftgraph.app.dead_letters import MemoryDeadLetters
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
 from driftgraph.app.live import watermark_rules
-from driftgraph.stream.clock import ManualClock, Watermark
+from driftgraph.stream.clock import ManualClock
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
+from driftgraph.stream.watermark import Watermark
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 

@@ -1,0 +1,214 @@
+"""What volumes do differently: hard links, locks, room for a file, names that a rename replaces, fsync.
+
+    checkpoints, erasures, dead letters, window ──► [link_or_copy, replace, sync, lock, …] ──► volume
+
+SMB, Azure Files, NFS, FUSE and FAT lack some of what a local disk has. Where another way has the same result,
+the functions here take it; where there is none, as on a full disk, they raise what the volume says.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# What systems say where a volume does not have an operation. FUSE and SMB are free in their choice.
+_MISSING: Final = frozenset(
+    {
+        errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV,
+        errno.EMLINK, errno.ENODEV, errno.ENOTTY, errno.ENOLCK, errno.EBADF, errno.EISDIR,
+    }
+)  # fmt: skip
+_BROKEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})  # another way has no other result
+_ZEROS: Final = bytes(1 << 20)
+_LOCK_LOOK_S: Final = 0.02
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Give a file a second name, or make a copy where the volume has no (more) hard links.
+
+    Returns:
+        Whether it is a link. A copy is on the disk.
+
+    Raises:
+        OSError: The volume is full, or the file cannot be read or written.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _BROKEN:
+            raise
+    else:
+        return True
+    shutil.copyfile(source, target)
+    with target.open("rb+") as file:
+        sync(file.fileno())
+    return False
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or folder; what had the name is gone.
+
+    At once where the volume can. Where it renames nothing onto an existing file, that one is removed before;
+    where it renames no folders, the files are moved one by one, by name and ``*.json`` last.
+
+    Raises:
+        OSError: The volume refuses both ways.
+    """
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in _MISSING | {errno.EEXIST, errno.ENOTEMPTY}:
+            raise
+        if source.is_dir():
+            _move_files(source, target)
+        elif target.exists():
+            target.unlink()
+            source.rename(target)
+        else:
+            raise
+
+
+def sync(descriptor: int) -> None:
+    """Bring an open file or folder to the disk, as far as the volume knows such a thing.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, as far as the volume knows such a thing.
+
+    Raises:
+        OSError: The disk is full or broken, or there is no such folder.
+    """
+    with _opened(folder) as descriptor:
+        if descriptor is not None:
+            sync(descriptor)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and bring it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        sync(file.fileno())
+
+
+def make_room(descriptor: int, start: int, size: int) -> None:
+    """Make sure that ``size`` bytes of a sparse file can be written. They are zeros and nobody uses them yet.
+
+    Raises:
+        OSError: The volume is full.
+    """
+    try:
+        os.posix_fallocate(descriptor, start, size)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+    else:
+        return
+    end = start + size
+    while start < end:
+        start += os.pwrite(descriptor, _ZEROS[: end - start], start)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A lock that the kernel lets go of with the process. ``close`` lets go of it before that.
+
+    Always true: while it is held, no other process of this machine gets it. ``by_volume``: no process of any
+    machine that the volume knows of does.
+    """
+
+    by_volume: bool
+    socket: socket.socket | None = None
+
+    def close(self) -> None:
+        """Let go of the part of the lock that is no file; closing the file lets go of the other."""
+        if self.socket is not None:
+            self.socket.close()
+
+
+def lock(descriptor: int | None, path: Path, *, wait: bool = False) -> Lock:
+    """Lock the file or folder at ``path``, which is open.
+
+    Where the volume has no locks, a socket's name is the lock. It is known within one machine (one network
+    namespace), so ``by_volume`` is False then.
+
+    Raises:
+        BlockingIOError: Another process has it, and we do not ``wait``.
+    """
+    try:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return Lock(by_volume=True)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+    name = f"\0driftgraph {hashlib.sha256(os.path.realpath(path).encode()).hexdigest()}"
+    while True:
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            held.bind(name)
+        except OSError as error:
+            held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, f"{path} is locked by another process") from None
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return Lock(by_volume=False, socket=held)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Let one process at a time work in a folder; the others wait."""
+    with _opened(folder) as descriptor:
+        held = lock(descriptor, folder, wait=True)
+        try:
+            yield
+        finally:
+            held.close()
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """A folder, open for reading; None where the volume does not open folders."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda one: (one.suffix == ".json", one.name)):
+        path.rename(target / path.name)
+    sync_folder(target)
+    source.rmdir()
