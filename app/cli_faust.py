@@ -46,11 +46,25 @@ def faust(
     if "worker" in arguments:
         _check_topics(settings)
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # Faust makes only the last folder of its own
+    quiet_aiokafka()
     app = make_app(options_of(settings))
     app.finalize()
     app.worker_init()
     app.worker_init_post_autodiscover()
     cli(arguments, prog_name="driftgraph faust --", app=app)
+
+
+def quiet_aiokafka() -> None:
+    """Let Faust's client tell once a minute that Kafka is away: it logs each try, sixty a second."""
+    import logging
+
+    from driftgraph.stream.outage_log import FewLines
+
+    parts = ("connect to node", "update metadata", "NodeNotReady", "KafkaConnectionError", "Connection at")
+    lines = FewLines(dict.fromkeys(parts, "Kafka is away"))
+    for name in list(logging.root.manager.loggerDict):
+        if name == "aiokafka" or name.startswith("aiokafka."):
+            logging.getLogger(name).addFilter(lines)
 
 
 def options_of(settings: Settings) -> FaustOptions:

@@ -283,9 +283,10 @@ class TopicLetterBox:
 
     def _topics_of(self, consumer: Consumer) -> Mapping[str, Any]:
         try:
-            return consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
+            topics: Mapping[str, Any] = consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
         finally:
             consumer.poll(0)  # lets the callback tell the cause
+        return topics
 
     def _records(self, ends: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
         """Every record up to the ends, partition after partition."""

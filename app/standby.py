@@ -94,11 +94,14 @@ class Standby:
             NamespaceTakenError: An updater of another name has it, and lives.
             StoreError: Redis does not accept the login, or the user has not the rights.
         """
-        name, seen, not_before_s, before = client.owner.name, 0, 0.0, NOBODY
+        name, seen, not_before_s, before, was_away = client.owner.name, 0, 0.0, NOBODY, False
         while not self._stop.is_set():
             now_s = elapsed_s()
             try:
                 holder = client.holder()
+                if was_away:
+                    was_away = False
+                    self._log.over("Redis is there")
                 if holder.epoch < seen:
                     not_before_s = now_s + client.ttl_s
                 seen = holder.epoch
@@ -126,7 +129,7 @@ class Standby:
             except (RedisLoginError, RedisRightsError):
                 raise
             except StoreError as error:
-                not_before_s = elapsed_s() + client.ttl_s
+                not_before_s, was_away = elapsed_s() + client.ttl_s, True
                 self._wait(
                     f"waits for Redis, to know that it is the only updater of {name!r}: {error}", "redis"
                 )
@@ -157,9 +160,9 @@ class Standby:
         self._over()
         return False
 
-    def _wait(self, why: str, about: str) -> None:
+    def _wait(self, why: str, about: str | None = None) -> None:
         """Tell it if it is about something new or some time ago, and wait a moment."""
-        self._log.missing(why, about)
+        self._log.missing(why, about or why)
         if why != self._why:
             self._why = why
             with suppress(FileNotFoundError):  # another standby of this folder wrote it at this moment

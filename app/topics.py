@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs export only the client
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from driftgraph.app.errors import DriftgraphError
@@ -134,7 +138,8 @@ def _asked(
     """What the brokers answer to ``ask``, or a sentence that says why they do not."""
     servers, cause = client.get("bootstrap.servers", ""), Cause()
     try:
-        admin = AdminClient({**client, "error_cb": cause.on_error}, logger=LIBRDKAFKA)
+        properties: dict[str, Any] = {**client, "error_cb": cause.on_error}
+        admin = AdminClient(properties, logger=LIBRDKAFKA)
     except (KafkaException, ValueError, TypeError) as error:
         raise TopicError(f"{what} on Kafka at {servers}: {configuration_fault(error, client)}") from error
     try:

@@ -72,11 +72,6 @@ class LiveSource(Source, Protocol):
         ...
 
     @property
-    def topic_ids(self) -> Mapping[str, str]:
-        """Which topics the position is of: topic → id, as far as it is known."""
-        ...
-
-    @property
     def lost(self) -> Mapping[str, int]:
         """Events that were gone before they could be read, by part."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,23 @@ def test_only_the_command_loads_faust() -> None:
     code = "import sys, driftgraph.app.cli, driftgraph.app.live; print('faust' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_kafka_that_is_away_fills_no_log_of_fausts(caplog: pytest.LogCaptureFixture) -> None:
+    """aiokafka logs each try, sixty lines a second."""
+    from aiokafka import client, conn
+
+    from driftgraph.app.cli_faust import quiet_aiokafka
+
+    quiet_aiokafka()
+    try:
+        for number in range(50):
+            conn.log.error("Unable connect to node with id %s: %s", number, "refused")
+            client.log.error("Unable to update metadata from %s", [number])
+        assert [record.getMessage() for record in caplog.records] == [
+            "Unable connect to node with id 0: refused"
+        ]
+    finally:
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("aiokafka"):
+                logging.getLogger(name).filters.clear()

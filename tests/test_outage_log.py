@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from driftgraph.stream.outage_log import OutageLog
+import logging
+
+from driftgraph.stream.outage_log import FewLines, OutageLog
 
 
 class Minute:
@@ -41,3 +43,29 @@ def test_nothing_is_over_that_was_not_told() -> None:
     minute = Minute()
     minute.log.over("back")
     assert minute.said == []
+
+
+def test_a_library_that_logs_each_try_is_heard_once_a_minute_of_one_kind() -> None:
+    now_s, heard = [0.0], list[tuple[float, str]]()
+    lines = FewLines({"connect": "away", "fetch": "away"}, now_s=lambda: now_s[0])
+    while now_s[0] < 150:
+        for number, (level, text) in enumerate(
+            [
+                (logging.ERROR, "cannot connect to %d"),
+                (logging.ERROR, "cannot fetch from %d"),
+                (logging.WARNING, "no right %d"),
+                (logging.INFO, "fetched %d"),
+            ]
+        ):
+            record = logging.LogRecord("x", level, "", 0, text, (int(now_s[0]),), None)
+            if lines.filter(record) and number < 3:
+                heard.append((now_s[0], record.getMessage()))
+        now_s[0] += 1
+    assert heard == [
+        (0, "cannot connect to 0"),
+        (0, "no right 0"),
+        (60, "cannot connect to 60 (and 119 lines like it)"),
+        (60, "no right 60 (and 59 lines like it)"),
+        (120, "cannot connect to 120 (and 119 lines like it)"),
+        (120, "no right 120 (and 59 lines like it)"),
+    ]

@@ -213,6 +213,8 @@ def test_redis_may_come_later_and_a_restart_goes_on(
             monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
             with EmbeddedRedis():
                 updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
+                output = updater.output()
+                assert (output.count("did not answer"), output.count("Redis is there")) == (1, 1), output
                 until("the first generation is published", reader.current)
                 vector = reader.users([user])[0]
                 assert updater.status()["worker"]["starts"] == 1

@@ -7,7 +7,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs export only the client
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
 
 from driftgraph.app import doctor as doctor_module
 from driftgraph.app.config import load
@@ -114,7 +118,7 @@ def test_a_topic_that_would_not_keep_the_events_is_refused_with_numbers(
     numbers: list[str],
 ) -> None:
     """A time below 10^9 is one from now."""
-    make_topic(real_kafka.address, topic, **config)
+    make_topic(real_kafka.address, topic, 2, **config)
     path = csv_of(tmp_path, [at if at > 10**9 else now_s() + at for at in times_s])
     refused = shell("produce", path, "--topic", topic, "--bootstrap", real_kafka.address)
     assert (refused.code, refused.out) == (1, "")
@@ -143,7 +147,7 @@ def test_a_topic_that_keeps_them_takes_them_without_a_word(
     config: dict[str, str],
     times_s: list[int],
 ) -> None:
-    make_topic(real_kafka.address, topic, **config)
+    make_topic(real_kafka.address, topic, 2, **config)
     path = csv_of(tmp_path, [at if at > 10**9 else now_s() + at for at in times_s])
     done = shell("produce", path, "--topic", topic, "--bootstrap", real_kafka.address, "--json")
     assert (done.code, done.json()["produced"], done.json()["warning"]) == (0, len(times_s), "")
@@ -152,7 +156,7 @@ def test_a_topic_that_keeps_them_takes_them_without_a_word(
 def test_forced_events_are_sent_with_a_warning(
     real_kafka: RealKafka, topic: str, shell: Shell, tmp_path: Path
 ) -> None:
-    make_topic(real_kafka.address, topic, **WEEK)
+    make_topic(real_kafka.address, topic, 2, **WEEK)
     path = csv_of(tmp_path, [IN_2017_S])
     argv = ["produce", path, "--topic", topic, "--bootstrap", real_kafka.address, "--force"]
     people = shell(*argv)
@@ -164,7 +168,7 @@ def test_forced_events_are_sent_with_a_warning(
 def test_more_bytes_than_a_topic_keeps_are_told(
     real_kafka: RealKafka, topic: str, shell: Shell, tmp_path: Path
 ) -> None:
-    make_topic(real_kafka.address, topic, **{"retention.bytes": "1000"})
+    make_topic(real_kafka.address, topic, 2, **{"retention.bytes": "1000"})
     path = csv_of(tmp_path, [now_s() - 60] * 100)
     done = shell("produce", path, "--topic", topic, "--bootstrap", real_kafka.address, "--json")
     assert (done.code, "keeps about 2,000 bytes" in done.json()["warning"]) == (0, True)
