@@ -31,7 +31,7 @@ from driftgraph.app.redis_schema import (
     redis_errors,
     require_binary,
 )
-from driftgraph.app.vectors import NORM_MAX, Vectors, check, chunks, digest_of, hash_args, one_length
+from driftgraph.app.vectors import NORM_MAX, Vectors, check, chunks, digest_of, dim_of, hash_args, one_length
 
 KEEP_MIN = 2  # the served generation and one to go back to
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
@@ -186,15 +186,7 @@ class GenerationStore:
         self, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
     ) -> dict[str, str | int | float]:
         """Check all input and give the fields of the manifest that are ours to write."""
-        check(users, "user")
-        check(items, "item")
-        if not len(users) or not len(items):
-            raise ValueError(f"a generation needs users and items, got {len(users)} and {len(items)}")
-        dim, item_dim = users.vectors.shape[1], items.vectors.shape[1]
-        if dim != item_dim or dim == 0:
-            raise ValueError(
-                f"users have {dim} dimensions and items {item_dim}; they must agree and be at least 1"
-            )
+        dim = dim_of(users, items)
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
@@ -311,8 +303,8 @@ class GenerationStore:
         with redis_errors(self._client, f"writing what is trending for {behavior!r}"):
             args = [self.epoch, behavior, self.ttl_s, *parts]
             self._calls.run_or_refuse(scripts.TRENDING, 0, keys, args)
-        if scores:
-            self._served.trending.add(behavior)
+        change = self._served.trending.add if scores else self._served.trending.discard
+        change(behavior)
 
     def standing(self, number: int) -> Standing:
         """What became of generation ``number``, which this worker has published: for a look every second.

@@ -15,7 +15,8 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:current            HASH    gen, previous, epoch; left: the newest generation that an operator
                                         rolled back from, 0 once another is published
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
-    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}
+    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
+                                        {"event": "checked"} from doctor, which means nothing
     {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
     {ns}:trending               SET     the behaviors that have one
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself

@@ -77,6 +77,24 @@ def check(vectors: Vectors, side: str) -> None:
         )
 
 
+def dim_of(users: Vectors, items: Vectors) -> int:
+    """The dimensions of a whole generation, checked.
+
+    Raises:
+        ValueError: As ``check``; or a side is empty, or the two have other dimensions.
+    """
+    check(users, "user")
+    check(items, "item")
+    if not len(users) or not len(items):
+        raise ValueError(f"a generation needs users and items, got {len(users)} and {len(items)}")
+    dim, item_dim = users.vectors.shape[1], items.vectors.shape[1]
+    if dim != item_dim or dim == 0:
+        raise ValueError(
+            f"users have {dim} dimensions and items {item_dim}; they must agree and be at least 1"
+        )
+    return dim
+
+
 def norms(vectors: F32) -> npt.NDArray[np.float64]:
     """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
     squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from driftgraph.app import vectors
 from driftgraph.model.embed import Embedding
-from driftgraph.model.gate import Losses, Verdict, judge, median_norm
+from driftgraph.model.gate import NORM_MAX, Losses, Verdict, judge, median_norm
 from driftgraph.model.options import TrainerOptions
 
 OPTIONS = TrainerOptions(norm_factor=10, loss_margin=0.1)
@@ -38,7 +39,8 @@ def test_a_sound_candidate_passes() -> None:
 
 
 def test_one_broken_number_is_enough() -> None:
-    for bad in (np.nan, np.inf, -np.inf):
+    assert NORM_MAX == vectors.NORM_MAX, "the gate lets through what a publish refuses, or the other way"
+    for bad in (np.nan, np.inf, -np.inf, 3e38, 2e18):
         found = verdict(embedding_of(bad=bad))
         assert (found.accepted, found.code) == (False, "not_finite")
         assert "1 of 20 item vectors" in found.reason

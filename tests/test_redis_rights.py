@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -84,6 +85,15 @@ def test_the_documented_rights_are_enough(
     for cached in (True, False):
         read_all(reader, cached=cached)
     assert [g.number for g in store.generations()] == [3, 4, 5]
+
+
+def test_the_readme_names_the_rights_that_are_tested() -> None:
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
+    for user, rule in (
+        ("driftgraph", acl_rule(WRITER, "driftgraph", channel="driftgraph:emb:events")),
+        ("reader", acl_rule(READER, "driftgraph")),
+    ):
+        assert f"ACL SETUSER {user} on >PASSWORD {rule} ```" in text
 
 
 def test_a_reader_cannot_write(as_user: As, store: GenerationStore) -> None:
