@@ -17,9 +17,7 @@ from driftgraph.stream.window import Relation
 DAY_MS = 86_400_000
 START_MS = 1_782_864_000_000
 RELATIONS = tuple(Relation(name, 30 * DAY_MS, 1 << 14) for name in BEHAVIORS)
-SMALL = TrainerOptions(
-    dim=16, heads=2, batch_size=128, sampled_negatives=64, evaluations_max=400
-)
+SMALL = TrainerOptions(dim=16, heads=2, batch_size=128, sampled_negatives=64, evaluations_max=400)
 
 
 def small_shop(event_count: int = 3_000, *, seed: int = 1, users: int = 80, items: int = 120) -> Shop:

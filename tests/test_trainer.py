@@ -442,9 +442,7 @@ def test_a_fit_that_the_gate_refuses_is_tried_again_with_gentler_rates(
 
     monkeypatch.setattr(trainer.table, "step", step)
     told: list[tuple[int, int, int]] = []
-    report = trainer.fit(
-        window, empty_cut(window), window.cut(), on_step=lambda *what: told.append(what)
-    )
+    report = trainer.fit(window, empty_cut(window), window.cut(), on_step=lambda *what: told.append(what))
     assert report.accepted
     assert sorted(set(rates), reverse=True) == [0.6, 0.18, 0.06][: len(report.refused) + 1]
     assert 1 <= len(report.refused) <= 2
