@@ -128,11 +128,15 @@ class Settings(BaseSettings):
         return self.model_copy(update={"relations": chosen})
 
     def window_relations(self, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
-        """The edge types of the window, with its defaults filled in; ``names`` are those found in a file."""
-        from driftgraph.stream.window import EVENTS_MAX, Relation  # noqa: PLC0415  # compiles
+        """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
+
+        Raises:
+            ConfigError: There are more, or of more events, than a window holds.
+        """
+        from driftgraph.stream.window import EVENTS_MAX, RELATIONS_MAX, SLOTS_MAX, Relation  # noqa: PLC0415  # compiles
 
         chosen = self.relations if names is None else {n: self.relations.get(n) for n in names}
-        return tuple(
+        relations = tuple(
             Relation(
                 name,
                 span_ms=(own.span if own and own.span else self.window.span).ms,
@@ -142,6 +146,17 @@ class Settings(BaseSettings):
             )
             for name, own in chosen.items()
         )
+        if len(relations) > RELATIONS_MAX:
+            raise ConfigError(
+                f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors one "
+                "name in events.mapping.behaviors, or name those to leave out in events.ignore"
+            )
+        if (slots := sum(relation.capacity for relation in relations)) > SLOTS_MAX:
+            raise ConfigError(
+                f"the capacities of the relations add up to {slots:,} events, and a window holds {SLOTS_MAX:,} at "
+                "most: lower window.capacity or relations.NAME.capacity"
+            )
+        return relations
 
     def file_options(self) -> FileOptions:
         """How a file of events is to be read."""

@@ -41,6 +41,21 @@ def refusal(text: str) -> str:
     return sentence
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\n".join(f"[relations.r{n}]" for n in range(33)), "33 relations, and a window has 32 at most"),
+        (
+            "[window]\ncapacity = 2_147_483_648\n[relations.a]\n[relations.b]",
+            "add up to 4,294,967,296 events, and a window holds 4,294,967,294 at most",
+        ),
+    ],
+)
+def test_relations_that_no_window_holds_are_refused_in_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(written(text)).window_relations()
+
+
 # --- what wins -----------------------------------------------------
 
 
