@@ -65,11 +65,13 @@ def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None 
     """The configuration; from here on the invocation knows where its data is."""
     from driftgraph.app.config import load
     from driftgraph.app.config_text import secrets_of
+    from driftgraph.stream import kernel_cache
 
     settings = load(config, _given(options or {}))
     if isinstance(ctx.obj, Invocation):
         ctx.obj.data_dir = settings.data_dir
         ctx.obj.secrets = secrets_of(settings)
+    kernel_cache.prefer(settings.data_dir)
     return settings
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import prefetch
+from driftgraph.stream.compile import kernel
 from driftgraph.stream.events import I64, U8, U32, Strings
 from driftgraph.stream.words import TOGETHER, hash_bytes, other_hash_bytes
 
