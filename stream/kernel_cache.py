@@ -55,7 +55,7 @@ def folder() -> Path | None:
         tried.append(str(candidate))
     log.log(
         logging.DEBUG if _Told.is_child else logging.WARNING,
-        "compiled kernels can be kept in none of %s, so every start compiles for about a minute: "
+        "compiled kernels can be kept in none of %s, so every start compiles them again: "
         "give data_dir, or a folder named by %s, to uid %d, for writing by nobody else",
         ", ".join(tried),
         NAMED,
@@ -86,9 +86,10 @@ def _caches_of_user() -> Path | None:
         return Path(named)
     home = os.path.expanduser("~")  # "~" itself for a user who has none
     try:
-        return Path(home, ".cache") if os.stat(home).st_uid == os.geteuid() else None
+        is_ours = os.path.isabs(home) and os.stat(home).st_uid == os.geteuid()
     except OSError:
         return None
+    return Path(home, ".cache") if is_ours else None
 
 
 def _writable(folder: Path) -> Path | None:
