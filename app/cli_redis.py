@@ -74,15 +74,18 @@ def status(
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if no updater of this data_dir runs or waits.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
 
     Exits 1 if the updater is degraded: its worker fails again and again.
     """
-    from driftgraph.app.cli_output import print_pairs, time_of
+    from driftgraph.app.health import fault
     from driftgraph.app.status_files import told
-    from driftgraph.app.worker_status import worker_pairs
+    from driftgraph.stream.clock import SystemClock
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         store = _store(client, settings)
@@ -105,16 +108,26 @@ def status(
     if as_json:
         print_as_json(value)
     else:
-        pairs = _updater_pairs(updater)
-        pairs += worker_pairs(worker)
-        pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
-        pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
-        pairs += [
-            (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()
-        ]
-        print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
+        _print_status(value)
+    if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
+        raise DriftgraphError(wrong)
     if updater is not None and updater["state"] == "degraded":
         raise typer.Exit(1)
+
+
+def _print_status(value: Mapping[str, Any]) -> None:
+    from driftgraph.app.cli_output import print_pairs, time_of
+    from driftgraph.app.worker_status import worker_pairs
+
+    pairs = _updater_pairs(value["updater"])
+    pairs += worker_pairs(value["worker"])
+    pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
+    pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
+    pairs += [
+        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in value["manifest"].items()
+    ]
+    pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
+    print_pairs(pairs, console())
 
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
