@@ -19,7 +19,7 @@ u1,i2,purchase,1783000200
 NOT_KEPT = "compiled kernels can be kept in none of"
 NO_OTHER_TEMPORARY_FOLDER = """
 import os, tempfile
-tempfile.tempdir = os.environ["TMPDIR"]  # not /var/tmp, nor where the command runs
+tempfile._candidate_tempdir_list = lambda: [os.environ["TMPDIR"]]  # not /var/tmp, nor where the command runs
 from driftgraph.app.cli import main
 main()
 """
@@ -103,6 +103,26 @@ def test_where_nothing_can_be_written_it_is_said_once_and_the_command_does_its_w
     assert done.stderr.count(NOT_KEPT) == 1
     assert len(done.stderr.splitlines()) == 1
     assert names_in(other.work) == {"events.csv"}
+
+
+def test_a_fault_of_ours_is_still_told_where_no_traceback_can_be_written(other: OtherUser) -> None:
+    other.temporary.chmod(0o555)
+    fails = "import driftgraph.app.config\ndriftgraph.app.config.load = lambda *_: 1 // 0\n"
+    done = other.run("config", "show", code=fails + NO_OTHER_TEMPORARY_FOLDER)
+    assert done.returncode == 1
+    assert done.stderr.startswith("driftgraph: unexpected ZeroDivisionError")
+
+
+def test_where_the_data_dir_alone_can_be_written_a_model_is_trained(other: OtherUser) -> None:
+    other.temporary.chmod(0o555)
+    other.make_data_dir()
+    arguments = ("replay", "events.csv", "--redis", "embedded", "--json")
+    done = other.run(*arguments, code=NO_OTHER_TEMPORARY_FOLDER)
+    assert done.returncode == 0, done.stderr
+    assert [one["number"] for one in json.loads(done.stdout)["generations"]] == [1]
+    assert "WARNING" not in done.stderr
+    assert (other.work / "var" / "tmp").stat().st_mode & 0o777 == 0o700
+    assert names_in(other.work) == {"events.csv", "var"}
 
 
 def test_a_data_dir_of_another_user_is_a_sentence_for_who_must_write_there(other: OtherUser) -> None:
