@@ -93,8 +93,10 @@ def status(
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
     updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
-    if standby is not None and standby["state"] == "gone":
+    if standby is not None and standby["state"] in ("gone", "unknown"):
         standby = None
+    if worker is not None and worker["state"] == "unknown":  # as the updater's line says
+        worker = None
     value = {
         "redis": settings.redis.public_url(),
         "namespace": settings.redis.namespace,
@@ -136,6 +138,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
 
     if updater is None:
         return [("updater", "none has run with this data_dir")]
+    if updater["state"] == "unknown":
+        return [("updater", f"unknown: {updater['why']}")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
     worker = updater.get("worker") or {}
     if updater.get("why") and updater["state"] != "degraded":  # then it is what the worker's line says

@@ -30,6 +30,7 @@ def updater(state: str, *, silent_ms: int = 1_000, why: str | None = None) -> di
         (updater("running", silent_ms=SILENT_MS), None),
         (updater("running", silent_ms=SILENT_MS + 1), "no status for 60 s"),
         (updater("stopped"), "the updater is stopped"),
+        ({"state": "unknown", "why": "Permission denied"}, "unknown: Permission denied"),
         (updater("gone"), "the updater is gone"),
         (updater("failed", why="the disk is full"), "the updater is failed: the disk is full"),
     ],
@@ -59,3 +60,20 @@ def test_the_command_exits_by_it_and_prints_the_status_all_the_same(
     assert "has written no status" in late.err
     path.write_text(json.dumps(told | {"time_ms": SystemClock().now_ms()}))
     assert shell(*asked).code == 0
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_a_status_that_may_not_be_read_is_not_told_as_none(
+    shell: Shell,  # noqa: F811
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    form: tuple[str, ...],
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = shell("status", "--redis", redis_server.url, *form)
+    assert found.code == 0
+    assert "updater.json: Permission denied" in found.out
+    assert "none has run" not in found.out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,10 @@ main()
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[OtherUser]:
+def other(tmp_path: Path) -> OtherUser:
     made = OtherUser(tmp_path)
     (made.work / "events.csv").write_text(EVENTS)
-    yield made
-    for place in (made.home, made.site, *(p for p in made.site.rglob("*") if p.is_dir())):
-        place.chmod(0o755)  # pytest removes it
+    return made
 
 
 def names_in(folder: Path) -> set[str]:
