@@ -36,7 +36,7 @@ OVERRIDE = """
 services:
   kafka: {ports: !reset []}
   redis: {ports: !reset []}
-  driftgraph: {healthcheck: {interval: 3s}}
+  driftgraph: {healthcheck: {interval: 10s}}
 """
 NUMBER = "10001"  # of the image's user
 NO_ACCOUNT = "12345"

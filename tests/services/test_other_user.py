@@ -49,7 +49,7 @@ def test_run_publishes_and_keeps_its_kernels_for_worker_and_next_start(
     log = tmp_path / "output.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            other.command("run", "-c", str(config)),
+            other.command("run", "-c", config.name),
             stdout=output,
             stderr=output,
             cwd=other.work,
@@ -62,7 +62,7 @@ def test_run_publishes_and_keeps_its_kernels_for_worker_and_next_start(
             return bool(reader.recommend("u1", 5).items)
 
         until("something is served", served, SERVED_WITHIN_S)
-        checked = other.run("status", "-c", str(config), "--check", "--json")
+        checked = other.run("status", "-c", config.name, "--check", "--json")
         assert checked.returncode == 0, checked.stderr
         assert json.loads(checked.stdout)["updater"]["events"]["applied"] == EVENTS
         process.send_signal(signal.SIGTERM)
