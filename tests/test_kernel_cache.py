@@ -202,7 +202,7 @@ def test_what_is_kept_for_other_types_is_not_run(kept: Path) -> None:
     one, other = sorted(kept.glob("*.nbc"))
     shutil.copyfile(other, one)
     again = kernel(doubled)
-    assert (again(4), again(0.5)) == (8, 1.0)
+    assert [type(again(4)), type(again(0.5))] == [int, float]
 
 
 @pytest.mark.parametrize("call", ["save", "load"])
