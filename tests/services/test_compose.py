@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(1_200)]  # with the buil
 ROOT = Path(__file__).resolve().parents[2]
 DAY_MS = 86_400_000
 COMMAND_WITHIN_S = 180.0
-SERVED_WITHIN_S = 240.0  # the first start compiles, and the machine may be busy
+POINTER = "driftgraph:emb:current"
+SERVED_WITHIN_S = 480.0  # the first start compiles, and the machine may be busy
 OVERRIDE = """
 services:
   kafka: {ports: !reset []}
@@ -93,20 +94,21 @@ class Composed:
     def logs(self) -> str:
         return self("logs", "--no-log-prefix", "driftgraph").stdout
 
-    def recommended(self, user: str) -> list[str]:
-        """The items for a user; empty while nothing is served."""
+    def serves(self) -> bool:
+        """Whether Redis has a generation. (To ask it costs less than a command of driftgraph.)"""
         assert self.state()["State"]["Running"], self.logs()[-3_000:]
-        done = self.inside("driftgraph", "recommend", user, "--top", "5", "--json", check=False)
-        return [one["item"] for one in json.loads(done.stdout)["items"]] if done.returncode == 0 else []
+        return bool(self("exec", "-T", "redis", "redis-cli", "hget", POINTER, "gen").stdout.strip())
 
-    def served(self, user: str) -> list[str]:
-        """Wait until something is recommended to the user."""
-        found: list[str] = until("something is served", lambda: self.recommended(user), SERVED_WITHIN_S)
-        return found
+    def recommended(self, user: str) -> list[str]:
+        """The items for a user, once a generation is served."""
+        until("a generation is served", self.serves, SERVED_WITHIN_S)
+        done = self.inside("driftgraph", "recommend", user, "--top", "5", "--json")
+        return [one["item"] for one in json.loads(done.stdout)["items"]]
 
-    def kept_kernels(self) -> str:
+    def kept_kernels(self) -> set[str]:
         """The compiled kernels in the volume, with the times at which they were written."""
-        return self.inside("sh", "-c", "ls -l --full-time var/driftgraph-kernels-*/*.nbc").stdout
+        shown = self.inside("sh", "-c", "ls -l --full-time var/driftgraph-kernels-*/*.nbc").stdout
+        return set(shown.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +174,7 @@ def produced(compose: Composed, tmp_path_factory: pytest.TempPathFactory) -> Pro
 def test_a_recommendation_is_served_by_a_user_of_its_own_on_a_read_only_root(
     compose: Composed, produced: Produced
 ) -> None:
-    assert len(compose.served(produced.busiest)) == 5
+    assert len(compose.recommended(produced.busiest)) == 5
     assert compose.state()["HostConfig"]["ReadonlyRootfs"] is True
     assert compose.inside("id", "-u").stdout.strip() == NUMBER
     refused = compose.inside("touch", "/srv/anything", check=False)
@@ -181,7 +183,7 @@ def test_a_recommendation_is_served_by_a_user_of_its_own_on_a_read_only_root(
 
 
 def test_the_container_is_healthy_while_its_updater_runs(compose: Composed, produced: Produced) -> None:
-    compose.served(produced.busiest)
+    compose.recommended(produced.busiest)
     until("the container is healthy", lambda: compose.state()["State"]["Health"]["Status"] == "healthy")
     status = json.loads(compose.inside("driftgraph", "status", "--check", "--json").stdout)
     assert status["updater"]["events"]["applied"] == produced.count
@@ -190,17 +192,17 @@ def test_the_container_is_healthy_while_its_updater_runs(compose: Composed, prod
 def test_a_stop_ends_in_time_and_new_containers_go_on_from_the_volumes(
     compose: Composed, produced: Produced
 ) -> None:
-    items = compose.served(produced.busiest)
+    items = compose.recommended(produced.busiest)
     kept = compose.kept_kernels()
     compose("stop", "driftgraph")
     assert compose.state()["State"]["ExitCode"] == 0, "by itself, in the grace period"
     compose("down")
     compose("up", "-d", "--no-build")
-    assert compose.served(produced.busiest) == items
+    assert compose.recommended(produced.busiest) == items
     until("it goes on", lambda: "the window is full" in compose.logs())
     assert "goes on from checkpoint" in compose.logs()
     assert f"with {produced.count:,} events in the window" in compose.logs()
-    assert compose.kept_kernels() == kept, "nothing is compiled again"
+    assert kept <= compose.kept_kernels(), "nothing is compiled again"
 
 
 def test_file_and_environment_configure_a_container(compose: Composed) -> None:
@@ -214,7 +216,7 @@ def test_file_and_environment_configure_a_container(compose: Composed) -> None:
 def test_a_user_without_an_account_looks_at_what_is_served(
     compose: Composed, produced: Produced, user: str
 ) -> None:
-    compose.served(produced.busiest)
+    compose.recommended(produced.busiest)
     assert compose.beside("--user", user, command=("status",))["generation"] >= 1
     assert len(compose.beside("--user", user, command=("recommend", produced.busiest))["items"]) > 0
     judged = compose.beside("--user", user, *produced.mount, command=("validate", "events.csv"))
