@@ -84,8 +84,9 @@ def _keep_traceback(invocation: Invocation) -> str:
     from driftgraph.stream.clock import SystemClock
 
     name = f"traceback-{SystemClock().now_ms()}.txt"
-    for folder in (invocation.data_dir / "errors", Path(tempfile.gettempdir())):
+    for place in (lambda: invocation.data_dir / "errors", lambda: Path(tempfile.gettempdir())):
         try:
+            folder = place()  # there may be no temporary folder that can be written
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(invocation.hidden(traceback.format_exc()), encoding="utf-8")
         except OSError:

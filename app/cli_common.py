@@ -62,14 +62,16 @@ class Invocation:
 
 
 def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
-    """The configuration; from here on the invocation knows where its data is."""
+    """The configuration; from here on it is known where the data is, and where else may be written."""
     from driftgraph.app.config import load
     from driftgraph.app.config_text import secrets_of
+    from driftgraph.app.writable import settle
 
     settings = load(config, _given(options or {}))
     if isinstance(ctx.obj, Invocation):
         ctx.obj.data_dir = settings.data_dir
         ctx.obj.secrets = secrets_of(settings)
+    settle(settings.data_dir)
     return settings
 
 

@@ -74,15 +74,18 @@ def status(
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if no updater of this data_dir runs or waits.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
 
     Exits 1 if the updater is degraded: its worker fails again and again.
     """
-    from driftgraph.app.cli_output import print_pairs, time_of
+    from driftgraph.app.health import fault
     from driftgraph.app.status_files import told
-    from driftgraph.app.worker_status import worker_pairs
+    from driftgraph.stream.clock import SystemClock
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         store = _store(client, settings)
@@ -90,8 +93,10 @@ def status(
         keys = store.count_keys()
     manifest = _manifest(served.manifest) if served else {}
     updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
-    if standby is not None and standby["state"] == "gone":
+    if standby is not None and standby["state"] in ("gone", "unknown"):
         standby = None
+    if worker is not None and worker["state"] == "unknown":  # as the updater's line says
+        worker = None
     value = {
         "redis": settings.redis.public_url(),
         "namespace": settings.redis.namespace,
@@ -105,16 +110,26 @@ def status(
     if as_json:
         print_as_json(value)
     else:
-        pairs = _updater_pairs(updater)
-        pairs += worker_pairs(worker)
-        pairs += [("standby", f"pid {standby['pid']}: {standby['why']}")] if standby else []
-        pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
-        pairs += [
-            (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in manifest.items()
-        ]
-        print_pairs([*pairs, *((f"keys, {kind}", count) for kind, count in keys.items())], console())
+        _print_status(value)
+    if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
+        raise DriftgraphError(wrong)
     if updater is not None and updater["state"] == "degraded":
         raise typer.Exit(1)
+
+
+def _print_status(value: Mapping[str, Any]) -> None:
+    from driftgraph.app.cli_output import print_pairs, time_of
+    from driftgraph.app.worker_status import worker_pairs
+
+    pairs = _updater_pairs(value["updater"])
+    pairs += worker_pairs(value["worker"])
+    pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
+    pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
+    pairs += [
+        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in value["manifest"].items()
+    ]
+    pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
+    print_pairs(pairs, console())
 
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
@@ -124,6 +139,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
 
     if updater is None:
         return [("updater", "none has run with this data_dir")]
+    if updater["state"] == "unknown":
+        return [("updater", f"unknown: {updater['why']}")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
     worker = updater.get("worker") or {}
     if updater.get("why") and updater["state"] != "degraded":  # then it is what the worker's line says

@@ -88,7 +88,10 @@ def _brokers(value: str) -> str:
 
 
 def _expanded(value: Path) -> Path:
-    return value.expanduser()
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("has a ~ for a home folder that does not exist; write the whole path") from None
 
 
 NameField = Annotated[str, AfterValidator(_name)]

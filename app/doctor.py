@@ -260,9 +260,12 @@ def _updater(settings: Settings) -> Iterator[Check]:
     updater = told(settings.data_dir, "updater")
     if updater is None:
         return
-    state = {"degraded": State.FAIL, "failed": State.WARN}.get(updater["state"], State.OK)
+    state = {"degraded": State.FAIL, "failed": State.WARN, "unknown": State.WARN}.get(
+        updater["state"], State.OK
+    )
+    pid = f", pid {updater['pid']}" if updater["pid"] is not None else ""
     why = f": {updater['why']}" if updater.get("why") else ""
-    yield Check("updater", state, f"{updater['state']}, pid {updater['pid']}{why}")
+    yield Check("updater", state, f"{updater['state']}{pid}{why}")
 
 
 def _gb(size: float) -> str:

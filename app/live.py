@@ -70,6 +70,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
         _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
+        settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
         standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over

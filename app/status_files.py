@@ -16,9 +16,15 @@ from driftgraph.stream import disk
 
 
 def told(data_dir: Path, who: str) -> dict[str, Any] | None:
-    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is."""
+    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is.
+
+    Its state is "unknown" if this user may not read what it said.
+    """
+    path = data_dir / "status" / f"{who}.json"
     try:
-        told: dict[str, Any] = json.loads((data_dir / "status" / f"{who}.json").read_bytes())
+        told: dict[str, Any] = json.loads(path.read_bytes())
+    except PermissionError as error:
+        return {"state": "unknown", "pid": None, "why": f"{path}: {error.strerror}"}
     except (OSError, ValueError):
         return None
     try:

@@ -1,7 +1,7 @@
 """Compile what ingestion calls before the first message comes.
 
-numba compiles a kernel when it is first called, some seconds each, or loads it from its cache beside the
-source, some milliseconds. Either would be a stall of the poll loop in the middle of a live batch.
+numba compiles a kernel when it is first called, up to some seconds each, or loads what ``kernel_cache`` keeps
+of it, some milliseconds. Either would be a stall of the poll loop in the middle of a live batch.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from driftgraph.app.redis_schema import RedisUnavailableError, StaleWorkerError,
 from driftgraph.app.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.worker import Worker, device_of, use_threads
 from driftgraph.app.worker_status import StderrHandler, WorkerStatus, progress_of_worker
+from driftgraph.app.writable import settle
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.clock import SystemClock
@@ -55,6 +56,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
     use_threads()
+    settle(settings.data_dir, is_child=True)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from driftgraph.model.negatives import F64
-from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.compile import kernel
 from driftgraph.stream.events import I64, U32
 from driftgraph.stream.window import Events
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from driftgraph.stream.compile import plain_kernel
 
 SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973
 MILLISECONDS_BELOW = 100_000_000_000_000
@@ -27,7 +28,7 @@ _PLUS, _DASH, _DOT, _COLON, _BLANK = 43, 45, 46, 58, 32
 _DATED_MIN, _DATED_MAX = 19, 40  # 2017-11-25T01:02:03 … with a long fraction and a zone
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _scaled(value: int) -> int:
     """A positive number of unknown unit as milliseconds."""
     if value < SECONDS_BELOW:
@@ -39,7 +40,7 @@ def _scaled(value: int) -> int:
     return value // 1_000_000
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def scale_ints(values: Any, ms: Any, fault: Any) -> None:
     """int64[N] of unknown unit → ms[N]."""
     for i in range(len(values)):
@@ -49,7 +50,7 @@ def scale_ints(values: Any, ms: Any, fault: Any) -> None:
             fault[i] = BAD
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def scale_floats(values: Any, ms: Any, fault: Any) -> None:
     """float64[N] of unknown unit → ms[N]; half to even where a fraction of a millisecond can be held."""
     for i in range(len(values)):
@@ -64,7 +65,7 @@ def scale_floats(values: Any, ms: Any, fault: Any) -> None:
             ms[i] = _scaled(int(value))
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _number(data: Any, start: int, stop: int) -> int:
     """Digits as a number, -1 if one of them is none."""
     value = 0
@@ -75,7 +76,7 @@ def _number(data: Any, start: int, stop: int) -> int:
     return value
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _days(year: int, month: int, day: int) -> int:
     """Days from 1970-01-01 of a Gregorian date (H. Hinnant, days_from_civil)."""
     y = year - 1 if month <= 2 else year
@@ -86,14 +87,14 @@ def _days(year: int, month: int, day: int) -> int:
     return era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _month_days(year: int, month: int) -> int:
     if month == 2:
         return 29 if (year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)) else 28
     return 30 if month in (4, 6, 9, 11) else 31
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _zone_minutes(data: Any, at: int, stop: int) -> int:  # noqa: PLR0911  one for each form
     """Minutes ahead of UTC by ``Z``, ``UTC``, ``GMT``, ``±hh``, ``±hhmm`` or ``±hh:mm``, maybe after a blank.
 
@@ -125,7 +126,7 @@ def _zone_minutes(data: Any, at: int, stop: int) -> int:  # noqa: PLR0911  one f
     return -ahead if data[at] == _DASH else ahead
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _dated_ms(data: Any, start: int, stop: int) -> tuple[int, bool]:  # noqa: PLR0911  one for each fault
     """``YYYY-MM-DDThh:mm:ss[.f]`` and a zone as milliseconds; without a zone its own ones, and True.
 
@@ -159,7 +160,7 @@ def _dated_ms(data: Any, start: int, stop: int) -> tuple[int, bool]:  # noqa: PL
     return (minutes * 60 + second) * 1_000 + fraction_ms, at == stop
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
     """N texts → ms[N]: digits and the usual dates. Those without a zone are ``LOCAL``, all others ``ASK``."""
     for i in range(len(ms)):
@@ -180,7 +181,7 @@ def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
             fault[i] = ASK
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, last_ms: int) -> None:
     """Mark what lies outside the bounds, and what is later than the last time that there is."""
     for i in range(len(ms)):
@@ -193,7 +194,7 @@ def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, last_ms: in
                 fault[i] = IN_FUTURE
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _lowest(high_ms: Any, active: Any) -> int:
     low_ms = np.iinfo(np.int64).max
     for slot in range(len(high_ms)):
@@ -202,7 +203,7 @@ def _lowest(high_ms: Any, active: Any) -> int:
     return low_ms
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def advance_watermark(
     high_ms: Any,
     active: Any,

@@ -27,9 +27,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from driftgraph.stream.atomics import load, store_release
+from driftgraph.stream.compile import helper, kernel
 
 USER, ITEM = 0, 1  # the two sides of an event; also the words of its rows
 
@@ -44,14 +44,6 @@ STALE = np.uint32(1 << 31)  # flag in the count word: the head's event has left 
 COUNT = np.uint32(STALE - 1)
 NIL = np.uint32(0xFFFFFFFF)  # the rows of a tombstone: no node has that one
 LONG_AGO = np.iinfo(np.int64).min  # its time
-
-# Kernels get every array from outside and keep none, so no reference is counted in them (_nrt): numba would
-# count one up and down, atomically, wherever an array is handed on: two thirds of a sampling step. Nothing in
-# them may make an array, a slice included. A helper becomes part of its caller: a call would push every array
-# as seven words.
-_compiled: Any = njit  # whose types do not know _nrt
-kernel: Any = _compiled(cache=True, nogil=True, error_model="numpy", _nrt=False)
-helper: Any = _compiled(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 @helper

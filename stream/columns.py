@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from driftgraph.stream.clock import F64, Instants, Mask, TimeBounds, times_ms_of
+from driftgraph.stream.compile import plain_kernel
 from driftgraph.stream.decode import LEFT_OUT, Behaviors, EraseRequest, Event, EventRules, LeftOut
 from driftgraph.stream.events import (
     EMPTY,
@@ -47,7 +47,7 @@ class Columns:
     event_id: Strings | None = None
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _odd_ids(offsets: Any, data: Any, bytes_max: int, empty_is_fine: bool, odd: Any) -> None:
     """Mark ids that are empty, too long, or have something other than a plain visible character at an end."""
     for i in range(len(odd)):
@@ -60,7 +60,7 @@ def _odd_ids(offsets: Any, data: Any, bytes_max: int, empty_is_fine: bool, odd: 
             odd[i] |= data[start] <= 32 or data[stop - 1] <= 32
 
 
-@numba.njit(cache=True, nogil=True)
+@plain_kernel
 def _wide_ends(offsets: Any, data: Any, wide: Any) -> None:
     """Mark ids with a character beyond ASCII at an end: some of those are white space."""
     for i in range(len(wide)):

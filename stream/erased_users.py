@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream.adjacency import helper, kernel
+from driftgraph.stream.compile import helper, kernel
 from driftgraph.stream.events import I64, U8, Strings
 
 U64 = npt.NDArray[np.uint64]

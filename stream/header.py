@@ -10,8 +10,8 @@ in place: a reader who finds as many done after its answer as begun before it ha
 
 from __future__ import annotations
 
-from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import fence, load_acquire, store_release
+from driftgraph.stream.compile import kernel
 from driftgraph.stream.events import I64
 
 SEQUENCE, WATERMARK, ROWS, ERASURES_BEGUN, ERASURES_DONE, ERASURE_WATERMARK = 0, 1, 2, 4, 5, 6

@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream.adjacency import helper, kernel
 from driftgraph.stream.atomics import load, prefetch
+from driftgraph.stream.compile import helper, kernel
 from driftgraph.stream.events import I64, U8
 from driftgraph.stream.words import TOGETHER, hash_bytes, other_hash_bytes
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from driftgraph.stream.adjacency import kernel
 from driftgraph.stream.atomics import prefetch
+from driftgraph.stream.compile import kernel
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import I64, ID_BYTES_MAX, U8, U32, Strings
 from driftgraph.stream.mapped import Folder

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from driftgraph.stream.adjacency import LONG_AGO, TIME, TIMES, kernel
+from driftgraph.stream.adjacency import LONG_AGO, TIME, TIMES
+from driftgraph.stream.compile import kernel
 
 BLOCK: Final = 4_096  # slots: 128 kB of records, which take 2 µs to look into
 NEVER: Final = np.iinfo(np.int64).max

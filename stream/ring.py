@@ -25,14 +25,13 @@ from driftgraph.stream.adjacency import (
     USER,
     WORDS,
     follow,
-    helper,
-    kernel,
     level_bit,
     link,
     offset_of,
     unlink,
 )
 from driftgraph.stream.atomics import prefetch
+from driftgraph.stream.compile import helper, kernel
 
 AHEAD = 32  # events between a prefetch and its use: about 200 ns of work, a miss to memory
 

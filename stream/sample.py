@@ -23,12 +23,11 @@ from driftgraph.stream.adjacency import (
     TIME,
     TIMES,
     WORDS,
-    helper,
     is_older,
-    kernel,
     offset_of,
 )
 from driftgraph.stream.atomics import load, load_acquire, prefetch
+from driftgraph.stream.compile import helper, kernel
 from driftgraph.stream.events import I64
 
 END_OF_TIME = np.iinfo(np.int64).max

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from driftgraph.stream.adjacency import helper, kernel
 from driftgraph.stream.atomics import load_word, store_word, trailing_zeros
+from driftgraph.stream.compile import helper, kernel
 from driftgraph.stream.events import I64, U8
 
 TOGETHER = 32  # ids whose places are asked for before the first is looked at: a miss each, but all at once

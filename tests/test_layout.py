@@ -115,6 +115,18 @@ def test_only_the_clock_reads_the_time() -> None:
     assert readers == {"stream/clock.py"}
 
 
+def test_only_one_module_asks_numba_to_compile() -> None:
+    """A kernel that is declared in another way needs a folder that can be written beside its source."""
+    declares = re.compile(r"\bnjit\b|\bnumba\.jit\b|\bcache=True\b")
+    declarers = {
+        path.relative_to(ROOT).as_posix()
+        for path in code_files()
+        if path.parent.parts[len(ROOT.parts)] in PACKAGES
+        and declares.search(path.read_text(encoding="utf-8"))
+    }
+    assert declarers == {"stream/compile.py"}
+
+
 def test_no_path_of_a_machine_and_no_package_host_is_in_a_file() -> None:
     """Written apart, so that this file does not find itself."""
     forbidden = re.compile(

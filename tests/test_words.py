@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from driftgraph.stream.adjacency import kernel
+from driftgraph.stream.compile import kernel
 from driftgraph.stream.events import U8
 from driftgraph.stream.words import equal_bytes, gather, hash_bytes, other_hash_bytes, plain_text
 

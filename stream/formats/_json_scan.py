@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from driftgraph.stream.adjacency import helper, kernel
+from driftgraph.stream.compile import helper, kernel
 from driftgraph.stream.words import equal_bytes, plain_text
 
 _DEPTH_MAX = 32  # open brackets inside one value

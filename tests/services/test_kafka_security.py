@@ -22,10 +22,10 @@ from driftgraph.app import doctor as doctor_module
 from driftgraph.app import live as live_module
 from driftgraph.app.config import Settings, load
 from driftgraph.app.doctor import examine
-from driftgraph.app.findings import State
 from driftgraph.app.embedded import EmbeddedRedis
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.event_producer import EventProducer
+from driftgraph.app.findings import State
 from driftgraph.app.topics import ensure_topic
 from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.kafka_source import KafkaSource
