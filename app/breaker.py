@@ -13,7 +13,9 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.stream.decode import Reason
 from driftgraph.stream.events import Decoded
+from driftgraph.stream.wording import BY_KEY
 
 MINIMUM_OF_WINDOW = 10  # no judgement on fewer events than a tenth of the window
 
@@ -83,9 +85,11 @@ class Breaker:
         reasons = sum((read.reasons for read in self._reads), Counter[str]())
         [(reason, count)] = reasons.most_common(1)
         example = next(read.examples[reason] for read in reversed(self._reads) if reason in read.examples)
+        fields = f"{BY_KEY.columns}, or " if reason == Reason.MISSING_FIELD else ""
         return (
             f"{self._rejected / self._count:.0%} of the last {self._count:,} events were rejected, more than "
             f"events.reject_share_max {self.share_max:g} allows, {count:,} of them for {reason}, such as "
-            f"{example}; correct the producer or the configuration and start again: the last read was not "
-            "passed and comes again; events.reject_share_max = 1 would let them all go to the dead letters"
+            f"{example}; {fields}correct the producer or the configuration and start again: the last read "
+            "was not passed and comes again; events.reject_share_max = 1 would let them all go to the dead "
+            "letters"
         )

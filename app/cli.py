@@ -21,17 +21,25 @@ from driftgraph.app import cli_dlq, cli_doctor, cli_erase, cli_faust, cli_produc
 from driftgraph.app.cli_common import (
     ColumnsOption,
     ConfigOption,
+    DataDirOption,
+    DimOption,
+    FitEveryOption,
     FormatOption,
     Invocation,
     JsonOption,
     NoHeaderOption,
+    PredictionsOption,
     RelationsOption,
-    columns_of,
+    SeedOption,
+    SeparatorOption,
+    SpanOption,
+    TargetOption,
     console,
-    names_of,
+    events_of,
     print_as_json,
     print_result,
     read_settings,
+    replay_settings,
 )
 from driftgraph.app.errors import ConfigError, DriftgraphError
 
@@ -136,9 +144,9 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
     from driftgraph.app import live
 
     with progress_on_stderr() as progress:
-        live.run(settings, progress=progress)
+        warnings = live.run(settings, progress=progress)
     if as_json:
-        print_as_json({"stopped": True})
+        print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
 
 
 @app.command()
@@ -151,40 +159,35 @@ def replay(
     relations: RelationsOption = None,
     columns: ColumnsOption = None,
     no_header: NoHeaderOption = False,
+    separator: SeparatorOption = None,
     format_: FormatOption = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL|embedded|none", help="Where to publish; default: the configured one, else embedded."
-        ),
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of data_dir.")] = None,
-    fit_every: Annotated[
-        str | None, typer.Option(metavar="6h", help="Event time between two fine-tunes.")
-    ] = None,
-    span: Annotated[str | None, typer.Option(metavar="30d", help="Span of relations that name none.")] = None,
-    dim: Annotated[int | None, typer.Option(metavar="N", help="Length of an embedding.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Start of every random number.")] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE.parquet", help="Write the top 20 of each evaluated event.")
-    ] = None,
+    redis: TargetOption = None,
+    data_dir: DataDirOption = None,
+    fit_every: FitEveryOption = None,
+    span: SpanOption = None,
+    dim: DimOption = None,
+    seed: SeedOption = None,
+    predictions: PredictionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a file of past events through the same code as the live stream, and report."""
+    """Run a file of past events through the same code as the live stream, and report.
+
+    A file that is not in order of time is sorted.
+    """
     if not source.exists():
         raise DriftgraphError(f"{source}: no such file; name a CSV, JSONL or Parquet file of events")
-    options = {
-        "data_dir": data_dir,
-        "seed": seed,
-        "fit": {"every": fit_every},
-        "window": {"span": span},
-        "model": {"dim": dim},
-        "events": {"format": format_, "header": False if no_header else None, "columns": columns_of(columns)},
-        "redis": {"url": redis if redis not in ("embedded", "none") else None},
-    }
-    settings = read_settings(ctx, config, options)
-    if relations is not None:
-        settings = settings.with_relations(names_of(relations))
+    settings = replay_settings(
+        ctx,
+        config,
+        relations=relations,
+        events=events_of(format_, columns, no_header=no_header, separator=separator),
+        redis=redis,
+        data_dir=data_dir,
+        fit_every=fit_every,
+        span=span,
+        dim=dim,
+        seed=seed,
+    )
     if redis is None:
         redis = settings.redis.address() if "url" in settings.redis.model_fields_set else "embedded"
     elif redis not in ("embedded", "none"):

@@ -34,9 +34,36 @@ ColumnsOption = Annotated[
     ),
 ]
 NoHeaderOption = Annotated[bool, typer.Option("--no-header", help="The file's first line is an event.")]
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--separator", metavar=r"';'", help="Between the fields of a CSV; default: a comma, in a .tsv a tab."
+    ),
+]
 FormatOption = Annotated[
     str | None,
     typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL|embedded|none",
+        help="Where to publish; default: the configured one, else embedded.",
+    ),
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Instead of data_dir.")]
+FitEveryOption = Annotated[
+    str | None, typer.Option("--fit-every", metavar="6h", help="Event time between two fine-tunes.")
+]
+SpanOption = Annotated[
+    str | None, typer.Option("--span", metavar="30d", help="Span of relations that name none.")
+]
+DimOption = Annotated[int | None, typer.Option("--dim", metavar="N", help="Length of an embedding.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Start of every random number.")]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option("--predictions", metavar="FILE.parquet", help="Write the top 20 of each evaluated event."),
 ]
 RedisOption = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Instead of redis.url.")]
 NamespaceOption = Annotated[
@@ -75,6 +102,33 @@ def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None 
     return settings
 
 
+def replay_settings(
+    ctx: typer.Context,
+    config: Path | None,
+    *,
+    relations: str | None,
+    events: dict[str, Any],
+    redis: str | None,
+    data_dir: Path | None,
+    fit_every: str | None,
+    span: str | None,
+    dim: int | None,
+    seed: int | None,
+) -> Settings:
+    """The configuration with the options of a replay, which validate takes as well."""
+    options = {
+        "data_dir": data_dir,
+        "seed": seed,
+        "fit": {"every": fit_every},
+        "window": {"span": span},
+        "model": {"dim": dim},
+        "events": events,
+        "redis": {"url": redis if redis not in ("embedded", "none") else None},
+    }
+    settings = read_settings(ctx, config, options)
+    return settings if relations is None else settings.with_relations(names_of(relations))
+
+
 def _given(options: Tree) -> dict[str, Any]:
     """The options that were given: those that are not None, and the tables that have any."""
     trees = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
@@ -111,6 +165,18 @@ def names_of(text: str) -> list[str]:
             f"{text!r} should be different names with a comma between", param_hint="--relations"
         )
     return names
+
+
+def events_of(
+    format_: str | None, columns: str | None, *, no_header: bool, separator: str | None
+) -> dict[str, Any]:
+    """The table [events] as the options about a file set it."""
+    return {
+        "format": format_,
+        "header": False if no_header else None,
+        "separator": separator,
+        "columns": columns_of(columns),
+    }
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:

@@ -31,7 +31,8 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     ]
     window = [(f"window, {name}", count) for name, count in (report.get("window") or {}).items()]
     keys = [(f"redis, {kind}", count) for kind, count in (report.get("redis") or {}).items()]
-    print_pairs([(k.replace("_", " "), v) for k, v in counts] + window + keys, console)
+    reasons = [(f"dead letters, {name}", count) for name, count in (report.get("reasons") or {}).items()]
+    print_pairs([(k.replace("_", " "), v) for k, v in counts] + reasons + window + keys, console)
     generations = list(report.get("generations") or [])
     overall = (report.get("overall") or {}).get("metrics") or {}
     if overall.get("model"):
@@ -44,6 +45,15 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(str(one.get("number")), *(_shown(row.get(METRIC)) for row in rows))
     if generations:
         console.print(table)
+    sorting = report.get("sorted")
+    if sorting:
+        console.print(
+            f"not in order of time: {sorting['rows']:,} rows were sorted in {sorting['seconds']:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for warning in report.get("warnings") or []:
+        console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:

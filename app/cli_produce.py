@@ -15,7 +15,8 @@ from driftgraph.app.cli_common import (
     JsonOption,
     NoHeaderOption,
     RelationsOption,
-    columns_of,
+    SeparatorOption,
+    events_of,
     names_of,
     print_result,
     read_settings,
@@ -53,21 +54,22 @@ def produce(
     relations: RelationsOption = None,
     columns: ColumnsOption = None,
     no_header: NoHeaderOption = False,
+    separator: SeparatorOption = None,
     format_: FormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a file of events on Kafka: as canonical JSON, keyed by user, stamped with the event time.
 
-    Rows that make no event are left out and counted. A topic that is not there is made, to keep all; one that
-    keeps less long than the events are old is refused, unless --force is given. Ctrl-C ends it; what was sent
-    until then is reported.
+    A file that is not in order of time is sorted. Rows that make no event are left out and counted. A topic
+    that is not there is made, to keep all; one that keeps less long than the events are old is refused,
+    unless --force is given. Ctrl-C ends it; what was sent until then is reported.
     """
     if not file.exists():
         raise DriftgraphError(f"{file}: no such file; name a CSV, JSONL or Parquet file of events")
     pace = _pace(rate, speed)
     options = {
         "kafka": {"topic": topic, "bootstrap_servers": bootstrap},
-        "events": {"format": format_, "header": False if no_header else None, "columns": columns_of(columns)},
+        "events": events_of(format_, columns, no_header=no_header, separator=separator),
     }
     settings = read_settings(ctx, config, options)
 
@@ -75,7 +77,9 @@ def produce(
 
     from driftgraph.app import produce as producing
     from driftgraph.app.progress import progress_on_stderr
+    from driftgraph.app.sort_folder import folder_for_sorting
     from driftgraph.stream.clock import SystemClock
+    from driftgraph.stream.decode import Others
 
     # All of the file, unless the command line says otherwise: what the topic's reader makes of it is its own.
     chosen = None if relations is None else tuple(names_of(relations))
@@ -84,7 +88,13 @@ def produce(
             settings.kafka.librdkafka(),
             settings.kafka.topic,
             file,
-            replace(settings.file_options(), relations=chosen, ignore=()),
+            replace(
+                settings.file_options(),
+                relations=chosen,
+                others=Others.IGNORE,
+                ignore=(),
+                sort_in=folder_for_sorting(settings.data_dir),
+            ),
             pace=pace,
             partitions=partitions,
             progress=progress,
@@ -120,6 +130,8 @@ def _print_report(report: dict[str, Any], out: Console) -> None:
     )
     if report["rejected"]:
         text += f"; {report['rejected']:,} rows left out, such as {report['example']}"
+    if report["erased"]:
+        text += f"; {report['erased']:,} of them requests to erase a user"
     if report["ignored"]:
         text += f"; {report['ignored']:,} of other behaviors"
     if report["warning"]:

@@ -147,6 +147,7 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
         pairs.append(("why", updater["why"]))
     if worker.get("failures"):
         pairs.append(("worker", failed(worker["failures"], worker["why"])))
+    pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []

@@ -12,11 +12,10 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -43,6 +42,7 @@ from driftgraph.stream.addresses import public_url
 
 if TYPE_CHECKING:
     from driftgraph.model.options import TrainerOptions
+    from driftgraph.stream.clock import Clock
     from driftgraph.stream.file_source import FileOptions
     from driftgraph.stream.window import Relation
 
@@ -110,6 +110,8 @@ class Settings(BaseSettings):
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",
     )
 
+    _relations_are_chosen: bool = PrivateAttr(default=False)  # from more that there are, for this command
+
     @classmethod
     def settings_customise_sources(  # the signature is pydantic-settings'
         cls,
@@ -123,9 +125,14 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     def with_relations(self, names: Iterable[str]) -> Settings:
-        """A copy with exactly these relations; those that are configured keep their span and weight."""
+        """A copy with exactly these relations; those that are configured keep their span and weight.
+
+        What else a file has was left out on purpose, and is no fault of it.
+        """
         chosen = {name: self.relations.get(name, RelationSettings()) for name in names}
-        return self.model_copy(update={"relations": chosen})
+        settings = self.model_copy(update={"relations": chosen})
+        settings._relations_are_chosen = True
+        return settings
 
     def window_relations(self, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
         """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
@@ -158,22 +165,32 @@ class Settings(BaseSettings):
             )
         return relations
 
-    def file_options(self) -> FileOptions:
-        """How a file of events is to be read."""
-        from driftgraph.app.event_formats import file_decoder  # noqa: PLC0415  # not needed by --help
-        from driftgraph.stream.clock import REPLAY_TIMES  # noqa: PLC0415
+    def file_options(self, clock: Clock | None = None) -> FileOptions:
+        """How a file of events is to be read: judged as the messages of a topic are.
+
+        Without relations they are those that are found in the file. ``clock`` says what lies in the future.
+        """
+        from driftgraph.app.event_formats import event_rules, file_decoder, ignored_behaviors  # noqa: PLC0415
+        from driftgraph.stream.clock import SystemClock  # noqa: PLC0415  # not needed by --help
+        from driftgraph.stream.decode import Others  # noqa: PLC0415
         from driftgraph.stream.file_source import FileOptions  # noqa: PLC0415
+        from driftgraph.stream.wording import BY_OPTION  # noqa: PLC0415
 
         decoder = file_decoder(self.events)
+        spans_ms = [(own.span or self.window.span).ms for own in self.relations.values()]
         return FileOptions(
             format=self.events.format if decoder is None else "json",
             columns=self.events.columns.given(),
             no_header=not self.events.header,
+            separator=self.events.separator,
             relations=tuple(self.relations) or None,
-            ignore=self.events.ignore,
-            times=replace(REPLAY_TIMES, zone=self.events.zone()),
+            others=Others.IGNORE if self._relations_are_chosen else Others.REJECT,
+            ignore=ignored_behaviors(self),
+            times=event_rules(self, clock or SystemClock()).times,
             erase=self.events.erase,
             decoder=decoder,
+            span_ms=max(spans_ms, default=self.window.span.ms),
+            wording=BY_OPTION,
         )
 
     def trainer_options(self, *, device: str) -> TrainerOptions:

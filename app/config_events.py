@@ -48,6 +48,13 @@ def _timezone(value: str) -> str:
     return value
 
 
+def _separator(written: str) -> str:
+    value = "\t" if written == "\\t" else written  # as a shell passes it
+    if len(value) != 1 or not value.isascii() or value.isalnum() or value in '"\r\n':
+        raise ValueError(r"should be one character such as ; or | or \t, and no letter, digit or quote")
+    return value
+
+
 def _registry_url(value: str) -> str:
     if (fault := fault_of(value, ("http", "https"))) is not None:
         raise ValueError(fault)
@@ -243,6 +250,12 @@ class EventSettings(Section):
     header: bool = Field(
         default=True,
         description="The first line of a CSV names its columns; without it, columns are numbers from 0.",
+    )
+    separator: Annotated[str, AfterValidator(_separator)] | None = Field(
+        default=None,
+        description="What stands between the fields of a CSV, one character; not set: a comma, and a tab in "
+        "a file called .tsv.",
+        examples=[";"],
     )
     columns: ColumnSettings = Field(
         default=ColumnSettings(),

@@ -6,9 +6,10 @@ Shop (or a file) ──► producer thread ──► embedded Kafka ──► Ka
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,13 @@ from driftgraph.app.progress import Progress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
-from driftgraph.stream.clock import REPLAY_TIMES, Clock, SystemClock
+from driftgraph.stream.clock import REPLAY_TIMES, Clock, SystemClock, TimeRules
 from driftgraph.stream.decode import Behaviors, EventRules
-from driftgraph.stream.file_source import FileSource
+from driftgraph.stream.file_source import FileOptions, FileSource
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.window import Relation
+from driftgraph.stream.wording import BY_RENAMING
 
 TOPIC = "events"
 NAMESPACE = "demo"
@@ -69,10 +71,21 @@ class Feed:
                 yield key, value, time_ms
             return
         assert self.path is not None
-        source = FileSource(self.path)
+        source = _file_in_order(self.path)
         while (decoded := source.next_batch()) is not None:
             keys, values = canonical_json(decoded.batch, self.relations)
             yield from zip(keys, values, decoded.batch.time_ms.tolist(), strict=True)
+
+
+def _file_in_order(path: Path, say: Callable[[str], None] = lambda _: None) -> FileSource:
+    """A user's file, in order of time as a stream would be."""
+    options = FileOptions(
+        times=TimeRules(),
+        span_ms=Settings().window.span.ms,
+        sort_in=Path(tempfile.gettempdir()),
+        wording=BY_RENAMING,
+    )
+    return FileSource(path, options, say=say)
 
 
 def demo(
@@ -102,7 +115,7 @@ def demo(
     clock = clock or SystemClock()
     with ExitStack() as stack:
         progress.note("opening the shop" if data is None else f"reading {data}")
-        feed = _shop_feed(seed) if data is None else _file_feed(data)
+        feed = _shop_feed(seed) if data is None else _file_feed(data, progress.note)
         kafka = stack.enter_context(EmbeddedKafka())
         redis = stack.enter_context(EmbeddedRedis())
         kafka.create_topic(TOPIC)
@@ -318,9 +331,9 @@ def _shop_feed(seed: int) -> Feed:
     )
 
 
-def _file_feed(path: Path) -> Feed:
+def _file_feed(path: Path, say: Callable[[str], None]) -> Feed:
     """Read the file once to see what is in it."""
-    source = FileSource(path)
+    source = _file_in_order(path, say)
     first_ms, last_ms, count = 0, 0, 0
     keys: set[bytes] = set()
     while (decoded := source.next_batch()) is not None:

@@ -5,6 +5,7 @@ Frame, GenerationReport ──► [DemoView] ──► stderr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -117,7 +118,8 @@ class TerminalView(PlainView):
             self._drift_at = self._intervals
         self._intervals += 1
         for name, values in self._history.items():
-            values.append(metrics.get(name, {}).get(METRIC, 0.0))
+            value = metrics.get(name, {}).get(METRIC, 0.0)
+            values.append(value if math.isfinite(value) else 0.0)  # NaN: no event of the interval was scored
 
     def close(self) -> None:
         """Stop drawing."""

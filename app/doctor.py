@@ -27,11 +27,12 @@ from driftgraph.app.topics import TopicError, topic_rules
 from driftgraph.app.validate import Report, offsets_at, validate_topic
 from driftgraph.stream.adjacency import HEAD_WORDS, WORDS
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.decode import Rows
+from driftgraph.stream.decode import Reason, Rows
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.source import Position
 from driftgraph.stream.window import Relation
+from driftgraph.stream.wording import BY_KEY
 
 SAMPLE: Final = 10_000  # events looked at
 RATE_OVER_MS: Final = 86_400_000  # a day: nights and evenings
@@ -211,7 +212,8 @@ def _sample(report: Report) -> Check:
     [(reason, _)] = report.rejected.most_common(1)
     detail = report.examples[reason].detail
     state = State.FAIL if rejected > report.read // 2 else State.WARN
-    return Check("events", state, f"{said}, most for {reason} ({detail}); see driftgraph validate")
+    fields = f"{BY_KEY.columns}; " if reason == Reason.MISSING_FIELD else ""
+    return Check("events", state, f"{said}, most for {reason} ({detail}); {fields}see driftgraph validate")
 
 
 def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:

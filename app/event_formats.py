@@ -21,6 +21,7 @@ from driftgraph.stream.formats.mapped import Mapped, Reader
 from driftgraph.stream.formats.registered import RegisteredReader
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.schema_registry import RegistryOptions, SchemaRegistry
+from driftgraph.stream.wording import BY_KEY, Wording
 
 
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
@@ -43,8 +44,8 @@ def ignored_behaviors(settings: Settings) -> tuple[str, ...]:
     return (*settings.events.ignore, *unused)
 
 
-def topic_decoder(settings: Settings, rules: EventRules) -> Decoder:
-    """What reads the messages of a topic.
+def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_KEY) -> Decoder:
+    """What reads the messages of a topic; ``wording`` is that of the command at hand.
 
     Raises:
         ConfigError: If the format is one of files.
@@ -57,7 +58,7 @@ def topic_decoder(settings: Settings, rules: EventRules) -> Decoder:
     names, by_key = JSON_NAMES.with_columns(settings.events.columns.given()), settings.events.erase_by_key()
     tombstones = Tombstones(erase=by_key is not False, fields=(names.user,))
     if name == "arrow":
-        return ArrowStream(rules, names, tombstones)
+        return ArrowStream(rules, names, tombstones, wording)
     mapping = settings.events.event_mapping()
     if mapping is None:
         return CanonicalJson(rules, names, tombstones)

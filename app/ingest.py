@@ -44,6 +44,7 @@ class Counts:
     tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
     erased: int = 0  # requests to forget a user
     forgotten: int = 0  # events of an erased user, of before the request
+    late_by_ms_max: int = 0  # how far the latest of the late events was behind the watermark
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
 
@@ -166,6 +167,8 @@ class Ingest:
             if not self.erasures.cover(rejected):
                 self.dead_letters.put(rejected)
         for index in np.flatnonzero(late).tolist():
+            behind_ms = int(seen_ms[index] - batch.time_ms[index])
+            self.counts.late_by_ms_max = max(self.counts.late_by_ms_max, behind_ms)
             relation = self.graph.window.relations[batch.relation[index]].name
             self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
 

@@ -59,8 +59,8 @@ FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> None:
-    """Follow the topic until SIGTERM or SIGINT.
+def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> list[str]:
+    """Follow the topic until SIGTERM or SIGINT; returns what somebody should know of the run.
 
     Raises:
         DriftgraphError: Kafka, the data_dir or the window is not as it should be.
@@ -78,14 +78,14 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             not stack.enter_context(standby.lock())
             or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
         ):
-            return
+            return []
         stack.callback(lease.release)
         _check_worker(settings)
         options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
         if not standby.kafka(
             partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
         ):
-            return
+            return []
         was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
@@ -133,9 +133,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         gc.collect()
         gc.freeze()
         gc.set_threshold(OBJECTS_MAX)
-        Updater(settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress).run(
-            stop
+        updater = Updater(
+            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress
         )
+        updater.run(stop)
+        return updater.warnings()
 
 
 def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> None:

@@ -7,10 +7,11 @@ CSV, JSONL, Parquet ──► FileSource ──► EventBatch ──► [produce
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,7 +25,7 @@ from driftgraph.app.stopping import stopping
 from driftgraph.app.topics import TopicError, TopicRules, ensure_topic, topic_rules
 from driftgraph.stream.clock import Clock
 from driftgraph.stream.events import I64, Decoded, EventBatch
-from driftgraph.stream.file_source import FileOptions, FileSource
+from driftgraph.stream.file_source import FileOptions, FileSource, Sorting
 from driftgraph.stream.kafka_causes import Property
 
 SLICE: Final = 2_000  # events between two looks at Ctrl-C and the progress, at full speed
@@ -97,17 +98,20 @@ class ProduceReport:
     produced: int = 0
     rejected: int = 0  # rows that make no event; they were left out
     ignored: int = 0  # of behaviors that were not asked for
+    erased: int = 0  # requests to erase a user; among those produced
     reasons: Counter[str] = field(default_factory=Counter)
     example: str = ""  # the first row that was left out, and why
     seconds: float = 0.0
     interrupted: bool = False
     warning: str = ""
+    sorted: Sorting | None = None  # None: the file is in order of time
 
     def to_json(self) -> dict[str, Any]:
         """With the rate."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
         rate = self.produced / self.seconds if self.seconds > 0 else 0.0
-        return found | {"reasons": dict(self.reasons), "events_per_second": rate}
+        sorting = None if self.sorted is None else asdict(self.sorted)
+        return found | {"reasons": dict(self.reasons), "events_per_second": rate, "sorted": sorting}
 
 
 def produce(
@@ -130,7 +134,7 @@ def produce(
         client: librdkafka properties.
         topic: Made with ``partitions`` if it is missing, to keep all; one that is there stays as it is.
         path: The file.
-        options: How it is to be read.
+        options: How it is to be read; its events are sent in order of time.
         pace: How fast.
         partitions: Of a topic that is made; None: as many as the brokers make by default.
         progress: Told of each slice.
@@ -140,7 +144,8 @@ def produce(
     Raises:
         DriftgraphError: The file cannot be read, or Kafka does not take an event or would not keep it.
     """
-    file = FileSource(path, options)
+    in_order = replace(options, sort_in=options.sort_in or Path(tempfile.gettempdir()))
+    file = FileSource(path, in_order, say=progress.note)
     try:
         created = ensure_topic(client, topic, partitions=-1 if partitions is None else partitions)
         producer = EventProducer(client, topic)
@@ -149,13 +154,14 @@ def produce(
         started_ms = clock.now_ms()
         with stopping(producer.stopped):
             try:
-                _send_all(file, producer, report, pace, progress, keeping)
+                _send_all(file, options.erase, producer, report, pace, progress, keeping)
             except NotKeptError:
                 producer.finish()  # what was sent before it is there
                 raise
             producer.finish(STOP_WITHIN_S if producer.stopped.is_set() else FINISH_WITHIN_S)
         progress.close()
         report.produced = producer.sent
+        report.sorted = file.sorting
         report.interrupted = producer.stopped.is_set()
         report.seconds = (clock.now_ms() - started_ms) / 1000
         return report
@@ -224,6 +230,14 @@ class _Canonical(msgspec.Struct, omit_defaults=True):
     event_id: str = ""
 
 
+class _Erase(msgspec.Struct, omit_defaults=True):
+    """A request to erase a user as it stands on the topic."""
+
+    user_id: str
+    behavior: str
+    ts: int = 0  # 0: nothing stands before it
+
+
 def canonical_json(batch: EventBatch, relations: tuple[str, ...]) -> tuple[list[bytes], list[bytes]]:
     """(key, canonical JSON) of each event as two lists; the key is the user's id."""
     encode = msgspec.json.Encoder().encode
@@ -236,8 +250,27 @@ def canonical_json(batch: EventBatch, relations: tuple[str, ...]) -> tuple[list[
     return [user.encode() for user in users], values
 
 
+def _records(
+    decoded: Decoded, relations: tuple[str, ...], erase: str, before_ms: int
+) -> tuple[list[bytes], list[bytes], list[int]]:
+    """(key, value, time) of each event and request to erase, in their order, as three lists.
+
+    A request without a time has that of the event before it; before the first event it has none.
+    """
+    keys, values = canonical_json(decoded.batch, relations)
+    times_ms = decoded.batch.time_ms.tolist()
+    for one in reversed(decoded.erased):
+        newest_ms = max([before_ms, *times_ms[: one.place]])
+        asked_ms = newest_ms if one.time_ms is None else one.time_ms
+        keys.insert(one.place, one.user.encode())
+        values.insert(one.place, msgspec.json.encode(_Erase(one.user, erase, asked_ms)))
+        times_ms.insert(one.place, max(1, newest_ms))
+    return keys, values, times_ms
+
+
 def _send_all(
     file: FileSource,
+    erase: str,
     producer: EventProducer,
     report: ProduceReport,
     pace: Pace,
@@ -247,10 +280,12 @@ def _send_all(
     """Read, encode and send until the end of the file or Ctrl-C."""
     stopped, started_s, shown = producer.stopped, time.monotonic(), 0
     before, begun = 0.0, False  # share of the file behind this read; whether the progress shows
+    newest_ms = 0  # of the events behind this read
     while not stopped.is_set() and (decoded := file.next_batch()) is not None:
         _count(decoded, report)
-        keys, values = canonical_json(decoded.batch, file.relations)
-        times_ms, at, share = decoded.batch.time_ms.tolist(), 0, file.read_share()
+        keys, values, times_ms = _records(decoded, file.relations, erase, newest_ms)
+        newest_ms = max([newest_ms, *times_ms])
+        at, share = 0, file.read_share()
         keeping.check(decoded.batch.time_ms, producer)
         if not begun:
             progress.start(f"produce to {report.topic}", total=100)
@@ -271,6 +306,7 @@ def _send_all(
 def _count(decoded: Decoded, report: ProduceReport) -> None:
     report.rejected += len(decoded.rejected)
     report.ignored += decoded.ignored
+    report.erased += len(decoded.erased)
     report.reasons.update(one.reason for one in decoded.rejected)
     if decoded.rejected and not report.example:
         report.example = f"{decoded.rejected[0].origin}: {decoded.rejected[0].detail}"

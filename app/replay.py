@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ from driftgraph.app.erasures import MemoryErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.ingest import Counts
+from driftgraph.app.lateness import late_warning
 from driftgraph.app.lease import LeaseClient, raise_epoch
 from driftgraph.app.lockstep import Lockstep
 from driftgraph.app.progress import Progress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.redis_schema import connect
+from driftgraph.app.sort_folder import folder_for_sorting
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.file_source import FileSource
+from driftgraph.stream.file_source import FileSource, Sorting
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -62,6 +64,8 @@ class ReplayReport:
     redis: Mapping[str, int]
     truncated: Mapping[str, int]
     capped: Mapping[str, int]
+    sorting: Sorting | None  # None: the file is in order of time
+    warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -78,6 +82,8 @@ class ReplayReport:
             "events_forgotten": counts.forgotten,
             "events_per_second": counts.read / max(self.ingest_s, 1e-9),
             "reasons": dict(counts.reasons),
+            "sorted": None if self.sorting is None else asdict(self.sorting),
+            "warnings": list(self.warnings),
             "elapsed_s": self.elapsed_s,
             "watermark_ms": self.watermark_ms,
             "window": dict(self.window),
@@ -120,14 +126,15 @@ def replay(
         redis: An address, ``embedded`` (a server that ends with the replay) or ``none``.
         predictions: Where to write the best items for each scored event.
         progress: Told of each 65,536 lines, and of each generation.
-        clock: Wall time, for the rates alone.
+        clock: Wall time: for the rates, and for what lies in the future.
 
     Raises:
         DriftgraphError: The file, Redis or the disk is not as it should be; one sentence says which and how.
     """
     clock = clock or SystemClock()
     with ExitStack() as stack:
-        file = FileSource(source, settings.file_options())
+        options = replace(settings.file_options(clock), sort_in=folder_for_sorting(settings.data_dir))
+        file = FileSource(source, options, say=progress.note)
         stack.callback(file.close)
         store = stack.enter_context(_store(redis, settings))
         written = stack.enter_context(_prediction_file(predictions))
@@ -153,6 +160,7 @@ def replay(
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
+        late = late_warning(lockstep.ingest)
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
@@ -163,6 +171,8 @@ def replay(
             watermark_ms=cut.watermark_ms,
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
+            sorting=file.sorting,
+            warnings=() if late is None else (late,),
             **graph.window.counted(),
         )
 

@@ -19,6 +19,7 @@ from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.errors import DriftgraphError
 from driftgraph.app.gate import Gate
 from driftgraph.app.ingest import Ingest
+from driftgraph.app.lateness import late_warning
 from driftgraph.app.lease import Lease
 from driftgraph.app.outbox import Outbox
 from driftgraph.app.progress import Progress
@@ -35,6 +36,7 @@ from driftgraph.stream.source import Position
 
 POLL_S = 0.02  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
+WARN_EVENTS_MIN = 1_000  # in the log, which cannot take a sentence back as the status can
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,12 @@ class Updater:
         self._outage = OutageLog(log.warning)
         self._was_short = False
         self._shown_ms = 0
+        self._warned = False
+
+    def warnings(self) -> list[str]:
+        """What somebody should know of the run so far."""
+        late = late_warning(self.ingest)
+        return [] if late is None else [late]
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
@@ -90,6 +98,8 @@ class Updater:
             raise
         self._commit(self.checkpoints.finish(self._snapshot, self._lease_missing()))
         self._write_status("stopped")
+        for warning in self.warnings():
+            self.progress.note(f"WARNING: {warning}")
 
     def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -178,6 +188,14 @@ class Updater:
             trouble = self.worker.trouble
             state = "degraded" if trouble else "running" if self._full else "filling"
             self._write_status(state, trouble)
+            self._warn()
+
+    def _warn(self) -> None:
+        """Log once that something is wrong, when there are enough events to say so."""
+        if not self._warned and self.ingest.counts.read >= WARN_EVENTS_MIN:
+            for warning in self.warnings():
+                self._warned = True
+                log.warning("%s", warning)
 
     def _lease_missing(self) -> str | None:
         """Why no checkpoint may be begun; None while the lease is held."""
@@ -224,6 +242,7 @@ class Updater:
             },
             "ignored_tombstones": counts.tombstones,
             "reasons": dict(counts.reasons),
+            "warnings": self.warnings(),
             "dead_letters": self.letters.status(),
             "reading_paused": self.gate.closed,
             "lease": self.lease.status(),

@@ -2,14 +2,15 @@
 
     file or topic ──► the configured format ──► [Report]
 
-Reads only: nothing is written, and no offset is committed. What depends on the stream as a whole, lateness
-and repeats, is not judged.
+Reads only: nothing is written, and no offset is committed. Of a file all is judged as ``replay`` does, except
+repeats of an event id; of a topic, lateness is not judged either.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +20,19 @@ import numpy as np
 
 from driftgraph.app.config import Settings
 from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.event_formats import event_rules, ignored_behaviors, topic_decoder
+from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.live import kafka_source
 from driftgraph.stream.clock import Clock, SystemClock
-from driftgraph.stream.decode import Decoder, Others
+from driftgraph.stream.decode import Decoder, Others, Reason
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.file_source import FileSource
 from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
 from driftgraph.stream.source import Position
 from driftgraph.stream.start import Start
+from driftgraph.stream.wording import BY_OPTION
 
 PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
+TOPIC_LIMIT: Final = 10_000  # messages of a topic
 SILENCE_MAX_S: Final = 30.0  # then a topic gives no more, whatever it says that it has
 HELD_FOR_S: Final = 10.0  # a schema registry that is away
 _POLL_S: Final = 0.2
@@ -50,6 +53,9 @@ class Report:
     first_ms: int = 0
     last_ms: int = 0
     with_id: int = 0  # events that carry an event_id
+    out_of_order: int = 0  # events of a file that are older than one before them
+    notes: list[str] = field(default_factory=list)  # what a replay will say of the file
+    error: str | None = None  # why nothing can be read
 
     @property
     def read(self) -> int:
@@ -88,6 +94,9 @@ class Report:
             },
             "ignored_tombstones": self.tombstones,
             "times": {"from": _time(self.first_ms), "to": _time(self.last_ms)},
+            "out_of_order": self.out_of_order,
+            "notes": self.notes,
+            "error": self.error,
             "relations": dict(self.relations.most_common()),
             "rejected": [
                 {"reason": reason, "count": count, "example": _example(self.examples[reason])}
@@ -96,37 +105,43 @@ class Report:
         }
 
 
-def validate_file(settings: Settings, path: Path, limit: int, clock: Clock | None = None) -> Report:
-    """Judge the first blocks of a file, until ``limit`` events have been read.
+def validate_file(settings: Settings, path: Path, limit: int | None, clock: Clock | None = None) -> Report:
+    """Judge a file as a replay will, or with a ``limit`` only its first blocks, until so many are read.
+
+    Whether it is in order of time, and which times are believed, is told of the whole file either way.
 
     Raises:
         DriftgraphError: If the file cannot be read in the configured format.
     """
-    options = replace(
-        settings.file_options(),
-        ignore=ignored_behaviors(settings),
-        others=Others.REJECT,
-        times=event_rules(settings, clock or SystemClock()).times,
-    )
-    file = FileSource(path, options)
-    report = Report(str(path), settings.events.format or file.format)
-    try:
-        while report.read < limit and (decoded := file.next_batch()) is not None:
+    notes: list[str] = []
+    options = replace(settings.file_options(clock), empty_is_fine=True)
+    with closing(FileSource(path, options, say=notes.append)) as file:
+        report = Report(str(path), settings.events.format or file.format, notes=notes)
+        while (limit is None or report.read < limit) and (decoded := file.next_batch()) is not None:
             report.add(decoded, file.relations)
-    finally:
-        file.close()
+    if not report.relations:
+        notes.append("none of its events can be used: replay and produce will refuse it")
+    if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
+        notes.append(f"most events lack a field: {options.wording.columns}")
+    if file.look is not None and not file.look.times.in_order:
+        report.out_of_order = file.look.times.out_of_order
+        notes.append(
+            f"the file is not in order of time: {report.out_of_order:,} events are older than one before "
+            "them; replay and produce will sort it"
+        )
     return report
 
 
-def validate_topic(settings: Settings, topic: str, limit: int, clock: Clock | None = None) -> Report:
+def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clock | None = None) -> Report:
     """Judge the newest messages of a topic, about ``limit`` of them, the same number from each partition.
 
     Raises:
         DriftgraphError: If the topic cannot be read, or has no message.
     """
+    limit = limit or TOPIC_LIMIT
     clock = clock or SystemClock()
     rules = event_rules(settings, clock, others=Others.REJECT if settings.relations else Others.LEARN)
-    decoder = topic_decoder(settings, rules)
+    decoder = topic_decoder(settings, rules, BY_OPTION)
     options = KafkaOptions(
         topics=(topic,),
         client=settings.kafka.librdkafka(),

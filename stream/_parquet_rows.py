@@ -23,6 +23,7 @@ from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import FieldNames
 from driftgraph.stream.formats.table import ColumnError, TableColumns
 from driftgraph.stream.source import SourceError
+from driftgraph.stream.wording import Wording
 
 _INT96_UNIT: Final = "us"  # in nanoseconds an INT96 of the year 2263 would be one of 1678
 
@@ -34,7 +35,7 @@ class ParquetRows:
     times without a zone are read in a configured one.
     """
 
-    def __init__(self, part: Part, names: FieldNames, *, zoned: bool) -> None:
+    def __init__(self, part: Part, names: FieldNames, *, zoned: bool, wording: Wording) -> None:
         self._part = part
         path = part.path
         if path.is_dir() or not path.exists():
@@ -43,13 +44,14 @@ class ParquetRows:
             self._file = parquet.ParquetFile(path, memory_map=True, coerce_int96_timestamp_unit=_INT96_UNIT)
         except (OSError, pa.ArrowException) as error:
             raise SourceError(
-                f"cannot read {path} as Parquet: {error}; check the file or name its format"
+                f"cannot read {path} as Parquet: {error}; check the file, or if it is another format "
+                f"{wording.format} csv, taobao or json"
             ) from error
         self.row_count: int = self._file.metadata.num_rows
         self.done = 0  # rows behind
         try:
             self._schema = self._schema_with_zones()
-            self._columns = TableColumns.of(self._schema, names, str(path), zoned=zoned)
+            self._columns = TableColumns.of(self._schema, names, str(path), zoned=zoned, wording=wording)
         except ColumnError as error:
             raise SourceError(str(error)) from error
 

@@ -80,7 +80,7 @@ def duration_ms_of(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TimeBounds:
-    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any, as in a replay.
+    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any.
 
     ``zone`` is that of times which are written without one; None: they are refused.
     """
@@ -88,6 +88,7 @@ class TimeBounds:
     floor_ms: int = FLOOR_MS
     ceiling_ms: int | None = None
     zone: ZoneInfo | None = None
+    beyond: str = "the time is further ahead of the clock than accepted"  # said of a time above the ceiling
 
     def __post_init__(self) -> None:
         if self.floor_ms < FLOOR_MS_MIN:
@@ -104,14 +105,17 @@ class TimeRules:
     floor_ms: int = FLOOR_MS
     future_skew_ms: int | None = 300_000  # 5 min of clock error is common, 2037 is one broken phone
     zone: ZoneInfo | None = None  # of times that are written without one
+    fixed: TimeBounds | None = None  # of a file: one judgement for all of it, however long it is read
 
     def bounds(self) -> TimeBounds:
         """The bounds as of now; read once a batch, so that all its rows are judged alike."""
+        if self.fixed is not None:
+            return self.fixed
         ahead = self.future_skew_ms
         return TimeBounds(self.floor_ms, None if ahead is None else self.clock.now_ms() + ahead, self.zone)
 
 
-REPLAY_TIMES = TimeRules(future_skew_ms=None)  # event time drives everything: no ceiling
+REPLAY_TIMES = TimeRules(future_skew_ms=None)  # no ceiling: who reads has judged the times already
 
 
 def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:

@@ -242,12 +242,11 @@ _TIME_DETAIL = {
     "2026-07-02T13:46:40Z or 2026-07-02 15:46:40+02:00",
     TimeFault.WITHOUT_ZONE: "the time needs a zone (Z or +02:00), or events.timezone must name its zone",
     TimeFault.TOO_OLD: "the time is before the oldest accepted one",
-    TimeFault.IN_FUTURE: "the time is further ahead of the clock than accepted",
 }
 
 
 def _time_detail(fault: TimeFault, ts: object, bounds: TimeBounds) -> str:
-    told = _TIME_DETAIL[fault]
+    told = bounds.beyond if fault is TimeFault.IN_FUTURE else _TIME_DETAIL[fault]
     if fault is TimeFault.BAD_TIME and time_ms_of(ts, replace(bounds, zone=None)) is TimeFault.WITHOUT_ZONE:
         told = f"there is no such time in {bounds.zone}, since clocks are set forward over it"
     return f"{told}, got {shown(ts)}"

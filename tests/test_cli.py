@@ -84,6 +84,7 @@ class Parts:
     calls: list[dict[str, Any]] = field(default_factory=list)
     report: Report = field(default_factory=lambda: Report({}))
     failure: Exception | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def _call(self, **arguments: Any) -> Report:
         self.calls.append(arguments)
@@ -98,8 +99,9 @@ class Parts:
         progress.advance(2)
         return self._call(settings=settings, source=source, redis=redis, predictions=predictions)
 
-    def run(self, settings: Settings, *, progress: Any) -> None:
+    def run(self, settings: Settings, *, progress: Any) -> list[str]:
         self._call(settings=settings)
+        return self.warnings
 
     def demo(self, **arguments: Any) -> Report:
         return self._call(**arguments)
@@ -244,8 +246,16 @@ def test_replay_prints_counts_and_generations_for_people(shell: Shell, parts: Pa
         "metrics": metrics,
         "baselines": {"recent_popularity": {"recall_at_20": 0.125}},
     }
-    parts.report = Report({"events_read": 12345, "window": {"buy": 7}, "generations": [generation]})
+    parts.report = Report(
+        {
+            **{"events_read": 12345, "window": {"buy": 7}, "generations": [generation]},
+            **{"reasons": {"bad_time": 3}, "warnings": ["some came late"]},
+            "sorted": {"out_of_order": 2, "rows": 12345, "seconds": 1.25},
+        }
+    )
     out = shell("replay", event_file()).out
+    for text in ("dead letters, bad_time", "WARNING: some came late", "12,345 rows were sorted in 1.2 s"):
+        assert text in out
     for text in ("events read", "12,345", "window, buy", "recall@20", "recent popularity", "0.25", "0.125"):
         assert text in out
 
@@ -338,6 +348,8 @@ def test_run_follows_what_the_file_says(shell: Shell, parts: Parts) -> None:
     shell("init")
     done = shell("run", "--json")
     assert (done.code, done.json()) == (0, {"stopped": True})
+    parts.warnings = ["7 of 10 events came late"]
+    assert shell("run", "--json").json() == {"stopped": True, "warnings": parts.warnings}
     assert set(parts.calls[0]["settings"].relations) == {"click", "favorite", "purchase"}
 
 
@@ -454,6 +466,9 @@ def test_status_tells_what_the_updater_said_and_whether_it_is_gone(
         assert words in out
     path.write_text(json.dumps(told | {"pid": 2**22 + 1}))  # above every pid of Linux
     assert shell("status", *published, "--json").json()["updater"]["state"] == "gone"
+    path.write_text(json.dumps(told | {"warnings": ["7 of 10 events came late"]}))
+    assert "WARNING" in shell("status", *published).out
+    assert "7 of 10 events came late" in shell("status", *published).out
     path.write_text(json.dumps(told | {"pid": 2**22 + 1, "state": "failed", "why": "too many rejected"}))
     out = shell("status", *published).out
     assert "failed, pid" in out

@@ -25,6 +25,7 @@ from driftgraph.app.ingest import Counts
 from driftgraph.app.progress import NoProgress
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
+from driftgraph.app.worker import GenerationReport
 from driftgraph.stream.window import Relation
 from tests.shop_worlds import batch_of, graph_of
 
@@ -140,12 +141,26 @@ def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Not
         assert word in text
 
 
+def test_an_interval_without_a_scored_event_is_drawn_too() -> None:
+    scored = {"model": {"recall_at_20": 0.5}, "frozen_first": {"recall_at_20": 0.25}}
+    nothing = {"model": {"recall_at_20": math.nan}, "frozen_first": {"recall_at_20": math.nan}}
+    with TerminalView(Console(file=io.StringIO(), width=120, force_terminal=True)) as view:
+        for metrics in (scored, nothing, scored):
+            report = SimpleNamespace(evaluation=SimpleNamespace(metrics=metrics))
+            view.generation(cast(GenerationReport, report), drifted=None)
+            view.show(Frame(0, 1, 2, 3.0, {}, 1))
+        assert view._history["model"] == [0.5, 0.0, 0.5]
+        view.close()
+
+
 def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three users: some partitions never have an event, and yet time passes."""
     chance = random.Random(1)
     lines = [f"u{n % 3},i{chance.randrange(300)},view,{1_700_000_000 + 60 * n}" for n in range(600)]
+    chance.shuffle(lines)
+    lines[7:7] = ["phone,i1,view,2114380800", "phone,i1,view,1780000000"]  # years ahead of all others
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["user_id,item_id,behavior,timestamp", *lines]), encoding="utf-8")
     notes, answers = Notes(), list[bool]()

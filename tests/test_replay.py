@@ -131,25 +131,22 @@ def test_a_person_gets_a_table_and_progress_as_plain_lines(shell: Shell) -> None
 
 
 def test_bad_rows_are_counted_and_kept_and_the_run_goes_on(shell: Shell) -> None:
-    """A row without a user, one without a time, one cut short, one of 1970, and one too late."""
+    """A row without a user, one without a time, one cut short, one of 1970. One out of order is not bad."""
     lines = Path("shop.csv").read_text(encoding="utf-8").splitlines()
-    early = lines[1].split(",")[3]
     bad = [",i1,click,1783000000", "u1,i1,click,soon", "u1,i1", "u1,i1,click,12"]
     lines[100:100] = bad
-    lines.append(f"u1,i1,click,{early}")
+    lines.append(lines.pop(1))
     Path("bad.csv").write_text("\n".join(lines), encoding="utf-8")
     report = replayed(shell, "bad.csv", *SMALL, "--redis", "none")
-    assert (report["events_rejected"], report["events_late"]) == (4, 1)
-    assert report["reasons"] == {"bad_id": 1, "bad_time": 1, "bad_row": 1, "time_too_old": 1, "late": 1}
+    assert (report["events_rejected"], report["events_late"]) == (4, 0)
+    assert report["reasons"] == {"bad_id": 1, "bad_time": 1, "bad_row": 1, "time_too_old": 1}
     kept = {
         letter.origin: letter
         for letter in (one.rejected for one in FileLetterBox(Path("var/dead_letters")).letters())
     }
     assert {name: kept[name].payload.decode() for name in kept if name.startswith("bad.csv:")} == {
-        f"bad.csv:{101 + n}": row for n, row in enumerate(bad)
+        f"bad.csv:{100 + n}": row for n, row in enumerate(bad)
     }
-    late = [letter for letter in kept.values() if letter.reason == "late"]
-    assert [json.loads(letter.payload)["ts"] for letter in late] == [int(early) * 1_000]
     good = replayed(shell, "shop.csv", *SMALL, "--redis", "none")
     assert report["digest"] == good["digest"]
 

@@ -169,3 +169,27 @@ def test_event_ids_that_are_forgotten_early_are_said_in_the_status_and_once_in_t
     told = [record.getMessage() for record in caplog.records if "event ids" in record.getMessage()]
     assert len(told) == 1
     assert "reach back 0 s of 24.0 h" in told[0]
+
+
+def test_more_than_a_hundredth_of_late_events_is_loud_with_cause_and_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the status at once, in the log once there are a thousand events."""
+    hours = [9.0] * 989 + [12.0] * 10 + [57.0]
+    batches = [clicks(1, 9), clicks(0, 9), clicks(0, *hours), clicks(1, *hours)]
+    _, status = ran(tmp_path, batches, [0, 0, 1_000, 1_000])
+    [warning] = status["warnings"]
+    assert warning.startswith(
+        "22 of 2,002 events (1.1%) came late and are not in the window: they stand up to 48 hours behind"
+    )
+    for words in ("time.lateness allows 60 minutes", "produce sorts a file", "dlq ls"):
+        assert words in warning
+    assert [record.message[:30] for record in caplog.records if "came late" in record.message] == [
+        "11 of 1,002 events (1.1%) came"
+    ], "not once"
+
+
+def test_a_few_late_events_are_no_reason_to_be_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, status = ran(tmp_path, [clicks(1, 9), clicks(0, 9), clicks(0, *[9.0] * 999, *[12.0] * 10)], [0] * 3)
+    assert (status["warnings"], status["events"]["late"]) == ([], 10)
+    assert not [record for record in caplog.records if "late" in record.message]

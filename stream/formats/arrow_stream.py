@@ -22,6 +22,7 @@ from driftgraph.stream.formats import JSON_NAMES, FieldNames
 from driftgraph.stream.formats.parts import Parts, decode_parts
 from driftgraph.stream.formats.table import ColumnError, TableColumns
 from driftgraph.stream.formats.tombstones import Tombstones
+from driftgraph.stream.wording import BY_KEY, Wording
 
 EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfold without a limit
 
@@ -30,11 +31,16 @@ class ArrowStream:
     """Decodes Arrow IPC streams, one or more events a message. Keeps nothing from one batch to the next."""
 
     def __init__(
-        self, rules: EventRules, names: FieldNames = JSON_NAMES, tombstones: Tombstones | None = None
+        self,
+        rules: EventRules,
+        names: FieldNames = JSON_NAMES,
+        tombstones: Tombstones | None = None,
+        wording: Wording = BY_KEY,
     ) -> None:
         self.rules = rules
         self.names = names
         self.tombstones = tombstones or Tombstones(erase=True, fields=(names.user,))
+        self._wording = wording
 
     def decode(self, rows: Rows) -> Decoded:
         """Decode a batch of messages."""
@@ -78,8 +84,13 @@ class ArrowStream:
         """The table in a message, checked: its bytes may be anything."""
         try:
             with pa.ipc.open_stream(payload) as stream:
-                zoned = self.rules.times.zone is not None
-                wanted = TableColumns.of(stream.schema, self.names, "the message", zoned=zoned)
+                wanted = TableColumns.of(
+                    stream.schema,
+                    self.names,
+                    "the message",
+                    zoned=self.rules.times.zone is not None,
+                    wording=self._wording,
+                )
                 batches, count = [], 0
                 for batch in stream:
                     count += batch.num_rows

@@ -71,13 +71,13 @@ TAOBAO = Layout(
 )  # UserBehavior.csv: user, item, category, behavior, ts
 
 
-def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES) -> Layout:
+def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str = ",") -> Layout:
     """The layout that a header line gives.
 
     Raises:
         ValueError: If a column is not there; the message says what the header has.
     """
-    header = [name.strip() for name in fields_of(line)]
+    header = [name.strip() for name in fields_of(line, separator)]
     places: dict[str, int] = {}
     for field in ("user", "item", "behavior", "ts"):
         name = getattr(names, field)
@@ -90,7 +90,7 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES) -> Layout:
     return Layout(**places, width=len(header), event_id=event_id)
 
 
-def layout_of_positions(line: bytes, columns: Mapping[str, str]) -> Layout:
+def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str = ",") -> Layout:
     """The layout of a file without a header, from its first line and positions counted from 0.
 
     Without any positions: user, item, behavior, ts; or with a category after the item if there are five.
@@ -98,12 +98,11 @@ def layout_of_positions(line: bytes, columns: Mapping[str, str]) -> Layout:
     Raises:
         ValueError: If a position is no number or not there, or is needed and missing.
     """
-    width = len(fields_of(line))
+    width = len(fields_of(line, separator))
     if not columns:
         if width not in (PLAIN.width, TAOBAO.width):
             raise ValueError(
-                f"the first line has {width} fields and no header; say which they are: "
-                "user=0, item=1, behavior=2, ts=3"
+                f"the first line has {width} fields and no header, so nobody knows which they are"
             )
         return PLAIN if width == PLAIN.width else TAOBAO
     places: dict[str, int] = {}
@@ -121,22 +120,23 @@ def layout_of_positions(line: bytes, columns: Mapping[str, str]) -> Layout:
     return Layout(**places, width=width)
 
 
-def fields_of(line: bytes) -> list[str]:
+def fields_of(line: bytes, separator: str = ",") -> list[str]:
     """The fields of one line without its line break.
 
     Raises:
         UnicodeDecodeError: If it is not UTF-8.
         csv.Error: If a field is longer than ``FIELD_CHARACTERS_MAX``, or holds a carriage return.
     """
-    return next(csv.reader([line.removesuffix(b"\r").decode()]), [])
+    return next(csv.reader([line.removesuffix(b"\r").decode()], delimiter=separator), [])
 
 
 class Delimited:
     """Decodes blocks of CSV lines. Keeps nothing from one block to the next."""
 
-    def __init__(self, rules: EventRules, layout: Layout) -> None:
+    def __init__(self, rules: EventRules, layout: Layout, separator: str = ",") -> None:
         self.rules = rules
         self.layout = layout
+        self._separator = separator
 
     def decode(self, block: bytes, first_line: int, origin_of: Callable[[int], str]) -> Decoded:
         """Decode whole lines; the same result as ``decode_by_line``. Blank lines are no records.
@@ -160,7 +160,7 @@ class Delimited:
     def event_of(self, line: bytes, bounds: TimeBounds) -> Answer:
         """The event in one line, or why there is none, or None if it is ignored."""
         try:
-            fields = fields_of(line)
+            fields = fields_of(line, self._separator)
         except UnicodeDecodeError as error:
             return Refusal(Reason.BAD_UTF8, f"not UTF-8: {error.reason} at byte {error.start} of the line")
         except csv.Error as error:
@@ -200,7 +200,9 @@ class Delimited:
                     block_size=len(body) + 1,
                     column_names=[str(place) for place in range(layout.width)],
                 ),
-                parse_options=arrow_csv.ParseOptions(invalid_row_handler=skip, ignore_empty_lines=False),
+                parse_options=arrow_csv.ParseOptions(
+                    delimiter=self._separator, invalid_row_handler=skip, ignore_empty_lines=False
+                ),
                 convert_options=arrow_csv.ConvertOptions(
                     check_utf8=False,  # checked already
                     column_types={str(place): pa.string() for place in places},

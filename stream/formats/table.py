@@ -26,6 +26,7 @@ from driftgraph.stream.formats.arrow_columns import (
     why_no_name,
     why_no_time,
 )
+from driftgraph.stream.wording import BY_KEY, Wording
 
 
 class ColumnError(ValueError):
@@ -40,7 +41,9 @@ class TableColumns:
     event_id: str | None  # None: the table has no such column
 
     @classmethod
-    def of(cls, schema: Any, names: FieldNames, where: str, *, zoned: bool) -> TableColumns:
+    def of(
+        cls, schema: Any, names: FieldNames, where: str, *, zoned: bool, wording: Wording = BY_KEY
+    ) -> TableColumns:
         """Find them in a schema; ``where`` names the table in what is said.
 
         ``zoned``: times without a zone are read in a configured one.
@@ -54,8 +57,7 @@ class TableColumns:
         for field in (names.user, names.item, names.behavior, names.ts):
             if field not in schema.names:
                 raise ColumnError(
-                    f"{where} has no column {field!r}, it has: {', '.join(schema.names)}; "
-                    "name the right ones with columns user=…, item=…, behavior=…, ts=…"
+                    f"{where} has no column {field!r}, it has: {', '.join(schema.names)}; {wording.columns}"
                 )
         for field in (*ids, names.behavior, names.ts):
             if schema.names.count(field) > 1:

@@ -1,0 +1,46 @@
+"""What to do about a file or message of another shape, in the words of the command at hand.
+
+replay, produce, validate: an option      run: a key of the configuration      demo: the file itself
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What to do, each as half a sentence that begins with a verb."""
+
+    columns: str
+    positions: str  # of columns without a header
+    no_header: str
+    separator: str  # the separator follows
+    format: str  # the formats follow
+    relations: str
+
+
+BY_OPTION = Wording(
+    columns="name the columns with --columns user=…,item=…,behavior=…,ts=…",
+    positions="name the columns by number with --columns user=0,item=1,behavior=2,ts=3",
+    no_header="give --no-header",
+    separator="give --separator",
+    format="name it with --format",
+    relations="name the behaviors that count with --relations A,B",
+)
+BY_KEY = Wording(
+    columns="name the columns under [events.columns] in driftgraph.toml: user, item, behavior, ts",
+    positions="name the columns by number under [events.columns] in driftgraph.toml: user = 0, item = 1, …",
+    no_header="set events.header = false in driftgraph.toml",
+    separator="set events.separator in driftgraph.toml to",
+    format="set events.format in driftgraph.toml to",
+    relations="add a table [relations.NAME] to driftgraph.toml for each behavior that counts",
+)
+BY_RENAMING = Wording(
+    columns="name the columns in its first line user_id,item_id,behavior,timestamp",
+    positions="give it a first line: user_id,item_id,behavior,timestamp",
+    no_header="give it a first line with the names user_id,item_id,behavior,timestamp",
+    separator="write it with commas instead of",
+    format="give it a name that ends in",
+    relations="look at it with: driftgraph validate FILE",
+)
