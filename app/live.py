@@ -95,18 +95,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
         if was_away:  # at the start; nobody saw that it was there during the stop
             watermark.forget_stop()
-        letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
-        stack.callback(letters.close)
-        erasures = DurableErasures(
-            erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
-        )
-        stack.callback(erasures.close)
-        limits = settings.events
-        breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
-        # When a fit is due is the worker's to see: here the stream is never cut.
-        own = settings.deduplication
-        ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
-        ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures, ids)
+        ingest, letters, erasures = _ingest(stack, settings, graph, watermark)
         forgotten = 0
         if found is not None and state is not None:
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
@@ -128,16 +117,40 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
-        # Two million objects from the start live on, and a read brings 40,000 messages as objects that die
-        # together: collections that look at all of them again and again would cost half of the rate.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(OBJECTS_MAX)
+        _collect_less()
         updater = Updater(
             settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress
         )
         updater.run(stop)
         return updater.warnings()
+
+
+def _ingest(
+    stack: ExitStack, settings: Settings, graph: Heterograph, watermark: Watermark
+) -> tuple[Ingest, Outbox, DurableErasures]:
+    """What takes events into the graph, with the dead letters and erasures that ``stack`` closes."""
+    letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
+    stack.callback(letters.close)
+    erasures = DurableErasures(
+        erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
+    )
+    stack.callback(erasures.close)
+    limits = settings.events
+    breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
+    # When a fit is due is the worker's to see: here the stream is never cut.
+    own = settings.deduplication
+    ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
+    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures, ids)
+    return ingest, letters, erasures
+
+
+def _collect_less() -> None:
+    """Collect garbage less often: two million objects from the start live on, and the 40,000 messages of a read
+    die together. Collections that look at all of them again and again would cost half of the rate.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_MAX)
 
 
 def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> None:

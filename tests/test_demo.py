@@ -25,7 +25,7 @@ from driftgraph.app.ingest import Counts
 from driftgraph.app.progress import NoProgress
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
-from driftgraph.app.worker import GenerationReport
+from driftgraph.app.generation_report import GenerationReport
 from driftgraph.stream.window import Relation
 from tests.shop_worlds import batch_of, graph_of
 
