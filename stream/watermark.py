@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from driftgraph.stream import _time_kernels as kernels
-from driftgraph.stream.clock import TIME_MS_MAX, Clock, Mask
+from driftgraph.stream.clock import Clock, Mask
 from driftgraph.stream.events import I32, I64
+from driftgraph.stream.time_text import TIME_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
