@@ -160,8 +160,8 @@ def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> Non
             log.warning("%s", change)
     elif checkpoint.numbers(root):
         log.warning(
-            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the ones "
-            "there are replaced by its own",
+            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the "
+            "ones there are replaced by its own",
             root,
             settings.kafka.topic,
             settings.kafka.shard,
@@ -215,11 +215,11 @@ def _changes(state: State, relations: Sequence[Relation], root: Path) -> Iterato
         if 0 < ring.span_ms < relation.span_ms:
             yield f"{relation.name} has a longer span, whose older part fills as time passes; {fill}"
         if (left := ring.next - ring.first - relation.capacity) > 0:
-            yield f"{relation.name} has room for {relation.capacity:,} events now: the oldest {left:,} are gone"
+            yield f"{relation.name} has room for {relation.capacity:,} events: the oldest {left:,} are gone"
     for ring in then.values():
         yield (
-            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further ones "
-            "are rejected unless events.ignore names it"
+            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further "
+            "ones are rejected unless events.ignore names it"
         )
 
 
