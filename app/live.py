@@ -101,7 +101,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
             held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
-        _warn_of_changes(settings, state, root)
+        _tell_changes(settings, state, root, progress)
         start = None if state is None else state.position
         source = kafka_source(
             options,
@@ -153,7 +153,7 @@ def _collect_less() -> None:
     gc.set_threshold(OBJECTS_MAX)
 
 
-def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> None:
+def _tell_changes(settings: Settings, state: State | None, root: Path, progress: Progress) -> None:
     """Say what a start does not go on with, of the checkpoints that are there."""
     if state is not None:
         for change in _changes(state, settings.window_relations(), root):
@@ -166,6 +166,8 @@ def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> Non
             settings.kafka.topic,
             settings.kafka.shard,
         )
+    else:
+        progress.note(f"there is no checkpoint in {root}: the window is filled from the topic")
 
 
 def _check_worker(settings: Settings) -> None:

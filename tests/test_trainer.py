@@ -256,6 +256,17 @@ def test_a_state_of_an_older_version_loads_by_the_bit() -> None:
     assert same_state(again, trainer)
 
 
+def test_a_state_of_half_precision_on_a_gpu_goes_on_without_it() -> None:
+    """The scale of a loss that is not scaled any more is of no use, and no fault."""
+    tensors, meta = trainer_of().state_dict()
+    scaler = torch.amp.GradScaler("cuda", enabled=False)
+    assert meta["scaler"] == scaler.state_dict() == {}
+    scale = {"scale": 512.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    again = trainer_of()
+    again.load_state_dict(tensors, meta | {"scaler": {**scale, "_growth_tracker": 7}})
+    assert again.state_dict()[1]["scaler"] == {}
+
+
 # --- other relations ---------------------------------------------------------------------------------
 
 
