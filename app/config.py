@@ -155,13 +155,13 @@ class Settings(BaseSettings):
         )
         if len(relations) > RELATIONS_MAX:
             raise ConfigError(
-                f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors one "
-                "name in events.mapping.behaviors, or name those to leave out in events.ignore"
+                f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors "
+                "one name in events.mapping.behaviors, or name those to leave out in events.ignore"
             )
         if (slots := sum(relation.capacity for relation in relations)) > SLOTS_MAX:
             raise ConfigError(
-                f"the capacities of the relations add up to {slots:,} events, and a window holds {SLOTS_MAX:,} at "
-                "most: lower window.capacity or relations.NAME.capacity"
+                f"the capacities of the relations add up to {slots:,} events, and a window holds "
+                f"{SLOTS_MAX:,} at most: lower window.capacity or relations.NAME.capacity"
             )
         return relations
 

@@ -101,7 +101,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
             held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
-        _warn_of_changes(settings, state, root)
+        _tell_changes(settings, state, root, progress)
         start = None if state is None else state.position
         source = kafka_source(
             options,
@@ -153,19 +153,21 @@ def _collect_less() -> None:
     gc.set_threshold(OBJECTS_MAX)
 
 
-def _warn_of_changes(settings: Settings, state: State | None, root: Path) -> None:
+def _tell_changes(settings: Settings, state: State | None, root: Path, progress: Progress) -> None:
     """Say what a start does not go on with, of the checkpoints that are there."""
     if state is not None:
         for change in _changes(state, settings.window_relations(), root):
             log.warning("%s", change)
     elif checkpoint.numbers(root):
         log.warning(
-            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the ones "
-            "there are replaced by its own",
+            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the "
+            "ones there are replaced by its own",
             root,
             settings.kafka.topic,
             settings.kafka.shard,
         )
+    else:
+        progress.note(f"there is no checkpoint in {root}: the window is filled from the topic")
 
 
 def _check_worker(settings: Settings) -> None:
@@ -215,11 +217,11 @@ def _changes(state: State, relations: Sequence[Relation], root: Path) -> Iterato
         if 0 < ring.span_ms < relation.span_ms:
             yield f"{relation.name} has a longer span, whose older part fills as time passes; {fill}"
         if (left := ring.next - ring.first - relation.capacity) > 0:
-            yield f"{relation.name} has room for {relation.capacity:,} events now: the oldest {left:,} are gone"
+            yield f"{relation.name} has room for {relation.capacity:,} events: the oldest {left:,} are gone"
     for ring in then.values():
         yield (
-            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further ones "
-            "are rejected unless events.ignore names it"
+            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further "
+            "ones are rejected unless events.ignore names it"
         )
 
 

@@ -70,7 +70,8 @@ class SavedModel:
         if self.format != STATE_FORMAT:
             return (
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
-                f"{STATE_FORMAT}: run the version that saved it, or remove {self.folder.parent}; {self._cost(settings)}"
+                f"{STATE_FORMAT}: run the version that saved it, or remove {self.folder.parent}; "
+                f"{self._cost(settings)}"
             )
         own = {name: getattr(settings.model, name) for name in SIZES}
         other = [name for name in SIZES if self.sizes[name] != own[name]]
@@ -93,14 +94,14 @@ class SavedModel:
         return ", ".join(parts)
 
     def _cost(self, settings: Settings) -> str:
-        """What a model from nothing costs. It cannot know more than the window holds, which bounds the time."""
+        """What a model from nothing costs. The window bounds the time: no model knows what is older."""
         every_ms = settings.fit.every.ms
         longest_ms = max((r.span_ms for r in settings.window_relations()), default=settings.window.span.ms)
         fits = max(1, min(self.generation, math.ceil(longest_ms / every_ms)))
         return (
-            "a new model then starts from nothing with a fit as soon as the window is full, Redis serves what "
-            f"it has until then, and the new model has had as many fits as this one ({fits} within the longest "
-            f"span) after about {_about(fits * every_ms)}"
+            "a new model then starts from nothing with a fit as soon as the window is full, Redis serves "
+            "what it has until then, and the new model has had as many fits as this one "
+            f"({fits} within the longest span) after about {_about(fits * every_ms)}"
         )
 
 

@@ -3,7 +3,7 @@
     Updater ──► [WorkerProcess.tend] ──► a process that runs ``worker_process.main``
                        └──◄── its last words, why it ended
 
-A worker that ends is started again with growing pauses; one that ends again and again is failing, and says why.
+A worker that ends is started again with growing pauses. One that ends again and again is failing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class WorkerProcess:
 
     @property
     def state(self) -> str:
-        """``not started``, ``running``, ``failed`` (and waiting for its next start), ``failing``, ``stopped``."""
+        """``not started``, ``running``, ``failed`` (until its next start), ``failing``, ``stopped``."""
         if self._is_stopped:
             return "stopped"
         if self.is_failing:

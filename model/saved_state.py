@@ -35,8 +35,8 @@ def check_sizes(meta: Mapping[str, object], network: Mapping[str, Tensor], optio
     """
     if meta.get("format") != STATE_FORMAT:
         raise ValueError(
-            f"the saved model has format {meta.get('format')}, this version of driftgraph reads {STATE_FORMAT}; "
-            "start with an empty model"
+            f"the saved model has format {meta.get('format')}, this version of driftgraph reads "
+            f"{STATE_FORMAT}; start with an empty model"
         )
     heads = network["layers.0.0.attend_target_RHC"].shape[1]  # older states do not say it
     saved = {"heads": heads} | {name: meta[name] for name in SIZES if name in meta}
@@ -77,8 +77,8 @@ def placed(
 def placed_moments(saved: Moments, place_R: Sequence[int]) -> Moments:
     """Adam's state by parameter, each relation's part at its new place.
 
-    The first moment of a new relation is 0. Its second moment is the mean of the others: the step count belongs
-    to the whole parameter, so a second moment of 0 would make the first steps several times too long.
+    The first moment of a new relation is 0. Its second moment is the mean of the others: the step count is
+    that of the whole parameter, so a second moment of 0 would make the first steps several times too long.
     """
     moments: Moments = {}
     for name, state in saved.items():
@@ -92,7 +92,7 @@ def placed_moments(saved: Moments, place_R: Sequence[int]) -> Moments:
 
 
 def _has_relation_axis(name: str) -> bool:
-    """Whether a parameter has one part for each relation: its shape suffix begins with R, as weight_RDHC's."""
+    """Whether a parameter has one part for each relation: its shape suffix begins with R (weight_RDHC)."""
     return name.rpartition("_")[2].startswith("R")
 
 

@@ -236,8 +236,8 @@ class Trainer:
     def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Continue where the state was saved; bit for bit on a CPU.
 
-        Relations are matched by name: in another order they mean the same, a new one starts untrained, and one
-        that is gone goes.
+        Relations are matched by name: in another order they mean the same, a new one starts untrained, and
+        one that is gone goes.
 
         Raises:
             ValueError: The state is of another format, or of a model of other sizes.

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from driftgraph.app import updater as updater_module
 from driftgraph.app.checkpoints import Checkpoints
 from driftgraph.app.config import load
 from driftgraph.app.dead_letter_files import FileDeadLetters
@@ -193,3 +194,19 @@ def test_a_few_late_events_are_no_reason_to_be_loud(tmp_path: Path, caplog: pyte
     _, status = ran(tmp_path, [clicks(1, 9), clicks(0, 9), clicks(0, *[9.0] * 999, *[12.0] * 10)], [0] * 3)
     assert (status["warnings"], status["events"]["late"]) == ([], 10)
     assert not [record for record in caplog.records if "late" in record.message]
+
+
+def test_a_worker_that_keeps_failing_is_the_state_of_the_updater(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs; ingestion goes on."""
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(updater_module, "write_json", lambda _, status: written.append(status))
+    why = "the worker failed 2 times in a row, last: no memory"
+    monkeypatch.setattr(WorkerProcess, "trouble", property(lambda _: why))
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status/updater.json").write_text("{}")
+    ran(tmp_path, [clicks(0, 9)] * 3, [2_000] * 3)
+    assert {(status["state"], status["why"]) for status in written[:-1]} == {("degraded", why)}
+    assert written[-1]["state"] == "stopped"
+    assert written[-1]["events"]["applied"] == 3

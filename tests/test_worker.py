@@ -556,7 +556,7 @@ def renamed_batch(batch: EventBatch, relations: Sequence[Relation]) -> EventBatc
 def test_a_worker_goes_on_with_other_relations(
     redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
 ) -> None:
-    """In another order it predicts the same; a new one has nothing trained on; what is gone goes, its trends too."""
+    """In another order it predicts the same; of a new one nothing is trained on; a gone one's trends go."""
     graphs: list[Heterograph] = []
 
     def opened(name: str, relations: Sequence[Relation], history: tuple[Life, ...]) -> Worker:
@@ -609,8 +609,8 @@ def test_a_worker_goes_on_with_other_relations(
         ({"heads": 2}, "the saved model has heads 4, this configuration 2: set model.heads = 4"),
         (
             {"dim": 8, "heads": 2, "layers": 2},
-            "has dim 16, layers 1 and heads 4, this configuration 8, 2 and 2: set model.dim = 16, model.layers = 1 "
-            "and model.heads = 4",
+            "has dim 16, layers 1 and heads 4, this configuration 8, 2 and 2: set model.dim = 16, "
+            "model.layers = 1 and model.heads = 4",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The worker's process as its parent sees it: why it ended, when that is failing, and what is said about it."""
+"""The worker's process as its parent sees it: why it ended, when it is failing, and what is said of it."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_the_log_has_a_reason_once_a_minute_and_a_new_one_at_once(
         watched.lives(worker_ends.without_a_word)
     assert [record.getMessage() for record in caplog.records] == [
         "the worker failed: the shelf is empty; fill it; it is started again",
-        "the worker failed 4 times in a row, last: ended with status 3 and without a word; what it printed may "
-        "tell why; it is started again",
+        "the worker failed 4 times in a row, last: ended with status 3 and without a word; what it printed "
+        "may tell why; it is started again",
     ]
     caplog.clear()
     monkeypatch.undo()
