@@ -27,7 +27,7 @@ from driftgraph.app.erased_letters import erasures_folder, users_of
 from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.app.lease import LeaseClient
+from driftgraph.app.lease import Lease, LeaseClient
 from driftgraph.app.letter_places import letter_place, letters_folder
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
@@ -69,18 +69,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
-        standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
-        if (
-            not stack.enter_context(standby.lock())
-            or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
-        ):
-            return
-        stack.callback(lease.release)
-        _check_worker(settings)
-        options = _kafka_options(settings, clock)
-        if not standby.kafka(
-            partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
-        ):
+        # from here on nothing is left to do but to take over
+        if (lease := _taken_over(settings, stop, progress, stack, clock)) is None:
             return
         root = settings.data_dir / "checkpoints"
         found, state, damaged = window_checkpoint.latest(root, _stream(settings))
@@ -115,7 +105,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             )
         start = None if state is None else state.position
         source = kafka_source(
-            options,
+            _kafka_options(settings, clock),
             decoder,
             clock,
             start=start,
@@ -147,6 +137,23 @@ def _check_worker(settings: Settings) -> None:
     """
     saved_model.check(settings)
     device_of(settings.model.device)
+
+
+def _taken_over(
+    settings: Settings, stop: threading.Event, progress: Progress, stack: ExitStack, clock: Clock
+) -> Lease | None:
+    """The lease, once it is ours and Kafka is there; None if told to stop first. ``stack`` gives it up."""
+    standby = Standby(settings, stop, progress)
+    if not stack.enter_context(standby.lock()):
+        return None
+    lease = standby.lease(LeaseClient.of(settings, standby.place))
+    if lease is None:
+        return None
+    stack.callback(lease.release)
+    _check_worker(settings)
+    options = _kafka_options(settings, clock)
+    look = partial(look_for, options.client, options.topics, options.connect_timeout_s)
+    return lease if standby.kafka(look, lease) else None
 
 
 def window_folder(settings: Settings) -> Path:
