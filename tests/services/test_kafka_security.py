@@ -419,7 +419,7 @@ def test_run_and_doctor_say_that_a_password_is_wrong(
     assert line.startswith(f"driftgraph: cannot reach Kafka at {secured.sasl}")
     assert "Authentication failed" in line
     assert line.endswith(SASL_ADVICE)
-    monkeypatch.setattr(doctor_module, "_device", lambda: iter(()))
+    monkeypatch.setattr(doctor_module, "_device", lambda _: iter(()))
     [check] = [check for check in examine(load(config)).checks if check.name == "events"]
     assert check.state is State.FAIL
     assert "Authentication failed" in check.detail

@@ -233,7 +233,7 @@ def test_doctor_holds_what_a_topic_keeps_against_the_longest_span(
     said: str,
 ) -> None:
     """100 messages a day of some 100 bytes: 15,000 bytes hold a day or two."""
-    monkeypatch.setattr(doctor_module, "_device", lambda: iter(()))
+    monkeypatch.setattr(doctor_module, "_device", lambda _: iter(()))
     make_topic(real_kafka.address, topic, 1, **config)
     now_ms = SystemClock().now_ms()
     produce(
