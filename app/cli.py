@@ -92,9 +92,11 @@ def _keep_traceback(invocation: Invocation) -> str:
     from driftgraph.stream.clock import SystemClock
 
     name = f"traceback-{SystemClock().now_ms()}.txt"
-    for place in (lambda: invocation.data_dir / "errors", lambda: Path(tempfile.gettempdir())):
+    for place in ("data_dir", "temporary"):
         try:
-            folder = place()  # there may be no temporary folder that can be written
+            own = invocation.data_dir / "errors"
+            # there may be no temporary folder that can be written
+            folder = own if place == "data_dir" else Path(tempfile.gettempdir())
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(invocation.hidden(traceback.format_exc()), encoding="utf-8")
         except OSError:

@@ -72,7 +72,6 @@ def produce(
         "events": events_of(format_, columns, no_header=no_header, separator=separator),
     }
     settings = read_settings(ctx, config, options)
-
     from dataclasses import replace
 
     from driftgraph.app import produce as producing

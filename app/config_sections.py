@@ -302,8 +302,8 @@ class RedisSettings(Section):
     )
     namespace: Annotated[str, AfterValidator(_namespace)] = Field(
         default="driftgraph",
-        description="First part of every key, of one updater alone; in braces, {shop}, all keys share a Cluster "
-        "slot.",
+        description="First part of every key, of one updater alone; in braces, {shop}, all keys share a "
+        "Cluster slot.",
     )
     keep: int = Field(
         default=3, ge=2, le=100, description="Generations kept: the served one and those to go back to."

@@ -27,7 +27,7 @@ from driftgraph.app.erased_letters import erasures_folder, users_of
 from driftgraph.app.erasures import DurableErasures
 from driftgraph.app.event_formats import event_rules, topic_decoder
 from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.app.lease import Lease, LeaseClient
+from driftgraph.app.lease import LeaseClient
 from driftgraph.app.letter_places import letter_place, letters_folder
 from driftgraph.app.outbox import KeptLetters, Outbox
 from driftgraph.app.progress import Progress
@@ -145,8 +145,8 @@ def _ingest(
 
 
 def _collect_less() -> None:
-    """Collect garbage less often: two million objects from the start live on, and the 40,000 messages of a read
-    die together. Collections that look at all of them again and again would cost half of the rate.
+    """Collect garbage less often: two million objects from the start live on, and the messages of a read die
+    together. Collections that look at all of them again and again would cost half of the rate.
     """
     gc.collect()
     gc.freeze()

@@ -87,7 +87,7 @@ def dim_of(users: Vectors, items: Vectors) -> int:
     check(items, "item")
     if not len(users) or not len(items):
         raise ValueError(f"a generation needs users and items, got {len(users)} and {len(items)}")
-    dim, item_dim = users.vectors.shape[1], items.vectors.shape[1]
+    dim, item_dim = int(users.vectors.shape[1]), int(items.vectors.shape[1])
     if dim != item_dim or dim == 0:
         raise ValueError(
             f"users have {dim} dimensions and items {item_dim}; they must agree and be at least 1"

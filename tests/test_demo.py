@@ -21,11 +21,11 @@ from driftgraph.app.demo_report import DemoReport
 from driftgraph.app.demo_shop import BEHAVIORS, ShopOptions, open_shop
 from driftgraph.app.demo_view import Frame, TerminalView
 from driftgraph.app.errors import DriftgraphError
+from driftgraph.app.generation_report import GenerationReport
 from driftgraph.app.ingest import Counts
 from driftgraph.app.progress import NoProgress
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
-from driftgraph.app.generation_report import GenerationReport
 from driftgraph.stream.window import Relation
 from tests.shop_worlds import batch_of, graph_of
 

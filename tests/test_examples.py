@@ -85,7 +85,7 @@ def all_rows(batches: Sequence[Batch]) -> list[Row]:
 
 
 def test_a_model_from_nothing_goes_through_the_window_in_order_of_time() -> None:
-    """Round after round: the events of a round once each, beside as many earlier ones, and none that is later."""
+    """Round after round: the events of a round once each, beside as many earlier ones, none that is later."""
     window = window_of(blocks(300, seed=3))
     options = replace(SMALL, first_rounds=3, first_passes_max=1, batch_size=10, holdout_share=0.0)
     made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))

@@ -616,7 +616,7 @@ def test_a_worker_goes_on_with_other_relations(
 )
 @pytest.mark.parametrize("says_heads", [True, False])
 def test_a_model_of_another_size_is_refused_with_what_it_costs(
-    model: dict[str, int], words: str, says_heads: bool, tmp_path: Path
+    model: dict[str, Any], words: str, says_heads: bool, tmp_path: Path
 ) -> None:
     """By ``run`` before it begins and by the worker, also where an older version saved it."""
     one = Heterograph.create(

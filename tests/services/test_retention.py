@@ -15,7 +15,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs e
 
 from driftgraph.app import doctor as doctor_module
 from driftgraph.app.config import load
-from driftgraph.app.doctor import State, examine
+from driftgraph.app.doctor import examine
+from driftgraph.app.findings import State
 from driftgraph.app.letter_places import letter_box, letter_place
 from driftgraph.app.topics import ensure_topic, topic_rules
 from driftgraph.stream.clock import SystemClock
