@@ -442,7 +442,7 @@ def test_an_exploding_fit_is_rejected_the_live_version_stays_and_the_next_fit_wo
 def test_a_fit_that_the_gate_refuses_is_tried_again_with_gentler_rates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Refused at a rate that is far too high, accepted at a third or a tenth of it; each attempt starts anew."""
+    """Refused at a rate that is far too high, accepted at a third or a tenth of it, each time anew."""
     window = window_of(blocks(800, seed=11))
     trainer = trainer_of(learning_rate=0.02)
     assert fit_all(trainer, window).accepted
