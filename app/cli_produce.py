@@ -26,7 +26,9 @@ from driftgraph.app.errors import DriftgraphError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from driftgraph.app.config import Settings
     from driftgraph.app.produce import Pace
+    from driftgraph.stream.file_source import FileOptions
 
 _SPEED = re.compile(r"(\d+(?:\.\d+)?)x?", re.ASCII)
 
@@ -72,28 +74,17 @@ def produce(
         "events": events_of(format_, columns, no_header=no_header, separator=separator),
     }
     settings = read_settings(ctx, config, options)
-    from dataclasses import replace
 
     from driftgraph.app import produce as producing
     from driftgraph.app.progress import progress_on_stderr
-    from driftgraph.app.sort_folder import folder_for_sorting
     from driftgraph.stream.clock import SystemClock
-    from driftgraph.stream.decode import Others
 
-    # All of the file, unless the command line says otherwise: what the topic's reader makes of it is its own.
-    chosen = None if relations is None else tuple(names_of(relations))
     with progress_on_stderr() as progress:
         report = producing.produce(
             settings.kafka.librdkafka(),
             settings.kafka.topic,
             file,
-            replace(
-                settings.file_options(),
-                relations=chosen,
-                others=Others.IGNORE,
-                ignore=(),
-                sort_in=folder_for_sorting(settings.data_dir),
-            ),
+            _file_options(settings, relations),
             pace=pace,
             partitions=partitions,
             progress=progress,
@@ -101,6 +92,22 @@ def produce(
             force=force,
         )
     print_result(as_json, report.to_json(), _print_report)
+
+
+def _file_options(settings: Settings, relations: str | None) -> FileOptions:
+    """All of the file, unless the command line says otherwise: the topic's reader has rules of its own."""
+    from dataclasses import replace
+
+    from driftgraph.app.sort_folder import folder_for_sorting
+    from driftgraph.stream.decode import Others
+
+    return replace(
+        settings.file_options(),
+        relations=None if relations is None else tuple(names_of(relations)),
+        others=Others.IGNORE,
+        ignore=(),
+        sort_in=folder_for_sorting(settings.data_dir),
+    )
 
 
 def _pace(rate: float | None, speed: str | None) -> Pace:

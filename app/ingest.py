@@ -52,10 +52,12 @@ class FitSchedule:
     """When a fine-tune is due: as event time passes a multiple of ``every_ms``, or ``events`` were applied.
 
     Due is decided before the event that passes the mark is applied, so that a fit sees the events of whole
-    periods, and not before the watermark is known. How the stream was cut into batches changes nothing.
+    periods, and not before the watermark is known. How the stream was cut into batches changes nothing. The
+    first one waits for ``first_events``: a row of a slow clock, years before all others, is nothing to learn
+    from, and what it would make of the first model all later ones would start from.
     """
 
-    def __init__(self, every_ms: int, events: int | None = None) -> None:
+    def __init__(self, every_ms: int, events: int | None = None, first_events: int = 0) -> None:
         if every_ms <= 0:
             raise ValueError(f"every_ms must be positive, got {every_ms}")
         if events is not None and events <= 0:
@@ -64,6 +66,7 @@ class FitSchedule:
         self.events = events
         self._period: int | None = None  # None until the watermark is known
         self._since = 0  # applied events since the last fit
+        self._first_events = first_events  # still to be applied before a first fit is due by event time
 
     def split(self, watermark_ms: I64, applied: Mask) -> list[int]:
         """Where a fit is due: before the event at each index, ascending.
@@ -84,6 +87,8 @@ class FitSchedule:
         due = np.flatnonzero(known & (period > np.maximum(before, self._period or 0))).tolist()
         if self._period is not None:
             self._period = max(self._period, int(period[-1]))
+        due = [at for at in due if np.count_nonzero(applied[:at]) >= self._first_events]
+        self._first_events = 0 if due else max(0, self._first_events - int(np.count_nonzero(applied)))
         return due if self.events is None else self._with_counted(due, applied, ready, self.events)
 
     def _with_counted(self, due: list[int], applied: Mask, ready: int, events: int) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from driftgraph.app.config import Settings
 from driftgraph.app.dead_letters import DeadLetters
@@ -26,6 +27,7 @@ from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window import Relation
 
+FIRST_EVENTS: Final = 100  # before a first fit; a file of fewer is learned from at its end
 OnCycle = Callable[[GenerationReport, PredictionRows | None], None]
 
 
@@ -63,7 +65,7 @@ class Lockstep:
             ),
             clock,
         )
-        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
+        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events, FIRST_EVENTS)
         self.erasures = erasures or MemoryErasures()
         own = settings.deduplication
         ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max)

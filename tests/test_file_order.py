@@ -354,6 +354,19 @@ def test_an_old_row_costs_no_thousands_of_fits(shell: Shell) -> None:
     assert len(done["generations"]) <= 4
 
 
+def test_a_row_of_a_slow_clock_makes_no_first_model(shell: Shell) -> None:
+    """The first fit waits for events to learn from: with such a row there are as many fits as without."""
+    days: list[Row] = [(f"u{n % 7}", f"i{n % 40}", "pv", START_S + 600 * n) for n in range(400)]
+    found = []
+    for rows in (days, [*days, ("old", "i1", "pv", 1_110_000_000), ("old", "i2", "pv", 1_210_000_000)]):
+        Path("e.csv").write_text(csv_text(rows), encoding="utf-8")
+        done = shell(
+            "replay", "e.csv", "--redis", "none", "--fit-every", "12h", "--dim", "8", "--json"
+        ).json()
+        found.append((len(done["generations"]), done["digest"]))
+    assert found[0] == found[1]
+
+
 def test_configured_relations_judge_a_file_as_they_judge_a_topic(shell: Shell) -> None:
     """What is named nowhere is a dead letter; what --relations leaves out is left out on purpose."""
     Path("driftgraph.toml").write_text("[relations.buy]\n", encoding="utf-8")

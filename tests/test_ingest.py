@@ -99,16 +99,20 @@ EVENTS = st.builds(
 ALL_AT_ONCE = [Event(0, 0, 0, 0), Event(0, 1, 0, 900), Event(0, 2, 0, 4_900), Event(1, 0, 1, 100)]
 
 
-@example(stream=ALL_AT_ONCE, sizes=[1], every_ms=1_000, count=1)
-@example(stream=[Event(0, 0, 0, n * 700) for n in range(12)], sizes=[5, 2], every_ms=3_000, count=2)
+@example(stream=ALL_AT_ONCE, sizes=[1], every_ms=1_000, count=1, first=0)
+@example(stream=[Event(0, 0, 0, n * 700) for n in range(12)], sizes=[5, 2], every_ms=3_000, count=2, first=0)
+@example(
+    stream=[Event(0, n, 0, n * 700) for n in range(12)], sizes=[1, 2], every_ms=1_000, count=None, first=5
+)
 @given(
     stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     every_ms=st.sampled_from([1_000, 3_000, 60_000]),
     count=st.none() | st.integers(1, 7),
+    first=st.integers(0, 9),
 )
 def test_batching_does_not_matter(
-    stream: list[Event], sizes: list[int], every_ms: int, count: int | None
+    stream: list[Event], sizes: list[int], every_ms: int, count: int | None, first: int
 ) -> None:
     """Whole, one by one, and in batches of the given sizes in turn: the same counts, window and fits."""
     cuts, at = [0], 0
@@ -118,7 +122,7 @@ def test_batching_does_not_matter(
     parts = [stream[a:b] for a, b in pairwise(cuts)]
     results = []
     for batches in ([stream], [[event] for event in stream], parts):
-        ingest = ingest_of(FitSchedule(every_ms, count))
+        ingest = ingest_of(FitSchedule(every_ms, count, first))
         moments = feed(ingest, batches)
         cut = ingest.graph.window.cut()
         results.append((moments, asdict(ingest.counts), digest(ingest), cut.watermark_ms))
@@ -129,12 +133,13 @@ def test_batching_does_not_matter(
     stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
     every_ms=st.sampled_from([1_000, 3_000, 60_000]),
     count=st.none() | st.integers(1, 7),
+    first=st.integers(0, 9),
 )
 def test_fits_are_due_when_the_plainest_rules_say_so(
-    stream: list[Event], every_ms: int, count: int | None
+    stream: list[Event], every_ms: int, count: int | None, first: int
 ) -> None:
     """One event after the other, by hand: what is late, repeats, is applied, and when a fit is due."""
-    ingest = ingest_of(FitSchedule(every_ms, count))
+    ingest = ingest_of(FitSchedule(every_ms, count, first))
     moments = feed(ingest, [stream])
 
     high, watermark, seen = dict[int, int](), 0, set[str]()
@@ -146,7 +151,7 @@ def test_fits_are_due_when_the_plainest_rules_say_so(
         is_late = time_ms < before - 5_000 or time_ms < before - RELATIONS[event.relation].span_ms
         high[event.partition] = max(high.get(event.partition, 0), time_ms)
         watermark = max(watermark, min(high.values()) - 100)
-        passed = period is not None and watermark // every_ms > period
+        passed = period is not None and watermark // every_ms > period and len(applied) >= first
         if passed or (before and count is not None and since >= count):
             expected.append((before, len(live_at(before, applied))))
             since = 0

@@ -68,7 +68,8 @@ class TableColumns:
             else:
                 what = why_no_name(kind) if field == names.behavior else why_no_time(kind, zoned=zoned)
             if what:
-                raise ColumnError(f"column {field!r} of {where} is of type {kind}; it must hold {what}")
+                way = f"; or {wording.columns}" if pa.types.is_nested(kind) else ""
+                raise ColumnError(f"column {field!r} of {where} is of type {kind}; it must hold {what}{way}")
         return cls(names, names.event_id if has_id else None)
 
     @property
