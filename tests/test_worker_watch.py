@@ -195,7 +195,7 @@ def test_last_words_are_one_sentence(is_ours: bool, tmp_path: Path, monkeypatch:
         raise error
 
     monkeypatch.setattr(worker_process, "_store", fail)
-    monkeypatch.setattr(worker_process.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     ours, theirs = multiprocessing.Pipe()
     with pytest.raises(SystemExit) as ended:
         worker_process.main(settings_of(tmp_path), tmp_path, cast(LeaseOwner, None), theirs)
