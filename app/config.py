@@ -140,8 +140,8 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: There are more, or of more events, than a window holds.
         """
-        from driftgraph.stream.window import RELATIONS_MAX  # noqa: PLC0415  # compiles
-        from driftgraph.stream.window_view import EVENTS_MAX, SLOTS_MAX, Relation  # noqa: PLC0415
+        from driftgraph.stream.window import EVENTS_MAX, RELATIONS_MAX, Relation  # noqa: PLC0415  # compiles
+        from driftgraph.stream.window_view import SLOTS_MAX  # noqa: PLC0415
 
         chosen = self.relations if names is None else {n: self.relations.get(n) for n in names}
         relations = tuple(

@@ -535,12 +535,14 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
     assert (same.trainer.generation, same.since.next) == (2, worker.since.next)
 
 
-def settings_of(folder: Path, relations: Sequence[Relation] = RELATIONS, **model: object) -> Settings:
+def settings_of(
+    folder: Path, relations: Sequence[Relation] = RELATIONS, model: dict[str, int] | None = None
+) -> Settings:
     return Settings.model_validate(
         {
             "data_dir": folder,
             "relations": {r.name: {"span": f"{r.span_ms}ms"} for r in relations},
-            "model": {"dim": 16, "device": "cpu", **model},
+            "model": {"dim": 16, "device": "cpu", **(model or {})},
         }
     )
 
@@ -637,8 +639,8 @@ def test_a_model_of_another_size_is_refused_with_what_it_costs(
         files |= {name: found.read(name) for name in found.files if name != "trainer.json"}
         checkpoint.write(tmp_path / "trainer", 2, files.items(), found.facts)
     for refuse in (
-        lambda: saved_model.check(settings_of(tmp_path, **model)),
-        lambda: worker_process._worker(settings_of(tmp_path, **model), tmp_path / "window", store),
+        lambda: saved_model.check(settings_of(tmp_path, model=model)),
+        lambda: worker_process._worker(settings_of(tmp_path, model=model), tmp_path / "window", store),
     ):
         with pytest.raises(OtherModelError, match=re.escape(words)) as refused:
             refuse()

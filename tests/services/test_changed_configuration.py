@@ -177,18 +177,18 @@ def test_another_shard_says_that_the_window_is_filled_from_the_topic(place: Plac
     assert "shard 1/2: the window is filled from the topic" in output
 
 
-def failed_so_often(failures: int, status: dict[str, Any]) -> bool:
-    return bool(status["worker"]["failures"] == failures)
+def has_failed(times: int, status: dict[str, Any]) -> bool:
+    return bool(status["worker"]["failures"] == times)
 
 
 def test_a_worker_that_is_killed_again_and_again_is_an_error_state(place: Place) -> None:
-    """Ingestion goes on; state, reason and exit code tell it, and doctor too."""
+    """Ingestion goes on; state, reason and exit code tell it."""
     config = place.copy("killed", namespace="killed")
     with RunningUpdater(config) as updater:
         for failures in (1, 2):
             updater.wait_for("a worker runs", lambda s: s["worker"]["pid"])
             os.kill(updater.status()["worker"]["pid"], signal.SIGKILL)
-            updater.wait_for("it is seen", partial(failed_so_often, failures))
+            updater.wait_for("it is seen", partial(has_failed, failures))
         updater.wait_for("it is degraded", lambda s: s["state"] == "degraded")
         why = "ended by signal 9 (SIGKILL); is memory short?"
         assert updater.status()["why"] == f"the worker failed 2 times in a row, last: {why}"
