@@ -1,4 +1,4 @@
-"""Where the runs of a file that is being sorted are written, and what happens where nothing can be written."""
+"""Where the runs of a file that is being sorted are written, and what happens if nothing can be written."""
 
 from __future__ import annotations
 
