@@ -62,7 +62,7 @@ def _stamp(module: str) -> str:
     return digest.hexdigest()
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
+class _Locator(_CacheLocator):
     """Where numba finds what it kept of one function."""
 
     def __init__(self, function: Any, folder: Path) -> None:
@@ -91,8 +91,8 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return str(self._function.__code__.co_firstlineno)
 
 
-class _Files(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_Locator,)
+class _Files(CompileResultCacheImpl):
+    _locator_classes: Any = (_Locator,)
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
         """With the whole name of the module: all are in one folder."""
@@ -100,7 +100,7 @@ class _Files(CompileResultCacheImpl):  # type: ignore[misc]
         return str(super().get_filename_base(f"{package}.{fullname}", abiflags))
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """What is kept of one function. It is opened at the first call, and its faults do not stop the call."""
 
     _impl_class = _Files
