@@ -12,6 +12,8 @@ import logging
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -92,17 +94,20 @@ def _keep_traceback(invocation: Invocation) -> str:
     from driftgraph.stream.clock import SystemClock
 
     name = f"traceback-{SystemClock().now_ms()}.txt"
-    for place in ("data_dir", "temporary"):
+    for folder in _traceback_folders(invocation):
         try:
-            own = invocation.data_dir / "errors"
-            # there may be no temporary folder that can be written
-            folder = own if place == "data_dir" else Path(tempfile.gettempdir())
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(invocation.hidden(traceback.format_exc()), encoding="utf-8")
         except OSError:
             continue
         return f"please report it with the traceback in {folder / name}"
     return "its traceback could not be written anywhere"
+
+
+def _traceback_folders(invocation: Invocation) -> Iterator[Path]:
+    yield invocation.data_dir / "errors"
+    with suppress(OSError):  # there may be no temporary folder that can be written
+        yield Path(tempfile.gettempdir())
 
 
 @app.command()

@@ -92,7 +92,7 @@ class _Locator(_CacheLocator):
 
 
 class _Files(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
+    _locator_classes: Any = (_Locator,)
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
         """With the whole name of the module: all are in one folder."""
