@@ -186,8 +186,8 @@ class Settings(BaseSettings):
             separator=self.events.separator,
             relations=tuple(self.relations) or None,
             others=Others.IGNORE if self._relations_are_chosen else Others.REJECT,
-            ignore=ignored_behaviors(self),
-            times=event_rules(self, clock or SystemClock()).times,
+            ignore=ignored_behaviors(self),  # pyright: ignore[reportArgumentType]
+            times=event_rules(self, clock or SystemClock()).times,  # pyright: ignore[reportArgumentType]
             erase=self.events.erase,
             decoder=decoder,
             span_ms=max(spans_ms, default=self.window.span.ms),

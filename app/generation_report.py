@@ -78,4 +78,4 @@ def describe(report: GenerationReport) -> str:
         if math.isfinite(values["recall_at_20"])
     )
     count = report.evaluation.event_count
-    return f"{outcome}; Recall@20 on the {count:,} events before it: {shown}" if shown else outcome
+    return f"{outcome}: Recall@20 on the {count:,} events before it: {shown}" if shown else outcome

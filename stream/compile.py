@@ -78,15 +78,15 @@ class _Locator(_CacheLocator):
     def ensure_cache_path(self) -> None:
         """``kernel_cache`` did."""
 
-    def get_cache_path(self) -> str:
+    def get_cache_path(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One folder for all modules."""
         return str(self._folder)
 
-    def get_source_stamp(self) -> str:
+    def get_source_stamp(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Kept files with another one are not used."""
         return _stamp(self._function.__module__)
 
-    def get_disambiguator(self) -> str:
+    def get_disambiguator(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Part of the file's name, beside those of module and function."""
         return str(self._function.__code__.co_firstlineno)
 
@@ -150,7 +150,7 @@ def _declarer(**options: Any) -> Any:
 
     def declare(function: Any) -> Any:
         dispatcher = compiled(function)
-        dispatcher._cache = _Cache(function)
+        dispatcher._cache = _Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
         return dispatcher
 
     return declare

@@ -138,7 +138,7 @@ def test_no_room_for_a_process_is_a_failure_of_the_worker_and_not_of_ingestion(
     def refuse(*_: Any, **__: Any) -> None:
         raise BlockingIOError(11, os.strerror(11))
 
-    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", refuse)
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
     for _ in range(2):
         watched.clock.advance(MINUTE_MS)
         watch.tend()

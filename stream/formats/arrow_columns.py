@@ -81,8 +81,12 @@ def strings_of(column: pa.Array | pa.ChunkedArray, *, unreadable: str = "") -> S
         return _uuids(array)
     if types.is_decimal(array.type):
         whole = array.cast(pa.decimal256(76, 0), safe=False)
-        same = pc.equal(whole.cast(pa.decimal256(76, array.type.scale), safe=False), array)
-        array = pc.if_else(same, whole.cast(pa.large_string()), pa.scalar(unreadable, pa.large_string()))
+        same = pc.equal(  # pyright: ignore[reportAttributeAccessIssue]
+            whole.cast(pa.decimal256(76, array.type.scale), safe=False), array
+        )
+        array = pc.if_else(  # pyright: ignore[reportAttributeAccessIssue]
+            same, whole.cast(pa.large_string()), pa.scalar(unreadable, pa.large_string())
+        )
     elif _is_bytes(array.type):
         array = _texts(array, unreadable)
     if not (types.is_string(array.type) or types.is_large_string(array.type)):

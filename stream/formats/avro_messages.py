@@ -124,8 +124,9 @@ def _date(data: int, *_: object) -> object:
     return str(np.datetime64(data, "D"))
 
 
-LOGICAL_READERS.update(
+_OWN_READERS: dict[str, Any] = (
     {f"long-{_OURS}timestamp-{unit}": _timestamp(unit) for unit in _UNITS}
     | {f"{kind}-{_OURS}decimal": _decimal for kind in ("bytes", "fixed")}
     | {f"fixed-{_OURS}uuid": _uuid, f"int-{_OURS}date": _date}
 )
+LOGICAL_READERS.update(_OWN_READERS)  # pyright: ignore[reportCallIssue, reportArgumentType]
