@@ -191,3 +191,19 @@ def test_a_smaller_memory_restores_the_newest() -> None:
     again.restore(sets)
     assert 200 < again.status()["ids"] <= 300
     assert see(again, 800, 1_000, 1) == 200
+
+
+def test_what_is_restored_knows_the_newest_time_though_it_was_not_the_last() -> None:
+    """A set begins at the newest time: two that differ in it would forget at different events."""
+    real = Deduplicator(ids_max=60, horizon_ms=1_000, for_checkpoints=True)
+    real.repeated(Strings.of([f"e{n}" for n in range(5)]), np.array([100, 150, 120, 120, 120]))
+    again = Deduplicator(ids_max=60, horizon_ms=1_000, for_checkpoints=True)
+    again.restore(
+        [
+            KeptSet(one.number, one.started_ms, one.newest_ms, one.count, partial(pairs_of, one))
+            for one in real.sets()
+        ]
+    )
+    for one in (real, again):
+        one.repeated(Strings.of(["e9"]), np.array([130]))
+        assert [(s.started_ms, s.count) for s in one.sets()] == [(100, 5), (150, 1)]

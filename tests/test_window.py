@@ -304,3 +304,24 @@ def test_truncation_is_counted_and_expiry_is_not() -> None:
     click(106)
     assert window.truncated.tolist() == [1]
     assert window.live_counts(window.cut()) == {"click": 2}
+
+
+def test_the_count_of_live_events_forgets_what_was_erased_a_turn_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring of two blocks: one is erased before the newer turn has come to it, one of the newer turn."""
+    monkeypatch.setattr(live_count, "BLOCK", 4)
+    window = in_memory([Relation("click", 1_000, 8)], user_rows=64, item_rows=64)
+
+    def append(start: int, stop: int) -> None:
+        rows = np.arange(start, stop, dtype=np.uint32)
+        window.append(rows, rows, np.zeros(len(rows), np.uint8), rows.astype(np.int64) + 1)
+
+    append(0, 8)
+    append(8, 10)
+    window.erase(2)
+    assert window.live() == {"click": 7}
+    append(10, 12)
+    assert window.live() == {"click": 8}
+    window.erase(9)
+    assert window.live() == {"click": 7}
+    append(12, 20)
+    assert window.live() == {"click": 8} == window.live_counts(window.cut())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -315,3 +316,45 @@ def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path
         del old[name]
     decoded = msgspec.json.decode(msgspec.json.encode(old), type=window_checkpoint.State)
     assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})
+
+
+def test_ids_that_a_checkpoint_has_are_let_go_of_and_linked_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch, 4)
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    writer = WindowCheckpoints(tmp_path, g, STREAM)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(9)]))
+    for _ in range(3):
+        writer.write(snapshot(g, dedupe, 900))
+        blocks = dedupe.sets()[-1].blocks
+        assert [block.pairs is None for block in blocks] == [True, True, False]
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    again = Deduplicator(for_checkpoints=True)
+    restore(found, state, graph(), again, NOBODY)
+    assert again.status()["ids"] == 9
+
+
+def test_checkpoints_that_somebody_removed_are_made_anew_and_what_is_lost_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No later one could be written: each wanted to link files of the one that is gone."""
+    small_files(monkeypatch, 4)
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    writer = WindowCheckpoints(tmp_path, g, STREAM)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(9)]))
+    writer.write(snapshot(g, dedupe, 900))
+    shutil.rmtree(tmp_path)
+    for _ in range(2):
+        writer.write(snapshot(g, dedupe, 900))
+    assert caplog.text.count("the files of the last checkpoint were removed") == 1
+    found, state, damaged = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    assert damaged == []
+    again, also = graph(), Deduplicator(for_checkpoints=True)
+    restore(found, state, again, also, NOBODY)
+    assert again.digest(again.window.cut()) == g.digest(g.window.cut())
+    assert go(again, also, ("batch", [(9, 9, 0, 1_009)])) == [False]
