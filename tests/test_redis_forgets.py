@@ -209,6 +209,32 @@ def test_a_reader_follows_a_generation_of_the_same_number(redis_client: redis.Re
         assert dict(reader.recommend("u").items) == {"i0": 4.0 * number, f"only{number}": 4.0 * number}
 
 
+def test_one_answer_is_of_one_publish_also_where_two_have_one_number(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emptied and published anew between the user's vector and the items: the answer is the new one's."""
+
+    def publish_anew(value: float) -> None:
+        redis_client.flushall()
+        store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1)
+        items = Vectors(["i0"], np.full((1, 4), value, np.float32), np.zeros(1, np.int64))
+        users = Vectors(["u"], np.full((1, 4), value, np.float32), np.zeros(1, np.int64))
+        store.publish(1, users, items, {})
+
+    publish_anew(1)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    rank, done = reader._rank_index, list[int]()
+
+    def between(*args: Any) -> Any:
+        if not done:
+            done.append(1)
+            publish_anew(5)
+        return rank(*args)
+
+    monkeypatch.setattr(reader, "_rank_index", between)
+    assert reader.recommend("u").items == [("i0", 100.0)]
+
+
 # --- the worker --------------------------------------------------------------------------------------
 
 
@@ -302,6 +328,21 @@ def test_a_rollback_stays_and_a_flush_after_it_does_not(
     worker.look(graph.moment())
     assert worker.published == 4
     assert serves(redis_client, "newcomer") == LATER_MS + 2
+
+
+def test_a_rollback_stays_also_if_it_is_not_the_first(
+    world: tuple[Heterograph, Worker], redis_client: redis.Redis, store: GenerationStore
+) -> None:
+    graph, worker = world
+    for number in (3, 4):
+        store.rollback()
+        worker.look(graph.moment())
+        worker.publish(graph.moment())
+        assert worker.published == number
+        assert store.rolled_back_from() is None
+    assert store.rollback() == 1
+    worker.look(graph.moment())
+    assert EmbeddingReader(redis_client, namespace=NAMESPACE).current() == 1
 
 
 def test_a_rollback_after_a_flush_stays(
