@@ -75,7 +75,7 @@ def place(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> It
         config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
         found = Place(config, client, shop)
         with RunningUpdater(config) as updater:
-            until("a generation is published", lambda: updater.status() and found.reader().current(), 120)
+            until("a generation is published", lambda: updater.status() and found.reader().current(), 240)
             until("the model is saved", (folder / "var/trainer/1").is_dir)
             assert updater.terminate()[0] == 0
         yield found
