@@ -174,6 +174,7 @@ def test_a_real_worker_says_what_stops_it(redis_server: EmbeddedRedis, tmp_path:
     try:
 
         def has_failed() -> bool:
+            assert lease.take() is not None  # or it runs out before the worker asks
             watch.tend()
             return watch.failures > 0
 
