@@ -27,7 +27,7 @@ from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import connect
 from tests.services.conftest import RealKafka
 from tests.services.test_live import fill, recent_shop
-from tests.services.updaters import CODE, RunningUpdater, configured, run_to_its_end, until
+from tests.services.updaters import CODE, RunningUpdater, configured, model_served, run_to_its_end, until
 
 pytestmark = pytest.mark.services
 
@@ -75,7 +75,7 @@ def place(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> It
         config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
         found = Place(config, client, shop)
         with RunningUpdater(config) as updater:
-            until("a generation is published", lambda: updater.status() and found.reader().current(), 240)
+            until("the model is served", lambda: updater.status() and model_served(client), 240)
             until("the model is saved", (folder / "var/trainer/1").is_dir)
             assert updater.terminate()[0] == 0
         yield found

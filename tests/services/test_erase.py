@@ -23,7 +23,7 @@ from driftgraph.stream.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_live import fill, recent_shop
-from tests.services.updaters import RunningUpdater, configured, until
+from tests.services.updaters import RunningUpdater, configured, model_served, until
 from tests.test_cli import Shell
 
 pytestmark = pytest.mark.services
@@ -114,12 +114,12 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
     with contextlib.closing(connect(redis_url)) as client:
         reader = EmbeddingReader(client, namespace="shop")
         with RunningUpdater(config) as updater:
-            until("it is published", lambda: updater.status() and reader.current() == 1, 120)
+            until("it is published", lambda: updater.status() and model_served(client) == 2, 120)
             updater.terminate()
         with RunningUpdater(config) as updater:
-            until("it is published", lambda: updater.status() and reader.current() == 2, 120)
+            until("it is published", lambda: updater.status() and model_served(client) == 3, 120)
             until("the checkpoint", lambda: files_holding(var / "trainer", ANN))
-            assert {k.split(":")[2] for k in holding(client, ANN)} == {"1", "2"}
+            assert {k.split(":")[2] for k in holding(client, ANN)} == {"1", "2", "3"}
             assert sum(ANN in one for one in letters_of(shell, config)) == 2
 
             newest = str(max(checkpoint.numbers(var / "checkpoints")))  # which is there for two seconds more
@@ -135,6 +135,7 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
             assert [g.number for g in GenerationStore(client, namespace="shop", epoch=9).generations()] == [
                 1,
                 2,
+                3,
             ]
             assert len(reader.recommend(recent_shop().user_ids[0], 5).items) == 5
             updater.terminate()
@@ -143,7 +144,7 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
         shutil.move(tmp_path / "of before", var / "checkpoints")  # someone takes an older one from a backup
         assert files_holding(var, ANN)
         with RunningUpdater(config) as updater:
-            until("it is published", lambda: updater.status() and reader.current() == 3, 120)
+            until("it is published", lambda: updater.status() and model_served(client) == 4, 120)
             counts = updater.status()["events"]
             assert (counts["forgotten"], counts["erased"]) == (0, 2), counts
             assert counts["read"] == sum(counts[k] for k in counts if k != "read")
@@ -167,7 +168,7 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
             new_ms = SystemClock().now_ms()
             produce(real_kafka.address, topic, [{"value": event(ANN, "i-new", time_ms=new_ms), "key": ANN}])
             until("a new user", lambda: reader.recommend(ANN, 1).event_ms == new_ms, GONE_WITHIN_S)
-            [touched] = [client.hget(f"shop:emb:3:user:{ANN}", "touched")]
+            [touched] = [client.hget(f"shop:emb:4:user:{ANN}", "touched")]
             assert touched is not None
             assert json.loads(touched) == ["i-new"]
 
@@ -181,9 +182,8 @@ def test_what_a_killed_updater_has_not_removed_is_removed_after_its_restart(
     var = tmp_path / "var"
     monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:
-        reader = EmbeddingReader(client, namespace="shop")
         with RunningUpdater(config) as updater:
-            until("it is published", lambda: updater.status() and reader.current() == 1, 120)
+            until("it is published", lambda: updater.status() and model_served(client) == 2, 120)
             until("the checkpoint", lambda: files_holding(var / "trainer", ANN))
             pid = client.info("server")["process_id"]
             os.kill(pid, signal.SIGSTOP)

@@ -23,7 +23,7 @@ from driftgraph.stream.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import RunningUpdater, configured, run_to_its_end, until
+from tests.services.updaters import RunningUpdater, configured, model_served, run_to_its_end, until
 
 pytestmark = pytest.mark.services
 
@@ -100,7 +100,7 @@ def live(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> Ite
         client = stack.enter_context(contextlib.closing(connect(server.url)))
         updater = stack.enter_context(RunningUpdater(config))
         found = Live(updater, real_kafka, topic, shop, client)
-        until("a generation is published", lambda: updater.status() and found.reader.current(), 120)
+        until("the model is served", lambda: updater.status() and model_served(client), 120)
         yield found
 
 
@@ -215,13 +215,13 @@ def test_redis_may_come_later_and_a_restart_goes_on(
                 updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
                 output = updater.output()
                 assert (output.count("did not answer"), output.count("Redis is there")) == (1, 1), output
-                until("the first generation is published", reader.current)
+                number = until("the model is served", lambda: model_served(client), 120)
                 vector = reader.users([user])[0]
                 assert updater.status()["worker"]["starts"] == 1
                 status, seconds = updater.terminate()
                 assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), updater.output()
                 with RunningUpdater(config) as again:
-                    until("it publishes anew", lambda: again.status() and reader.current() == 2)
+                    until("it publishes anew", lambda: again.status() and model_served(client) == number + 1)
                     [served] = [
                         g
                         for g in GenerationStore(client, namespace="shop", epoch=9).generations()

@@ -22,7 +22,7 @@ from driftgraph.stream.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import CODE, RunningUpdater, configured, run_to_its_end, until
+from tests.services.updaters import CODE, RunningUpdater, configured, model_served, run_to_its_end, until
 
 pytestmark = pytest.mark.services
 
@@ -63,7 +63,7 @@ def world(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> It
         config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
         with RunningUpdater(config) as updater:
             found = World(updater, real_kafka, topic, server.url, client)
-            until("a generation is published", lambda: updater.status() and found.served(), 120)
+            until("the model is served", lambda: updater.status() and model_served(client), 120)
             yield found
 
 

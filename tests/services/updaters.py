@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
+
+from driftgraph.app.reader import EmbeddingReader
+from driftgraph.app.redis_schema import Keys
 
 CODE = "from driftgraph.app.cli import main; main()"
 FAULTY = Path(__file__).with_name("faulty_run.py")
@@ -60,6 +64,13 @@ def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: s
         encoding="utf-8",
     )
     return path
+
+
+def model_served(client: redis.Redis, namespace: str = "shop") -> int:
+    """The number of the generation that is served, if the model made it; 0 before, when lists are served."""
+    current = EmbeddingReader(client, namespace=namespace).current()
+    made_by = client.hget(Keys(namespace).of(current, "manifest"), "made_by")
+    return current if made_by == b"model" else 0
 
 
 def run_to_its_end(config: Path) -> subprocess.CompletedProcess[str]:
