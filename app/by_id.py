@@ -88,7 +88,7 @@ def _lists_by_id(
     """The list of each user who touched these items."""
     if not touched:
         return []
-    made = [lists.of(rows) for rows in touched]
+    made = lists.of(touched)
     distinct = np.unique(np.concatenate([rows for rows, _ in made]))
     names = dict(zip(distinct.tolist(), graph.names(ITEM, distinct, moment), strict=True))
     return [

@@ -93,6 +93,38 @@ class CoVisitation:
         self._score = np.zeros(rows)
         self._found = np.zeros(rows, np.uint32)
 
+    def best(
+        self, touched: U32, bounds: I64, before_ms: int, popular: U32, worth: F64, count: int
+    ) -> tuple[U32, F64, I64]:
+        """The ``count`` best items of each of N users, best first: rows [N, count], scores, and how many.
+
+        Args:
+            touched: Item rows that user n touched, newest first, at ``bounds[n]`` to ``bounds[n + 1]``; the
+                first ``HISTORY`` are what ``near`` starts from, and none of them is in the list.
+            bounds: [N + 1].
+            before_ms: As in ``near``.
+            popular: Item rows in order of ``worth``, which every list has behind what is near.
+            worth: [rows] added to the score of ``near``; small beside it.
+            count: Length of a list.
+        """
+        users = len(bounds) - 1
+        rows, score = np.zeros((users, count), np.uint32), np.zeros((users, count))
+        lengths = np.zeros(users, np.int64)
+        _best(
+            touched,
+            bounds,
+            before_ms,
+            self._index,
+            popular,
+            worth,
+            self._score,
+            self._found,
+            rows,
+            score,
+            lengths,
+        )
+        return rows, score, lengths
+
     def near(self, history: U32, before_ms: int) -> tuple[U32, F64]:
         """Item rows visited near those of ``history`` (newest first), in no order, and the score of each.
 
@@ -101,7 +133,7 @@ class CoVisitation:
         events away in the sequence of the user who visited j, and ``BACKWARD`` times that if i came first.
         Every event that counts, also for a degree, is strictly before ``before_ms``.
         """
-        count = _near(history, before_ms, self._index, self._score, self._found)
+        count = _near(history, 0, len(history), before_ms, self._index, self._score, self._found)
         found = self._found[:count].copy()
         score = self._score[found]
         self._score[found] = 0
@@ -110,11 +142,11 @@ class CoVisitation:
 
 @kernel
 def _near(
-    history: U32, before_ms: int, index: Any, score: F64, found: U32
+    history: U32, begin: int, end: int, before_ms: int, index: Any, score: F64, found: U32
 ) -> int:  # pragma: no cover - compiled
     count = 0
-    for k in range(len(history)):
-        j = history[k]
+    for k in range(end - begin):
+        j = history[begin + k]
         if j + 1 >= len(index.item_start):
             continue
         first = index.item_start[j]
@@ -155,7 +187,40 @@ def _first_at(times_ms: I64, first: int, stop: int, time_ms: int) -> int:  # pra
     return first
 
 
-def top(rows: U32, score: F64, count: int) -> tuple[U32, F64]:
-    """The ``count`` best of some rows, best first, ties by row."""
-    order = np.lexsort((rows, -score))[:count]
-    return rows[order], score[order]
+@kernel
+def _best(
+    touched: U32, bounds: I64, before_ms: int, index: Any, popular: U32, worth: F64, score: F64, found: U32,
+    rows: Any, best: Any, lengths: I64,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    for user in range(len(bounds) - 1):
+        begin, end = bounds[user], bounds[user + 1]
+        count = _near(touched, begin, min(end, begin + HISTORY), before_ms, index, score, found)
+        for n in range(count):
+            score[found[n]] += worth[found[n]]
+        for n in range(min(len(popular), rows.shape[1] + end - begin)):
+            if score[popular[n]] == 0.0:
+                found[count] = popular[n]
+                score[found[count]] = worth[found[count]]
+                count += 1
+        for n in range(begin, end):
+            score[touched[n]] = -1.0
+        length = 0
+        for n in range(count):
+            row, value = found[n], score[found[n]]
+            if value < 0.0:
+                continue
+            at = length
+            while at > 0 and (
+                best[user, at - 1] < value or (best[user, at - 1] == value and rows[user, at - 1] > row)
+            ):
+                if at < rows.shape[1]:
+                    rows[user, at], best[user, at] = rows[user, at - 1], best[user, at - 1]
+                at -= 1
+            if at < rows.shape[1]:
+                rows[user, at], best[user, at] = row, value
+                length = min(length + 1, rows.shape[1])
+        lengths[user] = length
+        for n in range(count):
+            score[found[n]] = 0.0
+        for n in range(begin, end):
+            score[touched[n]] = 0.0

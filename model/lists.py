@@ -7,9 +7,11 @@ They need no training, so a start has them within seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from driftgraph.model.co_visitation import HISTORY, CoVisitation, top
+from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.negatives import F32, F64, Popularity
@@ -46,17 +48,19 @@ class Lists:
         self._worth[item_rows] = (
             POPULARITY_WORTH * popularity.count[0, item_rows] / max(1e-12, popularity.count[0].sum())
         )
-        self._popular, _ = top(item_rows, self._worth[item_rows], len(item_rows))
+        self._popular = item_rows[np.argsort(-self._worth[item_rows], kind="stable")]
         self._dim = options.dim
 
-    def of(self, touched: U32) -> tuple[U32, F64]:
-        """The list of a user who touched these item rows, newest first: rows and scores, best first."""
-        found, score = self._visits.near(touched[:HISTORY], self._now_ms)
-        popular = self._popular[: LIST_MAX + len(touched)]
-        rows = np.concatenate([found, popular[~np.isin(popular, found)]])
-        score = np.concatenate([score, np.zeros(len(rows) - len(found))]) + self._worth[rows]
-        kept = ~np.isin(rows, touched)
-        return top(rows[kept], score[kept], LIST_MAX)
+    def of(self, touched: Sequence[U32]) -> list[tuple[U32, F64]]:
+        """The lists of N users who touched these item rows, newest first: rows and scores, best first."""
+        bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in touched])]).astype(np.int64)
+        joined = np.concatenate(touched) if len(touched) else np.zeros(0, np.uint32)
+        known = joined < len(self._worth)  # an item that came after the cut has no place here
+        bounds = np.concatenate([[0], np.cumsum(known)])[bounds]
+        rows, score, lengths = self._visits.best(
+            joined[known], bounds, self._now_ms, self._popular, self._worth, LIST_MAX
+        )
+        return [(rows[n, :length], score[n, :length]) for n, length in enumerate(lengths.tolist())]
 
     def users(self, count: int) -> F32:
         """[count, D] vectors of users, all the same: the dot product with an item is its popularity."""

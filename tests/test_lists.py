@@ -24,7 +24,7 @@ def test_a_list_has_what_is_near_first_then_what_is_popular_and_nothing_touched(
     cut = window.cut()
     events = window.events(cut)
     lists = Lists(window, cut, SMALL)
-    rows, score = lists.of(rows_of(*touched))
+    [(rows, score)] = lists.of([rows_of(*touched)])
     assert len(rows) == LIST_MAX
     assert len(set(rows.tolist())) == LIST_MAX
     assert not set(rows.tolist()) & set(touched)
@@ -60,7 +60,8 @@ def test_the_vectors_rank_by_popularity_for_everybody() -> None:
 def test_a_small_window_gives_short_lists_and_an_empty_one_none() -> None:
     window = window_of([(0, 1, 0, 1), (0, 2, 0, 5), (1, 1, 0, 7)])
     lists = Lists(window, window.cut(), SMALL)
-    assert lists.of(rows_of(1))[0].tolist() == [2]
-    assert lists.of(rows_of(1, 2))[0].tolist() == []
+    made = lists.of([rows_of(1), rows_of(1, 2), rows_of(), rows_of(77)])
+    assert [rows.tolist() for rows, _ in made] == [[2], [], [1, 2], [1, 2]]
+    assert lists.of([]) == []
     empty = window_of([])
     assert len(Lists(empty, empty.cut(), SMALL).embedding().user) == 0
