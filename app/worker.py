@@ -282,7 +282,7 @@ class Worker:
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
         }
-        if evaluation is not None:
+        if evaluation is not None and evaluation.event_count:
             manifest["metrics"] = json.dumps(evaluation.metrics)
             manifest["evaluated_events"] = evaluation.event_count
         return manifest

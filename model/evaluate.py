@@ -137,6 +137,9 @@ def evaluate(
     seen_ms = int(old.time_ms[-1]) if len(old) else -1
     contacts = take(new, np.isin(identity(new), first_contacts(events)))
     scorable = take(contacts, contacts.time_ms > seen_ms)
+    late = len(contacts) - len(scorable)
+    if len(old) == 0:  # nothing competes: a miss would say nothing of any scorer
+        scorable = take(scorable, slice(0, 0))
     rng = np.random.default_rng((options.seed, max(cut.watermark_ms, 0), *since.next))
     chosen = np.arange(len(scorable))
     if len(chosen) > evaluations_max:
@@ -175,7 +178,7 @@ def evaluate(
         frozen, _ = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
         ranks["frozen_first"] = np.where(user_known, frozen, np.inf)
     return _summary(view, targets, old, ranks, column, warm, options.top, generation, predictions,
-                    len(contacts), len(contacts) - len(scorable), len(candidate))  # fmt: skip
+                    len(contacts), late, len(candidate))  # fmt: skip
 
 
 def metrics_of(ranks: F64, top: int) -> Metrics:

@@ -123,7 +123,8 @@ def test_a_person_gets_a_table_and_progress_as_plain_lines(shell: Shell) -> None
     assert done.code == 0, done.err
     assert "events read" in done.out
     assert "recall@20" in done.out
-    assert "generation 1: Recall@20 on" in done.err
+    assert "generation 1\n" in done.err
+    assert "generation 2: Recall@20 on" in done.err
     assert "replay: 100/100" in done.err
 
 

@@ -23,7 +23,7 @@ def no_worker(*args: Any) -> None:
     args[-1].poll(None)  # until the updater closes its end
 
 
-def long_fit(*_: Any) -> None:
+def long_fit(*_: Any, **__: Any) -> None:
     print("the fit begins", file=sys.stderr, flush=True)
     time.sleep(FIT_S)
     raise SystemExit("the fit was to be still going on")
