@@ -155,7 +155,13 @@ class _Loop:
             worker.publish(moment)
         elif self._is_due(moment):
             report, _ = worker.cycle(moment)
-            log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
+            served = f", served as generation {report.published}" if report.published else ""
+            log.log(
+                logging.INFO if report.fit.accepted else logging.WARNING,
+                "model %s%s",
+                describe(report),
+                served,
+            )
             if not worker.trainer.generation:
                 worker.published = 0  # popularity has moved on: the lists are made anew
         else:

@@ -126,7 +126,10 @@ def test_a_start_on_a_topic_with_history_serves_everybody(
             until("the model is served", lambda: reader.recommend(newest[0]).source == "embedding", LONG_S)
             served = GenerationStore(client, namespace="driftgraph", epoch=0).generations()[-1]
             assert served.manifest["made_by"] == "model"
-            assert f"generation {served.manifest['model_generation']}" in updater.output()
+            until(
+                "it says so",
+                lambda: f"model generation 1, served as generation {served.number}" in updater.output(),
+            )
         else:
             assert fit["code"] == "popularity"
             assert fit["reason"] in updater.output()
