@@ -109,16 +109,14 @@ class Trainer:
         Raises:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
-        report = self._attempt(view, since, cut, RATES[0], steps_of(on_step, 1))
         refused: list[str] = []
-        for number, rate in enumerate(RATES[1:], start=2):
-            if report.accepted or report.code == "no_events":
-                break
-            refused.append(report.reason)
-            report = self._attempt(view, since, cut, rate, steps_of(on_step, number))
-        if not report.accepted and report.code != "no_events":
-            refused.append(report.reason)
-        return replace(report, refused=tuple(refused))
+        while True:
+            told = steps_of(on_step, len(refused) + 1)
+            report = self._attempt(view, since, cut, RATES[len(refused)], told)
+            if not report.accepted and report.code != "no_events":
+                refused.append(report.reason)
+            if report.accepted or report.code == "no_events" or len(refused) == len(RATES):
+                return replace(report, refused=tuple(refused))
 
     def _attempt(
         self, view: WindowView, since: Cut, cut: Cut, rate: float, on_step: Callable[[int, int], None]
