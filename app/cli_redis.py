@@ -64,7 +64,12 @@ def recommend(
             }
         )
         return
-    if found.source != "embedding":
+    if found.source == "co_visitation":
+        print(
+            f"generation {found.generation} is of lists by co-visitation and popularity: no model is trained yet",
+            file=sys.stderr,
+        )
+    elif found.source != "embedding":
         print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
     print_pairs(found.items, console())
 

@@ -411,6 +411,19 @@ def test_recommend_answers_from_redis_alone(shell: Shell, published: tuple[str, 
 
 
 @pytest.mark.services
+def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: str) -> None:
+    client = connect(redis_url)
+    store = GenerationStore(client, namespace="lists", epoch=1)
+    vectors, times_ms = np.ones((1, 2), np.float32), np.ones(1, np.int64)
+    users = Vectors(["u"], vectors, times_ms, [["b"]], [[("a", 0.5), ("b", 0.2), ("c", 0.1)]])
+    store.publish(1, users, Vectors(["a"], vectors, times_ms), {})
+    client.close()
+    told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
+    assert told.out.split() == ["a", "0.5", "c", "0.1"]
+    assert "lists by co-visitation and popularity: no model is trained yet" in told.sentence()
+
+
+@pytest.mark.services
 def test_recommend_for_a_stranger_is_empty_and_says_why(shell: Shell, published: tuple[str, ...]) -> None:
     told = shell("recommend", "nobody", *published)
     assert (told.code, told.out) == (0, "")
