@@ -66,7 +66,7 @@ def recommend(
         return
     if found.source == "co_visitation":
         print(
-            f"generation {found.generation} is of lists by co-visitation and popularity: no model is trained yet",
+            f"generation {found.generation} has lists by co-visitation and popularity: no model yet",
             file=sys.stderr,
         )
     elif found.source != "embedding":

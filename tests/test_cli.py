@@ -420,7 +420,7 @@ def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: s
     client.close()
     told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
     assert told.out.split() == ["a", "0.5", "c", "0.1"]
-    assert "lists by co-visitation and popularity: no model is trained yet" in told.sentence()
+    assert "lists by co-visitation and popularity: no model yet" in told.sentence()
 
 
 @pytest.mark.services
