@@ -7,20 +7,22 @@ A row that has changed hands since the moment has no id any more and is left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 
 from driftgraph.app.redis_schema import TOUCHED_MAX
 from driftgraph.app.vectors import Vectors
 from driftgraph.model.lists import Lists
-from driftgraph.model.negatives import F32
+from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
 from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I64, U32
 from driftgraph.stream.heterograph import HeterographView, Moment
 
+LISTED_USERS_MAX = 200_000  # the most recent ones: a list takes 1 to 2 kB
 USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
 
 
@@ -30,7 +32,11 @@ def users_by_id(
     """Users with what they touched before ``times_ms`` [N] and, if there are ``lists``, the list of each."""
     touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
     chosen, names = _kept(graph, USER, rows, moment)
-    listed = None if lists is None else _lists_by_id(graph, lists, [item_rows[n] for n in chosen], moment)
+    listed = None
+    if lists is not None:
+        oldest_ms = _oldest_listed_ms(event_ms[chosen])
+        asked = [item_rows[n] if event_ms[n] >= oldest_ms else None for n in chosen]
+        listed = _lists_by_id(graph, lists, asked, moment)
     return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], listed)
 
 
@@ -82,16 +88,32 @@ def _kept(graph: HeterographView, side: int, rows: U32, moment: Moment) -> tuple
     return [n for n, _ in named], [name for _, name in named]
 
 
+def _oldest_listed_ms(event_ms: I64) -> int:
+    """The newest event of a user must be as new as this to give the user a list of its own."""
+    if len(event_ms) <= LISTED_USERS_MAX:
+        return 0
+    return int(np.partition(event_ms, -LISTED_USERS_MAX)[-LISTED_USERS_MAX])
+
+
 def _lists_by_id(
-    graph: HeterographView, lists: Lists, touched: Sequence[U32], moment: Moment
-) -> list[list[tuple[str, float]]]:
-    """The list of each user who touched these items."""
-    if not touched:
-        return []
-    made = lists.of(touched)
-    distinct = np.unique(np.concatenate([rows for rows, _ in made]))
+    graph: HeterographView, lists: Lists, touched: Sequence[U32 | None], moment: Moment
+) -> list[bytes]:
+    """The list of each user who touched these items, as Redis has it; empty for None."""
+    encoded: list[bytes] = []
+    for start in range(0, len(touched), USERS_AT_ONCE):
+        part = touched[start : start + USERS_AT_ONCE]
+        made = iter(lists.of([rows for rows in part if rows is not None]))
+        encoded += _encoded(graph, [None if rows is None else next(made) for rows in part], moment)
+    return encoded
+
+
+def _encoded(
+    graph: HeterographView, made: Sequence[tuple[U32, F64] | None], moment: Moment
+) -> Iterator[bytes]:
+    rows = [one[0] for one in made if one is not None]
+    distinct = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.uint32)
     names = dict(zip(distinct.tolist(), graph.names(ITEM, distinct, moment), strict=True))
-    return [
-        [(name, s) for row, s in zip(rows.tolist(), score.tolist(), strict=True) if (name := names[row])]
-        for rows, score in made
-    ]
+    for one in made:
+        pairs = [] if one is None else zip(one[0].tolist(), one[1].tolist(), strict=True)
+        named = [(name, score) for row, score in pairs if (name := names[row]) is not None]
+        yield msgspec.json.encode(named) if named else b""

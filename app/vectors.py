@@ -32,14 +32,14 @@ class Vectors:
     ``event_ms`` is the time of the newest event that the vector knows of. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
     ``lists`` (users only) has what a reader recommends in the place of a ranking by vectors: items with
-    scores, best first.
+    scores, best first, as JSON; empty for a user who is ranked by vectors.
     """
 
     ids: Sequence[str]
     vectors: F32  # [N, dim]
     event_ms: I64  # [N]
     touched: Sequence[Sequence[str]] | None = None
-    lists: Sequence[Sequence[tuple[str, float]]] | None = None
+    lists: Sequence[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,6 +107,7 @@ def digest_of(*sides: Vectors) -> str:
     for side in sides:
         digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
         digest.update(side.vectors.tobytes())
+        digest.update(b"".join(side.lists or ()))
     return digest.hexdigest()
 
 
@@ -134,8 +135,7 @@ def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
         touched = (
             "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
         )
-        own = vectors.lists[first + n] if vectors.lists is not None else ()
-        listed = msgspec.json.encode(own) if own else ""
+        listed = b"" if vectors.lists is None else vectors.lists[first + n]
         yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, listed)
 
 

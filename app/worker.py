@@ -74,8 +74,9 @@ class Worker:
             0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
         )
         self._refreshed = self.since
+        self._trending: set[str] = set()  # relations that have had a list of rising items
         self._lists: Lists | None = None  # of what is served, before the model's first generation
-        self._is_rolled_back = False  # Redis serves a generation that is not ours
+        self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
@@ -91,12 +92,14 @@ class Worker:
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
         view, number = self.graph.window, self.trainer.generation + 1
-        self.status.start(f"evaluating before generation {number}")
-        evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
-        predictions = self._named(evaluation, moment)
-        fit = self.trainer.fit(
-            view, self.since, moment.cut, on_step=self._told(f"training generation {number}")
-        )
+        try:
+            self.status.start(f"evaluating before generation {number}")
+            evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
+            predictions = self._named(evaluation, moment)
+            told = self._told(f"training generation {number}")
+            fit = self.trainer.fit(view, self.since, moment.cut, on_step=told)
+        finally:
+            self.status.close()
         self.seen = moment.cut
         if fit.accepted or self.trainer.generation:
             self.since = moment.cut
@@ -107,7 +110,6 @@ class Worker:
         if fit.accepted:
             self.published = 0
             self.publish(moment, evaluation)
-        self.status.close()
         return GenerationReport(
             self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
         ), predictions
@@ -135,17 +137,19 @@ class Worker:
         Raises:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
-        if self.trainer.generation:
-            self._lists = None
-            self._publish(moment, self._embedding(moment), evaluation)
-            if self.checkpoints is not None and (self.published or self.store is None):
-                self._save(moment)
-        elif self.store is not None:
-            self.status.start("lists by co-visitation and popularity, until the model is trained")
-            self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
-            self._publish(moment, self._lists.embedding(), evaluation)
+        try:
+            if self.trainer.generation:
+                self._lists = None
+                self._publish(moment, self._embedding(moment), evaluation)
+                if self.checkpoints is not None and (self.published or self.store is None):
+                    self._save(moment)
+            elif self.store is not None:
+                self.status.start("lists by co-visitation and popularity, until the model is trained")
+                self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
+                self._publish(moment, self._lists.embedding(), evaluation)
+            self._publish_trending(moment)
+        finally:
             self.status.close()
-        self._publish_trending(moment)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
@@ -175,7 +179,7 @@ class Worker:
         self.published = number
         self.status.serves(number, str(manifest["made_by"]))
         self._refreshed = moment.cut
-        self._is_rolled_back = False
+        self.is_rolled_back = False
 
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
@@ -200,7 +204,7 @@ class Worker:
         Raises:
             StoreError: Redis did not take them; the next refresh has them again.
         """
-        if self.store is None or not self.published or self._is_rolled_back:
+        if self.store is None or not self.published or self.is_rolled_back:
             return 0
         view = self.graph.window
         events = view.events(moment.cut, self._refreshed)
@@ -230,7 +234,9 @@ class Worker:
         if self._upkeep is None or not self.published:
             return
         to_do = self._upkeep.look(self.published)
-        self._is_rolled_back = to_do is ToDo.REST
+        self.is_rolled_back = to_do is ToDo.REST
+        if to_do in (ToDo.REST, ToDo.PUBLISH):
+            self.status.serves(0, "")
         if to_do is ToDo.PUBLISH:
             self.published = 0
             self.publish(moment)
@@ -238,14 +244,14 @@ class Worker:
             self._publish_trending(moment)
 
     def go_on(self) -> None:
-        """After a start: if an operator went back from this very model, it is not published again.
+        """After a start: what an operator went back from, this very model or lists, is not published again.
 
         Raises:
             StoreError: Redis does not answer.
         """
         left = None if self.store is None else self.store.rolled_back_from()
         if left is not None and left.manifest.get("model_hash") == self._model_hash():
-            self.published, self._is_rolled_back = left.number, True
+            self.published, self.is_rolled_back = left.number, True
 
     def erase(self, users: Sequence[str]) -> None:
         """Remove users whom the window has forgotten from all generations and checkpoints.
@@ -298,6 +304,8 @@ class Worker:
         if self.store is None:
             return
         events = self.graph.window.events(moment.cut)
+        if not len(events):  # nothing is served anew, so what Redis has stays
+            return
         for r, relation in enumerate(self.graph.window.relations):
             mine = events.relation == r
             age_ms = events.time_ms[-1:] - events.time_ms[mine]
@@ -308,8 +316,9 @@ class Worker:
             scores = {
                 name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
             }
-            if scores:
+            if scores or relation.name in self._trending:  # without any, the list goes
                 self.store.trending(relation.name, scores)
+                self._trending.add(relation.name)
         for name in self.gone:  # or strangers would be told of it until its list runs out
             self.store.trending(name, {})
         self.gone = ()

@@ -38,6 +38,11 @@ from driftgraph.stream.window import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
 FIRST_AGAIN_MS = 900_000  # event time from a first fit that the gate refused to the next one
+STALE_FROM = 3  # times in a row are no accident
+RING_TOO_SMALL = (
+    "events leave their ring while the worker reads them, so that nothing is trained or published; "
+    "raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
+)
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
@@ -117,6 +122,8 @@ class _Loop:
         self._outage = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
         self._rounds = 0
+        self._ring = OutageLog(log.warning)
+        self._stale = 0  # moments in a row that the window had left before the work was done
 
     def run(self, wait: Wait) -> None:
         """Look around every ``LOOK_EVERY_S``."""
@@ -124,8 +131,11 @@ class _Loop:
             try:
                 self._erase()
                 self._step(self.worker.graph.moment())
-            except StaleCut:
-                continue  # the ring moved on while we worked; the next moment is a newer one
+            except StaleCut:  # the ring moved on while we worked; the next moment is a newer one
+                self._stale += 1
+                if self._stale >= STALE_FROM:
+                    self.worker.status.trouble(RING_TOO_SMALL)
+                    self._ring.missing(RING_TOO_SMALL)
             except StaleWorkerError:
                 raise
             except StoreError as error:
@@ -138,6 +148,9 @@ class _Loop:
             else:
                 self._pauses = _pauses()
                 self._outage.over("Redis takes what it should again")
+                self._stale = 0
+                self._ring.over("the worker keeps up with the window again")
+                self.worker.status.trouble(None)
 
     def _erase(self) -> None:
         """Users who asked go from Redis and the checkpoints, and only then the file that names them.
@@ -162,7 +175,7 @@ class _Loop:
                 describe(report),
                 served,
             )
-            if not worker.trainer.generation:
+            if not worker.trainer.generation and not worker.is_rolled_back:
                 worker.published = 0  # popularity has moved on: the lists are made anew
         else:
             self._rounds += 1
@@ -256,8 +269,8 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
-        worker.go_on()
         worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
         changes = saved.changes(settings)
         log.info("generation %d goes on%s", trainer.generation, f": {changes}" if changes else "")
+    worker.go_on()
     return worker

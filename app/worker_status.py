@@ -42,7 +42,7 @@ class WorkerStatus(NoProgress):
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._written_ms = 0
-        self._facts: dict[str, Any] = {"serves": None, "fit": None}
+        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None}
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage."""
@@ -78,6 +78,12 @@ class WorkerStatus(NoProgress):
             "refused": list(report.refused),
         }
         self._write()
+
+    def trouble(self, why: str | None) -> None:
+        """Remember what keeps the worker from its work, None if nothing does; written if it has changed."""
+        if self._facts["trouble"] != why:
+            self._facts["trouble"] = why
+            self._write()
 
     def serves(self, number: int, made_by: str) -> None:
         """Remember what was published, by its number in Redis (0: nothing)."""
@@ -156,6 +162,8 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         pairs.append(
             ("last fit", "accepted" if fit["accepted"] else f"no new generation{tries}: {fit['reason']}")
         )
+    if trouble := told["trouble"]:
+        pairs.append(("trouble", trouble))
     if serves := told["serves"]:
         pairs.append(("serves", f"generation {serves['generation']}, made by {serves['made_by']}"))
     return pairs

@@ -132,14 +132,14 @@ class WorkerProcess:
             self._pipe.close()
         theirs, self._pipe = self._context.Pipe()
         with theirs:
-            self._process = self._context.Process(
+            process = self._context.Process(
                 target=worker_process.main,
                 args=(self._settings, self._window_dir, self._owner, theirs),
                 name="driftgraph-worker",
             )
             self.starts += 1
-            self._process.start()
-        self._is_running = True
+            process.start()
+        self._process, self._is_running = process, True
 
     def _last_words(self) -> str:
         """What it sent before it ended; empty if nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
@@ -34,6 +35,7 @@ class Lists:
 
     def __init__(self, view: WindowView, cut: Cut, options: TrainerOptions) -> None:
         """Index the live events of ``cut``. O(live events · log live events)."""
+        self._view, self._versions = view, view.row_versions(ITEM).copy()
         events = view.events(cut)
         rows = max(view.rows(ITEM), int(events.item.max(initial=0)) + 1)
         self._now_ms = int(events.time_ms[-1]) + 1 if len(events) else 0
@@ -55,12 +57,26 @@ class Lists:
         """The lists of N users who touched these item rows, newest first: rows and scores, best first."""
         bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in touched])]).astype(np.int64)
         joined = np.concatenate(touched) if len(touched) else np.zeros(0, np.uint32)
-        known = joined < len(self._worth)  # an item that came after the cut has no place here
+        owned = self._still_owned()
+        known = joined < len(owned)  # an item that came after the cut has no place here
+        known[known] = owned[joined[known]]
         bounds = np.concatenate([[0], np.cumsum(known)])[bounds]
         rows, score, lengths = self._visits.best(
             joined[known], bounds, self._now_ms, self._popular, self._worth, LIST_MAX
         )
-        return [(rows[n, :length], score[n, :length]) for n, length in enumerate(lengths.tolist())]
+        made = []
+        for n, length in enumerate(lengths.tolist()):
+            kept = owned[rows[n, :length]]
+            made.append((rows[n, :length][kept], score[n, :length][kept]))
+        return made
+
+    def _still_owned(self) -> npt.NDArray[np.bool_]:
+        """[rows] whether the item of a row is that of the cut: a row may have changed hands since."""
+        now = self._view.row_versions(ITEM)
+        owned = np.zeros(len(self._worth), np.bool_)
+        known = min(len(owned), len(now), len(self._versions))
+        owned[:known] = self._versions[:known] == now[:known]
+        return owned
 
     def users(self, count: int) -> F32:
         """[count, D] vectors of users, all the same: the dot product with an item is its popularity."""

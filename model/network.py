@@ -234,3 +234,10 @@ ACTIVATIONS = {
     "elu": torch.nn.ELU(),
     "leaky_relu": torch.nn.LeakyReLU(NEGATIVE_SLOPE),
 }
+
+
+def untrained(relation_count: int, options: TrainerOptions) -> MBGNN:
+    """The network that training begins with: by the seed alone, whatever else draws from torch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return MBGNN(relation_count, options)

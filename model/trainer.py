@@ -25,7 +25,7 @@ from driftgraph.model.fit_report import FitReport, OnStep, steps_of
 from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
 from driftgraph.model.negatives import F32, F64
 from driftgraph.model.neighbors import now_ms
-from driftgraph.model.network import MBGNN
+from driftgraph.model.network import untrained
 from driftgraph.model.options import STATE_FORMAT, TrainerOptions
 from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of, popularity_losses
 from driftgraph.model.table import ItemTable
@@ -58,9 +58,7 @@ class Trainer:
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options = options
         self.device = torch.device(options.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            self.network = MBGNN(len(relations), options).to(self.device)
+        self.network = untrained(len(relations), options).to(self.device)
         self.table = ItemTable(options.dim, options.seed, self.device)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
@@ -253,7 +251,7 @@ class Trainer:
         then, now = saved_state.names_of(meta), [r.name for r in self.relations]
         if then != now:
             place_R = saved_state.places(then, now)
-            network = saved_state.placed(network, MBGNN(len(now), self.options).state_dict(), place_R)
+            network = saved_state.placed(network, untrained(len(now), self.options).state_dict(), place_R)
             moments = saved_state.placed_moments(moments, place_R)
         try:
             self.network.load_state_dict(network)

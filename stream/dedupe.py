@@ -149,6 +149,7 @@ class Deduplicator:
                 self._new_block()
             if ended:
                 self._ended.append(self._current(ended=True))
+        self._make_fit(0)  # ``ids_max`` may be smaller now: a set must have room beside those that have ended
 
     @property
     def is_short(self) -> bool:
@@ -162,7 +163,8 @@ class Deduplicator:
 
     def status(self) -> dict[str, int | bool]:
         """For the status file."""
-        kept = [block.pairs.nbytes for one in self.sets() for block in one.blocks if block.pairs is not None]
+        pairs = (block.pairs for one in self.sets() for block in one.blocks)  # a checkpoint may take them
+        kept = [one.nbytes for one in pairs if one is not None]
         return {
             "ids": int(self._state[COUNT]),
             "bytes": self._table.nbytes + sum(kept),
@@ -179,15 +181,18 @@ class Deduplicator:
         """End the set if it is full or old, else let the table or the block grow."""
         state = self._state
         if state[IN_SET] >= self._set_max or state[NEWEST_MS] - state[STARTED_MS] >= self._set_ms:
-            self._ended.append(self._current(ended=True))
-            self._number, self._blocks = self._number + 1, []
-            state[IN_SET] = 0
-            self._forget()
-            self._new_block()
+            self._end_set()
         elif state[ROOM] == 0:
             self._new_block()
-        else:
-            self._grow()
+        elif not self._grow():
+            self._end_set()
+
+    def _end_set(self) -> None:
+        self._ended.append(self._current(ended=True))
+        self._number, self._blocks = self._number + 1, []
+        self._state[IN_SET] = 0
+        self._forget()
+        self._new_block()
 
     def _current(self, *, ended: bool) -> IdSet:
         count, started_ms, newest_ms = self._state[IN_SET : NEWEST_MS + 1].tolist()
@@ -199,6 +204,10 @@ class Deduplicator:
         ends_ms = [one.started_ms for one in self._ended[1:]] + [newest_ms]
         while keep < len(ends_ms) and newest_ms - ends_ms[keep] >= self.horizon_ms:
             keep += 1
+        self._make_fit(keep)
+
+    def _make_fit(self, keep: int) -> None:
+        """Let go of the first ``keep`` sets, and of more until a full one has room."""
         left = sum(one.count for one in self._ended[keep:])
         while left + self._set_max > self.ids_max or len(self._ended) - keep >= SETS_MAX - 1:
             left -= self._ended[keep].count

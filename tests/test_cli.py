@@ -415,7 +415,7 @@ def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: s
     client = connect(redis_url)
     store = GenerationStore(client, namespace="lists", epoch=1)
     vectors, times_ms = np.ones((1, 2), np.float32), np.ones(1, np.int64)
-    users = Vectors(["u"], vectors, times_ms, [["b"]], [[("a", 0.5), ("b", 0.2), ("c", 0.1)]])
+    users = Vectors(["u"], vectors, times_ms, [["b"]], [b'[["a",0.5],["b",0.2],["c",0.1]]'])
     store.publish(1, users, Vectors(["a"], vectors, times_ms), {})
     client.close()
     told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")

@@ -207,3 +207,19 @@ def test_what_is_restored_knows_the_newest_time_though_it_was_not_the_last() -> 
     for one in (real, again):
         one.repeated(Strings.of(["e9"]), np.array([130]))
         assert [(s.started_ms, s.count) for s in one.sets()] == [(100, 5), (150, 1)]
+
+
+@pytest.mark.parametrize("ids_max", [3_774, 3_000, 1_200, 50])
+def test_with_a_smaller_memory_it_goes_on_and_does_not_hang(ids_max: int) -> None:
+    """The sets that have ended must leave room for one that has not."""
+    real = Deduplicator(ids_max=4_800, horizon_ms=1_000_000, for_checkpoints=True)
+    see(real, 0, 3_700, 1)
+    sets = [
+        KeptSet(one.number, one.started_ms, one.newest_ms, one.count, partial(pairs_of, one))
+        for one in real.sets()
+    ]
+    again = Deduplicator(ids_max=ids_max, horizon_ms=1_000_000, for_checkpoints=True)
+    again.restore(sets)
+    assert see(again, 3_700, 9_000, 2) == 0
+    assert again.status()["ids"] <= ids_max
+    assert see(again, 9_000 - ids_max // 3, 9_000, 3) == ids_max // 3

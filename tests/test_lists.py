@@ -65,3 +65,15 @@ def test_a_small_window_gives_short_lists_and_an_empty_one_none() -> None:
     assert lists.of([]) == []
     empty = window_of([])
     assert len(Lists(empty, empty.cut(), SMALL).embedding().user) == 0
+
+
+def test_a_row_that_changed_hands_since_is_in_no_list_and_counts_for_nobody() -> None:
+    window = window_of(blocks(2_000, seed=4, users=100, items=40))
+    lists = Lists(window, window.cut(), SMALL)
+    [(before, _)] = lists.of([rows_of(3, 5)])
+    assert 7 in before.tolist()
+    window.recycle(1, rows_of(7, 3))
+    [(after, _)] = lists.of([rows_of(3, 5)])
+    assert not {3, 7} & set(after.tolist())
+    [(alone, _)] = lists.of([rows_of(5)])
+    assert after.tolist() == alone.tolist()

@@ -23,19 +23,22 @@ from driftgraph.app.config import Settings
 from driftgraph.app.embedded import EmbeddedRedis, free_port
 from driftgraph.app.errors import ConfigError
 from driftgraph.app.generation_report import GenerationReport, PredictionRows, describe
+from driftgraph.app.progress import NoProgress
 from driftgraph.app.publish import GenerationStore
 from driftgraph.app.reader import EmbeddingReader
 from driftgraph.app.redis_schema import RedisUnavailableError, StoreError, connect
 from driftgraph.app.saved_model import OtherModelError
 from driftgraph.app.worker import Worker, device_of
+from driftgraph.app.worker_status import WorkerStatus
 from driftgraph.model.gate import Verdict
 from driftgraph.model.neighbors import now_ms
 from driftgraph.snapshots import checkpoint
 from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.clock import SystemClock
 from driftgraph.stream.events import U32, EventBatch, Strings
 from driftgraph.stream.heterograph import Heterograph
 from driftgraph.stream.mapped import ANEW, Life
-from driftgraph.stream.window import Relation
+from driftgraph.stream.window import Relation, StaleCut
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import (
     DAY_MS,
@@ -733,3 +736,56 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
     loop._step(graph.moment())
     assert reader.current() == before + 1, "the lists are made anew, as popularity has moved on"
     assert reader.recommend(user).source == "co_visitation"
+
+
+def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    status = WorkerStatus(tmp_path / "worker.json", SystemClock(), NoProgress())
+    worker = Worker(graph, trainer_of(), store, checkpoints=None, status=status)
+    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker)
+
+    def stale(_: object) -> None:
+        raise StaleCut("the ring has turned")
+
+    waits = iter([False] * 5 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "publish", stale)
+        loop.run(lambda _: next(waits))
+    assert caplog.text.count("events leave their ring while the worker reads them") == 1
+    told = json.loads((tmp_path / "worker.json").read_bytes())
+    assert "raise window.capacity" in told["trouble"]
+    waits = iter([False, True])
+    loop.run(lambda _: next(waits))
+    assert json.loads((tmp_path / "worker.json").read_bytes())["trouble"] is None
+
+
+def test_an_operators_rollback_of_lists_stays(store: GenerationStore, redis_client: redis.Redis) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store)
+    for _ in range(2):
+        worker.publish(graph.moment())
+    assert store.rollback() == 1
+    worker.look(graph.moment())
+    assert worker.is_rolled_back
+    again = worker_of(graph, store)
+    again.go_on()
+    assert (again.published, again.is_rolled_back) == (2, True)
+
+
+def test_a_relation_without_live_events_has_no_list_of_rising_items_and_is_not_missed(
+    store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
+    worker.publish(graph.moment())
+    name = graph.window.relations[0].name
+    assert reader.trending(name)
+    users = named(graph, USER, np.unique(graph.window.events(graph.moment().cut).user))
+    graph.erase(users)
+    newest_ms = int(SHOP.time_ms.max())
+    grow(graph, one_event("u", "i", 1, newest_ms + 1))
+    worker.publish(graph.moment())
+    assert reader.trending(name) == []
+    assert store.has_trending()
