@@ -94,9 +94,9 @@ def test_a_publish_that_read_the_name_before_the_erasure_is_made_good_after_it(
     worker, graph = trained(store)
     whole = store.publish
 
-    def erased_meanwhile(*args: Any) -> None:
+    def erased_meanwhile(*args: Any, **named: Any) -> None:
         graph.erase([USER])
-        whole(*args)
+        whole(*args, **named)
 
     monkeypatch.setattr(store, "publish", erased_meanwhile)
     worker.publish(graph.moment())

@@ -74,7 +74,7 @@ def test_new_events_are_all_trained_once_with_replayed_older_first_contacts() ->
 def test_a_repeat_is_no_example() -> None:
     """The user has touched the item before, by another relation even."""
     window = window_of([(0, 1, 0, 1), (0, 1, 1, 5), (0, 2, 0, 7), (1, 1, 0, 7), (0, 2, 0, 9)])
-    options = replace(SMALL, holdout_share=0.0)
+    options = replace(SMALL, holdout_share=0.0, first_passes_max=1)
     made = plan(window, empty_cut(window), window.cut(), options, np.random.default_rng(0))
     trained = sorted((u, i, t - START_MS) for batch in made.batches for u, i, _, t in rows_of(batch))
     assert trained == [(0, 1, 1), (0, 2, 7), (1, 1, 7)]
