@@ -86,16 +86,22 @@ def status(
 ) -> None:
     """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
 
-    Exits 1 if the updater is degraded: its worker fails again and again.
+    What the updater says of itself is shown also while Redis is away. Exits 1 if Redis does not answer, or if
+    the updater is degraded: its worker fails again and again.
     """
     from driftgraph.app.health import fault
+    from driftgraph.app.redis_schema import StoreError
     from driftgraph.app.status_files import told
     from driftgraph.stream.clock import SystemClock
 
+    served, keys, away = None, dict[str, int](), None
     with _redis(ctx, config, redis, namespace) as (client, settings):
-        store = _store(client, settings)
-        served = next((g for g in store.generations() if g.current), None)
-        keys = store.count_keys()
+        try:
+            store = _store(client, settings)
+            served = next((g for g in store.generations() if g.current), None)
+            keys = store.count_keys()
+        except StoreError as error:
+            away = error
     manifest = _manifest(served.manifest) if served else {}
     updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
     if standby is not None and standby["state"] in ("gone", "unknown"):
@@ -105,7 +111,8 @@ def status(
     value = {
         "redis": settings.redis.public_url(),
         "namespace": settings.redis.namespace,
-        "generation": served.number if served else 0,
+        "redis_error": None if away is None else str(away),
+        "generation": None if away is not None else served.number if served else 0,
         "manifest": manifest,
         "keys": keys,
         "updater": updater,
@@ -118,6 +125,8 @@ def status(
         _print_status(value)
     if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
         raise DriftgraphError(wrong)
+    if away is not None and not check:  # a health check is about the updater, which goes on without Redis
+        raise away
     if updater is not None and updater["state"] == "degraded":
         raise typer.Exit(1)
 
@@ -129,7 +138,8 @@ def _print_status(value: Mapping[str, Any]) -> None:
     pairs = _updater_pairs(value["updater"])
     pairs += worker_pairs(value["worker"])
     pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
-    pairs += [(name, value[name]) for name in ("redis", "namespace", "generation")]
+    shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
+    pairs += [(name, value[name]) for name in shown]
     pairs += [
         (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in value["manifest"].items()
     ]

@@ -259,7 +259,7 @@ def _check_relations(settings: Settings, file: Path) -> None:
 
 def _read_file(path: Path) -> Tree:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may begin it with a BOM
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make one with: driftgraph init --config {path}") from None
     except OSError as error:

@@ -31,7 +31,7 @@ OWNED_OPTIONS = frozenset(
 # By its name, so that a property is hidden that a later librdkafka has, or that only Java's clients know.
 SECRET_OPTION = re.compile(
     r"passw|secret|passphrase|jaas|user\.info|credentials?$|api[._-]?key|key\.pem|ssl_key|private\.key$"
-    r"|oauthbearer\.config|oauthbearer\.extensions|(^|[._-])token$",
+    r"|oauthbearer\.config|oauthbearer\.extensions|kinit\.cmd|(^|[._-])token$",
     re.IGNORECASE,
 )
 DATABASE = re.compile(r"(/\d*)?")  # of a Redis server, in its address

@@ -367,12 +367,24 @@ def test_demo_passes_its_options_and_prints_its_report(shell: Shell, parts: Part
 # --- Redis -----------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["recommend", "u1"], ["status"], ["generations"], ["rollback"]])
+@pytest.mark.parametrize("argv", [["recommend", "u1"], ["generations"], ["rollback"]])
 def test_a_redis_that_is_away_is_one_sentence(shell: Shell, argv: list[str]) -> None:
     port = free_port()
     failed = shell(*argv, "--redis", f"redis://127.0.0.1:{port}", "--json")
     assert (failed.code, failed.out) == (1, "")
     assert f"127.0.0.1:{port}" in failed.sentence()
+
+
+def test_status_says_what_the_updater_says_also_while_redis_is_away(shell: Shell) -> None:
+    port = free_port()
+    told = shell("status", "--redis", f"redis://127.0.0.1:{port}", "--json")
+    assert told.code == 1
+    value = json.loads(told.out)
+    assert (value["generation"], value["updater"]) == (None, None)
+    assert value["redis_error"] in told.sentence()
+    told = shell("status", "--redis", f"redis://127.0.0.1:{port}")
+    assert "none has run with this data_dir" in told.out
+    assert f"127.0.0.1:{port}" in told.sentence()
 
 
 @pytest.fixture(scope="module")
