@@ -89,6 +89,8 @@ class Cause:
             refusal = "check the name, and that this machine can resolve it"
         elif refusal is None and "SSL" in error.str():
             refusal = _TLS
+        elif refusal is None and ("Broken pipe" in error.str() or "reset by peer" in error.str()):
+            refusal = _CLOSED
         return error.str(), refusal or _ADDRESS
 
     def why_not_taken(self, error: KafkaError) -> tuple[str, str]:

@@ -5,10 +5,11 @@ start, out_of_range ──► [offsets_at, offset_after_loss] ──► KafkaSou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from driftgraph.stream.kafka_signals import part_of
 from driftgraph.stream.source import SourceError
@@ -18,6 +19,8 @@ OutOfRange = Literal["fail", "earliest", "latest"]
 Place = tuple[str, int]  # topic, partition
 
 _ANSWER_TIMEOUT_S: Final = 10.0
+_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # before the next try while a partition gets a leader
+_MOVING: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 
 
 def offsets_at(consumer: Consumer, places: Sequence[Place], start: Start) -> dict[Place, int]:
@@ -47,11 +50,16 @@ def range_of(consumer: Consumer, place: Place) -> tuple[int, int]:
     Raises:
         SourceError: If the brokers do not tell.
     """
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ANSWER_TIMEOUT_S)
-    except KafkaException as error:
-        raise _not_told(place, error) from error
-    return low, high
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ANSWER_TIMEOUT_S)
+        except KafkaException as error:
+            if pause_s is None or error.args[0].code() not in _MOVING:
+                raise _not_told(place, error) from error
+            time.sleep(pause_s)
+        else:
+            return low, high
+    raise AssertionError("the last try returns or raises")
 
 
 def offset_after_loss(

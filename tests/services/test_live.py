@@ -212,7 +212,7 @@ def test_redis_may_come_later_and_a_restart_goes_on(
             assert updater.status() == {}
             monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
             with EmbeddedRedis():
-                updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop))
+                updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop), 180)
                 output = updater.output()
                 assert (output.count("did not answer"), output.count("Redis is there")) == (1, 1), output
                 number = until("the model is served", lambda: model_served(client), 120)

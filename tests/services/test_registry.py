@@ -148,7 +148,7 @@ def test_avro_protobuf_and_json_of_one_topic(real_kafka: RealKafka, registry: Re
     letters = [letter for part in parts for letter in part.rejected]
     assert [letter.reason for letter in letters] == ["unknown_schema", "unknown_behavior"]
     assert [letter.origin for letter in letters] == [f"{topic}[0]@3", f"{topic}[0]@4"]
-    assert [one.user for part in parts for one in part.erased] == ["u1"]
+    assert sum(part.tombstones for part in parts) == 1, "the keys of a topic with a registry may be rows"
     source.close()
 
 
