@@ -57,10 +57,10 @@ class Meter:
 
 def ours(brokers: str, topic: str, count: int) -> None:
     """Kafka to window: the updater itself, as ``driftgraph run`` starts it, until the window is full."""
-    from driftgraph.app import live
-    from driftgraph.app.embedded import EmbeddedRedis
-    from driftgraph.app.progress import NoProgress
-    from driftgraph.stream.heterograph import HeterographView
+    from driftgraph.app.commands.embedded import EmbeddedRedis
+    from driftgraph.app.console.progress import NoProgress
+    from driftgraph.app.live import run as live
+    from driftgraph.stream.window.heterograph import HeterographView
 
     meter = Meter(count)
 
@@ -83,7 +83,7 @@ def ours(brokers: str, topic: str, count: int) -> None:
 
 def updater_settings(brokers: str, topic: str, redis_url: str) -> Any:
     """The updater's configuration: all defaults, but where to read and what, and a Redis of its own."""
-    from driftgraph.app.config import Settings
+    from driftgraph.app.config.settings import Settings
 
     return Settings.model_validate(
         {
@@ -97,9 +97,9 @@ def updater_settings(brokers: str, topic: str, redis_url: str) -> Any:
 
 def updater(brokers: str, topic: str, _count: int) -> None:
     """The same, until it is told to stop, for whoever looks into its window."""
-    from driftgraph.app import live
-    from driftgraph.app.embedded import EmbeddedRedis
-    from driftgraph.app.progress import NoProgress
+    from driftgraph.app.commands.embedded import EmbeddedRedis
+    from driftgraph.app.console.progress import NoProgress
+    from driftgraph.app.live import run as live
 
     with EmbeddedRedis() as redis:
         live.run(updater_settings(brokers, topic, redis.url), progress=NoProgress())

@@ -18,8 +18,8 @@ from benchmarks.peers.ours import SPAN_MS, Ours
 from benchmarks.report import Figures, Required, at_least, at_most, machine
 from benchmarks.traffic import START_MS, STREAM_MS, Shop, Traffic, joined, stream
 from driftgraph.stream.events import Strings
-from driftgraph.stream.ids import IdTable
-from driftgraph.stream.mapped import Folder
+from driftgraph.stream.window.ids import IdTable
+from driftgraph.stream.window.shared_files import Folder
 
 CLICKS, FAVORITES, PURCHASES = 420_000_000, 8_000_000, 15_000_000
 EVENTS = CLICKS + FAVORITES + PURCHASES

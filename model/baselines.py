@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.model.co_visitation import CoVisitation
-from driftgraph.model.negatives import F64, Popularity
+from driftgraph.model.popularity import F64, Popularity
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Events
+from driftgraph.stream.window.writer import Events
 
 
 def popularity_ranks(

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from driftgraph.model.negatives import F64
-from driftgraph.stream.compile import kernel
+from driftgraph.model.popularity import F64
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Events
+from driftgraph.stream.kernels.compile import kernel
+from driftgraph.stream.window.writer import Events
 
 HISTORY = 20  # newest distinct items of a user that it starts from
 VISITS = 64  # newest events of each of these items

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from driftgraph.model.network import NEGATIVE_SLOPE, Attention
-from driftgraph.stream.adjacency import ITEM, USER
-from driftgraph.stream.window import Cut, WindowView
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, WindowView
 
 os.environ.setdefault("DGLBACKEND", "pytorch")  # or DGL writes a file into the home folder and prints
 

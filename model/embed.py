@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from driftgraph.model.examples import half_lives_ms
-from driftgraph.model.negatives import F32, Popularity
+from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import localize, now_ms, sample
 from driftgraph.model.network import MBGNN
-from driftgraph.model.table import ItemTable
-from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.model.popularity import F32, Popularity
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Cut, Events, WindowView
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 4_096  # nodes encoded at once: bounds memory to about a hundred MB at the default sizes
 

@@ -21,10 +21,10 @@ from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Embedding, Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, take
-from driftgraph.model.negatives import F32, F64
-from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.model.popularity import F32, F64
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Cut, Events, WindowView
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 NO_ITEM = np.uint32(0xFFFF_FFFF)  # in predictions, where fewer items compete than places
 SCORE_CHUNK = 256  # users ranked at once, against all candidates

@@ -16,11 +16,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.model.negatives import F32, Popularity, candidates
 from driftgraph.model.options import TrainerOptions
-from driftgraph.stream.adjacency import ITEM
+from driftgraph.model.popularity import F32, Popularity, candidates
 from driftgraph.stream.events import I64, U8, U32
-from driftgraph.stream.window import Cut, Events, Relation, WindowView
+from driftgraph.stream.window.adjacency import ITEM
+from driftgraph.stream.window.writer import Cut, Events, Relation, WindowView
 
 
 @dataclass(frozen=True, slots=True)

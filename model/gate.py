@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from driftgraph.model.embed import Embedding
-from driftgraph.model.negatives import F32, F64
 from driftgraph.model.options import TrainerOptions
+from driftgraph.model.popularity import F32, F64
 
 NORMS_KEPT = 15  # of the last accepted generations; their median is the running median
 NORM_MAX = 1e18  # a product of two such is far from float32's end; a publish refuses longer ones, too

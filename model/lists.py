@@ -15,11 +15,11 @@ import numpy.typing as npt
 from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.examples import half_lives_ms
-from driftgraph.model.negatives import F32, F64, Popularity
 from driftgraph.model.options import TrainerOptions
-from driftgraph.stream.adjacency import ITEM
+from driftgraph.model.popularity import F32, F64, Popularity
 from driftgraph.stream.events import U32
-from driftgraph.stream.window import Cut, WindowView
+from driftgraph.stream.window.adjacency import ITEM
+from driftgraph.stream.window.writer import Cut, WindowView
 
 MADE_BY = "co-visitation and popularity"  # in the manifest, where a model's generation says "model"
 LIST_MAX = 50  # items of a list

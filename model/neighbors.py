@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from driftgraph.model.network import Bag, Edges, Nodes
-from driftgraph.stream.adjacency import ITEM, USER
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Cut, Neighborhood, WindowView
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, Neighborhood, WindowView
 
 AHEAD_MS_MAX = 3_600_000  # how far past the watermark "now" lies: partitions run ahead of the slowest by less
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from driftgraph.model.options import TrainerOptions
-from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.stream.window.adjacency import ITEM, USER
 
 NEGATIVE_SLOPE = 0.2  # of the attention's LeakyReLU, as in the GAT paper
 TIME_FEATURES = 4

@@ -23,15 +23,15 @@ from driftgraph.model.evaluate import Evaluation, Published, evaluate
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, steps_of
 from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
-from driftgraph.model.negatives import F32, F64
+from driftgraph.model.inputs import Inputs, batch_loss, contrast, inputs_of, popularity_losses
+from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import untrained
 from driftgraph.model.options import STATE_FORMAT, TrainerOptions
-from driftgraph.model.step import Inputs, batch_loss, contrast, inputs_of, popularity_losses
-from driftgraph.model.table import ItemTable
-from driftgraph.stream.adjacency import ITEM, USER
+from driftgraph.model.popularity import F32, F64
 from driftgraph.stream.events import I64, U32
-from driftgraph.stream.window import Cut, Relation, WindowView
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, Relation, WindowView
 
 RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
 SCALE_FIRST = (

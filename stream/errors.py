@@ -17,3 +17,9 @@ class DriftgraphError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+
+class ConfigError(DriftgraphError):
+    """A key of the configuration is unknown, or its value is not one that driftgraph can work with."""
+
+    exit_code: ClassVar[int] = 2

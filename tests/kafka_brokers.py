@@ -9,12 +9,12 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from driftgraph.stream.clock import REPLAY_TIMES, ManualClock
-from driftgraph.stream.decode import Behaviors, EventRules
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.canonical_json import CanonicalJson
-from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
-from driftgraph.stream.source import Position
+from driftgraph.stream.formats.event_rules import Behaviors, EventRules
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
+from driftgraph.stream.sources.source import Position
+from driftgraph.stream.time.clock import REPLAY_TIMES, ManualClock
 
 NOW_MS = 1_783_000_000_000
 DECODER = CanonicalJson(EventRules(Behaviors(["click", "buy"], ignore=["impression"]), REPLAY_TIMES))

@@ -9,7 +9,7 @@ import numpy as np
 
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
-from driftgraph.stream.window import Cut, Events, Relation, Window, in_memory
+from driftgraph.stream.window.writer import Cut, Events, Relation, Window, in_memory
 
 RELATIONS = (Relation("click", 1_000_000_000, 1 << 16), Relation("buy", 2_000_000_000, 1 << 16))
 START_MS = 1_700_000_000_000

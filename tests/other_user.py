@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("app", "model", "snapshots", "stream")
 UID = 12_345 if os.geteuid() == 0 else os.geteuid()
-CODE = "from driftgraph.app.cli import main; main()"
+CODE = "from driftgraph.app.cli.main import main; main()"
 ENDS_WITHIN_S = 180.0  # with everything to compile, beside other tests
 
 

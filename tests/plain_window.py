@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream.events import I32, I64, U8, U32
-from driftgraph.stream.window import Cut, Events, Neighborhood, Relation
+from driftgraph.stream.window.writer import Cut, Events, Neighborhood, Relation
 
 USER, ITEM = 0, 1
 GONE = (-1, -1, -(1 << 62))  # an erased event keeps its place in the order of arrival

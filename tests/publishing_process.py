@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.connection import Connection
 
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.redis_schema import connect
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.store import GenerationStore
 from tests.services_redis import NAMESPACE, publish
 
 

@@ -14,7 +14,7 @@ import fastavro
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-from driftgraph.stream.formats.proto_messages import ProtoSchema
+from driftgraph.stream.formats.registry.protobuf import ProtoSchema
 
 AVRO_EVENT = {
     "type": "record",

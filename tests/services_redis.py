@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import redis
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
-from driftgraph.app.vectors import Vectors
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.generations.vectors import Vectors
+from driftgraph.snapshots.reader import EmbeddingReader
 
 NAMESPACE = "shop"
 DIM = 4

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
+from driftgraph.app.demo.shop import BEHAVIORS, Shop, ShopOptions, open_shop
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.events import EventBatch, Strings
-from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.window import Relation
+from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.writer import Relation
 
 DAY_MS = 86_400_000
 START_MS = 1_782_864_000_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from driftgraph.stream.normalize import SiteRecord
+from driftgraph.stream.faust.normalize import SiteRecord
 
 NOT_A_FUNCTION = 42
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.embedded import EmbeddedRedis
+from driftgraph.app.commands.embedded import EmbeddedRedis
 from tests.other_user import UID, OtherUser
 
 EVENTS = """user_id,item_id,behavior,timestamp
@@ -25,7 +25,7 @@ main()
 SAY_WHERE = """
 import logging
 from driftgraph.app.cli import main
-logging.getLogger("driftgraph.stream.kernel_cache").setLevel(logging.DEBUG)
+logging.getLogger("driftgraph.stream.kernels.kernel_cache").setLevel(logging.DEBUG)
 main()
 """
 
@@ -104,7 +104,7 @@ def test_where_nothing_can_be_written_it_is_said_once_and_the_command_does_its_w
 
 def test_a_fault_of_ours_is_still_told_where_no_traceback_can_be_written(other: OtherUser) -> None:
     other.temporary.chmod(0o555)
-    fails = "import driftgraph.app.config\ndriftgraph.app.config.load = lambda *_: 1 // 0\n"
+    fails = "import driftgraph.app.config.settings\ndriftgraph.app.config.load = lambda *_: 1 // 0\n"
     done = other.run("config", "show", code=fails + NO_OTHER_TEMPORARY_FOLDER)
     assert done.returncode == 1
     assert done.stderr.startswith("driftgraph: unexpected ZeroDivisionError")

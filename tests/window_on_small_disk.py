@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from driftgraph.stream.events import EventBatch, Strings
-from driftgraph.stream.heterograph import Heterograph, HeterographView
-from driftgraph.stream.mapped import WindowError
-from driftgraph.stream.window import USER, Relation
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView
+from driftgraph.stream.window.shared_files import WindowError
+from driftgraph.stream.window.writer import USER, Relation
 
 BATCH = 5_000
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream import header
-from driftgraph.stream import window as windows
-from driftgraph.stream.window import USER, Cut, StaleCut
+from driftgraph.stream.window import cut_header
+from driftgraph.stream.window import writer as windows
+from driftgraph.stream.window.writer import USER, Cut, StaleCut
 from tests.window_writer import (
     BATCH,
     BATCHES,
@@ -61,14 +61,14 @@ def main() -> None:
         side = int(rng.integers(2))
         nodes = rng.integers(0, USERS if side == USER else ITEMS, 12).astype(np.uint32)
         times = rng.integers(max(1, newest.watermark_ms - 6_000), newest.watermark_ms + 900, 12)
-        erasures = header.erasures(view._arrays.header)
+        erasures = cut_header.erasures(view._arrays.header)
         try:
             near = view.recent(side, nodes, times, K, cut)
         except StaleCut:
             stale += 1
             cuts = [newest]
             continue
-        if erasures < 0 or erasures != header.erasures(view._arrays.header):
+        if erasures < 0 or erasures != cut_header.erasures(view._arrays.header):
             continue  # it is exact, but for how many erasures nobody can say
         for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times.tolist(), strict=True)):
             for r in range(len(RELATIONS)):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream import window as windows
 from driftgraph.stream.events import I64, U8, U32
-from driftgraph.stream.window import Relation
+from driftgraph.stream.window import writer as windows
+from driftgraph.stream.window.writer import Relation
 
 USERS, ITEMS = 30, 20  # few, so that lists are long and rows meet
 RELATIONS = [Relation("click", 4_000, 3_000), Relation("buy", 9_000, 1_500)]

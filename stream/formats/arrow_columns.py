@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from driftgraph.stream.clock import F64, Instants
 from driftgraph.stream.events import I64, U8, Strings
+from driftgraph.stream.time.clock import F64, Instants
 
 UNREADABLE_ID: Final = (
     " "  # in place of a value that is none: no id begins so, and the row definition is asked

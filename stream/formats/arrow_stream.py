@@ -14,14 +14,23 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, concat
-from driftgraph.stream.decode import Answer, EventRules, LeftOut, Reason, Refusal, Rows, rejected, shown
 from driftgraph.stream.events import EMPTY, Decoded, Erasure
 from driftgraph.stream.formats import JSON_NAMES, FieldNames
-from driftgraph.stream.formats.parts import Parts, decode_parts
-from driftgraph.stream.formats.table import ColumnError, TableColumns
+from driftgraph.stream.formats.arrow_table import ColumnError, TableColumns
+from driftgraph.stream.formats.event_rules import (
+    Answer,
+    EventRules,
+    LeftOut,
+    Reason,
+    Refusal,
+    Rows,
+    rejected,
+    shown,
+)
+from driftgraph.stream.formats.message_parts import Parts, decode_parts
+from driftgraph.stream.formats.rules_by_column import Columns, concat
 from driftgraph.stream.formats.tombstones import Tombstones
+from driftgraph.stream.time.clock import TimeBounds
 from driftgraph.stream.wording import BY_KEY, Wording
 
 EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfold without a limit

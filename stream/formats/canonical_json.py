@@ -16,16 +16,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, Index
-from driftgraph.stream.decode import MISSING, Answer, EraseRequest, Event, EventRules, Refusal, Rows
 from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import JSON_NAMES, FieldNames
-from driftgraph.stream.formats import _json_scan as kernels
+from driftgraph.stream.formats import json_kernels as kernels
+from driftgraph.stream.formats.event_rules import (
+    MISSING,
+    Answer,
+    EraseRequest,
+    Event,
+    EventRules,
+    Refusal,
+    Rows,
+)
 from driftgraph.stream.formats.json_text import elements_of, read_json
-from driftgraph.stream.formats.parts import Parts, decode_parts
+from driftgraph.stream.formats.message_parts import Parts, decode_parts
+from driftgraph.stream.formats.rules_by_column import Columns, Index
 from driftgraph.stream.formats.tombstones import Tombstones
-from driftgraph.stream.words import gather
+from driftgraph.stream.kernels.byte_kernels import gather
+from driftgraph.stream.time.clock import TimeBounds
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
 _BEHAVIOR = _FIELDS.index("behavior")  # the one that may be no number

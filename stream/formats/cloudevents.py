@@ -12,9 +12,9 @@ import base64
 import binascii
 from typing import Any, Final
 
-from driftgraph.stream.decode import Reason, Refusal, RowOrigin, shown
+from driftgraph.stream.formats.event_rules import Reason, Refusal, RowOrigin, shown
 from driftgraph.stream.formats.json_text import read_json
-from driftgraph.stream.formats.mapped import Origin
+from driftgraph.stream.formats.mapping_decoder import Origin
 
 _HEADER: Final = "ce_"
 _STRUCTURED: Final = b"application/cloudevents"  # +json, or -batch+json for a list of them

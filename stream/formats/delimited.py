@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from driftgraph.stream.clock import TimeBounds
-from driftgraph.stream.columns import Columns, Index, RowAnswer, decode_columns
-from driftgraph.stream.decode import (
+from driftgraph.stream.events import EMPTY, I64, Decoded
+from driftgraph.stream.formats import CSV_NAMES, FieldNames
+from driftgraph.stream.formats.arrow_columns import strings_of
+from driftgraph.stream.formats.event_rules import (
     MISSING,
     Answer,
     EventRules,
@@ -31,9 +32,8 @@ from driftgraph.stream.decode import (
     rejected,
     shown,
 )
-from driftgraph.stream.events import EMPTY, I64, Decoded
-from driftgraph.stream.formats import CSV_NAMES, FieldNames
-from driftgraph.stream.formats.arrow_columns import strings_of
+from driftgraph.stream.formats.rules_by_column import Columns, Index, RowAnswer, decode_columns
+from driftgraph.stream.time.clock import TimeBounds
 
 FIELD_CHARACTERS_MAX = 131_072  # where the csv module refuses a field
 _NEWLINE = 10

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from driftgraph.stream.decode import Reason, Refusal, shown
+from driftgraph.stream.formats.event_rules import Reason, Refusal, shown
 
 _value: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])

@@ -13,7 +13,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from driftgraph.stream.decode import LEFT_OUT, EraseRequest, LeftOut, Reason, Refusal, RowOrigin, id_of, shown
+from driftgraph.stream.formats.event_rules import (
+    LEFT_OUT,
+    EraseRequest,
+    LeftOut,
+    Reason,
+    Refusal,
+    RowOrigin,
+    id_of,
+    shown,
+)
 from driftgraph.stream.formats.record_keys import key_value, sole_value, text_of
 
 ERASE_HEADER: Final = "driftgraph.erase"  # the user, in a record that ``driftgraph erase`` wrote

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.stream import _file_readers
-from driftgraph.stream.clock import REPLAY_TIMES
-from driftgraph.stream.columns import batch_of
-from driftgraph.stream.decode import Behaviors, Event, EventRules
 from driftgraph.stream.events import EMPTY, Decoded
-from driftgraph.stream.file_source import FileOptions, FileSource
-from driftgraph.stream.source import (
+from driftgraph.stream.formats.event_rules import Behaviors, Event, EventRules
+from driftgraph.stream.formats.rules_by_column import batch_of
+from driftgraph.stream.sources import line_blocks
+from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.source import (
     CRASH,
     END,
     MemorySource,
@@ -24,6 +23,7 @@ from driftgraph.stream.source import (
     SimulatedCrash,
     Source,
 )
+from driftgraph.stream.time.clock import REPLAY_TIMES
 from tests.kafka_brokers import NOW_MS, event, mock_kafka, produce, source_of
 
 USERS = [f"u{n}" for n in range(8)]
@@ -66,7 +66,7 @@ def kafka(_: Path) -> Iterator[Open]:
 def open_source(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Open]:
-    monkeypatch.setattr(_file_readers, "BATCH_ROWS_MAX", 3)
+    monkeypatch.setattr(line_blocks, "BATCH_ROWS_MAX", 3)
     with request.param(tmp_path) as opened:
         yield opened
 

@@ -16,7 +16,7 @@ from docker.errors import DockerException
 from testcontainers.community.redis import RedisContainer
 from testcontainers.core.container import DockerContainer
 
-from driftgraph.app.embedded import free_port
+from driftgraph.app.commands.embedded import free_port
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 REDIS_IMAGE = "redis:8"  # with vector sets

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from driftgraph.app import worker_process
+from driftgraph.app.training import loop as worker_process
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
@@ -47,6 +47,6 @@ elif FAULT == "slow-disk":
     os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":
-    from driftgraph.app.cli import main
+    from driftgraph.app.cli.main import main
 
     main()

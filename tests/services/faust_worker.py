@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from driftgraph.app.embedded import free_port
+from driftgraph.app.commands.embedded import free_port
 from tests.services.updaters import CODE, until
 
 SITE = '''

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import redis as redis_py
 
-from driftgraph.app.demo_shop import Shop
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.demo.shop import Shop
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
 from tests.services.conftest import RealKafka
 from tests.services.test_live import fill, recent_shop
 from tests.services.updaters import CODE, RunningUpdater, configured, model_served, run_to_its_end, until

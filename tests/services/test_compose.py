@@ -21,8 +21,8 @@ from uuid import uuid4
 
 import pytest
 
-from driftgraph.app.demo_shop import BEHAVIORS, ShopOptions, open_shop
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.demo.shop import BEHAVIORS, ShopOptions, open_shop
+from driftgraph.stream.time.clock import SystemClock
 from tests.services.containers import why_no_engine
 from tests.services.updaters import until
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
-from driftgraph.stream.clock import SystemClock
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce, read_count, source_of
 from tests.services.containers import kafka_container, redis_container, why_no_engine
 from tests.services.test_kafka import make_topic

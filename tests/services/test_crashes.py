@@ -19,9 +19,9 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.stream.clock import SystemClock
-from driftgraph.stream.heterograph import HeterographView
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.stream.time.clock import SystemClock
+from driftgraph.stream.window.heterograph import HeterographView
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

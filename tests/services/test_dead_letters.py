@@ -20,13 +20,13 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from driftgraph.app.dead_letter_files import FileDeadLetters, FileLetterBox
-from driftgraph.app.dead_letter_topic import KafkaDeadLetters, TopicLetterBox
-from driftgraph.app.dead_letters import Letter
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.redrive import purge
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
+from driftgraph.stream.dead_letters.letters import Letter
+from driftgraph.stream.dead_letters.redrive import purge
+from driftgraph.stream.dead_letters.topic import KafkaDeadLetters, TopicLetterBox
 from driftgraph.stream.events import Rejected
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

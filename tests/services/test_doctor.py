@@ -7,10 +7,10 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from driftgraph.app.config import load
-from driftgraph.app.doctor import examine
-from driftgraph.app.findings import State
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.findings import State
+from driftgraph.app.config.settings import load
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

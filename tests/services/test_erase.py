@@ -14,17 +14,17 @@ from uuid import uuid4
 import pytest
 import redis as redis_py
 
-from driftgraph.app.embedded import EmbeddedRedis, free_port
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
-from driftgraph.snapshots import checkpoint
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
+from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
+from tests.app.cli.test_cli import Shell
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_live import fill, recent_shop
 from tests.services.updaters import RunningUpdater, configured, model_served, until
-from tests.test_cli import Shell
 
 pytestmark = pytest.mark.services
 
@@ -180,7 +180,7 @@ def test_what_a_killed_updater_has_not_removed_is_removed_after_its_restart(
     port = free_port()
     config = configured_for(tmp_path, real_kafka, topic, f"redis://127.0.0.1:{port}/0")
     var = tmp_path / "var"
-    monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
+    monkeypatch.setattr("driftgraph.app.commands.embedded.free_port", lambda: port)
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:
         with RunningUpdater(config) as updater:
             until("it is published", lambda: updater.status() and model_served(client) == 2, 120)

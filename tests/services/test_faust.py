@@ -15,10 +15,10 @@ import pytest
 import redis as redis_py
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.events import PAYLOAD_BYTES_KEPT
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import produce
 from tests.services.faust_worker import FaustWorker
 from tests.services.test_kafka import make_topic

@@ -9,8 +9,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from driftgraph.app.dead_letter_topic import KafkaDeadLetters
-from driftgraph.stream.source import SourceError
+from driftgraph.stream.dead_letters.topic import KafkaDeadLetters
+from driftgraph.stream.sources.source import SourceError
 from tests.kafka_brokers import NOW_MS, event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka
 

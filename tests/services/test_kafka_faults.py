@@ -13,11 +13,11 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.stream.events import Decoded
-from driftgraph.stream.kafka_source import KafkaSource
-from driftgraph.stream.source import SourceError
+from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

@@ -14,13 +14,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.stream import kafka_topic_ids
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.stream.events import Decoded
-from driftgraph.stream.kafka_source import KafkaSource
-from driftgraph.stream.kafka_topic_ids import TopicIds
-from driftgraph.stream.source import SourceError
+from driftgraph.stream.kafka import topic_ids
+from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.kafka.topic_ids import TopicIds
+from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
@@ -180,7 +180,7 @@ def test_brokers_that_tell_no_id_change_nothing(
     assert ids.known == {topic: "known"}
     found = TopicIds({"bootstrap.servers": real_kafka.address}, [topic], {})
     assert found.changed_now(10) == {}
-    monkeypatch.setattr(kafka_topic_ids, "NO_ID", found.known[topic])
+    monkeypatch.setattr(topic_ids, "NO_ID", found.known[topic])
     old = TopicIds({"bootstrap.servers": real_kafka.address}, [topic], {topic: "known"})
     assert old.changed_now(10) == {}
     assert old.known == {topic: "known"}

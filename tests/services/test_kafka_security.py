@@ -18,23 +18,23 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 
-from driftgraph.app import doctor as doctor_module
-from driftgraph.app import live as live_module
-from driftgraph.app.config import Settings, load
-from driftgraph.app.doctor import examine
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.errors import DriftgraphError
-from driftgraph.app.event_producer import EventProducer
-from driftgraph.app.findings import State
-from driftgraph.app.topics import ensure_topic
-from driftgraph.stream.clock import SystemClock
-from driftgraph.stream.kafka_source import KafkaSource
-from driftgraph.stream.source import SourceError
+from driftgraph.app.commands import doctor as doctor_module
+from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.commands.findings import State
+from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.live import run as live_module
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.kafka.producer import EventProducer
+from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.kafka.topics import ensure_topic
+from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.time.clock import SystemClock
+from tests.app.cli.test_cli import Shell
+from tests.app.cli.test_cli import shell as shell  # noqa: PLC0414  a fixture
 from tests.kafka_brokers import DECODER, event, read_count
 from tests.services.conftest import RealKafka, free_port
 from tests.services.updaters import configured, run_to_its_end
-from tests.test_cli import Shell
-from tests.test_cli import shell as shell  # noqa: PLC0414  a fixture
 
 pytestmark = pytest.mark.services
 
@@ -361,10 +361,10 @@ def test_every_command_says_that_it_is_refused_and_by_what(
 ) -> None:
     """Not that the brokers should be started."""
     for place in (
-        "driftgraph.app.topics.ANSWER_WITHIN_S",
-        "driftgraph.app.dead_letter_topic.ANSWER_WITHIN_S",
-        "driftgraph.app.cli_faust.METADATA_TIMEOUT_S",
-        "driftgraph.app.event_producer.FINISH_WITHIN_S",
+        "driftgraph.stream.kafka.topics.ANSWER_WITHIN_S",
+        "driftgraph.stream.dead_letters.topic.ANSWER_WITHIN_S",
+        "driftgraph.app.cli.faust.METADATA_TIMEOUT_S",
+        "driftgraph.stream.kafka.producer.FINISH_WITHIN_S",
     ):
         monkeypatch.setattr(place, 2.0)
     (tmp_path / "events.csv").write_text(

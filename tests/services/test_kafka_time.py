@@ -7,16 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from driftgraph.app.dead_letters import MemoryDeadLetters
-from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.stream.clock import ManualClock, TimeRules
-from driftgraph.stream.decode import Behaviors, EventRules
+from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.formats.canonical_json import CanonicalJson
-from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
-from driftgraph.stream.source import Position
-from driftgraph.stream.watermark import Watermark, WatermarkRules, WatermarkState
-from driftgraph.stream.window import Relation
+from driftgraph.stream.formats.event_rules import Behaviors, EventRules
+from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
+from driftgraph.stream.sources.source import Position
+from driftgraph.stream.time.clock import ManualClock, TimeRules
+from driftgraph.stream.time.watermark import Watermark, WatermarkRules, WatermarkState
+from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.writer import Relation
 from tests.kafka_brokers import NOW_MS, event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

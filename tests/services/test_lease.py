@@ -20,12 +20,12 @@ import msgspec
 import pytest
 import redis as redis_py
 
-from driftgraph.app.embedded import EmbeddedRedis, free_port
-from driftgraph.app.lease import read_epoch
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import Keys, connect
-from driftgraph.stream.clock import SystemClock
-from driftgraph.stream.heterograph import HeterographView
+from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
+from driftgraph.snapshots.generations.keys import Keys, connect
+from driftgraph.snapshots.generations.lease import read_epoch
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
+from driftgraph.stream.window.heterograph import HeterographView
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
@@ -223,7 +223,7 @@ def test_a_redis_that_restarts_empty_leaves_the_holder_the_holder(
 ) -> None:
     """Away, nothing is committed and events go on; back and empty, the first is served before the second."""
     port = free_port()
-    monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
+    monkeypatch.setattr("driftgraph.app.commands.embedded.free_port", lambda: port)
     server = EmbeddedRedis()
     world.redis_url = server.url
     try:

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 import redis as redis_py
 
-from driftgraph.app.demo_shop import BEHAVIORS, Shop, ShopOptions, open_shop
-from driftgraph.app.embedded import EmbeddedRedis, free_port
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
+from driftgraph.app.demo.shop import BEHAVIORS, Shop, ShopOptions, open_shop
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
@@ -210,7 +210,7 @@ def test_redis_may_come_later_and_a_restart_goes_on(
         with RunningUpdater(config) as updater:
             until("it misses Redis", lambda: f"Redis at 127.0.0.1:{port} did not answer" in updater.output())
             assert updater.status() == {}
-            monkeypatch.setattr("driftgraph.app.embedded.free_port", lambda: port)
+            monkeypatch.setattr("driftgraph.app.commands.embedded.free_port", lambda: port)
             with EmbeddedRedis():
                 updater.wait_for("all is applied", lambda s: s["events"]["applied"] == len(shop), 180)
                 output = updater.output()

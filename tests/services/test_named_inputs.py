@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 
-from driftgraph.app.config import load
-from driftgraph.app.ingest import Ingest
+from driftgraph.app.config.settings import load
+from driftgraph.stream.ingest.ingest import Ingest
 from tests.kafka_brokers import event
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import redis as redis_py
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.other_user import UID, OtherUser
 from tests.services.test_kafka import make_topic

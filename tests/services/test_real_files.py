@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
-from driftgraph.app.config import Settings, load
-from driftgraph.app.dead_letters import MemoryDeadLetters
-from driftgraph.app.event_formats import event_rules, topic_decoder
-from driftgraph.app.ingest import FitSchedule, Ingest
-from driftgraph.app.live import watermark_rules
-from driftgraph.stream.clock import ManualClock
+from driftgraph.app.config.formats import event_rules, topic_decoder
+from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.live.run import watermark_rules
+from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Rejected
-from driftgraph.stream.heterograph import Heterograph
-from driftgraph.stream.kafka_source import KafkaOptions, KafkaSource
-from driftgraph.stream.watermark import Watermark
+from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
+from driftgraph.stream.time.clock import ManualClock
+from driftgraph.stream.time.watermark import Watermark
+from driftgraph.stream.window.heterograph import Heterograph
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 

@@ -13,12 +13,12 @@ from uuid import uuid4
 import pytest
 import redis as redis_py
 
-from driftgraph.app.embedded import EmbeddedRedis
-from driftgraph.app.lease import read_epoch
-from driftgraph.app.publish import GenerationStore
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import connect
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.lease import read_epoch
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic

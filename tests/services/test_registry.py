@@ -14,14 +14,14 @@ from uuid import uuid4
 
 import pytest
 
-from driftgraph.app.config import Settings
-from driftgraph.app.event_formats import event_rules, topic_decoder
-from driftgraph.app.live import kafka_source
-from driftgraph.stream.clock import ManualClock
-from driftgraph.stream.decode import RowOrigin, Rows
+from driftgraph.app.config.formats import event_rules, topic_decoder
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.live.run import kafka_source
 from driftgraph.stream.events import Decoded
-from driftgraph.stream.held_source import HeldSource
-from driftgraph.stream.kafka_source import KafkaOptions
+from driftgraph.stream.formats.event_rules import RowOrigin, Rows
+from driftgraph.stream.kafka.source import KafkaOptions
+from driftgraph.stream.kafka.waiting import HeldSource
+from driftgraph.stream.time.clock import ManualClock
 from tests.conftest import shared_folder
 from tests.decoded import events_of
 from tests.kafka_brokers import DECODER, NOW_MS, event, produce

@@ -11,20 +11,20 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from driftgraph.app import doctor as doctor_module
-from driftgraph.app.config import load
-from driftgraph.app.doctor import examine
-from driftgraph.app.findings import State
-from driftgraph.app.letter_places import letter_box, letter_place
-from driftgraph.app.topics import ensure_topic, topic_rules
-from driftgraph.stream.clock import SystemClock
+from driftgraph.app.commands import doctor as doctor_module
+from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.findings import State
+from driftgraph.app.config.letter_place import letter_box, letter_place
+from driftgraph.app.config.settings import load
+from driftgraph.stream.kafka.topics import ensure_topic, topic_rules
+from driftgraph.stream.time.clock import SystemClock
+from tests.app.cli.test_cli import Shell
+from tests.app.cli.test_cli import shell as shell  # noqa: PLC0414  a fixture
 from tests.kafka_brokers import event, produce, source_of
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 from tests.services.updaters import until
-from tests.test_cli import Shell
-from tests.test_cli import shell as shell  # noqa: PLC0414  a fixture
-from tests.test_dead_letters import LETTER
+from tests.stream.dead_letters.test_dead_letters import LETTER
 
 pytestmark = pytest.mark.services
 
@@ -178,7 +178,7 @@ def test_a_topic_is_made_where_a_broker_knows_no_limit_of_record_times(
 ) -> None:
     """Kafka before 3.6 refuses a topic with a property that it does not know."""
     unknown = "message.timestamp.before.max.year"
-    monkeypatch.setattr("driftgraph.app.topics._BEFORE_MAX", unknown)
+    monkeypatch.setattr("driftgraph.stream.kafka.topics._BEFORE_MAX", unknown)
     client = {"bootstrap.servers": real_kafka.address}
     assert ensure_topic(client, topic, config={"retention.ms": "-1", unknown: "1"})
     assert topic_rules(client, topic).retention_ms is None

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import redis
 
-from driftgraph.app.reader import EmbeddingReader
-from driftgraph.app.redis_schema import Keys
+from driftgraph.snapshots.generations.keys import Keys
+from driftgraph.snapshots.reader import EmbeddingReader
 
-CODE = "from driftgraph.app.cli import main; main()"
+CODE = "from driftgraph.app.cli.main import main; main()"
 FAULTY = Path(__file__).with_name("faulty_run.py")
 ENDS_WITHIN_S = 60.0
 

@@ -1,0 +1,269 @@
+"""The command line. Each command parses, builds, calls one function, and prints.
+
+    argv ──► [main] ──► a command ──► live, replay, demo, Redis ──► stdout (result), stderr (progress, errors)
+
+What a command needs is imported inside of it, so that ``--help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from driftgraph.app.cli import dlq, doctor, erase, faust, produce, serving, validate
+from driftgraph.app.cli.shared_options import (
+    ColumnsOption,
+    ConfigOption,
+    DataDirOption,
+    DimOption,
+    FitEveryOption,
+    FormatOption,
+    Invocation,
+    JsonOption,
+    NoHeaderOption,
+    PredictionsOption,
+    RelationsOption,
+    SeedOption,
+    SeparatorOption,
+    SpanOption,
+    TargetOption,
+    console,
+    events_of,
+    print_as_json,
+    print_result,
+    read_settings,
+    replay_settings,
+)
+from driftgraph.stream.errors import ConfigError, DriftgraphError
+
+app = typer.Typer(
+    name="driftgraph",
+    help="Keep a recommender's graph and embeddings as fresh as its event stream.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() reports, in one sentence
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
+app.add_typer(config_app, name="config")
+app.add_typer(dlq.dlq_app, name="dlq")
+
+
+def main() -> NoReturn:
+    """Run the command line; the one place that turns an error into a sentence and an exit code."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    invocation = Invocation()
+    try:
+        app(prog_name="driftgraph", obj=invocation)
+    except DriftgraphError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(_sentence_of(error, invocation), 1)
+    except Exception as error:  # a fault of ours: keep what happened, do not throw it at the reader
+        said = invocation.hidden(f"unexpected {type(error).__name__}: {error}")
+        _fail(f"{said}; {_keep_traceback(invocation)}", 1)
+    sys.exit(0)
+
+
+def _fail(sentence: str, exit_code: int) -> NoReturn:
+    print(f"driftgraph: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _sentence_of(error: OSError, invocation: Invocation) -> str:
+    place = error.filename if error.filename is not None else invocation.data_dir
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: the disk is full; free some space or set data_dir to another disk"
+    return f"{place}: {error.strerror or error}; check that the path is right and yours to use"
+
+
+def _keep_traceback(invocation: Invocation) -> str:
+    """Write the traceback where the data is, else where temporary files are; say where."""
+    from driftgraph.stream.time.clock import SystemClock
+
+    name = f"traceback-{SystemClock().now_ms()}.txt"
+    for folder in _traceback_folders(invocation):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(invocation.hidden(traceback.format_exc()), encoding="utf-8")
+        except OSError:
+            continue
+        return f"please report it with the traceback in {folder / name}"
+    return "its traceback could not be written anywhere"
+
+
+def _traceback_folders(invocation: Invocation) -> Iterator[Path]:
+    yield invocation.data_dir / "errors"
+    with suppress(OSError):  # there may be no temporary folder that can be written
+        yield Path(tempfile.gettempdir())
+
+
+@app.command()
+def init(
+    config: ConfigOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a driftgraph.toml that explains every key."""
+    from driftgraph.app.config.settings import FILE_NAME
+    from driftgraph.app.config.text import starter_file
+
+    path = config or Path(FILE_NAME)
+    if path.exists() and not force:
+        raise DriftgraphError(f"{path} is already there; give --force to replace it")
+    unfinished = path.with_name(f"{path.name}.new")  # a full disk must not cost the file that was there
+    try:
+        unfinished.write_text(starter_file(), encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if as_json:
+        print_as_json({"path": str(path)})
+    else:
+        print(
+            f"wrote {path}: set kafka, relations and redis there, then start with: driftgraph run -c {path}"
+        )
+
+
+@app.command()
+def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Follow the topic and publish, until SIGTERM or Ctrl-C."""
+    from driftgraph.app.console.progress import progress_on_stderr
+
+    settings = read_settings(ctx, config)
+    if not settings.relations:
+        raise ConfigError(
+            "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
+            f"{config or 'driftgraph.toml'}, or make the file with: driftgraph init"
+        )
+    from driftgraph.app.live import run as live
+
+    with progress_on_stderr() as progress:
+        warnings = live.run(settings, progress=progress)
+    if as_json:
+        print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
+
+
+@app.command()
+def replay(
+    ctx: typer.Context,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="CSV, JSONL or Parquet; .gz and .zst too.")
+    ],
+    config: ConfigOption = None,
+    relations: RelationsOption = None,
+    columns: ColumnsOption = None,
+    no_header: NoHeaderOption = False,
+    separator: SeparatorOption = None,
+    format_: FormatOption = None,
+    redis: TargetOption = None,
+    data_dir: DataDirOption = None,
+    fit_every: FitEveryOption = None,
+    span: SpanOption = None,
+    dim: DimOption = None,
+    seed: SeedOption = None,
+    predictions: PredictionsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a file of past events through the same code as the live stream, and report.
+
+    A file that is not in order of time is sorted.
+    """
+    if not source.exists():
+        raise DriftgraphError(f"{source}: no such file; name a CSV, JSONL or Parquet file of events")
+    settings = replay_settings(
+        ctx,
+        config,
+        relations=relations,
+        events=events_of(format_, columns, no_header=no_header, separator=separator),
+        redis=redis,
+        data_dir=data_dir,
+        fit_every=fit_every,
+        span=span,
+        dim=dim,
+        seed=seed,
+    )
+    if redis is None:
+        redis = settings.redis.address() if "url" in settings.redis.model_fields_set else "embedded"
+    elif redis not in ("embedded", "none"):
+        redis = settings.redis.address()  # with the configured user and password
+
+    from driftgraph.app.commands import replay as replaying
+    from driftgraph.app.console.output import print_replay
+    from driftgraph.app.console.progress import progress_on_stderr
+
+    with progress_on_stderr() as progress:
+        report = replaying.replay(settings, source, redis=redis, predictions=predictions, progress=progress)
+    print_result(as_json, report.to_json(), print_replay)
+
+
+app.command()(doctor.doctor)
+app.command()(validate.validate)
+app.command()(produce.produce)
+app.command()(erase.erase)
+
+for command in (serving.recommend, serving.status, serving.generations, serving.rollback):
+    app.command()(command)
+app.command()(faust.faust)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Stream this file, not a made-up shop.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave Kafka and Redis up, and say where.")] = False,
+    seconds: Annotated[float, typer.Option(min=5, max=3600, metavar="S", help="How long events flow.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Start of every random number.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the whole job: a shop whose customers change their taste, and a model that follows."""
+    if data is not None and not data.is_file():
+        raise DriftgraphError(f"{data}: no such file; name a CSV of events, or leave --data out")
+    from driftgraph.app.console.progress import progress_on_stderr
+    from driftgraph.app.demo import run as demonstration
+
+    with progress_on_stderr() as progress:
+        report = demonstration.demo(
+            data=data, keep=keep, seconds=seconds, seed=seed, progress=progress, as_json=as_json
+        )
+    if as_json:
+        print_as_json(report.to_json())
+    else:
+        report.render(console())
+
+
+@config_app.command("show")
+def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print every setting as it is after file and environment; secrets stay hidden."""
+    from driftgraph.app.config import saved_model
+    from driftgraph.app.config.text import shown, toml_of
+
+    settings = read_settings(ctx, config)
+    print_result(as_json, shown(settings), lambda value, _: print(toml_of(value).rstrip()))
+    saved = saved_model.newest(settings.data_dir)
+    if saved is not None and (refusal := saved.refusal(settings)) is not None:
+        print(f"driftgraph: run refuses this: {refusal}", file=sys.stderr)
+    elif saved is not None and (changes := saved.changes(settings)):
+        print(f"driftgraph: the saved model goes on, but {changes}", file=sys.stderr)
+
+
+@app.command()
+def version(as_json: JsonOption = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    number = version_of("driftgraph")
+    print_result(as_json, {"version": number}, lambda _, out: out.print(number, highlight=False))

@@ -1,0 +1,246 @@
+"""The commands that look at what Redis serves, or switch it: they need nothing but Redis."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from driftgraph.app.cli.shared_options import (
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    console,
+    print_as_json,
+    print_result,
+    read_settings,
+)
+from driftgraph.stream.errors import DriftgraphError
+
+if TYPE_CHECKING:
+    import redis as redis_py
+
+    from driftgraph.app.config.settings import Settings
+    from driftgraph.snapshots.generations.store import GenerationStore
+
+NUMBER = re.compile(r"-?\d{1,18}(\.\d+)?")
+
+
+def recommend(
+    ctx: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Items to name.")] = 20,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the best items for a user, from Redis alone."""
+    from driftgraph.app.console.output import print_pairs
+    from driftgraph.snapshots.reader import EmbeddingReader
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = EmbeddingReader(client, namespace=settings.redis.namespace).recommend(user, top)
+    if found.source == "none" and not found.generation:
+        raise DriftgraphError(
+            f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
+            "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
+        )
+    if as_json:
+        items = [{"item": item, "score": score} for item, score in found.items]
+        print_as_json(
+            {
+                "user": user,
+                "generation": found.generation,
+                "source": found.source,
+                "event_ms": found.event_ms,
+                "items": items,
+            }
+        )
+        return
+    if found.source == "co_visitation":
+        print(
+            f"generation {found.generation} has lists by co-visitation and popularity: no model yet",
+            file=sys.stderr,
+        )
+    elif found.source != "embedding":
+        print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
+    print_pairs(found.items, console())
+
+
+def status(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if no updater of this data_dir runs or waits.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
+
+    What the updater says of itself is shown also while Redis is away. Exits 1 if Redis does not answer, or if
+    the updater is degraded: its worker fails again and again.
+    """
+    from driftgraph.app.commands.health import fault
+    from driftgraph.app.console.status_files import told
+    from driftgraph.snapshots.generations.keys import StoreError
+    from driftgraph.stream.time.clock import SystemClock
+
+    served, keys, away = None, dict[str, int](), None
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        try:
+            store = _store(client, settings)
+            served = next((g for g in store.generations() if g.current), None)
+            keys = store.count_keys()
+        except StoreError as error:
+            away = error
+    manifest = _manifest(served.manifest) if served else {}
+    updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
+    if standby is not None and standby["state"] in ("gone", "unknown"):
+        standby = None
+    if worker is not None and worker["state"] == "unknown":  # as the updater's line says
+        worker = None
+    value = {
+        "redis": settings.redis.public_url(),
+        "namespace": settings.redis.namespace,
+        "redis_error": None if away is None else str(away),
+        "generation": None if away is not None else served.number if served else 0,
+        "manifest": manifest,
+        "keys": keys,
+        "updater": updater,
+        "standby": standby,
+        "worker": worker,
+    }
+    if as_json:
+        print_as_json(value)
+    else:
+        _print_status(value)
+    if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
+        raise DriftgraphError(wrong)
+    if away is not None and not check:  # a health check is about the updater, which goes on without Redis
+        raise away
+    if updater is not None and updater["state"] == "degraded":
+        raise typer.Exit(1)
+
+
+def _print_status(value: Mapping[str, Any]) -> None:
+    from driftgraph.app.console.output import print_pairs, time_of
+    from driftgraph.app.training.worker_status import worker_pairs
+
+    pairs = _updater_pairs(value["updater"])
+    pairs += worker_pairs(value["worker"])
+    pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
+    shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
+    pairs += [(name, value[name]) for name in shown]
+    pairs += [
+        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in value["manifest"].items()
+    ]
+    pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
+    print_pairs(pairs, console())
+
+
+def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
+    from driftgraph.app.console.output import time_of
+    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of
+    from driftgraph.app.live.worker_end import failed
+
+    if updater is None:
+        return [("updater", "none has run with this data_dir")]
+    if updater["state"] == "unknown":
+        return [("updater", f"unknown: {updater['why']}")]
+    pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
+    worker = updater.get("worker") or {}
+    if updater.get("why") and updater["state"] != "degraded":  # then it is what the worker's line says
+        pairs.append(("why", updater["why"]))
+    if worker.get("failures"):
+        pairs.append(("worker", failed(worker["failures"], worker["why"])))
+    pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
+    pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
+    pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
+    pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
+    letters = updater.get("dead_letters") or {}
+    pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
+    pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
+    erasures = updater.get("erasures") or {}
+    pairs += (
+        [("erasures not done", n)] if (n := erasures.get("waiting", 0) + erasures.get("pending", 0)) else []
+    )
+    pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
+    ids = updater.get("deduplication") or {}
+    pairs += [("event ids", deduplication_of(ids))] if ids.get("ids") else []
+    pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
+    return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
+
+
+def generations(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the generations that Redis can serve."""
+    from driftgraph.app.console.output import print_generations
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = _store(client, settings).generations()
+    rows = [{"number": g.number, "current": g.current, "manifest": _manifest(g.manifest)} for g in found]
+    print_result(as_json, rows, print_generations)
+
+
+def rollback(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the generation before the current one again, at once."""
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        number = _store(client, settings).rollback()
+    print_result(
+        as_json,
+        {"generation": number},
+        lambda _, out: out.print(f"generation {number} is served now"),
+    )
+
+
+@contextmanager
+def _redis(
+    ctx: typer.Context, config: Path | None, url: str | None, namespace: str | None
+) -> Iterator[tuple[redis_py.Redis, Settings]]:
+    """A client of the configured Redis, closed at the end."""
+    from driftgraph.snapshots.generations.keys import connect
+
+    settings = read_settings(ctx, config, {"redis": {"url": url, "namespace": namespace}})
+    client = connect(settings.redis.address())
+    try:
+        yield client, settings
+    finally:
+        client.close()
+
+
+def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
+    """The generations, under the epoch in force: an operator acts beside the worker, not instead of it."""
+    from driftgraph.snapshots.generations.lease import read_epoch
+    from driftgraph.snapshots.generations.store import GenerationStore
+
+    own = settings.redis
+    epoch = read_epoch(client, own.namespace)
+    return GenerationStore(
+        client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=max(1, own.ttl.ms // 1000)
+    )
+
+
+def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
+    """A manifest's fields with numbers as numbers."""
+    number = {True: float, False: int}
+    return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in fields.items()}

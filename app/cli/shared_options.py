@@ -1,0 +1,192 @@
+"""What all commands share: their common options, the configuration, and how a result is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from driftgraph.app.config.settings import Settings, Tree
+
+COLUMNS = ("user", "item", "behavior", "ts", "event_id")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Configuration; default: driftgraph.toml here."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RelationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--relations", metavar="A,B", help="Behaviors that become edges; default: those configured, or found."
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", metavar="user=…,item=…,behavior=…,ts=…", help="Columns by name, or by number from 0."
+    ),
+]
+NoHeaderOption = Annotated[bool, typer.Option("--no-header", help="The file's first line is an event.")]
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--separator", metavar=r"';'", help="Between the fields of a CSV; default: a comma, in a .tsv a tab."
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL|embedded|none",
+        help="Where to publish; default: the configured one, else embedded.",
+    ),
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Instead of data_dir.")]
+FitEveryOption = Annotated[
+    str | None, typer.Option("--fit-every", metavar="6h", help="Event time between two fine-tunes.")
+]
+SpanOption = Annotated[
+    str | None, typer.Option("--span", metavar="30d", help="Span of relations that name none.")
+]
+DimOption = Annotated[int | None, typer.Option("--dim", metavar="N", help="Length of an embedding.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Start of every random number.")]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option("--predictions", metavar="FILE.parquet", help="Write the top 20 of each evaluated event."),
+]
+RedisOption = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Instead of redis.url.")]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", metavar="NAME", help="Instead of redis.namespace.")
+]
+
+
+@dataclass
+class Invocation:
+    """What is known about the running command when it fails."""
+
+    data_dir: Path = Path("var")
+    secrets: frozenset[str] = frozenset()  # of the configuration, once it is read
+
+    def hidden(self, text: str) -> str:
+        """A text that is not ours, such as a traceback, without addresses and secrets in it."""
+        from driftgraph.stream.addresses import HIDDEN, without_addresses
+
+        text = without_addresses(text)
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
+    """The configuration; from here on it is known where the data is, and where else may be written."""
+    from driftgraph.app.config.settings import load
+    from driftgraph.app.config.text import secrets_of
+    from driftgraph.app.console.writable import settle
+
+    settings = load(config, _given(options or {}))
+    if isinstance(ctx.obj, Invocation):
+        ctx.obj.data_dir = settings.data_dir
+        ctx.obj.secrets = secrets_of(settings)
+    settle(settings.data_dir)
+    return settings
+
+
+def replay_settings(
+    ctx: typer.Context,
+    config: Path | None,
+    *,
+    relations: str | None,
+    events: dict[str, Any],
+    redis: str | None,
+    data_dir: Path | None,
+    fit_every: str | None,
+    span: str | None,
+    dim: int | None,
+    seed: int | None,
+) -> Settings:
+    """The configuration with the options of a replay, which validate takes as well."""
+    options = {
+        "data_dir": data_dir,
+        "seed": seed,
+        "fit": {"every": fit_every},
+        "window": {"span": span},
+        "model": {"dim": dim},
+        "events": events,
+        "redis": {"url": redis if redis not in ("embedded", "none") else None},
+    }
+    settings = read_settings(ctx, config, options)
+    return settings if relations is None else settings.with_relations(names_of(relations))
+
+
+def _given(options: Tree) -> dict[str, Any]:
+    """The options that were given: those that are not None, and the tables that have any."""
+    trees = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
+    return {k: v for k, v in trees.items() if v is not None and v != {}}
+
+
+def print_result(as_json: bool, value: Any, for_people: Callable[[Any, Console], object]) -> None:
+    """The result as JSON, or as ``for_people`` prints it."""
+    if as_json:
+        print_as_json(value)
+    else:
+        for_people(value, console())
+
+
+def print_as_json(value: object) -> None:
+    """The result as one JSON document on stdout."""
+    from driftgraph.app.console.output import print_json
+
+    print_json(value)
+
+
+def console() -> Console:
+    """Where tables go: stdout, in color on a terminal only."""
+    from rich.console import Console
+
+    return Console()
+
+
+def names_of(text: str) -> list[str]:
+    """The names of --relations."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"{text!r} should be different names with a comma between", param_hint="--relations"
+        )
+    return names
+
+
+def events_of(
+    format_: str | None, columns: str | None, *, no_header: bool, separator: str | None
+) -> dict[str, Any]:
+    """The table [events] as the options about a file set it."""
+    return {
+        "format": format_,
+        "header": False if no_header else None,
+        "separator": separator,
+        "columns": columns_of(columns),
+    }
+
+
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """The pairs of --columns."""
+    if text is None:
+        return None
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    wrong = next((f"{k}={v}" for k, v in pairs if k.strip() not in COLUMNS or not v.strip()), None)
+    if wrong is not None:
+        raise typer.BadParameter(
+            f"{wrong!r} should be one of {', '.join(COLUMNS)}, '=' and a column", param_hint="--columns"
+        )
+    return {k.strip(): v.strip() for k, v in pairs}

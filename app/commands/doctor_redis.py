@@ -1,0 +1,162 @@
+"""Redis, for ``driftgraph doctor``: what it is, whether it keeps what it is given, what its user may do.
+
+    settings ──► [redis_checks] ──► Check, Check, …
+
+Every right is tried, by its command, on keys of the namespace that are removed at the end. The channel of
+switches is told {"event": "checked"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
+
+import redis
+
+from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.config.settings import Settings
+from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors
+from driftgraph.snapshots.generations.lease import LeaseClient, lease_name
+from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
+
+CHECKED: Final = '{"event": "checked"}'
+CONVENIENCES: Final = {"publish", "info", *VECTOR_SETS}  # without these rights it goes on, with less
+SCRIPT: Final = "return 1"
+SCRATCH: Final = ("hash", "list", "zset", "set", "text", "vectors")
+
+
+def redis_checks(settings: Settings) -> Iterator[Check]:
+    """Look at Redis as ``run`` would use it.
+
+    Raises:
+        StoreError: It is not there, or does not let us in.
+    """
+    client = connect(settings.redis.address())
+    with contextlib.closing(client):
+        yield from _server(settings, client)
+        missing = _refused(client, Keys(settings.redis.namespace))
+        yield _rights(settings, missing)
+        if missing.keys() <= CONVENIENCES:
+            yield from _holder(settings)
+
+
+def _server(settings: Settings, client: redis.Redis) -> Iterator[Check]:
+    """Its version, its vector sets, and what it does when it is full."""
+    info: Mapping[str, Any] = {}
+    with redis_errors(client, "asking what it is"):
+        try:
+            info = client.info()
+        except redis.RedisError as error:
+            if not is_refused_right(error):
+                raise
+        try:
+            sets = has_vector_sets(client, Keys(settings.redis.namespace).of(0, "items"))
+            told = "with vector sets" if sets else "without vector sets, so readers rank by themselves"
+        except redis.RedisError as error:
+            if not is_refused_right(error):
+                raise
+            told = "whose vector sets its user may not use"
+    version = info.get("redis_version", "of a version that its user may not ask for")
+    yield Check("redis", State.OK, f"{settings.redis.public_url()}: Redis {version}, {told}")
+    limit, policy = info.get("maxmemory", 0), str(info.get("maxmemory_policy", "noeviction"))
+    if limit and policy.startswith("allkeys"):
+        detail = f"maxmemory-policy {policy} removes vectors that are served: set it to noeviction"
+        yield Check("redis memory", State.FAIL, detail)
+    elif limit and policy != "noeviction":
+        detail = f"maxmemory-policy {policy} removes generations to go back to: set it to noeviction"
+        yield Check("redis memory", State.WARN, detail)
+    elif info:
+        most = f"at most {limit / 1e9:.2f} GB" if limit else "no limit"
+        yield Check("redis memory", State.OK, f"{policy}, {most}")
+
+
+def _rights(settings: Settings, missing: Mapping[str, str]) -> Check:
+    """What is refused, what that costs, and the ACL rule that would allow it."""
+    keys = Keys(settings.redis.namespace)
+    if not missing:
+        return Check("redis rights", State.OK, "its user may do all that is needed")
+    rules = [f"~{keys.namespace}:*"] if any("access a key" in why for why in missing.values()) else []
+    rules += [f"&{keys.events}"] if "access a channel" in missing.get("publish", "") else []
+    rules += [f"+{name}" for name, why in missing.items() if "access a" not in why]
+    costs = []
+    if "publish" in missing:
+        costs.append("nobody is told of a new generation")
+    if missing.keys() & set(VECTOR_SETS):
+        costs.append("readers rank by themselves")
+    fails = bool(missing.keys() - CONVENIENCES)
+    what = "nothing can be published" if fails else "; ".join(costs) or "a full Redis cannot be told"
+    user = settings.redis.username or "USER"
+    return Check(
+        "redis rights",
+        State.FAIL if fails else State.WARN,
+        f"its user may not {', '.join(missing)}, so {what}: ACL SETUSER {user} {' '.join(rules)}",
+    )
+
+
+def _refused(client: redis.Redis, keys: Keys) -> dict[str, str]:
+    """Try every command: those that are refused, with what Redis says."""
+    scratch = f"{keys.namespace}:emb:doctor-{uuid.uuid4().hex[:12]}"
+    missing: dict[str, str] = {}
+    try:
+        with redis_errors(client, "trying what its user may do"):
+            for name, command in _attempts(scratch, keys, client).items():
+                try:
+                    client.execute_command(*command)  # type: ignore[no-untyped-call]
+                except redis.RedisError as error:
+                    if is_refused_right(error):
+                        missing[name] = str(error)
+                    elif not (name in VECTOR_SETS and "unknown command" in str(error)):
+                        raise
+            with client.client() as one:  # type: ignore[no-untyped-call]  # a transaction is of one connection
+                for name in ("multi", "exec"):
+                    try:
+                        one.execute_command(name.upper())
+                    except redis.RedisError as error:
+                        if is_refused_right(error):
+                            missing[name] = str(error)
+    finally:
+        for kind in SCRATCH:
+            with contextlib.suppress(redis.RedisError):
+                client.unlink(f"{scratch}:{kind}")
+    return missing
+
+
+def _attempts(scratch: str, keys: Keys, client: redis.Redis) -> dict[str, tuple[Any, ...]]:
+    """A harmless call of each command but MULTI and EXEC, what writes before what reads."""
+    table, items, ranked, members, text, vectors = (f"{scratch}:{kind}" for kind in SCRATCH)
+    database = cast("int", client.connection_pool.connection_kwargs.get("db", 0))
+    sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # of SCRIPT
+    calls: dict[str, tuple[Any, ...]] = {
+        "hset": (table, "n", 1), "hget": (table, "n"), "hmget": (table, "n"), "hgetall": (table,),
+        "hexists": (table, "n"), "hincrby": (table, "n", 1), "hdel": (table, "m"),
+        "rpush": (items, "a"), "llen": (items,), "lrange": (items, 0, 1), "lpos": (items, "a"),
+        "lrem": (items, 0, "b"), "ltrim": (items, 0, 1),
+        "zadd": (ranked, 1, "a"), "zrange": (ranked, 0, 1), "zrevrange": (ranked, 0, 1),
+        "zrevrangebyscore": (ranked, 2, 0), "zunion": (1, ranked), "zrem": (ranked, "b"),
+        "sadd": (members, "a"), "smembers": (members,),
+        "set": (text, "a"), "get": (text,), "exists": (text,), "expire": (text, 60), "persist": (text,),
+        "pexpire": (text, 60_000), "pttl": (text,), "time": (), "select": (database,), "info": ("server",),
+        "vadd": (vectors, "VALUES", 1, 1, "a"), "vcard": (vectors,), "vsim": (vectors, "VALUES", 1, 1),
+        "script|load": (SCRIPT,), "script|exists": (sha,), "evalsha": (sha, 0),
+        "publish": (keys.events, CHECKED),
+        "del": (text,), "unlink": (table,),
+    }  # fmt: skip
+    return {name: (*name.upper().split("|"), *calls[name]) for name in (*calls,) if name in WRITER}
+
+
+def _holder(settings: Settings) -> Iterator[Check]:
+    """Whether another one publishes into the namespace."""
+    lease, own = LeaseClient.of(settings, ""), lease_name(settings)
+    try:
+        holder = lease.holder()
+    finally:
+        lease.close()
+    if holder.host and holder.name != own:
+        yield Check("redis namespace", State.FAIL, str(lease.taken_by(holder)))
+    elif holder.host:
+        said = f"{lease.namespace}: the updater with pid {holder.pid} on {holder.host} publishes into it"
+        yield Check("redis namespace", State.OK, said)
+    else:
+        yield Check("redis namespace", State.OK, f"{lease.namespace}: nobody publishes into it now")

@@ -1,0 +1,287 @@
+"""Replay: a file of past events through the same code as the live stream, and a report.
+
+FileSource ──► Lockstep ──► Redis (a URL, an embedded server, or none)
+                  └──► ReplayReport, predictions as Parquet
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.commands.sort_folder import folder_for_sorting
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
+from driftgraph.app.training.erase_pending import erasures_folder, users_of
+from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
+from driftgraph.app.training.lockstep import Lockstep
+from driftgraph.snapshots.erasures import ErasureList
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.dead_letters.files import FileDeadLetters
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.ingest.erasures import MemoryErasures
+from driftgraph.stream.ingest.ingest import Counts
+from driftgraph.stream.ingest.lateness import late_warning
+from driftgraph.stream.sources.file import FileSource, Sorting
+from driftgraph.stream.time.clock import Clock, SystemClock
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("ts_ms", pa.int64()),
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("behavior", pa.string()),
+        ("generation", pa.int32()),
+        ("top_items", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What a replay did. ``elapsed_s`` is the whole of it: reading, training and publishing."""
+
+    source: str
+    counts: Counts
+    elapsed_s: float
+    ingest_s: float  # of that, without training and publishing
+    window: Mapping[str, int]
+    digest: str
+    watermark_ms: int
+    generations: tuple[GenerationReport, ...]
+    redis: Mapping[str, int]
+    truncated: Mapping[str, int]
+    capped: Mapping[str, int]
+    sorting: Sorting | None  # None: the file is in order of time
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        counts = self.counts
+        return {
+            "source": self.source,
+            "events_read": counts.read,
+            "events_applied": counts.applied,
+            "events_late": counts.late,
+            "events_rejected": counts.rejected,
+            "events_duplicate": counts.duplicate,
+            "events_ignored": counts.ignored,
+            "events_erased": counts.erased,
+            "events_forgotten": counts.forgotten,
+            "events_per_second": counts.read / max(self.ingest_s, 1e-9),
+            "reasons": dict(counts.reasons),
+            "sorted": None if self.sorting is None else asdict(self.sorting),
+            "warnings": list(self.warnings),
+            "elapsed_s": self.elapsed_s,
+            "watermark_ms": self.watermark_ms,
+            "window": dict(self.window),
+            "truncated": dict(self.truncated),
+            "capped": dict(self.capped),
+            "digest": self.digest,
+            "overall": overall(self.generations),
+            "generations": [report.to_json() for report in self.generations],
+            "redis": dict(self.redis),
+        }
+
+
+def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
+    """Every scorer's metrics over all intervals that a model was serving, weighted by their events."""
+    scored = [r.evaluation for r in reports if r.evaluation.event_count and "model" in r.evaluation.metrics]
+    total = sum(evaluation.event_count for evaluation in scored)
+    metrics: dict[str, dict[str, float]] = {}
+    for evaluation in scored:
+        for scorer, values in evaluation.metrics.items():
+            sums = metrics.setdefault(scorer, dict.fromkeys(values, 0.0))
+            for name, value in values.items():
+                sums[name] += value * evaluation.event_count / total
+    return {"evaluated_events": total, "metrics": metrics}
+
+
+def replay(
+    settings: Settings,
+    source: Path,
+    *,
+    redis: str,
+    predictions: Path | None,
+    progress: Progress,
+    clock: Clock | None = None,
+) -> ReplayReport:
+    """Run a file through ingestion, training and publishing, in lockstep.
+
+    Args:
+        settings: Relations are those found in the file if none are configured.
+        source: CSV, JSONL or Parquet, plain, gzip or zstd.
+        redis: An address, ``embedded`` (a server that ends with the replay) or ``none``.
+        predictions: Where to write the best items for each scored event.
+        progress: Told of each 65,536 lines, and of each generation.
+        clock: Wall time: for the rates, and for what lies in the future.
+
+    Raises:
+        DriftgraphError: The file, Redis or the disk is not as it should be; one sentence says which and how.
+    """
+    clock = clock or SystemClock()
+    with ExitStack() as stack:
+        options = replace(settings.file_options(clock), sort_in=folder_for_sorting(settings.data_dir))
+        file = FileSource(source, options, say=progress.note)
+        stack.callback(file.close)
+        store = stack.enter_context(_store(redis, settings))
+        written = stack.enter_context(_prediction_file(predictions))
+
+        def on_cycle(report: GenerationReport, rows: PredictionRows | None) -> None:
+            progress.note(describe(report))
+            if rows is not None:
+                written.write(rows)
+
+        letters = FileDeadLetters(settings.data_dir / "dead_letters")
+        stack.callback(letters.close)
+        relations = settings.window_relations(file.relations)
+        erasures = MemoryErasures(ErasureList(erasures_folder(settings)).read(), users_of(settings))
+        lockstep = Lockstep(
+            settings,
+            relations,
+            clock,
+            dead_letters=letters,
+            store=store,
+            on_cycle=on_cycle,
+            erasures=erasures,
+        )
+        started_ms = clock.now_ms()
+        ingest_ms = _run(file, lockstep, clock, progress)
+        graph, cut = lockstep.graph, lockstep.graph.moment().cut
+        late = late_warning(lockstep.ingest)
+        return ReplayReport(
+            source=source.name,
+            counts=lockstep.ingest.counts,
+            elapsed_s=(clock.now_ms() - started_ms) / 1000,
+            ingest_s=ingest_ms / 1000,
+            window=graph.window.live_counts(cut),
+            digest=graph.digest(cut),
+            watermark_ms=cut.watermark_ms,
+            generations=tuple(lockstep.reports),
+            redis={} if store is None else store.count_keys(),
+            sorting=file.sorting,
+            warnings=() if late is None else (late,),
+            **graph.window.counted(),
+        )
+
+
+def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress) -> int:
+    """Take the whole file; returns the milliseconds without training and publishing."""
+    started_ms, trained_ms, shown = clock.now_ms(), 0, 0
+    progress.start("replay", total=100)
+    while (decoded := file.next_batch()) is not None:
+        for _ in lockstep.ingest.take(decoded):
+            cycle_ms = clock.now_ms()
+            lockstep.cycle()
+            trained_ms += clock.now_ms() - cycle_ms
+        share = round(100 * file.read_share())
+        progress.advance(share - shown)
+        shown = share
+    ingest_ms = clock.now_ms() - started_ms - trained_ms
+    lockstep.finish()
+    progress.close()
+    return ingest_ms
+
+
+@contextmanager
+def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
+    if redis == "none":
+        yield None
+        return
+    with ExitStack() as stack:
+        url = stack.enter_context(EmbeddedRedis()).url if redis == "embedded" else redis
+        client = connect(url)
+        stack.callback(client.close)
+        namespace = settings.redis.namespace
+        lease = LeaseClient.of_replay(settings, url).take_alone()
+        stack.callback(lease.release)
+        store = GenerationStore(
+            client,
+            namespace=namespace,
+            epoch=raise_epoch(client, namespace, lease.owner),
+            keep=settings.redis.keep,
+            ttl_s=settings.redis.ttl.ms // 1000,
+        )
+        store.clean_up()
+        yield store
+
+
+class _Predictions:
+    """Row groups of one Parquet file under a temporary name; nothing if nobody wants it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+        if path is None:
+            return
+        self._partial = path.with_name(f"{path.name}.partial")
+        with _told(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            try:
+                self._writer = pq.ParquetWriter(self._partial, PREDICTION_SCHEMA)
+            except OSError:
+                with suppress(OSError):
+                    self._partial.unlink()
+                raise
+
+    def write(self, rows: PredictionRows) -> None:
+        """Append one generation's rows."""
+        if self._path is None or self._writer is None:
+            return
+        columns = {
+            "ts_ms": rows.ts_ms,
+            "user_id": rows.user_id,
+            "item_id": rows.item_id,
+            "behavior": rows.behavior,
+            "generation": np.full(len(rows.ts_ms), rows.generation, np.int32),
+            "top_items": rows.top_items,
+        }
+        with _told(self._path):
+            self._writer.write_table(pa.table(columns, schema=PREDICTION_SCHEMA))
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        if self._path is not None and self._writer is not None:
+            with _told(self._path):
+                self._writer.close()
+                self._partial.rename(self._path)
+
+    def abandon(self) -> None:
+        """Leave nothing behind, unless it is finished."""
+        if self._writer is not None:
+            with suppress(OSError):  # the disk that is full, and that was told
+                self._writer.close()
+            self._partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _prediction_file(path: Path | None) -> Iterator[_Predictions]:
+    """A file that appears whole, at the end, or not at all."""
+    written = _Predictions(path)
+    try:
+        yield written
+        written.finish()
+    finally:
+        written.abandon()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise DriftgraphError(f"cannot write predictions to {path}: {why}; name another place") from error

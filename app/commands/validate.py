@@ -1,0 +1,192 @@
+"""A sample of events, judged as the updater would judge it: for ``driftgraph validate``.
+
+    file or topic ──► the configured format ──► [Report]
+
+Reads only: nothing is written, and no offset is committed. Of a file all is judged as ``replay`` does, except
+repeats of an event id; of a topic, lateness is not judged either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from driftgraph.app.config.formats import event_rules, topic_decoder
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.live.run import kafka_source
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.events import Decoded, Rejected
+from driftgraph.stream.formats.event_rules import Decoder, Others, Reason
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.first_start import Start
+from driftgraph.stream.sources.source import Position
+from driftgraph.stream.time.clock import Clock, SystemClock
+from driftgraph.stream.wording import BY_OPTION
+
+PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
+TOPIC_LIMIT: Final = 10_000  # messages of a topic
+SILENCE_MAX_S: Final = 30.0  # then a topic gives no more, whatever it says that it has
+HELD_FOR_S: Final = 10.0  # a schema registry that is away
+_POLL_S: Final = 0.2
+
+
+@dataclass(slots=True)
+class Report:
+    """What a sample came to. ``rejected`` has for each reason its count and the first example."""
+
+    source: str
+    format: str
+    relations: Counter[str] = field(default_factory=Counter)
+    ignored: int = 0
+    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
+    erased: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Rejected] = field(default_factory=dict)
+    first_ms: int = 0
+    last_ms: int = 0
+    with_id: int = 0  # events that carry an event_id
+    out_of_order: int = 0  # events of a file that are older than one before them
+    notes: list[str] = field(default_factory=list)  # what a replay will say of the file
+    error: str | None = None  # why nothing can be read
+
+    @property
+    def read(self) -> int:
+        """Events looked at."""
+        return self.relations.total() + self.ignored + self.erased + self.rejected.total()
+
+    def add(self, decoded: Decoded, names: tuple[str, ...]) -> None:
+        """Count one read; ``names`` are the relations by their codes."""
+        batch = decoded.batch
+        if len(batch):
+            counts = np.bincount(batch.relation, minlength=len(names)).tolist()
+            self.relations.update({name: n for name, n in zip(names, counts, strict=True) if n})
+            first, last = int(batch.time_ms.min()), int(batch.time_ms.max())
+            self.first_ms = min(self.first_ms or first, first)
+            self.last_ms = max(self.last_ms, last)
+            if batch.event_id is not None:
+                self.with_id += int(np.count_nonzero(np.diff(batch.event_id.offsets)))
+        self.ignored += decoded.ignored
+        self.tombstones += decoded.tombstones
+        self.erased += len(decoded.erased)
+        for rejected in decoded.rejected:
+            self.rejected[rejected.reason] += 1
+            self.examples.setdefault(rejected.reason, rejected)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values; what is most comes first."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "events": {
+                "read": self.read,
+                "applied": self.relations.total(),
+                "ignored": self.ignored,
+                "erased": self.erased,
+                "rejected": self.rejected.total(),
+            },
+            "ignored_tombstones": self.tombstones,
+            "times": {"from": _time(self.first_ms), "to": _time(self.last_ms)},
+            "out_of_order": self.out_of_order,
+            "notes": self.notes,
+            "error": self.error,
+            "relations": dict(self.relations.most_common()),
+            "rejected": [
+                {"reason": reason, "count": count, "example": _example(self.examples[reason])}
+                for reason, count in self.rejected.most_common()
+            ],
+        }
+
+
+def validate_file(settings: Settings, path: Path, limit: int | None, clock: Clock | None = None) -> Report:
+    """Judge a file as a replay will, or with a ``limit`` only its first blocks, until so many are read.
+
+    Whether it is in order of time, and which times are believed, is told of the whole file either way.
+
+    Raises:
+        DriftgraphError: If the file cannot be read in the configured format.
+    """
+    notes: list[str] = []
+    options = replace(settings.file_options(clock), empty_is_fine=True)
+    with closing(FileSource(path, options, say=notes.append)) as file:
+        report = Report(str(path), settings.events.format or file.format, notes=notes)
+        while (limit is None or report.read < limit) and (decoded := file.next_batch()) is not None:
+            report.add(decoded, file.relations)
+    if not report.relations:
+        notes.append("none of its events can be used: replay and produce will refuse it")
+    if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
+        notes.append(f"most events lack a field: {options.wording.columns}")
+    if file.look is not None and not file.look.times.in_order:
+        report.out_of_order = file.look.times.out_of_order
+        notes.append(
+            f"the file is not in order of time: {report.out_of_order:,} events are older than one before "
+            "them; replay and produce will sort it"
+        )
+    return report
+
+
+def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clock | None = None) -> Report:
+    """Judge the newest messages of a topic, about ``limit`` of them, the same number from each partition.
+
+    Raises:
+        DriftgraphError: If the topic cannot be read, or has no message.
+    """
+    limit = limit or TOPIC_LIMIT
+    clock = clock or SystemClock()
+    rules = event_rules(settings, clock, others=Others.REJECT if settings.relations else Others.LEARN)
+    decoder = topic_decoder(settings, rules, BY_OPTION)
+    options = KafkaOptions(
+        topics=(topic,),
+        client=settings.kafka.librdkafka(),
+        group_id=settings.name,
+        batch_max=min(limit, 10_000),
+    )
+
+    lows, highs = (offsets_at(start, options, decoder, clock) for start in ("earliest", "latest"))
+    share = -(-limit // max(1, len(highs)))
+    begin = {part: max(lows.get(part, high), high - share) for part, high in highs.items()}
+    report = Report(f"kafka:{topic}", settings.events.format or "json")
+    source = kafka_source(options, decoder, clock, start=begin, held_for_s=HELD_FOR_S)
+    try:
+        heard_s = time.monotonic()
+        while any(at < highs.get(part, 0) for part, at in source.position().items()):
+            decoded = source.next_batch(_POLL_S)
+            if decoded is None or (source.caught_up and not decoded.read_count):
+                break
+            if decoded.read_count:
+                heard_s = time.monotonic()
+                report.add(decoded, rules.behaviors.names)
+            elif time.monotonic() - heard_s > SILENCE_MAX_S:
+                raise DriftgraphError(
+                    f"nothing came from {topic} within {SILENCE_MAX_S:g} s; does Kafka still run?"
+                )
+    finally:
+        source.close()
+    if report.read == 0:
+        raise DriftgraphError(f"the topic {topic} has no messages to look at")
+    return report
+
+
+def offsets_at(start: Start, options: KafkaOptions, decoder: Decoder, clock: Clock) -> Position:
+    """Where a start would begin to read each partition."""
+    probe = KafkaSource(replace(options, start=start), decoder, clock)
+    probe.close()
+    return probe.position()
+
+
+def _example(rejected: Rejected) -> dict[str, str]:
+    payload = rejected.payload[: 4 * PAYLOAD_CHARACTERS_MAX].decode(errors="backslashreplace")
+    if len(payload) > PAYLOAD_CHARACTERS_MAX:
+        payload = payload[:PAYLOAD_CHARACTERS_MAX] + "…"
+    return {"origin": rejected.origin, "detail": rejected.detail, "payload": payload}
+
+
+def _time(ms: int) -> str | None:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds") if ms else None

@@ -1,0 +1,92 @@
+"""From the configured format of events to what decodes them.
+
+EventSettings ──► [topic_decoder] ──► messages of a topic ──► live, validate
+             └──► [file_decoder]  ──► lines of a file     ──► FileSource
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from driftgraph.app.config.events import FILES_ONLY, KAFKA_ONLY, EventSettings
+from driftgraph.app.config.settings import Settings
+from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.formats import JSON_NAMES
+from driftgraph.stream.formats.arrow_stream import ArrowStream
+from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.formats.cloudevents import CloudEventReader
+from driftgraph.stream.formats.event_rules import Behaviors, Decoder, EventRules, Others
+from driftgraph.stream.formats.mapping_decoder import Mapped, Reader
+from driftgraph.stream.formats.registry.client import RegistryOptions, SchemaRegistry
+from driftgraph.stream.formats.registry.decoder import RegisteredReader
+from driftgraph.stream.formats.tombstones import Tombstones
+from driftgraph.stream.time.clock import Clock, TimeRules
+from driftgraph.stream.wording import BY_KEY, Wording
+
+
+def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
+    """What makes an event of the topic good."""
+    behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
+    times = TimeRules(
+        clock,
+        floor_ms=settings.time.floor_ms(),
+        future_skew_ms=settings.time.skew.ms,
+        zone=settings.events.zone(),
+    )
+    return EventRules(behaviors, times, settings.events.erase)
+
+
+def ignored_behaviors(settings: Settings) -> tuple[str, ...]:
+    """The behaviors that are left out: those configured, and what only a preset calls a relation."""
+    mapping = settings.events.event_mapping()
+    named = () if mapping is None or not settings.relations else mapping.relations
+    unused = (name for name in named if name not in settings.relations and name != settings.events.erase)
+    return (*settings.events.ignore, *unused)
+
+
+def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_KEY) -> Decoder:
+    """What reads the messages of a topic; ``wording`` is that of the command at hand.
+
+    Raises:
+        ConfigError: If the format is one of files.
+    """
+    name = settings.events.format
+    if name in FILES_ONLY:
+        raise ConfigError(
+            f"events.format = {name} is for files; a topic holds json, arrow, or what a mapping reads"
+        )
+    names, by_key = JSON_NAMES.with_columns(settings.events.columns.given()), settings.events.erase_by_key()
+    tombstones = Tombstones(erase=by_key is not False, fields=(names.user,))
+    if name == "arrow":
+        return ArrowStream(rules, names, tombstones, wording)
+    mapping = settings.events.event_mapping()
+    if mapping is None:
+        return CanonicalJson(rules, names, tombstones)
+    return Mapped(rules, mapping, _reader(settings.events), erase_by_key=by_key)
+
+
+def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | None:
+    """What reads the lines of a file, for a format that is mapped JSON; None if it is another one.
+
+    Raises:
+        ConfigError: If the format is one of Kafka.
+    """
+    name = events.format
+    if name in KAFKA_ONLY:
+        raise ConfigError(f"events.format = {name} is for Kafka; name the file's own format with --format")
+    mapping = events.event_mapping()
+    if mapping is None:
+        return None
+    return lambda rules: Mapped(rules, mapping, _reader(events))
+
+
+def _reader(events: EventSettings) -> Reader | None:
+    """What turns bytes into an object, where that is not JSON."""
+    if events.format == "cloudevents":
+        return CloudEventReader()
+    if events.format != "registry":
+        return None
+    registry = events.registry
+    password = "" if registry.password is None else registry.password.get_secret_value()
+    options = RegistryOptions(registry.url or "", registry.username or "", password, registry.ca_file)
+    return RegisteredReader(SchemaRegistry(options))

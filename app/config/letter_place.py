@@ -1,0 +1,67 @@
+"""Which place the dead letters of a configuration have.
+
+[dead_letters] ──► letter_place: where ``run`` puts them;  letter_box: where ``dlq`` finds them
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from driftgraph.stream.dead_letters.files import FILES_MAX, FileDeadLetters, FileLetterBox
+from driftgraph.stream.dead_letters.topic import TOPIC_CONFIG, KafkaDeadLetters, TopicLetterBox
+from driftgraph.stream.kafka.causes import Property
+from driftgraph.stream.kafka.topics import TopicError, ensure_topic, topic_rules
+
+if TYPE_CHECKING:
+    from driftgraph.app.config.settings import Settings
+    from driftgraph.stream.dead_letters.letters import DeadLetters, LetterBox
+
+log = logging.getLogger(__name__)
+
+ASK_WITHIN_S = 5.0  # a flush that the brokers do not answer: then ingestion knows that they are away
+
+
+def letters_folder(settings: Settings) -> Path:
+    """Where letters lie as files, and always what is remembered of them."""
+    return settings.data_dir / "dead_letters"
+
+
+def letter_place(settings: Settings) -> DeadLetters:
+    """Where letters are to be put; a topic is made if it is missing.
+
+    Raises:
+        DriftgraphError: If the topic cannot be made or the folder not be written.
+    """
+    own = settings.dead_letters
+    if own.to == "files":
+        return FileDeadLetters(letters_folder(settings), file_bytes_max=own.max_bytes // FILES_MAX)
+    client, topic = settings.kafka.librdkafka(), own.topic_of(settings.kafka.topic)
+    ensure_topic(client, topic, partitions=1, config={**TOPIC_CONFIG, "retention.bytes": str(own.max_bytes)})
+    return KafkaDeadLetters(
+        client, topic=topic, flush_timeout_s=ASK_WITHIN_S, at_its_time=_keeps_old(client, topic)
+    )
+
+
+def _keeps_old(client: Mapping[str, Property], topic: str) -> bool:
+    """Whether a topic that may be somebody else's keeps a record with an old time as long as any other."""
+    try:
+        rules = topic_rules(client, topic)
+    except TopicError as error:
+        log.warning("%s; letters have the time at which they are kept", error)
+        return False
+    if rules.compacted:
+        log.warning(
+            "topic %s is compacted: it keeps one letter of each key; set cleanup.policy=delete", topic
+        )
+    return rules.retention_ms is None
+
+
+def letter_box(settings: Settings) -> LetterBox:
+    """The letters that are there."""
+    own = settings.dead_letters
+    if own.to == "files":
+        return FileLetterBox(letters_folder(settings))
+    return TopicLetterBox(settings.kafka.librdkafka(), own.topic_of(settings.kafka.topic))

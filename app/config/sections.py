@@ -1,0 +1,337 @@
+"""The tables of the configuration: every key with its default, its limits and its description.
+
+The descriptions here are the only ones: ``driftgraph init`` writes them into the file that it makes
+(``config_text``), so that what a key does is said in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from driftgraph.stream.addresses import fault_of, public_url
+from driftgraph.stream.time.durations import Duration, DurationField, PositiveDurationField
+
+ENV_PREFIX = "DRIFTGRAPH__"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
+NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: one slot of a Redis Cluster
+SHARD = re.compile(r"(\d{1,5})/(\d{1,5})")
+
+# Whoever changed these would lose or repeat events: the updater owns position and commits.
+OWNED_OPTIONS = frozenset(
+    {
+        "bootstrap.servers", "metadata.broker.list", "group.id", "auto.offset.reset", "enable.auto.commit",
+        "enable.auto.offset.store", "isolation.level", "enable.partition.eof",
+    }
+)  # fmt: skip
+# By its name, so that a property is hidden that a later librdkafka has, or that only Java's clients know.
+SECRET_OPTION = re.compile(
+    r"passw|secret|passphrase|jaas|user\.info|credentials?$|api[._-]?key|key\.pem|ssl_key|private\.key$"
+    r"|oauthbearer\.config|oauthbearer\.extensions|kinit\.cmd|(^|[._-])token$",
+    re.IGNORECASE,
+)
+DATABASE = re.compile(r"(/\d*)?")  # of a Redis server, in its address
+
+
+def _name(value: str) -> str:
+    if NAME.fullmatch(value) is None:
+        raise ValueError(
+            "should be 1 to 64 letters, digits, '-', '_' or '.', and begin with a letter or digit"
+        )
+    return value
+
+
+def _namespace(value: str) -> str:
+    if NAMESPACE.fullmatch(value) is None:
+        raise ValueError("should be a name such as shop, or {shop} for one slot of a Redis Cluster")
+    return value
+
+
+def _shard(value: str) -> str:
+    match = SHARD.fullmatch(value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError('should be "i/n" with i from 0 to n - 1, such as "0/1"')
+    return value
+
+
+def _start(value: str) -> str:
+    if value not in ("last span", "earliest", "latest"):
+        try:
+            Duration.parse(value)
+        except ValueError:
+            raise ValueError(
+                'should be "last span", "earliest", "latest" or a duration such as "6h"'
+            ) from None
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if (fault := fault_of(value, ("redis", "rediss", "unix"))) is not None:
+        raise ValueError(fault)
+    parts = urlsplit(value)
+    if parts.scheme != "unix" and not DATABASE.fullmatch(parts.path):
+        raise ValueError("should end with its host, or with the number of a database such as /0")
+    return value
+
+
+def _brokers(value: str) -> str:
+    if "@" in value or "://" in value:
+        raise ValueError(
+            "should be host:port,host:port; security.protocol and user go into kafka.options, the password "
+            "into kafka.secrets"
+        )
+    return value
+
+
+def _expanded(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("has a ~ for a home folder that does not exist; write the whole path") from None
+
+
+NameField = Annotated[str, AfterValidator(_name)]
+PathField = Annotated[Path, AfterValidator(_expanded)]
+
+
+class Section(BaseModel):
+    """A table of the file. Frozen; a key that it does not know is an error, not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class KafkaSettings(Section):
+    """Where events come from."""
+
+    bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = Field(
+        default="localhost:9092",
+        min_length=1,
+        description="Brokers to ask for the others, as host:port,host:port.",
+    )
+    topic: str = Field(default="events", min_length=1, description="Topic of behavior events, keyed by user.")
+    start: Annotated[str, AfterValidator(_start)] = Field(
+        default="last span",
+        description='Where the very first start reads from: "last span" (now minus the longest span, the '
+        'lateness and the skew, so that the window is full at once), "earliest", "latest", or a time before '
+        'now such as "6h". Records are found by their own times.',
+    )
+    out_of_range: Literal["fail", "earliest", "latest"] = Field(
+        default="fail",
+        description='When the next event is no longer on the topic: "fail", or go on at its "earliest" or '
+        '"latest" event and count what is left out.',
+    )
+    shard: Annotated[str, AfterValidator(_shard)] = Field(
+        default="0/1",
+        description='The share of the partitions this updater takes: "i/n" takes those with p mod n = i.',
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="librdkafka properties passed on as they are.",
+        examples=[
+            {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "driftgraph"}
+        ],
+    )
+    secrets: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="librdkafka properties that nobody should see, such as sasl.password; better set in the "
+        f'environment: {ENV_PREFIX}KAFKA__SECRETS=\'{{"sasl.password": "…"}}\'.',
+        examples=[{"sasl.password": "…"}],
+    )
+
+    @model_validator(mode="after")
+    def _options_are_ours_to_pass(self) -> KafkaSettings:
+        for key in (*self.options, *self.secrets):
+            if key in OWNED_OPTIONS:
+                raise ValueError(f"{key} belongs to driftgraph and cannot be set in options: remove it")
+        for key in self.options:
+            if SECRET_OPTION.search(key):
+                raise ValueError(f"{key} is a secret: move it from options to secrets")
+        return self
+
+    def shard_of(self) -> tuple[int, int]:
+        """``(i, n)``: this updater takes partition p where ``p % n == i``."""
+        index, _, count = self.shard.partition("/")
+        return int(index), int(count)
+
+    def start_from(self, *, now_ms: int, longest_span_ms: int) -> int | Literal["earliest", "latest"]:
+        """The first start as an event time in milliseconds, or one end of the topic."""
+        if self.start == "earliest":
+            return "earliest"
+        if self.start == "latest":
+            return "latest"
+        back_ms = longest_span_ms if self.start == "last span" else Duration.parse(self.start).ms
+        return max(0, now_ms - back_ms)
+
+    def librdkafka(self) -> dict[str, str | int | float | bool]:
+        """What a client is built with: the brokers, the options and the revealed secrets."""
+        secrets = {key: value.get_secret_value() for key, value in self.secrets.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, **self.options, **secrets}
+
+
+class RelationSettings(Section):
+    """One behavior as an edge type."""
+
+    span: PositiveDurationField | None = Field(
+        default=None,
+        description="How long an event stays in the window; not set: window.span.",
+        examples=["3d"],
+    )
+    capacity: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 31,
+        description="Events the ring holds at most; not set: window.capacity.",
+        examples=[1 << 24],
+    )
+    weight: float = Field(
+        default=1.0, gt=0, le=1_000, description="How much an event counts in training beside others."
+    )
+
+
+class WindowSettings(Section):
+    """The live part of the graph."""
+
+    dir: PathField | None = Field(
+        default=None,
+        description="Folder of the window's files; not set: data_dir/window.",
+        examples=["/dev/shm/driftgraph"],
+    )
+    span: PositiveDurationField = Field(
+        default=Duration.parse("30d"),
+        description="Span of a relation that names none, and of those found in a replayed file.",
+    )
+    capacity: int = Field(
+        default=1 << 24,
+        ge=1,
+        le=1 << 31,
+        description="Events of one relation at most; files are sparse until used.",
+    )
+    user_events_max: int = Field(
+        default=10_000,
+        ge=1,
+        le=(1 << 31) - 1,
+        description="Events of one user and relation at most, so that a bot bends nothing; further ones are "
+        "left out and counted until older ones expire.",
+    )
+    item_events_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=(1 << 31) - 1,
+        description="The same for an item; not set: no limit, since a popular item is no fault.",
+        examples=[10_000_000],
+    )
+    user_rows: int = Field(
+        default=1 << 22, ge=1, le=1 << 31, description="Users at most with live events at one time."
+    )
+    item_rows: int = Field(
+        default=1 << 22, ge=1, le=1 << 31, description="Items at most with live events at one time."
+    )
+
+
+class TimeSettings(Section):
+    """How event time is read and how far it is believed."""
+
+    out_of_orderness: DurationField = Field(
+        default=Duration.parse("5s"), description="How far events of one partition may be out of order."
+    )
+    lateness: DurationField = Field(
+        default=Duration.parse("1h"),
+        description="How far behind the watermark an event is still applied; later ones are late.",
+    )
+    skew: DurationField = Field(
+        default=Duration.parse("5m"),
+        description="How far ahead of this machine's clock an event time may be.",
+    )
+    idle_timeout: PositiveDurationField = Field(
+        default=Duration.parse("30s"),
+        description="A partition silent for this long no longer holds time back.",
+    )
+    alignment: PositiveDurationField = Field(
+        default=Duration.parse("15m"),
+        description="A partition that runs ahead of the slowest by more is not read until that one has come "
+        "nearer; less than lateness, so that no order of catching up makes an event late.",
+    )
+    floor: AwareDatetime = Field(
+        default="2005-01-01T00:00:00Z",  # type: ignore[assignment]  # validate_default parses it; the file shows it so
+        description="An event before this moment has a broken clock.",
+    )
+
+    def floor_ms(self) -> int:
+        """The floor in UTC milliseconds."""
+        return round(self.floor.timestamp() * 1000)
+
+
+class CheckpointSettings(Section):
+    """How much a crash costs."""
+
+    every: PositiveDurationField = Field(
+        default=Duration.parse("15s"),
+        description="How often window and position are written to data_dir/checkpoints; what came after that "
+        "is read from Kafka again. Lag tools see the position of the newest one.",
+    )
+
+
+class DeduplicationSettings(Section):
+    """How far back an event's id is known."""
+
+    horizon: PositiveDurationField = Field(
+        default=Duration.parse("1d"),
+        description="How long an event_id is remembered, in event time; a delivery that is repeated later "
+        "counts twice.",
+    )
+    ids_max: int = Field(
+        default=240_000_000,
+        ge=1,
+        le=1 << 33,
+        description="Ids remembered at most, 9 to 20 bytes of memory each; the default is 2,500 events a "
+        "second for a day. Where a horizon has more, the oldest are forgotten early, which status and doctor "
+        "tell.",
+    )
+
+
+class RedisSettings(Section):
+    """Where embeddings are published."""
+
+    url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        default="redis://localhost:6379/0",
+        description="redis://, rediss:// (TLS) or unix:// address of the server.",
+    )
+    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+        default="driftgraph",
+        description="First part of every key, of one updater alone; in braces, {shop}, all keys share a "
+        "Cluster slot.",
+    )
+    keep: int = Field(
+        default=3, ge=2, le=100, description="Generations kept: the served one and those to go back to."
+    )
+    ttl: PositiveDurationField = Field(
+        default=Duration.parse("7d"),
+        description="Life of the keys of a generation that is no longer the current one.",
+    )
+    username: str | None = Field(default=None, description="ACL user.", examples=["driftgraph"])
+    password: SecretStr | None = Field(
+        default=None,
+        description=f"Better set in the environment: {ENV_PREFIX}REDIS__PASSWORD.",
+        examples=["…"],
+    )
+
+    def address(self) -> str:
+        """The url with user name and password filled in, for a client; never to be shown.
+
+        A url that names its own user, before the host or behind a ``?``, is left as it is.
+        """
+        parts = urlsplit(self.url)
+        named = "@" in parts.netloc or {"username", "password"} & dict(parse_qsl(parts.query)).keys()
+        if named or (self.password is None and self.username is None):
+            return self.url
+        password = "" if self.password is None else quote(self.password.get_secret_value(), safe="")
+        login = f"{quote(self.username or '', safe='')}:{password}"
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+
+    def public_url(self) -> str:
+        """The url without a user name, a password or a query."""
+        return public_url(self.url)

@@ -1,0 +1,375 @@
+"""What an updater, a replay or a command is told: the configuration, resolved and checked.
+
+    command line  >  environment  >  driftgraph.toml  >  default      ──► load ──► [Settings]
+
+Every way in which that can fail ends in a ConfigError: one sentence with the file (or variable, or
+option), the key, the value and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from driftgraph.app.config.dead_letters import DeadLetterSettings
+from driftgraph.app.config.events import EventSettings
+from driftgraph.app.config.faust import FaustSettings
+from driftgraph.app.config.model import FitSettings, ModelSettings
+from driftgraph.app.config.sections import (
+    ENV_PREFIX,
+    SECRET_OPTION,
+    CheckpointSettings,
+    DeduplicationSettings,
+    KafkaSettings,
+    NameField,
+    PathField,
+    RedisSettings,
+    RelationSettings,
+    TimeSettings,
+    WindowSettings,
+)
+from driftgraph.stream.addresses import public_url
+from driftgraph.stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from driftgraph.model.options import TrainerOptions
+    from driftgraph.stream.sources.file import FileOptions
+    from driftgraph.stream.time.clock import Clock
+    from driftgraph.stream.window.writer import Relation
+
+FILE_NAME = "driftgraph.toml"
+SHAPES = {  # what pydantic says with the names of Python types
+    "tuple_type": 'should be a list, such as ["a", "b"]',
+    "dict_type": "should be a table of keys and values",
+    "model_type": "should be a table of keys and values",
+}
+VALUE_CHARACTERS_MAX = 80  # of a refused value in a message
+
+Tree = Mapping[str, Any]  # a configuration as it is written: tables of tables and values
+
+
+class Settings(BaseSettings):
+    """All settings of one updater, resolved.
+
+    Always true: frozen, every value inside its stated limits, no key that nobody reads. Building one
+    reads neither the environment nor a file: ``load`` does both.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    name: NameField = Field(
+        default="driftgraph", description="Name of this updater; two of one name take turns."
+    )
+    data_dir: PathField = Field(
+        default=Path("./var"),
+        description="Folder for everything written to disk, relative to where the command runs.",
+    )
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Start of every random number.")
+    kafka: KafkaSettings = Field(default=KafkaSettings(), description="Where events come from.")
+    events: EventSettings = Field(default=EventSettings(), description="What an event looks like.")
+    dead_letters: DeadLetterSettings = Field(
+        default=DeadLetterSettings(), description="Where events go that could not be applied."
+    )
+    relations: dict[str, RelationSettings] = Field(
+        default_factory=dict,
+        description="The behaviors that become edges, each a table [relations.NAME]; a behavior named "
+        "nowhere is a dead letter. A replay without any takes those it finds.",
+    )
+    window: WindowSettings = Field(default=WindowSettings(), description="The live part of the graph.")
+    time: TimeSettings = Field(
+        default=TimeSettings(), description="How event time is read and how far it is believed."
+    )
+    model: ModelSettings = Field(
+        default=ModelSettings(), description="The multi-behavior graph attention network."
+    )
+    fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
+    deduplication: DeduplicationSettings = Field(
+        default=DeduplicationSettings(), description="How a repeated delivery of an event is recognized."
+    )
+    checkpoint: CheckpointSettings = Field(
+        default=CheckpointSettings(), description="How much a crash costs."
+    )
+    redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
+    faust: FaustSettings = Field(
+        default=FaustSettings(),
+        description="The Faust app beside the updater: a site's own events made canonical, and trends.",
+    )
+
+    _relations_are_chosen: bool = PrivateAttr(default=False)  # from more that there are, for this command
+
+    @classmethod
+    def settings_customise_sources(  # the signature is pydantic-settings'
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is given: ``load`` merges the sources, and so can say where a bad value came from."""
+        return (init_settings,)
+
+    def with_relations(self, names: Iterable[str]) -> Settings:
+        """A copy with exactly these relations; those that are configured keep their span and weight.
+
+        What else a file has was left out on purpose, and is no fault of it.
+        """
+        chosen = {name: self.relations.get(name, RelationSettings()) for name in names}
+        settings = self.model_copy(update={"relations": chosen})
+        settings._relations_are_chosen = True
+        return settings
+
+    def window_relations(self, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
+        """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
+
+        Raises:
+            ConfigError: There are more, or of more events, than a window holds.
+        """
+        from driftgraph.stream.window.view import SLOTS_MAX  # noqa: PLC0415
+        from driftgraph.stream.window.writer import EVENTS_MAX, RELATIONS_MAX, Relation  # noqa: PLC0415  # compiles
+
+        chosen = self.relations if names is None else {n: self.relations.get(n) for n in names}
+        relations = tuple(
+            Relation(
+                name,
+                span_ms=(own.span if own and own.span else self.window.span).ms,
+                capacity=own.capacity if own and own.capacity else self.window.capacity,
+                user_events_max=self.window.user_events_max,
+                item_events_max=self.window.item_events_max or EVENTS_MAX,
+            )
+            for name, own in chosen.items()
+        )
+        if len(relations) > RELATIONS_MAX:
+            raise ConfigError(
+                f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors "
+                "one name in events.mapping.behaviors, or name those to leave out in events.ignore"
+            )
+        if (slots := sum(relation.capacity for relation in relations)) > SLOTS_MAX:
+            raise ConfigError(
+                f"the capacities of the relations add up to {slots:,} events, and a window holds "
+                f"{SLOTS_MAX:,} at most: lower window.capacity or relations.NAME.capacity"
+            )
+        return relations
+
+    def file_options(self, clock: Clock | None = None) -> FileOptions:
+        """How a file of events is to be read: judged as the messages of a topic are.
+
+        Without relations they are those that are found in the file. ``clock`` says what lies in the future.
+        """
+        from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors  # noqa: PLC0415
+        from driftgraph.stream.formats.event_rules import Others  # noqa: PLC0415
+        from driftgraph.stream.sources.file import FileOptions  # noqa: PLC0415
+        from driftgraph.stream.time.clock import SystemClock  # noqa: PLC0415  # not needed by --help
+        from driftgraph.stream.wording import BY_OPTION  # noqa: PLC0415
+
+        decoder = file_decoder(self.events)
+        spans_ms = [(own.span or self.window.span).ms for own in self.relations.values()]
+        return FileOptions(
+            format=self.events.format if decoder is None else "json",
+            columns=self.events.columns.given(),
+            no_header=not self.events.header,
+            separator=self.events.separator,
+            relations=tuple(self.relations) or None,
+            others=Others.IGNORE if self._relations_are_chosen else Others.REJECT,
+            ignore=ignored_behaviors(self),  # pyright: ignore[reportArgumentType]
+            times=event_rules(self, clock or SystemClock()).times,  # pyright: ignore[reportArgumentType]
+            erase=self.events.erase,
+            decoder=decoder,
+            span_ms=max(spans_ms, default=self.window.span.ms),
+            wording=BY_OPTION,
+        )
+
+    def trainer_options(self, *, device: str) -> TrainerOptions:
+        """What a trainer is built from; ``device`` is what ``model.device`` came out as on this machine."""
+        from driftgraph.model.options import TrainerOptions  # noqa: PLC0415  # not needed by --help
+
+        return TrainerOptions(
+            **self.model.model_dump(exclude={"device"}),
+            examples_max=self.fit.examples_max,
+            replay_ratio=self.fit.replay_ratio,
+            evaluations_max=self.fit.evaluations_max,
+            behavior_weights={name: own.weight for name, own in self.relations.items()},
+            seed=self.seed,
+            device=device,
+        )
+
+
+def load(path: Path | None = None, options: Tree | None = None) -> Settings:
+    """Read and check everything that is set.
+
+    Args:
+        path: The file, which must exist. None: ``driftgraph.toml`` here, if there is one.
+        options: What the command line set, shaped like the file: ``{"fit": {"every": "6h"}}``.
+
+    Raises:
+        ConfigError: Always with one sentence.
+    """
+    file = path if path is not None else Path(FILE_NAME)
+    written = _read_file(file) if path is not None or file.exists() else {}
+    environment = _read_environment()
+    sources = {"the command line": options or {}, "the environment": environment, str(file): written}
+    merged: dict[str, Any] = {}
+    for tree in reversed(sources.values()):
+        _merge(merged, tree)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, sources)) from error
+    _check_relations(settings, file)
+    return settings
+
+
+def _check_relations(settings: Settings, file: Path) -> None:
+    """Refuse a mapping of events to relations that are not there, as far as any are configured."""
+    relations, events = settings.relations, settings.events
+    if events.erase in relations:
+        raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
+    mapping = events.event_mapping()
+    if mapping is None or not mapping.behaviors or not relations:
+        return
+    fine = {*relations, *events.ignore, events.erase}
+    for name in events.mapping.behaviors or {}:
+        for choice in mapping.behaviors[name]:
+            if choice.relation not in fine:
+                raise ConfigError(
+                    f"{file}: events.mapping.behaviors.{name}: {shortened(choice.relation)} is no relation; "
+                    f"add a table [relations.{choice.relation}], or put it into events.ignore"
+                )
+    if not fine & set(mapping.relations):
+        raise ConfigError(
+            f"{file}: events.format = {events.format} gives {', '.join(mapping.relations)}, and none of them "
+            f"is a relation; name relations so, or map to {', '.join(relations)} in events.mapping.behaviors"
+        )
+
+
+def _read_file(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may begin it with a BOM
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; make one with: driftgraph init --config {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}; correct it there") from error
+
+
+class _Environment(EnvSettingsSource):
+    """The variables that begin with ``DRIFTGRAPH__``; tables and lists are written as JSON."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Decode what looks like JSON; leave everything else to the validation, which names the key."""
+        if not str(value).lstrip().startswith(("[", "{")):
+            return value
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            name = next(n for n in os.environ if n.startswith(ENV_PREFIX) and os.environ[n] == value)
+            raise ConfigError(f"the environment: {name} is not valid JSON; correct or unset it") from None
+
+
+def _read_environment() -> Tree:
+    sections = set(Settings.model_fields)
+    for name in os.environ:
+        key = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if name.startswith(ENV_PREFIX) and key not in sections:
+            raise ConfigError(
+                f"the environment: {name} sets an unknown key{_closest(key, sections)}; unset it"
+            )
+    tree: dict[str, Any] = _Environment(Settings)()
+    return tree
+
+
+def _merge(into: dict[str, Any], tree: Tree) -> None:
+    """Lay ``tree`` over ``into``, table by table."""
+    for key, value in tree.items():
+        below = into.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            _merge(below, value)
+        elif isinstance(value, Mapping):
+            into[key] = {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _sentence(error: ValidationError, sources: Mapping[str, Tree]) -> str:
+    """The first fault as one sentence, and how many more there are."""
+    first, count = error.errors()[0], error.error_count()
+    keys = [str(part) for part in first["loc"]]
+    key = ".".join(keys) or "it"
+    source = next((name for name, tree in sources.items() if _has(tree, keys)), "the configuration")
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return (
+            f"{source}: unknown key {key}{_closest(keys[-1], _keys_beside(keys))}; remove or correct it{more}"
+        )
+    problem = SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix(
+        "Input "
+    ).rstrip(".")
+    if isinstance(first["input"], Mapping):  # several keys together: the message names them
+        return f"{source}: [{key}]: {problem}{more}"
+    return f"{source}: {key} = {_value(keys, first)}: {problem}; correct it{more}"
+
+
+def _value(keys: list[str], fault: ErrorDetails) -> str:
+    """A refused value for a message: not if it may be a secret, or hold one in a wrong place."""
+    value = fault["input"]
+    if any(part in ("secrets", "options", "password") or SECRET_OPTION.search(part) for part in keys):
+        return "a secret" if "options" not in keys else "what is there"
+    if isinstance(value, str) and fault["type"] in ("dict_type", "model_type"):
+        return "a text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = str(value)
+    return f'"{public_url(text)}"' if "://" in text or "@" in text else shortened(value)
+
+
+def shortened(value: object) -> str:
+    """A value for a message, in one line of bounded length."""
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX] + "…"
+
+
+def _has(tree: object, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, Mapping):
+            return True  # what is deeper than the value lies in the value
+        if key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def _keys_beside(keys: list[str]) -> set[str]:
+    """The keys that are known where the unknown one stands."""
+    known: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        if known is Settings and key == "relations":
+            return set(RelationSettings.model_fields)
+        annotation = known.model_fields[key].annotation if key in known.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return set()
+        known = annotation
+    return set(known.model_fields)
+
+
+def _closest(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""What a process shows and writes about itself: progress, tables, status files."""

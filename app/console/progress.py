@@ -1,0 +1,168 @@
+"""How long work tells how far it is: a bar on a terminal, a line now and then elsewhere.
+
+    replay, live, demo ──► [Progress] ──► stderr        (stdout belongs to the result)
+
+A caller sees four methods and never asks where they lead.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichBars
+
+from driftgraph.stream.time.clock import Clock, SystemClock
+
+PLAIN_INTERVAL_MS = 5_000  # a log file gets at most one line of counting in this time
+
+
+class Progress(Protocol):
+    """Where a long task says how far it is.
+
+    ``start`` ends the stage before it and begins the next one; ``advance`` counts within the stage.
+    ``close`` may be called twice. A ``with`` block closes. One thread calls.
+    """
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a stage of ``total`` steps; None where nobody knows how many there are."""
+
+    def advance(self, n: int) -> None:
+        """Count ``n`` more steps of the stage."""
+
+    def note(self, text: str) -> None:
+        """Say one thing that stays readable above the bar."""
+
+    def close(self) -> None:
+        """End the last stage and leave the terminal as it was."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class NoProgress:
+    """Says nothing; for tests and for ``--quiet`` callers."""
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Do nothing."""
+
+    def advance(self, n: int) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PlainProgress(NoProgress):
+    """One line when a stage begins and ends, and at most one each ``PLAIN_INTERVAL_MS`` in between."""
+
+    def __init__(self, out: TextIO, clock: Clock) -> None:
+        self._out = out
+        self._clock = clock
+        self._label = ""  # empty between stages
+        self._total: int | None = None
+        self._done = 0
+        self._begun_ms = 0
+        self._said_ms = 0
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a stage and say so."""
+        self.close()
+        self._label, self._total, self._done = label, total, 0
+        self._begun_ms = self._said_ms = self._clock.now_ms()
+        self._say(label if total is None else f"{label}: 0/{total:,}")
+
+    def advance(self, n: int) -> None:
+        """Count, and say so when the last line is old enough."""
+        self._done += n
+        now_ms = self._clock.now_ms()
+        if self._label and now_ms - self._said_ms >= PLAIN_INTERVAL_MS:
+            self._said_ms = now_ms
+            self._say(self._line())
+
+    def note(self, text: str) -> None:
+        """Print the text as a line of its own."""
+        self._say(text)
+
+    def close(self) -> None:
+        """Say how far the last stage came and how long it took."""
+        if self._label:
+            self._say(f"{self._line()}, {(self._clock.now_ms() - self._begun_ms) / 1000:.1f} s")
+        self._label = ""
+
+    def _line(self) -> str:
+        of_total = "" if self._total is None else f"/{self._total:,}"
+        return f"{self._label}: {self._done:,}{of_total}"
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+
+class RichProgress(NoProgress):
+    """A bar on a terminal, one stage after the other; notes scroll by above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = RichBars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Leave the bar of the stage before where it is and begin a new one below it."""
+        self._end_stage()
+        self._bars.start()
+        self._task = self._bars.add_task(label, total=total)
+
+    def advance(self, n: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.advance(self._task, n)
+
+    def note(self, text: str) -> None:
+        """Print above the bar, exactly as given."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Stop drawing; the bars stay on the screen."""
+        self._end_stage()
+        self._bars.stop()
+
+    def _end_stage(self) -> None:
+        if self._task is not None:
+            self._bars.stop_task(self._task)
+        self._task = None
+
+
+def progress_on_stderr() -> Progress:
+    """A bar where stderr is a terminal, plain lines where it is not."""
+    console = Console(stderr=True)
+    return RichProgress(console) if console.is_terminal else PlainProgress(sys.stderr, SystemClock())

@@ -1,0 +1,1 @@
+"""``driftgraph demo``: a synthetic shop, the whole job, and a report of it."""

@@ -1,0 +1,176 @@
+"""What the demo ends with: the drift in numbers, one user's recommendations before and after, the counts.
+
+GenerationReports, UserStories ──► [DemoReport] ──► terminal or JSON
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from driftgraph.app.commands.replay import overall
+from driftgraph.app.demo.shop import Shop
+from driftgraph.app.training.generation_report import GenerationReport
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.ingest.ingest import Counts
+
+TOP = 5
+METRIC = "recall_at_20"
+SHOWN = {
+    "model": "live model",
+    "frozen_first": "frozen first generation",
+    "recent_popularity": "recent popularity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UserStory:
+    """What one user likes, in truth, and what is recommended."""
+
+    user: str
+    taste: list[str]  # categories, the favorite first
+    generation: int
+    items: list[str]
+    fitting: int  # of the items are of those categories
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "user": self.user,
+            "taste": self.taste,
+            "generation": self.generation,
+            "top": self.items,
+            "top_in_taste": self.fitting,
+        }
+
+
+def story_of(reader: EmbeddingReader, shop: Shop, user: str, time_ms: int) -> UserStory:
+    """Read a user's best items from Redis, and compare them with the taste at ``time_ms``."""
+    found = reader.recommend(user, TOP)
+    items = [item for item, _ in found.items]
+    taste = shop.taste_of(user, time_ms)
+    return UserStory(
+        user, taste, found.generation, items, sum(shop.category_of(item) in taste for item in items)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """The end of a demo. ``drift_ms`` and the stories are None where a file was streamed."""
+
+    source: str
+    seconds: float
+    counts: Counts
+    window: Mapping[str, int]
+    digest: str
+    generations: tuple[GenerationReport, ...]
+    drift_ms: int | None
+    before: UserStory | None
+    after: UserStory | None
+    redis: Mapping[str, int]
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Mean Recall@20 of each scorer in the last quarter before the drift, right after it, and at the end.
+
+        Each phase has as many intervals as a quarter of one half has. Weighted by events. Empty for a file.
+        """
+        if self.drift_ms is None:
+            return {}
+        scored = [
+            r for r in self.generations if r.evaluation.event_count and "frozen_first" in r.evaluation.metrics
+        ]
+        old = [r for r in scored if r.watermark_ms <= self.drift_ms]
+        new = [r for r in scored if r.watermark_ms > self.drift_ms]
+        quarter = max(1, len(new) // 4)
+        phases = {"before": old[-quarter:], "after": new[:quarter], "end": new[-quarter:]}
+        return {name: _mean(reports) for name, reports in phases.items() if reports}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        counts = self.counts
+        return {
+            "source": self.source,
+            "seconds": self.seconds,
+            "events_read": counts.read,
+            "events_applied": counts.applied,
+            "events_late": counts.late,
+            "events_rejected": counts.rejected,
+            "events_duplicate": counts.duplicate,
+            "events_per_second": counts.applied / max(self.seconds, 1e-9),
+            "window": dict(self.window),
+            "digest": self.digest,
+            "drift_ms": self.drift_ms,
+            "recall_at_20": self.phases(),
+            "overall": overall(self.generations),
+            "user_before": None if self.before is None else self.before.to_json(),
+            "user_after": None if self.after is None else self.after.to_json(),
+            "generations": [report.to_json() for report in self.generations],
+            "redis": dict(self.redis),
+        }
+
+    def render(self, console: Console) -> None:
+        """For people."""
+        counts = self.counts
+        console.print(
+            f"\n{counts.applied:,} events in {self.seconds:.0f} s through Kafka into the window, "
+            f"{sum(r.fit.accepted for r in self.generations)} generations published to Redis.",
+            highlight=False,
+        )
+        self._render_metrics(console)
+        if self.before is not None and self.after is not None:
+            _render_stories(console, self.before, self.after)
+
+    def _render_metrics(self, console: Console) -> None:
+        phases = self.phases() or {
+            "overall": {k: v[METRIC] for k, v in overall(self.generations)["metrics"].items()}
+        }
+        titles = {
+            "before": "before the drift",
+            "after": "right after",
+            "end": "at the end",
+            "overall": "all intervals",
+        }
+        table = Table(
+            box=None, pad_edge=False, title="Recall@20 on events not yet trained on", title_justify="left"
+        )
+        table.add_column("")
+        for phase in phases:
+            table.add_column(titles[phase], justify="right")
+        for scorer, title in SHOWN.items():
+            values = [values.get(scorer) for values in phases.values()]
+            style = "bold green" if scorer == "model" else ""
+            table.add_row(title, *("" if v is None else f"{v:.3f}" for v in values), style=style)
+        console.print()
+        console.print(table)
+
+
+def _render_stories(console: Console, before: UserStory, after: UserStory) -> None:
+    table = Table(
+        box=None, pad_edge=False, title=f"Top {TOP} of {before.user}, from Redis", title_justify="left"
+    )
+    for title, story in (("before", before), ("after", after)):
+        table.add_column(f"{title}: likes {', '.join(story.taste)}")
+    for row in range(TOP):
+        table.add_row(*(_item(story, row) for story in (before, after)))
+    console.print()
+    console.print(table)
+
+
+def _item(story: UserStory, row: int) -> str:
+    if row >= len(story.items):
+        return ""
+    item = story.items[row]
+    return f"{item}  ✓" if item.rpartition("-")[0] in story.taste else item
+
+
+def _mean(reports: Sequence[GenerationReport]) -> dict[str, float]:
+    total = sum(r.evaluation.event_count for r in reports)
+    scorers = reports[0].evaluation.metrics
+    return {
+        name: sum(r.evaluation.metrics[name][METRIC] * r.evaluation.event_count for r in reports) / total
+        for name in scorers
+    }

@@ -1,0 +1,161 @@
+"""What the demo shows while it runs: a moving picture on a terminal, plain lines elsewhere.
+
+Frame, GenerationReport ──► [DemoView] ──► stderr
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, ConsoleRenderable, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from driftgraph.app.console.output import time_of
+from driftgraph.app.console.progress import Progress
+from driftgraph.app.training.generation_report import GenerationReport, describe
+
+BARS = " ▁▂▃▄▅▆▇█"
+LINES = {
+    "model": ("live model", "green"),
+    "frozen_first": ("frozen first", "red"),
+    "recent_popularity": ("popularity", "yellow"),
+}
+METRIC = "recall_at_20"
+HISTORY = 40  # intervals of the picture
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is shown of a moment."""
+
+    watermark_ms: int
+    applied: int
+    total: int
+    events_per_second: float
+    window: Mapping[str, int]
+    generation: int
+
+
+class DemoView(Protocol):
+    """Where the demo shows itself."""
+
+    def show(self, frame: Frame) -> None:
+        """Show a moment; called several times a second."""
+
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
+        """Show that a cycle ended; ``drifted`` is None where nobody knows of a drift."""
+
+    def close(self) -> None:
+        """Leave the screen as it is; may be called twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def view_for(progress: Progress, *, as_json: bool) -> DemoView:
+    """A picture where stderr is a terminal and a person looks at it."""
+    console = Console(stderr=True)
+    return TerminalView(console) if console.is_terminal and not as_json else PlainView(progress)
+
+
+class PlainView:
+    """One line a generation."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def show(self, frame: Frame) -> None:
+        """Nothing between generations."""
+
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
+        """One line."""
+        when = "" if drifted is None else "after the drift, " if drifted else "before the drift, "
+        self._progress.note(f"{when}{describe(report)}")
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TerminalView(PlainView):
+    """A picture that moves in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=False)
+        self._frame: Frame | None = None
+        self._history: dict[str, list[float]] = {name: [] for name in LINES}
+        self._drift_at: int | None = None
+        self._intervals = 0
+
+    def show(self, frame: Frame) -> None:
+        """Draw anew."""
+        self._frame = frame
+        self._live.update(self._picture(frame))
+
+    def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
+        """Add an interval to the curves."""
+        metrics = report.evaluation.metrics
+        if "model" not in metrics:
+            return
+        if drifted and self._drift_at is None:
+            self._drift_at = self._intervals
+        self._intervals += 1
+        for name, values in self._history.items():
+            value = metrics.get(name, {}).get(METRIC, 0.0)
+            values.append(value if math.isfinite(value) else 0.0)  # NaN: no event of the interval was scored
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._live.stop()
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def _picture(self, frame: Frame) -> Group:
+        head = Table.grid(padding=(0, 2))
+        head.add_row("event time", time_of(frame.watermark_ms))
+        head.add_row("events", f"{frame.applied:,} of {frame.total:,}   {frame.events_per_second:,.0f}/s")
+        head.add_row("window", "   ".join(f"{name} {count:,}" for name, count in frame.window.items()))
+        head.add_row("generation", str(frame.generation))
+        bar = ProgressBar(total=max(frame.total, 1), completed=frame.applied, width=HISTORY + 24)
+        curves = Table.grid(padding=(0, 2))
+        highest = max((max(values) for values in self._history.values() if values), default=0.0)
+        for name, (title, style) in LINES.items():
+            values = self._history[name][-HISTORY:]
+            last = f"{values[-1]:.3f}" if values else ""
+            curves.add_row(Text(title, style), Text(_curve(values, highest), style), last)
+        parts: list[ConsoleRenderable] = [
+            bar,
+            head,
+            Text("Recall@20 of events before they are trained on", "dim"),
+            curves,
+        ]
+        if self._drift_at is not None:
+            place = self._drift_at - max(0, self._intervals - HISTORY)
+            mark = " " * max(0, place) + "▲ half of the users changed taste" if place >= 0 else ""
+            curves.add_row("", Text(mark, "dim"), "")
+        return Group(*parts)
+
+
+def _curve(values: list[float], highest: float) -> str:
+    """One character a value, as high as its share of the highest."""
+    top = len(BARS) - 1
+    return "".join(BARS[round(top * value / highest)] if highest > 0 else BARS[0] for value in values)

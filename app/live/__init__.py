@@ -1,0 +1,1 @@
+"""``driftgraph run``: the updater, its worker's supervisor, and the standby."""

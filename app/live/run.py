@@ -1,0 +1,269 @@
+"""Live: the updater, which follows the topic, and the GPU worker that it starts and watches over.
+
+    Kafka ──► KafkaSource ──► Ingest ──► graph in shared memory ──► worker process ──► Redis
+
+The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it. A
+worker that dies is started again with growing pauses. A start goes on from the newest checkpoint, the very
+first one from the longest span ago in the topic; the worker begins when the window has caught up. A second
+updater of the same name or data_dir waits as a standby.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from driftgraph.app.config import saved_model
+from driftgraph.app.config.formats import event_rules, topic_decoder
+from driftgraph.app.config.letter_place import letter_place, letters_folder
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.stopping import stopping
+from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.standby import Standby
+from driftgraph.app.live.supervisor import WorkerProcess
+from driftgraph.app.live.updater import Updater
+from driftgraph.app.training.cycle import device_of
+from driftgraph.app.training.erase_pending import erasures_folder, users_of
+from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.checkpoints import window as window_checkpoint
+from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
+from driftgraph.snapshots.generations.lease import LeaseClient
+from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
+from driftgraph.stream.formats.event_rules import Decoder
+from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.ingest.breaker import Breaker
+from driftgraph.stream.ingest.dedupe import Deduplicator
+from driftgraph.stream.ingest.erasures import DurableErasures
+from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.warm_up import warm_up
+from driftgraph.stream.kafka.client import look_for
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
+from driftgraph.stream.kafka.waiting import GIVE_UP_AFTER_S, HeldSource
+from driftgraph.stream.sources.source import Position
+from driftgraph.stream.time.clock import Clock, SystemClock
+from driftgraph.stream.time.watermark import Watermark, WatermarkRules
+from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.shared_files import Life
+from driftgraph.stream.window.writer import Relation
+
+OBJECTS_MAX = 100_000  # new ones, before a collection: more than there are in a read
+ANSWERS_WITHIN_MS = 5_000  # a broker that is there, at the start
+FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> list[str]:
+    """Follow the topic until SIGTERM or SIGINT; returns what somebody should know of the run.
+
+    Raises:
+        DriftgraphError: Kafka, the data_dir or the window is not as it should be.
+    """
+    clock = clock or SystemClock()
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(stopping(stop))
+        _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
+        settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
+        decoder = topic_decoder(settings, event_rules(settings, clock))
+        warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
+        standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
+        if (
+            not stack.enter_context(standby.lock())
+            or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
+        ):
+            return []
+        stack.callback(lease.release)
+        _check_worker(settings)
+        options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
+        if not standby.kafka(
+            partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
+        ):
+            return []
+        was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
+        root = settings.data_dir / "checkpoints"
+        found, state, damaged = window_checkpoint.latest(root, _stream(settings))
+        for damage in damaged:
+            log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
+        graph = _graph(settings, state)
+        watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
+        if was_away:  # at the start; nobody saw that it was there during the stop
+            watermark.forget_stop()
+        ingest, letters, erasures = _ingest(stack, settings, graph, watermark)
+        forgotten = 0
+        if found is not None and state is not None:
+            forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
+            held = sum(graph.window.live().values())
+            progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+        _tell_changes(settings, state, root, progress)
+        start = None if state is None else state.position
+        source = kafka_source(
+            options,
+            decoder,
+            clock,
+            start=start,
+            topic_ids={} if state is None else state.topic_ids,
+        )
+        stack.callback(source.close)
+        watermark.assign(source.partitions)
+        # files of the found one are linked, but not if they have events of who was erased since
+        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
+        checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
+        worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
+        stack.callback(worker.stop)
+        _collect_less()
+        updater = Updater(
+            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress
+        )
+        updater.run(stop)
+        return updater.warnings()
+
+
+def _ingest(
+    stack: ExitStack, settings: Settings, graph: Heterograph, watermark: Watermark
+) -> tuple[Ingest, Outbox, DurableErasures]:
+    """What takes events into the graph, with the dead letters and erasures that ``stack`` closes."""
+    letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
+    stack.callback(letters.close)
+    erasures = DurableErasures(
+        erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
+    )
+    stack.callback(erasures.close)
+    limits = settings.events
+    breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
+    # When a fit is due is the worker's to see: here the stream is never cut.
+    own = settings.deduplication
+    ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
+    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures, ids)
+    return ingest, letters, erasures
+
+
+def _collect_less() -> None:
+    """Collect garbage less often: two million objects from the start live on, and the messages of a read die
+    together. Collections that look at all of them again and again would cost half of the rate.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_MAX)
+
+
+def _tell_changes(settings: Settings, state: State | None, root: Path, progress: Progress) -> None:
+    """Say what a start does not go on with, of the checkpoints that are there."""
+    if state is not None:
+        for change in _changes(state, settings.window_relations(), root):
+            log.warning("%s", change)
+    elif checkpoint.numbers(root):
+        log.warning(
+            "no checkpoint in %s is of topic %s, shard %s: the window is filled from the topic, and the "
+            "ones there are replaced by its own",
+            root,
+            settings.kafka.topic,
+            settings.kafka.shard,
+        )
+    else:
+        progress.note(f"there is no checkpoint in {root}: the window is filled from the topic")
+
+
+def _check_worker(settings: Settings) -> None:
+    """Refuse what the worker could not begin with, however often it is started.
+
+    Raises:
+        OtherModelError: The saved model is of another size.
+        ConfigError: The configured device is not here.
+    """
+    saved_model.check(settings)
+    device_of(settings.model.device)
+
+
+def window_folder(settings: Settings) -> Path:
+    """Where the window's files are."""
+    return settings.window.dir or settings.data_dir / "window"
+
+
+def _stream(settings: Settings) -> str:
+    """What is read: a checkpoint of another topic or other users is of no use."""
+    return f"{settings.kafka.topic} {settings.kafka.shard}"
+
+
+def _graph(settings: Settings, state: State | None) -> Heterograph:
+    """An empty graph, which knows whose sequence numbers it will have."""
+    relations = settings.window_relations()
+    history = () if state is None else state.lives([r.name for r in relations])
+    rows = settings.window
+    return Heterograph.create(
+        window_folder(settings),
+        relations,
+        user_rows=rows.user_rows,
+        item_rows=rows.item_rows,
+        history=(*history, Life(secrets.token_hex(8))),
+    )
+
+
+def _changes(state: State, relations: Sequence[Relation], root: Path) -> Iterator[str]:
+    """What the window has in another way than the one that was saved, a sentence each."""
+    then = {ring.name: ring for ring in state.relations}
+    fill = f"to fill it from the topic, remove {root}"
+    for relation in relations:
+        ring = then.pop(relation.name, None)
+        if ring is None:
+            yield f"{relation.name} is new: it has events from now on; {fill}"
+            continue
+        if 0 < ring.span_ms < relation.span_ms:
+            yield f"{relation.name} has a longer span, whose older part fills as time passes; {fill}"
+        if (left := ring.next - ring.first - relation.capacity) > 0:
+            yield f"{relation.name} has room for {relation.capacity:,} events: the oldest {left:,} are gone"
+    for ring in then.values():
+        yield (
+            f"{ring.name} is no relation now: its {ring.next - ring.first:,} events are gone, and further "
+            "ones are rejected unless events.ignore names it"
+        )
+
+
+def kafka_source(
+    options: KafkaOptions,
+    decoder: Decoder,
+    clock: Clock,
+    *,
+    start: Position | None = None,
+    topic_ids: Mapping[str, str] | None = None,
+    held_for_s: float = GIVE_UP_AFTER_S,
+) -> KafkaSource | HeldSource:
+    """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
+
+    def connect(decoder: Decoder) -> KafkaSource:
+        return KafkaSource(options, decoder, clock, start=start, topic_ids=topic_ids)
+
+    if isinstance(decoder, Mapped) and decoder.may_wait:
+        return HeldSource(connect, decoder, give_up_after_s=held_for_s)
+    return connect(decoder)
+
+
+def watermark_rules(settings: Settings) -> WatermarkRules:
+    """How event time advances on a live topic."""
+    return WatermarkRules(
+        out_of_orderness_ms=settings.time.out_of_orderness.ms,
+        allowed_lateness_ms=settings.time.lateness.ms,
+        idle_timeout_ms=settings.time.idle_timeout.ms,
+        future_skew_ms=settings.time.skew.ms,
+    )
+
+
+def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
+    longest_ms = max(relation.span_ms for relation in settings.window_relations())
+    # by the times of records: one may be older than its event, whose clock was ahead
+    longest_ms += settings.time.lateness.ms + settings.time.skew.ms
+    return KafkaOptions(
+        topics=(settings.kafka.topic,),
+        client={"fetch.queue.backoff.ms": FETCH_BACKOFF_MS, **settings.kafka.librdkafka()},
+        group_id=settings.name,
+        shard=settings.kafka.shard_of(),
+        out_of_range=settings.kafka.out_of_range,
+        start=settings.kafka.start_from(now_ms=clock.now_ms(), longest_span_ms=longest_ms),
+    )

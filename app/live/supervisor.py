@@ -1,0 +1,167 @@
+"""The GPU worker's process as the updater sees it: started, watched over, started again.
+
+    Updater ──► [WorkerProcess.tend] ──► a process that runs ``worker_process.main``
+                       └──◄── its last words, why it ended
+
+A worker that ends is started again with growing pauses. One that ends again and again is failing.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.live.worker_end import end_of, failed
+from driftgraph.app.training import loop as worker_process
+from driftgraph.snapshots.generations.lease import LeaseOwner
+from driftgraph.stream.time.clock import Clock
+
+WORKER_STOPS_WITHIN_S: Final = 6.0  # then it is killed; a publish survives that, a fit is lost
+RESTART_PAUSES_MS: Final = (0, 1_000, 5_000, 15_000, 60_000)  # before the n-th start of one that keeps ending
+STEADY_MS: Final = 120_000  # a worker that lives so long, and twice as long as those that failed, is well
+LONG_MS: Final = 3_600_000  # whatever comes after so long a life is not in a row with what was before
+FAILING_FROM: Final = 2  # failures in a row; a single one may be an accident
+SAY_EVERY_MS: Final = 60_000  # the same reason in the log
+
+log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """The GPU worker's process as its parent sees it.
+
+    The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event
+    that both wait for would block us for ever once a worker is killed while it waits.) We send nothing; it
+    sends why it ends.
+    """
+
+    def __init__(self, settings: Settings, window_dir: Path, owner: LeaseOwner, clock: Clock) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._window_dir = window_dir
+        self._clock = clock
+        self._context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._is_running = False
+        self._is_stopped = False
+        self._changed_ms = 0  # when it was started, or seen to have ended
+        self._longest_ms = 0  # life of those that failed
+        self._said: tuple[str, int] = ("", 0)
+        self.starts = 0
+        self.failures = 0  # in a row
+        self.why = ""  # the last of them
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process."""
+        return self._process.pid if self._process is not None and self._is_running else None
+
+    @property
+    def state(self) -> str:
+        """``not started``, ``running``, ``failed`` (until its next start), ``failing``, ``stopped``."""
+        if self._is_stopped:
+            return "stopped"
+        if self.is_failing:
+            return "failing"
+        if self._is_running:
+            return "running"
+        return "failed" if self.failures else "not started"
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it ends again and again."""
+        return self.failures >= FAILING_FROM
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing may be published, in a sentence; None if all is well, or may be yet."""
+        return f"the worker {failed(self.failures, self.why)}" if self.is_failing else None
+
+    def status(self) -> dict[str, Any]:
+        """For the status file."""
+        return {
+            "state": self.state,
+            "pid": self.pid,
+            "starts": self.starts,
+            "failures": self.failures,
+            "why": self.why or None,
+        }
+
+    def tend(self) -> None:
+        """Start it if it does not run and its pause is over."""
+        now_ms = self._clock.now_ms()
+        if self._is_running:
+            assert self._process is not None
+            if self._process.is_alive():
+                self._tell_recovery(now_ms - self._changed_ms)
+                return
+            self._is_running = False
+            why = end_of(self._process.exitcode, self._last_words())
+            self._note_failure(why, now_ms, lived_ms=now_ms - self._changed_ms)
+            self._changed_ms = now_ms
+        pause_ms = RESTART_PAUSES_MS[min(self.failures, len(RESTART_PAUSES_MS) - 1)]
+        if now_ms - self._changed_ms >= pause_ms:
+            try:
+                self._start()
+            except OSError as error:  # no process or no memory for one: ingestion goes on
+                self._note_failure(f"cannot be started: {error.strerror or error}", now_ms, lived_ms=0)
+            self._changed_ms = now_ms
+
+    def stop(self) -> None:
+        """Ask it to end, and kill it if it does not."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        self._is_stopped = True
+        if self._process is None:
+            return
+        self._process.join(WORKER_STOPS_WITHIN_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._is_running = False
+
+    def _start(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        theirs, self._pipe = self._context.Pipe()
+        with theirs:
+            process = self._context.Process(
+                target=worker_process.main,
+                args=(self._settings, self._window_dir, self._owner, theirs),
+                name="driftgraph-worker",
+            )
+            self.starts += 1
+            process.start()
+        self._process, self._is_running = process, True
+
+    def _last_words(self) -> str:
+        """What it sent before it ended; empty if nothing."""
+        assert self._pipe is not None
+        with suppress(EOFError, OSError):  # it was killed, perhaps while it spoke
+            if self._pipe.poll():
+                return self._pipe.recv_bytes().decode(errors="replace")
+        return ""
+
+    def _note_failure(self, why: str, now_ms: int, *, lived_ms: int) -> None:
+        if lived_ms > LONG_MS:
+            self.failures = self._longest_ms = 0
+        self.failures += 1
+        self.why = why
+        self._longest_ms = max(self._longest_ms, lived_ms)
+        said, said_ms = self._said
+        if why != said or now_ms - said_ms >= SAY_EVERY_MS:
+            self._said = why, now_ms
+            log.error("the worker %s; it is started again", failed(self.failures, why))
+
+    def _tell_recovery(self, lived_ms: int) -> None:
+        if self.failures and lived_ms > min(LONG_MS, max(STEADY_MS, 2 * self._longest_ms)):
+            log.warning("the worker is well again: it has run for %d s", lived_ms // 1_000)
+            self.failures = self._longest_ms = 0
+            self.why = ""

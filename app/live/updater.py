@@ -1,0 +1,266 @@
+"""The ingest loop: poll, apply, let event time pass, tell how it goes.
+
+    source ──► [Updater.run] ──► Ingest ──► graph in shared memory
+                    └─ checkpoints, worker, status file
+
+It only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.status_files import write_json
+from driftgraph.app.console.status_text import deduplication_of
+from driftgraph.app.live.backpressure import Gate
+from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.supervisor import WorkerProcess
+from driftgraph.snapshots.checkpoints.window import Snapshot
+from driftgraph.snapshots.generations.lease import Lease
+from driftgraph.stream.dead_letters.outgoing import Outbox
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.events import Decoded
+from driftgraph.stream.ingest.erasures import DurableErasures
+from driftgraph.stream.ingest.ingest import Ingest
+from driftgraph.stream.ingest.lateness import late_warning
+from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.kafka.waiting import HeldSource
+from driftgraph.stream.outage_log import OutageLog
+from driftgraph.stream.sources.source import Position
+from driftgraph.stream.time.clock import Clock
+
+POLL_S = 0.02  # an event waits at most this long for others to share its batch
+STATUS_EVERY_MS = 1_000
+WARN_EVENTS_MIN = 1_000  # in the log, which cannot take a sentence back as the status can
+
+log = logging.getLogger(__name__)
+
+
+class Updater:
+    """The ingest loop.
+
+    Always true: nothing here waits for a fit, for Redis, for a dead letter or for more than ``POLL_S``;
+    memory is that of the window, of one batch and of the dead letters and requests to erase that wait, which
+    have a limit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: KafkaSource | HeldSource,
+        ingest: Ingest,
+        letters: Outbox,
+        erasures: DurableErasures,
+        checkpoints: Checkpoints,
+        lease: Lease,
+        worker: WorkerProcess,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self.source = source
+        self.ingest = ingest
+        self.letters = letters
+        self.erasures = erasures
+        self.gate = Gate(source, [letters, erasures])
+        self.checkpoints = checkpoints
+        self.lease = lease
+        self.worker = worker
+        self.clock = clock
+        self.progress = progress
+        self._status_path = settings.data_dir / "status" / "updater.json"
+        self._alignment_ms = settings.time.alignment.ms
+        self._polled_ms = self._started_ms = clock.now_ms()
+        self._poll_gap_max_ms = 0  # from one poll to the next, of those since the status was last written
+        self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
+        self._full = False
+        self._told_tombstones = False
+        self._outage = OutageLog(log.warning)
+        self._was_short = False
+        self._shown_ms = 0
+        self._warned = False
+
+    def warnings(self) -> list[str]:
+        """What somebody should know of the run so far."""
+        late = late_warning(self.ingest)
+        return [] if late is None else [late]
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll, apply, let time pass; until ``stop``."""
+        try:
+            self._loop(stop)
+        except DriftgraphError as error:
+            self._write_status("failed", why=str(error))
+            raise
+        self._commit(self.checkpoints.finish(self._snapshot, self._lease_missing()))
+        self._write_status("stopped")
+        for warning in self.warnings():
+            self.progress.note(f"WARNING: {warning}")
+
+    def _loop(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.lease.check()
+            decoded = self._poll()
+            if decoded is None:
+                break
+            for _ in self.ingest.take(decoded):
+                pass
+            self.gate.hold_back()
+            self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
+            away = self.source.away or self.gate.closed  # what we do not read is not silent
+            self.ingest.graph.expire(
+                self.ingest.watermark.tick(
+                    away=away, caught_up=self.source.caught_up, behind=self.source.behind
+                )
+            )
+            self._tell_away()
+            self._tell_tombstones()
+            if not self._full:
+                self._fill(decoded.read_count)
+            elif not stop.is_set():
+                self.worker.tend()
+            self._housekeeping()
+
+    def _poll(self) -> Decoded | None:
+        now_ms = self.clock.now_ms()
+        self._poll_gap_max_ms = max(self._poll_gap_max_ms, now_ms - self._polled_ms)
+        self._polled_ms = now_ms
+        return self.source.next_batch(POLL_S)
+
+    def _fill(self, read_count: int) -> None:
+        """Say how far the start is; it is over when all that was in the topic then has been applied."""
+        position = self.source.position()
+        if self._ends is None:
+            lag = self.source.lag()
+            if len(lag) < len(position) and not self.source.caught_up:
+                return  # the broker tells an end with its first answer for a partition
+            self._ends = {part: offset + lag.get(part, 0) for part, offset in position.items()}
+            read = self.ingest.counts.read
+            self.progress.start("filling the window", total=read + sum(lag.values()))
+            self.progress.advance(read)
+        else:
+            self.progress.advance(read_count)
+        if self.source.caught_up or all(position.get(part, end) >= end for part, end in self._ends.items()):
+            self._full = True
+            self.progress.note(self._said("the window is full"))
+            self.progress.close()
+
+    def _tell_away(self) -> None:
+        """Log it when Kafka goes away, each minute that it is, and when it is back."""
+        if self._kafka_away:
+            self._outage.missing(f"Kafka is away: event time stands still ({self.source.why_away})")
+        else:
+            self._outage.over("Kafka is back")
+
+    @property
+    def _kafka_away(self) -> bool:
+        """A source is away too while a schema registry is."""
+        return self.source.kafka_away if isinstance(self.source, HeldSource) else self.source.away
+
+    def _tell_tombstones(self) -> None:
+        """Log it once that records without a value are left out."""
+        if self.ingest.counts.tombstones and not self._told_tombstones:
+            self._told_tombstones = True
+            log.warning(
+                "records without a value are ignored, since the keys of the topic are not known to be users; "
+                'if they are, set events.tombstones = "erase"'
+            )
+
+    def _tell_short(self) -> None:
+        """Log it once when event ids are forgotten before their time, and once when they are not any more."""
+        status = self.ingest.dedupe.status()
+        if status["short"] != self._was_short:
+            self._was_short = bool(status["short"])
+            log.warning(
+                "%s", deduplication_of(status) if self._was_short else "event ids are remembered as promised"
+            )
+
+    def _housekeeping(self) -> None:
+        self._commit(self.checkpoints.tend(self._snapshot, self._lease_missing()))
+        now_ms = self.clock.now_ms()
+        if now_ms - self._shown_ms >= STATUS_EVERY_MS:
+            self._shown_ms = now_ms
+            self._tell_short()
+            trouble = self.worker.trouble
+            state = "degraded" if trouble else "running" if self._full else "filling"
+            self._write_status(state, trouble)
+            self._warn()
+
+    def _warn(self) -> None:
+        """Log once that something is wrong, when there are enough events to say so."""
+        if not self._warned and self.ingest.counts.read >= WARN_EVENTS_MIN:
+            for warning in self.warnings():
+                self._warned = True
+                log.warning("%s", warning)
+
+    def _lease_missing(self) -> str | None:
+        """Why no checkpoint may be begun; None while the lease is held."""
+        if self.lease.held:
+            return None
+        return f"the lease in Redis is not confirmed ({self.lease.status().get('failure') or 'it ran out'})"
+
+    def _commit(self, position: Position | None) -> None:
+        """Tell lag tools where a crash would go on from. Nothing here ever reads it."""
+        if position is not None:
+            self.source.commit(position)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.ingest.graph.moment(),
+            self.ingest.position or self.source.position(),
+            self.ingest.watermark.state(),
+            self.ingest.dedupe.sets(),
+            self.source.topic_ids,
+        )
+
+    def _write_status(self, state: str, why: str | None = None) -> None:
+        counts = self.ingest.counts
+        status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "state": state,
+            "why": why,
+            "kafka_away": self._kafka_away,
+            "time_ms": self.clock.now_ms(),
+            "watermark_ms": self.ingest.watermark.value_ms,
+            "lag": dict(self.source.lag()),
+            "lost": dict(self.source.lost),
+            "poll_gap_max_ms": self._poll_gap_max_ms,
+            "position": dict(self.source.position()),
+            "events": {
+                "read": counts.read,
+                "applied": counts.applied,
+                "late": counts.late,
+                "rejected": counts.rejected,
+                "duplicate": counts.duplicate,
+                "ignored": counts.ignored,
+                "erased": counts.erased,
+                "forgotten": counts.forgotten,
+            },
+            "ignored_tombstones": counts.tombstones,
+            "reasons": dict(counts.reasons),
+            "warnings": self.warnings(),
+            "dead_letters": self.letters.status(),
+            "reading_paused": self.gate.closed,
+            "lease": self.lease.status(),
+            "checkpoint": self.checkpoints.status(),
+            "erasures": self.erasures.status(),
+            "deduplication": self.ingest.dedupe.status(),
+            "window": self.ingest.graph.window.live(),
+            **self.ingest.graph.window.counted(),
+            "ids": self.ingest.graph.id_counts,
+            "worker": self.worker.status(),
+        }
+        write_json(self._status_path, status)
+        self._poll_gap_max_ms = 0
+
+    def _said(self, what: str) -> str:
+        seconds = (self.clock.now_ms() - self._started_ms) / 1000
+        counts = self.ingest.counts
+        return (
+            f"{what}: {counts.applied:,} events applied in {seconds:.1f} s, "
+            f"{counts.late:,} late, {counts.rejected:,} rejected"
+        )

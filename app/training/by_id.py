@@ -1,0 +1,119 @@
+"""From rows to external ids: users and items of one moment as Redis gets them.
+
+    Embedding, Lists, rows of a graph ──► [users_by_id, items_by_id] ──► Vectors ──► GenerationStore
+
+A row that has changed hands since the moment has no id any more and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from driftgraph.model.lists import Lists
+from driftgraph.model.neighbors import now_ms
+from driftgraph.model.popularity import F32, F64
+from driftgraph.snapshots.generations.keys import TOUCHED_MAX
+from driftgraph.snapshots.generations.vectors import Vectors
+from driftgraph.stream.events import I64, U32
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.heterograph import HeterographView, Moment
+
+LISTED_USERS_MAX = 200_000  # the most recent ones: a list takes 1 to 2 kB
+USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
+
+
+def users_by_id(
+    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, times_ms: I64, lists: Lists | None = None
+) -> Vectors:
+    """Users with what they touched before ``times_ms`` [N] and, if there are ``lists``, the list of each."""
+    touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
+    chosen, names = _kept(graph, USER, rows, moment)
+    listed = None
+    if lists is not None:
+        oldest_ms = _oldest_listed_ms(event_ms[chosen])
+        asked = [item_rows[n] if event_ms[n] >= oldest_ms else None for n in chosen]
+        listed = _lists_by_id(graph, lists, asked, moment)
+    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], listed)
+
+
+def items_by_id(graph: HeterographView, rows: U32, vectors: F32, moment: Moment, event_ms: I64) -> Vectors:
+    """Items, each with the time of its newest event [N]."""
+    chosen, names = _kept(graph, ITEM, rows, moment)
+    return Vectors(names, vectors[chosen], event_ms[chosen])
+
+
+def touched_items(
+    graph: HeterographView, users: U32, moment: Moment, times_ms: I64 | None = None
+) -> tuple[list[list[str]], list[U32], I64]:
+    """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
+
+    Each item once, from the newest ``TOUCHED_MAX`` events of each relation: its id, where it has one, and its
+    row. Beside them the time of the newest event, [N]; 0 if there is none.
+    """
+    view = graph.window
+    if times_ms is None:
+        times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
+    touched: list[list[str]] = []
+    item_rows: list[U32] = []
+    newest_ms = np.zeros(len(users), np.int64)
+    for start in range(0, len(users), USERS_AT_ONCE):
+        rows = users[start : start + USERS_AT_ONCE]
+        near = view.recent(USER, rows, times_ms[start : start + len(rows)], TOUCHED_MAX, moment.cut)
+        newest_ms[start : start + len(rows)] = near.time_ms_BRK.max(axis=(1, 2), initial=0)
+        real = np.arange(TOUCHED_MAX) < near.count_BR[:, :, None]
+        user, time_ms, item = real.nonzero()[0], near.time_ms_BRK[real], near.neighbor_BRK[real]
+        order = np.lexsort((-time_ms, user))
+        user, item = user[order], item[order]
+        _, first = np.unique(user.astype(np.uint64) << np.uint64(32) | item, return_index=True)
+        first.sort()
+        user, item = user[first], item[first]
+        distinct, place = np.unique(item, return_inverse=True)
+        names = graph.names(ITEM, distinct, moment)
+        bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
+        places = place.tolist()
+        for at, end in pairwise(bounds):
+            last = min(end, at + TOUCHED_MAX)
+            touched.append([name for p in places[at:last] if (name := names[p]) is not None])
+            item_rows.append(item[at:last])
+    return touched, item_rows, newest_ms
+
+
+def _kept(graph: HeterographView, side: int, rows: U32, moment: Moment) -> tuple[list[int], list[str]]:
+    """Which of the rows have an id, and the ids."""
+    named = [(n, name) for n, name in enumerate(graph.names(side, rows, moment)) if name is not None]
+    return [n for n, _ in named], [name for _, name in named]
+
+
+def _oldest_listed_ms(event_ms: I64) -> int:
+    """The newest event of a user must be as new as this to give the user a list of its own."""
+    if len(event_ms) <= LISTED_USERS_MAX:
+        return 0
+    return int(np.partition(event_ms, -LISTED_USERS_MAX)[-LISTED_USERS_MAX])
+
+
+def _lists_by_id(
+    graph: HeterographView, lists: Lists, touched: Sequence[U32 | None], moment: Moment
+) -> list[bytes]:
+    """The list of each user who touched these items, as Redis has it; empty for None."""
+    encoded: list[bytes] = []
+    for start in range(0, len(touched), USERS_AT_ONCE):
+        part = touched[start : start + USERS_AT_ONCE]
+        made = iter(lists.of([rows for rows in part if rows is not None]))
+        encoded += _encoded(graph, [None if rows is None else next(made) for rows in part], moment)
+    return encoded
+
+
+def _encoded(
+    graph: HeterographView, made: Sequence[tuple[U32, F64] | None], moment: Moment
+) -> Iterator[bytes]:
+    rows = [one[0] for one in made if one is not None]
+    distinct = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.uint32)
+    names = dict(zip(distinct.tolist(), graph.names(ITEM, distinct, moment), strict=True))
+    for one in made:
+        pairs = [] if one is None else zip(one[0].tolist(), one[1].tolist(), strict=True)
+        named = [(name, score) for row, score in pairs if (name := names[row]) is not None]
+        yield msgspec.json.encode(named) if named else b""

@@ -1,0 +1,369 @@
+"""The train loop: evaluate, fit, gate, publish, at one moment of the graph after the other.
+
+    HeterographView at a moment ──► [Worker.cycle] ──► GenerationStore ──► readers
+                                          │ evaluate ─► fit ─► gate ─► publish ─► checkpoint
+                                    [Worker.refresh]   users touched since, by the serving model
+
+The same object runs inside a replay, in lockstep with ingestion, and in the GPU worker's own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.training import trainer_state
+from driftgraph.app.training.by_id import items_by_id, users_by_id
+from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
+from driftgraph.app.training.worker_status import WorkerStatus
+from driftgraph.model.embed import Embedding, newest_events
+from driftgraph.model.evaluate import NO_ITEM, Evaluation
+from driftgraph.model.lists import MADE_BY, Lists
+from driftgraph.model.neighbors import now_ms
+from driftgraph.model.trainer import OnStep, Trainer
+from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.generations.keys import NotCurrentError
+from driftgraph.snapshots.generations.store import TRENDING_MAX, GenerationStore
+from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
+from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.time.clock import SystemClock
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.heterograph import HeterographView, Moment
+from driftgraph.stream.window.writer import Cut
+
+TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Trains on a graph and publishes.
+
+    Always true: events before ``since`` are trained on, those before ``seen`` are scored; ``trainer``'s
+    serving generation is what Redis serves once ``published`` is not 0, and before the first one lists by
+    co-visitation and popularity are.
+    """
+
+    def __init__(
+        self,
+        graph: HeterographView,
+        trainer: Trainer,
+        store: GenerationStore | None,
+        *,
+        checkpoints: Path | None,
+        status: WorkerStatus | None = None,
+    ) -> None:
+        self.graph = graph
+        self.status = status or WorkerStatus(None, SystemClock(), NoProgress())
+        self.trainer = trainer
+        self.store = store
+        self.checkpoints = checkpoints
+        self._upkeep = None if store is None else Upkeep(store)
+        self.published = 0
+        self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
+        self.since = self.seen = Cut(
+            0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
+        )
+        self._refreshed = self.since
+        self._trending: set[str] = set()  # relations that have had a list of rising items
+        self._lists: Lists | None = None  # of what is served, before the model's first generation
+        self.is_rolled_back = False  # Redis serves a generation that is not ours
+        self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
+
+    def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
+        """Evaluate and train on the events since the last cycle, and publish if the gate lets it.
+
+        The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
+        before the publish costs the fit; one between publish and checkpoint costs it too, and the next
+        generation replaces what Redis then serves. Until a first generation is accepted, every fit begins
+        from nothing on the whole window.
+
+        Raises:
+            StaleCut: The moment is too old for the ring; ask for a newer one.
+            StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
+        """
+        view, number = self.graph.window, self.trainer.generation + 1
+        try:
+            self.status.start(f"evaluating before generation {number}")
+            evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
+            predictions = self._named(evaluation, moment)
+            told = self._told(f"training generation {number}")
+            fit = self.trainer.fit(view, self.since, moment.cut, on_step=told)
+        finally:
+            self.status.close()
+        self.seen = moment.cut
+        if fit.accepted or self.trainer.generation:
+            self.since = moment.cut
+        self._item_names = self.graph.names(
+            ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
+        )
+        self.status.fitted(fit)
+        if fit.accepted:
+            self.published = 0
+            self.publish(moment, evaluation)
+        return GenerationReport(
+            self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
+        ), predictions
+
+    def may_publish(self, moment: Moment) -> bool:
+        """Whether there is something to serve, and nothing better than it stands in Redis.
+
+        Raises:
+            StoreError: Redis does not answer.
+        """
+        if self.store is None or moment.cut.next == moment.cut.first:
+            return False
+        if self.trainer.generation:
+            return True
+        served = next((one for one in self.store.generations() if one.current), None)
+        return served is None or served.manifest.get("made_by") == MADE_BY
+
+    def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
+        """Publish the serving generation as of ``moment``, then keep the trainer's state, then the trends.
+
+        Before the model's first generation: lists by co-visitation and popularity, unless Redis serves a
+        model's generation of an earlier life, which is left there. A window without users or items has
+        nothing to serve: what Redis has stays.
+
+        Raises:
+            StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
+        """
+        try:
+            if self.trainer.generation:
+                self._lists = None
+                self._publish(moment, self._embedding(moment), evaluation)
+                if self.checkpoints is not None and (self.published or self.store is None):
+                    self._save(moment)
+            elif self.store is not None:
+                self.status.start("lists by co-visitation and popularity, until the model is trained")
+                self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
+                self._publish(moment, self._lists.embedding(), evaluation)
+            self._publish_trending(moment)
+        finally:
+            self.status.close()
+
+    def _embedding(self, moment: Moment) -> Embedding:
+        """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
+        cut's now: the watermark waits for slow partitions, and what a user just did must not.
+        """
+        view = self.graph.window
+        embedding = self.trainer.embed(view, moment.cut)
+        ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
+        vectors = embedding.user.copy()
+        vectors[ahead] = self.trainer.embed_users(
+            view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
+        )
+        return replace(embedding, user=vectors)
+
+    def _publish(self, moment: Moment, embedding: Embedding, evaluation: Evaluation | None) -> None:
+        if self.store is None:
+            return
+        times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
+        users = users_by_id(self.graph, embedding.user_rows, embedding.user, moment, times_ms, self._lists)
+        items = items_by_id(self.graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms)
+        if not (len(users) and len(items)):
+            return
+        number = self.store.next_number()
+        manifest = self._manifest(moment, evaluation)
+        self.status.start(f"publishing generation {number}", total=len(users) + len(items))
+        self.store.publish(number, users, items, manifest, on_written=self.status.advance)
+        self.published = number
+        self.status.serves(number, str(manifest["made_by"]))
+        self._refreshed = moment.cut
+        self.is_rolled_back = False
+
+    def _told(self, label: str) -> OnStep:
+        """Tell each step of a fit; every attempt is a stage of its own."""
+        told = 0
+
+        def on_step(attempt: int, done: int, total: int) -> None:
+            nonlocal told
+            if done == 1:
+                self.status.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                told = 0
+            self.status.advance(done - told)
+            told = done
+
+        return on_step
+
+    def refresh(self, moment: Moment) -> int:
+        """New vectors for the users touched since the last publish or refresh; returns how many.
+
+        By the serving generation's model, into that generation only: after a rollback nothing is refreshed
+        until the next publish.
+
+        Raises:
+            StoreError: Redis did not take them; the next refresh has them again.
+        """
+        if self.store is None or not self.published or self.is_rolled_back:
+            return 0
+        view = self.graph.window
+        events = view.events(moment.cut, self._refreshed)
+        rows, newest_ms = newest_events(events.user, events.time_ms)
+        if len(rows):
+            times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
+            vectors = (
+                self._lists.users(len(rows))
+                if self._lists is not None
+                else self.trainer.embed_users(view, rows, moment.cut, times_ms)
+            )
+            try:
+                users = users_by_id(self.graph, rows, vectors, moment, times_ms, self._lists)
+                self.store.refresh(self.published, users)
+            except NotCurrentError:
+                self.look(moment)
+                return 0
+        self._refreshed = moment.cut
+        return len(rows)
+
+    def look(self, moment: Moment) -> None:
+        """See whether Redis still serves what was published, and write again what it has lost.
+
+        Raises:
+            StoreError: Redis does not answer, or takes no writes. ``published`` is 0 if a publish is due.
+        """
+        if self._upkeep is None or not self.published:
+            return
+        to_do = self._upkeep.look(self.published)
+        self.is_rolled_back = to_do is ToDo.REST
+        if to_do in (ToDo.REST, ToDo.PUBLISH):
+            self.status.serves(0, "")
+        if to_do is ToDo.PUBLISH:
+            self.published = 0
+            self.publish(moment)
+        elif to_do is ToDo.WRITE_TRENDING:
+            self._publish_trending(moment)
+
+    def go_on(self) -> None:
+        """After a start: what an operator went back from, this very model or lists, is not published again.
+
+        Raises:
+            StoreError: Redis does not answer.
+        """
+        left = None if self.store is None else self.store.rolled_back_from()
+        if left is not None and left.manifest.get("model_hash") == self._model_hash():
+            self.published, self.is_rolled_back = left.number, True
+
+    def erase(self, users: Sequence[str]) -> None:
+        """Remove users whom the window has forgotten from all generations and checkpoints.
+
+        One who is back already is a new user, and has a vector again with the next refresh, which is then of
+        everybody.
+
+        Raises:
+            StoreError: Redis did not do it.
+        """
+        if self.store is not None:
+            self.store.erase(users)
+        moment = self.graph.moment()
+        rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
+        if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):
+            self._refreshed = Cut(0, (0,) * len(self.since.next), (0,) * len(self.since.next))
+        if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
+            self._save(moment, keep=1)
+
+    def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
+        """The trainer's state, with who had the rows at ``moment``."""
+        assert self.checkpoints is not None
+        files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
+        number = max([self.trainer.generation - 1, *checkpoint.numbers(self.checkpoints)]) + 1
+        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
+
+    def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
+        manifest: dict[str, str | int | float] = {
+            "made_by": MADE_BY if self._lists is not None else "model",
+            "model_generation": self.trainer.generation,
+            "model_hash": self._model_hash(),
+            "watermark_ms": moment.cut.watermark_ms,
+            "cut": json.dumps(
+                {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
+            ),
+        }
+        if evaluation is not None and evaluation.event_count:
+            manifest["metrics"] = json.dumps(evaluation.metrics)
+            manifest["evaluated_events"] = evaluation.event_count
+        return manifest
+
+    def _model_hash(self) -> str:
+        digest = hashlib.sha256()
+        for _, weight in sorted(self.trainer.network.state_dict().items()):
+            digest.update(weight.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _publish_trending(self, moment: Moment) -> None:
+        """Recent popularity by relation, the answer for users nobody knows."""
+        if self.store is None:
+            return
+        events = self.graph.window.events(moment.cut)
+        if not len(events):  # nothing is served anew, so what Redis has stays
+            return
+        for r, relation in enumerate(self.graph.window.relations):
+            mine = events.relation == r
+            age_ms = events.time_ms[-1:] - events.time_ms[mine]
+            score = np.bincount(events.item[mine], np.exp2(-age_ms * TRENDING_SHARE / relation.span_ms))
+            order = np.argsort(-score, kind="stable")[:TRENDING_MAX]
+            best = order[score[order] > 0].astype(np.uint32)
+            names = self.graph.names(ITEM, best, moment)
+            scores = {
+                name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
+            }
+            if scores or relation.name in self._trending:  # without any, the list goes
+                self.store.trending(relation.name, scores)
+                self._trending.add(relation.name)
+        for name in self.gone:  # or strangers would be told of it until its list runs out
+            self.store.trending(name, {})
+        self.gone = ()
+
+    def _named(self, evaluation: Evaluation, moment: Moment) -> PredictionRows | None:
+        found = evaluation.predictions
+        if found is None:
+            return None
+        relations = [relation.name for relation in self.graph.window.relations]
+        return PredictionRows(
+            ts_ms=found.time_ms.tolist(),
+            user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
+            item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
+            behavior=[relations[r] for r in found.relation.tolist()],
+            generation=evaluation.generation,
+            top_items=[
+                [self._item_name(row) for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()
+            ],
+        )
+
+    def _item_name(self, row: int) -> str:
+        """What a candidate was called; empty for one that came while ``since`` was taken."""
+        return (self._item_names[row] if row < len(self._item_names) else None) or ""
+
+
+def use_threads() -> None:
+    """Let torch have half of the cores, the rest is ingestion's.
+
+    A step is many small products: on two cores, two threads took 8.5 s for a fit where one took 5.4 s.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+
+def device_of(wanted: str) -> str:
+    """What ``model.device`` comes out as on this machine.
+
+    Raises:
+        ConfigError: It is a CUDA device that is not here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
+    if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= count:
+        raise ConfigError(
+            f"model.device = {wanted}, but PyTorch {torch.__version__} sees {count} CUDA devices here; "
+            'set it to "auto" or "cpu", or give this process the device'
+        )
+    return wanted

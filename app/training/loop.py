@@ -1,0 +1,276 @@
+"""The GPU worker's own process: wait until a fit is due, run a cycle, refresh in between.
+
+graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh ──► Redis
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.writable import settle
+from driftgraph.app.training import trainer_state
+from driftgraph.app.training.cycle import Worker, device_of, use_threads
+from driftgraph.app.training.erase_pending import erasing, erasures_folder
+from driftgraph.app.training.generation_report import describe
+from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
+from driftgraph.model.trainer import Trainer
+from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.erasures import REDIS, PendingErasures
+from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
+from driftgraph.snapshots.generations.lease import LeaseOwner, raise_epoch
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.outage_log import OutageLog
+from driftgraph.stream.time.clock import SystemClock
+from driftgraph.stream.window.heterograph import HeterographView, Moment
+from driftgraph.stream.window.writer import StaleCut
+
+LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
+FIRST_AGAIN_MS = 900_000  # event time from a first fit that the gate refused to the next one
+STALE_FROM = 3  # times in a row are no accident
+RING_TOO_SMALL = (
+    "events leave their ring while the worker reads them, so that nothing is trained or published; "
+    "raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
+)
+ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
+LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
+REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
+
+REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without what it had
+
+Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
+    """Train and publish until the updater closes its end of the pipe or is gone.
+
+    SIGTERM ends this process at once: a publish survives that, a fit is lost.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
+    use_threads()
+    settle(settings.data_dir, is_child=True)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
+    )
+
+    threading.Thread(target=_end_with, args=(updater, os.getppid()), daemon=True).start()
+
+    def wait(seconds: float) -> bool:
+        return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
+
+    try:
+        store = _store(settings, owner, wait)
+        if store is not None:
+            worker = _worker(settings, window_dir, store)
+            with erasing(settings, store.epoch):
+                _Loop(settings, worker).run(wait)
+    except Exception as error:
+        words = _last_words(error, settings.data_dir)
+        with suppress(OSError):  # the updater is gone
+            updater.send_bytes(words.encode()[:LAST_WORDS_BYTES_MAX])
+        raise SystemExit(1) from None
+
+
+def _last_words(error: Exception, data_dir: Path) -> str:
+    """One sentence about what ends the worker; of a fault of ours, with where its traceback is."""
+    if isinstance(error, DriftgraphError):
+        return " ".join(str(error).split())
+    said = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    path = data_dir / "errors" / "worker.txt"  # one: it may be the same again and again
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        log.exception("the worker ends")
+        return said
+    return f"{said[: LAST_WORDS_BYTES_MAX // 2]}; please report it with the traceback in {path}"
+
+
+def _end_with(updater: Connection, updater_pid: int) -> None:
+    """End at once, also in the middle of a fit, when the updater was killed: the next one starts its own."""
+    updater.poll(None)
+    while os.getppid() == updater_pid:  # it has only asked us to end, and kills us if we do not
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
+
+
+class _Loop:
+    """When to do what.
+
+    Always true: a fit is due when event time has passed a multiple of ``fit.every`` since the last one, or
+    ``fit.events`` events have come, and until there is a first generation after ``FIRST_AGAIN_MS``; a
+    generation that Redis did not take is tried again until it does.
+    """
+
+    def __init__(self, settings: Settings, worker: Worker) -> None:
+        self.settings = settings
+        self.worker = worker
+        self._pauses = _pauses()
+        self._outage = OutageLog(log.warning)
+        self._pending = PendingErasures(erasures_folder(settings))
+        self._rounds = 0
+        self._ring = OutageLog(log.warning)
+        self._stale = 0  # moments in a row that the window had left before the work was done
+
+    def run(self, wait: Wait) -> None:
+        """Look around every ``LOOK_EVERY_S``."""
+        while not wait(LOOK_EVERY_S):
+            try:
+                self._erase()
+                self._step(self.worker.graph.moment())
+            except StaleCut:  # the ring moved on while we worked; the next moment is a newer one
+                self._stale += 1
+                if self._stale >= STALE_FROM:
+                    self.worker.status.trouble(RING_TOO_SMALL)
+                    self._ring.missing(RING_TOO_SMALL)
+            except StaleWorkerError:
+                raise
+            except StoreError as error:
+                pause_s = next(self._pauses)
+                if isinstance(error, RedisUnavailableError):
+                    pause_s = min(pause_s, REDIS_BACK_WITHIN_S)
+                self._outage.missing(f"{error}; it is tried again and again")
+                if wait(pause_s):
+                    return
+            else:
+                self._pauses = _pauses()
+                self._outage.over("Redis takes what it should again")
+                self._stale = 0
+                self._ring.over("the worker keeps up with the window again")
+                self.worker.status.trouble(None)
+
+    def _erase(self) -> None:
+        """Users who asked go from Redis and the checkpoints, and only then the file that names them.
+
+        The window forgot them before the file was there, and nothing is published meanwhile: what was
+        published with older names is removed here, and no later moment has them.
+        """
+        for path, users in self._pending.waiting(REDIS):
+            self.worker.erase(users)
+            path.unlink(missing_ok=True)  # taken back, if its request could not be noted
+
+    def _step(self, moment: Moment) -> None:
+        worker = self.worker
+        if not worker.published and worker.may_publish(moment):
+            worker.publish(moment)
+        elif self._is_due(moment):
+            report, _ = worker.cycle(moment)
+            served = f", served as generation {report.published}" if report.published else ""
+            log.log(
+                logging.INFO if report.fit.accepted else logging.WARNING,
+                "model %s%s",
+                describe(report),
+                served,
+            )
+            if not worker.trainer.generation and not worker.is_rolled_back:
+                worker.published = 0  # popularity has moved on: the lists are made anew
+        else:
+            self._rounds += 1
+            if self._rounds % ROUNDS_PER_LOOK == 0:
+                worker.look(moment)
+            worker.refresh(moment)
+
+    def _is_due(self, moment: Moment) -> bool:
+        now, then, fit = moment.cut, self.worker.seen, self.settings.fit
+        new = sum(now.next) - sum(then.next)
+        if new == 0 or now.watermark_ms == 0:
+            return False
+        if fit.events is not None and new >= fit.events:
+            return True
+        if not self.worker.trainer.generation and now.watermark_ms - then.watermark_ms >= FIRST_AGAIN_MS:
+            return True
+        return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
+
+
+def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore | None:
+    """Where to publish, as soon as Redis is there; None if asked to stop before.
+
+    Raises:
+        StaleWorkerError: Another updater has taken over from ours.
+    """
+    client = connect(settings.redis.address())
+    namespace = settings.redis.namespace
+    outage = OutageLog(log.warning)
+    for pause_s in _pauses():
+        try:
+            store = GenerationStore(
+                client,
+                namespace=namespace,
+                epoch=raise_epoch(client, namespace, owner),
+                keep=settings.redis.keep,
+                ttl_s=settings.redis.ttl.ms // 1000,
+            )
+            store.clean_up()
+        except StaleWorkerError:
+            raise
+        except StoreError as error:
+            outage.missing(f"{error}; it is tried again and again")
+            if wait(pause_s):
+                return None
+        else:
+            outage.over("Redis is there")
+            return store
+    raise AssertionError("pauses never end")
+
+
+def _pauses() -> Iterator[int]:
+    yield from REDIS_PAUSES_S
+    while True:
+        yield REDIS_PAUSES_S[-1]
+
+
+def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
+    """The worker as its last checkpoint left it that the window has come to.
+
+    After a crash of the whole machine the window may be behind the newest one, which then is of a future that
+    will be another: the one before is used. A window that was filled anew has come to none: the newest one is
+    used, and all that is in the window counts as trained on.
+
+    Raises:
+        OtherModelError: The checkpoint does not fit the configuration.
+    """
+    graph = HeterographView.attach(window_dir)
+    relations = graph.window.relations
+    trainer = Trainer(
+        [r.name for r in relations],
+        [r.span_ms for r in relations],
+        settings.trainer_options(device=device_of(settings.model.device)),
+    )
+    root = trainer_folder(settings.data_dir)
+    clock = SystemClock()
+    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, progress_of_worker(clock))
+    worker = Worker(graph, trainer, store, checkpoints=root, status=status)
+    view = graph.window
+    found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
+    if found is None:
+        found, damaged = checkpoint.latest(root)
+    for damage in damaged:
+        log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
+    if found is not None:
+        saved = SavedModel.of(found)
+        if (refusal := saved.refusal(settings)) is not None:
+            raise OtherModelError(refusal)
+        moment = graph.moment()
+        try:
+            trainer_state.restore(trainer, found, graph, moment)
+        except ValueError as error:
+            raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
+        worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
+        worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
+        changes = saved.changes(settings)
+        log.info("generation %d goes on%s", trainer.generation, f": {changes}" if changes else "")
+    worker.go_on()
+    return worker

@@ -1,0 +1,187 @@
+"""What the worker is at, for whoever waits: on the terminal or in the log, and in a file for ``status``.
+
+Worker, its loop ──► [WorkerStatus] ──► Progress (a bar, or lines of the log)
+                                   └──► data_dir/status/worker.json ──► driftgraph status
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from driftgraph.app.console.progress import NoProgress, Progress, RichProgress
+from driftgraph.app.console.status_files import write_json
+from driftgraph.model.fit_report import FitReport
+from driftgraph.stream.time.clock import Clock
+
+WRITE_EVERY_MS = 1_000
+SAY_EVERY_MS = 10_000  # in a log; a terminal has a bar
+
+log = logging.getLogger(__name__)
+
+
+class WorkerStatus(NoProgress):
+    """A ``Progress`` that also keeps the status file.
+
+    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), and
+    how the last fit ended (``fit``), with the reason of every attempt that was refused.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
+        """``path`` None: there is no file, as in a replay."""
+        self._path = path
+        self._clock = clock
+        self._shown = shown
+        self._stage = ""  # empty between two
+        self._total: int | None = None
+        self._done = 0
+        self._begun_ms = self._written_ms = 0
+        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None}
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a stage."""
+        self._stage, self._total, self._done = label, total, 0
+        self._begun_ms = self._clock.now_ms()
+        self._write()
+        self._shown.start(label, total)
+
+    def advance(self, n: int) -> None:
+        """Count, and write the file when it is old enough."""
+        self._done += n
+        self._shown.advance(n)
+        if self._clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
+            self._write()
+
+    def note(self, text: str) -> None:
+        """Say one thing."""
+        self._shown.note(text)
+
+    def close(self) -> None:
+        """Nothing is being done."""
+        self._stage = ""
+        self._write()
+        self._shown.close()
+
+    def fitted(self, report: FitReport) -> None:
+        """Remember how a fit ended."""
+        self._facts["fit"] = {
+            "time_ms": self._clock.now_ms(),
+            "accepted": report.accepted,
+            "code": report.code,
+            "reason": report.reason,
+            "refused": list(report.refused),
+        }
+        self._write()
+
+    def trouble(self, why: str | None) -> None:
+        """Remember what keeps the worker from its work, None if nothing does; written if it has changed."""
+        if self._facts["trouble"] != why:
+            self._facts["trouble"] = why
+            self._write()
+
+    def serves(self, number: int, made_by: str) -> None:
+        """Remember what was published, by its number in Redis (0: nothing)."""
+        self._facts["serves"] = {"generation": number, "made_by": made_by} if number else None
+        self._write()
+
+    def _write(self) -> None:
+        now_ms = self._written_ms = self._clock.now_ms()
+        if self._path is None:
+            return
+        left_s = None
+        if self._total and self._done:
+            left_s = round((now_ms - self._begun_ms) / 1000 * max(0, self._total - self._done) / self._done)
+        value = {
+            "pid": os.getpid(),
+            "state": "running",
+            "time_ms": now_ms,
+            "stage": self._stage or None,
+            "done": self._done,
+            "total": self._total,
+            "left_s": left_s,
+            **self._facts,
+        }
+        try:
+            write_json(self._path, value)
+        except OSError as error:  # the disk is full: the work goes on
+            log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+
+
+class LoggedProgress(NoProgress):
+    """A line of the log when a stage begins, and at most one each ``SAY_EVERY_MS`` after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._label = ""
+        self._total: int | None = None
+        self._done = 0
+        self._begun_ms = self._said_ms = 0
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a stage and say so."""
+        self._label, self._total, self._done = label, total, 0
+        self._begun_ms = self._said_ms = self._clock.now_ms()
+        log.info("%s", label)
+
+    def advance(self, n: int) -> None:
+        """Count, and say so when the last line is old enough."""
+        self._done += n
+        now_ms = self._clock.now_ms()
+        if now_ms - self._said_ms >= SAY_EVERY_MS and self._total:
+            self._said_ms = now_ms
+            left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
+            log.info("%s: %s", self._label, how_far(self._done, self._total, round(left_s)))
+
+    def note(self, text: str) -> None:
+        """Say one thing."""
+        log.info("%s", text)
+
+
+def how_far(done: int, total: int | None, left_s: int | None) -> str:
+    """``120 of 340, about 40 s left``."""
+    counted = f"{done:,} of {total:,}" if total else ""
+    left = f"about {left_s} s left" if left_s else ""
+    return ", ".join(part for part in (counted, left) if part)
+
+
+def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """For people: what the worker is at, and how the last fit ended."""
+    if told is None or told["state"] != "running":
+        return []
+    at = told["stage"] or "waits until a fit is due"
+    far = how_far(told["done"], told["total"], told["left_s"]) if told["stage"] else ""
+    pairs: list[tuple[str, object]] = [("worker", f"{at}: {far}" if far else at)]
+    if fit := told["fit"]:
+        tries = f" ({len(fit['refused'])} attempts)" if len(fit["refused"]) > 1 else ""
+        pairs.append(
+            ("last fit", "accepted" if fit["accepted"] else f"no new generation{tries}: {fit['reason']}")
+        )
+    if trouble := told["trouble"]:
+        pairs.append(("trouble", trouble))
+    if serves := told["serves"]:
+        pairs.append(("serves", f"generation {serves['generation']}, made by {serves['made_by']}"))
+    return pairs
+
+
+def progress_of_worker(clock: Clock) -> Progress:
+    """A bar where stderr is a terminal, lines of the log where it is not."""
+    console = Console(stderr=True)
+    return RichProgress(console) if console.is_terminal else LoggedProgress(clock)
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is now: while a bar is drawn, that prints above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where lines go."""
+        return sys.stderr

@@ -1,0 +1,168 @@
+"""The item table: one trained row for each item row of the window, with its own optimizer state.
+
+A row moves only in a step that reads it (lazy Adam), the table grows without losing moments, and a row that
+the window has given to a new owner starts afresh.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from driftgraph.model.popularity import F32
+from driftgraph.stream.events import U32
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual
+INITIAL_STD = 0.05  # of an id row: small beside a trained one, so that a new item is what its users say
+
+
+class ItemTable:
+    """Rows [capacity, dim] with first and second moment and a step count for each row.
+
+    Always true: a row never touched holds ``initial_rows`` of its number and version, whenever it was made;
+    ``rows`` rows are in use and what lies behind them is never read.
+
+    Source of the update: Kingma and Ba, "Adam", ICLR 2015, algorithm 1, the step count being that of the
+    row: a row read for the first time gets the first step's bias correction.
+    """
+
+    def __init__(self, dim: int, seed: int, device: torch.device) -> None:
+        self.dim, self.seed, self.device = dim, seed, device
+        self.rows = 0
+        self.version = np.zeros(0, np.uint32)
+        self.weight = torch.zeros(0, dim, device=device)
+        self.moment1 = torch.zeros(0, dim, device=device)
+        self.moment2 = torch.zeros(0, dim, device=device)
+        self.steps = torch.zeros(0, dtype=torch.int64, device=device)
+        self._before: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        self._touched: Tensor | None = None
+
+    def adopt(self, version: U32) -> None:
+        """Follow the window: add rows it has added, start afresh those with another owner. O(rows)."""
+        known = min(self.rows, len(version))
+        renewed = np.flatnonzero(version[:known] != self.version[:known])
+        self._make_room(len(version))
+        fresh = np.concatenate([renewed, np.arange(known, len(version))])
+        if len(fresh):
+            index = torch.from_numpy(fresh).to(self.device)
+            made = initial_rows(fresh, version[fresh], self.dim, self.seed)
+            self.weight[index] = torch.from_numpy(made).to(self.device)
+            self.moment1[index] = 0
+            self.moment2[index] = 0
+            self.steps[index] = 0
+        self.rows = len(version)
+        self.version = version.copy()
+
+    def step(self, rows_n: Tensor, gradient_nD: Tensor, learning_rate: float) -> None:
+        """One Adam step of distinct rows; no other row changes by a bit. No rows is no step."""
+        if len(rows_n) == 0:
+            return
+        self._keep(rows_n)
+        count_n1 = (self.steps[rows_n] + 1).unsqueeze(1).double()
+        first_nD = self.moment1.index_select(0, rows_n).lerp_(gradient_nD, 1 - BETA1)
+        second_nD = self.moment2.index_select(0, rows_n).mul_(BETA2)
+        second_nD.addcmul_(gradient_nD, gradient_nD, value=1 - BETA2)
+        size_nD = (second_nD / (1 - BETA2**count_n1).float()).sqrt_().add_(EPSILON)
+        change_nD = (first_nD / (1 - BETA1**count_n1).float()).div_(size_nD).mul_(-learning_rate)
+        self.weight.index_add_(0, rows_n, change_nD)
+        self.moment1.index_copy_(0, rows_n, first_nD)
+        self.moment2.index_copy_(0, rows_n, second_nD)
+        self.steps[rows_n] += 1
+
+    def begin(self) -> None:
+        """Remember from here on what a row was before its first step, for ``rollback``."""
+        self._before = []
+        self._touched = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
+
+    def commit(self) -> int:
+        """Forget what was remembered; return how many rows moved."""
+        moved = 0 if self._touched is None else int(self._touched.sum())
+        self._before, self._touched = [], None
+        return moved
+
+    def rollback(self) -> None:
+        """Give every row that moved since ``begin`` its weights and moments back, bit for bit."""
+        for rows_n, weight_nD, first_nD, second_nD, steps_n in self._before:
+            self.weight[rows_n] = weight_nD
+            self.moment1[rows_n] = first_nD
+            self.moment2[rows_n] = second_nD
+            self.steps[rows_n] = steps_n
+        self._before, self._touched = [], None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the rows in use; the version as int64, which safetensors knows everywhere."""
+        n = self.rows
+        return {
+            "weight": self.weight[:n].cpu().clone(),
+            "moment1": self.moment1[:n].cpu().clone(),
+            "moment2": self.moment2[:n].cpu().clone(),
+            "steps": self.steps[:n].cpu().clone(),
+            "version": torch.from_numpy(self.version.astype(np.int64)),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace everything by a saved state.
+
+        Raises:
+            ValueError: The state has rows of another size.
+        """
+        count, dim = state["weight"].shape
+        if dim != self.dim:
+            raise ValueError(
+                f"the saved item table has rows of {dim}, the options say dim {self.dim}; "
+                "set dim to the saved value or start with an empty model"
+            )
+        self.rows = 0
+        self._make_room(count)
+        self.weight[:count] = state["weight"].to(self.device)
+        self.moment1[:count] = state["moment1"].to(self.device)
+        self.moment2[:count] = state["moment2"].to(self.device)
+        self.steps[:count] = state["steps"].to(self.device)
+        self.rows = count
+        self.version = state["version"].numpy().astype(np.uint32)
+        self._before, self._touched = [], None
+
+    def _keep(self, rows_n: Tensor) -> None:
+        if self._touched is None:
+            return
+        new_n = rows_n[~self._touched[rows_n]]
+        self._touched[new_n] = True
+        saved = (self.weight[new_n], self.moment1[new_n], self.moment2[new_n], self.steps[new_n])
+        self._before.append((new_n, *saved))
+
+    def _make_room(self, rows: int) -> None:
+        capacity = len(self.weight)
+        if rows <= capacity:
+            return
+        more = max(rows, 2 * capacity) - capacity
+        self.weight = torch.cat([self.weight, self.weight.new_zeros(more, self.dim)])
+        self.moment1 = torch.cat([self.moment1, self.moment1.new_zeros(more, self.dim)])
+        self.moment2 = torch.cat([self.moment2, self.moment2.new_zeros(more, self.dim)])
+        self.steps = torch.cat([self.steps, self.steps.new_zeros(more)])
+
+
+def initial_rows(rows: npt.NDArray[np.integer], version: U32, dim: int, seed: int) -> F32:
+    """What a row of this number and version starts with: float32 [n, dim], the last channel 0.
+
+    A function of (seed, row, version, channel) alone, so that it does not matter when or beside whom a row
+    was made: SplitMix64 (Steele et al., OOPSLA 2014) to uniform numbers with the wanted deviation.
+    """
+    with np.errstate(over="ignore"):
+        key = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + version.astype(np.uint64)
+        key = _mix(key + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03))
+        mixed = _mix(key[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    uniform = (mixed >> np.uint64(40)).astype(np.float64) / (1 << 24) - 0.5
+    made: F32 = (uniform * (INITIAL_STD * math.sqrt(12))).astype(np.float32)
+    made[:, -1] = 0  # the item's own bias
+    return made
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed

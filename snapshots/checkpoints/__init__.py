@@ -1,0 +1,1 @@
+"""Checkpoints on disk: of the window, and of the trainer."""

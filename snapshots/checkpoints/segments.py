@@ -1,0 +1,78 @@
+"""Segments: a stretch of one relation's events, by name and in order of arrival, as an Arrow IPC file.
+
+    Heterograph.arrivals ──► [encode] ──► bytes of a checkpoint's file ──► [decode] ──► Heterograph.restore
+
+One record batch of three columns: ``user`` and ``item`` (dictionaries of strings; null where only the event's
+place in the order is left) and ``time_ms`` (int64). Any Arrow reader opens it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from driftgraph.stream.events import U8, U32, Strings
+from driftgraph.stream.window.heterograph import NamedEvents
+
+OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+SCHEMA = pa.schema(
+    [
+        ("user", pa.dictionary(pa.int32(), pa.string())),
+        ("item", pa.dictionary(pa.int32(), pa.string())),
+        ("time_ms", pa.int64()),
+    ]
+)
+
+
+def encode(events: NamedEvents) -> bytes:
+    """The file."""
+    columns = [
+        _column(events.users, events.user, events.lost),
+        _column(events.items, events.item, events.lost),
+        pa.array(events.time_ms),
+    ]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA, options=OPTIONS) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes) -> NamedEvents:
+    """The events.
+
+    Raises:
+        ValueError: The bytes are no such file.
+    """
+    with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        if reader.schema != SCHEMA:
+            raise ValueError(f"a segment has the columns {SCHEMA.names}, this one has {reader.schema}")
+        batch = reader.get_batch(0)
+    user, item, time_ms = batch.columns
+    return NamedEvents(
+        _strings(user.dictionary),
+        _strings(item.dictionary),
+        _places(user),
+        _places(item),
+        time_ms.to_numpy(),
+        user.is_null().to_numpy(zero_copy_only=False),
+    )
+
+
+def _column(names: Strings, place: U32, lost: NDArray[np.bool_]) -> pa.DictionaryArray:
+    offsets = pa.py_buffer((names.offsets - names.offsets[0]).astype(np.int32))
+    data = pa.py_buffer(names.data[names.offsets[0] : names.offsets[-1]])
+    dictionary = pa.StringArray.from_buffers(len(names), offsets, data)
+    return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32), mask=lost), dictionary)
+
+
+def _strings(column: pa.StringArray) -> Strings:
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4).astype(np.int64)
+    bytes_: U8 = np.frombuffer(data or b"", np.uint8)
+    return Strings(ends, bytes_)
+
+
+def _places(column: pa.DictionaryArray) -> U32:
+    places: U32 = column.indices.fill_null(0).to_numpy().astype(np.uint32)
+    return places

@@ -1,0 +1,325 @@
+"""Checkpoints of the updater: window, remembered event ids, clock and position, all of one cut.
+
+    Updater ──► Snapshot ──► [WindowCheckpoints.write] ──► root/{number}/ ──► [restore] ──► the next start
+
+Files of a checkpoint, beside its manifest:
+  * ``state.json``: position, watermark, where each relation's sequence numbers begin and end;
+  * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
+  * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
+
+A full stretch and a set of ids that has ended do not change, so the next checkpoint links them, and a
+checkpoint costs what is new. Ids that a checkpoint has are let go of in memory. Writing goes on beside
+ingestion: it reads the window as any reader does and takes no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from driftgraph.snapshots.checkpoints import checkpoint, segments
+from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
+from driftgraph.stream.events import U32
+from driftgraph.stream.ingest.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
+from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
+from driftgraph.stream.time.watermark import WatermarkState
+from driftgraph.stream.window.adjacency import NIL
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
+from driftgraph.stream.window.shared_files import ANEW, Life
+
+SEGMENT_EVENTS = 1 << 17  # of one relation in a file: 1 to 2 MB, and what is written again each time at most
+STATE = "state.json"
+LIVES_MAX = 1_000  # of a window, 100 bytes each; a trainer checkpoint from before them has no place in it
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the updater holds at one cut; taken between two batches, in no time."""
+
+    moment: Moment
+    position: Mapping[str, int]
+    watermark: WatermarkState
+    ids: tuple[IdSet, ...]  # oldest first
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
+
+
+class _Ring(msgspec.Struct, frozen=True):
+    name: str
+    first: int
+    next: int
+    span_ms: int = 0  # older states do not say it
+
+
+class _Ids(msgspec.Struct, frozen=True):
+    number: int
+    started_ms: int
+    count: int
+    newest_ms: int = 0
+
+
+class State(msgspec.Struct, frozen=True):
+    """``state.json``."""
+
+    stream: str  # what is read: a checkpoint of another stream is of no use
+    history: tuple[Life, ...]
+    position: dict[str, int]
+    watermark_ms: int
+    high_ms: dict[int, int]
+    relations: tuple[_Ring, ...]
+    ids: tuple[_Ids, ...]
+    topic_ids: dict[str, str] = {}  # none in a checkpoint from before there were any
+    seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
+    wall_ms: int = 0
+    away_since_ms: int | None = None
+
+    @property
+    def watermark(self) -> WatermarkState:
+        """For a ``Watermark`` that goes on."""
+        return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
+
+    def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
+        """Whose sequence numbers a window of these relations has that goes on from here, matched by name."""
+        then = {ring.name: r for r, ring in enumerate(self.relations)}
+        ended = Life(self.history[-1].id, tuple(ring.next for ring in self.relations))
+        return tuple(
+            Life(one.id, tuple(one.until[then[name]] if name in then else ANEW for name in relations))
+            for one in (*self.history[-LIVES_MAX:-1], ended)
+            if one.until is not None
+        )
+
+
+class WindowCheckpoints:
+    """Writes one checkpoint after the other.
+
+    ``before`` is the one that the graph was restored from; with ``events_anew`` none of its events is linked.
+
+    Always true: what is on disk verifies and is of one cut; the files of an erased user's events are written
+    anew by the next checkpoint.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        graph: HeterographView,
+        stream: str,
+        before: Checkpoint | None = None,
+        *,
+        events_anew: bool = False,
+    ) -> None:
+        self._root = root
+        self._graph = graph
+        self._stream = stream
+        self._before = before
+        self._complete = _complete(before, [r.name for r in graph.window.relations], events_anew=events_anew)
+        self._ids_are_lost = False
+        self._lost: dict[str, int] = {}  # erased events of each file that was written here
+        self._erasures = graph.window.erasure_count
+        self._number = 1 + max(checkpoint.numbers(root), default=0)
+
+    def write(self, snapshot: Snapshot) -> Checkpoint:
+        """Make one checkpoint; the docstring of ``checkpoint.write`` has the order.
+
+        Raises:
+            StaleCut: Events of the snapshot were overwritten meanwhile; take a newer one.
+            CheckpointError: The disk refuses.
+        """
+        erasures = self._graph.window.erasure_count
+        if self._before is not None and not self._before.folder.is_dir():  # somebody has removed it
+            self._before, self._complete = None, set()
+        stretches = [*self._stretches(snapshot.moment)]
+        sets = self._available(snapshot.ids)
+        blocks = [
+            (f"ids-{one.number}-{k}", one, k) for one in sets for k in range(-(-one.count // BLOCK_IDS))
+        ]
+        final = {name for name, one, k in blocks if one.ended or (k + 1) * BLOCK_IDS <= one.count}
+        full = {s.name for s in stretches if s.is_full} | final
+        unchanged = full & self._complete
+        if erasures != self._erasures:
+            unchanged -= {s.name for s in stretches if self._is_changed(s)}
+
+        def files() -> Iterator[tuple[str, bytes]]:
+            for stretch in stretches:
+                if stretch.name not in unchanged:
+                    yield stretch.name, self._encoded(stretch, snapshot.moment)
+            for name, one, k in blocks:
+                if name not in unchanged and (pairs := one.pairs(k)) is not None:
+                    yield name, pairs.tobytes()
+            yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, sets)))
+
+        facts = {"watermark_ms": snapshot.moment.cut.watermark_ms}
+        written = checkpoint.write(
+            self._root, self._number, files(), facts, before=self._before, unchanged=unchanged
+        )
+        self._before, self._complete, self._erasures = written, full, erasures
+        for name, one, k in blocks:
+            if name in final:
+                one.blocks[k].pairs = None
+        self._number += 1
+        return written
+
+    def _available(self, sets: tuple[IdSet, ...]) -> list[IdSet]:
+        """The newest sets of which all ids are in memory or in the checkpoint before."""
+        found: list[IdSet] = []
+        for one in reversed(sets):
+            if any(
+                block.pairs is None and not self._has(one.number, k) for k, block in enumerate(one.blocks)
+            ):
+                if not self._ids_are_lost:
+                    log.error(
+                        "the files of the last checkpoint were removed: a start from the next ones does not "
+                        "know the event ids of before, and a redelivery of those would count twice then"
+                    )
+                self._ids_are_lost = True
+                break
+            found.insert(0, one)
+        return found
+
+    def _has(self, number: int, block: int) -> bool:
+        return f"ids-{number}-{block}" in self._complete
+
+    def _state(self, snapshot: Snapshot, sets: list[IdSet]) -> State:
+        cut, view = snapshot.moment.cut, self._graph.window
+        return State(
+            stream=self._stream,
+            history=view.history,
+            position=dict(snapshot.position),
+            watermark_ms=snapshot.watermark.value_ms,
+            high_ms=dict(snapshot.watermark.high_ms),
+            relations=tuple(
+                _Ring(relation.name, first, next_, relation.span_ms)
+                for relation, first, next_ in zip(view.relations, cut.first, cut.next, strict=True)
+            ),
+            ids=tuple(_Ids(one.number, one.started_ms, one.count, one.newest_ms) for one in sets),
+            topic_ids=dict(snapshot.topic_ids),
+            seen_ms=dict(snapshot.watermark.seen_ms),
+            wall_ms=snapshot.watermark.wall_ms,
+            away_since_ms=snapshot.watermark.away_since_ms,
+        )
+
+    def _stretches(self, moment: Moment) -> Iterator[_Stretch]:
+        for r, (first, next_) in enumerate(zip(moment.cut.first, moment.cut.next, strict=True)):
+            for k in range(first // SEGMENT_EVENTS, -(-next_ // SEGMENT_EVENTS) if next_ > first else 0):
+                start, stop = k * SEGMENT_EVENTS, min((k + 1) * SEGMENT_EVENTS, next_)
+                yield _Stretch(f"{r}-{k}.arrow", r, start, max(start, first), stop)
+
+    def _is_changed(self, stretch: _Stretch) -> bool:
+        """Whether events of it were erased since its file was written; of the oldest nobody knows it."""
+        if stretch.begin > stretch.start:
+            return True
+        user, _, _ = self._graph.window.arrivals(stretch.relation, stretch.begin, stretch.stop)
+        return _lost_count(user) != self._lost.get(stretch.name)
+
+    def _encoded(self, stretch: _Stretch, moment: Moment) -> bytes:
+        user, _, _ = self._graph.window.arrivals(stretch.relation, stretch.begin, stretch.stop)
+        self._lost[stretch.name] = _lost_count(user)  # before the events: an erasure in between is seen later
+        events = self._graph.arrivals(stretch.relation, stretch.begin, stretch.stop, moment)
+        return segments.encode(events.behind(stretch.begin - stretch.start))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The part of a relation's sequence numbers that is in one file."""
+
+    name: str
+    relation: int
+    start: int
+    begin: int  # the first that the window still holds: ``start`` but for the oldest
+    stop: int
+
+    @property
+    def is_full(self) -> bool:
+        return self.stop - self.start == SEGMENT_EVENTS
+
+
+def latest(root: Path, stream: str) -> tuple[Checkpoint | None, State | None, list[Damage]]:
+    """The newest checkpoint of this stream that verifies, what it says, and what is damaged.
+
+    Of another topic or shard there may be one; it is passed over.
+    """
+    found, damaged = checkpoint.latest(root, lambda one: _state_of(one).stream == stream)
+    return found, None if found is None else _state_of(found), damaged
+
+
+def restore(
+    found: Checkpoint, state: State, graph: Heterograph, dedupe: Deduplicator, erased: ErasedUsers
+) -> int:
+    """Fill a new graph and a new deduplicator with what they held at the checkpoint's cut.
+
+    A relation that the configuration no longer has is left out; of one whose ring is smaller now the newest
+    events come back. Of who was erased since, only what is newer.
+
+    Returns:
+        How many events were left out for erased users.
+
+    Raises:
+        IdTableFullError: More users or items than the configuration allows.
+    """
+    ring_of = {ring.name: (index, ring) for index, ring in enumerate(state.relations)}
+    relations = graph.window.relations
+    begins = [
+        max(ring_of[r.name][1].first, ring_of[r.name][1].next - r.capacity) if r.name in ring_of else 0
+        for r in relations
+    ]
+    graph.window.begin(begins)
+    forgotten = 0
+    for r, relation in enumerate(relations):
+        if relation.name not in ring_of:
+            continue
+        index, ring = ring_of[relation.name]
+        for k in range(begins[r] // SEGMENT_EVENTS, -(-ring.next // SEGMENT_EVENTS)):
+            if begins[r] >= ring.next:
+                continue
+            events = segments.decode(found.read(f"{index}-{k}.arrow"))
+            events = events.since(max(0, begins[r] - k * SEGMENT_EVENTS))
+            reach_ms = np.append(erased.reach_ms(events.users), NEVER_MS)  # the places of lost ones are 0
+            gone = ~events.lost & (events.time_ms <= reach_ms[events.user])
+            forgotten += int(np.count_nonzero(gone))
+            graph.restore(r, events.without(gone))
+    graph.restored(state.watermark_ms)
+    dedupe.restore([_kept_set(found, ids) for ids in state.ids if ids.count or ids is state.ids[-1]])
+    return forgotten
+
+
+def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
+    def read(block: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+        return np.frombuffer(found.read(f"ids-{ids.number}-{block}"), np.uint64).reshape(-1, 2)
+
+    return KeptSet(ids.number, ids.started_ms, ids.newest_ms, ids.count, read)
+
+
+def _complete(before: Checkpoint | None, relations: list[str], *, events_anew: bool) -> set[str]:
+    """The files of a checkpoint that never change.
+
+    Those of events only if its relations, which they are named by, are the same.
+    """
+    if before is None:
+        return set()
+    state = _state_of(before)
+    found = {
+        f"ids-{ids.number}-{k}"
+        for place, ids in enumerate(state.ids)
+        for k in range(-(-ids.count // BLOCK_IDS))
+        if place < len(state.ids) - 1 or (k + 1) * BLOCK_IDS <= ids.count
+    }
+    if not events_anew and [ring.name for ring in state.relations] == relations:
+        found |= {
+            f"{r}-{k}.arrow"
+            for r, ring in enumerate(state.relations)
+            for k in range(ring.first // SEGMENT_EVENTS, ring.next // SEGMENT_EVENTS)
+        }
+    return found & before.files.keys()
+
+
+def _state_of(found: Checkpoint) -> State:
+    return msgspec.json.decode(found.read(STATE), type=State)
+
+
+def _lost_count(user: U32) -> int:
+    return int(np.count_nonzero(user == NIL))

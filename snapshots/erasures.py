@@ -1,0 +1,210 @@
+"""The files of erasure: a list that stays for ever and names nobody, and pending ones that name users.
+
+    DurableErasures ──► [ErasureList] ──► key, list           read again at each start, by live and by replay
+                   └──► [PendingErasures] ──► 000000000017.redis, .letters ──► worker, which removes them
+
+Layout of ``list``, which only grows; each entry is 36 bytes, little-endian:
+  1. 16 bytes: SipHash-2-4 of the user id under ``key``;
+  2. 16 bytes: two times in ms: of the request, and the event time up to which the erasure reaches;
+  3. 4 bytes: CRC-32 of the 32 before.
+
+All is for the owner alone (0600). An entry that a crash cut off is removed with a warning; a wrong one with
+good ones behind it stops the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from driftgraph.stream import disk
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.events import I64
+from driftgraph.stream.ingest.erased_users import KEY_BYTES, U64, ErasedUsers
+
+ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u4")])
+UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
+REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
+
+log = logging.getLogger(__name__)
+
+
+class ErasureError(DriftgraphError):
+    """The erasure list cannot be read, or is damaged."""
+
+
+class ErasureList:
+    """The list of one data_dir."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path, self._key_path = folder / "list", folder / "key"
+
+    def load(self) -> ErasedUsers:
+        """Everybody on it, for the one who writes it: makes the key, mends the end, keeps each user once.
+
+        Raises:
+            ErasureError: The folder cannot be written, or the list is damaged or without its key.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unnamed = self._path.with_name(f"{self._path.name}{UNNAMED}")
+            if unnamed.exists() and not self._path.exists():  # a crash, where a rename takes two steps
+                unnamed.rename(self._path)
+            if not self._key_path.exists() and not self._path.exists():
+                write_private(self._key_path, secrets.token_bytes(KEY_BYTES))
+            users, size, count = self._read()
+            if size != count * ENTRY.itemsize or count != len(users):
+                write_private(self._path, _entries(*users.all()))
+        except OSError as error:
+            raise ErasureError(
+                f"the erasure list in {self._folder} cannot be read or written: {error.strerror or error}; "
+                "nobody may come back, so nothing starts without it"
+            ) from error
+        return users
+
+    def read(self) -> ErasedUsers | None:
+        """Everybody on it, for who only reads; None if there is no list.
+
+        Raises:
+            ErasureError: As ``load``.
+        """
+        try:
+            return self._read()[0] if self._path.exists() else None
+        except OSError as error:
+            raise ErasureError(f"{self._path} cannot be read: {error.strerror or error}") from error
+
+    def append(self, hashes: U64, times_ms: I64) -> None:
+        """Add N entries and bring them to the disk; nothing of them stays if that fails.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size // ENTRY.itemsize * ENTRY.itemsize
+            os.ftruncate(descriptor, size)  # a part of an entry is there if an append failed and its end, too
+            try:
+                left = memoryview(_entries(hashes, times_ms))
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                disk.sync(descriptor)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
+            if size == 0:
+                disk.sync_folder(self._folder)
+        finally:
+            os.close(descriptor)
+
+    def _read(self) -> tuple[ErasedUsers, int, int]:
+        """(users, bytes of the file, good entries)."""
+        try:
+            users = ErasedUsers(self._key_path.read_bytes())
+        except (FileNotFoundError, ValueError) as error:
+            raise ErasureError(
+                f"{self._key_path} is missing or damaged, so nobody knows who is on the list beside it; "
+                "restore both from a backup"
+            ) from error
+        data = self._path.read_bytes() if self._path.exists() else b""
+        entries = np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+        good = np.array([_crc(entry.tobytes()) == entry["crc"] for entry in entries], np.bool_)
+        count = len(entries) if good.all() else int(np.argmin(good))
+        if good[count:].any():
+            raise ErasureError(
+                f"{self._path} is damaged at byte {count * ENTRY.itemsize}, with good entries behind it; "
+                "restore it from a backup"
+            )
+        if count * ENTRY.itemsize != len(data):
+            log.warning("%s: the end, cut off at byte %d, is left out", self._path, count * ENTRY.itemsize)
+        users.add(entries["hash"][:count], np.ascontiguousarray(entries["times_ms"][:count]))
+        return users, len(data), count
+
+
+class PendingErasures:
+    """Users by name that have to be removed from somewhere else yet: one file for each batch and place."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next = 1
+
+    def begin(self) -> None:
+        """As the one who writes: go on behind the files that a process before has left."""
+        for path in self._folder.glob(f"*{UNNAMED}"):
+            path.unlink()
+        names = [path.stem for path in self._folder.iterdir() if path.stem.isdecimal()]
+        self._next = max(map(int, names), default=0) + 1
+        for path in self._folder.glob(f"*{HELD}"):
+            self.release(path)  # the letters that waited in its memory are gone, and read again
+
+    def write(self, users: list[str]) -> Path:
+        """Make the two files of a batch; the one about letters is held back until ``release``.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        name = f"{self._next:012}"
+        data = msgspec.json.encode(list(dict.fromkeys(users)))
+        for kind in (REDIS, HELD):
+            write_private(self._folder / (name + kind), data)
+        self._next += 1
+        return self._folder / (name + HELD)
+
+    def drop(self, held: Path) -> None:
+        """Take a batch back, as far as it is there."""
+        for kind in (REDIS, HELD):
+            with suppress(OSError):
+                held.with_suffix(kind).unlink()
+
+    def release(self, held: Path) -> None:
+        """The letters of before the request are in their place."""
+        with suppress(FileNotFoundError):  # released before
+            disk.replace(held, held.with_suffix(LETTERS))
+
+    def count(self) -> int:
+        """Files that are not worked off."""
+        return sum(path.stem.isdecimal() for path in self._folder.iterdir())
+
+    def waiting(self, kind: str) -> list[tuple[Path, list[str]]]:
+        """What is to be removed from one place, oldest first."""
+        found = sorted(self._folder.glob(f"*{kind}")) if self._folder.is_dir() else []
+        waiting = []
+        for path in found:
+            with suppress(FileNotFoundError):  # done by another meanwhile, or taken back
+                waiting.append((path, msgspec.json.decode(path.read_bytes(), type=list[str])))
+        return waiting
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Put a file there whole, on the disk, for its owner alone."""
+    unfinished = path.with_name(f"{path.name}{UNNAMED}")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            disk.sync(file.fileno())
+        disk.replace(unfinished, path)
+        disk.sync_folder(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _entries(hashes: U64, times_ms: I64) -> bytes:
+    entries = np.zeros(len(hashes), ENTRY)
+    entries["hash"], entries["times_ms"] = hashes, times_ms
+    entries["crc"] = [_crc(entry.tobytes()) for entry in entries]
+    return entries.tobytes()
+
+
+def _crc(entry: bytes) -> int:
+    return zlib.crc32(entry[: ENTRY.fields["crc"][1]] if ENTRY.fields else entry)

@@ -1,0 +1,1 @@
+"""Generations in Redis: keys, atomic scripts, publish, checks, retention, and the lease of who may write."""

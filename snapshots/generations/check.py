@@ -1,0 +1,123 @@
+"""Whether Redis holds what was written: before a switch, and again and again after it.
+
+GenerationStore ──► [verify] ──► switch ──► [Served.standing], every second ──► fine, or published again
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import cast
+
+import numpy as np
+import redis
+
+from driftgraph.snapshots.generations.keys import LIVE, Keys, VerifyError
+from driftgraph.snapshots.generations.vectors import Vectors, chunks
+
+SAMPLE = 256  # vectors of each side read back and compared bit for bit
+LOOKED_AT = 64  # hashes of each side at each look: others each time
+
+
+class Standing(StrEnum):
+    """What became of a generation since it was published."""
+
+    SERVED = "served"
+    ROLLED_BACK = "rolled back"  # an operator went back from it
+    LOST = "lost"  # Redis serves another one, or none, and nobody meant it to; or it has forgotten refreshes
+    DAMAGED = "damaged"  # Redis serves it, with keys missing
+
+
+def verify(
+    client: redis.Redis, keys: Keys, number: int, users: Vectors, items: Vectors, *, indexed: bool
+) -> None:
+    """Compare what Redis holds with what was meant: every key by its presence, a sample bit for bit.
+
+    Raises:
+        VerifyError: They differ.
+    """
+    for kind, entity, vectors in (("user", keys.user, users), ("item", keys.item, items)):
+        listed = client.llen(keys.of(number, f"{kind}-ids"))
+        pipe = client.pipeline(transaction=False)
+        for first, stop in chunks(len(vectors), 1_000):
+            pipe.exists(*(entity(number, i) for i in vectors.ids[first:stop]))
+        there = sum(pipe.execute())
+        if (listed, there) != (len(vectors), len(vectors)):
+            raise VerifyError(
+                f"generation {number} has {there} {kind} keys and lists {listed}, "
+                f"where {len(vectors)} were written; is Redis evicting keys? "
+                "Set its maxmemory-policy to noeviction"
+            )
+        places = np.linspace(0, len(vectors) - 1, min(SAMPLE, len(vectors)))
+        sample = [int(place) for place in places]
+        for n in sample:
+            pipe.hget(entity(number, vectors.ids[n]), "embedding")
+        for n, blob in zip(sample, pipe.execute(), strict=True):
+            if blob != vectors.vectors[n].astype("<f4").tobytes():
+                raise VerifyError(f"{kind} {vectors.ids[n]!r} of generation {number} reads back different")
+    if indexed:
+        count = client.execute_command("VCARD", keys.of(number, "items"))  # type: ignore[no-untyped-call]
+        if count != len(items):
+            raise VerifyError(f"the vector set of generation {number} has {count} of {len(items)} items")
+
+
+@dataclass(slots=True)
+class Served:
+    """What a store published last, to know it again. ``number`` is 0 before the first publish."""
+
+    number: int = 0
+    token: str = ""  # of the attempt that wrote it; a generation of the same number has another
+    mark: int = 0  # of the last refresh that Redis has acknowledged
+    indexed: bool = False
+    trending: set[str] = field(default_factory=set)  # behaviors whose lists were written, and had items
+
+    def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
+        """What became of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.
+
+        A look sees a part of the hashes, and the next one another: a Redis that evicts a hundredth of them is
+        found out by the second.
+        """
+        manifest = keys.of(number, "manifest")
+        pipe = client.pipeline(transaction=True)
+        pipe.hmget(keys.current, ["gen", "left", "epoch"])
+        pipe.hmget(manifest, ["status", "token", "refreshed", "users", "items"])
+        for kind in ("user", "item"):
+            pipe.llen(keys.of(number, f"{kind}-ids"))
+        (gen, left, epoch), told, *lengths = pipe.execute()
+        status, token, mark, *counts = told
+        fence = int(epoch or 0)
+        if int(left or 0) == number:
+            return Standing.ROLLED_BACK, fence
+        is_ours = number != self.number or (token or b"").decode() == self.token
+        if int(gen or 0) != number or status != LIVE.encode() or not is_ours:
+            return Standing.LOST, fence
+        if number == self.number and int(mark or 0) < self.mark:
+            return Standing.LOST, fence
+        if [int(count or 0) for count in counts] != lengths or self._has_holes(client, keys, number, lengths):
+            return Standing.DAMAGED, fence
+        return Standing.SERVED, fence
+
+    def _has_holes(self, client: redis.Redis, keys: Keys, number: int, lengths: Sequence[int]) -> bool:
+        """Look for keys that should be there: the vector set, and hashes from a random place of each list."""
+        kinds = (("user-ids", keys.user), ("item-ids", keys.item))
+        pipe = client.pipeline(transaction=False)
+        for (name, _), length in zip(kinds, lengths, strict=True):
+            first = random.randrange(max(1, length - LOOKED_AT + 1))
+            pipe.lrange(keys.of(number, name), first, first + LOOKED_AT - 1)
+        slices = cast("list[list[bytes]]", pipe.execute())
+        for (name, entity), raw in zip(kinds, slices, strict=True):
+            if _is_missing(client, keys.of(number, name), number, entity, [i.decode() for i in raw]):
+                return True
+        is_indexed = number == self.number and self.indexed and lengths[1] > 0
+        return is_indexed and not client.exists(keys.of(number, "items"))
+
+
+def _is_missing(
+    client: redis.Redis, ids_key: str, number: int, entity: Callable[[int, str], str], ids: Sequence[str]
+) -> bool:
+    """Whether the hash of one of the ids is gone. One that has left the list as well was erased meanwhile."""
+    if not ids or client.exists(*(entity(number, i) for i in ids)) == len(ids):
+        return False
+    return any(not client.exists(entity(number, i)) and client.lpos(ids_key, i) is not None for i in ids)

@@ -1,0 +1,251 @@
+"""What driftgraph keeps in Redis: the names of the keys, the client, and what can go wrong with it.
+
+    GenerationStore (publish.py) ──► these keys ──► EmbeddingReader (reader.py), any other service
+
+Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
+
+    {ns}:emb:{gen}:user:{id}    HASH    embedding (float32 little-endian), gen, event_ms, touched (JSON list);
+                                        before the model's first generation list (JSON, [item, score] pairs)
+    {ns}:emb:{gen}:item:{id}    HASH    embedding, gen, event_ms
+    {ns}:emb:{gen}:items        vector set of the items, where the server has them (Redis 8)
+    {ns}:emb:{gen}:user-ids     LIST    every user of the generation, so that it can be removed without SCAN
+    {ns}:emb:{gen}:item-ids     LIST    every item
+    {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent, and
+                                        what the trainer says about itself
+    {ns}:emb:current            HASH    gen, previous, epoch; left: the newest generation that an operator
+                                        rolled back from, 0 once another is published
+    {ns}:emb:generations        ZSET    every generation that has a key; score = number
+    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
+                                        {"event": "checked"} from doctor, which means nothing
+    {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
+    {ns}:trending               SET     the behaviors that have one
+    {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
+    {ns}:lease-epoch            STRING  the epoch of the last one that did
+
+In a Redis Cluster the scripts need all of these in one slot: put the namespace in braces (``{shop}``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, OutOfMemoryError
+from redis.retry import Retry
+
+from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
+from driftgraph.stream.addresses import fault_of
+from driftgraph.stream.errors import ConfigError, DriftgraphError
+
+CONNECT_TIMEOUT_S = 2.0
+CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
+RETRIES = 2  # so that a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
+RETRY_PAUSE_S_MAX = 0.5
+CALL_FAILS_WITHIN_S = 11.0
+
+TOUCHED_MAX = 200  # ids in a user's ``touched``: what a reader leaves out, newest first
+LIVE = "live"  # manifest status of a generation that can be served
+
+
+class StoreError(DriftgraphError):
+    """Anything that kept Redis from doing what was asked."""
+
+
+class RedisUnavailableError(StoreError):
+    """Redis refused, dropped or did not answer a call within its time."""
+
+
+class RedisFullError(StoreError):
+    """Redis is at ``maxmemory`` and takes no writes."""
+
+
+class RedisLoginError(StoreError):
+    """Redis does not accept the user or the password."""
+
+
+class RedisRightsError(StoreError):
+    """The user may not do what was asked."""
+
+
+class StaleWorkerError(StoreError):
+    """A newer worker has taken over; this one must stop publishing."""
+
+
+class GenerationExistsError(StoreError):
+    """The number is not above those already published."""
+
+
+class NothingToRollBackError(StoreError):
+    """There is no generation before the served one."""
+
+
+class NotCurrentError(StoreError):
+    """A refresh was made by the model of a generation that is not the one served."""
+
+
+class LostError(StoreError):
+    """Redis has lost what was written to it while a generation was published."""
+
+
+class VerifyError(StoreError):
+    """What Redis holds is not what was written; nothing was switched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The key names of one namespace."""
+
+    namespace: str
+
+    def __post_init__(self) -> None:
+        if not self.namespace or any(c.isspace() for c in self.namespace):
+            raise ValueError(f"namespace must be text without spaces, got {self.namespace!r}")
+
+    @property
+    def current(self) -> str:
+        """Which generation is served."""
+        return f"{self.namespace}:emb:current"
+
+    @property
+    def generations(self) -> str:
+        """Which generations have keys."""
+        return f"{self.namespace}:emb:generations"
+
+    @property
+    def events(self) -> str:
+        """The channel that tells of a switch."""
+        return f"{self.namespace}:emb:events"
+
+    @property
+    def trending_behaviors(self) -> str:
+        """Which behaviors have a list of trending items."""
+        return f"{self.namespace}:trending"
+
+    @property
+    def lease(self) -> str:
+        """Which updater works."""
+        return f"{self.namespace}:lease"
+
+    @property
+    def lease_epoch(self) -> str:
+        """The epoch of the last updater that worked."""
+        return f"{self.namespace}:lease-epoch"
+
+    def trending(self, behavior: str) -> str:
+        """Rising items of one behavior."""
+        return f"{self.namespace}:trending:{behavior}"
+
+    def of(self, number: int, kind: str) -> str:
+        """A key of one generation: ``manifest``, ``items``, ``user-ids``, ``item-ids``."""
+        return f"{self.namespace}:emb:{number}:{kind}"
+
+    def user(self, number: int, user_id: str) -> str:
+        """The hash of one user in one generation."""
+        return f"{self.namespace}:emb:{number}:user:{user_id}"
+
+    def item(self, number: int, item_id: str) -> str:
+        """The hash of one item in one generation."""
+        return f"{self.namespace}:emb:{number}:item:{item_id}"
+
+
+def connect(
+    url: str,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    retries: int = RETRIES,
+) -> redis.Redis:
+    """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
+
+    Nothing is sent yet; the first command finds out whether Redis is there.
+
+    Raises:
+        ConfigError: The url is none that redis-py can use. It is not repeated: it may hold a password.
+    """
+    if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
+        raise ConfigError(f"redis.url {fault}")
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=connect_timeout_s,
+            socket_timeout=call_timeout_s,
+            retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            decode_responses=False,
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+    except (ValueError, TypeError, redis.RedisError):
+        raise ConfigError(
+            f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
+            "remove it, or correct its name and value"
+        ) from None
+    return client
+
+
+def require_binary(client: redis.Redis) -> None:
+    """Refuse a client that decodes answers to text: an embedding is not text."""
+    if client.get_encoder().decode_responses:
+        raise ValueError("the Redis client has decode_responses=True; embeddings are binary, set it to False")
+
+
+def describe(client: redis.Redis) -> str:
+    """Where a client points, for an error message; never its password."""
+    settings: dict[str, Any] = client.connection_pool.connection_kwargs
+    if "path" in settings:
+        return f"unix:{settings['path']}"
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+
+
+@contextmanager
+def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
+    """Turn what redis-py raises into a StoreError with one sentence: what, where, and what to do."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _told(error, describe(client), doing) from error
+
+
+def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
+    """The error that means what redis-py's does.
+
+    By its text where it has no class: inside a script or a pipeline an error comes without one.
+    """
+    text = what_it_says(error)
+    if isinstance(error, OutOfMemoryError) or "OOM " in text:
+        return RedisFullError(
+            f"Redis at {where} is at its maxmemory and refused a write while {doing}; "
+            "raise maxmemory or keep fewer generations"
+        )
+    if isinstance(error, AuthenticationError):
+        return RedisLoginError(
+            f"Redis at {where} does not accept the login ({text}); check redis.username and redis.password"
+        )
+    if is_refused_right(error):
+        return RedisRightsError(
+            f"Redis at {where} refuses its user a right while {doing} ({text}); driftgraph doctor names all "
+            "that are missing, and the ACL rule that gives them"
+        )
+    if isinstance(error, redis.ReadOnlyError) or "READONLY" in text:
+        return StoreError(f"Redis at {where} is a replica and takes no writes; set redis.url to the primary")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {_cause(error)}")
+    return StoreError(f"Redis at {where} refused a command while {doing}: {text}")
+
+
+def _cause(error: redis.RedisError) -> str:
+    """Why there was no answer, and what to look at."""
+    text = str(error)
+    if isinstance(error, redis.BusyLoadingError):
+        return "it still loads its data"
+    if "max number of clients" in text:
+        return f"{text}; raise its maxclients, or end some of its clients"
+    if "SSL" in text or "certificate" in text.lower():
+        return f"{text}; check rediss:// and the ssl options in redis.url, and who signed its certificate"
+    if "Name or service not known" in text or "name resolution" in text:
+        return f"{text}; check the name in redis.url, and that this machine can resolve it"
+    return f"{text}; is it running, and is redis.url right?"

@@ -1,0 +1,384 @@
+"""The lease: of several updaters that publish into one namespace, one works.
+
+    standby ──► [LeaseClient.take] ──► [Lease.held, Lease.check] ──► Updater
+                                            │ renewed by a thread of its own, never by the poll loop
+                                            └─► LeaseOwner ──► worker, which publishes under it
+
+Keys::
+
+    {ns}:lease           HASH    name, token, host, pid, epoch, place of the holder; it runs out by itself
+    {ns}:lease-epoch     STRING  the epoch of the last holder; it stays
+
+A second updater of the holder's name waits as its standby. One of another name, or of another shard, is
+refused: the two would take turns for ever, each removing what the other had published. A replay into a
+namespace holds the lease as well.
+
+Taking the lease raises the fencing epoch of publish.py in the same script, so from then on the worker of a
+former holder writes nothing. Epochs are not below Redis' clock in seconds: they grow even if Redis has
+forgotten the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import redis
+
+from driftgraph.app.config.settings import Settings
+from driftgraph.snapshots.generations.keys import (
+    Keys,
+    StaleWorkerError,
+    StoreError,
+    connect,
+    describe,
+    redis_errors,
+)
+from driftgraph.stream.errors import DriftgraphError
+
+TTL_S: Final = 9.0  # how long a dead holder keeps others waiting
+RENEW_S: Final = 3.0  # so that two renewals may fail
+RETRY_S: Final = 1.0  # while Redis does not answer
+CALL_TIMEOUT_S: Final = 2.0
+LOOK_EVERY_S: Final = 0.5  # of one who waits for it
+
+log = logging.getLogger(__name__)
+
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name
+# Sent twice, it gives the same epoch. The fence is raised too, or an older worker could write until ours
+# does. A holder of our own place is dead: its lock is ours. Without the right to PEXPIRE the lease would stay
+# for ever, so it is removed. (Asking for that right first would lead past maxmemory: see publish_scripts.)
+TAKE = """
+local token = redis.call('HGET', KEYS[1], 'token')
+if token == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  return {'ok', redis.call('HGET', KEYS[1], 'epoch')}
+end
+if token and (ARGV[5] == '' or redis.call('HGET', KEYS[1], 'place') ~= ARGV[5]) then return {'held'} end
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
+local seconds = tonumber(redis.call('TIME')[1])
+local epoch = string.format('%.0f', math.max(last + 1, fence + 1, seconds))
+redis.call('SET', KEYS[2], epoch)
+redis.call('HSET', KEYS[3], 'epoch', epoch)
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', epoch,
+           'place', ARGV[5], 'name', ARGV[6])
+local ends = redis.pcall('PEXPIRE', KEYS[1], ARGV[4])
+if type(ends) == 'table' then
+  redis.call('DEL', KEYS[1])
+  return redis.error_reply(ends.err)
+end
+return {'ok', epoch}
+"""
+
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, epoch
+# A lease that ran out, or that Redis has forgotten, is taken again unless somebody had it in between. Where
+# it is still there nothing but its end changes, which a Redis at its maxmemory does too.
+RENEW = """
+local token = redis.call('HGET', KEYS[1], 'token')
+if token == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  return {'ok'}
+end
+local holder = redis.call('HMGET', KEYS[1], 'host', 'pid', 'name')
+if token then return {'lost', holder[1] or '', holder[2] or '', holder[3] or ''} end
+local epoch, last = tonumber(ARGV[7]), tonumber(redis.call('GET', KEYS[2]) or '0')
+if last > epoch then return {'lost', '', '', ''} end
+local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
+redis.call('SET', KEYS[2], ARGV[7])
+if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[7]) end
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[7],
+           'place', ARGV[5], 'name', ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {'ok'}
+"""
+
+# KEYS lease                               ARGV token
+RELEASE = """
+if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return {'ok'}
+"""
+
+
+# KEYS current, lease                      ARGV token of the lease
+# A worker gets an epoch of its own only while its updater holds the lease. A full Redis does not keep the
+# epoch, and must not keep a worker from removing keys; nobody else can write then either.
+FENCE = """
+local holder = redis.call('HGET', KEYS[2], 'token')
+if not holder then return {'no_lease'} end
+if holder ~= ARGV[1] then return {'other_lease', redis.call('HGET', KEYS[2], 'pid') or ''} end
+local epoch = string.format('%.0f', tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') + 1)
+redis.pcall('HSET', KEYS[1], 'epoch', epoch)
+return {'ok', epoch}
+"""
+
+
+class LeaseLostError(DriftgraphError):
+    """Another updater works now."""
+
+
+class NamespaceTakenError(DriftgraphError):
+    """An updater of another name, or a replay, publishes into the namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOwner:
+    """Whose lease a worker publishes under."""
+
+    name: str  # of the updater, and its shard where there are several
+    token: str  # of the process that holds it; says nothing outside of Redis
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What Redis says of a lease. ``host`` is empty where nobody holds it; ``epoch`` is the last holder's."""
+
+    host: str
+    pid: str
+    epoch: int
+    name: str = ""
+    left_ms: int = 0  # until it runs out
+
+    def lives(self, before: Holder) -> bool:
+        """Whether it is the holder of a moment ago and has renewed since."""
+        return (self.host, self.pid) == (before.host, before.pid) and self.left_ms > before.left_ms
+
+
+NOBODY: Final = Holder("", "", 0)
+
+
+def lease_name(settings: Settings) -> str:
+    """Who an updater is: shards of one name are not each other's standbys."""
+    shard = settings.kafka.shard
+    return settings.name if settings.kafka.shard_of()[1] == 1 else f"{settings.name}:{shard}"
+
+
+def read_epoch(client: redis.Redis, namespace: str) -> int:
+    """The fencing epoch in force, for an operator's command, which acts beside the worker."""
+    with redis_errors(client, "reading the epoch"):
+        return int(cast("bytes | None", client.hget(Keys(namespace).current, "epoch")) or 0)
+
+
+def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
+    """The fencing epoch, one higher than before, for the worker of the updater that holds the lease.
+
+    Raises:
+        StaleWorkerError: Another updater holds it.
+        StoreError: Nobody does just now, or Redis does not answer; try again.
+    """
+    keys = Keys(namespace)
+    with redis_errors(client, "raising the epoch"):
+        script = client.register_script(FENCE)
+        answer = [part.decode() for part in script([keys.current, keys.lease], [owner.token])]
+    match answer:
+        case ["ok", epoch]:
+            return int(epoch)
+        case ["other_lease", pid]:
+            raise StaleWorkerError(
+                f"the updater with pid {pid} has taken over the lease from {owner.name!r}, "
+                "so this worker must stop"
+            )
+        case _:
+            raise StoreError(f"{owner.name!r} does not have the lease just now, so nothing is published")
+
+
+def elapsed_s() -> float:
+    """Seconds that only grow, also while this process is stopped or the machine asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _impatient(url: str) -> redis.Redis:
+    return connect(url, connect_timeout_s=CALL_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S, retries=0)
+
+
+class LeaseClient:
+    """What one process asks Redis about one lease. One thread at a time uses it.
+
+    ``place`` names the lock that this process holds, if any: a lease that was taken under the same lock is a
+    dead process', and is taken over at once.
+
+    Every method raises StoreError within some seconds if Redis does not do what it should.
+    """
+
+    def __init__(
+        self, client: redis.Redis, *, namespace: str, name: str, place: str = "", ttl_s: float = TTL_S
+    ) -> None:
+        self.owner = LeaseOwner(name, uuid.uuid4().hex)
+        self.ttl_s = ttl_s
+        self._client = client
+        self._place = place
+        self.namespace = namespace
+        keys = Keys(namespace)
+        self._names = [keys.lease, keys.lease_epoch, keys.current]
+        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place, name]
+        self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
+
+    @classmethod
+    def of(cls, settings: Settings, place: str) -> LeaseClient:
+        """A client with a connection of its own and little patience: who asks will ask again."""
+        client = _impatient(settings.redis.address())
+        return cls(client, namespace=settings.redis.namespace, name=lease_name(settings), place=place)
+
+    @classmethod
+    def of_replay(cls, settings: Settings, url: str) -> LeaseClient:
+        """The same for a replay that publishes at ``url``."""
+        name = f"{settings.name} (replay)"
+        return cls(_impatient(url), namespace=settings.redis.namespace, name=name)
+
+    def taken_by(self, holder: Holder) -> NamespaceTakenError:
+        """Why nobody else may publish into the namespace while ``holder`` does."""
+        return NamespaceTakenError(
+            f"namespace {self.namespace!r} in Redis at {describe(self._client)} is in use by {holder.name!r} "
+            f"(pid {holder.pid} on {holder.host}), and two that publish into one would remove each other's "
+            "generations; set redis.namespace to another name, or stop that one first"
+        )
+
+    def take_alone(self) -> Lease:
+        """Take the lease; a holder gets the time to show that it lives, some seconds.
+
+        Raises:
+            NamespaceTakenError: It does.
+            StoreError: Redis does not do what it should.
+        """
+        before = NOBODY
+        while True:
+            holder = self.holder()
+            if holder.host and holder.lives(before):
+                raise self.taken_by(holder)
+            taken_s = elapsed_s()
+            if not holder.host and (epoch := self.take()) is not None:
+                return Lease(self, epoch, taken_s)
+            before = holder
+            time.sleep(LOOK_EVERY_S)
+
+    def holder(self) -> Holder:
+        """Who has the lease; nobody if a dead process of our place does."""
+        with redis_errors(self._client, "looking at the lease"):
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hmget(self._names[0], "host", "pid", "place", "name")
+            pipe.get(self._names[1])
+            pipe.pttl(self._names[0])
+            told, epoch, left_ms = cast("tuple[list[bytes | None], bytes | None, int]", tuple(pipe.execute()))
+        host, pid, place, name = ((part or b"").decode() for part in told)
+        return Holder("" if place == self._place != "" else host, pid, int(epoch or 0), name, left_ms)
+
+    def take(self) -> int | None:
+        """Take the lease if nobody has it; its epoch, or None."""
+        answer = self._run(TAKE, "taking the lease", self._names, self._who)
+        return int(answer[1]) if answer[0] == "ok" else None
+
+    def renew(self, epoch: int) -> Holder | None:
+        """Confirm the lease; None, or who has it now."""
+        answer = self._run(RENEW, "renewing the lease", self._names, [*self._who, epoch])
+        return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0, answer[3])
+
+    def release(self) -> None:
+        """Give it up, if it is ours."""
+        self._run(RELEASE, "releasing the lease", self._names[:1], self._who[:1])
+
+    def close(self) -> None:
+        """Leave Redis; the lease stays until it runs out."""
+        self._client.close()
+
+    def _run(self, lua: str, doing: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        with redis_errors(self._client, doing):
+            return [part.decode() for part in self._scripts[lua](keys, args)]
+
+
+class Lease:
+    """A lease that was taken and is renewed by a thread until ``release``.
+
+    Always true: while ``held``, Redis gives the lease to nobody else. (It runs out here before it does there,
+    since time counts from before a request was sent.) So a process that was stopped for longer than the ttl
+    knows when it goes on. What it had begun before, such as a write to its own data_dir, it may still end;
+    what it sends to Redis is refused there.
+    """
+
+    def __init__(
+        self,
+        client: LeaseClient,
+        epoch: int,
+        taken_s: float,
+        *,
+        renew_s: float = RENEW_S,
+        now_s: Callable[[], float] = elapsed_s,
+    ) -> None:
+        self.owner = client.owner
+        self.epoch = epoch
+        self._client = client
+        self._renew_s = renew_s
+        self._now_s = now_s
+        self._confirmed_s = taken_s  # when the last confirmed request was about to be sent
+        self._lost: str | None = None
+        self._failure: str | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is confirmed now. Cheap: no I/O."""
+        return self._lost is None and self._now_s() < self._confirmed_s + self._client.ttl_s
+
+    def check(self) -> None:
+        """Do nothing, or end this updater.
+
+        Raises:
+            LeaseLostError: Another one has the lease. (Redis being away is no reason.)
+        """
+        if self._lost is not None:
+            raise LeaseLostError(self._lost)
+
+    def status(self) -> dict[str, Any]:
+        """For the status file."""
+        return {"held": self.held, "epoch": self.epoch, "failure": self._lost or self._failure}
+
+    def release(self) -> None:
+        """Give it up at once, so that a standby goes on."""
+        self._closing.set()
+        self._thread.join(3 * CALL_TIMEOUT_S)
+        if self.held:  # else Redis is away, and asking it once more would only delay the end
+            try:
+                self._client.release()
+            except StoreError as error:
+                log.warning("%s; a standby waits until the lease runs out", error)
+        self._client.close()
+
+    def _run(self) -> None:
+        pause_s = self._renew_s
+        while self._lost is None and not self._closing.wait(pause_s):
+            pause_s = self._renew_s if self._renewed() else min(RETRY_S, self._renew_s)
+
+    def _renewed(self) -> bool:
+        sent_s = self._now_s()
+        try:
+            holder = self._client.renew(self.epoch)
+        except Exception as error:  # whatever it is: without this thread nothing would ever be committed
+            if self._failure is None:
+                log.warning("%s; without the lease no position is committed", error)
+            self._failure = str(error)
+            return False
+        if holder is not None:
+            who = (
+                f"pid {holder.pid} on {holder.host}" if holder.host else "another one, which has ended since,"
+            )
+            again = "waits as a standby when it is started again"
+            if holder.name not in ("", self.owner.name):
+                who, again = f"{who}, {holder.name!r},", "needs a redis.namespace of its own beside that one"
+            self._lost = (
+                f"the updater with {who} has taken over the lease of {self.owner.name!r} while this one did "
+                f"not renew it; this one ends, and {again}"
+            )
+            return True
+        if self._failure is not None:
+            log.warning("the lease is confirmed again")
+        self._failure = None
+        self._confirmed_s = sent_s
+        return True

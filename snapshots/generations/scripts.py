@@ -1,0 +1,282 @@
+"""The Lua scripts of a publish. Each is one atomic step and each checks that its caller may still write.
+
+    GenerationStore ──► [one of these] ──► Redis
+
+Every script answers ``ok`` or a word that ``refuse`` turns into an error. All can be sent twice with the
+same result, because a client that lost an answer sends again. A script that runs into ``maxmemory`` stops
+at its first write that takes memory, unless one came before that does not: Redis refuses the first write of a
+script or none. A command that the user has no right to may end a script in the middle: so a script reads
+before it writes, the switch is one command, and what may fail after it is called by ``pcall``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+from redis.commands.core import Script
+
+from driftgraph.snapshots.generations.keys import (
+    GenerationExistsError,
+    LostError,
+    NotCurrentError,
+    StaleWorkerError,
+    StoreError,
+)
+
+SCRIPTS_PER_PIPELINE = 10  # bounds what is in flight: 1,000 hashes, about 0.4 MB at 64 dims
+
+# KEYS current                             ARGV epoch
+# The first act of a new worker: from here on an older epoch is refused. A full Redis does not take it, and
+# must not keep us from removing keys; nobody else can write then either, and BEGIN insists.
+CLAIM = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+redis.pcall('HSET', KEYS[1], 'epoch', ARGV[1])
+return {'ok'}
+"""
+
+# KEYS current, generations, manifest      ARGV epoch, number, token
+BEGIN = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+local owner = redis.call('HGET', KEYS[3], 'token')
+if owner == ARGV[3] then return {'ok'} end
+local newest = redis.call('ZREVRANGE', KEYS[2], 0, 0)[1]
+if newest and tonumber(ARGV[2]) <= tonumber(newest) then return {'taken', newest} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[2])
+redis.call('HSET', KEYS[3], 'status', 'building', 'token', ARGV[3])
+return {'ok'}
+"""
+
+# KEYS current, manifest                   ARGV epoch, token
+# How the scripts begin that write into a generation under construction. Another token is another worker's. No
+# token under our epoch: Redis has lost what we wrote (FLUSHALL, an older dump, an eviction), since nobody
+# else removes it without raising the epoch.
+OURS = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+local token = redis.call('HGET', KEYS[2], 'token')
+if not token then return {'lost'} end
+if token ~= ARGV[2] then return {'gone'} end
+"""
+
+# KEYS current, manifest, id list, hash …
+# ARGV epoch, token, number, first; each: id, embedding, event_ms, touched, list
+# ``first`` is the place of the first id in the list: a chunk that was pushed before is not pushed again, and
+# one that comes after a chunk that failed is refused, or there would be keys that no list names.
+WRITE = f"""{OURS}
+local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
+if listed < first then return {{'gap'}} end
+if listed == first then
+  local ids = {{}}
+  for i = 1, count do ids[i] = ARGV[5 * i] end
+  redis.call('RPUSH', KEYS[3], unpack(ids))
+end
+for i = 1, count do
+  local key, at = KEYS[i + 3], 5 * i
+  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
+  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
+  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
+end
+return {{'ok'}}
+"""
+
+# KEYS current, manifest, vector set       ARGV epoch, token, ef, m, then by item: id, vector
+INDEX = f"""{OURS}
+for i = 5, #ARGV, 2 do
+  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], 'NOQUANT', 'EF', ARGV[3], 'M', ARGV[4])
+end
+return {{'ok'}}
+"""
+
+# KEYS current, manifest                   ARGV epoch, token, then field, value, …
+DESCRIBE = f"""{OURS}
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+return {{'ok'}}
+"""
+
+# KEYS current, manifest                   ARGV epoch, token, number, channel
+# The answer's second word is why nobody was told, if so: the notice is not worth a generation.
+SWITCH = f"""{OURS}
+if redis.call('HGET', KEYS[2], 'status') == 'live' then return {{'ok'}} end
+local previous = redis.call('HGET', KEYS[1], 'gen')
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[2], 'status', 'live', 'parent', previous or '',
+           'published_ms', string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', previous or '0', 'left', '0')
+local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({{event = 'published', gen = tonumber(ARGV[3]),
+                                                           previous = tonumber(previous or 0)}}))
+return {{'ok', type(told) == 'table' and told.err or ''}}
+"""
+
+# KEYS current, generations, manifest of the target, its id lists      ARGV epoch, from, to, channel
+# The caller names both ends: a script must be told its keys, and one sent twice must not go back twice.
+# A generation whose keys ran out is not one to go back to. ``left`` is the mark of a rollback: the newest
+# generation that an operator went away from. By it a worker knows that Redis has not just forgotten.
+ROLL_BACK = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+local gen = redis.call('HGET', KEYS[1], 'gen')
+if gen == ARGV[3] then return {'ok'} end
+if gen ~= ARGV[2] or redis.call('HGET', KEYS[1], 'previous') ~= ARGV[3] then return {'moved', gen or ''} end
+if redis.call('HGET', KEYS[3], 'status') ~= 'live' or redis.call('EXISTS', KEYS[4], KEYS[5]) ~= 2 then
+  return {'gone'}
+end
+local older = redis.call('ZREVRANGEBYSCORE', KEYS[2], '(' .. ARGV[3], '-inf', 'LIMIT', 0, 1)[1]
+local left = tonumber(redis.call('HGET', KEYS[1], 'left') or '0')
+if left == 0 then left = ARGV[2] end
+redis.call('PERSIST', KEYS[1])  -- so that the next write is no first one: a full Redis is rolled back, too
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', older or '0', 'left', left)
+local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back', gen = tonumber(ARGV[3]),
+                                                          previous = tonumber(ARGV[2])}))
+return {'ok', type(told) == 'table' and told.err or ''}
+"""
+
+# KEYS current, id list, manifest, hash …
+# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list
+# Users that the generation did not have are added to its list, so that they are removed with it. By the mark,
+# a number that grows, a worker knows a Redis that has forgotten refreshes.
+REFRESH = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+local gen = redis.call('HGET', KEYS[1], 'gen')
+if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
+  return {'not_current', gen ~= ARGV[2] and gen or ''}
+end
+local fresh = {}
+for i = 1, #KEYS - 3 do
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[5 * i - 1] end
+end
+if #fresh > 0 then
+  redis.call('RPUSH', KEYS[2], unpack(fresh))
+  redis.call('HINCRBY', KEYS[3], 'users', #fresh)
+end
+for i = 1, #KEYS - 3 do
+  local key, at = KEYS[i + 3], 5 * i - 1
+  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
+  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
+  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
+end
+redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
+return {'ok'}
+"""
+
+# KEYS current, manifest, id list, hash    ARGV epoch, user
+# A user leaves a generation, also one that is being built. The list is searched to the user's place.
+ERASE = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+redis.call('UNLINK', KEYS[4])
+local listed = redis.call('LREM', KEYS[3], 0, ARGV[2])
+if listed > 0 and redis.call('HEXISTS', KEYS[2], 'users') == 1 then
+  redis.call('HINCRBY', KEYS[2], 'users', -listed)
+end
+return {'ok'}
+"""
+
+# KEYS current, trending behaviors, trending of one      ARGV epoch, behavior, ttl_s, then score, item, …
+TRENDING = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('DEL', KEYS[3])
+if #ARGV > 3 then
+  redis.call('ZADD', KEYS[3], unpack(ARGV, 4))
+  redis.call('EXPIRE', KEYS[3], ARGV[3])
+end
+return {'ok'}
+"""
+
+# KEYS current, manifest, key …            ARGV number, ttl_s (0: for ever), what to note in the manifest
+# A generation gets a TTL only while it is not served, and loses it only while it is.
+SET_TTL = """
+local served = redis.call('HGET', KEYS[1], 'gen') == ARGV[1]
+if served ~= (ARGV[2] == '0') then return {'moved'} end
+redis.call('PERSIST', KEYS[1])  -- as in ROLL_BACK
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'keys_expire', ARGV[3]) end
+for i = 3, #KEYS do
+  if served then redis.call('PERSIST', KEYS[i]) else redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+end
+return {'ok'}
+"""
+
+# KEYS current, manifest                   ARGV epoch, number
+# From here on the generation is nobody's: not served, not gone back to, not written. Works in a full Redis.
+RETIRE = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+if redis.call('HGET', KEYS[1], 'gen') == ARGV[2] then return {'served'} end
+if redis.call('HGET', KEYS[1], 'previous') == ARGV[2] then redis.call('HDEL', KEYS[1], 'previous') end
+redis.call('HDEL', KEYS[2], 'status', 'token')
+return {'ok'}
+"""
+
+
+class Scripts:
+    """Runs the scripts for one writer and turns their refusals into errors."""
+
+    def __init__(self, client: redis.Redis, epoch: int) -> None:
+        self._client = client
+        self._epoch = epoch
+        self._registered: dict[str, Script] = {}
+
+    def run(self, lua: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        """One call; the answer's words, not judged."""
+        return [part.decode() for part in self._script(lua)(keys, args)]
+
+    def run_or_refuse(self, lua: str, number: int, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        """One call that is about generation ``number``; raises unless the answer is ``ok``, and gives it."""
+        answer = self.run(lua, keys, args)
+        self.refuse(answer, number)
+        return answer
+
+    def run_many(self, lua: str, number: int, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
+        """Many calls, ``SCRIPTS_PER_PIPELINE`` in flight; raises at the first refusal."""
+        script, pipe = self._script(lua), self._client.pipeline(transaction=False)
+        for count, (keys, args) in enumerate(calls, start=1):
+            script(keys, args, client=pipe)
+            if count % SCRIPTS_PER_PIPELINE == 0:
+                self._refuse_all(pipe.execute(), number)
+        self._refuse_all(pipe.execute(), number)
+
+    def refuse(self, answer: Sequence[str], number: int) -> None:
+        """Raise what a script's answer means, unless it is ``ok``."""
+        match answer:
+            case ["ok", *_]:
+                return
+            case ["stale", epoch]:
+                raise StaleWorkerError(
+                    f"one with epoch {epoch} has taken over from this worker of epoch {self._epoch}, "
+                    "which must stop"
+                )
+            case ["gone"]:
+                raise StaleWorkerError(
+                    f"another worker has taken over generation {number}, so this one must stop"
+                )
+            case ["lost"] | ["gap"]:
+                raise LostError(
+                    f"Redis has lost generation {number} while it was written, as after FLUSHALL, an older "
+                    "dump or an eviction; it is published again"
+                )
+            case ["taken", newest]:
+                raise GenerationExistsError(
+                    f"generation {number} is not above {newest}, the newest; take next_number()"
+                )
+            case ["not_current", current]:
+                raise NotCurrentError(
+                    f"generation {current or 'none'} is served, not {number}; embed again with its model"
+                )
+            case _:
+                raise StoreError(f"unexpected answer of Redis for generation {number}: {answer}")
+
+    def _script(self, lua: str) -> Script:
+        if lua not in self._registered:
+            self._registered[lua] = self._client.register_script(lua)
+        return self._registered[lua]
+
+    def _refuse_all(self, answers: Iterable[Sequence[bytes]], number: int) -> None:
+        for answer in answers:
+            self.refuse([part.decode() for part in answer], number)

@@ -1,0 +1,406 @@
+"""Publish generations of embeddings to Redis so that a reader sees one generation, never a mixture.
+
+    Trainer ──► gate ──► [GenerationStore] ──► Redis ──► EmbeddingReader, any service
+
+The keys are listed in redis_schema.py, the atomic steps in publish_scripts.py, what becomes of older
+generations in generation_keys.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import redis
+
+from driftgraph.snapshots.generations import check as generation_check
+from driftgraph.snapshots.generations import scripts
+from driftgraph.snapshots.generations.check import Served, Standing
+from driftgraph.snapshots.generations.keys import (
+    LIVE,
+    Keys,
+    NothingToRollBackError,
+    StoreError,
+    redis_errors,
+    require_binary,
+)
+from driftgraph.snapshots.generations.retention import GenerationKeys
+from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
+from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.vectors import (
+    NORM_MAX,
+    Vectors,
+    check,
+    chunks,
+    digest_of,
+    dim_of,
+    hash_args,
+    one_length,
+)
+
+KEEP_MIN = 2  # the served generation and one to go back to
+TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
+HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
+ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
+TRENDING_MAX = 1_000  # items of a behavior; a reader asks for tens
+
+# Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
+# 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
+# built well, at 3,500 items/s and less, and searched with EF 500.
+EXACT_ITEMS_MAX = 100_000
+EXACT_EF, EXACT_M = 4, 8
+GRAPH_EF, GRAPH_M = 200, 16
+
+OWN_FIELDS = frozenset(
+    {"users", "items", "dim", "index", "status", "parent", "published_ms"}  # told to readers
+    | {"token", "digest", "epoch", "keys_expire", "refreshed"}
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation that Redis can serve, as its manifest describes it."""
+
+    number: int
+    current: bool
+    manifest: Mapping[str, str]
+
+
+class GenerationStore:
+    """The writing side: publishes, refreshes, rolls back and removes generations of one namespace.
+
+    Always true, whatever dies at whatever point:
+      * ``current`` names a generation all of whose keys are there and verified, or nothing;
+      * an epoch older than the newest seen changes nothing;
+      * every key belongs to a generation that ``generations`` names, so none is ever lost.
+
+    One thread uses it. Every method raises StoreError, within about ten seconds on a client of ``connect``.
+    """
+
+    def __init__(
+        self, client: redis.Redis, *, namespace: str, epoch: int, keep: int = 3, ttl_s: int = TTL_S
+    ) -> None:
+        if keep < KEEP_MIN:
+            raise ValueError(
+                f"keep must be at least {KEEP_MIN}, one to serve and one to go back to, got {keep}"
+            )
+        if ttl_s <= 0:
+            raise ValueError(f"ttl_s must be positive, got {ttl_s}")
+        if epoch < 0:
+            raise ValueError(f"epoch must not be negative, got {epoch}")
+        require_binary(client)
+        self.epoch = epoch
+        self.keep = keep
+        self.ttl_s = ttl_s
+        self._client = client
+        self._keys = Keys(namespace)
+        self._calls = Scripts(client, epoch)
+        self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
+        self._served = Served()
+        self._highest = 0  # number used, also by an attempt that failed
+        self._has_vector_sets: bool | None = None  # asked once, at the first publish
+        self._told = set[str]()  # what a missing right costs, said once
+
+    # --- publish ---------------------------------------------------------------------------------------
+
+    def next_number(self) -> int:
+        """The smallest number above every generation there is, finished or not, and above all of our own.
+
+        So numbers also grow past those that Redis has forgotten.
+        """
+        with redis_errors(self._client, "reading the generations"):
+            return max([self._highest, *self._tended.known()]) + 1
+
+    def publish(
+        self,
+        number: int,
+        users: Vectors,
+        items: Vectors,
+        manifest: Mapping[str, str | int | float],
+        on_written: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Write a generation and make it the served one. The order of the commit:
+
+        1. check the vectors; nothing is written before they are sound
+        2. remove what a killed publish left, and mark ``number`` as being built, by this attempt
+        3. write ids and hashes, then the vector set; each script checks the mark
+        4. write the manifest
+        5. verify: count every key, read a sample back bit for bit, count the vector set
+        6. one script: check epoch and mark, declare it live, switch ``current``, notify
+        7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
+
+        Before 6 readers see the old generation whole, after it the new one. A failure in 7 is logged and made
+        good by the next publish or ``clean_up``. Publishing the same content under the same number again
+        changes nothing, so a caller who does not know how a publish ended tries again.
+
+        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
+
+        Raises:
+            ValueError: The vectors or the manifest are not sound; nothing was written.
+            StoreError: Not switched (or, after a lost answer, perhaps switched: try again).
+        """
+        own = self._own_fields(users, items, manifest)
+        token = f"{self.epoch}:{uuid.uuid4().hex}"
+        keys = self._keys
+        with redis_errors(self._client, f"publishing generation {number}"):
+            there = self._tended.manifest(number)
+            if (there.get("status"), there.get("digest")) == (LIVE, own["digest"]):
+                return
+            self._calls.run_or_refuse(scripts.CLAIM, number, [keys.current], [self.epoch])
+            self._tended.remove_unfinished()
+            self._highest = max(self._highest, number)
+            names = [keys.current, keys.generations, keys.of(number, "manifest")]
+            self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
+            self._write(number, token, "user", users, on_written)
+            self._write(number, token, "item", items, on_written)
+            own["index"] = self._build_index(number, token, items)
+            fields = [part for pair in {**manifest, **own}.items() for part in pair]
+            names = [keys.current, keys.of(number, "manifest")]
+            self._calls.run_or_refuse(scripts.DESCRIBE, number, names, [self.epoch, token, *fields])
+            indexed = own["index"] != "none"
+            self._verify(number, users, items, indexed=indexed)
+            switch = [self.epoch, token, number, keys.events]
+            self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
+        self._served = Served(number, token, indexed=indexed, trending=self._served.trending)
+        self._tend(f"generation {number} is served", self._tidy)
+
+    def _tend(self, done: str, tidy: Callable[[], None]) -> None:
+        """Step 7: what comes after a switch may fail, and is made good by the next publish."""
+        try:
+            with redis_errors(self._client, "tidying"):
+                tidy()
+        except StoreError as error:
+            log.warning("%s, but older ones are not tidied yet: %s", done, error)
+
+    def _tell_silence(self, answer: Sequence[str]) -> None:
+        """Say once that a switch was made and nobody could be told of it."""
+        if len(answer) > 1 and answer[1]:
+            self._tell_once(
+                f"nobody is told of new generations on the channel {self._keys.events} ({answer[1]}); "
+                f"readers follow with their next read; the ACL rule &{self._keys.events} allows the notice"
+            )
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
+
+    def _own_fields(
+        self, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
+    ) -> dict[str, str | int | float]:
+        """Check all input and give the fields of the manifest that are ours to write."""
+        dim = dim_of(users, items)
+        if taken := OWN_FIELDS.intersection(manifest):
+            raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
+        own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
+        return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
+
+    def _write(
+        self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
+    ) -> None:
+        """Step 3, hashes: an id is in the list before the key that it names."""
+        entity = self._keys.user if kind == "user" else self._keys.item
+        head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
+
+        def calls() -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
+            for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT):
+                names = [*head, *(entity(number, i) for i in vectors.ids[first:stop])]
+                yield names, [self.epoch, token, number, first, *hash_args(vectors, first, stop)]
+                on_written(stop - first)
+
+        self._calls.run_many(scripts.WRITE, number, calls())
+
+    def _build_index(self, number: int, token: str, items: Vectors) -> str:
+        """Step 3, vector set; gives how it is to be searched: ``exact``, ``graph`` or ``none``."""
+        keys = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, "items")]
+        try:
+            if self._has_vector_sets is None:
+                self._has_vector_sets = has_vector_sets(self._client, keys[2])
+            if not self._has_vector_sets:
+                return "none"
+            return self._add_items(number, token, items, keys)
+        except redis.RedisError as error:
+            if not is_refused_right(error):
+                raise
+            self._tell_once(
+                f"items have no vector set, so readers rank by themselves ({what_it_says(error)}); the ACL "
+                "rules +vadd +vcard +vsim give the right"
+            )
+            self._client.unlink(keys[2])
+            return "none"
+
+    def _add_items(self, number: int, token: str, items: Vectors, keys: Sequence[str]) -> str:
+        exact = len(items) <= EXACT_ITEMS_MAX
+        head = [self.epoch, token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
+        rows = one_length(items.vectors)
+        calls = (
+            (keys, [*head, *(part for n in range(first, stop) for part in (items.ids[n], rows[n].tobytes()))])
+            for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT)
+        )
+        self._calls.run_many(scripts.INDEX, number, calls)
+        return "exact" if exact else "graph"
+
+    def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
+        """Step 5: is what Redis holds what we meant?"""
+        generation_check.verify(self._client, self._keys, number, users, items, indexed=indexed)
+
+    # --- between publishes -----------------------------------------------------------------------------
+
+    def refresh(self, number: int, users: Vectors) -> None:
+        """Write newer user vectors, made by the model of generation ``number``, into that generation.
+
+        Users it did not have are added. ``touched`` is left as it was where it is None. Each user is written
+        whole, and 100 users at a time.
+
+        Raises:
+            ValueError: The vectors are not sound or of another dimension; nothing was written.
+            NotCurrentError: Another generation is served by now; embed again with its model.
+        """
+        check(users, "user")
+        if not len(users):
+            return
+        keys, mark = self._keys, self._served.mark
+        with redis_errors(self._client, f"refreshing generation {number}"):
+            dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
+            if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, which the script will say
+                raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
+            head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
+            calls = (
+                (
+                    [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
+                    # the whole of the refresh is there with its last chunk
+                    [self.epoch, number, mark + (stop == len(users)), *hash_args(users, first, stop)],
+                )
+                for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
+            )
+            self._calls.run_many(scripts.REFRESH, number, calls)
+        if number == self._served.number:
+            self._served.mark = mark + 1
+
+    def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
+        """Remove users from every generation that has keys, by one script for each user and generation.
+
+        ``live_only`` leaves one out that is being published, whose publisher counts on what it wrote.
+        """
+        keys = self._keys
+        with redis_errors(self._client, f"erasing {len(users)} users"):
+            for number in self._tended.live() if live_only else self._tended.known():
+                head = [keys.current, keys.of(number, "manifest"), keys.of(number, "user-ids")]
+                calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
+                self._calls.run_many(scripts.ERASE, number, calls)
+
+    def trending(self, behavior: str, scores: Mapping[str, float]) -> None:
+        """Replace the list of rising items of a behavior; it runs out after ``ttl_s`` if nobody renews it.
+
+        Raises:
+            ValueError: More than ``TRENDING_MAX`` items, or a score whose sums could not be finite.
+        """
+        if len(scores) > TRENDING_MAX:
+            raise ValueError(
+                f"trending takes at most {TRENDING_MAX} items, got {len(scores)}; send the highest"
+            )
+        if not (np.abs(list(scores.values())) <= NORM_MAX).all():
+            raise ValueError(f"trending scores of {behavior!r} must be finite, {NORM_MAX:g} at most")
+        keys = [self._keys.current, self._keys.trending_behaviors, self._keys.trending(behavior)]
+        parts = [part for item, score in scores.items() for part in (float(score), item)]
+        with redis_errors(self._client, f"writing what is trending for {behavior!r}"):
+            args = [self.epoch, behavior, self.ttl_s, *parts]
+            self._calls.run_or_refuse(scripts.TRENDING, 0, keys, args)
+        change = self._served.trending.add if scores else self._served.trending.discard
+        change(behavior)
+
+    def standing(self, number: int) -> Standing:
+        """What became of generation ``number``, which this worker has published: for a look every second.
+
+        Raises:
+            StaleWorkerError: A newer worker has taken over.
+            StoreError: Redis does not answer.
+        """
+        with redis_errors(self._client, f"looking whether generation {number} is served"):
+            found, fence = self._served.standing(self._client, self._keys, number)
+            if fence != self.epoch:  # a newer one's, or forgotten: then ours is put back
+                self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
+        return found
+
+    def has_trending(self) -> bool:
+        """Whether the lists of rising items that were written are still there."""
+        names = [self._keys.trending_behaviors, *map(self._keys.trending, self._served.trending)]
+        with redis_errors(self._client, "looking for what is trending"):
+            return len(names) == 1 or self._client.exists(*names) == len(names)
+
+    def rolled_back_from(self) -> Generation | None:
+        """The generation that an operator went back from, while no other has been published since."""
+        with redis_errors(self._client, "looking for a rollback"):
+            number = int(cast("bytes | None", self._client.hget(self._keys.current, "left")) or 0)
+            return Generation(number, False, self._tended.manifest(number)) if number else None
+
+    def rollback(self) -> int:
+        """Serve the generation before the current one again, by one script; returns its number.
+
+        The one that was left stays until it is among the oldest, and no rollback leads to it. After the
+        switch the keys of the served one lose their TTL, and those of the one left get it.
+
+        Raises:
+            NothingToRollBackError: There is none, or its keys have run out.
+        """
+        keys = self._keys
+        with redis_errors(self._client, "rolling back"):
+            left, target = self._tended.current()
+            if not left:
+                raise NothingToRollBackError(
+                    f"namespace {keys.namespace!r} has no generation; publish one first"
+                )
+            if not target:
+                raise NothingToRollBackError(f"there is no generation before {left} to go back to")
+            names = [keys.current, keys.generations, keys.of(target, "manifest")]
+            names += [keys.of(target, "user-ids"), keys.of(target, "item-ids")]
+            answer = self._calls.run(scripts.ROLL_BACK, names, [self.epoch, left, target, keys.events])
+            if answer[0] == "gone":
+                raise NothingToRollBackError(
+                    f"generation {target}, the one before {left}, is no longer there: its keys have expired "
+                    "or are being removed"
+                )
+            if answer[0] == "moved":
+                raise StoreError(
+                    f"generation {left} was replaced by {answer[1]} meanwhile; look and try again"
+                )
+            self._calls.refuse(answer, target)
+            self._tell_silence(answer)
+        self._tend(f"generation {target} is served again", lambda: self._tended.settle_ttls(self.ttl_s))
+        return target
+
+    def clean_up(self) -> int:
+        """Remove what a killed publish or removal left, and make the TTLs right; returns generations removed.
+
+        It takes the fence first: call it at the start of a worker, and an older one can write no more.
+        """
+        with redis_errors(self._client, "cleaning up"):
+            self._calls.run_or_refuse(scripts.CLAIM, 0, [self._keys.current], [self.epoch])
+            removed = self._tended.remove_unfinished()
+            self._tidy()
+        return removed
+
+    def _tidy(self) -> None:
+        """What has to go goes first: without the right to set a TTL it would stay for ever."""
+        self._tended.remove_unfinished()
+        self._tended.remove_oldest(self.keep)
+        self._tended.settle_ttls(self.ttl_s)
+
+    # --- what is there ---------------------------------------------------------------------------------
+
+    def generations(self) -> list[Generation]:
+        """Those that can be served, oldest first; one whose keys have run out is not among them."""
+        with redis_errors(self._client, "reading the generations"):
+            current, _ = self._tended.current()
+            return [Generation(n, n == current, self._tended.manifest(n)) for n in self._tended.live()]
+
+    def count_keys(self) -> dict[str, int]:
+        """Keys by kind, as the lists and manifests have them: user, item, index, manifest, id_list, …"""
+        with redis_errors(self._client, "counting keys"):
+            return self._tended.count()

@@ -1,0 +1,78 @@
+"""What was published stays published: a look at Redis every second or so, and what is to be done.
+
+    worker_process ──► [Upkeep.look] ──► GenerationStore.standing ──► publish again, wait, or nothing
+
+Redis may forget: by FLUSHALL, a restart without its data, an older dump, an eviction. An operator's rollback
+is known by the mark that it leaves in Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import Final
+
+from driftgraph.snapshots.generations.check import Standing
+from driftgraph.snapshots.generations.store import GenerationStore
+
+PAUSE_LOOKS_MIN: Final = 60  # before the next repair; a Redis that evicts keys would evict those of a repair
+PAUSE_LOOKS_MAX: Final = 3_600
+
+log = logging.getLogger(__name__)
+
+
+class ToDo(Enum):
+    """What a look finds to be done."""
+
+    NOTHING = 0
+    PUBLISH = 1  # the generation is gone, older, or has holes
+    WRITE_TRENDING = 2  # only the lists of rising items are gone
+    REST = 3  # an operator rolled back: nothing is refreshed until the next publish
+
+
+class Upkeep:
+    """Looks after one generation at a time.
+
+    Always true: a generation that is gone is published again at once; one that keeps losing single keys is
+    published again at once, then at growing intervals of 60 to 3,600 looks.
+    """
+
+    def __init__(self, store: GenerationStore) -> None:
+        self._store = store
+        self._pause = PAUSE_LOOKS_MIN
+        self._looks_left = 0  # before the next repair of single keys
+        self._rests = False
+
+    def look(self, number: int) -> ToDo:
+        """Look whether Redis serves generation ``number``, whole.
+
+        Raises:
+            StoreError: Redis does not answer, or a newer worker has taken over.
+        """
+        standing = self._store.standing(number)
+        rested, self._rests = self._rests, standing is Standing.ROLLED_BACK
+        self._looks_left = max(0, self._looks_left - 1)
+        if standing is Standing.ROLLED_BACK:
+            if not rested:
+                log.warning("an operator rolled back from generation %d: no refresh until the next", number)
+            return ToDo.REST
+        if standing is Standing.LOST:
+            log.warning("Redis has lost generation %d, or refreshes of it; it is published again", number)
+            return ToDo.PUBLISH
+        if standing is Standing.SERVED and self._store.has_trending():
+            if not self._looks_left:
+                self._pause = PAUSE_LOOKS_MIN
+            return ToDo.NOTHING
+        return self._repair(number, ToDo.PUBLISH if standing is Standing.DAMAGED else ToDo.WRITE_TRENDING)
+
+    def _repair(self, number: int, to_do: ToDo) -> ToDo:
+        if self._looks_left:
+            return ToDo.NOTHING
+        what = f"keys of generation {number}" if to_do is ToDo.PUBLISH else "lists of rising items"
+        log.warning(
+            "Redis has lost %s, which are written again; if it evicts keys, set its maxmemory-policy to "
+            "noeviction and give it more memory",
+            what,
+        )
+        self._looks_left, self._pause = self._pause, min(2 * self._pause, PAUSE_LOOKS_MAX)
+        return to_do

@@ -1,0 +1,145 @@
+"""One side of a generation, checked, and as Redis takes it.
+
+Trainer ──► [Vectors] ──► GenerationStore (publish.py)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.snapshots.generations.keys import TOUCHED_MAX
+
+# The product of two vectors of this length is far from float32's end at 3.4e38, and so is the square of one,
+# which a vector set computes. Lengths of a trained model are near 1.
+NORM_MAX = 1e18
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One side of a generation: N nodes with external ids.
+
+    ``event_ms`` is the time of the newest event that the vector knows of. ``touched`` (users only) lists the
+    items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
+    ``lists`` (users only) has what a reader recommends in the place of a ranking by vectors: items with
+    scores, best first, as JSON; empty for a user who is ranked by vectors.
+    """
+
+    ids: Sequence[str]
+    vectors: F32  # [N, dim]
+    event_ms: I64  # [N]
+    touched: Sequence[Sequence[str]] | None = None
+    lists: Sequence[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def check(vectors: Vectors, side: str) -> None:
+    """Refuse what must never reach Redis: wrong shapes, doubled or empty ids, NaN and infinity.
+
+    A vector longer than ``NORM_MAX`` counts as infinite: its scores would be.
+
+    Raises:
+        ValueError: It names the side, the value and the rule.
+    """
+    n = len(vectors.ids)
+    if vectors.vectors.ndim != 2 or vectors.vectors.dtype != np.float32:
+        raise ValueError(
+            f"{side} vectors must be float32 [N, dim], got {vectors.vectors.dtype} {vectors.vectors.shape}"
+        )
+    lengths = (len(vectors.vectors), len(vectors.event_ms))
+    if lengths != (n, n) or any(len(c) != n for c in (vectors.touched, vectors.lists) if c is not None):
+        raise ValueError(
+            f"{side} columns disagree in length: {n} ids, {lengths[0]} vectors, {lengths[1]} times"
+        )
+    if len(set(vectors.ids)) != n:
+        doubled = Counter(vectors.ids).most_common(1)[0][0]
+        raise ValueError(f"{side} ids must be unique, {doubled!r} is there twice")
+    if "" in vectors.ids:
+        raise ValueError(f"a {side} id is empty; ids are 1 character or longer")
+    sound = norms(vectors.vectors) <= NORM_MAX  # NaN is not
+    if not sound.all():
+        bad = int(np.argmin(sound))
+        raise ValueError(
+            f"{side} vectors must be finite and not longer than {NORM_MAX:g}, {n - int(sound.sum())} are "
+            f"not; first: {vectors.ids[bad]!r}"
+        )
+
+
+def dim_of(users: Vectors, items: Vectors) -> int:
+    """The dimensions of a whole generation, checked.
+
+    Raises:
+        ValueError: As ``check``; or a side is empty, or the two have other dimensions.
+    """
+    check(users, "user")
+    check(items, "item")
+    if not len(users) or not len(items):
+        raise ValueError(f"a generation needs users and items, got {len(users)} and {len(items)}")
+    dim, item_dim = int(users.vectors.shape[1]), int(items.vectors.shape[1])
+    if dim != item_dim or dim == 0:
+        raise ValueError(
+            f"users have {dim} dimensions and items {item_dim}; they must agree and be at least 1"
+        )
+    return dim
+
+
+def norms(vectors: F32) -> npt.NDArray[np.float64]:
+    """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
+    squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squared)
+
+
+def digest_of(*sides: Vectors) -> str:
+    """What tells that two generations have the same content."""
+    digest = hashlib.sha256()
+    for side in sides:
+        digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
+        digest.update(side.vectors.tobytes())
+        digest.update(b"".join(side.lists or ()))
+    return digest.hexdigest()
+
+
+def one_length(items: F32) -> F32:
+    """Item vectors [N, d] as [N, d + 1], all of one length, so that a search by cosine ranks by dot product.
+
+    A vector set ranks by cosine and our score is a dot product. Each item becomes ``[x, sqrt(M² − |x|²)]``
+    with M the largest norm; for a query ``[u, 0]`` the cosine then orders exactly as ``u · x`` does.
+
+    Source: Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean Transformation for
+    Inner-Product Spaces", RecSys 2014, section 3.
+    """
+    squared = np.einsum("nd,nd->n", items, items, dtype=np.float64)
+    longest = squared.max() or 1.0  # all zero: any direction will do
+    extra = np.sqrt(longest - squared).astype(np.float32)
+    return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
+
+
+def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
+    """What the scripts take for each hash of rows ``first`` to ``stop``: id, embedding, event_ms, touched,
+    list.
+    """
+    blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
+    for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
+        touched = (
+            "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
+        )
+        listed = b"" if vectors.lists is None else vectors.lists[first + n]
+        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, listed)
+
+
+def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """``0`` to ``count`` as (first, stop) pairs of at most ``size``."""
+    for first in range(0, count, size):
+        yield first, min(first + size, count)

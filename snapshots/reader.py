@@ -1,0 +1,337 @@
+"""Read embeddings and recommendations from Redis: what a ranking service uses.
+
+    GenerationStore ──► Redis ──► [EmbeddingReader] ──► vectors, recommendations
+
+Needs numpy and redis, nothing of the model. A plain client reads a vector with two commands:
+``HGET {ns}:emb:current gen`` and ``HGET {ns}:emb:{gen}:user:{id} embedding`` (float32, little-endian).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal, TypeVar, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import redis
+from redis.client import Pipeline
+
+from driftgraph.snapshots.generations.keys import LIVE, Keys, StoreError, redis_errors, require_binary
+
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+T = TypeVar("T")
+
+ATTEMPTS = 5  # a read is repeated when the generation was replaced under it; publishes are minutes apart
+COMMANDS_PER_PIPELINE = 5_000  # bounds one answer: 1.3 MB at 64 dims
+SPARE = 8  # candidates beyond those asked for: the vector set rounds, and we rank its answer again
+GRAPH_EF = 500  # effort of a search in a vector set too large for an exact one
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Vectors of some users and some items, all of one generation.
+
+    A row whose ``found`` is False is zero. ``generation`` is 0 where nothing was published yet; then no
+    row is found and the vectors have no columns.
+    """
+
+    generation: int
+    users: F32
+    users_found: Bool
+    items: F32
+    items_found: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to show a user.
+
+    ``source`` says where it is from: ``embedding`` (scores are dot products), ``co_visitation`` (a list that
+    the worker made before the model's first generation: co-visitation, behind it popularity), ``trending``
+    (for a user nobody knows; scores are what the trend lists hold) or ``none``. Best first; equal scores by
+    id.
+    """
+
+    generation: int
+    source: Literal["embedding", "co_visitation", "trending", "none"]
+    items: list[tuple[str, float]]
+    event_ms: int | None = None  # of the newest event that the user's vector knows of
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog:
+    """All items of one generation, in order of id."""
+
+    key: tuple[int, bytes]
+    ids: list[str]
+    vectors: F32
+    place: dict[str, int]
+
+
+class _Replaced(Exception):  # noqa: N818  never leaves this file
+    """The generation that a read began with is no longer there."""
+
+
+class EmbeddingReader:
+    """Reads the served generation of one namespace.
+
+    Always true: everything in one answer is of one generation, also while another is published, rolled back
+    or removed; the next answer follows the switch. A batch costs one round trip, and a second one
+    after a switch.
+
+    Args:
+        client: From ``redis_schema.connect``, so that no read hangs. One reader belongs to one thread.
+        trending_behavior: Whose list answers for unknown users; None adds up the lists of all behaviors.
+        cache_items: Keep all items of the generation here and rank without the vector set: no load on Redis
+            and one round trip for a recommendation, for a few hundred milliseconds after each switch and
+            ``4 · dim`` bytes an item. Without vector sets in the server this is done in any case.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        namespace: str,
+        trending_behavior: str | None = None,
+        cache_items: bool = False,
+    ) -> None:
+        require_binary(client)
+        self._client = client
+        self._keys = Keys(namespace)
+        self._trending_behavior = trending_behavior
+        self._cache_items = cache_items
+        self._generation = 0  # the one seen last; every read checks it
+        self._token = b""  # of its publish, once seen: after a FLUSHALL another may have the same number
+        self._described: tuple[tuple[int, bytes], int, str] = ((0, b""), 0, "none")  # dim, how to search
+        self._catalog: _Catalog | None = None
+
+    def current(self) -> int:
+        """The number of the served generation, 0 for none."""
+        with redis_errors(self._client, "reading which generation is served"):
+            return self._resolve()
+
+    def users(self, ids: Sequence[str]) -> tuple[F32, Bool]:
+        """Vectors [N, dim] and which of them were found; see ``batch``."""
+        batch = self.batch(users=ids)
+        return batch.users, batch.users_found
+
+    def items(self, ids: Sequence[str]) -> tuple[F32, Bool]:
+        """Vectors [N, dim] and which of them were found; see ``batch``."""
+        batch = self.batch(items=ids)
+        return batch.items, batch.items_found
+
+    def batch(self, *, users: Sequence[str] = (), items: Sequence[str] = ()) -> Batch:
+        """Vectors of users and items of one generation.
+
+        Raises:
+            StoreError: Redis does not answer, or replaced the generation several times during the read.
+        """
+
+        def read(generation: int) -> Batch:
+            if not generation:
+                return Batch(0, *_rows([], len(users), 0), *_rows([], len(items), 0))
+            names = [self._keys.user(generation, i) for i in users]
+            names += [self._keys.item(generation, i) for i in items]
+            blobs = self._consistent(generation, [("HGET", name, "embedding") for name in names])
+            dim = self._describe(generation)[0]
+            return Batch(
+                generation,
+                *_rows(blobs[: len(users)], len(users), dim),
+                *_rows(blobs[len(users) :], len(items), dim),
+            )
+
+        with redis_errors(self._client, "reading embeddings"):
+            return self._follow(read)
+
+    def recommend(self, user_id: str, top: int = 20) -> Recommendation:
+        """The items with the highest dot product that the user has not touched.
+
+        Exact, except in a catalog beyond 100,000 items without ``cache_items``, where the vector set is
+        searched approximately. ``touched`` holds a user's newest 200 items, so an older one may come again.
+
+        Raises:
+            ValueError: ``top`` is not positive.
+            StoreError: As for ``batch``.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+
+        def read(generation: int) -> Recommendation:
+            if not generation:
+                return self._trending(0, top)
+            name = self._keys.user(generation, user_id)
+            command = ("HMGET", name, "embedding", "touched", "event_ms", "list")
+            blob, touched, event_ms, listed = self._consistent(generation, [command])[0]
+            user = np.frombuffer(blob or b"", "<f4")
+            if not (user.any() and np.isfinite(user).all()):  # unknown, or without any direction
+                return self._trending(generation, top)
+            left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
+            if listed:
+                items = msgspec.json.decode(listed, type=list[tuple[str, float]])
+                kept = [pair for pair in items if pair[0] not in left_out]
+                return Recommendation(generation, "co_visitation", kept[:top], int(event_ms))
+            if self._cache_items or self._describe(generation)[1] == "none":
+                ranked = self._rank_catalog(generation, user, left_out, top)
+            else:
+                ranked = self._rank_index(generation, user, left_out, top)
+            return Recommendation(generation, "embedding", ranked, int(event_ms))
+
+        with redis_errors(self._client, f"recommending for {user_id!r}"):
+            return self._follow(read)
+
+    def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
+        """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.
+
+        Empty where nobody has written one. The lists come from the Faust app while one runs, and from the
+        worker with each generation.
+
+        Raises:
+            ValueError: ``n`` is not positive.
+            StoreError: Redis does not answer.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        with redis_errors(self._client, f"reading what is trending for {behavior!r}"):
+            return self._trending_items([behavior], n)
+
+    # --- one generation an answer ----------------------------------------------------------------------
+
+    def _follow(self, read: Callable[[int], T]) -> T:
+        """Run a read of several round trips until no switch took its generation away."""
+        for _ in range(ATTEMPTS):
+            try:
+                return read(self._generation or self._resolve())
+            except _Replaced:
+                continue
+        raise StoreError(
+            f"generation {self._generation} of namespace {self._keys.namespace!r} could not be read whole in "
+            f"{ATTEMPTS} attempts; look whether Redis evicts keys, or a worker publishes in a loop"
+        )
+
+    def _resolve(self) -> int:
+        self._generation = int(cast("bytes | None", self._client.hget(self._keys.current, "gen")) or 0)
+        self._token = b""
+        return self._generation
+
+    def _consistent(self, generation: int, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The answers of ``commands`` if ``generation`` is served when they begin and there when they end.
+
+        The served one is asked first: an answer is never older than the switch before the call. The status
+        is asked last: a generation loses it before it loses its first key. With it comes the token, by which
+        all round trips of an answer are of one publish.
+        """
+        answers: list[Any] = []
+        for first in range(0, max(len(commands), 1), COMMANDS_PER_PIPELINE):
+            pipe: Pipeline = self._client.pipeline(transaction=False)
+            pipe.hget(self._keys.current, "gen")
+            for command in commands[first : first + COMMANDS_PER_PIPELINE]:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            pipe.hmget(self._keys.of(generation, "manifest"), ["status", "token"])
+            served, *found, (status, token) = pipe.execute()
+            is_same = self._token in (b"", token)
+            if int(served or 0) != generation or status != LIVE.encode() or not is_same:
+                self._generation, self._token = int(served or 0), b""
+                raise _Replaced
+            self._token = token or b""
+            answers += found
+        return answers
+
+    def _describe(self, generation: int) -> tuple[int, str]:
+        """(dim, how to search the index: exact, graph or none), remembered for the generation."""
+        if self._described[0] != (generation, self._token):
+            names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index")
+            dim, index = self._consistent(generation, [names])[0]
+            self._described = ((generation, self._token), int(dim), index.decode())
+        return self._described[1:]
+
+    # --- ranking ---------------------------------------------------------------------------------------
+
+    def _rank_index(
+        self, generation: int, user: F32, left_out: set[str], top: int
+    ) -> list[tuple[str, float]]:
+        """Ask the vector set for candidates, then rank those by their dot product."""
+        effort = ("TRUTH",) if self._describe(generation)[1] == "exact" else ("EF", str(GRAPH_EF))
+        query = np.append(user, np.float32(0)).astype("<f4").tobytes()  # see vectors.one_length
+        count = str(top + len(left_out) + SPARE)
+        name = self._keys.of(generation, "items")
+        search: tuple[Any, ...] = ("VSIM", name, "FP32", query, "COUNT", count, *effort)
+        found: list[bytes] = self._consistent(generation, [search])[0]
+        ids = [i for i in (raw.decode() for raw in found) if i not in left_out]
+        blobs = self._consistent(
+            generation, [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
+        )
+        vectors, _ = _rows(blobs, len(ids), len(user))
+        scored = zip(ids, _scores(vectors, user).tolist(), strict=True)
+        sound = [pair for pair in scored if pair[1] > -np.inf]
+        return sorted(sound, key=lambda pair: (-pair[1], pair[0]))[:top]
+
+    def _rank_catalog(
+        self, generation: int, user: F32, left_out: set[str], top: int
+    ) -> list[tuple[str, float]]:
+        """Score every item here."""
+        catalog = self._load_catalog(generation)
+        score = _scores(catalog.vectors, user)
+        score[[catalog.place[i] for i in left_out if i in catalog.place]] = -np.inf
+        if top < len(score):
+            worst = np.partition(score, -top)[-top]
+            places = np.flatnonzero(score >= worst)  # with all that are equal to the last one
+        else:
+            places = np.arange(len(score))
+        best = places[np.argsort(-score[places], kind="stable")][:top]
+        return [(catalog.ids[n], float(score[n])) for n in best.tolist() if score[n] > -np.inf]
+
+    def _load_catalog(self, generation: int) -> _Catalog:
+        if self._catalog is None or self._catalog.key != (generation, self._token):
+            name = self._keys.of(generation, "item-ids")
+            raw: list[bytes] = self._consistent(generation, [("LRANGE", name, "0", "-1")])[0]
+            ids = sorted(i.decode() for i in raw)
+            commands = [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
+            dim = self._describe(generation)[0]
+            vectors, _ = _rows(self._consistent(generation, commands), len(ids), dim)
+            places = {i: n for n, i in enumerate(ids)}
+            self._catalog = _Catalog((generation, self._token), ids, vectors, places)
+        return self._catalog
+
+    def _trending(self, generation: int, top: int) -> Recommendation:
+        """The fallback for users nobody knows."""
+        behaviors = [self._trending_behavior] if self._trending_behavior else self._behaviors()
+        if not behaviors:
+            return Recommendation(generation, "none", [])
+        scored = self._trending_items(behaviors, top)
+        return Recommendation(generation, "trending" if scored else "none", scored)
+
+    def _trending_items(self, behaviors: Sequence[str], top: int) -> list[tuple[str, float]]:
+        names = [self._keys.trending(behavior) for behavior in behaviors]
+        sums = cast("list[Any]", self._client.zunion(names, withscores=True))
+        scored = [(i.decode(), float(s)) for i, s in sums if isfinite(s)]
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:top]
+
+    def _behaviors(self) -> list[str]:
+        found = cast("set[bytes]", self._client.smembers(self._keys.trending_behaviors))
+        return sorted(behavior.decode() for behavior in found)
+
+
+def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
+    """Dot products [N], finite; -inf for an item whose vector is not.
+
+    A publish refuses vectors whose products float32 cannot hold. Somebody else may have written these.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = vectors @ user
+        if np.isfinite(score).all():
+            return score
+        wide = vectors.astype(np.float64) @ user.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, -np.inf)
+
+
+def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Bool]:
+    """Vectors [count, dim] of the answers, zero and not found where there is none."""
+    found = np.zeros(count, np.bool_)
+    found[: len(blobs)] = [blob is not None for blob in blobs]
+    vectors = np.zeros((count, dim), np.float32)
+    vectors[found] = np.frombuffer(b"".join(b for b in blobs if b), "<f4").reshape(-1, dim) if dim else 0
+    return vectors, found

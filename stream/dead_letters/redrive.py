@@ -1,0 +1,190 @@
+"""Dead letters seen again: grouped, sent back to where they came from, removed.
+
+    LetterBox ──► [summarize] ──► reasons, counts, examples
+              ──► [retry]     ──► source topic, the event as it was and how often it was tried
+              ──► [purge]
+
+A retry delivers at least once: after a crash between the acknowledgement of a chunk and its mark, the next
+retry sends that chunk again. Events with an ``event_id`` are applied once all the same (``stream.dedupe``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from driftgraph.stream import disk
+from driftgraph.stream.dead_letters.letters import (
+    ATTEMPTS_HEADER,
+    DeadLetterError,
+    Letter,
+    LetterBox,
+    origin_of,
+    own_headers,
+    partition_of,
+)
+from driftgraph.stream.formats.event_rules import Reason
+from driftgraph.stream.kafka.producer import EventProducer
+
+CHUNK: Final = 1_000  # letters that are sent, acknowledged and marked together; what a crash may send twice
+
+
+@dataclass
+class Group:
+    """The open letters of one reason."""
+
+    reason: str
+    count: int = 0
+    tried: int = 0  # of those, letters of events that a retry had sent before
+    newest_ms: int = 0
+    example: Letter | None = None  # the newest
+
+    def to_json(self) -> dict[str, Any]:
+        """With the newest letter as the example."""
+        assert self.example is not None
+        return {
+            "reason": self.reason,
+            "count": self.count,
+            "tried_before": self.tried,
+            "newest_ms": self.newest_ms,
+            "example": {
+                "id": self.example.id,
+                "origin": self.example.rejected.origin,
+                "detail": self.example.rejected.detail,
+            },
+        }
+
+
+@dataclass
+class Redriven:
+    """What a retry did."""
+
+    sent: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # of those sent
+    cut: int = 0  # not sent: their payload was cut
+    foreign: int = 0  # not sent: they came from a file, not from a topic
+
+    def to_json(self) -> dict[str, Any]:
+        """As numbers."""
+        return {"sent": self.sent, "reasons": dict(self.reasons), "cut": self.cut, "foreign": self.foreign}
+
+
+def summarize(letters: Iterable[Letter]) -> tuple[list[Group], int]:
+    """The open letters by reason, the most frequent first; and how many are done."""
+    groups: dict[str, Group] = {}
+    done = 0
+    for letter in letters:
+        if letter.done:
+            done += 1
+            continue
+        group = groups.setdefault(letter.rejected.reason, Group(letter.rejected.reason))
+        group.count += 1
+        group.tried += letter.attempts > 0
+        if group.example is None or letter.kept_ms >= group.newest_ms:
+            group.newest_ms, group.example = letter.kept_ms, letter
+    return sorted(groups.values(), key=lambda group: (-group.count, group.reason)), done
+
+
+def retry(
+    box: LetterBox,
+    producer: EventProducer,
+    *,
+    topic: str,
+    reason: str | None = None,
+    limit: int | None = None,
+) -> Redriven:
+    """Send open letters back, the oldest first.
+
+    Each chunk goes in this order, and a crash after any step loses nothing:
+      1. read up to ``CHUNK`` letters that are open;
+      2. produce their events: key, headers, timestamp and payload as they came, to their own partition;
+      3. wait until the brokers have acknowledged all of them; if one fails, stop here with the reason;
+      4. mark them as done, on the disk or on the brokers; from here on no retry sends them again.
+
+    Args:
+        box: Where the letters are.
+        producer: To the cluster of the source topic.
+        topic: Of letters that do not know theirs: late ones, which know their partition.
+        reason: Only letters of this reason.
+        limit: At most so many.
+
+    Raises:
+        DriftgraphError: The letters cannot be read or marked, or the brokers do not take an event.
+    """
+    report, counts = Redriven(), dict[str, int]()
+    wanted = islice(_sendable(box.letters(), reason, report), limit)
+    while chunk := list(islice(wanted, CHUNK)):
+        for letter in chunk:
+            _send(producer, letter, topic, counts)
+        producer.finish()
+        box.mark_done([letter.id for letter in chunk])
+        report.sent += len(chunk)
+        report.reasons.update(letter.rejected.reason for letter in chunk)
+    return report
+
+
+def purge(box: LetterBox, *, before_ms: int | None = None, reason: str | None = None) -> int:
+    """Remove letters, open and done, that were kept before a time and have a reason; returns how many."""
+    chosen = [
+        letter.id
+        for letter in box.letters()
+        if (before_ms is None or letter.kept_ms < before_ms)
+        and (reason is None or letter.rejected.reason == reason)
+    ]
+    if chosen:
+        box.purge(chosen)
+    return len(chosen)
+
+
+def _sendable(letters: Iterable[Letter], reason: str | None, report: Redriven) -> Iterator[Letter]:
+    for letter in letters:
+        if letter.done or reason not in (None, letter.rejected.reason):
+            continue
+        if not letter.is_whole:
+            report.cut += 1
+        elif partition_of(letter.rejected) is None:
+            report.foreign += 1
+        else:
+            yield letter
+
+
+def _send(producer: EventProducer, letter: Letter, topic: str, counts: dict[str, int]) -> None:
+    rejected = letter.rejected
+    origin = origin_of(rejected)
+    topic, partition = origin[0] if origin else topic, partition_of(rejected)
+    if topic not in counts:
+        counts[topic] = producer.partition_count(topic)
+    attempts = (ATTEMPTS_HEADER, b"%d" % (letter.attempts + 1))
+    producer.send(
+        key=rejected.key,
+        value=None if rejected.reason == Reason.TOMBSTONE else rejected.payload,
+        timestamp_ms=rejected.timestamp_ms,
+        # The user's window is where that partition is read, whatever the partitioner of its producer was.
+        partition=partition if partition is not None and partition < counts[topic] else None,
+        headers=(*own_headers(rejected.headers), attempts),
+        topic=topic,
+    )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one retry at a time use the letters of this data_dir: two would send every letter twice.
+
+    Raises:
+        DeadLetterError: If another one runs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "retry.lock").open("a") as file:
+        try:
+            held = disk.lock(file.fileno(), folder / "retry.lock")
+        except BlockingIOError as error:
+            raise DeadLetterError(f"another dlq retry of {folder} runs; wait for its end") from error
+        try:
+            yield
+        finally:
+            held.close()

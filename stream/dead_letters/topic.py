@@ -1,0 +1,398 @@
+"""Dead letters in a Kafka topic: the place that other tools and machines see.
+
+    put ──► [KafkaDeadLetters] ──► topic: the event's own bytes, and headers that say why
+            [TopicLetterBox]   ──► the same topic: records that say which letters of their partition are done
+
+A letter's id is its partition and offset. A record of what is done lies in the partition of its letters and
+behind them, so that whatever removes records from the front of a partition (retention, a purge) cannot remove
+it and leave a letter that it names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final, cast
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from driftgraph.stream.dead_letters.letters import (
+    ATTEMPTS_HEADER,
+    CONNECT_PREFIX,
+    OWN_PREFIX,
+    DeadLetterError,
+    Letter,
+    origin_of,
+    parts_of_id,
+)
+from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
+from driftgraph.stream.formats.event_rules import Reason
+from driftgraph.stream.kafka.causes import Cause, Property, configuration_fault
+from driftgraph.stream.kafka.client import LIBRDKAFKA
+from driftgraph.stream.kafka.topics import ANSWER_WITHIN_S, KEEPS_ALL
+from driftgraph.stream.time.clock import Clock, SystemClock
+
+FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
+READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
+MESSAGE_BYTES_MAX: Final = 64 << 20  # ours to send; the topic's own limit decides
+BATCH_BYTES: Final = 1 << 16  # a topic's limit is one of batches: small letters must not fail together
+DONE_OFFSETS_MAX: Final = 10_000  # of one record of what is done: 200 kB
+TOPIC_CONFIG: Final = {  # of a topic that we make: letters go by bytes
+    **KEEPS_ALL,
+    "max.message.bytes": str(16 << 20),  # an event as large as its own topic allows, and the headers
+}
+_REASON, _ORIGIN, _KEPT = OWN_PREFIX + "reason", OWN_PREFIX + "origin", OWN_PREFIX + "kept_ms"
+_TRUNCATED: Final = OWN_PREFIX + "payload.bytes"  # how long the payload was before it was cut
+_TIMESTAMP: Final = OWN_PREFIX + "timestamp_ms"  # the event's, where the topic refuses it
+_DONE: Final = OWN_PREFIX + "done"  # the value names offsets of letters
+
+
+class KafkaDeadLetters:
+    """Letters to one topic.
+
+    Always true: value, key, headers and timestamp are those of the event, byte by byte; headers in the form
+    of Kafka Connect and ours come after its own. Only a payload that the topic refuses as too large is cut,
+    and only a timestamp that it refuses, or removes by, is left out; a header says so. What the brokers did
+    not acknowledge is sent again by the next ``flush``.
+    """
+
+    def __init__(
+        self,
+        client: Mapping[str, Property],
+        *,
+        topic: str,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S,
+        clock: Clock | None = None,
+        at_its_time: bool = True,
+    ) -> None:
+        """Unless ``at_its_time`` a letter has the time at which it is kept, and its event's in a header.
+
+        A topic that removes by age would remove the letter of an old event at once.
+        """
+        self._topic = topic
+        self._at_its_time = at_its_time
+        self._timeout_s = flush_timeout_s
+        self._clock = clock or SystemClock()
+        self._counts: Counter[str] = Counter()
+        self._again: list[_Record] = []  # what failed, as it is to be sent next
+        self._cause = Cause()
+        self._why: tuple[str, str] | None = None  # the last failure, and what to look at
+        # Without idempotence: its fatal errors end a producer for ever, and a letter twice does less harm.
+        properties: dict[str, Any] = {**client, "acks": "all", "enable.idempotence": False}
+        properties.setdefault("message.max.bytes", MESSAGE_BYTES_MAX)
+        properties.setdefault("batch.size", BATCH_BYTES)
+        properties["error_cb"] = self._cause.on_error
+        try:
+            self._producer: Producer = Producer(properties, logger=LIBRDKAFKA)
+        except (KafkaException, ValueError, TypeError) as error:
+            fault = configuration_fault(error, client)
+            raise DeadLetterError(f"Kafka refuses the configuration for dead letters: {fault}") from error
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Letters put by this process, by reason."""
+        return dict(self._counts)
+
+    def put(self, rejected: Rejected) -> None:
+        """Hand one letter to the producer; waits only if its queue is full."""
+        self._counts[rejected.reason] += 1
+        record = _Record(rejected, kept_ms=self._clock.now_ms(), without_time=not self._at_its_time)
+        try:
+            self._produce(record)
+        except BufferError:
+            self._again.append(record)
+            self.flush()  # makes room, or says why there is none
+
+    def flush(self) -> None:
+        """Wait until the brokers have acknowledged all letters."""
+        failed, self._again = self._again, []
+        while True:
+            for number, record in enumerate(failed):
+                try:
+                    self._produce(record)
+                except BufferError:
+                    self._again += failed[number:]
+                    break
+            waiting = self._producer.flush(self._timeout_s)
+            failed = [record for record in self._again if record.is_changed]
+            if waiting or not failed:
+                break
+            self._again = [record for record in self._again if not record.is_changed]
+        if waiting or self._again:
+            within = f"{waiting} not acknowledged in {self._timeout_s:g} s"
+            why, advice = self._why or self._cause.why(within)
+            raise DeadLetterError(f"dead letters cannot be sent to {self._topic}: {why}; {advice}")
+        self._why = None
+
+    def close(self) -> None:
+        """Flush; the producer closes with the process."""
+        self.flush()
+
+    def _produce(self, record: _Record) -> None:
+        def acknowledged(error: KafkaError | None, _: Message | None) -> None:
+            if error is not None:
+                self._again.append(record.after(error))
+                self._why = self._cause.why_not_taken(error)
+
+        try:
+            self._producer.poll(0)
+            self._producer.produce(self._topic, **record.arguments(), on_delivery=acknowledged)
+        except KafkaException as error:  # refused before it was a message
+            acknowledged(error.args[0], None)
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """A letter as it is sent."""
+
+    rejected: Rejected
+    kept_ms: int
+    cut: bool = False
+    without_time: bool = False
+    is_changed: bool = False  # since it failed the last time: may be sent again at once
+
+    def after(self, error: KafkaError) -> _Record:
+        """What to send instead, after the brokers refused it so."""
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not self.cut:
+            return msgspec.structs.replace(self, cut=True, is_changed=True)
+        if error.code() == KafkaError.INVALID_TIMESTAMP and not self.without_time:
+            return msgspec.structs.replace(self, without_time=True, is_changed=True)
+        return msgspec.structs.replace(self, is_changed=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """What ``produce`` is to be called with."""
+        rejected = self.rejected
+        headers = [*rejected.headers, *connect_headers(rejected, self.kept_ms)]
+        value: bytes | None = None if rejected.reason == Reason.TOMBSTONE else rejected.payload
+        if self.cut and value is not None:
+            headers.append((_TRUNCATED, b"%d" % len(value)))
+            value = value[:PAYLOAD_BYTES_KEPT]
+        found: dict[str, Any] = {"value": value, "key": rejected.key, "headers": headers}
+        if rejected.timestamp_ms is not None:
+            if self.without_time:
+                headers.append((_TIMESTAMP, b"%d" % rejected.timestamp_ms))
+            else:
+                found["timestamp"] = rejected.timestamp_ms
+        return found
+
+
+class TopicLetterBox:
+    """The letters of a topic, to look at and to mark. A topic that is not there has none."""
+
+    def __init__(self, client: Mapping[str, Property], topic: str) -> None:
+        self._client = dict(client)
+        self._topic = topic
+        self._cause = Cause()
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return f"topic {self._topic}"
+
+    def letters(self) -> Iterator[Letter]:
+        """Those that are there now, done ones too: the topic is read twice, first for what is done."""
+        done: dict[int, set[int]] = defaultdict(set)
+        ends = self._ends()
+        for message in self._records(ends):
+            if (offsets := _offsets_done(message)) is not None:
+                done[message.partition() or 0].update(offsets)
+        for message in self._records(ends):
+            if _offsets_done(message) is None:
+                yield _letter_of(message, message.offset() in done[message.partition() or 0])
+
+    def mark_done(self, ids: Collection[str]) -> None:
+        """Produce what is done to the partitions of the letters, and wait for the acknowledgement."""
+        if not ids:
+            return
+        properties = {**self._client, "acks": "all", "enable.idempotence": True}
+        cause = Cause()
+        producer = Producer({**properties, "error_cb": cause.on_error}, logger=LIBRDKAFKA)
+        failures: list[tuple[str, str]] = []
+
+        def acknowledged(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failures.append(cause.why_not_taken(error))
+
+        for partition, offsets in _by_partition(ids).items():
+            for at in range(0, len(offsets), DONE_OFFSETS_MAX):
+                value = msgspec.json.encode(offsets[at : at + DONE_OFFSETS_MAX])
+                headers = cast("Any", [(_DONE, b"1")])
+                producer.produce(
+                    self._topic, value, partition=partition, headers=headers, on_delivery=acknowledged
+                )
+        if producer.flush(FLUSH_TIMEOUT_S) or failures:
+            why, advice = failures[0] if failures else cause.why(f"not acknowledged in {FLUSH_TIMEOUT_S:g} s")
+            raise DeadLetterError(
+                f"{len(ids)} dead letters cannot be marked as done in {self._topic}: {why}; {advice}, and do "
+                "it again"
+            )
+
+    def purge(self, ids: Collection[str]) -> None:
+        """Mark as done, then remove each partition's records before its first letter that is not done."""
+        self.mark_done(ids)
+        before = {partition: end for partition, (begin, end) in self._ends().items() if begin < end}
+        for letter in self.letters():
+            if not letter.done:
+                partition, offset = parts_of_id(letter.id)
+                before[partition] = min(before.get(partition, offset), offset)
+        wanted = [TopicPartition(self._topic, partition, offset) for partition, offset in before.items()]
+        try:
+            if wanted:
+                admin = AdminClient(self._client, logger=LIBRDKAFKA)
+                for answer in admin.delete_records(wanted, request_timeout=ANSWER_WITHIN_S).values():
+                    answer.result(ANSWER_WITHIN_S + 5)
+        except KafkaException as error:
+            raise DeadLetterError(
+                f"the letters are marked as done, but their records cannot be removed from {self._topic} "
+                f"({error.args[0].str()}); see that the brokers run, and ask for DELETE on it"
+            ) from error
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            {
+                **self._client,
+                "group.id": "driftgraph-dlq",  # never committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "allow.auto.create.topics": False,
+                "error_cb": self._cause.on_error,
+            },
+            logger=LIBRDKAFKA,
+        )
+
+    def _ends(self) -> dict[int, tuple[int, int]]:
+        """By partition the first offset and the one after the last."""
+        try:
+            with closing(self._consumer()) as consumer:
+                found = self._topics_of(consumer).get(self._topic)
+                if found is None:
+                    return {}
+                return {
+                    p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout=ANSWER_WITHIN_S)
+                    for p in found.partitions
+                }
+        except (KafkaException, ValueError, TypeError) as error:
+            raise self._unreadable(error) from error
+
+    def _topics_of(self, consumer: Consumer) -> Mapping[str, Any]:
+        try:
+            topics: Mapping[str, Any] = consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
+        finally:
+            consumer.poll(0)  # lets the callback tell the cause
+        return topics
+
+    def _records(self, ends: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
+        """Every record up to the ends, partition after partition."""
+        with closing(self._consumer()) as consumer:
+            for partition, (begin, end) in sorted(ends.items()):
+                if begin < end:
+                    consumer.assign([TopicPartition(self._topic, partition, begin)])
+                    yield from self._up_to(consumer, end)
+
+    def _up_to(self, consumer: Consumer, end: int) -> Iterator[Message]:
+        while True:
+            message = consumer.poll(READ_WITHIN_S)
+            if message is None:
+                raise self._unreadable(f"nothing came in {READ_WITHIN_S:g} s")
+            error, offset = message.error(), message.offset() or 0
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise self._unreadable(error.str())
+            if error is not None or offset >= end:
+                return
+            yield message
+            if offset + 1 >= end:
+                return
+
+    def _unreadable(self, why: object) -> DeadLetterError:
+        first = why.args[0] if isinstance(why, KafkaException) else why
+        servers = self._client.get("bootstrap.servers", "")
+        said, advice = self._cause.why(first.str() if isinstance(first, KafkaError) else str(first))
+        if isinstance(first, KafkaError) and first.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            said, advice = first.str(), "this user may not read there: ask for READ on the topic"
+        return DeadLetterError(
+            f"dead letters cannot be read from {self._topic} on Kafka at {servers}: {said}; {advice}"
+        )
+
+
+def _letter_of(message: Message, done: bool) -> Letter:
+    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    said = {name: (value or b"").decode(errors="replace") for name, value in headers}
+    value, key = message.value(), message.key()
+    kind, time_ms = message.timestamp()
+    topic, partition, offset = (
+        said.get(CONNECT_PREFIX + part, "") for part in ("topic", "partition", "offset")
+    )
+    named = f"{topic}[{partition}]@{offset}" if topic else ""
+    rejected = Rejected(
+        reason=said.get(_REASON) or said.get(CONNECT_PREFIX + "exception.class.name") or "unknown",
+        detail=said.get(CONNECT_PREFIX + "exception.message", ""),
+        payload=_bytes(value),
+        origin=said.get(_ORIGIN) or named,
+        key=None if key is None else _bytes(key),
+        headers=tuple(
+            (n, None if v is None else _bytes(v))
+            for n, v in headers
+            if n == ATTEMPTS_HEADER or not _is_said(n)
+        ),
+        timestamp_ms=_number(said.get(_TIMESTAMP)) or (time_ms if kind else None),
+    )
+    size = _number(said.get(_TRUNCATED)) or len(rejected.payload)
+    place = f"{message.partition()}-{message.offset()}"
+    return Letter(place, rejected, _number(said.get(_KEPT)) or 0, size, done)
+
+
+def connect_headers(rejected: Rejected, now_ms: int) -> list[tuple[str, bytes]]:
+    """What Kafka Connect would say of the failure, and what else we need to know of it."""
+    topic, partition, offset = origin_of(rejected) or ("", "", "")
+    said = {
+        CONNECT_PREFIX + "topic": topic,
+        CONNECT_PREFIX + "partition": str(partition),
+        CONNECT_PREFIX + "offset": str(offset),
+        CONNECT_PREFIX + "connector.name": "driftgraph",
+        CONNECT_PREFIX + "task.id": "0",
+        CONNECT_PREFIX + "stage": "VALUE_CONVERTER",
+        CONNECT_PREFIX + "class.name": "driftgraph.stream.formats.event_rules",
+        CONNECT_PREFIX + "exception.class.name": rejected.reason,
+        CONNECT_PREFIX + "exception.message": rejected.detail,
+        _REASON: rejected.reason,
+        _ORIGIN: rejected.origin,
+        _KEPT: str(now_ms),
+    }
+    return [(name, value.encode(errors="replace")) for name, value in said.items()]
+
+
+def _is_said(name: str) -> bool:
+    return name.startswith(CONNECT_PREFIX) or name in (_REASON, _ORIGIN, _KEPT, _TRUNCATED, _TIMESTAMP)
+
+
+def _offsets_done(message: Message) -> Sequence[int] | None:
+    """The offsets that a record names as done; None for a letter."""
+    headers = cast("list[tuple[str, Any]]", message.headers() or [])
+    if not any(name == _DONE for name, _ in headers):
+        return None
+    try:
+        return msgspec.json.decode(_bytes(message.value()), type=list[int])
+    except msgspec.MsgspecError:
+        return []  # somebody else's: it names nothing
+
+
+def _by_partition(ids: Collection[str]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for partition, offset in sorted(map(parts_of_id, ids)):
+        found[partition].append(offset)
+    return dict(found)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""

@@ -1,0 +1,204 @@
+"""The Faust app in front of and beside the updater: ``normalize`` and ``trends``.
+
+    site's topic ──► normalize ──► canonical topic ──► updater
+                        └──► <site's topic>.dlq   └──► count ──► steps topic ──► trends ──► web views, sink
+
+For tens of thousands of events a second, not in the hot path. Delivery is at least once: an offset is
+committed after the broker has all that its record became. ``normalize`` gives an event without an id one
+made of its record's place, so that whoever looks at ids sees it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import faust
+import mode
+from faust.transport.drivers import aiokafka as driver
+from faust.types import EventT
+
+from driftgraph.stream.events import PAYLOAD_BYTES_KEPT
+from driftgraph.stream.faust.lanes import Lane, Outgoing, run_for_ever
+from driftgraph.stream.faust.normalize import NormalizeProcess, Normalizer, SiteRecord
+from driftgraph.stream.faust.options import FaustOptions
+from driftgraph.stream.faust.trends import TrendAgents
+from driftgraph.stream.formats.event_rules import Reason, Refusal, RowOrigin, rejected
+
+LOG = logging.getLogger("driftgraph.faust")
+
+SESSION_S: Final = 10.0  # so long after a worker was killed its partitions are another's
+MESSAGE_BYTES_MAX: Final = 64 << 20  # the topic's own limit decides, as for the updater's dead letters
+_LIMIT_HEADER: Final = "driftgraph.payload.bytes"  # of a dead letter that was cut: its length before
+
+
+def make_app(options: FaustOptions) -> faust.App:
+    """The app, ready for ``faust worker``. Nothing is connected or started yet."""
+    app = faust.App(
+        f"{options.name}-faust",
+        broker=[f"kafka://{one.strip()}" for one in options.brokers.split(",")],
+        broker_credentials=options.credentials,
+        store="memory://",
+        datadir=options.data_dir,
+        value_serializer="raw",
+        key_serializer="raw",
+        autodiscover=False,
+        agent_supervisor=mode.CrashingSupervisor,  # a worker without its agent only looks alive
+        broker_session_timeout=SESSION_S,
+        broker_heartbeat_interval=SESSION_S / 3,
+        broker_rebalance_timeout=SESSION_S,
+        producer_max_request_size=MESSAGE_BYTES_MAX,
+        topic_replication_factor=options.replication,
+        web_bind=options.web_host,
+        web_host=options.web_host,
+        web_port=options.web_port,
+    )
+    app.transport = _ReadCommitted(app.conf.broker, app)
+    if options.source_topic is not None:
+        _add_normalize(app, options, options.source_topic)
+    trends = TrendAgents(app, options)
+    trends.add_agents()
+    trends.add_views()
+    return app
+
+
+class _ReadCommittedThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust has no setting for it
+        return consumer
+
+
+class _ReadCommittedConsumer(driver.Consumer):
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return _ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _ReadCommitted(driver.Transport):
+    """Faust's own transport, blind to what an aborted transaction wrote."""
+
+    Consumer = _ReadCommittedConsumer
+
+
+def _add_normalize(app: faust.App, options: FaustOptions, source_topic: str) -> None:
+    source = app.topic(source_topic, value_type=bytes, key_type=bytes)
+    agent = _Normalize(app, options, source_topic)
+    lanes = [Lane(agent.worker_of(number)) for number in range(options.processes)]
+
+    @app.agent(source, name="normalize")
+    async def normalize(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await lanes[_lane_of(event) % len(lanes)].put(event)
+
+    run_for_ever(app, lanes)
+
+
+def _lane_of(event: EventT[Any]) -> int:
+    """Events of one key go one way; those without a key by partition."""
+    key = event.message.key
+    return zlib.crc32(key) if key is not None else int(event.message.partition)
+
+
+_KEYED_BY_WHAT: Final = Refusal(
+    Reason.TOMBSTONE,
+    "a record without a value in the site's own topic; set events.tombstones to erase if its key is the "
+    "user, else to ignore",
+)
+
+
+class _Normalize:
+    """From chunks of the site's records to canonical messages and dead letters."""
+
+    def __init__(self, app: faust.App, options: FaustOptions, source_topic: str) -> None:
+        self._options = options
+        self._headers = options.dead_letter_headers
+        self._inline = Normalizer(options.rules, options.names)  # our own checks take microseconds
+        self._canonical = app.topic(options.topic, value_type=bytes, key_type=bytes)
+        self._dead = app.topic(
+            f"{source_topic}.dlq",
+            value_type=bytes,
+            key_type=bytes,
+            internal=True,
+            partitions=1,
+            retention=None,
+            config={"retention.ms": -1},  # a letter has its record's time: by age an old one would go at once
+        )
+
+    def worker_of(self, number: int) -> Callable[[Sequence[EventT[Any]]], Any]:
+        """What lane ``number`` does with a chunk; with a function of the site's, in a process of its own."""
+        name = self._options.normalize
+        if name is None:
+            return self._inline_work
+        process = NormalizeProcess(name, self._options.rules, self._options.names)
+        thread = ThreadPoolExecutor(1, f"normalize-{number}")  # waits for the process's answers
+
+        async def work(events: Sequence[EventT[Any]]) -> list[Outgoing]:
+            records = [_record_of(event) for event in events if event.message.value is not None]
+            loop = asyncio.get_running_loop()
+            answers = iter(await loop.run_in_executor(thread, process.answers, records))
+            return [
+                message
+                for event in events
+                for message in self._messages(event, None if event.message.value is None else next(answers))
+            ]
+
+        return work
+
+    async def _inline_work(self, events: Sequence[EventT[Any]]) -> list[Outgoing]:
+        return [
+            message
+            for event in events
+            for message in self._messages(
+                event, None if event.message.value is None else self._inline.answer(_record_of(event))
+            )
+        ]
+
+    def _messages(self, event: EventT[Any], answer: Any) -> list[Outgoing]:
+        """What a record becomes; without an answer it has no value."""
+        timestamp_ms = round(event.message.timestamp * 1000)
+        if answer is None:
+            return self._without_value(event, timestamp_ms)
+        if isinstance(answer, Refusal):
+            return [self._letter(event, answer)]
+        too_large = Refusal(Reason.NORMALIZE_FAILED, f"topic {self._options.topic} takes no event so large")
+        return [
+            Outgoing(
+                self._canonical, one.key, one.value, timestamp_ms, instead=self._letter(event, too_large)
+            )
+            for one in answer
+        ]
+
+    def _without_value(self, event: EventT[Any], timestamp_ms: int) -> list[Outgoing]:
+        """A record without a value asks to forget its key in the canonical topic: only if that is a user."""
+        by_key = self._options.erase_by_key
+        if by_key or (by_key is None and self._options.normalize is None):
+            return [Outgoing(self._canonical, event.message.key, None, timestamp_ms)]
+        return [] if by_key is False else [self._letter(event, _KEYED_BY_WHAT)]
+
+    def _letter(self, event: EventT[Any], refusal: Refusal) -> Outgoing:
+        """The record byte by byte, with the reason in its headers; cut if the topic takes none so large."""
+        record = _record_of(event)
+        at = RowOrigin(record.origin, record.key, record.headers, record.timestamp_ms)
+        headers = (*record.headers, *self._headers(rejected(refusal, record.value, at)))
+        cut_headers = (*headers, (_LIMIT_HEADER, b"%d" % len(record.value)))
+        cut = Outgoing(
+            self._dead, record.key, record.value[:PAYLOAD_BYTES_KEPT], record.timestamp_ms, cut_headers
+        )
+        return Outgoing(self._dead, record.key, record.value, record.timestamp_ms, headers, instead=cut)
+
+
+def _record_of(event: EventT[Any]) -> SiteRecord:
+    message = event.message
+    headers = message.headers or []
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return SiteRecord(
+        value=message.value or b"",
+        key=message.key,
+        headers=tuple((name, value or b"") for name, value in pairs),
+        timestamp_ms=round(message.timestamp * 1000),
+        origin=f"{message.topic}[{message.partition}]@{message.offset}",
+    )

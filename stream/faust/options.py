@@ -1,0 +1,41 @@
+"""What the Faust app is built from: values alone, so that Faust itself is imported by nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from driftgraph.stream.events import Rejected
+from driftgraph.stream.formats import FieldNames
+from driftgraph.stream.formats.event_rules import EventRules
+
+Sink = Callable[
+    [str, Mapping[str, float]], None
+]  # behavior, score by item: replaces the list of the behavior
+Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # what a dead letter says of itself
+
+
+@dataclass(frozen=True, slots=True)
+class FaustOptions:
+    """What the app is built from."""
+
+    name: str  # the consumer group, and the first part of every topic that the app makes
+    brokers: str  # host:port,host:port
+    topic: str  # canonical events: what normalize writes and trends read
+    rules: EventRules
+    names: FieldNames
+    dead_letter_headers: Headers
+    source_topic: str | None = None  # the site's own events; None: no normalize agent
+    normalize: str | None = None  # module:function; None: canonical events pass if they are good
+    erase_by_key: bool | None = (
+        None  # records without a value pass; None: only without a function of the site's
+    )
+    processes: int = 2  # that run the function, and lanes that events take by key
+    window_ms: int = 3_600_000
+    web_host: str = "127.0.0.1"
+    web_port: int = 6066
+    replication: int = 1  # of the topics that the app makes
+    credentials: Any = None  # faust.SASLCredentials or faust.SSLCredentials
+    data_dir: str = "var/faust"
+    sink: Sink | None = None  # called in a thread every few seconds; what it raises is logged

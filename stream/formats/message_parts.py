@@ -1,0 +1,73 @@
+"""Several events in one message: laid out flat, decoded together, and told by their place when one is bad.
+
+    Rows ──► a format ──► [Parts] + columns ──► [decode_parts] ──► Decoded
+
+A position is that of a message, so a message with some bad events applies the good ones; each bad one is a
+dead letter with the whole message, and its detail says which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from driftgraph.stream.events import Decoded
+from driftgraph.stream.formats.event_rules import Answer, EraseRequest, EventRules, Refusal, Rows, rejected
+from driftgraph.stream.formats.rules_by_column import Columns, Index, RowAnswer, decode_columns
+from driftgraph.stream.time.clock import TimeBounds
+
+
+class Places(Protocol):
+    """A list of texts, or what makes them when they are told."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """N events of some messages: the row of each one's message, and its place in there.
+
+    The place is empty where the event is the whole message; None if all are.
+    """
+
+    row: Index
+    place: Places | None = None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def decode_parts(
+    rows: Rows,
+    parts: Parts,
+    *,
+    columns: Columns | None,
+    index: Index,
+    answer: Callable[[int], Answer],
+    rules: EventRules,
+    bounds: TimeBounds,
+) -> Decoded:
+    """Decode the parts like ``columns.decode_columns``; ``answer`` is the definition of one of them."""
+
+    def part(number: int) -> RowAnswer:
+        got = answer(number)
+        if isinstance(got, EraseRequest) and got.time_ms is None:
+            return got.at(rows.origin_of(int(parts.row[number])).timestamp_ms, bounds)
+        if not isinstance(got, Refusal):
+            return got
+        row, place = int(parts.row[number]), parts.place[number] if parts.place else ""
+        told = Refusal(got.reason, f"{place}: {got.detail}") if place else got
+        return rejected(told, rows.payloads[row], rows.origin_of(row))
+
+    return decode_columns(
+        columns,
+        index,
+        count=len(parts),
+        partition=rows.partition[parts.row] if parts.place and len(rows.partition) else rows.partition,
+        rules=rules,
+        bounds=bounds,
+        row=part,
+    )

@@ -1,0 +1,1 @@
+"""Messages whose schema a registry knows: the client, Avro, Protobuf and JSON Schema."""

@@ -1,0 +1,132 @@
+"""Avro messages as objects, by a schema that is only known as text.
+
+    text and references ──► fastavro ──► [AvroSchema.read] ──► dict, list, text, number
+
+What a logical type means is kept where it matters for an event: a timestamp is the instant that its unit
+says, a whole decimal is an integer, a UUID in bytes is its text, and dates and local timestamps have no zone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import fastavro
+import numpy as np
+from fastavro.read import LOGICAL_READERS
+
+from driftgraph.stream.time import time_kernels as times
+
+_LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
+_OURS: Final = "driftgraph-"  # before the name of a logical type that is read below
+_SCALE_MAX: Final = 76  # digits after the point of a decimal; 38 is what databases have
+# by unit: how many are a millisecond, and from where to where the number alone tells its unit
+_UNITS: Final = {
+    "millis": (1, times.SECONDS_BELOW, times.MILLISECONDS_BELOW),
+    "micros": (1_000, times.MILLISECONDS_BELOW, times.MICROSECONDS_BELOW),
+    "nanos": (1_000_000, times.MICROSECONDS_BELOW, times.NUMBER_BELOW),
+}
+
+
+class AvroMisfitError(ValueError):
+    """When bytes are no message of the schema."""
+
+
+class AvroSchema:
+    """Reads the messages of one schema.
+
+    Raises:
+        Exception: Whatever fastavro raises, if the schema or one of its references is none.
+    """
+
+    def __init__(self, text: str, references: Mapping[str, str]) -> None:
+        named: dict[str, Any] = {}
+        for referred in references.values():
+            fastavro.parse_schema(_readable(json.loads(referred)), named_schemas=named)
+        self._parsed = fastavro.parse_schema(_readable(json.loads(text)), named_schemas=named)
+        self._has_local = any(_LOCAL in one for one in (text, *references.values()))
+
+    def read(self, data: bytes) -> object:
+        """The message as an object.
+
+        Raises:
+            AvroMisfitError: If the bytes are no such message, or more than one.
+        """
+        stream = io.BytesIO(data)
+        try:
+            value = fastavro.schemaless_reader(stream, self._parsed, None)
+        except Exception as error:  # bytes that are no such record raise whatever their nonsense runs into
+            raise AvroMisfitError(f"{type(error).__name__}: {error}") from error
+        left = len(data) - stream.tell()
+        if left:
+            raise AvroMisfitError(f"{left} bytes are left over")
+        return _written(value) if self._has_local else value
+
+
+def _readable(schema: Any) -> Any:
+    """The schema with our readers for the logical types that matter, and without the others.
+
+    A local timestamp has no zone, and its integer would pass for UTC: it becomes a text without one.
+    """
+    if isinstance(schema, list):
+        return [_readable(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    logical = str(schema.get("logicalType", ""))
+    found = {
+        key: _readable(value) if key in ("type", "items", "values", "fields") else value
+        for key, value in schema.items()
+        if key != "logicalType" or logical.startswith(_LOCAL)
+    }
+    if f"{schema.get('type')}-{_OURS}{logical}" in LOGICAL_READERS:
+        found["logicalType"] = f"{_OURS}{logical}"
+    return found
+
+
+def _written(value: Any) -> Any:
+    """Local timestamps as the texts they would be."""
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_written(one) for one in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _timestamp(unit: str) -> Callable[..., object]:
+    per_ms, first, last = _UNITS[unit]
+
+    def read(data: int, *_: object) -> object:
+        """The number where it tells its unit, else the instant: ms of 1971 would pass for seconds."""
+        return data if first <= data < last else np.datetime64(data // per_ms, "ms")
+
+    return read
+
+
+def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> object:
+    """An integer if it is whole: ids of Oracle and JDBC come so."""
+    scale = int(schema.get("scale", 0))
+    if not 0 <= scale <= _SCALE_MAX:
+        raise ValueError(f"a decimal with a scale of {scale}, and at most {_SCALE_MAX} can be read")
+    unscaled = int.from_bytes(data, "big", signed=True)
+    whole, rest = divmod(unscaled, 10**scale)
+    return float(Decimal(unscaled).scaleb(-scale)) if rest else whole
+
+
+def _uuid(data: bytes, *_: object) -> object:
+    return str(UUID(bytes=data))
+
+
+def _date(data: int, *_: object) -> object:
+    return str(np.datetime64(data, "D"))
+
+
+_OWN_READERS: dict[str, Any] = (
+    {f"long-{_OURS}timestamp-{unit}": _timestamp(unit) for unit in _UNITS}
+    | {f"{kind}-{_OURS}decimal": _decimal for kind in ("bytes", "fixed")}
+    | {f"fixed-{_OURS}uuid": _uuid, f"int-{_OURS}date": _date}
+)
+LOGICAL_READERS.update(_OWN_READERS)  # pyright: ignore[reportCallIssue, reportArgumentType]

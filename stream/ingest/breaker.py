@@ -1,0 +1,95 @@
+"""The circuit breaker: a stream of which most is rejected is not drained into the dead letters.
+
+    source ──► Decoded ──► [Breaker.judge] ──► Ingest: counts, dead letters, graph
+                                └─ RejectedTooManyError: nothing of this read is taken or passed
+
+After a bad deploy every event is bad, and the one thing worse than to stop is to go on: the topic would be
+read to its end, and the window would run empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.events import Decoded
+from driftgraph.stream.formats.event_rules import Reason
+from driftgraph.stream.wording import BY_KEY
+
+MINIMUM_OF_WINDOW = 10  # no judgement on fewer events than a tenth of the window
+
+
+class RejectedTooManyError(DriftgraphError):
+    """More of the newest events are rejected than the configuration allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One read of the source, as far as it matters here."""
+
+    count: int  # events, at least 1
+    reasons: Counter[str]
+    examples: dict[str, str]  # by reason one origin with its detail; no payloads
+
+    @property
+    def rejected(self) -> int:
+        return self.reasons.total()
+
+
+class Breaker:
+    """Watches the share of rejected events in the newest ``window`` ones.
+
+    Always true: only whole reads are judged, so the reads remembered are the fewest newest ones that hold
+    ``window`` events together, once so many have come. Late, ignored and repeated events count as good ones.
+    At most ``window`` reads are remembered, and of each one sentence by reason.
+    """
+
+    def __init__(self, *, share_max: float, window: int) -> None:
+        if not 0 < share_max <= 1:
+            raise ValueError(f"share_max must be above 0 and at most 1, got {share_max}")
+        if window < MINIMUM_OF_WINDOW:
+            raise ValueError(f"window must be at least {MINIMUM_OF_WINDOW}, got {window}")
+        self.share_max = share_max
+        self.window = window
+        self._reads: deque[_Read] = deque()
+        self._count = 0  # events of all reads
+        self._rejected = 0
+
+    def judge(self, decoded: Decoded) -> None:
+        """Take in one read, before anything of it is applied.
+
+        Raises:
+            RejectedTooManyError: If it makes the share too large; to be raised before its position is passed.
+        """
+        if not decoded.read_count:
+            return
+        reasons = Counter(letter.reason for letter in decoded.rejected)
+        examples = {one.reason: f"{one.origin} ({one.detail})" for one in reversed(decoded.rejected)}
+        self._add(_Read(decoded.read_count, reasons, examples))
+        if self._count * MINIMUM_OF_WINDOW < self.window:
+            return
+        if self._rejected > self.share_max * self._count:
+            raise RejectedTooManyError(self._sentence())
+
+    def _add(self, read: _Read) -> None:
+        self._reads.append(read)
+        self._count += read.count
+        self._rejected += read.rejected
+        while self._count - self._reads[0].count >= self.window:
+            oldest = self._reads.popleft()
+            self._count -= oldest.count
+            self._rejected -= oldest.rejected
+
+    def _sentence(self) -> str:
+        reasons = sum((read.reasons for read in self._reads), Counter[str]())
+        [(reason, count)] = reasons.most_common(1)
+        example = next(read.examples[reason] for read in reversed(self._reads) if reason in read.examples)
+        fields = f"{BY_KEY.columns}, or " if reason == Reason.MISSING_FIELD else ""
+        return (
+            f"{self._rejected / self._count:.0%} of the last {self._count:,} events were rejected, more than "
+            f"events.reject_share_max {self.share_max:g} allows, {count:,} of them for {reason}, such as "
+            f"{example}; {fields}correct the producer or the configuration and start again: the last read "
+            "was not passed and comes again; events.reject_share_max = 1 would let them all go to the dead "
+            "letters"
+        )

@@ -1,0 +1,259 @@
+"""Repeats: an event whose ``event_id`` was seen within a horizon is not applied again.
+
+    EventBatch.event_id ──► [Deduplicator.repeated] ──► Ingest
+                                └─ sets ──► checkpoint ──► restore
+
+Events without an id are never merged: two clicks are two clicks. Ids are remembered by time: for a horizon,
+and up to a twelfth longer. The table of them grows with the rate of the stream, to ``ids_max`` ids; where a
+horizon has more, the oldest are forgotten early and ``reach_ms`` says how far back the memory goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I64, Strings
+from driftgraph.stream.ingest import id_buckets
+from driftgraph.stream.ingest.id_buckets import (
+    COUNT,
+    IN_SET,
+    LOAD_MAX,
+    NEWEST_MS,
+    ROOM,
+    SETS_MAX,
+    STARTED_MS,
+    U64,
+)
+
+HORIZON_MS: Final = 86_400_000  # a day: longer than any producer's retry
+IDS_MAX: Final = 240_000_000  # at 2,500 events a second, those of a day; a table of 2 GiB
+SETS: Final = 12  # of a horizon: each is forgotten as a whole
+BLOCK_IDS: Final = 1 << 17  # of one set in a file of a checkpoint
+
+
+class Block:
+    """The pairs of up to ``BLOCK_IDS`` ids of a set; None once a checkpoint has all that it will ever be."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: U64 | None) -> None:
+        self.pairs = pairs
+
+
+@dataclass(frozen=True, slots=True)
+class IdSet:
+    """The first ``count`` ids of a set, which stay as they are while it takes more."""
+
+    number: int  # of the set since the beginning of the stream: 1, 2, …
+    started_ms: int  # event time of its first id
+    newest_ms: int  # event time of the stream when it ended, or now
+    count: int
+    blocks: tuple[Block, ...]  # empty where nothing is kept for checkpoints
+    ended: bool  # whether it takes no more
+
+    def pairs(self, block: int) -> U64 | None:
+        """The ids of a block in order of arrival, [N, 2]; None if a checkpoint has them."""
+        pairs = self.blocks[block].pairs
+        return None if pairs is None else pairs.reshape(-1, 2)[: self.count - block * BLOCK_IDS]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSet:
+    """A set as a checkpoint has it. ``read`` gives the pairs [N, 2] of a block."""
+
+    number: int
+    started_ms: int
+    newest_ms: int
+    count: int
+    read: Callable[[int], U64]
+
+
+class Deduplicator:
+    """Remembers event ids.
+
+    Always true: what it answers depends on the order of the events and not on how they were batched; it never
+    holds more than ``ids_max`` ids (24 at least), and takes 9 to 20 bytes an id, 32 MB at least, and half as
+    much more for a moment while it grows.
+
+    Args:
+        horizon_ms: How long an id is remembered, in event time.
+        ids_max: How many at most.
+        for_checkpoints: Whether new ids are listed, too, until a checkpoint has them: 16 bytes each.
+    """
+
+    def __init__(
+        self, *, horizon_ms: int = HORIZON_MS, ids_max: int = IDS_MAX, for_checkpoints: bool = False
+    ) -> None:
+        if horizon_ms <= 0 or ids_max <= 0:
+            raise ValueError(f"horizon_ms and ids_max must be positive, got {horizon_ms} and {ids_max}")
+        self.horizon_ms = horizon_ms
+        self.ids_max = max(ids_max, 2 * SETS)
+        self._set_ms = -(-horizon_ms // SETS)
+        self._set_max = self.ids_max // SETS
+        self._regions = min(id_buckets.REGIONS_MAX, 1 << (self.ids_max // 4).bit_length() + 2)
+        self._doublings = 0
+        self._table = id_buckets.empty(self._regions * id_buckets.WAYS)
+        self._state = np.zeros(7, np.int64)
+        self._for_checkpoints = for_checkpoints
+        self._ended: list[IdSet] = []  # oldest first
+        self._number = 1
+        self._blocks: list[Block] = []
+        self._log: U64 = np.zeros(0, np.uint64)
+        self._new_block()
+
+    def repeated(self, event_id: Strings | None, time_ms: I64) -> npt.NDArray[np.bool_]:
+        """Which of N events in order of arrival repeat one before them; remembers the others. O(N)."""
+        repeated = np.zeros(len(time_ms), np.bool_)
+        if event_id is None:
+            return repeated
+        hashes = np.empty(2 * len(time_ms), np.uint64)
+        id_buckets.hash_all(event_id.data, event_id.offsets, hashes)
+        at = 0
+        while True:
+            at = id_buckets.judge(
+                event_id.offsets, hashes, time_ms, self._table, self._regions, self._doublings,
+                _code(self._number), self._log, self._state, self._set_ms, self._set_max, self._count_max, at,
+                repeated,
+            )  # fmt: skip
+            if at == len(time_ms):
+                return repeated
+            self._make_room()
+
+    def sets(self) -> tuple[IdSet, ...]:
+        """The sets as they are now, oldest first; the last one is current. O(sets)."""
+        return (*self._ended, self._current(ended=False))
+
+    def restore(self, sets: Sequence[KeptSet]) -> None:
+        """Become what ``sets`` told, oldest first. To be done when it is new.
+
+        Where they have more ids than ``ids_max``, the oldest are forgotten.
+        """
+        counts = [one.count for one in sets]
+        fitting = [one for place, one in enumerate(sets) if sum(counts[place:]) <= self.ids_max] or sets[-1:]
+        for one in fitting:
+            ended = one is not sets[-1]
+            self._number, self._blocks = one.number, []
+            self._state[IN_SET : NEWEST_MS + 1] = (
+                one.count,
+                one.started_ms,
+                max(one.newest_ms, one.started_ms),
+            )
+            blocks = -(-one.count // BLOCK_IDS)
+            for k in range(blocks):
+                pairs = one.read(k)
+                while self._state[COUNT] + len(pairs) > self._count_max and self._grow():
+                    pass
+                if one.count - k * BLOCK_IDS <= self.ids_max:  # all but the oldest of a set that is too large
+                    id_buckets.insert(
+                        np.ascontiguousarray(pairs).reshape(-1), self._table, self._regions, self._doublings,
+                        _code(one.number), self._state,
+                    )  # fmt: skip
+                self._new_block(pairs, on_disk=ended or len(pairs) == BLOCK_IDS)
+            if not blocks:
+                self._new_block()
+            if ended:
+                self._ended.append(self._current(ended=True))
+        self._make_fit(0)  # ``ids_max`` may be smaller now: a set must have room beside those that have ended
+
+    @property
+    def is_short(self) -> bool:
+        """Whether ids were forgotten before they were a horizon old, and would still be remembered."""
+        return self.sets()[0].number > 1 and self.reach_ms < self.horizon_ms
+
+    @property
+    def reach_ms(self) -> int:
+        """How far back every id is remembered, in event time; at most a horizon."""
+        return min(self.horizon_ms, int(self._state[NEWEST_MS]) - self.sets()[0].started_ms)
+
+    def status(self) -> dict[str, int | bool]:
+        """For the status file."""
+        pairs = (block.pairs for one in self.sets() for block in one.blocks)  # a checkpoint may take them
+        kept = [one.nbytes for one in pairs if one is not None]
+        return {
+            "ids": int(self._state[COUNT]),
+            "bytes": self._table.nbytes + sum(kept),
+            "horizon_ms": self.horizon_ms,
+            "reach_ms": self.reach_ms,
+            "short": self.is_short,
+        }
+
+    @property
+    def _count_max(self) -> int:
+        return int(LOAD_MAX * len(self._table))
+
+    def _make_room(self) -> None:
+        """End the set if it is full or old, else let the table or the block grow."""
+        state = self._state
+        if state[IN_SET] >= self._set_max or state[NEWEST_MS] - state[STARTED_MS] >= self._set_ms:
+            self._end_set()
+        elif state[ROOM] == 0:
+            self._new_block()
+        elif not self._grow():
+            self._end_set()
+
+    def _end_set(self) -> None:
+        self._ended.append(self._current(ended=True))
+        self._number, self._blocks = self._number + 1, []
+        self._state[IN_SET] = 0
+        self._forget()
+        self._new_block()
+
+    def _current(self, *, ended: bool) -> IdSet:
+        count, started_ms, newest_ms = self._state[IN_SET : NEWEST_MS + 1].tolist()
+        return IdSet(self._number, started_ms, newest_ms, count, tuple(self._blocks), ended)
+
+    def _forget(self) -> None:
+        """Let go of the sets that are older than the horizon, and of more until a full one has room."""
+        newest_ms, keep = int(self._state[NEWEST_MS]), 0
+        ends_ms = [one.started_ms for one in self._ended[1:]] + [newest_ms]
+        while keep < len(ends_ms) and newest_ms - ends_ms[keep] >= self.horizon_ms:
+            keep += 1
+        self._make_fit(keep)
+
+    def _make_fit(self, keep: int) -> None:
+        """Let go of the first ``keep`` sets, and of more until a full one has room."""
+        left = sum(one.count for one in self._ended[keep:])
+        while left + self._set_max > self.ids_max or len(self._ended) - keep >= SETS_MAX - 1:
+            left -= self._ended[keep].count
+            keep += 1
+        self._drop(keep)
+
+    def _drop(self, count: int) -> None:
+        if count:
+            gone = np.zeros(SETS_MAX + 1, np.bool_)
+            gone[[_code(one.number) for one in self._ended[:count]]] = True
+            del self._ended[:count]
+            self._state[COUNT] -= id_buckets.sweep(self._table, gone)
+
+    def _grow(self) -> bool:
+        """Double the table, unless it is large enough for ``ids_max``: False."""
+        if self._count_max >= self.ids_max:
+            return False
+        wider = id_buckets.empty(2 * len(self._table))
+        id_buckets.deal_out(self._table, wider, self._doublings)
+        self._table, self._doublings = wider, self._doublings + 1
+        return True
+
+    def _new_block(self, pairs: U64 | None = None, *, on_disk: bool = False) -> None:
+        """Begin the next block of the current set, with ``pairs`` in it."""
+        used = 0 if pairs is None else len(pairs)
+        self._state[ROOM] = BLOCK_IDS - used
+        if not self._for_checkpoints:
+            return
+        if on_disk:
+            self._blocks.append(Block(None))
+            return
+        self._log = np.empty(2 * BLOCK_IDS, np.uint64)
+        if pairs is not None:
+            self._log[: 2 * used] = pairs.reshape(-1)
+        self._blocks.append(Block(self._log))
+
+
+def _code(number: int) -> int:
+    """What stands in the table for a set: 1 to 31, different for those that are there at one time."""
+    return 1 + number % SETS_MAX

@@ -1,0 +1,261 @@
+"""From what a source gave to what the graph holds: lateness, repeats, names, append, expiry, in that order.
+
+    source ──► Decoded ──► [Ingest.take] ──► Heterograph          live and in replay: the same code
+                                │  late, rejected ──► dead letters
+                                └─ yields where a fine-tune is due
+
+Event time drives everything, and each event is judged by what came before it, so how the stream was cut
+into batches changes neither the window nor the moments at which a fit is due.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.dead_letters.letters import DeadLetters
+from driftgraph.stream.events import I64, Decoded, Erasure, EventBatch, Rejected, Strings
+from driftgraph.stream.formats.event_rules import Reason
+from driftgraph.stream.ingest.breaker import Breaker
+from driftgraph.stream.ingest.dedupe import Deduplicator
+from driftgraph.stream.ingest.erasures import Erasures, MemoryErasures
+from driftgraph.stream.time.watermark import Watermark
+from driftgraph.stream.window.heterograph import Heterograph, Moment
+
+Rows = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Events since the start. ``read`` is the sum of the others without ``tombstones``."""
+
+    read: int = 0
+    applied: int = 0
+    late: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    ignored: int = 0  # behaviors that are no relation on purpose
+    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
+    erased: int = 0  # requests to forget a user
+    forgotten: int = 0  # events of an erased user, of before the request
+    late_by_ms_max: int = 0  # how far the latest of the late events was behind the watermark
+    reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
+
+
+class FitSchedule:
+    """When a fine-tune is due: as event time passes a multiple of ``every_ms``, or ``events`` were applied.
+
+    Due is decided before the event that passes the mark is applied, so that a fit sees the events of whole
+    periods, and not before the watermark is known. How the stream was cut into batches changes nothing. The
+    first one waits for ``first_events``: a row of a slow clock, years before all others, is nothing to learn
+    from, and what it would make of the first model all later ones would start from.
+    """
+
+    def __init__(self, every_ms: int, events: int | None = None, first_events: int = 0) -> None:
+        if every_ms <= 0:
+            raise ValueError(f"every_ms must be positive, got {every_ms}")
+        if events is not None and events <= 0:
+            raise ValueError(f"events must be positive, got {events}")
+        self.every_ms = every_ms
+        self.events = events
+        self._period: int | None = None  # None until the watermark is known
+        self._since = 0  # applied events since the last fit
+        self._first_events = first_events  # still to be applied before a first fit is due by event time
+
+    def split(self, watermark_ms: I64, applied: Mask) -> list[int]:
+        """Where a fit is due: before the event at each index, ascending.
+
+        Args:
+            watermark_ms: [N] the watermark after each event; 0 while it is not known.
+            applied: [N] which of the events are applied.
+        """
+        count = len(watermark_ms)
+        if count == 0:
+            return []
+        known = watermark_ms > 0
+        ready = 0 if self._period is not None else int(np.argmax(known)) + 1 if known.any() else count
+        period = watermark_ms // self.every_ms
+        if self._period is None and known.any():
+            self._period = int(period[np.argmax(known)])
+        before = np.concatenate(([self._period or 0], period[:-1]))
+        due = np.flatnonzero(known & (period > np.maximum(before, self._period or 0))).tolist()
+        if self._period is not None:
+            self._period = max(self._period, int(period[-1]))
+        due = [at for at in due if np.count_nonzero(applied[:at]) >= self._first_events]
+        self._first_events = 0 if due else max(0, self._first_events - int(np.count_nonzero(applied)))
+        return due if self.events is None else self._with_counted(due, applied, ready, self.events)
+
+    def _with_counted(self, due: list[int], applied: Mask, ready: int, events: int) -> list[int]:
+        """``due``, and from index ``ready`` on each place with ``events`` applied since the fit before."""
+        count = len(applied)
+        total = np.concatenate(([0], np.cumsum(applied)))  # applied before each index
+        fitted = -self._since  # of them by the last fit
+        edges: list[int] = []
+        for stop in [*due, count]:
+            while (at := max(ready, int(np.searchsorted(total, fitted + events)))) < stop:
+                edges.append(at)
+                fitted = int(total[at])
+            if stop < count:
+                edges.append(stop)
+                fitted = int(total[stop])
+        self._since = int(total[count]) - fitted
+        return edges
+
+
+class Ingest:
+    """Applies a stream to a graph.
+
+    Always true after ``take`` is exhausted: every event read is counted once, as applied or with the reason
+    why not; the graph's watermark is the stream's.
+    """
+
+    def __init__(
+        self,
+        graph: Heterograph,
+        watermark: Watermark,
+        dead_letters: DeadLetters,
+        schedule: FitSchedule,
+        breaker: Breaker | None = None,
+        erasures: Erasures | None = None,
+        dedupe: Deduplicator | None = None,
+    ) -> None:
+        self.graph = graph
+        self.watermark = watermark
+        self.dead_letters = dead_letters
+        self.schedule = schedule
+        self.breaker = breaker
+        self.erasures = erasures or MemoryErasures()
+        self.dedupe = dedupe or Deduplicator()
+        self.counts = Counts()
+        self.position: Mapping[str, int] = {}
+        self._span_ms = np.array([relation.span_ms for relation in graph.window.relations], np.int64)
+
+    def take(self, decoded: Decoded) -> Iterator[Moment]:
+        """Apply one read of a source; yield the graph's moment wherever a fit is due, and go on after it.
+
+        The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
+
+        Raises:
+            RejectedTooManyError: By the breaker, before anything of this read is counted, kept or applied.
+        """
+        if self.breaker is not None:
+            self.breaker.judge(decoded)
+        for piece, erasure in _pieces(decoded):
+            yield from self._take(piece)
+            if erasure is not None:
+                self._erase(erasure)
+        self.position = decoded.position
+
+    def _take(self, decoded: Decoded) -> Iterator[Moment]:
+        """A read, or a piece of one, without requests to erase."""
+        batch = decoded.batch
+        before_ms = self.watermark.value_ms
+        late, after_ms = self.watermark.observe(batch.partition, batch.time_ms)
+        seen_ms = np.concatenate(([before_ms], after_ms[:-1])) if len(batch) else after_ms
+        late = late | (batch.time_ms < seen_ms - self._span_ms[batch.relation])
+        forgotten = self.erasures.reach(batch)
+        fresh = np.flatnonzero(~late)
+        judged = batch if len(fresh) == len(batch) else batch.take(fresh)  # none late is the usual case
+        repeated = self.dedupe.repeated(judged.event_id, judged.time_ms)
+        keep = fresh[~(repeated | forgotten[fresh])]
+        late &= ~forgotten
+        self._count(
+            decoded, late_count=int(late.sum()), forgotten_count=int(forgotten.sum()), applied_count=len(keep)
+        )
+        for rejected in decoded.rejected:
+            if not self.erasures.cover(rejected):
+                self.dead_letters.put(rejected)
+        for index in np.flatnonzero(late).tolist():
+            behind_ms = int(seen_ms[index] - batch.time_ms[index])
+            self.counts.late_by_ms_max = max(self.counts.late_by_ms_max, behind_ms)
+            relation = self.graph.window.relations[batch.relation[index]].name
+            self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
+
+        applied = np.zeros(len(batch), np.bool_)
+        applied[keep] = True
+        start = 0
+        for stop in self.schedule.split(after_ms, applied):
+            self._append(batch, keep, start, stop, after_ms)
+            yield self.graph.moment()
+            start = stop
+        self._append(batch, keep, start, len(batch), after_ms)
+
+    def _erase(self, erasure: Erasure) -> None:
+        """Forget a user, unless the request was taken before: it is read again after a crash, and from each
+        partition. It reaches as far as what it erased, so that a crash brings nothing of that back.
+        """
+        self.counts.read += 1
+        self.counts.erased += 1
+        asked_ms = erasure.time_ms
+        if asked_ms is None:  # not that of other partitions: how far they were read differs from run to run
+            asked_ms = max(1, self.watermark.high_ms(erasure.partition))
+        if not self.erasures.knows(erasure.user, asked_ms):
+            oldest_ms = None
+            if erasure.time_ms is None and self.erasures.knows(erasure.user, 1):
+                oldest_ms = self.graph.oldest_ms(erasure.user)
+            # who is back, and all that it did is newer: without a time, nobody could tell a copy otherwise
+            is_copy = oldest_ms is not None and oldest_ms > asked_ms
+            newest_ms = 0 if is_copy else self.graph.erase([erasure.user])
+            self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
+
+    def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
+        if start == stop:
+            return
+        chosen = keep[(keep >= start) & (keep < stop)]
+        self.graph.expire(int(after_ms[stop - 1]))
+        self.graph.apply(batch if len(chosen) == len(batch) else batch.take(chosen))
+
+    def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:
+        counts = self.counts
+        counts.read += decoded.read_count
+        counts.rejected += len(decoded.rejected)
+        counts.late += late_count
+        counts.forgotten += forgotten_count
+        counts.duplicate += len(decoded.batch) - late_count - forgotten_count - applied_count
+        counts.ignored += decoded.ignored
+        counts.tombstones += decoded.tombstones
+        counts.applied += applied_count
+        counts.reasons.update(rejected.reason for rejected in decoded.rejected)
+        if late_count:
+            counts.reasons[Reason.LATE] += late_count
+
+
+def _pieces(decoded: Decoded) -> Iterator[tuple[Decoded, Erasure | None]]:
+    """A read, cut at its requests to erase: what is before each and the request, then the rest."""
+    start = 0
+    for erasure in decoded.erased:
+        yield Decoded(decoded.batch.take(np.arange(start, erasure.place))), erasure
+        start = erasure.place
+    rest = decoded.batch.take(np.arange(start, len(decoded.batch))) if start else decoded.batch
+    yield replace(decoded, batch=rest, erased=()), None
+
+
+def _too_late(batch: EventBatch, index: int, relation: str, watermark_ms: int) -> Rejected:
+    """A late event as a dead letter: as canonical JSON, since its own bytes are not kept past decoding."""
+    time_ms = int(batch.time_ms[index])
+    payload = {
+        "user_id": _at(batch.user, index),
+        "item_id": _at(batch.item, index),
+        "behavior": relation,
+        "ts": time_ms,
+    }
+    if batch.event_id is not None and (event_id := _at(batch.event_id, index)):
+        payload["event_id"] = event_id
+    return Rejected(
+        reason=Reason.LATE,
+        detail=f"the event is {(watermark_ms - time_ms) / 1000:.0f} s behind the watermark",
+        payload=msgspec.json.encode(payload),
+        origin=f"partition {int(batch.partition[index]) if len(batch.partition) else 0}",
+        key=batch.user.bytes_at(index),  # so that it is as if its producer sent it again
+        timestamp_ms=time_ms,
+    )
+
+
+def _at(column: Strings, index: int) -> str:
+    return column.bytes_at(index).decode()

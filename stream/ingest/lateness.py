@@ -1,0 +1,34 @@
+"""Whether so many events come late that somebody must know, and what to say then.
+
+Ingest.counts ──► [late_warning] ──► replay's report, the updater's log and status
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from driftgraph.stream.ingest.ingest import Ingest
+
+LATE_SHARE_MAX: Final = 0.01  # a stream in order has almost none; more is a cause, not chance
+_UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
+
+
+def late_warning(ingest: Ingest) -> str | None:
+    """What is wrong, why and what to do, if more than ``LATE_SHARE_MAX`` of the events came late."""
+    counts = ingest.counts
+    judged = counts.applied + counts.late + counts.duplicate + counts.forgotten
+    if counts.late <= LATE_SHARE_MAX * judged:
+        return None
+    return (
+        f"{counts.late:,} of {judged:,} events ({counts.late / judged:.1%}) came late and are not in the "
+        f"window: they stand up to {_length(counts.late_by_ms_max)} behind newer events, and time.lateness "
+        f"allows {_length(ingest.watermark.rules.allowed_lateness_ms)}; the stream is not in order of time, "
+        "such as a topic filled from a file that is not sorted, or a producer that sends late; produce "
+        "events in order (driftgraph produce sorts a file), or raise time.lateness (and a relation's span "
+        "that is shorter); the late events are dead letters: driftgraph dlq ls"
+    )
+
+
+def _length(ms: int) -> str:
+    unit, unit_ms = next(((name, size) for name, size in _UNITS if ms >= 2 * size), ("seconds", 1_000))
+    return f"{ms / unit_ms:.3g} {unit}"

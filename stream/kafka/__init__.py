@@ -1,0 +1,1 @@
+"""Everything that talks to brokers: the consumer as a source, the producer, topics and their rules."""

@@ -1,0 +1,106 @@
+"""Whether a topic keeps what it is given: its rules held against times of events, and against spans.
+
+TopicRules ──► [loss_of] ──► produce refuses;  [span_faults] ──► doctor warns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from driftgraph.stream.kafka.topics import TopicRules
+
+DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a topic would do to records, as half a sentence with the remedy."""
+
+    said: str
+    refused: bool = False  # by the brokers, whoever insists; else they are removed later
+
+
+def loss_of(rules: TopicRules, oldest_ms: int, newest_ms: int, now_ms: int) -> Loss | None:
+    """What a topic would do to records of these times, and how it could be made not to; None if it keeps all.
+
+    Args:
+        rules: Of the topic.
+        oldest_ms: The oldest record's time.
+        newest_ms: The newest record's.
+        now_ms: The wall clock's.
+    """
+    age_ms, ahead_ms = now_ms - oldest_ms, newest_ms - now_ms
+    old = f"events are up to {duration_text(age_ms)} old ({_time(oldest_ms)})"
+    if rules.compacted:
+        return Loss(
+            "it is compacted (cleanup.policy), so Kafka keeps only the newest event of each user; set "
+            "cleanup.policy=delete"
+        )
+    if rules.append_time:
+        return None  # a record is as old as it has been there
+    if rules.before_max_ms is not None and age_ms > rules.before_max_ms:
+        return Loss(
+            f"it refuses records older than {duration_text(rules.before_max_ms)}, and these {old}; raise "
+            f"message.timestamp.before.max.ms from {rules.before_max_ms}",
+            refused=True,
+        )
+    if rules.after_max_ms is not None and ahead_ms > rules.after_max_ms:
+        return Loss(
+            f"it refuses records that are ahead by more than {duration_text(rules.after_max_ms)}, and these "
+            f"events are up to {duration_text(ahead_ms)} ahead ({_time(newest_ms)}); raise "
+            f"message.timestamp.after.max.ms from {rules.after_max_ms}",
+            refused=True,
+        )
+    if rules.retention_ms is not None and age_ms > rules.retention_ms:
+        return Loss(
+            f"it keeps records for {duration_text(rules.retention_ms)}, and these {old}, so Kafka would "
+            f"remove them; set retention.ms=-1 (it is {rules.retention_ms})"
+        )
+    return None
+
+
+def span_faults(rules: TopicRules, span_ms: int, bytes_per_day: float) -> Iterator[str]:
+    """Why a topic does not hold a whole span, each with its remedy.
+
+    Args:
+        rules: Of the topic.
+        span_ms: The longest span.
+        bytes_per_day: What comes, of all partitions.
+    """
+    if rules.retention_ms is not None and rules.retention_ms < span_ms:
+        yield (
+            f"records go after {duration_text(rules.retention_ms)} (retention.ms = {rules.retention_ms}), "
+            f"and the longest span is {duration_text(span_ms)}: a start without a checkpoint cannot fill the "
+            f"window; set retention.ms to {span_ms + DAY_MS} or more"
+        )
+    if rules.retention_bytes is not None and bytes_per_day > 0:
+        reach_ms = round(DAY_MS * rules.retention_bytes / bytes_per_day)
+        if reach_ms < span_ms:
+            each = rules.retention_bytes // max(1, rules.partitions)
+            wanted = -(-round(bytes_per_day * (span_ms + DAY_MS) / DAY_MS) // max(1, rules.partitions))
+            yield (
+                f"records go after about {duration_text(reach_ms)} (retention.bytes = {each}, at "
+                f"{bytes_per_day:,.0f} bytes a day), and the longest span is {duration_text(span_ms)}; set "
+                f"retention.bytes to {wanted} or more"
+            )
+    if rules.compacted:
+        yield (
+            "it is compacted (cleanup.policy): of the events with one key only the newest stays, so a start "
+            "without a checkpoint misses the others, unless every event has a key of its own; set "
+            "cleanup.policy=delete"
+        )
+
+
+def duration_text(ms: int) -> str:
+    """A duration for people."""
+    for unit, name in ((DAY_MS, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1_000, "seconds")):
+        if ms >= 2 * unit:
+            return f"{ms // unit:,} {name}" if ms >= 100 * unit else f"{ms / unit:.3g} {name}"
+    return f"{ms} ms"
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

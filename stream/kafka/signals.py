@@ -1,0 +1,111 @@
+"""What librdkafka tells beside messages: whether brokers answer, how many partitions, where each one ends.
+
+librdkafka's callbacks, once a second ──► [KafkaSignals] ──► KafkaSource: away, lag, new partitions
+
+All of it comes while the consumer is polled and is read without asking a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from confluent_kafka import KafkaError, Message, TopicPartition
+
+from driftgraph.stream.kafka.causes import Cause
+
+LOG = logging.getLogger("driftgraph.kafka")
+
+STATISTICS_EVERY_MS: Final = 1_000
+
+
+def part_of(topic: str, partition: int) -> str:
+    """A partition as positions name it."""
+    return f"{topic}[{partition}]"
+
+
+def part_of_message(message: Message) -> str:
+    """The partition that a message, or an error in place of one, is of."""
+    return part_of(str(message.topic()), message.partition() or 0)
+
+
+class _Broker(msgspec.Struct):
+    nodeid: int
+    state: str
+
+
+class _Partition(msgspec.Struct):
+    ls_offset: int  # the last stable offset: what read_committed can see; negative before the first fetch
+
+
+class _Topic(msgspec.Struct):
+    partitions: dict[str, _Partition]
+
+
+class _Statistics(msgspec.Struct):
+    brokers: dict[str, _Broker]
+    topics: dict[str, _Topic]
+
+
+_statistics = msgspec.json.Decoder(_Statistics)
+
+
+class KafkaSignals:
+    """The newest that librdkafka told.
+
+    Always true: ``ends`` are those of the newest statistics and ``ends_before`` those of the statistics
+    before them; both have a partition only once its end is known.
+    """
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self.away = False  # no broker can be reached
+        self.topic_missing = False  # a broker said so; one that has just started may not know it yet
+        self.partition_counts: dict[str, int] = {}  # by topic
+        self.ends: Mapping[str, int] = {}  # part → last stable offset
+        self.ends_before: Mapping[str, int] = {}
+        self._topics = topics
+        self.cause = Cause()  # why brokers are away
+        self._commit_error: int | None = None
+
+    def on_error(self, error: KafkaError) -> None:
+        """An error that concerns no single partition."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.away = True
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            self.topic_missing = True
+        else:
+            self.cause.on_error(error)
+
+    def on_statistics(self, text: str) -> None:
+        """Statistics of the last second, as JSON."""
+        statistics = _statistics.decode(text)
+        self.away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
+        if not self.away:
+            self.cause.clear()
+        ends = dict(self.ends)
+        for topic in self._topics:
+            partitions = statistics.topics[topic].partitions if topic in statistics.topics else {}
+            for name, partition in partitions.items():
+                number = int(name)
+                if number < 0:
+                    continue  # librdkafka's own place for messages without a partition
+                self.partition_counts[topic] = max(self.partition_counts.get(topic, 0), number + 1)
+                if partition.ls_offset >= 0:
+                    ends[part_of(topic, number)] = partition.ls_offset
+        self.ends_before, self.ends = self.ends, ends
+
+    def on_commit(self, error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:
+        """Offsets for lag tools; a failure costs nothing else and is told once."""
+        code = None if error is None else error.code()
+        if error is not None and code != self._commit_error:
+            LOG.warning(
+                "offsets for lag tools are not committed: %s; does a consumer subscribe with our group.id?",
+                error.str(),
+            )
+        self._commit_error = code
+
+    def why_unreachable(self, otherwise: str) -> tuple[str, str]:
+        """The cause that was told last, or ``otherwise``, and what to look at."""
+        return self.cause.why(otherwise)

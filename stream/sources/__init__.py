@@ -1,0 +1,1 @@
+"""Where events come from: the protocol of a source, and files as sources."""

@@ -1,0 +1,384 @@
+"""A file of events, or a folder of part files, as a source: CSV, JSON lines or Parquet, plain, gzip or zstd.
+
+    file ──► blocks ──► format ──► [FileSource] ──► Decoded
+                                       ├ file_look: relations and times, by one first pass
+                                       └ event_sort: if the file is not in order of time, and is to be
+
+A bad line costs itself; the file as a whole is refused only if it cannot be read or has not the columns that
+were named.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from driftgraph.stream.events import EMPTY, Decoded
+from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
+from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.formats.delimited import (
+    TAOBAO,
+    Delimited,
+    Layout,
+    layout_of_header,
+    layout_of_positions,
+)
+from driftgraph.stream.formats.event_rules import (
+    ERASE,
+    Behaviors,
+    Decoder,
+    EventRules,
+    Others,
+    Reason,
+    RowOrigin,
+    Rows,
+    TooManyBehaviorsError,
+    shown,
+)
+from driftgraph.stream.sources.event_sort import EventSort
+from driftgraph.stream.sources.first_pass import Look, look_at
+from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
+from driftgraph.stream.sources.parquet_rows import ParquetRows
+from driftgraph.stream.sources.part_files import Part, part_files
+from driftgraph.stream.sources.source import Position, SourceError
+from driftgraph.stream.time.clock import REPLAY_TIMES, TimeRules
+from driftgraph.stream.wording import BY_KEY, Wording
+
+FORMATS: Final = ("csv", "taobao", "json", "parquet")
+_FORMAT_OF_SUFFIX: Final = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".parq": "parquet",  # Impala
+}
+_COMPRESSED: Final = (".gz", ".zst", ".zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How a file is to be read."""
+
+    format: str | None = None  # one of FORMATS; None: after the name
+    columns: Mapping[str, str] = field(
+        default_factory=dict
+    )  # user, item, behavior, ts → name, or position from 0
+    no_header: bool = False  # CSV: the first line is an event, and columns are positions
+    relations: tuple[str, ...] | None = None  # None: those found in the file
+    others: Others = Others.IGNORE  # what becomes of behaviors that are not in relations
+    ignore: tuple[str, ...] = ("impression",)  # exposure is no behavior
+    times: TimeRules = REPLAY_TIMES
+    erase: str = ERASE  # the behavior that asks to forget the user
+    decoder: Callable[[EventRules], Decoder] | None = None  # of JSON lines; None: that of canonical JSON
+    separator: str | None = None  # of CSV; None: a comma, in a file called .tsv a tab
+    span_ms: int | None = None  # of the window: rows far beyond all others are judged; None: all are believed
+    sort_in: Path | None = None  # a folder for sorting; None: events come in the order of the file
+    empty_is_fine: bool = False  # a file without a good event is one to be looked at
+    wording: Wording = BY_KEY
+
+
+@dataclass(slots=True)
+class Sorting:
+    """What sorting a file took."""
+
+    out_of_order: int  # events that are older than one before them
+    rows: int = 0
+    seconds: float = 0.0
+
+    def said(self) -> str:
+        """For people."""
+        return f"the file is not in order of time: sorted {self.rows:,} rows in {self.seconds:.1f} s"
+
+
+class FileSource:
+    """Reads one file, or the part files of a folder by name, once.
+
+    Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; a batch has at
+    most 65,536 events. The position counts lines (rows of Parquet) that are behind, in a file that is being
+    sorted the rows that were given. Memory is bounded, see ``file_look`` and ``event_sort``.
+
+    Args:
+        path: The file.
+        options: How it is to be read.
+        start: Where to go on, if its events come in the order of the file.
+        say: Told what the user should know of the file, a sentence at a time.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        options: FileOptions | None = None,
+        *,
+        start: Position | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._path = Path(path)
+        self._options = options or FileOptions()
+        self._part_files = part_files(self._path)
+        self._part = self._part_files[0]  # the one that is being read
+        self.format = self._options.format or _format_of(self._path, self._part_files, self._options.wording)
+        if self.format not in FORMATS:
+            raise SourceError(f"{self.format!r} is no format of a file; there are: {', '.join(FORMATS)}")
+        self._names = self._field_names()
+        self._separator = self._options.separator or ("\t" if ".tsv" in self._part.path.suffixes else ",")
+        self._done = (start or {}).get(self._path.name, 0)
+        self._say = say
+        self._file: TextFile | ParquetRows | None = None
+        self._share: Callable[[], float] = lambda: 0.0
+        self._sort: EventSort | None = None
+        self.sorting: Sorting | None = None  # None: the file is in order of time, or need not be
+        self._times = replace(self._options.times, fixed=self._options.times.bounds())
+        self.look: Look | None = self._look()
+        self.relations: tuple[str, ...] = self._options.relations or ()
+        if self.look is not None and self._options.relations is None:
+            self.relations = self.look.relations
+        self._given = 0  # rows of all kinds
+        self._held: Decoded | None = None
+        self._decoded = self._parts()
+        if self.look is None:
+            self._peek()
+
+    def next_batch(self, timeout_s: float = 0.0) -> Decoded | None:  # noqa: ARG002  a file never waits
+        """The next at most 65,536 lines, None at the end."""
+        decoded, self._held = self._held, None
+        if decoded is None:
+            decoded = next(self._decoded, None)
+        if decoded is None:
+            self.close()
+            return None
+        self._done = decoded.position[self._path.name]
+        self._given += decoded.read_count
+        return decoded
+
+    def position(self) -> Position:
+        """Lines behind, the header and blank ones included; in a sorted file the rows given."""
+        return {self._path.name: self._done}
+
+    def read_share(self) -> float:
+        """How much of the file has been given, 0 to 1: for a progress bar."""
+        if self.look is not None:
+            return self._given / max(1, self.look.rows)
+        return (self._part_files.index(self._part) + self._share()) / len(self._part_files)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._decoded, self._held = iter(()), None
+        if self._file is not None:
+            self._file.close()
+        if self._sort is not None:
+            self._sort.close()
+
+    def _peek(self) -> None:
+        """Read the first batch now, so that a wrong file or column is told before anything is built."""
+        self._held = next(self._decoded, None)
+        if self._held is None and self._done == 0:
+            raise SourceError(f"{self._path} has no events: it is empty")
+
+    def _field_names(self) -> FieldNames:
+        names = JSON_NAMES if self.format == "json" else CSV_NAMES
+        try:
+            return names.with_columns(self._options.columns)
+        except ValueError as error:
+            raise SourceError(f"cannot read {self._path} so: {error}") from error
+
+    def _look(self) -> Look | None:
+        """One pass over the whole file, if its relations are not known or its times matter."""
+        options = self._options
+        if options.relations is not None and options.span_ms is None and options.sort_in is None:
+            return None
+        look = self._pass()
+        ceiling_ms = None if options.span_ms is None else look.times.ceiling_ms(options.span_ms)
+        if ceiling_ms is not None:
+            self._believe_up_to(ceiling_ms, look.times.rows_after(ceiling_ms))
+            look = self._pass()  # what is refused now makes neither a relation nor disorder
+        if not look.rows:
+            raise SourceError(f"{self._path} has no events: it is empty")
+        if options.relations is None and not look.counts and not options.empty_is_fine:
+            raise SourceError(f"{self._path} has no event that can be used{self._fault(look)}")
+        return look
+
+    def _pass(self) -> Look:
+        options, behaviors = self._options, self._behaviors(self._options.relations or ())
+        try:
+            return look_at(self._read(behaviors, 0), behaviors)
+        except TooManyBehaviorsError as error:
+            raise SourceError(
+                f"{self._path} has {error}; is behavior the right column? If not, "
+                f"{options.wording.columns}; if it is, {options.wording.relations}"
+            ) from error
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def _behaviors(self, relations: tuple[str, ...]) -> Behaviors:
+        # found ones: what is not among them occurs in bad rows only, which are to be told by their own fault
+        others = Others.LEARN if self._options.relations is None else self._options.others
+        return Behaviors(relations, ignore=self._options.ignore, others=others)
+
+    def _believe_up_to(self, ceiling_ms: int, rows: int) -> None:
+        end = datetime.fromtimestamp((ceiling_ms + 1) / 1000, UTC).isoformat(sep=" ", timespec="minutes")
+        self._say(
+            f"{rows:,} of the file's rows are dated far beyond all others, which end before {end}: "
+            "a wrong clock, so they are kept as dead letters, time_in_future"
+        )
+        beyond = f"the time is far beyond the rest of the file, which ends before {end}"
+        self._times = replace(
+            self._times, fixed=replace(self._times.bounds(), ceiling_ms=ceiling_ms, beyond=beyond)
+        )
+
+    def _fault(self, look: Look) -> str:
+        first = look.first_reject
+        if first is None:
+            ignored = look.rows - look.rejected
+            return f": {ignored:,} are of behaviors that were left out" if ignored else ""
+        missing = first.reason == Reason.MISSING_FIELD and self._options.decoder is None
+        what_to_do = f"; {self._options.wording.columns}" if missing else ""
+        return f": {look.rejected:,} rejected, {first.origin} since {first.detail}{what_to_do}"
+
+    def _parts(self) -> Iterator[Decoded]:
+        """The file, from memory or read again, in its own order or in that of time."""
+        look, folder = self.look, self._options.sort_in
+        kept = None if look is None or self._done else look.in_memory(self.relations)
+        parts = self._read(self._behaviors(self.relations), self._done) if kept is None else iter(kept)
+        if look is None or folder is None or look.times.in_order:
+            return parts
+        self.sorting = Sorting(look.times.out_of_order)
+        return self._sorted(parts, self.sorting, folder)
+
+    def _sorted(self, parts: Iterator[Decoded], sorting: Sorting, folder: Path) -> Iterator[Decoded]:
+        """First all that has no time, as it is found; then the events and requests in order of time."""
+        self._sort = sort = EventSort(folder)
+        began_s, done = time.monotonic(), 0
+        for part in parts:
+            sort.add(part)
+            if part.rejected or part.ignored:
+                sorting.seconds += time.monotonic() - began_s
+                done += len(part.rejected) + part.ignored
+                yield replace(part, batch=EMPTY, erased=(), position={self._path.name: done})
+                began_s = time.monotonic()
+        pieces = sort.sorted()
+        piece = next(pieces, None)
+        sorting.rows, sorting.seconds = sort.count, sorting.seconds + time.monotonic() - began_s
+        self._say(sorting.said())
+        while piece is not None:
+            done += piece.read_count
+            yield replace(piece, position={self._path.name: done})
+            began_s = time.monotonic()
+            piece = next(pieces, None)
+            sorting.seconds += time.monotonic() - began_s
+
+    def _read(self, behaviors: Behaviors, start: int) -> Iterator[Decoded]:
+        rules = EventRules(behaviors, self._times, self._options.erase)
+        behind = 0  # lines of the part files before
+        for part in self._part_files:
+            self._part, done = part, 0
+            after = max(0, start - behind)
+            for decoded, done in (
+                self._parquet(rules, after) if self.format == "parquet" else self._text(rules, after)
+            ):
+                if decoded is not None:
+                    yield replace(decoded, position={self._path.name: behind + done})
+            behind += done
+
+    def _parquet(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
+        """Decoded batches, each with the number of rows before its end; None for one that is behind."""
+        zoned = rules.times.zone is not None
+        rows = ParquetRows(self._part, self._names, zoned=zoned, wording=self._options.wording)
+        self._file, self._share = rows, rows.read_share
+        yield from rows.decoded(rules, start)
+        rows.close()
+
+    def _text(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
+        """Decoded blocks, each with the number of its last line; None for one that is behind."""
+        file = TextFile(self._part.path)
+        self._file, self._share = file, file.read_share
+        decode: Callable[[bytes, int], Decoded] | None = None
+        for first, block in line_blocks(file, self._part.path):
+            if decode is None:
+                decode = self._block_decoder(rules, block.partition(b"\n")[0])
+            skipped = max(0, (start if first > 1 else max(start, self._header_lines())) - (first - 1))
+            lines = block.count(b"\n") + (not block.endswith(b"\n"))
+            fresh = decode(_without_lines(block, skipped), first + skipped) if skipped < lines else None
+            yield fresh, first - 1 + lines
+        file.close()
+
+    def _header_lines(self) -> int:
+        return int(self.format == "csv" and not self._options.no_header)
+
+    def _block_decoder(self, rules: EventRules, first_line: bytes) -> Callable[[bytes, int], Decoded]:
+        if self.format == "json":
+            make = self._options.decoder
+            json = CanonicalJson(rules, self._names) if make is None else make(rules)
+            return lambda block, first: json.decode(_rows_of(block, first, self._origin))
+        delimited = Delimited(rules, self._layout(first_line), self._separator)
+        return lambda block, first: delimited.decode(block, first, self._origin)
+
+    def _layout(self, first_line: bytes) -> Layout:
+        try:
+            if self.format == "taobao":
+                return TAOBAO
+            if self._options.no_header:
+                return layout_of_positions(first_line, self._options.columns, self._separator)
+            return layout_of_header(first_line, self._names, self._separator)
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{self._path} is no text in UTF-8 ({error}); convert it, or if it is no CSV "
+                f"{self._options.wording.format} {', '.join(FORMATS)}"
+            ) from error
+        except (ValueError, csv.Error) as error:
+            raise SourceError(f"cannot read {self._path}: {error}; {self._way_out(first_line)}") from error
+
+    def _way_out(self, first_line: bytes) -> str:
+        """What to do about a first line that does not name the columns."""
+        say = self._options.wording
+        other = next((sign for sign in (b";", b"\t", b"|", b",") if first_line.count(sign) >= 3), None)
+        if other is not None and other.decode() != self._separator:
+            return f"{say.separator} {shown(other.decode())}"
+        if self._options.no_header:
+            return say.positions
+        return f"{say.columns}, or {say.no_header} if the first line is an event"
+
+    def _origin(self, line: int) -> str:
+        return f"{self._part.name}:{line}"
+
+
+def _format_of(path: Path, parts: Sequence[Part], wording: Wording) -> str:
+    """The format that the names of all files have, or that of their folder."""
+    found = {_suffix_format(part.path) for part in parts}
+    if found == {None} or len(found) > 1:
+        found = {_suffix_format(path)}
+    named = found.pop()
+    if named is None:
+        raise SourceError(
+            f"cannot tell the format of {path} from its name; {wording.format} one of {', '.join(FORMATS)}"
+        )
+    return named
+
+
+def _suffix_format(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return _FORMAT_OF_SUFFIX.get(next((s for s in reversed(suffixes) if s not in _COMPRESSED), ""))
+
+
+def _without_lines(block: bytes, count: int) -> bytes:
+    """The block after its first ``count`` lines."""
+    start = 0
+    for _ in range(count):
+        start = block.index(b"\n", start) + 1
+    return block[start:]
+
+
+def _rows_of(block: bytes, first_line: int, origin: Callable[[int], str]) -> Rows:
+    """JSON lines as rows; blank lines are none."""
+    lines = block.removesuffix(b"\n").split(b"\n")
+    kept = [at for at, line in enumerate(lines) if line and line != b"\r"]
+    payloads = lines if len(kept) == len(lines) else [lines[at] for at in kept]
+    return Rows(payloads, lambda row: RowOrigin(origin(first_line + kept[row])))

@@ -1,0 +1,232 @@
+"""Time: the one wall clock, and what an event's time may look like.
+
+    decode ──► [time_ms_of, times_ms_of] ──► EventBatch.time_ms ──► Watermark ──► window.expire
+
+Event time is int64 milliseconds, UTC. Nothing else in driftgraph reads a wall clock; who needs one is
+given a ``Clock``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I64, U8, Strings
+from driftgraph.stream.time import time_kernels as kernels
+from driftgraph.stream.time.time_text import (
+    FAULTS,
+    NO_SUCH_MINUTE,
+    TIME_MS_MAX,
+    TimeFault,
+    ms_of_text,
+    shift_ms,
+)
+
+F64 = npt.NDArray[np.float64]
+Instants = npt.NDArray[np.datetime64]  # in milliseconds, UTC
+Mask = npt.NDArray[np.bool_]
+
+FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event is a broken clock
+FLOOR_MS_MIN = kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart
+_TEXT_MAX = 64  # characters; nanoseconds with the name of a zone take 60
+
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+class Clock(Protocol):
+    """Wall time. Injected, so that a test or a replay decides what time it is."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        return time.time_ns() // 1_000_000
+
+
+class ManualClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        """What it was last set to."""
+        return self._now_ms
+
+    def advance(self, duration_ms: int) -> None:
+        """Let ``duration_ms`` pass."""
+        self._now_ms += duration_ms
+
+
+def duration_ms_of(text: str) -> int:
+    """``90s``, ``15m``, ``6h``, ``1.5d``, ``2w``, ``250ms`` as milliseconds.
+
+    Raises:
+        ValueError: If it is none of these; the message says what is.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write a number and a unit: 90s, 15m, 6h, 30d")
+    return round(float(match[1]) * _UNIT_MS[match[2]])
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBounds:
+    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any.
+
+    ``zone`` is that of times which are written without one; None: they are refused.
+    """
+
+    floor_ms: int = FLOOR_MS
+    ceiling_ms: int | None = None
+    zone: ZoneInfo | None = None
+    beyond: str = "the time is further ahead of the clock than accepted"  # said of a time above the ceiling
+
+    def __post_init__(self) -> None:
+        if self.floor_ms < FLOOR_MS_MIN:
+            raise ValueError(
+                f"the floor of event times must be {FLOOR_MS_MIN} ms (1973) or later, got {self.floor_ms}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRules:
+    """Which event times are accepted: from ``floor_ms`` to ``future_skew_ms`` ahead of the wall clock."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    floor_ms: int = FLOOR_MS
+    future_skew_ms: int | None = 300_000  # 5 min of clock error is common, 2037 is one broken phone
+    zone: ZoneInfo | None = None  # of times that are written without one
+    fixed: TimeBounds | None = None  # of a file: one judgement for all of it, however long it is read
+
+    def bounds(self) -> TimeBounds:
+        """The bounds as of now; read once a batch, so that all its rows are judged alike."""
+        if self.fixed is not None:
+            return self.fixed
+        ahead = self.future_skew_ms
+        return TimeBounds(self.floor_ms, None if ahead is None else self.clock.now_ms() + ahead, self.zone)
+
+
+REPLAY_TIMES = TimeRules(future_skew_ms=None)  # no ceiling: who reads has judged the times already
+
+
+def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
+    """One event time as UTC milliseconds, or why not. This function defines what is right.
+
+    Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``_time_kernels``);
+    a fraction of a millisecond is rounded half to even in float seconds and milliseconds and cut off in
+    finer units and in text. Text is digits, digits with a fraction, or a date and time (``time_text``). No
+    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is what it says.
+    """
+    if isinstance(value, str):
+        parsed = _ms_of_text(value, bounds.zone)
+    elif isinstance(value, bool):
+        parsed = TimeFault.BAD_TIME
+    elif isinstance(value, int):
+        parsed = _ms_of_int(value)
+    elif isinstance(value, float):
+        parsed = _ms_of_float(value)
+    elif isinstance(value, np.datetime64):
+        parsed = _ms_of_instant(value)
+    else:
+        parsed = TimeFault.BAD_TIME
+    if isinstance(parsed, TimeFault):
+        return parsed
+    if parsed < bounds.floor_ms:
+        return TimeFault.TOO_OLD
+    if bounds.ceiling_ms is not None and parsed > bounds.ceiling_ms:
+        return TimeFault.IN_FUTURE
+    return parsed
+
+
+def _ms_of_int(value: int) -> int | TimeFault:
+    if not 0 < value < kernels.NUMBER_BELOW:
+        return TimeFault.BAD_TIME
+    if value < kernels.SECONDS_BELOW:
+        return value * 1_000
+    if value < kernels.MILLISECONDS_BELOW:
+        return value
+    return value // 1_000 if value < kernels.MICROSECONDS_BELOW else value // 1_000_000
+
+
+def _ms_of_float(value: float) -> int | TimeFault:
+    if not (math.isfinite(value) and 0 < value < kernels.NUMBER_BELOW):
+        return TimeFault.BAD_TIME
+    if value < kernels.SECONDS_BELOW:
+        return round(value * 1_000)
+    return round(value) if value < kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
+
+
+def _ms_of_instant(value: np.datetime64) -> int | TimeFault:
+    ms = int(value.astype("datetime64[ms]").astype(np.int64))
+    return TimeFault.BAD_TIME if np.isnat(value) or ms > TIME_MS_MAX else ms
+
+
+def _ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
+    if len(text) > _TEXT_MAX:
+        return TimeFault.BAD_TIME
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        return ms_of_text(text, zone)
+    return _ms_of_float(float(text)) if number[1] else _ms_of_int(int(text))
+
+
+def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> tuple[I64, U8]:
+    """A column of event times as UTC milliseconds, and each one's fault: an index into ``FAULTS``, 0 if good.
+
+    Equal to ``time_ms_of`` row by row. Where the fault is not 0 the time means nothing. O(N) in compiled
+    code; text that is neither plain digits nor one of the usual dates costs a Python call each, and so does
+    each minute of times without a zone that is seen for the first time.
+    """
+    count = len(column)
+    ms, fault = np.zeros(count, np.int64), np.zeros(count, np.uint8)
+    ceiling_ms = TIME_MS_MAX if bounds.ceiling_ms is None else bounds.ceiling_ms
+    if isinstance(column, Strings):
+        kernels.parse_texts(column.offsets, column.data, ms, fault)
+        _local_to_utc(ms, fault, bounds.zone)
+    elif column.dtype == np.float64:
+        kernels.scale_floats(column, ms, fault)
+    elif column.dtype == np.int64:
+        kernels.scale_ints(column, ms, fault)
+    else:
+        ms, fault = column.astype(np.int64), np.isnat(column).astype(np.uint8) * np.uint8(kernels.BAD)
+    kernels.bound_times(ms, fault, bounds.floor_ms, ceiling_ms, TIME_MS_MAX)
+    for row in np.flatnonzero(fault == kernels.ASK).tolist():
+        try:
+            value = column.bytes_at(row).decode() if isinstance(column, Strings) else column[row]
+            answer = time_ms_of(value, bounds)
+        except UnicodeDecodeError:
+            answer = TimeFault.BAD_TIME
+        known = isinstance(answer, TimeFault)
+        ms[row], fault[row] = (0, FAULTS.index(answer)) if known else (answer, 0)
+    return ms, fault
+
+
+def _local_to_utc(ms: I64, fault: U8, zone: ZoneInfo | None) -> None:
+    """Move the times that have no zone of their own from the configured one to UTC."""
+    rows = np.flatnonzero(fault == kernels.LOCAL)
+    if len(rows) == 0:
+        return
+    if zone is None:
+        fault[rows] = kernels.WITHOUT_ZONE
+        return
+    minutes, which = np.unique(ms[rows] // 60_000, return_inverse=True)
+    shifts = np.array([shift_ms(zone, minute) for minute in minutes.tolist()], np.int64)[which]
+    there_is = shifts != NO_SUCH_MINUTE
+    ms[rows] += np.where(there_is, shifts, 0)
+    fault[rows] = np.where(there_is, 0, kernels.BAD)

@@ -1,0 +1,1 @@
+"""The time-windowed heterograph: records, rings, recent-K sampling, shared memory, external ids."""

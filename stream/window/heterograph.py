@@ -1,0 +1,289 @@
+"""The heterograph: the window with names. What ingestion writes into and everything else reads from.
+
+EventBatch ──► [Heterograph.apply] ──► ids ──► window        worker, replay ──► [HeterographView]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I64, U32, EventBatch, Strings
+from driftgraph.stream.window import writer as windows
+from driftgraph.stream.window.adjacency import ITEM, NIL, USER
+from driftgraph.stream.window.ids import IdTable, IdView
+from driftgraph.stream.window.shared_files import Folder, Life
+from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView
+
+KINDS = ("user", "item")  # by side
+
+# Two odd constants for each of the two halves of a digest: the golden ratio and three primes of xxHash64.
+DIGEST_MIX = (
+    (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)),
+    (np.uint64(0x9E3779B185EBCA87), np.uint64(0x165667B19E3779F9)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A cut and who owned the rows at it."""
+
+    cut: Cut
+    versions: tuple[U32, U32]  # by side
+
+
+@dataclass(frozen=True, slots=True)
+class NamedEvents:
+    """N events of one relation in order of arrival, each by the places of its ids in two lists."""
+
+    users: Strings  # different ones
+    items: Strings
+    user: U32  # [N] places in ``users``; 0 where lost
+    item: U32
+    time_ms: I64
+    lost: npt.NDArray[np.bool_]  # erased or gone: only their place in the order is left
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+    def since(self, start: int) -> NamedEvents:
+        """Without the first ``start``."""
+        return replace(
+            self,
+            user=self.user[start:],
+            item=self.item[start:],
+            time_ms=self.time_ms[start:],
+            lost=self.lost[start:],
+        )
+
+    def without(self, gone: npt.NDArray[np.bool_]) -> NamedEvents:
+        """With those [N] lost, too, and without the users who have no other."""
+        if not gone.any():
+            return self
+        lost = self.lost | gone
+        kept = np.unique(self.user[~lost]).astype(np.int64)
+        user = np.where(lost, 0, np.searchsorted(kept, self.user)).astype(np.uint32)
+        return replace(self, users=self.users.take(kept), user=user, lost=lost)
+
+    def behind(self, count: int) -> NamedEvents:
+        """Behind so many lost ones."""
+        place, time_ms = np.zeros(count, np.uint32), np.zeros(count, np.int64)
+        return replace(
+            self,
+            user=np.concatenate((place, self.user)),
+            item=np.concatenate((place, self.item)),
+            time_ms=np.concatenate((time_ms, self.time_ms)),
+            lost=np.concatenate((np.ones(count, np.bool_), self.lost)),
+        )
+
+
+class HeterographView:
+    """The graph as a reader sees it."""
+
+    def __init__(self, window: WindowView, ids: tuple[IdView, IdView]) -> None:
+        self.window = window
+        self._ids = ids
+
+    @classmethod
+    def attach(cls, directory: Path) -> HeterographView:
+        """Open the graph that another process writes.
+
+        Raises:
+            WindowError: There is none, or its files are of another format or size.
+        """
+        window = windows.attach(directory)
+        folder = Folder(directory)
+        user, item = (IdView(window.row_capacity[side], folder, KINDS[side]) for side in (USER, ITEM))
+        return cls(window, (user, item))
+
+    def moment(self) -> Moment:
+        """The newest cut, with the owners of its rows."""
+        versions = (
+            self.window.row_versions(USER),
+            self.window.row_versions(ITEM),
+        )  # before the cut, see there
+        return Moment(self.window.cut(), versions)
+
+    def names(self, side: int, rows: U32, moment: Moment) -> list[str | None]:
+        """The id of each row as of ``moment``; None if the row has had another owner since, or none."""
+        names, known = self._strings(side, rows, moment)
+        raw, ends = names.data.tobytes(), names.offsets.tolist()
+        # a name half wiped is no UTF-8, and its row is not known any more
+        return [
+            raw[a:b].decode(errors="replace") if kept else None
+            for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
+        ]
+
+    def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
+        """A relation's events from sequence number ``start`` to ``stop`` as they came, by name.
+
+        Lost is what was erased, and what expired or was truncated since ``moment`` so that its id is gone.
+
+        Raises:
+            StaleCut: Some were overwritten meanwhile.
+        """
+        user, item, time_ms = self.window.arrivals(relation, start, stop)
+        lost = user == NIL
+        found = []
+        for side, rows in ((USER, user), (ITEM, item)):
+            distinct, place = np.unique(rows, return_inverse=True)  # NIL, if there, is the last
+            names, known = self._strings(side, distinct[distinct != NIL], moment)
+            known = np.append(known, False)
+            lost |= ~known[place]
+            found.append((names.take(np.flatnonzero(known)), (np.cumsum(known) - 1)[place]))
+        (users, user_place), (items, item_place) = found
+        user_place[lost] = item_place[lost] = 0
+        return NamedEvents(
+            users, items, user_place.astype(np.uint32), item_place.astype(np.uint32), time_ms, lost
+        )
+
+    def _strings(self, side: int, rows: U32, moment: Moment) -> tuple[Strings, npt.NDArray[np.bool_]]:
+        """The ids of rows, and which of them are still of who had the row at ``moment``."""
+        names = self._ids[side].strings(rows)
+        now = self.window.row_versions(side)  # after the names
+        then = moment.versions[side]
+        known = rows < len(then)
+        known[known] = now[rows[known]] == then[rows[known]]
+        return names, known & (np.diff(names.offsets) > 0)
+
+    def digest(self, cut: Cut) -> str:
+        """128 bits of the live events by external id, whatever their order, rows and batches. O(window)."""
+        events = self.window.events(cut)
+        relation_names = Strings.of([relation.name for relation in self.window.relations])
+        relation_hash = IdTable(len(relation_names), Folder(None), "relation")
+        relation_row, _ = relation_hash.assign(relation_names)
+        columns = (
+            self._ids[USER].hashes(events.user),
+            self._ids[ITEM].hashes(events.item),
+            relation_hash.hashes(relation_row[events.relation]),
+            events.time_ms.astype(np.uint64),
+        )
+        halves = []
+        for multiply, add in DIGEST_MIX:
+            mixed = np.full(len(events), add, np.uint64)
+            for column in columns:
+                mixed = (mixed ^ column) * multiply
+                mixed ^= mixed >> np.uint64(29)
+            halves.append(int(mixed.sum(dtype=np.uint64)))
+        return "".join(f"{half:016x}" for half in halves)
+
+
+class Heterograph(HeterographView):
+    """The graph as its one writer sees it.
+
+    Always true after ``apply``, ``expire`` and ``erase``: an id has a row exactly while the window holds an
+    event of it.
+    """
+
+    def __init__(self, window: Window, ids: tuple[IdTable, IdTable]) -> None:
+        super().__init__(window, ids)
+        self.window: Window = window
+        self._tables = ids
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path | None,
+        relations: Sequence[Relation],
+        *,
+        user_rows: int,
+        item_rows: int,
+        history: tuple[Life, ...] = (),
+    ) -> Heterograph:
+        """Make an empty graph: in ``directory`` for readers elsewhere, or without one in private memory."""
+        folder = Folder(directory, writable=True)
+        if directory is None:
+            window = windows.in_memory(relations, user_rows=user_rows, item_rows=item_rows)
+        else:
+            window = windows.create(directory, relations, user_rows=user_rows, item_rows=item_rows)
+        ids = (IdTable(user_rows, folder, KINDS[USER]), IdTable(item_rows, folder, KINDS[ITEM]))
+        window.history = history
+        if directory is not None:
+            windows.describe(directory, window)
+        return cls(window, ids)
+
+    @property
+    def id_counts(self) -> dict[str, int]:
+        """Users and items that have a row."""
+        return {kind: len(table) for kind, table in zip(KINDS, self._tables, strict=True)}
+
+    def apply(self, batch: EventBatch) -> None:
+        """Append a batch whose lateness was judged already. O(batch).
+
+        Raises:
+            IdTableFullError: More users or items are live than there is room for.
+        """
+        if len(batch) == 0:
+            return
+        rows = []
+        for side, ids in ((USER, batch.user), (ITEM, batch.item)):
+            side_rows, fresh = self._tables[side].assign(ids)
+            self.window.recycle(side, fresh)
+            rows.append(side_rows)
+        self._release(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
+
+    def expire(self, watermark_ms: int) -> None:
+        """Move event time on: what is older than its span leaves, ids that nothing refers to are freed."""
+        self._release(self.window.expire(watermark_ms))
+
+    def erase(self, users: Sequence[str]) -> int:
+        """Remove users with all their events, from older moments too.
+
+        An id that is erased and comes again is a new user.
+
+        Returns:
+            The time in ms of the newest event that went; 0 if there was none.
+        """
+        newest_ms = 0
+        for row in self._tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
+            if row >= 0:
+                newest_ms = max(newest_ms, self.window.newest_ms(row))
+                items = self.window.erase(row)  # before the name goes: its version tells readers
+                self._tables[USER].forget(row)
+                self._release((np.zeros(0, np.uint32), items))
+        return newest_ms
+
+    def oldest_ms(self, user: str) -> int | None:
+        """The time of the oldest live event of a user; None if it has none. O(its events)."""
+        [row] = self._tables[USER].find(Strings.of([user])).tolist()
+        if row < 0:
+            return None
+        rows, newest_ms = np.array([row], np.uint32), np.array([self.window.newest_ms(row) + 1])
+        most = int(self.window.degrees(USER, row).max())
+        near = self.window.recent(USER, rows, newest_ms, most, self.window.cut())
+        real = np.arange(most) < near.count_BR[0][:, None]
+        return int(near.time_ms_BRK[0][real].min()) if real.any() else None
+
+    def restore(self, relation: int, events: NamedEvents) -> None:
+        """Put back events of one relation, from where the window begins, in order and without a gap.
+
+        A lost one becomes a tombstone. Before anything is applied or expires; then call ``restored``.
+
+        Raises:
+            IdTableFullError: More users or items are live than there is room for.
+        """
+        rows = []
+        for side, ids, place in ((USER, events.users, events.user), (ITEM, events.items, events.item)):
+            side_rows, fresh = self._tables[side].assign(ids)
+            self.window.recycle(side, fresh)
+            rows.append(np.append(side_rows, NIL)[np.where(events.lost, len(side_rows), place)])
+        self.window.restore(relation, rows[USER], rows[ITEM], events.time_ms)
+
+    def restored(self, watermark_ms: int) -> None:
+        """All is put back: let go of what expired, and of names that only expired or lost events had."""
+        self.expire(watermark_ms)
+        self._release((self._tables[USER].rows_in_use(), self._tables[ITEM].rows_in_use()))
+
+    def _release(self, emptied: tuple[U32, U32]) -> None:
+        for side in (USER, ITEM):
+            rows = np.unique(emptied[side])
+            free = rows[~self.window.has_events(side, rows)]
+            self.window.recycle(
+                side, free
+            )  # before another can have the row: who reads its name then sees it
+            self._tables[side].release(free)

@@ -1,0 +1,390 @@
+"""The window as readers see it, and the words it is described in.
+
+    Window (the writer) ──► shared memory ──► [WindowView] at a cut ──► training, evaluation, refresh
+
+There is no lock: a reader works at a cut and learns at the end whether it still held (``header``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I32, I64, U8, U32
+from driftgraph.stream.window import adjacency, cut_header, recent_kernels
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.shared_files import ANEW, Folder, Life, WindowError
+
+SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
+EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
+ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # for the writer to end one: it takes a fraction of that
+THREADS = min(os.cpu_count() or 1, 8)
+DRAW_MIX = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio
+Answer = TypeVar("Answer")
+SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than it saves
+
+
+class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again at a newer cut
+    """Events of the cut were overwritten meanwhile; take a newer cut and ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One behavior: how long its events live, and how many of them fit."""
+
+    name: str
+    span_ms: int
+    capacity: int = 1 << 24  # 32 bytes each, used only where events have been
+    user_events_max: int = EVENTS_MAX  # in the window, of one user; whoever has more is no shopper
+    item_events_max: int = EVENTS_MAX
+
+    def __post_init__(self) -> None:
+        if self.span_ms <= 0:
+            raise ValueError(f"relation {self.name!r}: span_ms must be positive, got {self.span_ms}")
+        if not 0 < self.capacity <= SLOTS_MAX:
+            raise ValueError(
+                f"relation {self.name!r}: capacity must be 1 to {SLOTS_MAX}, got {self.capacity}"
+            )
+        for side, limit in (("user", self.user_events_max), ("item", self.item_events_max)):
+            if not 0 < limit <= EVENTS_MAX:
+                raise ValueError(
+                    f"relation {self.name!r}: {side}_events_max must be 1 to {EVENTS_MAX}, got {limit}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A point between two batches.
+
+    Relation r's events at the cut have the sequence numbers ``first[r] <= s < next[r]``; those with
+    ``time_ms >= watermark_ms - span_ms`` are live.
+    """
+
+    watermark_ms: int
+    first: tuple[int, ...]
+    next: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighborhood:
+    """Recent neighbors. Shape suffixes: B seeds, R relations, K neighbors, newest first.
+
+    Only the first ``count_BR[b, r]`` of the K are real; behind them stand zeros.
+    """
+
+    neighbor_BRK: U32
+    time_ms_BRK: I64
+    count_BR: I32
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events as columns, sorted by (time, relation, arrival)."""
+
+    user: U32
+    item: U32
+    relation: U8
+    time_ms: I64
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The shared memory, as flat arrays."""
+
+    header: I64
+    words: U32
+    heads: tuple[U32, U32]  # user side, item side
+    versions: tuple[U32, U32]  # how many owners a row has had
+    folder: Folder
+
+
+class WindowView:
+    """The window as a reader sees it, in the writer's process or another. Every answer is as of a cut.
+
+    Erasure is the one change that reaches back: an older cut then no longer shows the erased user, nor what
+    had expired by then.
+    """
+
+    def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
+        self.relations = tuple(relations)
+        self.row_capacity = row_capacity
+        self.history: tuple[Life, ...] = ()  # whose sequence numbers these are
+        self._arrays = arrays
+        self._times = arrays.words.view(np.int64)
+        self._capacity = np.array([r.capacity for r in relations], np.int64)
+        self._base = np.cumsum(self._capacity) - self._capacity
+        self._span_ms = np.array([r.span_ms for r in relations], np.int64)
+        r, at = len(self.relations), cut_header.HEADER_WORDS
+        self._reserved = arrays.header[at + 2 * r : at + 3 * r]
+        self._first_at_erasure = arrays.header[at + 3 * r :]
+
+    def cut(self) -> Cut:
+        """The newest published cut."""
+        out = np.empty_like(self._arrays.header)
+        while not cut_header.read(self._arrays.header, out):  # the writer is inside a handful of stores
+            pass
+        r, at = len(self.relations), cut_header.HEADER_WORDS
+        return Cut(
+            int(out[cut_header.WATERMARK]),
+            tuple(out[at : at + r].tolist()),
+            tuple(out[at + r : at + 2 * r].tolist()),
+        )
+
+    def rows(self, side: int) -> int:
+        """Rows in use are below this number."""
+        return int(self._arrays.header[cut_header.ROWS + side])
+
+    @property
+    def erasure_count(self) -> int:
+        """Users erased since the window was made."""
+        return int(self._arrays.header[cut_header.ERASURES_DONE])
+
+    def numbers_here(self, life: str, next_: Mapping[str, int]) -> tuple[int, ...] | None:
+        """Sequence numbers by relation, of a cut in that life of the window, as this window has them.
+
+        None if they mean other events here. A relation whose numbers began again since begins with 0.
+        """
+        lives = [one.until for one in self.history if one.id == life]
+        if not lives:
+            return None
+        numbers = []
+        for r, relation in enumerate(self.relations):
+            until = None if lives[0] is None else lives[0][r]
+            number = 0 if until == ANEW else next_.get(relation.name, 0)
+            if until is not None and number > max(until, 0):
+                return None
+            numbers.append(number)
+        return tuple(numbers)
+
+    def row_versions(self, side: int) -> U32:
+        """How many owners each row has had, [rows]. Who keeps a value by row starts it anew when this grows.
+
+        Read it before the cut: a row that changes its owner in between then shows as changed.
+        """
+        return self._arrays.versions[side][: self.rows(side)].copy()
+
+    def arrivals(self, relation: int, start: int, stop: int) -> tuple[U32, U32, I64]:
+        """Users, items and times of a relation's events from number ``start`` to ``stop``, as they came.
+
+        Both rows are ``NIL`` where an event was erased. One may have expired, and its rows be others' by now.
+
+        Raises:
+            StaleCut: Some were overwritten meanwhile.
+        """
+        capacity = self.relations[relation].capacity
+        slots = self._base[relation] + np.arange(start, stop) % capacity
+        records = self._arrays.words.reshape(-1, adjacency.WORDS)
+        user, item = records[slots, USER], records[slots, ITEM]
+        time_ms = self._times.reshape(-1, adjacency.TIMES)[slots, adjacency.TIME]
+        if int(cut_header.load_reserved(self._reserved, relation)) > start + capacity:
+            raise StaleCut(
+                f"event {start} of {self.relations[relation].name!r} was overwritten; take a newer cut"
+            )
+        gone = (user == adjacency.NIL) | (item == adjacency.NIL) | (time_ms == adjacency.LONG_AGO)
+        user[gone] = item[gone] = adjacency.NIL
+        return user, item, time_ms
+
+    def check(self, cut: Cut) -> None:
+        """Raise ``StaleCut`` if an event of ``cut`` may have been overwritten by now."""
+        for r, relation in enumerate(self.relations):
+            reserved = int(cut_header.load_reserved(self._reserved, r))
+            if cut.next[r] > cut.first[r] and reserved > cut.first[r] + relation.capacity:
+                raise StaleCut(
+                    f"relation {relation.name!r}: event {cut.first[r]} of the cut was overwritten "
+                    f"(event {reserved - 1} is written, the ring holds {relation.capacity}); take a newer cut"
+                )
+
+    def recent(self, side: int, nodes: U32, times_ms: I64, k: int | Sequence[int], cut: Cut) -> Neighborhood:
+        """The k most recent neighbors of each node by each relation, strictly before the node's own time.
+
+        Args:
+            side: ``USER`` if ``nodes`` are user rows (the neighbors are items), ``ITEM`` the other way round.
+            nodes: [B] rows; a row that has no event gets no neighbor.
+            times_ms: [B] event times.
+            k: Neighbors per relation, one number or one for each; the result is as wide as the largest.
+            cut: The answer is as of this cut.
+
+        Returns:
+            Neighbors not older than ``max(time, watermark) - span``, newest first, ties newest arrival first.
+            Exact for every batch size and every order of arrival. Releases the GIL.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        fanout = self._fanout(k)
+        if len(nodes) != len(times_ms):
+            raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
+        nodes = np.ascontiguousarray(nodes, np.uint32)
+        times_ms = np.ascontiguousarray(times_ms, np.int64)
+        return self._answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
+
+    def _fanout(self, k: int | Sequence[int]) -> I64:
+        fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
+        if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
+            raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
+        return fanout
+
+    def _recent(self, side: int, nodes: U32, times_ms: I64, fanout: I64, cut: Cut) -> Neighborhood:
+        shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
+        result = Neighborhood(
+            np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
+        )
+        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        starts = self._base + first % self._capacity
+
+        rows = self.rows(side)  # what lies behind them may not be on the disk yet
+
+        def fill(part: slice) -> None:
+            recent_kernels.recent_events(
+                self._arrays.words, self._times, self._arrays.heads[side], rows, self._reserved, side,
+                nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
+                self._span_ms, cut.watermark_ms,
+                result.neighbor_BRK[part].reshape(-1), result.time_ms_BRK[part].reshape(-1),
+                result.count_BR[part].reshape(-1), *recent_kernels.scratch(),
+            )  # fmt: skip
+
+        _in_parallel(fill, len(nodes))
+        return result
+
+    def uniform(
+        self,
+        side: int,
+        nodes: U32,
+        times_ms: I64,
+        k: int | Sequence[int],
+        cut: Cut,
+        *,
+        pool: int,
+    ) -> Neighborhood:
+        """As ``recent``, but k neighbors drawn from the ``pool`` most recent, each as likely, none twice.
+
+        So it is uniform over the whole history of a node that has no more events than ``pool``, and a hub
+        costs no more. The draw is a hash of node, time and event: asked again, the answer is the same.
+        Newest first, like ``recent``.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        fanout = self._fanout(k)
+        if pool < fanout.max(initial=0):
+            raise ValueError(f"pool must be at least k ({int(fanout.max())}), got {pool}")
+        drawn_from = self.recent(side, nodes, times_ms, np.where(fanout > 0, pool, 0).tolist(), cut)
+        return _drawn(drawn_from, nodes, times_ms, fanout)
+
+    def events(self, cut: Cut, since: Cut | None = None) -> Events:
+        """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        return self._answered(cut, partial(self._events, since))
+
+    def _events(self, since: Cut | None, cut: Cut) -> Events:
+        columns: list[tuple[U32, U32, U8, I64]] = []
+        for r, relation in enumerate(self.relations):
+            start = cut.first[r] if since is None else max(cut.first[r], since.next[r])
+            sequence = np.arange(start, max(start, cut.next[r]), dtype=np.int64)
+            slot = self._base[r] + sequence % relation.capacity
+            time_ms = self._times[slot * adjacency.TIMES + adjacency.TIME]
+            live = time_ms >= cut.watermark_ms - relation.span_ms
+            at = slot[live] * adjacency.WORDS
+            words = self._arrays.words
+            columns.append((words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live]))
+        user, item, relation_column, time = (np.concatenate(c) for c in zip(*columns, strict=True))
+        order = np.argsort(time, kind="stable")
+        return Events(user[order], item[order], relation_column[order], time[order])
+
+    def _answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
+        """The answer at the cut, given again if a user was erased meanwhile."""
+        for _ in range(ERASURE_WAITS_MAX):
+            erasures = cut_header.erasures(self._arrays.header)
+            if erasures < 0:
+                time.sleep(ERASURE_WAIT_S)
+                continue
+            seen = self._as_erased(cut) if erasures else cut
+            found = answer(seen)
+            self.check(seen)
+            if cut_header.erasures(self._arrays.header) == erasures:
+                return found
+        raise StaleCut("users are being erased all the while; take a newer cut and ask again")
+
+    def _as_erased(self, cut: Cut) -> Cut:
+        """What is left of a cut: nothing that had expired at the last erasure."""
+        return Cut(
+            max(cut.watermark_ms, int(self._arrays.header[cut_header.ERASURE_WATERMARK])),
+            tuple(
+                min(max(first, floor), next_)
+                for first, floor, next_ in zip(
+                    cut.first, self._first_at_erasure.tolist(), cut.next, strict=True
+                )
+            ),
+            cut.next,
+        )
+
+    def live_counts(self, cut: Cut) -> dict[str, int]:
+        """Live events by relation. O(window)."""
+        counts = np.bincount(self.events(cut).relation, minlength=len(self.relations))
+        return {relation.name: int(n) for relation, n in zip(self.relations, counts, strict=True)}
+
+    def degree(self, side: int, cut: Cut) -> npt.NDArray[np.int32]:
+        """Live events of each node by relation, [rows, R]. O(window)."""
+        rows, events, relation_count = self.rows(side), self.events(cut), len(self.relations)
+        node = (events.user if side == USER else events.item).astype(np.int64)
+        flat = np.bincount(node * relation_count + events.relation, minlength=rows * relation_count)
+        return flat.astype(np.int32).reshape(rows, relation_count)
+
+
+def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64) -> Neighborhood:
+    """The neighbors of ``pool`` whose hashes are lowest, as many as each relation's fanout."""
+    place_P = np.arange(pool.neighbor_BRK.shape[2])
+    chance_BRP = np.zeros(pool.neighbor_BRK.shape, np.uint64)
+    for value in (
+        nodes[:, None, None],
+        times_ms[:, None, None],
+        pool.neighbor_BRK,
+        pool.time_ms_BRK,
+        place_P,
+    ):
+        chance_BRP = (chance_BRP ^ value.astype(np.uint64)) * DRAW_MIX
+        chance_BRP ^= chance_BRP >> np.uint64(29)
+    chance_BRP[place_P >= pool.count_BR[:, :, None]] = np.iinfo(np.uint64).max
+    width = int(fanout.max(initial=0))
+    chosen = np.argsort(chance_BRP, axis=2)[:, :, :width]
+    count = np.minimum(pool.count_BR, fanout).astype(np.int32)
+    behind = np.arange(width) >= count[:, :, None]
+    chosen[behind] = len(place_P)  # sorts them to the end
+    chosen.sort(axis=2)
+    chosen[behind] = 0
+    neighbor: U32 = np.take_along_axis(pool.neighbor_BRK, chosen, 2)
+    time_ms: I64 = np.take_along_axis(pool.time_ms_BRK, chosen, 2)
+    neighbor[behind] = 0
+    time_ms[behind] = 0
+    return Neighborhood(neighbor, time_ms, count)
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _in_parallel(work: Callable[[slice], None], total: int) -> None:
+    """Call ``work(slice)`` over ``total`` rows, on several threads if they are worth it."""
+    global _pool  # noqa: PLW0603  # one pool a process, made when first needed
+    parts = min(THREADS, max(1, total // SEEDS_PER_THREAD))
+    if parts == 1:
+        work(slice(0, total))
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="recent")
+    edges = [total * i // parts for i in range(parts + 1)]
+    list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))

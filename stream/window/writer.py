@@ -1,0 +1,394 @@
+"""The window: the live part of the heterograph, in memory that one process writes and many read.
+
+    EventBatch ──► ids ──► [Window.append, expire] ──► cut ──► WindowView.recent, events ──► training
+
+Everything lies in flat arrays (files mapped into memory, or anonymous): the event records and list heads
+of ``adjacency``, and the counters of ``header``. The writer raises ``reserved`` before it overwrites a record
+and publishes the cut last. Time is event time and nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.events import I64, U8, U32
+from driftgraph.stream.window import adjacency, cut_header, live_count, ring
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.shared_files import (
+    FORMAT,
+    Description,
+    Folder,
+    RelationDescription,
+    WindowError,
+    claim,
+    read_description,
+    write_description,
+)
+from driftgraph.stream.window.view import (
+    EVENTS_MAX,
+    SLOTS_MAX,
+    Arrays,
+    Cut,
+    Events,
+    Neighborhood,
+    Relation,
+    StaleCut,
+    WindowView,
+)
+
+__all__ = [
+    "EVENTS_MAX", "ITEM", "USER", "Cut", "Events", "Neighborhood", "Relation", "StaleCut", "Window",
+    "WindowError", "WindowView", "attach", "create", "describe", "in_memory",
+]  # fmt: skip
+
+HEADS, VERSIONS = ("user_heads", "item_heads"), ("user_versions", "item_versions")  # files, by side
+RELATIONS_MAX = 32
+EXPIRE_CHUNK = 65_536  # events an expiry kernel lets go at once; bounds its list of emptied nodes
+
+
+class Window(WindowView):
+    """The writer: one process, one thread.
+
+    Always true after ``append`` or ``expire`` returns:
+      * the published cut holds every event appended, but for those that expired, were truncated, capped
+        or erased;
+      * the watermark has not gone back;
+      * no relation holds more events than its capacity, and the oldest arrivals went first.
+    """
+
+    def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
+        super().__init__(relations, row_capacity, arrays)
+        newest = self.cut()
+        self._first = np.array(newest.first, np.int64)
+        self._next = np.array(newest.next, np.int64)
+        self.watermark_ms = newest.watermark_ms
+        self.truncated = np.zeros(len(self.relations), np.int64)  # let go early by a full ring
+        self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
+        self._live = [
+            live_count.LiveCount(self._times, int(base), relation.capacity, block=live_count.BLOCK)
+            for base, relation in zip(self._base, self.relations, strict=True)
+        ]
+        folder, record, side_rows = arrays.folder, 4 * adjacency.WORDS, list(enumerate(row_capacity))
+        self._event_room = [
+            folder.room("events", int(base) * record, relation.capacity * record)
+            for base, relation in zip(self._base, self.relations, strict=True)
+        ]
+        head = 4 * adjacency.HEAD_WORDS * len(self.relations)
+        self._head_room = [folder.room(HEADS[side], 0, rows * head) for side, rows in side_rows]
+        self._version_room = [folder.room(VERSIONS[side], 0, rows * 4) for side, rows in side_rows]
+        folder.room("header", 0, arrays.header.nbytes).provide(arrays.header.nbytes)
+        # Lets another process write the folder; called at the latest when the window is gone.
+        self.close: Callable[[], object] = _nothing_to_close
+
+    def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> tuple[U32, U32]:
+        """Add N events in order of arrival. O(N) if they come in order of time; late ones O(log²) each.
+
+        An event older than its relation's span is left out. So is one whose user (item) has
+        ``user_events_max`` (``item_events_max``) of them that were not let go yet: a bot's first events stay,
+        and it costs no more than they do.
+
+        Returns:
+            The rows that may be without events now, users and items, perhaps repeated.
+
+        Raises:
+            ValueError: Columns disagree, or a row or relation is out of range; nothing was appended.
+            WindowError: The disk is full; events of some relations may have been appended.
+        """
+        self._validate(user, item, relation, time_ms)
+        if len(user):
+            self._raise_rows(USER, user)
+            self._raise_rows(ITEM, item)
+        emptied: list[tuple[U32, U32]] = []
+        order = np.argsort(relation, kind="stable")
+        bounds = np.searchsorted(relation[order], np.arange(len(self.relations) + 1))
+        for r, (start, stop) in enumerate(pairwise(bounds)):
+            for at in range(start, stop, self.relations[r].capacity):
+                chosen = order[at : min(at + self.relations[r].capacity, stop)]
+                limits = (self.relations[r].user_events_max, self.relations[r].item_events_max)
+                self._append_one(r, user[chosen], item[chosen], time_ms[chosen], emptied, limits=limits)
+        self._publish()
+        return _joined(emptied)
+
+    def expire(self, watermark_ms: int) -> tuple[U32, U32]:
+        """Move the watermark and let go of what is older than each span. O(expired).
+
+        An event that expired before one that arrived earlier stays in its ring, invisible, until that one
+        has gone too. Returns the rows left without events of some relation, as ``append`` does.
+        """
+        self.watermark_ms = max(self.watermark_ms, watermark_ms)
+        emptied: list[tuple[U32, U32]] = []
+        for r in range(len(self.relations)):
+            while self._drop(r, 0, emptied) == EXPIRE_CHUNK:
+                pass
+        self._publish()
+        return _joined(emptied)
+
+    def newest_ms(self, user: int) -> int:
+        """The time of the newest event of a user row; 0 if it has none."""
+        heads = self._arrays.heads[USER].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)[user]
+        low, high = heads[heads[:, 0] != 0][:, adjacency.NEWEST : adjacency.NEWEST + 2].astype(np.int64).T
+        return int((low | high << 32).max(initial=0))
+
+    def degrees(self, side: int, row: int) -> I64:
+        """[R] how many events of a row were not let go yet."""
+        heads = self._arrays.heads[side].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)
+        return (heads[row, :, adjacency.DEGREE] & adjacency.COUNT).astype(np.int64)
+
+    def erase(self, user: int) -> U32:
+        """Remove every event of a user row, at once and from every cut. O(its events · log²).
+
+        Returns:
+            The items that were left without events of some relation, perhaps repeated.
+        """
+        if not 0 <= user < self.rows(USER):
+            raise ValueError(f"user row {user} is out of range: {self.rows(USER)} are in use")
+        arrays, relation_count = self._arrays, len(self.relations)
+        degrees = self.degrees(USER, user)
+        number = int(arrays.header[cut_header.ERASURES_BEGUN]) + 1
+        cut_header.announce(arrays.header, cut_header.ERASURES_BEGUN, number)
+        arrays.versions[USER][user] += 1
+        emptied = []
+        for r, relation in enumerate(self.relations):
+            items = np.empty(int(degrees[r]), np.int64)
+            ring.erase_events(
+                arrays.words, self._times, *arrays.heads, user, r, relation_count,
+                int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+                self.watermark_ms - relation.span_ms, items, self._live[r].erased, self._live[r].block,
+            )  # fmt: skip
+            emptied.append(items[items >= 0].astype(np.uint32))
+        arrays.header[cut_header.ERASURE_WATERMARK] = self.watermark_ms
+        self._first_at_erasure[:] = self._first
+        cut_header.announce(arrays.header, cut_header.ERASURES_DONE, number)
+        return np.concatenate(emptied)
+
+    def begin(self, first: Sequence[int]) -> None:
+        """Let the sequence numbers of an empty window begin at ``first``, one for each relation."""
+        if self._next.any() or any(number < 0 for number in first) or len(first) != len(self.relations):
+            raise ValueError(
+                f"only an empty window can begin at chosen numbers, one for each of {len(self.relations)} "
+                f"relations and none negative; got {list(first)}"
+            )
+        self._first[:] = self._next[:] = first
+        reserved = cut_header.HEADER_WORDS + 2 * len(self.relations)
+        self._arrays.header[reserved : reserved + len(self.relations)] = first
+        self._publish()
+
+    def restore(self, relation: int, user: U32, item: U32, time_ms: I64) -> None:
+        """Put back N events of one relation that ``arrivals`` gave, from its ``begin`` on and without a gap.
+
+        None is left out, so that each gets its old number, also where a node may hold fewer by now. To be
+        done before the first ``append`` or ``expire``: what expired since leaves with the latter.
+        """
+        real = user != adjacency.NIL
+        if real.any():
+            self._check_range("user", user[real], self.row_capacity[USER])
+            self._check_range("item", item[real], self.row_capacity[ITEM])
+            self._raise_rows(USER, user[real])
+            self._raise_rows(ITEM, item[real])
+        self._append_one(relation, user, item, time_ms, [], limits=(EVENTS_MAX, EVENTS_MAX))
+        self._publish()
+
+    def recycle(self, side: int, rows: U32) -> None:
+        """Say that rows change their owner: as they lose one, and as they get one."""
+        if len(rows):
+            self._check_range("user" if side == USER else "item", rows, self.row_capacity[side])
+            self._raise_rows(side, rows)
+            self._arrays.versions[side][rows] += 1
+
+    def has_events(self, side: int, rows: U32) -> npt.NDArray[np.bool_]:
+        """Whether any relation still holds an event of each row, live or not yet let go."""
+        heads = self._arrays.heads[side].reshape(
+            self.row_capacity[side], len(self.relations), adjacency.HEAD_WORDS
+        )
+        held: npt.NDArray[np.bool_] = np.any(heads[rows, :, adjacency.DEGREE] & adjacency.COUNT, axis=1)
+        return held
+
+    def live(self) -> dict[str, int]:
+        """Live events by relation, now: as ``live_counts``, at the cost of a look at each 4,096th event."""
+        return {
+            relation.name: live.count(int(first), int(next_), self.watermark_ms - relation.span_ms)
+            for relation, live, first, next_ in zip(
+                self.relations, self._live, self._first, self._next, strict=True
+            )
+        }
+
+    def counted(self) -> dict[str, dict[str, int]]:
+        """Events since the start that a full ring let go early, and that a cap left out, by relation."""
+        names = [relation.name for relation in self.relations]
+        return {
+            "truncated": dict(zip(names, self.truncated.tolist(), strict=True)),
+            "capped": dict(zip(names, self.capped.tolist(), strict=True)),
+        }
+
+    def _append_one(
+        self,
+        r: int,
+        user: U32,
+        item: U32,
+        time_ms: I64,
+        emptied: list[tuple[U32, U32]],
+        *,
+        limits: tuple[int, int],
+    ) -> None:
+        """Append to one relation at most as many events as its ring holds."""
+        relation, relation_count = self.relations[r], len(self.relations)
+        arrays, n = self._arrays, len(user)
+        last = min(int(self._next[r]) + n, relation.capacity)
+        self._event_room[r].provide(4 * adjacency.WORDS * last)
+        word = cut_header.HEADER_WORDS + 2 * relation_count + r
+        reserved = int(arrays.header[word])
+        cut_header.announce(arrays.header, word, max(reserved, int(self._next[r]) + n))
+        # room for the whole batch, though some of it may be left out
+        surplus = left = int(self._next[r] - self._first[r]) + n - relation.capacity
+        while left > 0:
+            left -= self._drop(r, left, emptied)
+        horizon_ms = self.watermark_ms - relation.span_ms
+        left_out = np.empty(n, np.int64)
+        out = ring.append_events(
+            arrays.words, self._times, *arrays.heads, r, relation_count,
+            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+            user, item, time_ms, horizon_ms, *limits, left_out,
+        )  # fmt: skip
+        self._live[r].note(int(self._next[r]), n - out)
+        self._next[r] += n - out
+        if out:
+            if surplus <= 0:  # nothing was truncated, and fewer records overwritten than announced
+                cut_header.announce(arrays.header, word, max(reserved, int(self._next[r])))
+            left_out = left_out[:out]
+            self.capped[r] += np.count_nonzero(time_ms[left_out] >= horizon_ms)
+            emptied.append((user[left_out], item[left_out]))
+
+    def _drop(self, r: int, exactly: int, emptied: list[tuple[U32, U32]]) -> int:
+        """Let the oldest events of a relation go: ``exactly`` so many, or with 0 those that expired.
+
+        At most EXPIRE_CHUNK; returns how many.
+        """
+        relation, arrays = self.relations[r], self._arrays
+        room = min(EXPIRE_CHUNK, int(self._next[r] - self._first[r]))
+        lists = (np.empty(room, np.int64), np.empty(room, np.int64))
+        gone, early = ring.drop_events(
+            arrays.words, self._times, *arrays.heads, r, len(self.relations),
+            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
+            self.watermark_ms - relation.span_ms, exactly, *lists,
+        )  # fmt: skip
+        self._first[r] += gone
+        self.truncated[r] += early
+        emptied.append(_rows(lists, gone))
+        return int(gone)
+
+    def _publish(self) -> None:
+        cut_header.publish(
+            self._arrays.header, len(self.relations), self.watermark_ms, self._first, self._next
+        )
+
+    def _validate(self, user: U32, item: U32, relation: U8, time_ms: I64) -> None:
+        lengths = {len(user), len(item), len(relation), len(time_ms)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns disagree in length: {sorted(lengths)}")
+        if len(user) == 0:
+            return
+        self._check_range("user", user, self.row_capacity[USER])
+        self._check_range("item", item, self.row_capacity[ITEM])
+        self._check_range("relation", relation, len(self.relations))
+
+    @staticmethod
+    def _check_range(name: str, column: U32 | U8, limit: int) -> None:
+        if column.max() >= limit:
+            raise ValueError(f"{name} row {int(column.max())} is out of range: there is room for {limit}")
+
+    def _raise_rows(self, side: int, rows: U32) -> None:
+        at, count = cut_header.ROWS + side, int(rows.max()) + 1
+        self._head_room[side].provide(4 * adjacency.HEAD_WORDS * len(self.relations) * count)
+        self._version_room[side].provide(4 * count)
+        self._arrays.header[at] = max(int(self._arrays.header[at]), count)
+
+
+def in_memory(relations: Sequence[Relation], *, user_rows: int = 1 << 20, item_rows: int = 1 << 20) -> Window:
+    """Make a window that only this process sees; untouched memory costs nothing."""
+    rows = (user_rows, item_rows)
+    return Window(relations, rows, _arrays(relations, rows, Folder(None)))
+
+
+def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, item_rows: int) -> Window:
+    """Make a window of sparse files that other processes can open; replaces one that is there.
+
+    Call ``describe`` when whatever else belongs to the window is there too: readers wait for it.
+
+    Raises:
+        WindowInUseError: Another process writes it.
+        WindowError: The folder or the disk does not allow it.
+    """
+    rows = (user_rows, item_rows)
+    let_go = claim(directory)
+    try:
+        window = Window(relations, rows, _arrays(relations, rows, Folder(directory, writable=True)))
+    except BaseException:
+        let_go()
+        raise
+    window.close = weakref.finalize(window, let_go)
+    return window
+
+
+def describe(directory: Path, window: Window) -> None:
+    """Publish a new window: a reader that finds the description finds everything else in place."""
+    relations = [RelationDescription(r.name, r.span_ms, r.capacity) for r in window.relations]
+    write_description(directory, Description(FORMAT, relations, window.row_capacity, window.history))
+
+
+def attach(directory: Path) -> WindowView:
+    """Open another process's window for reading.
+
+    Raises:
+        WindowError: There is none, or its files are of another format or size.
+    """
+    description = read_description(directory)
+    relations = [Relation(r.name, r.span_ms, r.capacity) for r in description.relations]
+    rows = description.rows
+    view = WindowView(relations, rows, _arrays(relations, rows, Folder(directory)))
+    view.history = description.history
+    return view
+
+
+def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder) -> Arrays:
+    if not 0 < len(relations) <= RELATIONS_MAX:
+        raise ValueError(f"a window has 1 to {RELATIONS_MAX} relations, got {len(relations)}")
+    if len({r.name for r in relations}) != len(relations):
+        raise ValueError(f"relation names repeat: {[r.name for r in relations]}")
+    slots = sum(r.capacity for r in relations)
+    if slots > SLOTS_MAX:
+        raise ValueError(f"the capacities add up to {slots} events; at most {SLOTS_MAX} fit one window")
+    heads = [n * len(relations) * adjacency.HEAD_WORDS for n in rows]
+    return Arrays(
+        header=folder.array("header", cut_header.HEADER_WORDS + cut_header.ARRAYS * len(relations), np.int64),
+        words=folder.array("events", slots * adjacency.WORDS, np.uint32),
+        heads=(
+            folder.array(HEADS[USER], heads[USER], np.uint32),
+            folder.array(HEADS[ITEM], heads[ITEM], np.uint32),
+        ),
+        versions=(
+            folder.array(VERSIONS[USER], rows[USER], np.uint32),
+            folder.array(VERSIONS[ITEM], rows[ITEM], np.uint32),
+        ),
+        folder=folder,
+    )
+
+
+def _nothing_to_close() -> None:
+    """A window in private memory has no folder."""
+
+
+def _rows(lists: tuple[I64, I64], used: int) -> tuple[U32, U32]:
+    user, item = (column[:used] for column in lists)
+    return user[user >= 0].astype(np.uint32), item[item >= 0].astype(np.uint32)
+
+
+def _joined(parts: list[tuple[U32, U32]]) -> tuple[U32, U32]:
+    if not parts:
+        return np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

@@ -1,0 +1,81 @@
+"""doctor: what it computes, and that it looks at everything."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from driftgraph.app.cli.main import app
+from driftgraph.app.commands.doctor import EVENT_BYTES, HEAD_BYTES, HEADROOM, Need, _memory, examine, needs_of
+from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.config.settings import Settings
+from driftgraph.stream.window.writer import Relation
+
+DAY_MS = 86_400_000
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def test_a_capacity_is_the_rate_times_the_span_with_room_for_busy_days() -> None:
+    relations = (Relation("click", 3 * DAY_MS, 450), Relation("buy", 30 * DAY_MS, 299))
+    click, buy = needs_of(relations, 110, {"click": 100 / 110, "buy": 10 / 110})
+    assert (click.events, buy.events) == (300, 300)
+    assert HEADROOM == 1.5
+    assert click.enough
+    assert not buy.enough
+
+
+def test_a_relation_that_the_sample_does_not_show_needs_nothing() -> None:
+    [need] = needs_of((Relation("fav", DAY_MS, 10),), 1_000, {"click": 1.0})
+    assert (need.events, need.enough) == (0, True)
+
+
+def checked(tmp_path: Path, **settings: object) -> dict[str, Check]:
+    """What is found without Kafka and Redis."""
+    nowhere = {"kafka": {"bootstrap_servers": "127.0.0.1:1"}, "redis": {"url": NOWHERE}}
+    found = examine(Settings.model_validate({"data_dir": tmp_path, **nowhere, **settings}))
+    return {check.name: check for check in found.checks}
+
+
+def test_relations_and_a_device_that_are_not_there_are_told(tmp_path: Path) -> None:
+    found = checked(tmp_path, model={"device": "cuda:63"})
+    assert (found["relations"].state, found["device"].state) == (State.FAIL, State.FAIL)
+    assert "add [relations.NAME]" in found["relations"].detail
+    assert "cuda:63" in found["device"].detail
+
+
+def test_memory_is_held_against_the_disk_that_is_there(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"data_dir": tmp_path, "window": {"user_rows": 1, "item_rows": 1}})
+    fits = round(shutil.disk_usage(tmp_path).free / EVENT_BYTES / HEADROOM)
+    for share, state in ((0.5, State.OK), (2.0, State.FAIL)):
+        events = round(share * fits)
+        [check] = _memory(settings, [Need("click", 1.0, 1.0, events, 2 * events)])
+        assert check.state is state, check.detail
+    rows = shutil.disk_usage(tmp_path).free // HEAD_BYTES
+    many = Settings.model_validate({"data_dir": tmp_path, "window": {"user_rows": 1 << 31, "item_rows": 1}})
+    needs = [Need(f"r{n}", 1.0, 1.0, 1, 10) for n in range(1 + rows // (1 << 31))]
+    [check] = _memory(many, needs)
+    assert check.state is State.WARN, check.detail
+
+
+def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("config") / "driftgraph.toml"
+    path.write_text(
+        f'data_dir = "{path.parent / "var"}"\n'
+        f'[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[redis]\nurl = "{NOWHERE}"\n[relations.click]\n'
+    )
+    done = CliRunner().invoke(app, ["doctor", "--config", str(path), "--json"])
+    assert done.exit_code == 1
+    checks = {check["name"]: check["state"] for check in msgspec.json.decode(done.stdout)["checks"]}
+    assert checks == {
+        "relations": "ok",
+        "events": "fail",
+        "memory": "warn",
+        "data_dir": "ok",
+        "redis": "fail",
+        "model": "ok",
+        "device": "ok",
+    }

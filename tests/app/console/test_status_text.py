@@ -1,0 +1,75 @@
+"""What status says of an updater: as JSON and as text, the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftgraph.app.cli.serving import _updater_pairs
+from driftgraph.app.console.status_files import told, write_json
+from driftgraph.app.console.status_text import span_of
+
+HOUR_MS = 3_600_000
+STATUS: dict[str, Any] = {
+    "pid": os.getpid(),
+    "state": "running",
+    "watermark_ms": 1,
+    "lag": {},
+    "events": {},
+    "window": {"click": 3},
+    "checkpoint": {"number": 7, "age_ms": 9_000, "overdue": False, "reason": None, "failure": None},
+    "deduplication": {
+        "ids": 5_000,
+        "bytes": 32e6,
+        "horizon_ms": 24 * HOUR_MS,
+        "reach_ms": HOUR_MS,
+        "short": False,
+    },
+}
+
+
+def text(**more: Any) -> dict[str, object]:
+    return dict(_updater_pairs({**STATUS, **more}))
+
+
+def test_the_newest_checkpoint_and_the_event_ids_are_told() -> None:
+    assert text()["checkpoint"] == "number 7, 9 s old"
+    assert text()["event ids"] == "5,000 event ids in 32 MB"
+    assert text()["window, click"] == 3
+    assert "checkpoint" not in text(checkpoint=None), "an older updater wrote the file"
+
+
+def test_an_overdue_checkpoint_says_for_how_long_and_why() -> None:
+    one = {**STATUS["checkpoint"], "age_ms": 3 * HOUR_MS, "overdue": True, "reason": "Redis is away"}
+    assert text(checkpoint=one)["checkpoint"] == "overdue, the newest, number 7, is 3.0 h old: Redis is away"
+    assert text(checkpoint={**one, "number": 0})["checkpoint"] == "overdue, none for 3.0 h: Redis is away"
+
+
+def test_a_checkpoint_that_failed_once_says_so_before_it_is_overdue() -> None:
+    one = {**STATUS["checkpoint"], "failure": "No space left on device"}
+    assert text(checkpoint=one)["checkpoint"] == "number 7, 9 s old; No space left on device"
+
+
+def test_a_memory_of_ids_that_is_too_short_says_how_far_it_reaches_and_what_to_do() -> None:
+    said = str(text(deduplication={**STATUS["deduplication"], "short": True})["event ids"])
+    assert "reach back 60 min of 24.0 h" in said
+    assert "set deduplication.ids_max higher" in said
+
+
+@pytest.mark.parametrize(
+    ("ms", "said"),
+    [(0, "0 s"), (119_999, "119 s"), (120_000, "2 min"), (2 * HOUR_MS, "2.0 h"), (48 * HOUR_MS, "2.0 d")],
+)
+def test_spans_are_said_in_the_largest_unit_of_which_there_are_two(ms: int, said: str) -> None:
+    assert span_of(ms) == said
+
+
+def test_who_does_not_run_any_more_is_gone(tmp_path: Path) -> None:
+    assert told(tmp_path, "updater") is None
+    write_json(tmp_path / "status" / "updater.json", {**STATUS, "pid": (1 << 22) + 1})
+    found = told(tmp_path, "updater")
+    assert found is not None
+    assert found["state"] == "gone"

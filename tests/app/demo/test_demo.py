@@ -1,0 +1,211 @@
+"""The demo: it ends by itself, loses nothing on the way through Kafka, and shows what it found."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from rich.console import Console
+
+from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.demo import run as demo_module
+from driftgraph.app.demo.report import DemoReport
+from driftgraph.app.demo.run import demo
+from driftgraph.app.demo.shop import BEHAVIORS, ShopOptions, open_shop
+from driftgraph.app.demo.view import Frame, TerminalView
+from driftgraph.app.training.generation_report import GenerationReport
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.ingest.ingest import Counts
+from driftgraph.stream.window.writer import Relation
+from tests.shop_worlds import batch_of, graph_of
+
+EVENTS = 3_000
+
+
+class Notes(NoProgress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[tuple[DemoReport, Notes]]:
+    """A small shop's demo, run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_module, "SHOP_EVENTS", EVENTS)
+        patch.setattr(demo_module, "FIT_EVERY", "24h")
+        notes = Notes()
+        yield demo(data=None, keep=False, seconds=2, seed=3, progress=notes, as_json=False), notes
+
+
+def test_it_ends_with_every_event_in_the_window_once(shown: tuple[DemoReport, Notes]) -> None:
+    """The digest is that of the shop's events without Kafka, whatever the order of the partitions."""
+    report, _ = shown
+    shop = open_shop(ShopOptions(event_count=EVENTS, seed=3))
+    counts = report.counts
+    assert (counts.read, counts.applied, counts.late, counts.rejected) == (len(shop), len(shop), 0, 0)
+    assert report.window == {name: int((shop.behavior == n).sum()) for n, name in enumerate(BEHAVIORS)}
+    graph = graph_of([], [Relation(name, 2 * shop.options.span_ms, 1 << 14) for name in BEHAVIORS])
+    graph.apply(batch_of(shop))
+    graph.expire(int(shop.time_ms.max()))
+    assert report.digest == graph.digest(graph.moment().cut)
+
+
+def test_its_first_generation_knows_the_history_and_the_others_follow(
+    shown: tuple[DemoReport, Notes],
+) -> None:
+    report, notes = shown
+    shop = open_shop(ShopOptions(event_count=EVENTS, seed=3))
+    first, *others = report.generations
+    assert first.fit.accepted
+    assert first.watermark_ms >= shop.time_ms[round(len(shop) * demo_module.HISTORY)] - 86_400_000
+    assert len(others) >= 9
+    assert report.redis["manifest"] == 3
+    told = [line for line in notes.lines if "generation" in line]
+    assert len(told) == len(report.generations), "a generation was told twice, or not at all"
+    assert told[0].startswith("before the drift, generation 1")
+    assert told[-1].startswith(f"after the drift, generation {report.generations[-1].number}")
+
+
+def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, Notes]) -> None:
+    report, _ = shown
+    told = json.loads(json.dumps(report.to_json()))
+    assert told["recall_at_20"].keys() == {"before", "after", "end"}
+    for phase in told["recall_at_20"].values():
+        assert phase.keys() == {"model", "frozen_first", "recent_popularity", "co_visitation"}
+        assert all(0 <= value <= 1 for value in phase.values())
+    before, after = told["user_before"], told["user_after"]
+    assert before["user"] == after["user"]
+    assert set(before["taste"]).isdisjoint(after["taste"])
+    assert before["generation"] < after["generation"] == report.generations[-1].published
+    assert len(before["top"]) == len(after["top"]) == 5
+    assert after["top_in_taste"] == sum(item.rpartition("-")[0] in after["taste"] for item in after["top"])
+
+
+def test_its_report_is_a_table_for_people(shown: tuple[DemoReport, Notes]) -> None:
+    report, _ = shown
+    out = io.StringIO()
+    report.render(Console(file=out, width=120))
+    text = out.getvalue()
+    assert f"{report.counts.applied:,} events in" in text
+    assert report.after is not None
+    for word in ("before the drift", "right after", "at the end", "live model", "frozen first generation"):
+        assert word in text
+    assert f"Top 5 of {report.after.user}, from Redis" in text
+    phases = report.phases()
+    [line] = [line for line in text.splitlines() if line.startswith("live model")]
+    assert line.split()[2:] == [f"{phases[phase]['model']:.3f}" for phase in ("before", "after", "end")]
+    assert all(item in text for item in report.after.items)
+
+
+def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Notes]) -> None:
+    report, _ = shown
+    out = io.StringIO()
+    assert report.drift_ms is not None
+    with TerminalView(Console(file=out, width=120, force_terminal=True)) as view:
+        for generation in report.generations:
+            view.generation(generation, drifted=generation.watermark_ms > report.drift_ms)
+            view.show(
+                Frame(
+                    watermark_ms=generation.watermark_ms,
+                    applied=1_234,
+                    total=5_678,
+                    events_per_second=99.0,
+                    window={"click": 777},
+                    generation=generation.number,
+                )
+            )
+        view.close()
+    text = out.getvalue()
+    for word in (
+        "1,234 of 5,678",
+        "click 777",
+        "live model",
+        "frozen first",
+        "users changed taste",
+    ):
+        assert word in text
+
+
+def test_an_interval_without_a_scored_event_is_drawn_too() -> None:
+    scored = {"model": {"recall_at_20": 0.5}, "frozen_first": {"recall_at_20": 0.25}}
+    nothing = {"model": {"recall_at_20": math.nan}, "frozen_first": {"recall_at_20": math.nan}}
+    with TerminalView(Console(file=io.StringIO(), width=120, force_terminal=True)) as view:
+        for metrics in (scored, nothing, scored):
+            report = SimpleNamespace(evaluation=SimpleNamespace(metrics=metrics))
+            view.generation(cast(GenerationReport, report), drifted=None)
+            view.show(Frame(0, 1, 2, 3.0, {}, 1))
+        assert view._history["model"] == [0.5, 0.0, 0.5]
+        view.close()
+
+
+def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three users: some partitions never have an event, and yet time passes."""
+    chance = random.Random(1)
+    lines = [f"u{n % 3},i{chance.randrange(300)},view,{1_700_000_000 + 60 * n}" for n in range(600)]
+    chance.shuffle(lines)
+    lines[7:7] = ["phone,i1,view,2114380800", "phone,i1,view,1780000000"]  # years ahead of all others
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["user_id,item_id,behavior,timestamp", *lines]), encoding="utf-8")
+    notes, answers = Notes(), list[bool]()
+
+    def look() -> None:
+        words = notes.lines[-1].split()
+        kafka, redis = words[words.index("Kafka") + 1], words[words.index("Redis") + 1]
+        topics = AdminClient({"bootstrap.servers": kafka, "log_level": 0}).list_topics(timeout=5).topics
+        client = connect(redis)
+        answers.extend(["events" in topics, EmbeddingReader(client, namespace="demo").current() > 0])
+        client.close()
+
+    monkeypatch.setattr(demo_module, "_wait_for_interrupt", look)
+    report = demo(data=path, keep=True, seconds=1, seed=0, progress=notes, as_json=True)
+    assert answers == [True, True]
+    assert (report.counts.applied, report.counts.late) == (600, 0)
+    assert report.window == {"view": 600}
+    assert 10 < len(report.generations) <= 17  # 20 intervals, the first quarter being history
+    assert report.drift_ms is None
+    assert report.phases() == {}
+    told = report.to_json()
+    assert told["user_after"] is None
+    assert math.isfinite(told["overall"]["metrics"]["model"]["recall_at_20"])
+    assert not any("drift" in line for line in notes.lines)
+    out = io.StringIO()
+    report.render(Console(file=out, width=120))
+    assert "all intervals" in out.getvalue()
+
+
+def test_it_is_not_over_before_all_that_was_acknowledged_is_read() -> None:
+    """The end of every partition may have been seen before the last events were written."""
+    counts = Counts(read=9)
+    producer = SimpleNamespace(failure=None, done=True, acknowledged=10)
+    lockstep, source = SimpleNamespace(ingest=SimpleNamespace(counts=counts)), SimpleNamespace(caught_up=True)
+    runner = cast("demo_module._Runner", SimpleNamespace(producer=producer, lockstep=lockstep, source=source))
+    assert not demo_module._Runner._is_over(runner)
+    counts.read = 10
+    assert demo_module._Runner._is_over(runner)
+
+
+def test_events_that_cannot_be_produced_end_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr(demo_module, "SHOP_EVENTS", EVENTS)
+    monkeypatch.setattr("driftgraph.app.demo.run.EventProducer.send", broken)
+    with pytest.raises(DriftgraphError, match="could not be produced: RuntimeError: out of paper"):
+        demo(data=None, keep=False, seconds=1, seed=0, progress=NoProgress(), as_json=True)

@@ -1,0 +1,80 @@
+"""What the worker is at: in the file, in words, and never in the way of its work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.training.worker_status import LoggedProgress, WorkerStatus, worker_pairs
+from driftgraph.model.fit_report import FitReport
+from driftgraph.stream.time.clock import ManualClock
+
+REFUSED = FitReport(
+    0, False, "popularity", "worse than it", 9, 0, 5.0, 9, 0, 0, {}, ("far worse", "worse than it")
+)
+
+
+def test_the_file_says_what_the_worker_is_at_and_how_long_it_will_take(tmp_path: Path) -> None:
+    path, clock = tmp_path / "status" / "worker.json", ManualClock(1_000_000)
+    status = WorkerStatus(path, clock, NoProgress())
+    status.start("training generation 1", total=340)
+    clock.advance(20_000)
+    status.advance(120)
+    told = json.loads(path.read_bytes())
+    assert (told["stage"], told["done"], told["total"], told["left_s"]) == (
+        "training generation 1",
+        120,
+        340,
+        37,
+    )
+    assert worker_pairs(told) == [("worker", "training generation 1: 120 of 340, about 37 s left")]
+    status.fitted(REFUSED)
+    status.serves(3, "co-visitation and popularity")
+    status.close()
+    assert worker_pairs(json.loads(path.read_bytes())) == [
+        ("worker", "waits until a fit is due"),
+        ("last fit", "no new generation (2 attempts): worse than it"),
+        ("serves", "generation 3, made by co-visitation and popularity"),
+    ]
+    assert worker_pairs(None) == []
+
+
+def test_the_file_is_written_once_a_second_at_most_and_a_full_disk_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written: list[object] = []
+    monkeypatch.setattr(
+        "driftgraph.app.training.worker_status.write_json", lambda _, value: written.append(value)
+    )
+    clock = ManualClock(1_000_000)
+    status = WorkerStatus(tmp_path / "worker.json", clock, NoProgress())
+    status.start("training", total=1_000)
+    for _ in range(100):
+        clock.advance(100)
+        status.advance(1)
+    assert len(written) == 11
+
+    def full(_: object, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("driftgraph.app.training.worker_status.write_json", full)
+    status.close()
+    assert "worker.json cannot be written: No space left on device" in caplog.text
+
+
+def test_a_log_has_a_line_for_each_stage_and_one_each_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = ManualClock(1_000_000)
+    progress = LoggedProgress(clock)
+    progress.start("training generation 1", total=300)
+    for _ in range(25):
+        clock.advance(1_000)
+        progress.advance(10)
+    assert [record.getMessage() for record in caplog.records] == [
+        "training generation 1",
+        "training generation 1: 100 of 300, about 20 s left",
+        "training generation 1: 200 of 300, about 10 s left",
+    ]

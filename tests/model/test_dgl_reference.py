@@ -1,0 +1,133 @@
+"""The dense layers against the article's model in DGL, and the window as a DGL graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("dgl", reason="DGL 1.1.3 has wheels for Python 3.11 and older only")
+
+from driftgraph.model.dgl_reference import Reference, to_dgl
+from driftgraph.model.neighbors import edges_of, sample
+from driftgraph.model.network import ACTIVATIONS, MBGNN, Attention, gathered
+from driftgraph.model.options import TrainerOptions
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Window
+from tests.model_worlds import RELATIONS, START_MS, Row, append, blocks, window_of
+
+NAMES = [r.name for r in RELATIONS]
+ALL = 64  # more than any node has: the full neighborhood
+
+
+@pytest.fixture(autouse=True)
+def _same_chance() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        yield
+
+
+def dense_layers(layers: int, activation: str) -> list[list[Attention]]:
+    options = TrainerOptions(
+        dim=12, heads=3, layers=layers, time_encoding=False, relation_importance=False, activation=activation
+    )
+    network = MBGNN(len(RELATIONS), options)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.5)
+    return [[pair[USER], pair[ITEM]] for pair in network.layers]  # type: ignore[index]
+
+
+def by_dense(
+    window: Window, layers: list[list[Attention]], feature: dict[str, torch.Tensor], activation: str
+) -> dict[str, torch.Tensor]:
+    """Every layer over all nodes, full neighborhoods."""
+    hidden = [feature["user"], feature["item"]]
+    for pair in layers:
+        found = []
+        for side in (USER, ITEM):
+            rows = np.arange(window.rows(side), dtype=np.uint32)
+            hood = window.recent(side, rows, np.full(len(rows), START_MS + 10**9), ALL, window.cut())
+            edges = edges_of(hood, hood.neighbor_BRK.astype(np.int64))
+            out = pair[side](hidden[side], gathered(hidden[1 - side], edges), edges)
+            found.append(ACTIVATIONS[activation](out))
+        hidden = found
+    return {"user": hidden[USER], "item": hidden[ITEM]}
+
+
+@pytest.mark.parametrize("activation", ["none", "elu"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(
+    "rows",
+    [blocks(300, seed=4, users=20, items=14), [(5, 3, 0, 1), (5, 3, 0, 2), (0, 1, 0, 3)]],
+    ids=["busy", "one relation, repeats and isolated nodes"],
+)
+def test_dense_layers_equal_dgl(rows: list[Row], layers: int, activation: str) -> None:
+    """Same weights, full neighborhoods, both directions, to 1e-5."""
+    window = window_of(rows)
+    dense = dense_layers(layers, activation)
+    reference = Reference(NAMES, dim=12, heads=3, layers=layers, activation=ACTIVATIONS[activation])
+    for number, pair in enumerate(dense):
+        for side in (USER, ITEM):
+            reference.copy_from(pair[side], layer=number, side=side)
+    feature = {"user": torch.randn(window.rows(USER), 12), "item": torch.randn(window.rows(ITEM), 12)}
+    with torch.no_grad():
+        wanted = reference(to_dgl(window, window.cut()), feature)
+        got = by_dense(window, dense, feature, activation)
+    for name in ("user", "item"):
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_both_node_types_come_out_and_isolated_ones_are_finite() -> None:
+    """The article's graph points at items only, and its result has no users at all."""
+    window = window_of([(2, 3, 0, 1)])
+    reference = Reference(NAMES, dim=12, heads=3, layers=2)
+    feature = {"user": torch.randn(3, 12), "item": torch.randn(4, 12)}
+    out = reference(to_dgl(window, window.cut()), feature)
+    assert {name: tuple(value.shape) for name, value in out.items()} == {"user": (3, 12), "item": (4, 12)}
+    assert torch.isfinite(out["user"]).all()
+    assert (out["item"][0] == 0).all()
+    assert (out["user"][2] != 0).any()
+
+
+def test_the_graph_holds_each_live_event_in_both_directions_with_its_time() -> None:
+    """Rows are node ids, also of nodes without edges; no edge without a time; expired events are gone."""
+    window = window_of([(5, 3, 0, 1), (5, 3, 0, 2), (0, 1, 1, 3)])
+    graph = to_dgl(window, window.cut())
+    assert (graph.num_nodes("user"), graph.num_nodes("item")) == (6, 4)
+    assert graph.num_edges("click") == graph.num_edges("rev-click") == 2
+    assert graph.edges["click"].data["time_ms"].tolist() == [START_MS + 1, START_MS + 2]
+    source, target = graph.edges(etype="rev-buy")
+    assert (source.tolist(), target.tolist()) == ([1], [0])
+    append(window, [(1, 1, 1, RELATIONS[0].span_ms + 2)])
+    assert to_dgl(window, window.cut()).num_edges("click") == 1
+
+
+def test_an_empty_window_is_a_graph_and_a_forward_pass() -> None:
+    """No node, no edge, no exception."""
+    window = window_of([])
+    graph = to_dgl(window, window.cut())
+    out = Reference(NAMES, dim=12, heads=3, layers=2)(
+        graph, {n: torch.zeros(0, 12) for n in ("user", "item")}
+    )
+    assert [tuple(out[name].shape) for name in ("user", "item")] == [(0, 12), (0, 12)]
+
+
+def test_sampling_all_neighbors_is_the_full_neighborhood() -> None:
+    """The sampled tree that training uses names the same edges as the graph."""
+    window = window_of(blocks(100, seed=8, users=10, items=6))
+    rows = np.arange(window.rows(USER), dtype=np.uint32)
+    times_ms = np.full(len(rows), START_MS + 10**9)
+    nodes = sample(
+        window, window.cut(), side=USER, rows=rows, times_ms=times_ms, depth=1, fanout=(ALL, ALL, ALL)
+    )
+    graph = to_dgl(window, window.cut())
+    for relation, edge in zip(NAMES, nodes.edges, strict=True):
+        target_nK = edge.target_n.unsqueeze(1).expand_as(edge.source_nK)
+        got = sorted(
+            zip(target_nK[edge.mask_nK].tolist(), edge.source_nK[edge.mask_nK].tolist(), strict=True)
+        )
+        source, target = graph.edges(etype=f"rev-{relation}")
+        assert got == sorted(zip(target.tolist(), source.tolist(), strict=True))

@@ -1,0 +1,267 @@
+"""Ingestion: every event counted once, and nothing that depends on how the stream was cut into batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
+from driftgraph.stream.events import Decoded, EventBatch, Rejected, Strings
+from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.time.clock import ManualClock
+from driftgraph.stream.time.watermark import Watermark, WatermarkRules
+from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.writer import Relation
+
+START_MS = 1_700_000_000_000
+RELATIONS = (Relation("click", 3_000, 1 << 10), Relation("buy", 9_000, 1 << 10))
+RULES = WatermarkRules(
+    out_of_orderness_ms=100, allowed_lateness_ms=5_000, idle_timeout_ms=None, future_skew_ms=None
+)
+BAD = Rejected(reason="bad_json", detail="it is no JSON", payload=b"{", origin="events[0]@7")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a test; ``time_ms`` is after START_MS. A bad one is a rejected message."""
+
+    user: int
+    item: int
+    relation: int
+    time_ms: int
+    partition: int = 0
+    event_id: str = ""
+    bad: bool = False
+
+
+def decoded_of(events: Sequence[Event]) -> Decoded:
+    good = [event for event in events if not event.bad]
+    return Decoded(
+        EventBatch(
+            Strings.of([f"u{e.user}" for e in good]),
+            Strings.of([f"i{e.item}" for e in good]),
+            np.array([e.relation for e in good], np.uint8),
+            np.array([START_MS + e.time_ms for e in good], np.int64),
+            np.array([e.partition for e in good], np.int32),
+            Strings.of([e.event_id for e in good]),
+        ),
+        rejected=(BAD,) * (len(events) - len(good)),
+        position={"events[0]": len(events)},
+    )
+
+
+def ingest_of(schedule: FitSchedule | None = None, rules: WatermarkRules = RULES) -> Ingest:
+    graph = Heterograph.create(None, RELATIONS, user_rows=256, item_rows=256)
+    watermark = Watermark(rules, ManualClock(START_MS))
+    return Ingest(graph, watermark, MemoryDeadLetters(), schedule or FitSchedule(1 << 62))
+
+
+def feed(ingest: Ingest, batches: Iterable[Sequence[Event]]) -> list[tuple[int, int]]:
+    """Take every batch; the moments at which a fit was due, as (watermark, live events)."""
+    return [
+        (moment.cut.watermark_ms, len(ingest.graph.window.events(moment.cut)))
+        for batch in batches
+        for moment in ingest.take(decoded_of(batch))
+    ]
+
+
+def live_at(watermark_ms: int, events: Sequence[Event]) -> list[Event]:
+    return [e for e in events if START_MS + e.time_ms >= watermark_ms - RELATIONS[e.relation].span_ms]
+
+
+def digest(ingest: Ingest) -> str:
+    return ingest.graph.digest(ingest.graph.moment().cut)
+
+
+def letters(ingest: Ingest) -> list[Rejected]:
+    assert isinstance(ingest.dead_letters, MemoryDeadLetters)
+    return list(ingest.dead_letters.letters)
+
+
+EVENTS = st.builds(
+    Event,
+    user=st.integers(0, 5),
+    item=st.integers(0, 5),
+    relation=st.integers(0, 1),
+    time_ms=st.integers(0, 20_000),
+    partition=st.integers(0, 2),
+    event_id=st.sampled_from(["", "a", "b", "c", "d"]),
+    bad=st.booleans(),
+)
+ALL_AT_ONCE = [Event(0, 0, 0, 0), Event(0, 1, 0, 900), Event(0, 2, 0, 4_900), Event(1, 0, 1, 100)]
+
+
+@example(stream=ALL_AT_ONCE, sizes=[1], every_ms=1_000, count=1, first=0)
+@example(stream=[Event(0, 0, 0, n * 700) for n in range(12)], sizes=[5, 2], every_ms=3_000, count=2, first=0)
+@example(
+    stream=[Event(0, n, 0, n * 700) for n in range(12)], sizes=[1, 2], every_ms=1_000, count=None, first=5
+)
+@given(
+    stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    every_ms=st.sampled_from([1_000, 3_000, 60_000]),
+    count=st.none() | st.integers(1, 7),
+    first=st.integers(0, 9),
+)
+def test_batching_does_not_matter(
+    stream: list[Event], sizes: list[int], every_ms: int, count: int | None, first: int
+) -> None:
+    """Whole, one by one, and in batches of the given sizes in turn: the same counts, window and fits."""
+    cuts, at = [0], 0
+    while cuts[-1] < len(stream):
+        cuts.append(min(len(stream), cuts[-1] + sizes[at % len(sizes)]))
+        at += 1
+    parts = [stream[a:b] for a, b in pairwise(cuts)]
+    results = []
+    for batches in ([stream], [[event] for event in stream], parts):
+        ingest = ingest_of(FitSchedule(every_ms, count, first))
+        moments = feed(ingest, batches)
+        cut = ingest.graph.window.cut()
+        results.append((moments, asdict(ingest.counts), digest(ingest), cut.watermark_ms))
+    assert results[0] == results[1] == results[2]
+
+
+@given(
+    stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
+    every_ms=st.sampled_from([1_000, 3_000, 60_000]),
+    count=st.none() | st.integers(1, 7),
+    first=st.integers(0, 9),
+)
+def test_fits_are_due_when_the_plainest_rules_say_so(
+    stream: list[Event], every_ms: int, count: int | None, first: int
+) -> None:
+    """One event after the other, by hand: what is late, repeats, is applied, and when a fit is due."""
+    ingest = ingest_of(FitSchedule(every_ms, count, first))
+    moments = feed(ingest, [stream])
+
+    high, watermark, seen = dict[int, int](), 0, set[str]()
+    applied, late, repeated, since = list[Event](), 0, 0, 0
+    period: int | None = None
+    expected = []
+    for event in (e for e in stream if not e.bad):
+        time_ms, before = START_MS + event.time_ms, watermark
+        is_late = time_ms < before - 5_000 or time_ms < before - RELATIONS[event.relation].span_ms
+        high[event.partition] = max(high.get(event.partition, 0), time_ms)
+        watermark = max(watermark, min(high.values()) - 100)
+        passed = period is not None and watermark // every_ms > period and len(applied) >= first
+        if passed or (before and count is not None and since >= count):
+            expected.append((before, len(live_at(before, applied))))
+            since = 0
+        period = watermark // every_ms
+        if is_late:
+            late += 1
+        elif event.event_id and event.event_id in seen:
+            repeated += 1
+        else:
+            seen.add(event.event_id)
+            applied.append(event)
+            since += 1
+    assert moments == expected
+    counts = ingest.counts
+    assert (counts.late, counts.duplicate, counts.applied) == (late, repeated, len(applied))
+    assert counts.rejected == sum(event.bad for event in stream)
+    assert counts.read == len(stream) == late + repeated + len(applied) + counts.rejected
+    live = ingest.graph.window.live_counts(ingest.graph.window.cut())
+    assert sum(live.values()) == len(live_at(watermark, applied))
+    assert ingest.graph.window.cut().watermark_ms == watermark
+
+
+def test_a_fit_sees_the_events_before_the_one_that_makes_it_due() -> None:
+    ingest = ingest_of(FitSchedule(1_000))
+    moments = feed(
+        ingest, [[Event(0, n, 0, n * 400) for n in range(6)]]
+    )  # watermarks -100, 300, 700, 1100, …
+    assert moments == [(START_MS - 100, 1), (START_MS + 700, 3)]
+
+
+def test_a_fit_by_count_comes_after_so_many_applied_events() -> None:
+    """Repeats and late events do not count."""
+    schedule = FitSchedule(1 << 62, events=3)
+    stream = [Event(0, n, 0, n, event_id=name) for n, name in enumerate("aabbccdefg")]
+    assert [count for _, count in feed(ingest_of(schedule), [stream])] == [3, 6]
+
+
+def test_no_fit_is_due_while_the_watermark_is_not_known() -> None:
+    """An assigned partition without an event holds time back; a cut without a time could be asked nothing."""
+    ingest = ingest_of(FitSchedule(1_000, events=2))
+    ingest.watermark.assign([0, 1])
+    assert feed(ingest, [[Event(0, n, 0, n * 5_000) for n in range(5)]]) == []
+    later = [Event(0, 9, 0, 20_000 + n, partition=1) for n in range(4)]
+    assert feed(ingest, [later]) == [(START_MS + 19_900, 2), (START_MS + 19_900, 4)]
+
+
+@pytest.mark.parametrize(("every_ms", "events"), [(0, None), (-1, None), (5, 0)])
+def test_a_schedule_that_would_never_or_always_be_due_is_refused(every_ms: int, events: int | None) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        FitSchedule(every_ms, events)
+
+
+def test_a_late_event_is_a_dead_letter_in_canonical_form() -> None:
+    """The first is behind its relation's span, the second behind the allowed lateness, the third in time."""
+    ingest = ingest_of()
+    now = Event(0, 0, 0, 10_000)
+    behind = [
+        Event(1, 2, 0, 6_899, partition=0, event_id="late-1"),
+        Event(3, 4, 1, 4_899, partition=0),
+        Event(5, 5, 1, 4_900),
+    ]
+    feed(ingest, [[now, *behind]])
+    first, second = letters(ingest)
+    assert msgspec.json.decode(first.payload) == {
+        "event_id": "late-1",
+        "user_id": "u1",
+        "item_id": "i2",
+        "behavior": "click",
+        "ts": START_MS + 6_899,
+    }
+    assert msgspec.json.decode(second.payload) == {
+        "user_id": "u3",
+        "item_id": "i4",
+        "behavior": "buy",
+        "ts": START_MS + 4_899,
+    }
+    assert {letter.reason for letter in (first, second)} == {"late"}
+    assert "3 s behind the watermark" in first.detail
+    assert "5 s behind the watermark" in second.detail
+    assert ingest.counts.late == 2
+    assert ingest.counts.applied == 2
+    assert dict(ingest.counts.reasons) == {"late": 2}
+
+
+def test_a_rejected_message_goes_on_as_it_is_and_is_counted_with_its_reason() -> None:
+    ingest = ingest_of()
+    decoded = replace(decoded_of([Event(0, 0, 0, 0), Event(0, 0, 0, 0, bad=True)]), ignored=3)
+    assert list(ingest.take(decoded)) == []
+    assert letters(ingest) == [BAD]
+    counts = ingest.counts
+    assert (counts.read, counts.applied, counts.rejected, counts.ignored) == (5, 1, 1, 3)
+    assert dict(counts.reasons) == {"bad_json": 1}
+    assert ingest.position == {"events[0]": 2}
+
+
+def test_a_repeated_delivery_counts_once_also_shuffled() -> None:
+    """Ten events twice, the second time shuffled; then one more click of the same two under a new id."""
+    stream = [Event(n % 3, n % 4, n % 2, n, event_id=f"e{n}") for n in range(10)]
+    again = random.Random(3).sample(stream, len(stream))
+    once, twice = ingest_of(), ingest_of()
+    feed(once, [stream])
+    feed(twice, [stream, again[:4], again[4:]])
+    assert digest(twice) == digest(once)
+    assert (twice.counts.applied, twice.counts.duplicate) == (10, 10)
+    feed(twice, [[replace(stream[0], event_id="new")]])
+    assert twice.counts.applied == 11
+    assert digest(twice) != digest(once)
+
+
+def test_two_events_without_an_id_are_two_events() -> None:
+    ingest = ingest_of()
+    feed(ingest, [[Event(0, 0, 0, 5), Event(0, 0, 0, 5)]])
+    assert (ingest.counts.applied, ingest.counts.duplicate) == (2, 0)

@@ -1,0 +1,79 @@
+"""External ids against a plain dictionary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftgraph.stream.events import ID_BYTES_MAX, Strings
+from driftgraph.stream.window.ids import IdTable, IdTableFullError
+from driftgraph.stream.window.shared_files import Folder
+
+names = (
+    st.text(min_size=1, max_size=40)
+    .filter(lambda s: 0 < len(s.encode("utf-8", "ignore")) <= ID_BYTES_MAX)
+    .map(lambda s: s.encode("utf-8", "ignore").decode())
+)
+
+
+def table(rows: int = 64) -> IdTable:
+    return IdTable(rows, Folder(None), "user")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.lists(names.filter(bool), max_size=8), st.integers(0, 3)), max_size=12))
+def test_a_table_agrees_with_a_dictionary(steps: list[tuple[list[str], int]]) -> None:
+    """Assign and release at random: rows are unique, stable, reused, and read back as the same id."""
+    ids, oracle = table(200), dict[str, int]()
+    for wanted, forget in steps:
+        rows, fresh = ids.assign(Strings.of(wanted))
+        new = [name for name in dict.fromkeys(wanted) if name not in oracle]
+        assert len(fresh) == len(new)
+        for name, row in zip(wanted, rows.tolist(), strict=True):
+            assert oracle.setdefault(name, row) == row
+        assert len(set(oracle.values())) == len(oracle) == len(ids)
+        assert ids.strings(np.array(list(oracle.values()), np.uint32)).to_list() == list(oracle)
+        assert ids.find(Strings.of([*oracle, "?" * 41])).tolist() == [*oracle.values(), -1]
+        gone = list(oracle)[:forget]
+        ids.release(np.array([oracle.pop(name) for name in gone], np.uint32))
+    assert ids.assign(Strings.of(oracle))[0].tolist() == list(oracle.values())
+
+
+def test_ids_that_collide_in_every_bit_the_index_keeps_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force equal hashes: the bytes decide."""
+    ids = table()
+    rows, _ = ids.assign(Strings.of(["a", "b"]))
+    ids._hashes[rows[1]] = ids._hashes[rows[0]]
+    ids._index[:] = 0
+    home = int(ids._hashes[rows[0]] >> np.uint64(32)) & (len(ids._index) - 1)
+    for place, row in enumerate(rows.tolist()):
+        high = int(ids._hashes[rows[0]]) & 0xFFFFFFFF00000000
+        ids._index[(home + place) % len(ids._index)] = np.uint64(high | (row + 1))
+    assert ids.assign(Strings.of(["a"]))[0].tolist() == [rows[0]]
+
+
+def test_user_42_and_its_many_spellings_are_different_ids() -> None:
+    rows, _ = table().assign(Strings.of(["42", " 42", "42 ", "042", "４２"]))
+    assert len(set(rows.tolist())) == 5
+
+
+def test_a_full_table_says_which_setting_to_raise() -> None:
+    ids = table(2)
+    with pytest.raises(IdTableFullError, match=r"raise window\.user_rows"):
+        ids.assign(Strings.of(["a", "b", "c"]))
+    assert ids.assign(Strings.of(["a", "b"]))[0].tolist() == [0, 1]
+
+
+def test_memory_for_names_is_reused() -> None:
+    """Let 200,000 different ids come and go, a thousand at a time: the arena must not grow with them."""
+    ids = table(2_048)
+    for start in range(0, 200_000, 1_000):
+        rows, fresh = ids.assign(
+            Strings.of([f"user-{n}-{'x' * (n % 37)}" for n in range(start, start + 1_000)])
+        )
+        assert len(fresh) == 1_000
+        ids.release(rows)
+    assert int(ids._counters[2]) < 80_000  # 200,000 of them have about 6 MB
+    assert int(ids._counters[0]) == 1_000
