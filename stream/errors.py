@@ -23,3 +23,7 @@ class ConfigError(DriftgraphError):
     """A key of the configuration is unknown, or its value is not one that driftgraph can work with."""
 
     exit_code: ClassVar[int] = 2
+
+
+class SourceError(DriftgraphError):
+    """A source cannot be read. One sentence: what, with which value, and what to do."""

@@ -173,18 +173,14 @@ def _redis_sink(settings: Settings) -> Sink:
     The worker writes the same lists with each generation; while this app runs its lists are the newer ones
     within seconds.
     """
+    from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.keys import connect
     from driftgraph.snapshots.generations.lease import read_epoch
-    from driftgraph.snapshots.generations.store import GenerationStore
 
-    own = settings.redis
-    client = connect(own.address())
+    client = connect(settings.redis.address())
 
     def write(behavior: str, scores: Mapping[str, float]) -> None:
-        epoch = read_epoch(client, own.namespace)
-        store = GenerationStore(
-            client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=max(1, own.ttl.ms // 1000)
-        )
-        store.trending(behavior, scores)
+        epoch = read_epoch(client, settings.redis.namespace)
+        generation_store(settings, client, epoch=epoch).trending(behavior, scores)
 
     return write

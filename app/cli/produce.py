@@ -99,10 +99,11 @@ def _file_options(settings: Settings, relations: str | None) -> FileOptions:
     from dataclasses import replace
 
     from driftgraph.app.commands.sort_folder import folder_for_sorting
+    from driftgraph.app.config.builders import file_options
     from driftgraph.stream.formats.event_rules import Others
 
     return replace(
-        settings.file_options(),
+        file_options(settings),
         relations=None if relations is None else tuple(names_of(relations)),
         others=Others.IGNORE,
         ignore=(),

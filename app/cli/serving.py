@@ -230,14 +230,10 @@ def _redis(
 
 def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
     """The generations, under the epoch in force: an operator acts beside the worker, not instead of it."""
+    from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.lease import read_epoch
-    from driftgraph.snapshots.generations.store import GenerationStore
 
-    own = settings.redis
-    epoch = read_epoch(client, own.namespace)
-    return GenerationStore(
-        client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=max(1, own.ttl.ms // 1000)
-    )
+    return generation_store(settings, client, epoch=read_epoch(client, settings.redis.namespace))
 
 
 def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from driftgraph.app.commands.doctor_redis import redis_checks
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
 from driftgraph.app.config import saved_model
+from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told
@@ -117,7 +118,7 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
 
 
 def _relations(settings: Settings) -> Iterator[Check]:
-    names = [relation.name for relation in settings.window_relations()]
+    names = [relation.name for relation in window_relations(settings)]
     if names:
         yield Check("relations", State.OK, ", ".join(names))
     else:
@@ -138,7 +139,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     yield event_ids(settings.deduplication, per_day * report.with_id / max(1, report.read))
     yield from _retention(settings, per_day, lambda: _bytes_of_a_message(options, ends, clock))
     shares = {name: count / report.read for name, count in report.relations.items()}
-    findings.needs = needs_of(settings.window_relations(), per_day, shares)
+    findings.needs = needs_of(window_relations(settings), per_day, shares)
     for need in findings.needs:
         said = (
             f"{need.relation}: {need.events:,} events in {need.span_days:g} days, capacity {need.capacity:,}"
@@ -157,7 +158,7 @@ def _retention(
 ) -> Iterator[Check]:
     """Whether the topic holds the longest span, by time and by size at the rate and the size seen."""
     topic, client = settings.kafka.topic, settings.kafka.librdkafka()
-    span_ms = max((relation.span_ms for relation in settings.window_relations()), default=0)
+    span_ms = max((relation.span_ms for relation in window_relations(settings)), default=0)
     try:
         rules = topic_rules(client, topic)
     except TopicError as error:
@@ -248,13 +249,9 @@ def _model(settings: Settings) -> Iterator[Check]:
 
 
 def _device(settings: Settings) -> Iterator[Check]:
-    import torch  # noqa: PLC0415  # two seconds, and only here
+    from driftgraph.app.training.cycle import described_device  # noqa: PLC0415  # torch: two seconds
 
-    from driftgraph.app.training.cycle import device_of  # noqa: PLC0415
-
-    device = device_of(settings.model.device)
-    named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
-    yield Check("device", State.OK, f"PyTorch {torch.__version__} on {named}")
+    yield Check("device", State.OK, described_device(settings.model.device))
 
 
 def _updater(settings: Settings) -> Iterator[Check]:

@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 import redis
 
 from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.config.builders import lease_client, lease_name
 from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors
-from driftgraph.snapshots.generations.lease import LeaseClient, lease_name
 from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
 
 CHECKED: Final = '{"event": "checked"}'
@@ -148,7 +148,7 @@ def _attempts(scratch: str, keys: Keys, client: redis.Redis) -> dict[str, tuple[
 
 def _holder(settings: Settings) -> Iterator[Check]:
     """Whether another one publishes into the namespace."""
-    lease, own = LeaseClient.of(settings, ""), lease_name(settings)
+    lease, own = lease_client(settings), lease_name(settings)
     try:
         holder = lease.holder()
     finally:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.sort_folder import folder_for_sorting
+from driftgraph.app.config.builders import file_options, generation_store, lease_client, window_relations
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
@@ -27,7 +28,7 @@ from driftgraph.app.training.generation_report import GenerationReport, Predicti
 from driftgraph.app.training.lockstep import Lockstep
 from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.snapshots.generations.keys import connect
-from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch
+from driftgraph.snapshots.generations.lease import raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.errors import DriftgraphError
@@ -133,7 +134,7 @@ def replay(
     """
     clock = clock or SystemClock()
     with ExitStack() as stack:
-        options = replace(settings.file_options(clock), sort_in=folder_for_sorting(settings.data_dir))
+        options = replace(file_options(settings, clock), sort_in=folder_for_sorting(settings.data_dir))
         file = FileSource(source, options, say=progress.note)
         stack.callback(file.close)
         store = stack.enter_context(_store(redis, settings))
@@ -146,7 +147,7 @@ def replay(
 
         letters = FileDeadLetters(settings.data_dir / "dead_letters")
         stack.callback(letters.close)
-        relations = settings.window_relations(file.relations)
+        relations = window_relations(settings, file.relations)
         erasures = MemoryErasures(ErasureList(erasures_folder(settings)).read(), users_of(settings))
         lockstep = Lockstep(
             settings,
@@ -204,16 +205,10 @@ def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
         url = stack.enter_context(EmbeddedRedis()).url if redis == "embedded" else redis
         client = connect(url)
         stack.callback(client.close)
-        namespace = settings.redis.namespace
-        lease = LeaseClient.of_replay(settings, url).take_alone()
+        lease = lease_client(settings, name=f"{settings.name} (replay)", url=url).take_alone()
         stack.callback(lease.release)
-        store = GenerationStore(
-            client,
-            namespace=namespace,
-            epoch=raise_epoch(client, namespace, lease.owner),
-            keep=settings.redis.keep,
-            ttl_s=settings.redis.ttl.ms // 1000,
-        )
+        epoch = raise_epoch(client, settings.redis.namespace, lease.owner)
+        store = generation_store(settings, client, epoch=epoch)
         store.clean_up()
         yield store
 

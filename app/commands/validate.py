@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from driftgraph.app.config.builders import file_options
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.run import kafka_source
@@ -114,7 +115,7 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
         DriftgraphError: If the file cannot be read in the configured format.
     """
     notes: list[str] = []
-    options = replace(settings.file_options(clock), empty_is_fine=True)
+    options = replace(file_options(settings, clock), empty_is_fine=True)
     with closing(FileSource(path, options, say=notes.append)) as file:
         report = Report(str(path), settings.events.format or file.format, notes=notes)
         while (limit is None or report.read < limit) and (decoded := file.next_batch()) is not None:

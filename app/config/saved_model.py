@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from safetensors import SafetensorError, safe_open
 
+from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
 from driftgraph.model.options import SIZES, STATE_FORMAT
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -96,7 +97,7 @@ class SavedModel:
     def _cost(self, settings: Settings) -> str:
         """What a model from nothing costs. The window bounds the time: no model knows what is older."""
         every_ms = settings.fit.every.ms
-        longest_ms = max((r.span_ms for r in settings.window_relations()), default=settings.window.span.ms)
+        longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
         fits = max(1, min(self.generation, math.ceil(longest_ms / every_ms)))
         return (
             "a new model then starts from nothing with a fit as soon as the window is full, Redis serves "

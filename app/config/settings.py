@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
@@ -39,12 +39,6 @@ from driftgraph.app.config.sections import (
 )
 from driftgraph.stream.addresses import public_url
 from driftgraph.stream.errors import ConfigError
-
-if TYPE_CHECKING:
-    from driftgraph.model.options import TrainerOptions
-    from driftgraph.stream.sources.file import FileOptions
-    from driftgraph.stream.time.clock import Clock
-    from driftgraph.stream.window.writer import Relation
 
 FILE_NAME = "driftgraph.toml"
 SHAPES = {  # what pydantic says with the names of Python types
@@ -134,79 +128,10 @@ class Settings(BaseSettings):
         settings._relations_are_chosen = True
         return settings
 
-    def window_relations(self, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
-        """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
-
-        Raises:
-            ConfigError: There are more, or of more events, than a window holds.
-        """
-        from driftgraph.stream.window.view import SLOTS_MAX  # noqa: PLC0415
-        from driftgraph.stream.window.writer import EVENTS_MAX, RELATIONS_MAX, Relation  # noqa: PLC0415  # compiles
-
-        chosen = self.relations if names is None else {n: self.relations.get(n) for n in names}
-        relations = tuple(
-            Relation(
-                name,
-                span_ms=(own.span if own and own.span else self.window.span).ms,
-                capacity=own.capacity if own and own.capacity else self.window.capacity,
-                user_events_max=self.window.user_events_max,
-                item_events_max=self.window.item_events_max or EVENTS_MAX,
-            )
-            for name, own in chosen.items()
-        )
-        if len(relations) > RELATIONS_MAX:
-            raise ConfigError(
-                f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors "
-                "one name in events.mapping.behaviors, or name those to leave out in events.ignore"
-            )
-        if (slots := sum(relation.capacity for relation in relations)) > SLOTS_MAX:
-            raise ConfigError(
-                f"the capacities of the relations add up to {slots:,} events, and a window holds "
-                f"{SLOTS_MAX:,} at most: lower window.capacity or relations.NAME.capacity"
-            )
-        return relations
-
-    def file_options(self, clock: Clock | None = None) -> FileOptions:
-        """How a file of events is to be read: judged as the messages of a topic are.
-
-        Without relations they are those that are found in the file. ``clock`` says what lies in the future.
-        """
-        from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors  # noqa: PLC0415
-        from driftgraph.stream.formats.event_rules import Others  # noqa: PLC0415
-        from driftgraph.stream.sources.file import FileOptions  # noqa: PLC0415
-        from driftgraph.stream.time.clock import SystemClock  # noqa: PLC0415  # not needed by --help
-        from driftgraph.stream.wording import BY_OPTION  # noqa: PLC0415
-
-        decoder = file_decoder(self.events)
-        spans_ms = [(own.span or self.window.span).ms for own in self.relations.values()]
-        return FileOptions(
-            format=self.events.format if decoder is None else "json",
-            columns=self.events.columns.given(),
-            no_header=not self.events.header,
-            separator=self.events.separator,
-            relations=tuple(self.relations) or None,
-            others=Others.IGNORE if self._relations_are_chosen else Others.REJECT,
-            ignore=ignored_behaviors(self),  # pyright: ignore[reportArgumentType]
-            times=event_rules(self, clock or SystemClock()).times,  # pyright: ignore[reportArgumentType]
-            erase=self.events.erase,
-            decoder=decoder,
-            span_ms=max(spans_ms, default=self.window.span.ms),
-            wording=BY_OPTION,
-        )
-
-    def trainer_options(self, *, device: str) -> TrainerOptions:
-        """What a trainer is built from; ``device`` is what ``model.device`` came out as on this machine."""
-        from driftgraph.model.options import TrainerOptions  # noqa: PLC0415  # not needed by --help
-
-        return TrainerOptions(
-            **self.model.model_dump(exclude={"device"}),
-            examples_max=self.fit.examples_max,
-            replay_ratio=self.fit.replay_ratio,
-            evaluations_max=self.fit.evaluations_max,
-            behavior_weights={name: own.weight for name, own in self.relations.items()},
-            seed=self.seed,
-            device=device,
-        )
+    @property
+    def relations_are_chosen(self) -> bool:
+        """Whether the relations were named for one command, so that others in a file are left out."""
+        return self._relations_are_chosen
 
 
 def load(path: Path | None = None, options: Tree | None = None) -> Settings:

@@ -164,5 +164,10 @@ class RichProgress(NoProgress):
 
 def progress_on_stderr() -> Progress:
     """A bar where stderr is a terminal, plain lines where it is not."""
+    return bar_on_terminal() or PlainProgress(sys.stderr, SystemClock())
+
+
+def bar_on_terminal() -> Progress | None:
+    """A bar, if stderr is a terminal."""
     console = Console(stderr=True)
-    return RichProgress(console) if console.is_terminal else PlainProgress(sys.stderr, SystemClock())
+    return RichProgress(console) if console.is_terminal else None

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from driftgraph.app.config import saved_model
+from driftgraph.app.config.builders import lease_client, watermark_rules, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.letter_place import letter_place, letters_folder
 from driftgraph.app.config.settings import Settings
@@ -34,13 +35,12 @@ from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints import window as window_checkpoint
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
-from driftgraph.snapshots.generations.lease import LeaseClient
+from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.formats.mapping_decoder import Mapped
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
-from driftgraph.stream.ingest.erasures import DurableErasures
 from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.kafka.client import look_for
@@ -48,7 +48,7 @@ from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.waiting import GIVE_UP_AFTER_S, HeldSource
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock, SystemClock
-from driftgraph.stream.time.watermark import Watermark, WatermarkRules
+from driftgraph.stream.time.watermark import Watermark
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from driftgraph.stream.window.writer import Relation
@@ -73,11 +73,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         decoder = topic_decoder(settings, event_rules(settings, clock))
-        warm_up(settings.window_relations(), decoder, watermark_rules(settings), clock)
+        warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
         standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
         if (
             not stack.enter_context(standby.lock())
-            or (lease := standby.lease(LeaseClient.of(settings, standby.place))) is None
+            or (lease := standby.lease(lease_client(settings, standby.place))) is None
         ):
             return []
         stack.callback(lease.release)
@@ -157,7 +157,7 @@ def _collect_less() -> None:
 def _tell_changes(settings: Settings, state: State | None, root: Path, progress: Progress) -> None:
     """Say what a start does not go on with, of the checkpoints that are there."""
     if state is not None:
-        for change in _changes(state, settings.window_relations(), root):
+        for change in _changes(state, window_relations(settings), root):
             log.warning("%s", change)
     elif checkpoint.numbers(root):
         log.warning(
@@ -194,7 +194,7 @@ def _stream(settings: Settings) -> str:
 
 def _graph(settings: Settings, state: State | None) -> Heterograph:
     """An empty graph, which knows whose sequence numbers it will have."""
-    relations = settings.window_relations()
+    relations = window_relations(settings)
     history = () if state is None else state.lives([r.name for r in relations])
     rows = settings.window
     return Heterograph.create(
@@ -245,18 +245,8 @@ def kafka_source(
     return connect(decoder)
 
 
-def watermark_rules(settings: Settings) -> WatermarkRules:
-    """How event time advances on a live topic."""
-    return WatermarkRules(
-        out_of_orderness_ms=settings.time.out_of_orderness.ms,
-        allowed_lateness_ms=settings.time.lateness.ms,
-        idle_timeout_ms=settings.time.idle_timeout.ms,
-        future_skew_ms=settings.time.skew.ms,
-    )
-
-
 def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
-    longest_ms = max(relation.span_ms for relation in settings.window_relations())
+    longest_ms = max(relation.span_ms for relation in window_relations(settings))
     # by the times of records: one may be older than its event, whose clock was ahead
     longest_ms += settings.time.lateness.ms + settings.time.skew.ms
     return KafkaOptions(

@@ -21,11 +21,11 @@ from driftgraph.app.live.backpressure import Gate
 from driftgraph.app.live.checkpoint_timer import Checkpoints
 from driftgraph.app.live.supervisor import WorkerProcess
 from driftgraph.snapshots.checkpoints.window import Snapshot
+from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease
 from driftgraph.stream.dead_letters.outgoing import Outbox
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import Decoded
-from driftgraph.stream.ingest.erasures import DurableErasures
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.lateness import late_warning
 from driftgraph.stream.kafka.source import KafkaSource

@@ -367,3 +367,10 @@ def device_of(wanted: str) -> str:
             'set it to "auto" or "cpu", or give this process the device'
         )
     return wanted
+
+
+def described_device(wanted: str) -> str:
+    """What trains, in words. Raises like ``device_of``."""
+    device = device_of(wanted)
+    named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
+    return f"PyTorch {torch.__version__} on {named}"

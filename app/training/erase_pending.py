@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.letter_place import letter_box
 from driftgraph.snapshots.erasures import LETTERS, REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import connect
-from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.formats import JSON_NAMES
 from driftgraph.stream.formats.event_rules import RowOrigin
@@ -101,10 +101,7 @@ def erasing(settings: Settings, epoch: int) -> Iterator[None]:
 def _run(settings: Settings, epoch: int, stopped: threading.Event) -> None:
     pending = PendingErasures(erasures_folder(settings))
     names = users_of(settings)
-    store = GenerationStore(
-        connect(settings.redis.address()), namespace=settings.redis.namespace, epoch=epoch,
-        keep=settings.redis.keep, ttl_s=settings.redis.ttl.ms // 1000,
-    )  # fmt: skip
+    store = generation_store(settings, connect(settings.redis.address()), epoch=epoch)
     removed: set[Path] = set()  # from Redis; the file is the loop's to remove
     while not stopped.wait(LOOK_EVERY_S):
         try:

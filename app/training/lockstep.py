@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from driftgraph.app.config.builders import trainer_options
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.cycle import Worker, device_of, use_threads
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
@@ -75,7 +76,7 @@ class Lockstep:
         trainer = Trainer(
             [r.name for r in relations],
             [r.span_ms for r in relations],
-            settings.trainer_options(device=device_of(settings.model.device)),
+            trainer_options(settings, device=device_of(settings.model.device)),
         )
         self.worker = Worker(self.graph, trainer, store, checkpoints=None)
         self.reports: list[GenerationReport] = []

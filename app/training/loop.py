@@ -16,6 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from driftgraph.app.config.builders import generation_store, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.writable import settle
@@ -202,17 +203,11 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
         StaleWorkerError: Another updater has taken over from ours.
     """
     client = connect(settings.redis.address())
-    namespace = settings.redis.namespace
     outage = OutageLog(log.warning)
     for pause_s in _pauses():
         try:
-            store = GenerationStore(
-                client,
-                namespace=namespace,
-                epoch=raise_epoch(client, namespace, owner),
-                keep=settings.redis.keep,
-                ttl_s=settings.redis.ttl.ms // 1000,
-            )
+            epoch = raise_epoch(client, settings.redis.namespace, owner)
+            store = generation_store(settings, client, epoch=epoch)
             store.clean_up()
         except StaleWorkerError:
             raise
@@ -247,7 +242,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     trainer = Trainer(
         [r.name for r in relations],
         [r.span_ms for r in relations],
-        settings.trainer_options(device=device_of(settings.model.device)),
+        trainer_options(settings, device=device_of(settings.model.device)),
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-
-from driftgraph.app.console.progress import NoProgress, Progress, RichProgress
+from driftgraph.app.console.progress import NoProgress, Progress, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
 from driftgraph.model.fit_report import FitReport
 from driftgraph.stream.time.clock import Clock
@@ -171,8 +169,7 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
 
 def progress_of_worker(clock: Clock) -> Progress:
     """A bar where stderr is a terminal, lines of the log where it is not."""
-    console = Console(stderr=True)
-    return RichProgress(console) if console.is_terminal else LoggedProgress(clock)
+    return bar_on_terminal() or LoggedProgress(clock)
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):

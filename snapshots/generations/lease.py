@@ -32,7 +32,6 @@ from typing import Any, Final, cast
 
 import redis
 
-from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations.keys import (
     Keys,
     StaleWorkerError,
@@ -154,12 +153,6 @@ class Holder:
 NOBODY: Final = Holder("", "", 0)
 
 
-def lease_name(settings: Settings) -> str:
-    """Who an updater is: shards of one name are not each other's standbys."""
-    shard = settings.kafka.shard
-    return settings.name if settings.kafka.shard_of()[1] == 1 else f"{settings.name}:{shard}"
-
-
 def read_epoch(client: redis.Redis, namespace: str) -> int:
     """The fencing epoch in force, for an operator's command, which acts beside the worker."""
     with redis_errors(client, "reading the epoch"):
@@ -194,7 +187,8 @@ def elapsed_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _impatient(url: str) -> redis.Redis:
+def impatient(url: str) -> redis.Redis:
+    """A client that gives up after one short try, for who will ask again."""
     return connect(url, connect_timeout_s=CALL_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S, retries=0)
 
 
@@ -219,18 +213,6 @@ class LeaseClient:
         self._names = [keys.lease, keys.lease_epoch, keys.current]
         self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place, name]
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
-
-    @classmethod
-    def of(cls, settings: Settings, place: str) -> LeaseClient:
-        """A client with a connection of its own and little patience: who asks will ask again."""
-        client = _impatient(settings.redis.address())
-        return cls(client, namespace=settings.redis.namespace, name=lease_name(settings), place=place)
-
-    @classmethod
-    def of_replay(cls, settings: Settings, url: str) -> LeaseClient:
-        """The same for a replay that publishes at ``url``."""
-        name = f"{settings.name} (replay)"
-        return cls(_impatient(url), namespace=settings.redis.namespace, name=name)
 
     def taken_by(self, holder: Holder) -> NamespaceTakenError:
         """Why nobody else may publish into the namespace while ``holder`` does."""

@@ -1,6 +1,6 @@
 """Which generations there are, how long they stay, and how one is removed: by its own lists, never by SCAN.
 
-    GenerationStore (publish.py) ──► [GenerationKeys] ──► Redis
+    GenerationStore ──► [GenerationKeys] ──► Redis
 
 A generation is in ``generations`` before it has a key and until it has none. It is first taken out of use by
 one script, then its keys go. Whatever is interrupted is found again by the status of its manifest, or by
@@ -10,7 +10,8 @@ one script, then its keys go. Whatever is interrupted is found again by the stat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import redis
@@ -20,6 +21,15 @@ from driftgraph.snapshots.generations.keys import LIVE, Keys
 from driftgraph.snapshots.generations.scripts import Scripts
 
 IDS_PER_CALL = 500  # bounds one answer, and what a chunk of expiries or removals holds Redis for
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation that Redis can serve, as its manifest describes it."""
+
+    number: int
+    current: bool
+    manifest: Mapping[str, str]
 
 
 class GenerationKeys:

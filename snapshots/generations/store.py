@@ -2,8 +2,8 @@
 
     Trainer ──► gate ──► [GenerationStore] ──► Redis ──► EmbeddingReader, any service
 
-The keys are listed in redis_schema.py, the atomic steps in publish_scripts.py, what becomes of older
-generations in generation_keys.py.
+The keys are listed in keys.py, the atomic steps in scripts.py, what becomes of older generations in
+retention.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +27,7 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_binary,
 )
-from driftgraph.snapshots.generations.retention import GenerationKeys
+from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.vectors import (
@@ -61,15 +60,6 @@ OWN_FIELDS = frozenset(
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A generation that Redis can serve, as its manifest describes it."""
-
-    number: int
-    current: bool
-    manifest: Mapping[str, str]
 
 
 class GenerationStore:

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.formats.event_rules import RowOrigin
 from driftgraph.stream.kafka.causes import Property, configuration_fault
 from driftgraph.stream.kafka.signals import STATISTICS_EVERY_MS, KafkaSignals, part_of_message
-from driftgraph.stream.sources.source import SourceError
 
 LOG = logging.getLogger("driftgraph.kafka")
 LIBRDKAFKA: Final = logging.getLogger("driftgraph.librdkafka")

@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.kafka.signals import part_of
 from driftgraph.stream.sources.first_start import Start
-from driftgraph.stream.sources.source import SourceError
 
 OutOfRange = Literal["fail", "earliest", "latest"]
 Place = tuple[str, int]  # topic, partition

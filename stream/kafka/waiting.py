@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Decoder, NotNowError, Rows
 from driftgraph.stream.kafka.source import KafkaSource
-from driftgraph.stream.sources.source import Position, SourceError
+from driftgraph.stream.sources.source import Position
 
 LOG = logging.getLogger("driftgraph.kafka")
 PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)  # before each further try; the last one again and again

@@ -19,8 +19,8 @@ from typing import IO, Any, Final
 import numpy as np
 import pyarrow as pa
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, I64, Decoded, Erasure, EventBatch, Strings
-from driftgraph.stream.sources.source import SourceError
 
 RUN_BYTES: Final = 64 << 20  # of events in memory; three times that while a run is sorted
 BATCH_BYTES: Final = 4 << 10  # about what a record batch takes beside its rows

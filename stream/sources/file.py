@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
 from driftgraph.stream.formats.canonical_json import CanonicalJson
@@ -45,7 +46,7 @@ from driftgraph.stream.sources.first_pass import Look, look_at
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
 from driftgraph.stream.sources.part_files import Part, part_files
-from driftgraph.stream.sources.source import Position, SourceError
+from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import REPLAY_TIMES, TimeRules
 from driftgraph.stream.wording import BY_KEY, Wording
 

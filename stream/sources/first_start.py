@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.time.clock import TimeBounds, duration_ms_of, time_ms_of
 from driftgraph.stream.time.time_text import TimeFault
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.sources import zstd_window
-from driftgraph.stream.sources.source import SourceError
 
 BATCH_ROWS_MAX = 65_536  # events of one read; a batch of all columns stays in the cache of a core
 BLOCK_BYTES = 1 << 20  # about 35,000 lines of a behavior log

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import FieldNames
 from driftgraph.stream.formats.arrow_table import ColumnError, TableColumns
@@ -22,7 +23,6 @@ from driftgraph.stream.formats.event_rules import EventRules, Refusal, RowOrigin
 from driftgraph.stream.formats.rules_by_column import RowAnswer, decode_columns
 from driftgraph.stream.sources.line_blocks import BATCH_ROWS_MAX, opened
 from driftgraph.stream.sources.part_files import Part
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.wording import Wording
 
 _INT96_UNIT: Final = "us"  # in nanoseconds an INT96 of the year 2263 would be one of 1678

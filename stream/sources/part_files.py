@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.errors import SourceError
 
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 # a table that keeps a list of its files beside them: a part may hold rows that were deleted

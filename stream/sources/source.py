@@ -11,14 +11,9 @@ from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
 
-from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import Decoded, EventBatch
 
 Position = Mapping[str, int]  # part of the source → what to read next from it
-
-
-class SourceError(DriftgraphError):
-    """A source cannot be read. One sentence: what, with which value, and what to do."""
 
 
 @runtime_checkable

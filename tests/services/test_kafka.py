@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from driftgraph.stream.dead_letters.topic import KafkaDeadLetters
-from driftgraph.stream.sources.source import SourceError
+from driftgraph.stream.errors import SourceError
 from tests.kafka_brokers import NOW_MS, event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka
 

@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka.source import KafkaSource
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka

@@ -15,11 +15,11 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka import topic_ids
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.kafka.topic_ids import TopicIds
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce, read_count, read_until, source_of
 from tests.services.conftest import RealKafka

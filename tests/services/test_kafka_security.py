@@ -24,11 +24,10 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.findings import State
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import run as live_module
-from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.errors import DriftgraphError, SourceError
 from driftgraph.stream.kafka.producer import EventProducer
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.kafka.topics import ensure_topic
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.cli.test_cli import Shell
 from tests.app.cli.test_cli import shell as shell  # noqa: PLC0414  a fixture

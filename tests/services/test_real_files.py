@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
+from driftgraph.app.config.builders import watermark_rules, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings, load
-from driftgraph.app.live.run import watermark_rules
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
@@ -132,7 +132,7 @@ def ingested(address: str, topic: str, settings: Settings) -> tuple[Ingest, AllL
     clock = ManualClock(NOW_MS)
     decoder = topic_decoder(settings, event_rules(settings, clock))
     source = KafkaSource(KafkaOptions((topic,), {"bootstrap.servers": address}), decoder, clock)
-    graph = Heterograph.create(None, settings.window_relations(), user_rows=1 << 17, item_rows=1 << 17)
+    graph = Heterograph.create(None, window_relations(settings), user_rows=1 << 17, item_rows=1 << 17)
     watermark, letters = Watermark(watermark_rules(settings), clock), AllLetters()
     watermark.assign(source.partitions)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))

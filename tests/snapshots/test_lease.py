@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.config.builders import lease_name
 from driftgraph.app.config.sections import KafkaSettings
 from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations.keys import StaleWorkerError, StoreError, connect
@@ -19,7 +20,6 @@ from driftgraph.snapshots.generations.lease import (
     Lease,
     LeaseClient,
     LeaseLostError,
-    lease_name,
     raise_epoch,
     read_epoch,
 )

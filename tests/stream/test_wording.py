@@ -13,10 +13,10 @@ from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.demo.run import demo
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded, Rejected
 from driftgraph.stream.formats.event_rules import RowOrigin, Rows
 from driftgraph.stream.ingest.breaker import Breaker, RejectedTooManyError
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.wording import BY_KEY, BY_OPTION
 from tests.app.cli.test_cli import Outcome, Shell

@@ -26,8 +26,8 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from driftgraph.stream.addresses import public_url
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.formats.event_rules import NotNowError
-from driftgraph.stream.sources.source import SourceError
 
 WAIT_S: Final = 0.5  # of one call: a poll must not be late
 REQUEST_TIMEOUT_S: Final = 10.0  # of the thread that asks

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from driftgraph.app.config.builders import file_options, trainer_options, window_relations
 from driftgraph.app.config.model import ModelSettings
 from driftgraph.app.config.sections import Section
 from driftgraph.app.config.settings import Settings, load
@@ -53,7 +54,7 @@ def refusal(text: str) -> str:
 )
 def test_relations_that_no_window_holds_are_refused_in_a_sentence(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load(written(text)).window_relations()
+        window_relations(load(written(text)))
 
 
 # --- what wins -----------------------------------------------------
@@ -251,7 +252,7 @@ def test_the_model_section_and_the_trainer_have_the_same_defaults() -> None:
     for key, field in ModelSettings.model_fields.items():
         if key != "device":  # "auto" is resolved on the machine
             assert trainer[key] == field.default, key
-    built = Settings().trainer_options(device="cpu")
+    built = trainer_options(Settings(), device="cpu")
     assert built == TrainerOptions()
 
 
@@ -276,18 +277,18 @@ def test_what_is_set_reaches_the_window_the_trainer_and_the_file_source() -> Non
         examples_max = 77
     """
     settings = load(written(text))
-    buy, cart = settings.window_relations()
+    buy, cart = window_relations(settings)
     assert (buy.name, buy.span_ms, buy.capacity) == ("buy", 2 * 86_400_000, 1000)
     assert (cart.name, cart.span_ms, cart.capacity) == ("cart", 10 * 86_400_000, 10)
-    assert [r.name for r in settings.window_relations(["fav", "buy"])] == ["fav", "buy"]
+    assert [r.name for r in window_relations(settings, ["fav", "buy"])] == ["fav", "buy"]
     assert settings.with_relations(["buy", "new"]).relations["buy"].weight == 5
-    options = settings.trainer_options(device="cpu")
+    options = trainer_options(settings, device="cpu")
     assert (options.dim, options.seed, options.examples_max) == (32, 3, 77)
     assert options.behavior_weights == {"buy": 5.0, "cart": 1.0}
-    file = settings.file_options()
+    file = file_options(settings)
     assert (file.format, file.no_header, file.columns) == ("csv", True, {"user": "0", "ts": "4"})
     assert file.relations == ("buy", "cart")
-    assert Settings().file_options().relations is None
+    assert file_options(Settings()).relations is None
 
 
 def test_settings_are_frozen() -> None:
@@ -349,8 +350,8 @@ def test_the_example_is_what_init_writes() -> None:
 
 def test_a_timezone_is_one_of_the_iana_database_and_reaches_files() -> None:
     settings = Settings.model_validate({"events": {"timezone": "Asia/Shanghai"}})
-    assert str(settings.file_options().times.zone) == "Asia/Shanghai"
-    assert Settings.model_validate({}).file_options().times.zone is None
+    assert str(file_options(settings).times.zone) == "Asia/Shanghai"
+    assert file_options(Settings.model_validate({})).times.zone is None
     for wrong in ("Asia/Shangai", "", "CST", "+08:00", "../etc/passwd", "America"):
         with pytest.raises(ConfigError, match="should be the name of a zone in the IANA database"):
             load(options={"events": {"timezone": wrong}})

@@ -13,12 +13,13 @@ from typing import Any, cast
 import pytest
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.config.builders import lease_client
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, WorkerProcess
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training import loop as worker_process
-from driftgraph.snapshots.generations.lease import LeaseClient, LeaseOwner
+from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.time.clock import ManualClock
 from tests import worker_ends
 from tests.services.updaters import until
@@ -169,7 +170,7 @@ def settings_of(folder: Path, **tables: object) -> Settings:
 def test_a_real_worker_says_what_stops_it(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     """In a process of its own, beside a real Redis: there is no window."""
     settings = settings_of(tmp_path, redis={"url": redis_server.url, "namespace": "ends"})
-    lease = LeaseClient.of(settings, "here")
+    lease = lease_client(settings, "here")
     watch = WorkerProcess(settings, tmp_path / "nowhere", lease.owner, ManualClock(1_783_000_000_000))
     try:
 

@@ -13,20 +13,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from driftgraph.app.config.builders import watermark_rules, window_relations
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.live import updater as updater_module
 from driftgraph.app.live.checkpoint_timer import Checkpoints
-from driftgraph.app.live.run import watermark_rules
 from driftgraph.app.live.supervisor import WorkerProcess
 from driftgraph.app.live.updater import POLL_S, Updater
 from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
+from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease, LeaseOwner
 from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Strings
 from driftgraph.stream.ingest.dedupe import Deduplicator
-from driftgraph.stream.ingest.erasures import DurableErasures, key_users
+from driftgraph.stream.ingest.erasures import key_users
 from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.sources.source import Position
@@ -96,7 +97,7 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     )
     clock = ManualClock(NOW_MS)
     source = Source(clock, batches, costs_ms)
-    graph = Heterograph.create(None, settings.window_relations(), user_rows=16, item_rows=16)
+    graph = Heterograph.create(None, window_relations(settings), user_rows=16, item_rows=16)
     watermark = Watermark(watermark_rules(settings), clock)
     watermark.assign(source.partitions)
     letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))

@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, NotNowError, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping
@@ -20,7 +21,6 @@ from driftgraph.stream.formats.registry import client as schema_registry
 from driftgraph.stream.formats.registry.client import RegistryOptions, SchemaRegistry
 from driftgraph.stream.formats.registry.decoder import RegisteredReader
 from driftgraph.stream.formats.registry.protobuf import ProtoSchema
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import REPLAY_TIMES
 from tests.decoded import events_of, plain
 from tests.registries import AVRO_EVENT, PROTO_EVENTS, FakeRegistry, avro, fake_registry, header, proto_class

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.backpressure import Gate
 from driftgraph.app.training.erase_pending import erase_letters, users_of
+from driftgraph.snapshots import erasures as erasures_module
 from driftgraph.snapshots.erasures import (
     ENTRY,
     HELD,
     LETTERS,
     REDIS,
+    DurableErasures,
     ErasureError,
     ErasureList,
     PendingErasures,
@@ -39,9 +41,8 @@ from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Str
 from driftgraph.stream.formats.arrow_stream import ArrowStream
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, RowOrigin, Rows
-from driftgraph.stream.ingest import erasures as erasures_module
 from driftgraph.stream.ingest.erased_users import SLOTS_MIN, ErasedUsers, siphash
-from driftgraph.stream.ingest.erasures import DurableErasures, MemoryErasures, key_users
+from driftgraph.stream.ingest.erasures import MemoryErasures, key_users
 from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
 from driftgraph.stream.kafka.causes import Property
 from driftgraph.stream.time.clock import ManualClock, TimeRules

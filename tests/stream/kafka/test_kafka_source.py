@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka import read_ahead
 from driftgraph.stream.kafka.source import TOPIC_STRIDE, KafkaOptions, KafkaSource
 from driftgraph.stream.sources.first_start import start_of
-from driftgraph.stream.sources.source import LiveSource, SourceError
+from driftgraph.stream.sources.source import LiveSource
 from driftgraph.stream.time.clock import ManualClock
 from tests.decoded import events_of
 from tests.kafka_brokers import DECODER, NOW_MS, event, mock_kafka, produce, read_count, read_until, source_of

@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Decoder, NotNowError, Rows
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.waiting import HeldSource
-from driftgraph.stream.sources.source import LiveSource, Position, SourceError
+from driftgraph.stream.sources.source import LiveSource, Position
 from driftgraph.stream.time.clock import ManualClock
 from tests.decoded import events_of
 from tests.kafka_brokers import DECODER, NOW_MS, event, mock_kafka, produce

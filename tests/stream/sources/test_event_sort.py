@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded, Erasure
 from driftgraph.stream.formats.event_rules import Event
 from driftgraph.stream.formats.rules_by_column import batch_of, concat
 from driftgraph.stream.sources import event_sort
 from driftgraph.stream.sources.event_sort import EventSort
-from driftgraph.stream.sources.source import SourceError
 from tests.decoded import events_of
 
 Given = list[tuple[int, str]]  # (time, kind): an event, or a request to erase with or without a time

@@ -15,11 +15,11 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.rules_by_column import concat
 from driftgraph.stream.sources import line_blocks as readers
 from driftgraph.stream.sources.file import FileOptions, FileSource
-from driftgraph.stream.sources.source import SourceError
 from tests.decoded import events_of
 
 SharedData = Callable[[str], Path]

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Others
 from driftgraph.stream.sources.file import FileOptions, FileSource
-from driftgraph.stream.sources.source import SourceError
 from driftgraph.stream.time.clock import REPLAY_TIMES, TimeRules
 from tests.decoded import events_of
 

@@ -1,0 +1,128 @@
+"""From the configuration to the values that other rooms are built from. Nothing but translation.
+
+Settings ──► [window_relations, file_options, watermark_rules, trainer_options]  ──► stream, model
+         └─► [lease_client, generation_store]                                   ──► snapshots
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import redis
+
+from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors
+from driftgraph.app.config.settings import Settings
+from driftgraph.model.options import TrainerOptions
+from driftgraph.snapshots.generations.lease import LeaseClient, impatient
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.formats.event_rules import Others
+from driftgraph.stream.sources.file import FileOptions
+from driftgraph.stream.time.clock import Clock, SystemClock
+from driftgraph.stream.time.watermark import WatermarkRules
+from driftgraph.stream.window.view import SLOTS_MAX
+from driftgraph.stream.window.writer import EVENTS_MAX, RELATIONS_MAX, Relation
+from driftgraph.stream.wording import BY_OPTION
+
+
+def window_relations(settings: Settings, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
+    """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
+
+    Raises:
+        ConfigError: There are more, or of more events, than a window holds.
+    """
+    window = settings.window
+    chosen = settings.relations if names is None else {n: settings.relations.get(n) for n in names}
+    relations = tuple(
+        Relation(
+            name,
+            span_ms=(own.span if own and own.span else window.span).ms,
+            capacity=own.capacity if own and own.capacity else window.capacity,
+            user_events_max=window.user_events_max,
+            item_events_max=window.item_events_max or EVENTS_MAX,
+        )
+        for name, own in chosen.items()
+    )
+    if len(relations) > RELATIONS_MAX:
+        raise ConfigError(
+            f"{len(relations)} relations, and a window has {RELATIONS_MAX} at most: give rare behaviors "
+            "one name in events.mapping.behaviors, or name those to leave out in events.ignore"
+        )
+    if (slots := sum(relation.capacity for relation in relations)) > SLOTS_MAX:
+        raise ConfigError(
+            f"the capacities of the relations add up to {slots:,} events, and a window holds "
+            f"{SLOTS_MAX:,} at most: lower window.capacity or relations.NAME.capacity"
+        )
+    return relations
+
+
+def watermark_rules(settings: Settings) -> WatermarkRules:
+    """How event time advances on a live topic."""
+    return WatermarkRules(
+        out_of_orderness_ms=settings.time.out_of_orderness.ms,
+        allowed_lateness_ms=settings.time.lateness.ms,
+        idle_timeout_ms=settings.time.idle_timeout.ms,
+        future_skew_ms=settings.time.skew.ms,
+    )
+
+
+def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:
+    """How a file of events is to be read: judged as the messages of a topic are.
+
+    Without relations they are those that are found in the file. ``clock`` says what lies in the future.
+    """
+    events = settings.events
+    decoder = file_decoder(events)
+    spans_ms = [(own.span or settings.window.span).ms for own in settings.relations.values()]
+    return FileOptions(
+        format=events.format if decoder is None else "json",
+        columns=events.columns.given(),
+        no_header=not events.header,
+        separator=events.separator,
+        relations=tuple(settings.relations) or None,
+        others=Others.IGNORE if settings.relations_are_chosen else Others.REJECT,
+        ignore=ignored_behaviors(settings),
+        times=event_rules(settings, clock or SystemClock()).times,
+        erase=events.erase,
+        decoder=decoder,
+        span_ms=max(spans_ms, default=settings.window.span.ms),
+        wording=BY_OPTION,
+    )
+
+
+def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
+    """What a trainer is built from; ``device`` is what ``model.device`` came out as on this machine."""
+    return TrainerOptions(
+        **settings.model.model_dump(exclude={"device"}),
+        examples_max=settings.fit.examples_max,
+        replay_ratio=settings.fit.replay_ratio,
+        evaluations_max=settings.fit.evaluations_max,
+        behavior_weights={name: own.weight for name, own in settings.relations.items()},
+        seed=settings.seed,
+        device=device,
+    )
+
+
+def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> GenerationStore:
+    """Where generations of this configuration are published, under a fencing epoch."""
+    own = settings.redis
+    ttl_s = max(1, own.ttl.ms // 1000)
+    return GenerationStore(client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=ttl_s)
+
+
+def lease_name(settings: Settings) -> str:
+    """Who an updater is: shards of one name are not each other's standbys."""
+    shard = settings.kafka.shard
+    return settings.name if settings.kafka.shard_of()[1] == 1 else f"{settings.name}:{shard}"
+
+
+def lease_client(
+    settings: Settings, place: str = "", *, name: str | None = None, url: str | None = None
+) -> LeaseClient:
+    """A client of the lease with a connection of its own and little patience: who asks will ask again.
+
+    ``name`` and ``url`` are those of the configuration, unless a replay has its own.
+    """
+    client = impatient(url or settings.redis.address())
+    own_name = name or lease_name(settings)
+    return LeaseClient(client, namespace=settings.redis.namespace, name=own_name, place=place)
