@@ -84,7 +84,7 @@ class EmbeddingReader:
     after a switch.
 
     Args:
-        client: From ``redis_schema.connect``, so that no read hangs. One reader belongs to one thread.
+        client: From ``keys.connect``, so that no read hangs. One reader belongs to one thread.
         trending_behavior: Whose list answers for unknown users; None adds up the lists of all behaviors.
         cache_items: Keep all items of the generation here and rank without the vector set: no load on Redis
             and one round trip for a recommendation, for a few hundred milliseconds after each switch and

@@ -1,6 +1,6 @@
 """The GPU worker's process as the updater sees it: started, watched over, started again.
 
-    Updater ──► [WorkerProcess.tend] ──► a process that runs ``worker_process.main``
+    Updater ──► [WorkerProcess.tend] ──► a process that runs ``loop.main``
                        └──◄── its last words, why it ended
 
 A worker that ends is started again with growing pauses. One that ends again and again is failing.
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.worker_end import end_of, failed
-from driftgraph.app.training import loop as worker_process
+from driftgraph.app.training import loop
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.time.clock import Clock
 
@@ -133,7 +133,7 @@ class WorkerProcess:
         theirs, self._pipe = self._context.Pipe()
         with theirs:
             process = self._context.Process(
-                target=worker_process.main,
+                target=loop.main,
                 args=(self._settings, self._window_dir, self._owner, theirs),
                 name="driftgraph-worker",
             )

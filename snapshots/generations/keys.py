@@ -1,6 +1,6 @@
 """What driftgraph keeps in Redis: the names of the keys, the client, and what can go wrong with it.
 
-    GenerationStore (publish.py) ──► these keys ──► EmbeddingReader (reader.py), any other service
+    GenerationStore (store.py) ──► these keys ──► EmbeddingReader (snapshots/reader.py), any other service
 
 Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
 

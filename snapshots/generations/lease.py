@@ -13,7 +13,7 @@ A second updater of the holder's name waits as its standby. One of another name,
 refused: the two would take turns for ever, each removing what the other had published. A replay into a
 namespace holds the lease as well.
 
-Taking the lease raises the fencing epoch of publish.py in the same script, so from then on the worker of a
+Taking the lease raises the fencing epoch of store.py in the same script, so from then on the worker of a
 former holder writes nothing. Epochs are not below Redis' clock in seconds: they grow even if Redis has
 forgotten the one before.
 """

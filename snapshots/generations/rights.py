@@ -1,6 +1,6 @@
 """Which rights a Redis user needs: one for the updater, one for services that read.
 
-    RIGHTS ──► README, doctor (what is missing, the ACL line), redis_schema (what a refusal means)
+    RIGHTS ──► README, doctor (what is missing, the ACL line), keys (what a refusal means)
 
 A right that only a convenience needs is not worth a generation: without PUBLISH nobody is told of a switch,
 without the commands of vector sets readers rank by themselves.

@@ -1,6 +1,6 @@
 """What was published stays published: a look at Redis every second or so, and what is to be done.
 
-    worker_process ──► [Upkeep.look] ──► GenerationStore.standing ──► publish again, wait, or nothing
+    loop ──► [Upkeep.look] ──► GenerationStore.standing ──► publish again, wait, or nothing
 
 Redis may forget: by FLUSHALL, a restart without its data, an older dump, an eviction. An operator's rollback
 is known by the mark that it leaves in Redis.

@@ -1,6 +1,6 @@
 """One side of a generation, checked, and as Redis takes it.
 
-Trainer ──► [Vectors] ──► GenerationStore (publish.py)
+Trainer ──► [Vectors] ──► GenerationStore (store.py)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Arrow IPC streams: many events in one message, for producers that send in bulk.
 
-    Rows ──► pyarrow, checked ──► table.TableColumns ──► [ArrowStream] ──► Decoded
+    Rows ──► pyarrow, checked ──► arrow_table.TableColumns ──► [ArrowStream] ──► Decoded
 
 Columns user_id, item_id, behavior, ts and, if it is there, event_id; others are harmless. Nothing is done in
 Python by the event, only by the message and for events that are odd.

@@ -1,6 +1,6 @@
 """Events in an Arrow table, whether it came from a Parquet file or in a message.
 
-schema ──► [TableColumns] ──► columns(table) ──► columns.decode_columns
+schema ──► [TableColumns] ──► columns(table) ──► rules_by_column.decode_columns
                               answer(table, row): the definition, for the rows that look odd
 """
 

@@ -2,10 +2,10 @@
 
     source ──► Rows (payloads) ──► Decoder (formats/) ──► Decoded ──► ids, window
                                       │ EventRules.event_of: the definition, one row at a time
-                                      └ columns.judge: the same by column, compiled
+                                      └ rules_by_column.judge: the same by column, compiled
 
 Every format hands the five values of an event to ``EventRules.event_of`` or, faster, a whole batch of them
-to ``columns.judge``; a test holds the two equal.
+to ``rules_by_column.judge``; a test holds the two equal.
 
 One canonical form of an id: text as it is, an integer as its decimal text. Nothing is stripped or folded:
 an id with white space at an end is refused, since one producer's ``"42 "`` would make a second user of 42.

@@ -50,7 +50,7 @@ def decode_parts(
     rules: EventRules,
     bounds: TimeBounds,
 ) -> Decoded:
-    """Decode the parts like ``columns.decode_columns``; ``answer`` is the definition of one of them."""
+    """Decode the parts like ``rules_by_column.decode_columns``; ``answer`` defines one of them."""
 
     def part(number: int) -> RowAnswer:
         got = answer(number)

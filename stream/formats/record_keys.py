@@ -20,7 +20,7 @@ _STRUCT: Final = re.compile(r"Struct\{([^{}]*)\}")  # an object by Kafka Connect
 
 
 class Record(Protocol):
-    """What comes beside a message: ``decode.RowOrigin`` is one."""
+    """What comes beside a message: ``event_rules.RowOrigin`` is one."""
 
     @property
     def key(self) -> bytes | None:

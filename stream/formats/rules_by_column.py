@@ -1,4 +1,4 @@
-"""The fast twin of ``decode.EventRules``: judge a batch of events by column, in compiled code.
+"""The fast twin of ``event_rules.EventRules``: judge a batch of events by column, in compiled code.
 
     formats: bytes ──► Arrow columns ──► [judge] ──► good rows as EventBatch
                                               └────► odd rows ──► the row definition, one by one ──► merged

@@ -1,7 +1,7 @@
 """Kafka as a source: partitions assigned, not subscribed; the position is the caller's.
 
     topic ──► librdkafka ──► [KafkaSource] ──► Rows ──► Decoder ──► Decoded
-                  └─ kafka_signals, kafka_offsets
+                  └─ signals, offsets
 
 The state of a partition lives in this updater's window, so no group may move it (DESIGN section 7). The
 group id serves lag tools only: offsets are committed to it and never read back.

@@ -1,7 +1,7 @@
 """Topics as the brokers keep them: those that driftgraph makes, and what a topic does with old events.
 
-produce, letter_places ──► [ensure_topic] ──► the brokers
-produce, doctor, letter_places ──► [topic_rules] ──► TopicRules: retention, compaction, limits of times
+produce, letter_place ──► [ensure_topic] ──► the brokers
+produce, doctor, letter_place ──► [topic_rules] ──► TopicRules: retention, compaction, limits of times
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A file of events, or a folder of part files, as a source: CSV, JSON lines or Parquet, plain, gzip or zstd.
 
     file ──► blocks ──► format ──► [FileSource] ──► Decoded
-                                       ├ file_look: relations and times, by one first pass
+                                       ├ first_pass: relations and times, by one first pass
                                        └ event_sort: if the file is not in order of time, and is to be
 
 A bad line costs itself; the file as a whole is refused only if it cannot be read or has not the columns that
@@ -104,7 +104,7 @@ class FileSource:
 
     Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; a batch has at
     most 65,536 events. The position counts lines (rows of Parquet) that are behind, in a file that is being
-    sorted the rows that were given. Memory is bounded, see ``file_look`` and ``event_sort``.
+    sorted the rows that were given. Memory is bounded, see ``first_pass`` and ``event_sort``.
 
     Args:
         path: The file.

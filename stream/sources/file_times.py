@@ -1,6 +1,6 @@
 """The times of a whole file: whether its rows are in order of time, and up to when they are believed.
 
-    first pass over a file ──► [FileTimes.add] ──► in_order, ceiling_ms ──► sorted_file
+    first pass over a file ──► [FileTimes.add] ──► in_order, ceiling_ms ──► FileSource
 
 Wrong clocks put single rows far ahead of all others. The newest event moves the window, so one such row
 would empty it. The wall clock tells those that lie in the future; in an older file only the other rows can.

@@ -1,4 +1,4 @@
-"""Text files as blocks of whole lines, compressed or not. ``_parquet_rows`` reads the other kind.
+"""Text files as blocks of whole lines, compressed or not. ``parquet_rows`` reads the other kind.
 
     file ──► [line_blocks] ──► formats.delimited, formats.canonical_json
 

@@ -1,6 +1,6 @@
 """A Parquet file as batches of events, by whichever engine it was written.
 
-    part file ──► pyarrow ──► table.TableColumns ──► [ParquetRows] ──► columns
+    part file ──► pyarrow ──► arrow_table.TableColumns ──► [ParquetRows] ──► columns
 
 INT96 of Spark and Hive is UTC, that of Impala has no zone; Parquet's newer timestamps say which they are.
 """

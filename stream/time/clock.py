@@ -128,7 +128,7 @@ REPLAY_TIMES = TimeRules(future_skew_ms=None)  # no ceiling: who reads has judge
 def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
     """One event time as UTC milliseconds, or why not. This function defines what is right.
 
-    Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``_time_kernels``);
+    Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``time_kernels``);
     a fraction of a millisecond is rounded half to even in float seconds and milliseconds and cut off in
     finer units and in text. Text is digits, digits with a fraction, or a date and time (``time_text``). No
     exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is what it says.

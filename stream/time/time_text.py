@@ -1,7 +1,7 @@
 """Times that are written as texts: which forms are one instant, and why any other is refused.
 
     clock.time_ms_of ──► [ms_of_text] ──► UTC milliseconds, or a TimeFault
-    clock.times_ms_of ─► _time_kernels, which reads the usual forms ──► [shift_ms] for those without a zone
+    clock.times_ms_of ─► time_kernels, which reads the usual forms ──► [shift_ms] for those without a zone
 
 A text is read only if it can mean nothing else. A time without a zone is read in the zone that is configured
 (``events.timezone``), and is refused where there is none.
@@ -45,7 +45,7 @@ class TimeFault(StrEnum):
     IN_FUTURE = "time_in_future"  # after the ceiling
 
 
-FAULTS: Final = (None, *TimeFault)  # by the numbers of ``_time_kernels``
+FAULTS: Final = (None, *TimeFault)  # by the numbers of ``time_kernels``
 
 
 def ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from driftgraph.app.training import loop as worker_process
+from driftgraph.app.training import loop
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
@@ -37,13 +37,13 @@ def slow_fsync(descriptor: int) -> None:
 
 fsync = os.fsync
 if FAULT == "no-worker":
-    worker_process.main = no_worker  # type: ignore[assignment]
+    loop.main = no_worker  # type: ignore[assignment]
 elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
 elif FAULT == "slow-disk":
-    worker_process.main = no_worker  # type: ignore[assignment]
+    loop.main = no_worker  # type: ignore[assignment]
     os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":

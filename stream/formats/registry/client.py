@@ -1,6 +1,6 @@
 """Schemas by their number, from a registry that speaks Confluent's API.
 
-    message ──► number ──► [SchemaRegistry.schema] ──► Schema (kept) ──► formats.registered
+    message ──► number ──► [SchemaRegistry.schema] ──► Schema (kept) ──► registry.decoder
 
 Decoding stands on the poll loop, so nothing here waits longer than ``WAIT_S``: a thread asks, and whoever
 wants the schema comes again. A schema never changes, so each is asked for once; a registry that is away hurts

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 
-from driftgraph.app.cli import main
+from driftgraph.app.cli.main import main
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.dead_letters.files import FileLetterBox
