@@ -88,7 +88,7 @@ def judge(
         worse = holdout.candidate - holdout.rival
         if len(worse) == 0:
             continue
-        error = float(worse.std() / np.sqrt(len(worse)))
+        error = float(worse.std(ddof=1) / np.sqrt(len(worse))) if len(worse) > 1 else np.inf
         mean, limit = float(worse.mean()), 0.0 if holdout.first else options.loss_margin
         if not mean - STANDARD_ERRORS * error <= limit:
             rival = "recent popularity's" if holdout.first else "the serving model's"

@@ -88,6 +88,16 @@ def test_noise_is_no_objection_and_nan_is_one() -> None:
     assert not verdict(losses=[Losses("new", before, after)]).accepted
 
 
+def test_one_held_example_is_no_objection_as_nobody_knows_its_noise() -> None:
+    for before, after in (([6.0], [9.0]), ([6.0, 6.0], [6.0, 12.0])):
+        losses = Losses("new", np.array(before), np.array(after), first=True)
+        assert verdict(losses=[losses]).accepted
+    assert not verdict(losses=[Losses("new", np.array([6.0]), np.array([np.nan]), first=True)]).accepted
+    assert not verdict(
+        losses=[Losses("new", np.full(3, 6.0), np.array([8.0, 9.0, 10.0]), first=True)]
+    ).accepted
+
+
 def test_an_empty_window_is_no_objection() -> None:
     none = np.zeros(0)
     assert verdict(embedding_of(count=0), norms=[(1.0, 1.0)], losses=[Losses("new", none, none)]).accepted

@@ -21,6 +21,7 @@ from driftgraph.model.trainer import RATES, FitReport, Trainer
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Neighborhood, Relation, StaleCut, Window
 from tests.model_worlds import (
+    RELATIONS,
     SMALL,
     START_MS,
     Row,
@@ -31,6 +32,7 @@ from tests.model_worlds import (
     trainer_of,
     window_of,
 )
+from tests.services.updaters import TASTED, two_tastes
 
 Step = Callable[..., torch.Tensor]
 
@@ -485,6 +487,17 @@ def test_a_first_generation_must_beat_popularity_and_need_not_beat_an_untrained_
     assert (report.accepted, report.code, report.generation) == (False, "popularity", 0)
     assert "worse than recent popularity's; the limit is 0" in report.reason
     assert len(report.refused) == len(RATES)
+
+
+@pytest.mark.parametrize("after_ms", [0, 12_345_678_901, 99_999_999_999])
+def test_the_clicks_that_tests_of_services_wait_for_a_model_with_are_accepted(after_ms: int) -> None:
+    """Which of them are held out depends on their times, and those are the day's."""
+    clicks = two_tastes(TASTED, START_MS + 10_000 + after_ms)
+    window = window_of([(int(u[1:]), int(i[1:]), 0, t - START_MS) for u, i, t in clicks])
+    trainer = Trainer(["click", "buy"], [r.span_ms for r in RELATIONS], TrainerOptions(dim=16))
+    popularity, model = fit_all(trainer, window).holdout["new"]
+    assert trainer.generation == 1
+    assert model < popularity - 0.3, "far from where noise would refuse it"
 
 
 def test_rejected_fits_leave_the_optimizer_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

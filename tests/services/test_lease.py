@@ -29,7 +29,7 @@ from driftgraph.stream.window.heterograph import HeterographView
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import RunningUpdater, configured, model_served, until
+from tests.services.updaters import TASTED, RunningUpdater, configured, model_served, two_tastes, until
 
 pytestmark = pytest.mark.services
 
@@ -50,9 +50,9 @@ class World:
     ledger: Counter[tuple[str, str, int]] = field(default_factory=Counter)
 
     def act(self, count: int) -> int:
-        """Produce clicks of now, no two alike; the time of the last."""
-        now_ms, done = SystemClock().now_ms(), sum(self.ledger.values())
-        clicks = [(f"u{n % 20}", f"i{n}", now_ms + n - done) for n in range(done, done + count)]
+        """Produce clicks of now, each later than all before; the time of the last."""
+        newest_ms = max((time_ms for _, _, time_ms in self.ledger), default=0)
+        clicks = two_tastes(count, max(SystemClock().now_ms(), newest_ms + count))
         records = [{"value": event(u, i, time_ms=t), "key": u} for u, i, t in clicks]
         produce(self.kafka.address, self.topic, records)
         self.ledger.update(clicks)
@@ -98,7 +98,7 @@ def world(real_kafka: RealKafka, tmp_path: Path) -> Iterator[World]:
     make_topic(real_kafka.address, topic, 2)
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:
         found = World(real_kafka, topic, server.url, client, tmp_path)
-        found.act(300)
+        found.act(TASTED)
         yield found
 
 

@@ -22,7 +22,16 @@ from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import CODE, RunningUpdater, configured, model_served, run_to_its_end, until
+from tests.services.updaters import (
+    CODE,
+    TASTED,
+    RunningUpdater,
+    configured,
+    model_served,
+    run_to_its_end,
+    two_tastes,
+    until,
+)
 
 pytestmark = pytest.mark.services
 
@@ -56,7 +65,7 @@ class World:
 def world(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     topic, now_ms = f"forgets-{uuid4().hex[:8]}", SystemClock().now_ms()
     make_topic(real_kafka.address, topic, 2)
-    clicks = [(f"u{n % 40}", f"i{n * 7 % 30}", now_ms - 60_000 + n) for n in range(600)]
+    clicks = two_tastes(TASTED, now_ms - 60_000)
     produce(real_kafka.address, topic, [{"value": event(u, i, time_ms=t), "key": u} for u, i, t in clicks])
     folder = tmp_path_factory.mktemp("forgets")
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import redis
 
 from driftgraph.snapshots.generations.keys import Keys
@@ -20,6 +21,7 @@ from driftgraph.snapshots.reader import EmbeddingReader
 CODE = "from driftgraph.app.cli.main import main; main()"
 FAULTY = Path(__file__).with_name("faulty_run.py")
 ENDS_WITHIN_S = 60.0
+TASTED = 3_000  # clicks by taste that a first generation needs to be accepted, whatever their times
 
 
 def until(what: str, is_true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
@@ -64,6 +66,20 @@ def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: s
         encoding="utf-8",
     )
     return path
+
+
+def two_tastes(count: int, last_ms: int) -> list[tuple[str, str, int]]:
+    """Clicks (user, item, time) a millisecond apart, each of them by taste alone; the last is at ``last_ms``.
+
+    For tests that wait for the model: the gate lets the first generation pass whose loss is not worse than
+    popularity's, and here popularity knows nothing and a model half of what there is to know. Of clicks
+    without a taste the gate refuses one set in twenty, and the next fit is due after minutes of event time.
+    """
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, 300, count)
+    item = rng.integers(0, 20, count) * 2 + user % 2
+    times = range(last_ms + 1 - count, last_ms + 1)
+    return [(f"u{u}", f"i{i}", t) for u, i, t in zip(user.tolist(), item.tolist(), times, strict=True)]
 
 
 def model_served(client: redis.Redis, namespace: str = "shop") -> int:
