@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
 .PHONY: help demo test test-long check format bench clean
 
@@ -30,8 +31,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/driftgraph demo $(ARGS)
 
+# Twice as many processes as cores, as tests of services wait; those of a file share its fixtures
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+	$(BIN)/python -m pytest -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # 25 times as many random examples of the window: some 200,000 operations
 test-long: $(READY)

@@ -1,14 +1,18 @@
-"""What tests share: the real files, and how a missing one is told."""
+"""What tests share: the real files, how a missing one is told, and what processes that test together need."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from driftgraph.app.demo_shop import ShopOptions, open_shop
 from tests.services_redis import redis_client, redis_server, store, user_url  # noqa: F401  fixtures for all
 
 # the first example may compile numba code for seconds; the suite's own timeout is the limit
@@ -16,6 +20,30 @@ settings.register_profile("driftgraph", deadline=None)
 settings.load_profile("driftgraph")
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout has it, if it has
+
+
+REPLAY = "from driftgraph.app.cli import main; main()"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before several processes test (``-n``), compile the kernels once: each of them would do it again."""
+    if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        return
+    options = ShopOptions(user_count=40, item_count=60, category_count=6, event_count=600, span_ms=86_400_000)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = b"\n".join(value for _, value in open_shop(options).payloads())
+        (Path(folder) / "shop.jsonl").write_bytes(lines)
+        argv = ["replay", "shop.jsonl", "--redis", "none", "--fit-every", "6h", "--dim", "16", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-c", REPLAY, *argv], cwd=folder, capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        pytest.exit(f"a replay of a small file failed, so no test can pass:\n{done.stderr}", 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of services come first: they wait a lot, and the others run meanwhile (``-n``)."""
+    items.sort(key=lambda item: item.get_closest_marker("services") is None)
 
 
 def shared_folder() -> Path | None:
