@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from driftgraph.app.demo_shop import ShopOptions, open_shop
+from driftgraph.app.demo.shop import ShopOptions, open_shop
 from tests.services_redis import redis_client, redis_server, store, user_url  # noqa: F401  fixtures for all
 
 # the first example may compile numba code for seconds; the suite's own timeout is the limit
 settings.register_profile("driftgraph", deadline=None)
 settings.load_profile("driftgraph")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads of several processes wait for each other
+
 BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout has it, if it has
 
 
-REPLAY = "from driftgraph.app.cli import main; main()"
+REPLAY = "from driftgraph.app.cli.main import main; main()"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -35,7 +35,8 @@ def event(user: str, item: str = "i1", behavior: str = "click", time_ms: int = N
 
 def produce(address: str, topic: str, records: list[dict[str, Any]]) -> None:
     """Put records (value, key, headers, partition, timestamp) on a topic and wait until all are there."""
-    producer = Producer({"bootstrap.servers": address, "log_level": 0})
+    # one request at a time: a batch that is sent again still comes before those behind it
+    producer = Producer({"bootstrap.servers": address, "log_level": 0, "max.in.flight": 1})
     failed: list[str] = []
     for record in records:
         producer.produce(

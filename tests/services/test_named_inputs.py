@@ -44,7 +44,9 @@ def through(kafka: RealKafka, records: Sequence[dict[str, Any]]) -> tuple[Ingest
     """Records on partition 0 of a topic of two, ingested; the name of the topic."""
     topic = f"named-{uuid4().hex[:8]}"
     make_topic(kafka.address, topic, 2, **{"max.message.bytes": "10000000"})
-    producer = Producer({"bootstrap.servers": kafka.address, "message.max.bytes": 10_000_000})
+    producer = Producer(
+        {"bootstrap.servers": kafka.address, "message.max.bytes": 10_000_000, "enable.idempotence": True}
+    )  # a batch that is sent again comes before those behind it
     for record in records:
         producer.produce(topic, **{"partition": 0, **record})
     assert producer.flush(30) == 0
