@@ -30,7 +30,6 @@ from driftgraph.app.live.checkpoint_timer import Checkpoints
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import WorkerProcess
 from driftgraph.app.live.updater import Updater
-from driftgraph.app.training.cycle import device_of
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints import window as window_checkpoint
@@ -179,7 +178,10 @@ def _check_worker(settings: Settings) -> None:
         ConfigError: The configured device is not here.
     """
     saved_model.check(settings)
-    device_of(settings.model.device)
+    if settings.model.device not in ("auto", "cpu"):  # which are always there
+        from driftgraph.app.training.cycle import device_of  # noqa: PLC0415  # torch, for the worker alone
+
+        device_of(settings.model.device)
 
 
 def window_folder(settings: Settings) -> Path:

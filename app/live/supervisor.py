@@ -1,6 +1,6 @@
 """The GPU worker's process as the updater sees it: started, watched over, started again.
 
-    Updater ──► [WorkerProcess.tend] ──► a process that runs ``loop.main``
+    Updater ──► [WorkerProcess.tend] ──► a process that runs ``work``
                        └──◄── its last words, why it ended
 
 A worker that ends is started again with growing pauses. One that ends again and again is failing.
@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.worker_end import end_of, failed
-from driftgraph.app.training import loop
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.time.clock import Clock
 
@@ -30,6 +29,13 @@ FAILING_FROM: Final = 2  # failures in a row; a single one may be an accident
 SAY_EVERY_MS: Final = 60_000  # the same reason in the log
 
 log = logging.getLogger(__name__)
+
+
+def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
+    """The worker's process. It alone imports torch: that takes a second or two, and 200 MB."""
+    from driftgraph.app.training import loop  # noqa: PLC0415
+
+    loop.main(settings, window_dir, owner, updater)
 
 
 class WorkerProcess:
@@ -133,7 +139,7 @@ class WorkerProcess:
         theirs, self._pipe = self._context.Pipe()
         with theirs:
             process = self._context.Process(
-                target=loop.main,
+                target=work,
                 args=(self._settings, self._window_dir, self._owner, theirs),
                 name="driftgraph-worker",
             )

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from driftgraph.app.training import loop
+from driftgraph.app.live import supervisor
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
@@ -37,13 +37,13 @@ def slow_fsync(descriptor: int) -> None:
 
 fsync = os.fsync
 if FAULT == "no-worker":
-    loop.main = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
 elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
 elif FAULT == "slow-disk":
-    loop.main = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
     os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +18,7 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.builders import lease_client
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.live import supervisor
 from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, WorkerProcess
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training import loop as worker_process
@@ -37,7 +40,7 @@ class Watched:
 
     def lives(self, how: Callable[..., None], lived_ms: int = 0) -> None:
         """One life: started, ended after so long, and seen to have ended."""
-        self._monkeypatch.setattr(worker_process, "main", how)
+        self._monkeypatch.setattr(supervisor, "work", how)
         starts = self.watch.starts
         self.clock.advance(MINUTE_MS)
         self.watch.tend()
@@ -56,6 +59,12 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     found = Watched(tmp_path, monkeypatch)
     yield found
     found.watch.stop()
+
+
+def test_the_updater_does_without_torch_which_is_the_workers() -> None:
+    """A second or two of each start, and 200 MB of each standby."""
+    code = "import sys; import driftgraph.app.live.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_one_that_ends_again_and_again_is_failing_and_says_why(watched: Watched) -> None:
@@ -91,7 +100,7 @@ def test_it_is_well_again_when_it_outlives_those_that_failed(
     watch, clock = watched.watch, watched.clock
     for _ in range(2):
         watched.lives(worker_ends.by_saying_why, lived_ms=10 * MINUTE_MS)
-    monkeypatch.setattr(worker_process, "main", worker_ends.not_until_told)
+    monkeypatch.setattr(supervisor, "work", worker_ends.not_until_told)
     clock.advance(MINUTE_MS)
     watch.tend()
     clock.advance(19 * MINUTE_MS)
@@ -151,7 +160,7 @@ def test_no_room_for_a_process_is_a_failure_of_the_worker_and_not_of_ingestion(
 
 
 def test_one_that_does_not_end_when_told_is_killed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "main", worker_ends.not_even_then)
+    monkeypatch.setattr(supervisor, "work", worker_ends.not_even_then)
     monkeypatch.setattr("driftgraph.app.live.supervisor.WORKER_STOPS_WITHIN_S", 0.2)
     watched.watch.tend()
     process = watched.watch._process
