@@ -44,7 +44,7 @@ from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.kafka.client import look_for
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
-from driftgraph.stream.kafka.waiting import GIVE_UP_AFTER_S, HeldSource
+from driftgraph.stream.kafka.waiting import GIVE_UP_AFTER_S, WaitingSource
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock, SystemClock
 from driftgraph.stream.time.watermark import Watermark
@@ -236,14 +236,14 @@ def kafka_source(
     start: Position | None = None,
     topic_ids: Mapping[str, str] | None = None,
     held_for_s: float = GIVE_UP_AFTER_S,
-) -> KafkaSource | HeldSource:
-    """What reads a topic. A decoder that asks a schema registry may keep messages waiting ``held_for_s``."""
+) -> KafkaSource | WaitingSource:
+    """The source that reads a topic; messages wait ``held_for_s`` at most while a schema registry is away."""
 
     def connect(decoder: Decoder) -> KafkaSource:
         return KafkaSource(options, decoder, clock, start=start, topic_ids=topic_ids)
 
     if isinstance(decoder, Mapped) and decoder.may_wait:
-        return HeldSource(connect, decoder, give_up_after_s=held_for_s)
+        return WaitingSource(connect, decoder, give_up_after_s=held_for_s)
     return connect(decoder)
 
 

@@ -29,7 +29,7 @@ from driftgraph.stream.events import Decoded
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.lateness import late_warning
 from driftgraph.stream.kafka.source import KafkaSource
-from driftgraph.stream.kafka.waiting import HeldSource
+from driftgraph.stream.kafka.waiting import WaitingSource
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock
@@ -52,7 +52,7 @@ class Updater:
     def __init__(
         self,
         settings: Settings,
-        source: KafkaSource | HeldSource,
+        source: KafkaSource | WaitingSource,
         ingest: Ingest,
         letters: Outbox,
         erasures: DurableErasures,
@@ -159,7 +159,7 @@ class Updater:
     @property
     def _kafka_away(self) -> bool:
         """A source is away too while a schema registry is."""
-        return self.source.kafka_away if isinstance(self.source, HeldSource) else self.source.away
+        return self.source.kafka_away if isinstance(self.source, WaitingSource) else self.source.away
 
     def _tell_tombstones(self) -> None:
         """Log it once that records without a value are left out."""

@@ -309,7 +309,7 @@ class Decoder(Protocol):
 
         Raises:
             NotNowError: If something that it needs is away. Nothing is decoded then; only the formats of a
-                schema registry do so, and ``HeldSource`` gives them the rows again.
+                schema registry do so, and ``WaitingSource`` gives them the rows again.
         """
         ...
 

@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.formats.event_rules import RowOrigin
 from driftgraph.stream.kafka.causes import Property, configuration_fault
-from driftgraph.stream.kafka.signals import STATISTICS_EVERY_MS, KafkaSignals, part_of_message
+from driftgraph.stream.kafka.partition import partition_name_of
+from driftgraph.stream.kafka.signals import STATISTICS_EVERY_MS, KafkaSignals
 
 LOG = logging.getLogger("driftgraph.kafka")
 LIBRDKAFKA: Final = logging.getLogger("driftgraph.librdkafka")
@@ -172,7 +173,7 @@ def origin_of(message: Message) -> RowOrigin:
     headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
     key = message.key()
     return RowOrigin(
-        origin=f"{part_of_message(message)}@{message.offset()}",
+        origin=f"{partition_name_of(message)}@{message.offset()}",
         key=key.encode() if isinstance(key, str) else key,
         headers=tuple((n, value.encode() if isinstance(value, str) else value) for n, value in headers),
         timestamp_ms=timestamp_ms if kind else None,

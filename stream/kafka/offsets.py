@@ -12,11 +12,10 @@ from typing import Final, Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from driftgraph.stream.errors import SourceError
-from driftgraph.stream.kafka.signals import part_of
+from driftgraph.stream.kafka.partition import Place, partition_name
 from driftgraph.stream.sources.first_start import Start
 
 OutOfRange = Literal["fail", "earliest", "latest"]
-Place = tuple[str, int]  # topic, partition
 
 _ANSWER_TIMEOUT_S: Final = 10.0
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # before the next try while a partition gets a leader
@@ -74,7 +73,7 @@ def offset_after_loss(
         SourceError: If the policy is to fail.
     """
     low, high = offsets
-    part = part_of(*place)
+    part = partition_name(*place)
     if offset < low:
         why = f"so {low - offset:,} events are gone (retention?)"
     else:
@@ -112,7 +111,7 @@ def begins_in_new_topic(
             "checkpoints in data_dir"
         )
     begins = {place: low if policy == "earliest" else high for place, (low, high) in ranges.items()}
-    lost = {part_of(*place): begins[place] - low for place, (low, _) in ranges.items()}
+    lost = {partition_name(*place): begins[place] - low for place, (low, _) in ranges.items()}
     return (
         begins,
         {part: count for part, count in lost.items() if count},
@@ -123,5 +122,5 @@ def begins_in_new_topic(
 
 def _not_told(place: Place, error: KafkaException) -> SourceError:
     return SourceError(
-        f"Kafka did not tell which offsets {part_of(*place)} has ({error.args[0].str()}); try again"
+        f"Kafka did not tell which offsets {partition_name(*place)} has ({error.args[0].str()}); try again"
     )

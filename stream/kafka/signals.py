@@ -12,23 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from driftgraph.stream.kafka.causes import Cause
+from driftgraph.stream.kafka.partition import partition_name
 
 LOG = logging.getLogger("driftgraph.kafka")
 
 STATISTICS_EVERY_MS: Final = 1_000
-
-
-def part_of(topic: str, partition: int) -> str:
-    """A partition as positions name it."""
-    return f"{topic}[{partition}]"
-
-
-def part_of_message(message: Message) -> str:
-    """The partition that a message, or an error in place of one, is of."""
-    return part_of(str(message.topic()), message.partition() or 0)
 
 
 class _Broker(msgspec.Struct):
@@ -93,7 +84,7 @@ class KafkaSignals:
                     continue  # librdkafka's own place for messages without a partition
                 self.partition_counts[topic] = max(self.partition_counts.get(topic, 0), number + 1)
                 if partition.ls_offset >= 0:
-                    ends[part_of(topic, number)] = partition.ls_offset
+                    ends[partition_name(topic, number)] = partition.ls_offset
         self.ends_before, self.ends = self.ends, ends
 
     def on_commit(self, error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:

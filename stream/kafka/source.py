@@ -1,16 +1,17 @@
 """Kafka as a source: partitions assigned, not subscribed; the position is the caller's.
 
     topic ──► librdkafka ──► [KafkaSource] ──► Rows ──► Decoder ──► Decoded
-                  └─ signals, offsets
+                  └─ signals, offsets    └─ a Partition for each
 
-The state of a partition lives in this updater's window, so no group may move it (DESIGN section 7). The
-group id serves lag tools only: offsets are committed to it and never read back.
+The events of a partition are in this updater's window, so no group may give the partition to another
+consumer (ARCHITECTURE section 7). The group id serves lag tools only: offsets are committed to it and never
+read back.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -29,14 +30,22 @@ from driftgraph.stream.kafka.client import (
 )
 from driftgraph.stream.kafka.offsets import (
     OutOfRange,
-    Place,
     begins_in_new_topic,
     offset_after_loss,
     offsets_at,
     range_of,
 )
+from driftgraph.stream.kafka.partition import (
+    TOPIC_STRIDE,
+    Partition,
+    Place,
+    numbers_of,
+    partition_name,
+    partition_name_of,
+    places_of_shard,
+)
 from driftgraph.stream.kafka.read_ahead import ReadAhead
-from driftgraph.stream.kafka.signals import KafkaSignals, part_of, part_of_message
+from driftgraph.stream.kafka.signals import KafkaSignals
 from driftgraph.stream.kafka.topic_ids import TopicIds
 from driftgraph.stream.sources.first_start import Start, start_of
 from driftgraph.stream.sources.source import Position
@@ -44,20 +53,18 @@ from driftgraph.stream.time.clock import Clock
 
 LOG = logging.getLogger("driftgraph.kafka")
 
-TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
-
 _OUT_OF_RANGE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaOptions:
-    """What is read from where. ``client`` goes to librdkafka as it is, and has ``bootstrap.servers``."""
+    """Which topics are read, and how."""
 
     topics: tuple[str, ...]
-    client: Mapping[str, Property]
+    client: Mapping[str, Property]  # goes to librdkafka unchanged; it has ``bootstrap.servers``
     group_id: str = "driftgraph"
     shard: tuple[int, int] = (0, 1)  # (i, n): partitions p with p mod n = i
-    start: Start | str = "earliest"  # of the very first start: also ts=… and last=1h
+    start: Start | str = "earliest"  # where the very first start begins: also ts=… and last=1h
     out_of_range: OutOfRange = "fail"  # what to do when the next event is gone
     batch_max: int = 40_000  # messages of one read, in a catch-up: some 10 MB, 40 ms from here to the window
     connect_timeout_s: float = 10.0
@@ -68,9 +75,9 @@ class KafkaSource:
     """Reads topics, or shard ``i/n`` of their partitions.
 
     Always true: ``position`` has every assigned partition, as ``topic[partition]`` → the next offset;
-    nothing is committed but by ``commit``; no event is left out but those that ``lost`` counts; the numbers
-    in ``EventBatch.partition`` are the partitions of the first topic, and ``k * TOPIC_STRIDE`` more for the
-    k-th next.
+    only ``commit`` commits; no event is left out except those that ``lost`` counts; the numbers in
+    ``EventBatch.partition`` are Kafka's numbers of the partitions, plus ``k * TOPIC_STRIDE`` for those of
+    the k-th further topic.
     """
 
     def __init__(
@@ -88,14 +95,10 @@ class KafkaSource:
         self._servers = str(options.client.get("bootstrap.servers", ""))
         self._ids = TopicIds(options.client, options.topics, topic_ids or {})
         self._paused = False
-        self._held: frozenset[str] = frozenset()  # paused on their own, whatever ``_paused`` says
         self._closed = False
-        self._at_end: set[str] = set()
-        self._next: dict[str, int] = {}  # part → next offset
-        self._place_of: dict[str, Place] = {}  # part → topic, partition
-        self._lost: dict[str, int] = {}
-        self._set_aside: list[Message] = []  # read ahead, of partitions that are held since
-        self._sift = False  # with the next read: some of it is to be set aside, or to come back
+        self._partitions: dict[str, Partition] = {}  # by name
+        self._lost: dict[str, int] = {}  # by name, also of partitions that a new topic no longer has
+        self._sift = False  # the next read has messages to keep, or kept ones to return
         self._open()
         try:
             self._connect(start, start_of(options.start, clock.now_ms()))
@@ -104,7 +107,7 @@ class KafkaSource:
             raise
 
     def _open(self) -> None:
-        """A consumer that knows nothing of a topic yet."""
+        """Make a consumer that knows nothing of a topic yet."""
         options = self._options
         more: dict[str, Property] = {
             "group.id": options.group_id,
@@ -115,7 +118,7 @@ class KafkaSource:
         self._reader = ReadAhead(self._consumer, options.batch_max)
 
     def next_batch(self, timeout_s: float) -> Decoded | None:
-        """What comes within ``timeout_s``, at most ``batch_max`` messages; None only after ``close``."""
+        """The messages of the next ``timeout_s``, at most ``batch_max``; None only after ``close``."""
         if self._closed:
             return None
         if self._ids.changed():
@@ -135,86 +138,89 @@ class KafkaSource:
                 self._signals.topic_missing = not all_are_there(self._consumer, self._options.topics)
             self._take_signals(messages)
             return Decoded(EMPTY, position=self.position())
-        topic_number = self._topic_numbers(good)
-        partition = np.fromiter(map(Message.partition, good), np.int32, len(good))
-        self._advance(good, topic_number, partition)
+        numbers = numbers_of(good, self._options.topics)
+        self._advance(good, numbers)
         if len(good) != len(messages):
             self._take_signals(messages)
-        rows = Rows(
-            list(map(Message.value, good)),
-            lambda row: origin_of(good[row]),
-            partition + topic_number * np.int32(TOPIC_STRIDE),
-        )
+        rows = Rows(list(map(Message.value, good)), lambda row: origin_of(good[row]), numbers)
         return replace(self._decoder.decode(rows), position=self.position())
 
     def _read(self, timeout_s: float) -> list[Message]:
-        """The next messages; what was read ahead of a pause or a hold waits for its end."""
+        """The next messages of partitions that are not held.
+
+        Messages that were read ahead before a pause stay in ``_reader`` until the source is resumed. Those
+        of a held partition are kept in their ``Partition`` until it is read again.
+        """
         if self._paused:
             return self._consumer.consume(1, timeout_s)
         messages = self._reader.take(timeout_s)
         if not self._sift:
             return messages
-        messages = self._set_aside + messages
-        self._set_aside, self._sift = [], False
+        self._sift = False
         found: list[Message] = []
+        for partition in self._partitions.values():
+            if not partition.held:
+                found += partition.take_kept()
         for message in messages:
-            if (part := part_of_message(message)) in self._held:
-                self._set_aside.append(message)
-                self._at_end.discard(part)
+            of_message = self._partitions.get(partition_name_of(message))
+            if of_message is not None and of_message.held:
+                of_message.keep(message)
             else:
                 found.append(message)
         return found
 
     def position(self) -> Position:
         """``topic[partition]`` → the next offset."""
-        return dict(self._next)
+        return {name: partition.next_offset for name, partition in self._partitions.items()}
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
-        """The ids of the topics that ``position`` is of, as far as brokers told them."""
+        """The ids of the topics of ``position``, as far as brokers told them."""
         return dict(self._ids.known)
 
     @property
     def partitions(self) -> tuple[int, ...]:
         """The assigned partitions by their numbers in ``EventBatch.partition``, for ``Watermark.assign``."""
-        return tuple(map(self._number, self._next))
+        return tuple(partition.number for partition in self._partitions.values())
 
     @property
     def away(self) -> bool:
-        """Whether no broker can be reached. Follows the truth by about a second."""
+        """Whether no broker can be reached. A change shows about a second later."""
         return self._signals.away
 
     @property
     def why_away(self) -> str:
-        """What is known of the cause, and what to look at."""
+        """Why no broker can be reached, as far as that is known, and what to look at."""
         return "; ".join(self._signals.why_unreachable(f"{self._servers} does not answer"))
 
     @property
     def caught_up(self) -> bool:
         """Whether the broker answers and the end of every partition was seen after its last event.
 
-        A source that is paused or holds partitions cannot know, and says no.
+        False while the source is paused or holds a partition, since it cannot know then.
         """
-        reading = not (self.away or self._paused or self._held)
-        return reading and len(self._at_end) == len(self._next)
+        reading = not (self.away or self._paused)
+        return reading and all(
+            partition.at_end and not partition.held for partition in self._partitions.values()
+        )
 
     @property
     def behind(self) -> Collection[int]:
-        """Partitions, by their numbers, that have not come to where they ended a second or two ago.
+        """The numbers of partitions whose position is before where they ended a second or two ago.
 
-        One whose end is not known yet is among them. Under a steady load none is: an end is not seen then,
-        as more comes before it is told.
+        A partition whose end is not known yet is among them. Under a steady load none is, although the end
+        of the partition is never seen: more events come before the broker tells it.
         """
         ends = self._signals.ends_before
         return [
-            self._number(part)
-            for part, offset in self._next.items()
-            if part not in self._at_end and (part not in ends or offset < ends[part])
+            partition.number
+            for name, partition in self._partitions.items()
+            if not partition.at_end and (name not in ends or partition.next_offset < ends[name])
         ]
 
     @property
     def lost(self) -> Mapping[str, int]:
-        """Offsets left out by ``out_of_range`` since the start, by part."""
+        """How many offsets ``out_of_range`` has left out since the start, by partition."""
         return dict(self._lost)
 
     def lag(self) -> Mapping[str, int]:
@@ -224,47 +230,48 @@ class KafkaSource:
         still.
         """
         lags: dict[str, int] = {}
-        for part, offset in self._next.items():
-            end = offset if part in self._at_end else self._signals.ends.get(part, -1)
+        for name, partition in self._partitions.items():
+            offset = partition.next_offset
+            end = offset if partition.at_end else self._signals.ends.get(name, -1)
             if end < 0:  # no statistics since its first answer
-                place = TopicPartition(*self._place_of[part])
-                _, end = self._consumer.get_watermark_offsets(place, cached=True)
+                _, end = self._consumer.get_watermark_offsets(partition.assignment(), cached=True)
             if end >= 0:
-                lags[part] = max(0, end - offset)
+                lags[name] = max(0, end - offset)
         return lags
 
     def pause(self) -> None:
         """Fetch no more; go on calling ``next_batch``, which returns empty batches."""
         self._paused = True
         self._reader.settle()
-        self._consumer.pause(self._assignment())
+        self._consumer.pause(_assignments(self._partitions.values()))
 
     def resume(self) -> None:
         """Fetch again, but for the partitions that are held."""
         self._paused = False
         self._reader.settle()
-        self._consumer.resume(self._assignment(set(self._next) - self._held))
+        self._consumer.resume(_assignments(p for p in self._partitions.values() if not p.held))
 
     def hold(self, partitions: Collection[int]) -> None:
         """Fetch no more from exactly these, by their numbers, until the next call; the others go on."""
         wanted = set(partitions)
-        held = frozenset(part for part in self._next if self._number(part) in wanted)
-        added, freed = held - self._held, self._held - held
-        self._held = held
-        self._sift |= (bool(added) and self._reader.is_ahead) or (bool(freed) and bool(self._set_aside))
+        added = [p for p in self._partitions.values() if p.number in wanted and not p.held]
+        freed = [p for p in self._partitions.values() if p.held and p.number not in wanted]
+        for partition in added + freed:
+            partition.held = not partition.held
+        self._sift |= (bool(added) and self._reader.is_ahead) or any(p.kept for p in freed)
         if added or freed:
             self._reader.settle()
         if added and not self._paused:
-            self._consumer.pause(self._assignment(added))
+            self._consumer.pause(_assignments(added))
         if freed and not self._paused:
-            self._consumer.resume(self._assignment(freed))
+            self._consumer.resume(_assignments(freed))
 
     def commit(self, position: Position) -> None:
         """Send a position to the group for lag tools. Does not wait, and a failure is only logged."""
         offsets = [
-            TopicPartition(*self._place_of[part], offset)
-            for part, offset in position.items()
-            if part in self._place_of
+            TopicPartition(*self._partitions[name].place, offset)
+            for name, offset in position.items()
+            if name in self._partitions
         ]
         if offsets and not self._closed:
             self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -287,114 +294,105 @@ class KafkaSource:
             within_s=self._options.connect_timeout_s,
         )
         self._signals.partition_counts.update(counts)
-        parts = [(topic, p) for topic, count in counts.items() for p in range(count) if self._is_mine(p)]
-        if not parts:
+        places = places_of_shard(counts, self._options.shard)
+        if not places:
             index, count = self._options.shard
             LOG.warning("shard %d/%d has no partition of %s", index, count, ", ".join(self._options.topics))
         known, anew = self._ids.split(position or {}, counts, self._options.connect_timeout_s)
-        self._place_of = {part_of(*place): place for place in parts}
-        missing = [place for place in parts if part_of(*place) not in known and place[0] not in anew]
+        missing = [place for name, place in places.items() if name not in known and place[0] not in anew]
         # a partition that a checkpoint does not know was added since: all of it is new
         begins = offsets_at(self._consumer, missing, first if position is None else "earliest")
         for topic, why in anew.items():
-            ranges = {place: range_of(self._consumer, place) for place in parts if place[0] == topic}
+            ranges = {
+                place: range_of(self._consumer, place) for place in places.values() if place[0] == topic
+            }
             found, lost, said = begins_in_new_topic(topic, why, ranges, self._options.out_of_range)
             begins |= found
-            self._lost |= {part: self._lost.get(part, 0) + count for part, count in lost.items()}
+            self._lost |= {name: self._lost.get(name, 0) + count for name, count in lost.items()}
             LOG.error("%s", said)
-        self._next = {part_of(*place): known.get(part_of(*place), begins.get(place, 0)) for place in parts}
+        held = {name for name, partition in self._partitions.items() if partition.held}
+        self._partitions = {
+            name: self._partition(place, known.get(name, begins.get(place, 0)), held=name in held)
+            for name, place in places.items()
+        }
         self._assign()
 
     def _go_on_in_new_topic(self) -> None:
-        """A topic was made anew under us. A new consumer reads it: the old one remembers leaders and ends."""
+        """Read a topic that was made anew with a new consumer: the old one remembers leaders and ends."""
         self._reader.close()
         self._consumer.close()
         self._open()
-        self._connect(self._next, "earliest")
+        self._connect(self.position(), "earliest")
 
     def _assign(self) -> None:
+        """Fetch every partition from its position on, except those that are paused or held."""
         self._reader.drop()
-        self._set_aside, self._sift = [], False
-        self._at_end.clear()
-        self._consumer.assign(self._assignment())
-        still = set(self._next) if self._paused else self._held & set(self._next)
+        self._sift = False
+        for partition in self._partitions.values():
+            partition.seek()
+        self._consumer.assign(_assignments(self._partitions.values()))
+        still = [p for p in self._partitions.values() if self._paused or p.held]
         if still:
-            self._consumer.pause(self._assignment(still))
-
-    def _assignment(self, parts: Collection[str] | None = None) -> list[TopicPartition]:
-        return [
-            TopicPartition(*self._place_of[part], self._next[part])
-            for part in (self._next if parts is None else parts)
-        ]
-
-    def _number(self, part: str) -> int:
-        topic, partition = self._place_of[part]
-        return self._options.topics.index(topic) * TOPIC_STRIDE + partition
-
-    def _is_mine(self, partition: int) -> bool:
-        index, count = self._options.shard
-        return partition % count == index
+            self._consumer.pause(_assignments(still))
 
     def _take_new_partitions(self) -> None:
         """Assign partitions that statistics have shown since; each from its first event on."""
-        new = [
-            (topic, partition)
-            for topic, count in self._signals.partition_counts.items()
-            for partition in range(count)
-            if self._is_mine(partition) and part_of(topic, partition) not in self._next
-        ]
+        places = places_of_shard(self._signals.partition_counts, self._options.shard)
+        new = {name: place for name, place in places.items() if name not in self._partitions}
         if new:
-            for place in new:
-                self._place_of[part_of(*place)] = place
-                self._next[part_of(*place)] = 0
-            LOG.info("found %s", ", ".join(part_of(*place) for place in new))
+            self._partitions |= {name: self._partition(place, next_offset=0) for name, place in new.items()}
+            LOG.info("found %s", ", ".join(new))
             self._assign()
 
-    def _topic_numbers(self, messages: Sequence[Message]) -> I32:
-        if len(self._options.topics) == 1:
-            return np.zeros(len(messages), np.int32)
-        number_of = {topic: number for number, topic in enumerate(self._options.topics)}
-        return np.fromiter((number_of[str(m.topic())] for m in messages), np.int32, len(messages))
+    def _partition(self, place: Place, next_offset: int, *, held: bool = False) -> Partition:
+        topic, index = place
+        number = self._options.topics.index(topic) * TOPIC_STRIDE + index
+        return Partition(topic, index, number, next_offset, held=held)
 
-    def _advance(self, messages: Sequence[Message], topic_number: I32, partition: I32) -> None:
-        """Move the position past the messages: by partition, past its last one."""
-        number = topic_number.astype(np.int64) * TOPIC_STRIDE + partition
-        distinct, last = np.unique(number[::-1], return_index=True)
+    def _advance(self, messages: Sequence[Message], numbers: I32) -> None:
+        """Move the position of each partition past the last of its messages."""
+        distinct, last = np.unique(numbers[::-1], return_index=True)
         for value, back in zip(distinct.tolist(), last.tolist(), strict=True):
-            part = part_of(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
-            self._next[part] = cast("int", messages[len(messages) - 1 - back].offset()) + 1
-            self._at_end.discard(part)
+            name = partition_name(self._options.topics[value // TOPIC_STRIDE], value % TOPIC_STRIDE)
+            self._partitions[name].returned(cast("int", messages[len(messages) - 1 - back].offset()))
 
     def _take_signals(self, messages: Sequence[Message]) -> None:
-        """Ends of partitions, and errors that concern one."""
+        """Take in what stands in place of messages: ends of partitions, and errors that concern one."""
         for message in messages:
             error = message.error()
             if error is None:
                 continue
-            part = part_of_message(message)
+            name = partition_name_of(message)
+            partition = self._partitions.get(name)
             if error.code() == KafkaError._PARTITION_EOF:
                 end = message.offset()
-                if part in self._next and end is not None and end >= self._next[part]:
-                    self._next[part] = end  # past the markers of transactions
-                    self._at_end.add(part)
+                if partition is not None and end is not None:
+                    partition.ended(end)
             elif error.code() == KafkaError._UNKNOWN_PARTITION:
                 self._go_on_in_new_topic()  # or in the old one, if all of it is there after all
                 return
-            elif error.code() in _OUT_OF_RANGE and part in self._next:
+            elif error.code() in _OUT_OF_RANGE and partition is not None:
                 if self._ids.known and self._ids.changed_now(self._options.connect_timeout_s):
                     self._go_on_in_new_topic()
                     return
-                self._go_on_after_loss(part)
+                self._go_on_after_loss(name, partition)
             else:
-                raise_if_final(error, f"{part}@{self._next.get(part, -1)}")
+                raise_if_final(error, f"{name}@{-1 if partition is None else partition.next_offset}")
 
-    def _go_on_after_loss(self, part: str) -> None:
-        """The next event of a partition is gone. Asks the broker, which has just answered."""
-        offsets = range_of(self._consumer, self._place_of[part])
-        if not offsets[0] <= self._next[part] <= offsets[1]:  # else it was told twice
-            self._next[part], lost, said = offset_after_loss(
-                self._place_of[part], self._next[part], offsets, self._options.out_of_range
+    def _go_on_after_loss(self, name: str, partition: Partition) -> None:
+        """Go on where ``out_of_range`` says, as the next event of a partition is gone.
+
+        Asks the broker, which has just answered.
+        """
+        low, high = range_of(self._consumer, partition.place)
+        if not low <= partition.next_offset <= high:  # else the loss was told twice
+            partition.next_offset, lost, said = offset_after_loss(
+                partition.place, partition.next_offset, (low, high), self._options.out_of_range
             )
-            self._lost[part] = self._lost.get(part, 0) + lost
+            self._lost[name] = self._lost.get(name, 0) + lost
             LOG.error("%s", said)
         self._assign()
+
+
+def _assignments(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [partition.assignment() for partition in partitions]

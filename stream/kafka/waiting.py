@@ -1,10 +1,11 @@
-"""A source whose decoder may have to wait: what cannot be decoded now is held and tried again.
+"""A Kafka source whose messages wait while the decoder cannot decode them, such as without a schema registry.
 
-    KafkaSource ──► rows ──► [HeldSource] ──► Decoder ──► Decoded
-                               └ a schema registry is away: hold the rows, pause, go on polling
+    KafkaSource ──► rows ──► [WaitingSource] ──► Decoder ──► Decoded
+                               └─ NotNowError: the rows are kept here and decoded again later, the consumer
+                                  is paused and still polled
 
-The position is that of what was decoded, so a crash meanwhile loses nothing; event time stands still
-(``away``), since an outage must not empty the window.
+The position stays before the waiting messages, so a crash meanwhile loses none of them. Event time stands
+still (``away``), since an outage of the registry must not empty the window.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from driftgraph.stream.sources.source import Position
 
 LOG = logging.getLogger("driftgraph.kafka")
 PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)  # before each further try; the last one again and again
-GIVE_UP_AFTER_S: Final = 600.0  # somebody should know that nothing flows
+GIVE_UP_AFTER_S: Final = 600.0  # then the source fails, so that somebody learns that nothing flows
 
 
-class _Stash:
-    """A decoder that does nothing but keep the rows."""
+class _RowKeeper:
+    """The decoder that ``KafkaSource`` is given: it keeps the rows, and ``WaitingSource`` decodes them."""
 
     def __init__(self) -> None:
         self.rows: Rows | None = None
@@ -39,20 +40,23 @@ class _Stash:
 
 
 @dataclass(slots=True)
-class _Held:
+class _WaitingRead:
+    """The messages of one read of the source, until they are decoded."""
+
     rows: Rows
-    position: Position  # after them
-    topic_ids: Mapping[str, str]  # of the position
+    position: Position  # after the messages
+    topic_ids: Mapping[str, str]  # of the topics in ``position``
     since_s: float
     tries: int = 0
     next_try_s: float = 0.0
 
 
-class HeldSource:
-    """A Kafka source, and a decoder that may raise ``NotNowError``.
+class WaitingSource:
+    """A ``KafkaSource`` with a decoder that may raise ``NotNowError``.
 
-    Always true: while a read is held the source is paused, so that no more come; ``position`` is after the
-    last event returned. Each call takes little longer than its timeout.
+    Always true: the source is paused while messages wait, so that no more are fetched; ``position`` is after
+    the last event returned, and so before the waiting messages. Each call takes little longer than its
+    timeout.
     """
 
     def __init__(
@@ -63,60 +67,62 @@ class HeldSource:
         give_up_after_s: float = GIVE_UP_AFTER_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stash = _Stash()
-        self._inner = connect(self._stash)
+        self._keeper = _RowKeeper()
+        self._source = connect(self._keeper)
         self._decoder = decoder
         self._give_up_after_s = give_up_after_s
         self._now_s = now_s
-        self._position: Position = self._inner.position()
-        self._topic_ids = self._inner.topic_ids
-        self._held: deque[_Held] = deque()
+        self._position: Position = self._source.position()
+        self._topic_ids = self._source.topic_ids
+        self._waiting: deque[_WaitingRead] = deque()
         self._paused = False  # by our caller
 
     def next_batch(self, timeout_s: float) -> Decoded | None:
-        """As of the source; an empty batch while what came is held.
+        """The next batch of the source; an empty batch while messages wait.
 
         Raises:
-            SourceError: Also if what was held could not be decoded for ``give_up_after_s``.
+            SourceError: As ``KafkaSource.next_batch``; also if messages have waited for ``give_up_after_s``.
         """
-        decoded = self._inner.next_batch(timeout_s)
+        decoded = self._source.next_batch(timeout_s)
         if decoded is None:
             return None
-        rows, self._stash.rows = self._stash.rows, None
+        rows, self._keeper.rows = self._keeper.rows, None
         if rows is not None:
-            self._held.append(_Held(rows, decoded.position, self._inner.topic_ids, self._now_s()))
-        elif not self._held:
-            self._position, self._topic_ids = decoded.position, self._inner.topic_ids
+            self._waiting.append(_WaitingRead(rows, decoded.position, self._source.topic_ids, self._now_s()))
+        elif not self._waiting:
+            self._position, self._topic_ids = decoded.position, self._source.topic_ids
         return replace(self._try(), position=self.position())
 
     def _try(self) -> Decoded:
-        if not self._held or self._now_s() < self._held[0].next_try_s:
+        """Decode the messages that have waited longest, if their next try is due."""
+        if not self._waiting or self._now_s() < self._waiting[0].next_try_s:
             return Decoded(EMPTY)
-        held = self._held[0]
+        read = self._waiting[0]
         try:
-            decoded = self._decoder.decode(held.rows)
+            decoded = self._decoder.decode(read.rows)
         except NotNowError as error:
-            self._wait(held, error)
+            self._wait(read, error)
             return Decoded(EMPTY)
-        if held.tries:
-            LOG.warning("it is back: %d messages that waited are decoded", len(held.rows))
+        if read.tries:
+            LOG.warning("it is back: %d messages that waited are decoded", len(read.rows))
             if not self._paused:
-                self._inner.resume()
-        self._held.popleft()
-        self._position, self._topic_ids = held.position, held.topic_ids
+                self._source.resume()
+        self._waiting.popleft()
+        self._position, self._topic_ids = read.position, read.topic_ids
         return decoded
 
-    def _wait(self, held: _Held, error: NotNowError) -> None:
-        waited_s = self._now_s() - held.since_s
+    def _wait(self, read: _WaitingRead, error: NotNowError) -> None:
+        """Pause the source and set the time of the next try."""
+        waited_s = self._now_s() - read.since_s
         if waited_s > self._give_up_after_s:
             raise SourceError(
                 f"{error}, for {waited_s:.0f} s now; see that it runs, then start again: nothing is lost"
             ) from error
-        if held.tries == 0:
-            LOG.warning("%s: %d messages wait for it, and event time stands still", error, len(held.rows))
-            self._inner.pause()
-        held.next_try_s = self._now_s() + PAUSES_S[min(held.tries, len(PAUSES_S) - 1)]
-        held.tries += 1
+        if read.tries == 0:
+            LOG.warning("%s: %d messages wait for it, and event time stands still", error, len(read.rows))
+            self._source.pause()
+        read.next_try_s = self._now_s() + PAUSES_S[min(read.tries, len(PAUSES_S) - 1)]
+        read.tries += 1
 
     def position(self) -> Position:
         """After the last event returned."""
@@ -124,72 +130,72 @@ class HeldSource:
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
-        """The ids of the topics that ``position`` is of."""
+        """The ids of the topics in ``position``."""
         return dict(self._topic_ids)
 
     @property
     def partitions(self) -> tuple[int, ...]:
-        """Those of the source."""
-        return self._inner.partitions
+        """The assigned partitions by their numbers in ``EventBatch.partition``."""
+        return self._source.partitions
 
     @property
     def away(self) -> bool:
-        """Whether the broker cannot be reached, or messages are held."""
-        return bool(self._held) or self._inner.away
+        """Whether the broker cannot be reached, or messages wait."""
+        return bool(self._waiting) or self._source.away
 
     @property
     def kafka_away(self) -> bool:
         """Whether the broker cannot be reached."""
-        return self._inner.away
+        return self._source.away
 
     @property
     def why_away(self) -> str:
         """Why the broker is away."""
-        return self._inner.why_away
+        return self._source.why_away
 
     @property
     def caught_up(self) -> bool:
         """Whether every event that the broker has was returned."""
-        return not self._held and self._inner.caught_up
+        return not self._waiting and self._source.caught_up
 
     @property
     def behind(self) -> Collection[int]:
-        """Those of the source; all of them while messages are held."""
-        return self.partitions if self._held else self._inner.behind
+        """As ``KafkaSource.behind``; all partitions while messages wait."""
+        return self.partitions if self._waiting else self._source.behind
 
     @property
     def lost(self) -> Mapping[str, int]:
-        """Offsets left out, by part."""
-        return self._inner.lost
+        """How many offsets ``out_of_range`` has left out since the start, by partition."""
+        return self._source.lost
 
     def hold(self, partitions: Collection[int]) -> None:
-        """Fetch no more from exactly these until the next call."""
-        self._inner.hold(partitions)
+        """Fetch no more from exactly these partitions until the next call."""
+        self._source.hold(partitions)
 
     def lag(self) -> Mapping[str, int]:
-        """Of the source, and what is held."""
-        lag = dict(self._inner.lag())
-        if self._held:
-            for part, end in self._held[-1].position.items():
-                if part in lag:
-                    lag[part] += end - self._position.get(part, end)
+        """As ``KafkaSource.lag``, and the waiting messages."""
+        lag = dict(self._source.lag())
+        if self._waiting:
+            for name, end in self._waiting[-1].position.items():
+                if name in lag:
+                    lag[name] += end - self._position.get(name, end)
         return lag
 
     def pause(self) -> None:
         """Fetch no more; go on calling ``next_batch``."""
         self._paused = True
-        self._inner.pause()
+        self._source.pause()
 
     def resume(self) -> None:
-        """Fetch again, as soon as nothing is held."""
+        """Fetch again, as soon as no messages wait."""
         self._paused = False
-        if not self._held:
-            self._inner.resume()
+        if not self._waiting:
+            self._source.resume()
 
     def commit(self, position: Position) -> None:
         """Tell the broker a position for lag tools."""
-        self._inner.commit(position)
+        self._source.commit(position)
 
     def close(self) -> None:
         """Leave the broker."""
-        self._inner.close()
+        self._source.close()

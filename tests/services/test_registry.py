@@ -20,7 +20,7 @@ from driftgraph.app.live.run import kafka_source
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import RowOrigin, Rows
 from driftgraph.stream.kafka.source import KafkaOptions
-from driftgraph.stream.kafka.waiting import HeldSource
+from driftgraph.stream.kafka.waiting import WaitingSource
 from driftgraph.stream.time.clock import ManualClock
 from tests.conftest import shared_folder
 from tests.decoded import events_of
@@ -98,7 +98,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]
     one.stop()
 
 
-def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> HeldSource:
+def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> WaitingSource:
     settings = Settings.model_validate(
         {
             "relations": {"click": {}, "buy": {}},
@@ -108,11 +108,11 @@ def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> HeldSourc
     clock = ManualClock(NOW_MS)
     options = KafkaOptions(topics=(topic,), client={"bootstrap.servers": kafka.address})
     source = kafka_source(options, topic_decoder(settings, event_rules(settings, clock)), clock)
-    assert isinstance(source, HeldSource)
+    assert isinstance(source, WaitingSource)
     return source
 
 
-def read(source: HeldSource, count: int, timeout_s: float = 30) -> tuple[list[Decoded], float]:
+def read(source: WaitingSource, count: int, timeout_s: float = 30) -> tuple[list[Decoded], float]:
     """Batches until ``count`` events have come, and the longest call in seconds."""
     parts, longest_s, end_s = list[Decoded](), 0.0, time.monotonic() + timeout_s
     while sum(part.read_count for part in parts) < count:

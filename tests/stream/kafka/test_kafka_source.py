@@ -14,7 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.kafka import read_ahead
-from driftgraph.stream.kafka.source import TOPIC_STRIDE, KafkaOptions, KafkaSource
+from driftgraph.stream.kafka.partition import TOPIC_STRIDE
+from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.sources.first_start import start_of
 from driftgraph.stream.sources.source import LiveSource
 from driftgraph.stream.time.clock import ManualClock

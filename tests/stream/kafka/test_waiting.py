@@ -1,4 +1,4 @@
-"""A decoder that must wait: messages are held, polling goes on, time stands still, nothing is lost."""
+"""While a decoder must wait, its messages are kept, polling goes on, time stands still, nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Decoder, NotNowError, Rows
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
-from driftgraph.stream.kafka.waiting import HeldSource
+from driftgraph.stream.kafka.waiting import WaitingSource
 from driftgraph.stream.sources.source import LiveSource, Position
 from driftgraph.stream.time.clock import ManualClock
 from tests.decoded import events_of
@@ -56,18 +56,18 @@ def topic(kafka: str) -> str:
     return name
 
 
-def held(
+def waiting_source(
     kafka: str, topic: str, moody: Moody, wall: Wall | None = None, start: Position | None = None
-) -> HeldSource:
+) -> WaitingSource:
     options = KafkaOptions(topics=(topic,), client={"bootstrap.servers": kafka, "log_level": 0})
 
     def connect(decoder: Decoder) -> KafkaSource:
         return KafkaSource(options, decoder, ManualClock(NOW_MS), start=start)
 
-    return HeldSource(connect, moody, give_up_after_s=60, now_s=wall or Wall())
+    return WaitingSource(connect, moody, give_up_after_s=60, now_s=wall or Wall())
 
 
-def users_until(source: HeldSource, count: int, timeout_s: float = 15) -> list[str]:
+def users_until(source: WaitingSource, count: int, timeout_s: float = 15) -> list[str]:
     users: list[str] = []
     end_s = time.monotonic() + timeout_s
     while len(users) < count:
@@ -79,7 +79,7 @@ def users_until(source: HeldSource, count: int, timeout_s: float = 15) -> list[s
     return sorted(users)
 
 
-def wait_until_it_is_held(source: HeldSource, moody: Moody) -> None:
+def poll_until_messages_wait(source: WaitingSource, moody: Moody) -> None:
     end_s = time.monotonic() + 15
     while not moody.asked:
         assert time.monotonic() < end_s, "no message came"
@@ -89,7 +89,7 @@ def wait_until_it_is_held(source: HeldSource, moody: Moody) -> None:
 
 
 def test_it_is_a_live_source_and_reads_like_one(kafka: str, topic: str) -> None:
-    source = held(kafka, topic, Moody())
+    source = waiting_source(kafka, topic, Moody())
     assert isinstance(source, LiveSource)
     assert users_until(source, 4) == ["u0", "u1", "u2", "u3"]
     assert (source.position()[f"{topic}[0]"], source.position()[f"{topic}[1]"]) == (2, 2)
@@ -97,23 +97,23 @@ def test_it_is_a_live_source_and_reads_like_one(kafka: str, topic: str) -> None:
     assert source.next_batch(0.1) is None
 
 
-def test_what_came_waits_and_is_decoded_when_it_is_back(
+def test_messages_wait_and_are_decoded_when_the_registry_is_back(
     kafka: str, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     moody, wall = Moody(), Wall()
     moody.is_away = True
-    source = held(kafka, topic, moody, wall)
+    source = waiting_source(kafka, topic, moody, wall)
     before = source.position()
-    wait_until_it_is_held(source, moody)
-    read = sum(source._inner.position().values())
+    poll_until_messages_wait(source, moody)
+    read = sum(source._source.position().values())
     produce(kafka, topic, [{"value": event("later"), "partition": 0}])
     for _ in range(5):
         decoded = source.next_batch(0.1)
         assert decoded is not None
         assert decoded.read_count == 0
     assert moody.asked == 1, "it is not asked at each poll"
-    assert sum(source._inner.position().values()) == read, "nothing more is fetched: memory stays flat"
-    assert source.position() == before, "a checkpoint must not pass what is held"
+    assert sum(source._source.position().values()) == read, "nothing more is fetched: memory stays flat"
+    assert source.position() == before, "a checkpoint must not pass the waiting messages"
     assert (source.away, source.caught_up) == (True, False)
     assert sum(source.lag().values()) >= 4
     wall.now_s += 1
@@ -130,32 +130,32 @@ def test_what_came_waits_and_is_decoded_when_it_is_back(
     source.close()
 
 
-def test_after_a_crash_meanwhile_the_next_one_reads_all_of_it(kafka: str, topic: str) -> None:
+def test_a_source_after_a_crash_reads_all_the_messages_that_waited(kafka: str, topic: str) -> None:
     moody = Moody()
     moody.is_away = True
-    first = held(kafka, topic, moody)
-    wait_until_it_is_held(first, moody)
+    first = waiting_source(kafka, topic, moody)
+    poll_until_messages_wait(first, moody)
     position = first.position()
     first.close()
-    assert users_until(held(kafka, topic, Moody(), start=position), 4) == ["u0", "u1", "u2", "u3"]
+    assert users_until(waiting_source(kafka, topic, Moody(), start=position), 4) == ["u0", "u1", "u2", "u3"]
 
 
 def test_it_gives_up_with_one_sentence(kafka: str, topic: str) -> None:
     moody, wall = Moody(), Wall()
     moody.is_away = True
-    source = held(kafka, topic, moody, wall)
-    wait_until_it_is_held(source, moody)
+    source = waiting_source(kafka, topic, moody, wall)
+    poll_until_messages_wait(source, moody)
     wall.now_s += 61
     with pytest.raises(SourceError, match="gone fishing, for 61 s now; see that it runs, then start again"):
         source.next_batch(0.1)
     source.close()
 
 
-def test_a_pause_of_the_caller_outlasts_what_is_held(kafka: str, topic: str) -> None:
+def test_a_pause_of_the_caller_outlasts_the_wait(kafka: str, topic: str) -> None:
     moody, wall = Moody(), Wall()
     moody.is_away = True
-    source = held(kafka, topic, moody, wall)
-    wait_until_it_is_held(source, moody)
+    source = waiting_source(kafka, topic, moody, wall)
+    poll_until_messages_wait(source, moody)
     source.pause()
     moody.is_away = False
     wall.now_s += 10
@@ -175,7 +175,7 @@ def test_a_pause_of_the_caller_outlasts_what_is_held(kafka: str, topic: str) -> 
 
 def test_a_partition_is_held_back_and_none_has_an_end_while_messages_wait(kafka: str, topic: str) -> None:
     moody = Moody()
-    source = held(kafka, topic, moody)
+    source = waiting_source(kafka, topic, moody)
     source.hold([0])
     seen: list[str] = []
     end = time.monotonic() + 20
