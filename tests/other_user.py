@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from driftgraph.stream.kernels import kernel_cache
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("app", "model", "snapshots", "stream")
 UID = 12_345 if os.geteuid() == 0 else os.geteuid()
@@ -54,6 +56,16 @@ class OtherUser:
     def make_data_dir(self) -> None:
         (self.work / "var").mkdir()
         os.chown(self.work / "var", UID, -1)
+
+    def take_kernels(self) -> None:
+        """Where a test is of something else: what is compiled for this process, as kept in ``tmp``."""
+        kept = self.temporary / f"driftgraph-kernels-{UID}"
+        kept.mkdir(mode=0o700)
+        os.chown(kept, UID, -1)
+        own = kernel_cache.folder()
+        for file in [] if own is None else [*own.glob("*.nbi"), *own.glob("*.nbc")]:
+            shutil.copy(file, kept)
+            os.chown(kept / file.name, UID, -1)
 
     def command(self, *arguments: str, code: str = CODE) -> list[str]:
         program = [sys.executable, "-c", code, *arguments]

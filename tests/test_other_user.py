@@ -19,12 +19,12 @@ NOT_KEPT = "compiled kernels can be kept in none of"
 NO_OTHER_TEMPORARY_FOLDER = """
 import os, tempfile
 tempfile._candidate_tempdir_list = lambda: [os.environ["TMPDIR"]]  # not /var/tmp, nor where the command runs
-from driftgraph.app.cli import main
+from driftgraph.app.cli.main import main
 main()
 """
 SAY_WHERE = """
 import logging
-from driftgraph.app.cli import main
+from driftgraph.app.cli.main import main
 logging.getLogger("driftgraph.stream.kernels.kernel_cache").setLevel(logging.DEBUG)
 main()
 """
@@ -104,7 +104,7 @@ def test_where_nothing_can_be_written_it_is_said_once_and_the_command_does_its_w
 
 def test_a_fault_of_ours_is_still_told_where_no_traceback_can_be_written(other: OtherUser) -> None:
     other.temporary.chmod(0o555)
-    fails = "import driftgraph.app.config.settings\ndriftgraph.app.config.load = lambda *_: 1 // 0\n"
+    fails = "import driftgraph.app.config.settings\ndriftgraph.app.config.settings.load = lambda *_: 1 // 0\n"
     done = other.run("config", "show", code=fails + NO_OTHER_TEMPORARY_FOLDER)
     assert done.returncode == 1
     assert done.stderr.startswith("driftgraph: unexpected ZeroDivisionError")
@@ -124,6 +124,7 @@ def test_where_the_data_dir_alone_can_be_written_a_model_is_trained(other: Other
 
 def test_a_data_dir_of_another_user_is_a_sentence_for_who_must_write_there(other: OtherUser) -> None:
     """And no obstacle for who only reads."""
+    other.take_kernels()
     (other.work / "var").mkdir(mode=0o555)
     assert other.run("validate", "events.csv").returncode == 0
     (other.work / "driftgraph.toml").write_text("[relations.click]\n")
