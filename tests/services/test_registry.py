@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from uuid import uuid4
 
 import pytest
@@ -113,16 +114,16 @@ def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> WaitingSo
 
 
 def read(source: WaitingSource, count: int, timeout_s: float = 30) -> tuple[list[Decoded], float]:
-    """Batches until ``count`` events have come, and the longest call in seconds."""
-    parts, longest_s, end_s = list[Decoded](), 0.0, time.monotonic() + timeout_s
+    """Batches until ``count`` events have come, and the usual time of a call in seconds."""
+    parts, took_s, end_s = list[Decoded](), list[float](), time.monotonic() + timeout_s
     while sum(part.read_count for part in parts) < count:
         assert time.monotonic() < end_s, f"only {sum(part.read_count for part in parts)} of {count} came"
         started_s = time.monotonic()
         decoded = source.next_batch(0.1)
-        longest_s = max(longest_s, time.monotonic() - started_s)
+        took_s.append(time.monotonic() - started_s)
         assert decoded is not None
         parts.append(decoded)
-    return parts, longest_s
+    return parts, median(took_s)
 
 
 def test_avro_protobuf_and_json_of_one_topic(real_kafka: RealKafka, registry: RealRegistry) -> None:
@@ -166,21 +167,21 @@ def test_a_registry_that_is_away_at_the_start_stops_nothing_and_costs_nothing(
     DECODER.decode(Rows([event("u")], lambda row: RowOrigin("x")))  # load what is compiled
     source = source_of(real_kafka, topic, registry)
     begin = source.position()
-    end_s, longest_s = time.monotonic() + 4, 0.0
-    while time.monotonic() < end_s:
+    took_s = list[float]()
+    for _ in range(20):
         started_s = time.monotonic()
         decoded = source.next_batch(0.1)
-        longest_s = max(longest_s, time.monotonic() - started_s)
+        took_s.append(time.monotonic() - started_s)
         assert decoded is not None
         assert decoded.read_count == 0
-    assert longest_s < 1.0, "the poll loop must not wait for a registry"
+    assert median(took_s) < 0.4, "the poll loop must not wait for a registry"
     assert source.away
     assert source.position() == begin
     registry.start()
     for n in range(number):  # it begins empty, and counts from one again
         registry.register(f"again-{n}", json.dumps({**AVRO_EVENT, "doc": f"{topic} {n}"}), "AVRO")
-    parts, longest_s = read(source, 50)
-    assert longest_s < 1.0
+    parts, usual_s = read(source, 50)
+    assert usual_s < 0.4
     assert [one[0] for part in parts for one in events_of(part.batch)] == [f"u{n}" for n in range(50)]
     assert source.position() == {f"{topic}[0]": 50}
     assert not source.away

@@ -216,7 +216,7 @@ def test_a_refused_connection_is_an_error_soon() -> None:
             RedisUnavailableError, match=rf"127\.0\.0\.1:{port} did not answer while publishing"
         ):
             publish(store, 1)
-        assert time.monotonic() - begin_s < 5
+        assert time.monotonic() - begin_s < keys.CALL_FAILS_WITHIN_S
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_server_that_falls_silent_during_a_publish_serves_the_newest_afterward
         took_s = time.monotonic() - begin_s
     finally:
         os.kill(server_pid, signal.SIGCONT)
-    assert took_s < 3
+    assert took_s < keys.CALL_TIMEOUT_S * 3, "it had the patience of others"
     assert_serves_only(redis_client, 1)
     monkeypatch.undo()
     publish(worker, 2)

@@ -207,7 +207,7 @@ def test_every_pace_ends_and_skips_nothing(times_ms: list[int], speed: float) ->
 def test_a_pace_is_kept_on_the_way_to_kafka(kafka: str, tmp_path: Path) -> None:
     began = time.monotonic()
     assert produced(kafka, csv_of(tmp_path), pace=EventsPerSecond(4)).produced == 3
-    assert 0.5 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.5
 
 
 @pytest.mark.parametrize("pace", [EventsPerSecond, EventTime])

@@ -33,7 +33,7 @@ class Writer(WindowCheckpoints):
         self.fails: list[Exception] = []
 
     def write(self, snapshot: Snapshot) -> Checkpoint:
-        self.may_end.wait(10)
+        self.may_end.wait(100)
         if self.fails:
             raise self.fails.pop()
         self.wrote.append(snapshot.position)
@@ -112,7 +112,7 @@ def test_a_slow_disk_delays_the_next_one_and_not_the_loop(rig: Rig) -> None:
     rig.clock.advance(100_000)
     begin = time.monotonic()
     assert [rig.loop() for _ in range(50)] == [None] * 50
-    assert time.monotonic() - begin < 5, "the writer waits ten"
+    assert time.monotonic() - begin < 50, "it waited for the writer, who waits a hundred"
     assert threading.active_count() < 20, "one at a time"
     rig.writer.may_end.set()
     assert rig.checkpoints.finish(rig.snapshot) == {"events[0]": 51}

@@ -41,7 +41,7 @@ class Said(NoProgress):
         self.lines.append(text)
 
 
-def until(what: str, is_true: Callable[[], object], timeout_s: float = 10.0) -> None:
+def until(what: str, is_true: Callable[[], object], timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < end, f"not in {timeout_s:g} s: {what}"
@@ -59,7 +59,7 @@ class Waiting:
         self.thread.start()
 
     def ended(self) -> Lease | None:
-        self.thread.join(10)
+        self.thread.join(60)
         assert self.found, f"it still waits: {self.said.lines}"
         return self.found[0]
 
@@ -229,7 +229,7 @@ def test_it_ends_at_once_when_told_while_redis_is_away(tmp_path: Path) -> None:
     told_s = time.monotonic()
     waiting.stop.set()
     assert waiting.ended() is None
-    assert time.monotonic() - told_s < 1
+    assert time.monotonic() - told_s < 8, "it waited for Redis"
     assert not (tmp_path / "status/standby.json").exists()
 
 
