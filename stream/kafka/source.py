@@ -3,7 +3,7 @@
     topic ──► librdkafka ──► [KafkaSource] ──► Rows ──► Decoder ──► Decoded
                   └─ signals, offsets
 
-The state of a partition lives in this updater's window, so no group may move it (DESIGN section 7). The
+The state of a partition lives in this updater's window, so no group may move it (ARCHITECTURE section 7). The
 group id serves lag tools only: offsets are committed to it and never read back.
 """
 
