@@ -150,10 +150,3 @@ def test_the_constraints_are_exact_and_cover_what_is_declared() -> None:
     wanted = [*declared["dependencies"], *extras["demo"], *extras["dev"]]  # type: ignore[misc]
     names = {re.split(r"[\[<>=; ]", str(one))[0].lower() for one in wanted} - {"driftgraph"}
     assert names - pinned == set()
-
-
-def test_the_documents_name_commands_that_exist() -> None:
-    """Every ``make X`` of the README is a target."""
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert used - targets == set()

@@ -1,4 +1,4 @@
-"""``driftgraph faust``: run the Faust app of ``stream/faust_app`` with this configuration.
+"""``driftgraph faust``: run the Faust app of ``stream/faust`` with this configuration.
 
 Settings ──► [faust] ──► make_app ──► Faust's own command line (worker, tables, agents, …)
 """

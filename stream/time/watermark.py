@@ -52,7 +52,7 @@ class Watermark:
         only once all events that came meanwhile were taken in.
 
     Each event is judged by the watermark that the events before it made, so how the stream was cut into
-    batches changes nothing (DESIGN section 6).
+    batches changes nothing (ARCHITECTURE section 6).
     """
 
     def __init__(self, rules: WatermarkRules, clock: Clock, state: WatermarkState | None = None) -> None:
