@@ -20,7 +20,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import threading
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -37,15 +36,13 @@ from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import I64, Strings
 from driftgraph.stream.ingest.erased_users import KEY_BYTES, U64, ErasedUsers
 from driftgraph.stream.ingest.erasures import MemoryErasures, UsersOf
+from driftgraph.stream.safe_queue import SafeQueue
 
 ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u4")])
 UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
 REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
 
 WAITING_MAX: Final = 100_000  # requests that are not safe; then no more events are read
-RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0)  # pauses while the disk refuses; the last one repeats
-LETTERS_LOOK_S: Final = 0.05  # how often the letters of before a request are looked for
-CLOSE_WITHIN_S: Final = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -206,10 +203,7 @@ class _Request:
 
 
 class DurableErasures(MemoryErasures):
-    """Requests of a live updater, in files of ``folder``. ``put`` returns at once; a thread writes.
-
-    Always true: requests become safe in the order in which they were put; a request whose files the disk
-    refuses waits and is tried again.
+    """Requests of a live updater, in files of ``folder``, which the thread of ``queue`` writes.
 
     Args:
         folder: Of the list, its key and the pending files.
@@ -226,115 +220,59 @@ class DurableErasures(MemoryErasures):
         self._pending = PendingErasures(folder)
         self._pending.begin()
         self._letters = letters
-        self._queue: deque[_Request] = deque()
         self._held: deque[tuple[int, Path]] = deque()  # files about letters, until so many are safe
-        self._change = threading.Condition()
-        self._closing = False
-        self.failure: str | None = None  # why the disk does not take them
-        self._held_back: str | None = None  # why it does not let their letters be looked for
-        self.put_count = 0
-        self.safe_count = 0
-        self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
-        self._thread.start()
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more should be read."""
-        return self.put_count - self.safe_count >= WAITING_MAX
-
-    @property
-    def has_room(self) -> bool:
-        """Whether reading may go on after it was full."""
-        return 2 * (self.put_count - self.safe_count) <= WAITING_MAX
-
-    @property
-    def told(self) -> str:
-        """What waits, and why, as a sentence for the log."""
-        waiting = self.put_count - self.safe_count
-        return f"{waiting} requests to erase are not noted ({self.failure or 'the disk is slow'})"
+        self._held_back: str | None = None  # why the disk does not let their letters be looked for
+        self.queue = SafeQueue(
+            "requests to erase", self._make_safe, count_max=WAITING_MAX, tend=self._release
+        )
 
     def put(self, user: str, asked_ms: int, reach_ms: int) -> None:
         """Take one request."""
         self.users.add(self.users.hashes(Strings.of([user])), np.array([[asked_ms, reach_ms]]))
-        with self._change:
-            self._queue.append(_Request(user, asked_ms, reach_ms, self._letters()[0]))
-            self.put_count += 1
-            self._change.notify_all()
+        self.queue.put(_Request(user, asked_ms, reach_ms, self._letters()[0]))
 
     def status(self) -> dict[str, Any]:
         """For the status file."""
         return {
             "users": len(self.users),
-            "waiting": self.put_count - self.safe_count,
+            "waiting": self.queue.waiting,
             "pending": self._pending.count(),
-            "failure": self.failure or self._held_back,
+            "failure": self.queue.failure or self._held_back,
         }
 
     def close(self) -> None:
-        """Give the disk some seconds more; a request that is not safe then is read again."""
-        with self._change:
-            self._closing = True
-            self._change.notify_all()
-        self._thread.join(CLOSE_WITHIN_S)
+        """See ``SafeQueue.close``; files that are held are released by the next start."""
+        self.queue.close()
 
-    def _run(self) -> None:
-        tries = 0
-        batch: list[_Request] = []
-        while True:
-            with self._change:
-                pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)] if batch else LETTERS_LOOK_S
-                if batch or self._held:
-                    self._change.wait_for(lambda: self._closing, pause_s)
-                else:
-                    self._change.wait_for(lambda: self._queue or self._closing)
-                if not batch:
-                    batch = list(self._queue)
-                    self._queue.clear()
-            written = self._written(batch)
-            self._release()
-            if written:
-                batch, tries = [], 0
-            tries += not written
-            if self._closing and not (written and self._queue):  # what is held is released by the next start
-                return
-
-    def _written(self, batch: list[_Request]) -> bool:
-        """Make a batch safe: 1. its pending files, 2. the list."""
-        if not batch:
-            return True
+    def _make_safe(self, batch: list[_Request]) -> None:
+        """Make a batch safe: 1. its pending files, 2. the list. Nothing of it stays if that fails."""
         users = [request.user for request in batch]
-        held: Path | None = None
+        held = self._pending.write(users)
         try:
-            held = self._pending.write(users)
             self._list.append(
                 self.users.hashes(Strings.of(users)),
                 np.array([(request.asked_ms, request.reach_ms) for request in batch]),
             )
-        except Exception as error:  # whatever it is: the thread must go on, or all would wait for ever
-            if self.failure is None:
-                log.error("requests to erase users cannot be noted: %s", error)  # noqa: TRY400  a sentence
-            self.failure = str(error)
-            if held is not None:
-                self._pending.drop(held)  # the next try writes another
-            return False
-        if self.failure is not None:
-            log.warning("requests to erase users are noted again")
-        self.failure = None
+        except Exception:
+            self._pending.drop(held)  # the next try writes another
+            raise
         self._held.append((batch[-1].letters, held))
-        with self._change:
-            self.safe_count += len(batch)
-        return True
 
-    def _release(self) -> None:
-        """Let the worker look for letters, where those of before the request are in their place."""
+    def _release(self) -> bool:
+        """Let the worker look for letters, where those of before the request are in their place.
+
+        Returns:
+            Whether files are left that are held back.
+        """
         while self._held and self._letters()[1] >= self._held[0][0]:
             try:
                 self._pending.release(self._held[0][1])
             except OSError as error:  # tried again soon: the thread must go on
                 self._held_back = str(error)
-                return
+                return True
             self._held.popleft()
         self._held_back = None
+        return bool(self._held)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -114,7 +114,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark.assign(source.partitions)
         # files of the found one are linked, but not if they have events of who was erased since
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
-        checkpoints = Checkpoints(writer, [letters, erasures], settings.checkpoint.every.ms, clock)
+        checkpoints = Checkpoints(
+            writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
+        )
         worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         _collect_less()
@@ -132,7 +134,9 @@ def _ingest(
     letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
     stack.callback(letters.close)
     erasures = DurableErasures(
-        erasures_folder(settings), users_of(settings), lambda: (letters.put_count, letters.safe_count)
+        erasures_folder(settings),
+        users_of(settings),
+        lambda: (letters.queue.put_count, letters.queue.safe_count),
     )
     stack.callback(erasures.close)
     limits = settings.events

@@ -66,7 +66,7 @@ class Updater:
         self.ingest = ingest
         self.letters = letters
         self.erasures = erasures
-        self.gate = Gate(source, [letters, erasures])
+        self.gate = Gate(source, [letters.queue, erasures.queue])
         self.checkpoints = checkpoints
         self.lease = lease
         self.worker = worker

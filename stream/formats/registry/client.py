@@ -33,7 +33,7 @@ WAIT_S: Final = 0.5  # of one call: a poll must not be late
 REQUEST_TIMEOUT_S: Final = 10.0  # of the thread that asks
 UNKNOWN_FOR_S: Final = 30.0  # a number that the registry does not know is asked for again after this
 SCHEMAS_MAX: Final = 10_000  # kept; a topic has a few
-SCHEMA_BYTES_MAX: Final = 4 << 20
+SCHEMA_BYTES_MAX: Final = 4 << 20  # of one schema, and of all its references together
 REFERENCES_MAX: Final = 200  # of one schema, those of its references included
 _TRY_AGAIN: Final = (408, 425, 429)  # and 5xx
 _NOT_FOUND: Final = range(40401, 40410)  # error_code of the registry itself, as opposed to a wrong path
@@ -142,6 +142,8 @@ class SchemaRegistry:
                 raise ValueError(f"the registry has no {path}")
             self._collect(found, into, depth=depth + 1)
             into[name] = str(found["schema"])
+            if sum(map(len, into.values())) > SCHEMA_BYTES_MAX:
+                raise ValueError(f"they are longer than {SCHEMA_BYTES_MAX >> 20} MB")
 
     def _get(self, path: str) -> dict[str, Any] | None:
         """The answer; None if the registry says that there is no such thing."""

@@ -22,6 +22,7 @@ from driftgraph.stream.formats.paths import UnsetNumber, UnsetText
 from driftgraph.stream.formats.registry.client import SCHEMAS_MAX, Schema, SchemaRegistry
 
 _HEADER_BYTES: Final = 5
+_WHY_MAX: Final = 500  # characters of a library's message, which may hold the whole schema
 _Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → the object
 
 
@@ -97,7 +98,7 @@ def _reader_of(number: int, schema: Schema) -> _Read:
         try:
             return maker(schema)
         except Exception as error:  # whatever the libraries raise: it is somebody's schema
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"[:_WHY_MAX]
     refusal = Refusal(Reason.UNKNOWN_SCHEMA, f"schema {number} cannot be used: {why}")
     return lambda _: refusal
 

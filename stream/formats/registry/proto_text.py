@@ -20,9 +20,12 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 _TOKEN: Final = re.compile(
-    r'\s+|//[^\n]*|/\*.*?\*/|("(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\')|([A-Za-z_.][\w.]*)|([-+]?[\d][\w.]*)|(.)',
+    r'\s+|//[^\n]*|/\*.*?\*/|("(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\')|([A-Za-z_.][\w.]*)|([-+]?[\d][\w.]*)'
+    r'|(/\*|["\'])|(.)',  # the one before the last: a comment or a string that does not end
     re.DOTALL,
 )
+_UNENDED: Final = 4  # the group of _TOKEN that is the beginning of a comment or a string without an end
+_SHOWN_MAX: Final = 40  # characters of a text, in a message
 _SCALARS: Final = {
     name: getattr(FieldDescriptorProto, f"TYPE_{name.upper()}")
     for name in (
@@ -57,7 +60,13 @@ class _Parser:
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
-        self._tokens = [m[0] for m in _TOKEN.finditer(text) if m.lastindex]
+        self._tokens: list[str] = []
+        for match in _TOKEN.finditer(text):
+            if match.lastindex == _UNENDED:  # at once: each further search for an end would go through all
+                begins = text[match.start() : match.start() + _SHOWN_MAX]
+                raise ProtoSyntaxError(f"a comment or a string does not end: {begins!r}")
+            if match.lastindex:
+                self._tokens.append(match[0])
         self._at = 0
         self._syntax = "proto2"  # what a file without a syntax line is
 

@@ -106,7 +106,9 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     ids = Deduplicator(ids_max=24, for_checkpoints=True)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), dedupe=ids)
     kafka = cast(KafkaSource, source)
-    checkpoints = Checkpoints(WindowCheckpoints(folder / "kept", graph, "one"), [letters], 60_000, clock)
+    checkpoints = Checkpoints(
+        WindowCheckpoints(folder / "kept", graph, "one"), [letters.queue], 60_000, clock
+    )
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
     updater = Updater(
         settings, kafka, ingest, letters, erasures, checkpoints, lease, worker, clock, NoProgress()

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftgraph.app.live.backpressure import Gate
+from driftgraph.stream import safe_queue
 from driftgraph.stream.dead_letters import outgoing as outbox_module
 from driftgraph.stream.dead_letters.letters import DeadLetterError
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
@@ -82,28 +83,28 @@ def test_letters_are_kept_in_their_order_and_then_safe(tmp_path: Path) -> None:
             box.put(letter(number))
         box.flush()
         assert place.safe == [letter(n) for n in range(100)]
-        assert (box.waiting, box.safe_count, dict(box.counts)) == (0, 100, {"bad_json": 100})
+        assert (box.queue.waiting, box.queue.safe_count, dict(box.counts)) == (0, 100, {"bad_json": 100})
 
 
 def test_put_never_waits_and_a_place_that_is_away_gets_everything_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_S", (0.01,))
+    monkeypatch.setattr(safe_queue, "RETRY_S", (0.01,))
     place = Place()
     place.away = True
     with opened(place, tmp_path) as box:
         for number in range(50):
             box.put(letter(number))
         until(lambda: place.flushes > 3)
-        assert box.failure == "the disk is full"
-        assert (box.waiting, box.safe_count) == (50, 0)
+        assert box.queue.failure == "the disk is full"
+        assert (box.queue.waiting, box.queue.safe_count) == (50, 0)
         with pytest.raises(DeadLetterError, match="50 dead letters are not safe: the disk is full"):
             box.flush(0.05)
         place.away = False
         box.flush()
         assert place.safe == [letter(n) for n in range(50)]
-        assert box.failure is None
-    said = [record.levelname for record in caplog.records if record.name.endswith("outgoing")]
+        assert box.queue.failure is None
+    said = [record.levelname for record in caplog.records if record.name.endswith("safe_queue")]
     assert said == ["ERROR", "WARNING"], "it is said once that it is away and once that it is back"
 
 
@@ -117,19 +118,19 @@ def test_it_is_full_by_number_or_by_bytes_and_has_room_again_at_half(
         place.slow.clear()
         for number in range(9):
             box.put(letter(number))
-        assert not box.full
+        assert not box.queue.full
         box.put(letter(9))
-        assert box.full
-        assert not box.has_room
+        assert box.queue.full
+        assert not box.queue.has_room
         place.slow.set()
         box.flush()
-        assert box.has_room
+        assert box.queue.has_room
         place.slow.clear()
         box.put(letter(10, payload=b"x" * 1_000))
-        assert box.full
+        assert box.queue.full
         place.slow.set()
         box.flush()
-        assert (box.full, box.has_room) == (False, True)
+        assert (box.queue.full, box.queue.has_room) == (False, True)
 
 
 def test_a_letter_that_is_safe_is_not_kept_again_after_a_restart(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_letter_that_is_safe_is_not_kept_again_after_a_restart(tmp_path: Path)
 def test_at_a_close_it_gives_up_in_time_and_the_next_start_keeps_what_it_could_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_S", (30.0,))
+    monkeypatch.setattr(safe_queue, "RETRY_S", (30.0,))
     place = Place()
     place.away = True
     with opened(place, tmp_path) as box:
@@ -168,7 +169,7 @@ def test_at_a_close_it_gives_up_in_time_and_the_next_start_keeps_what_it_could_n
 def test_a_fault_of_the_place_does_not_end_the_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_S", (0.01,))
+    monkeypatch.setattr(safe_queue, "RETRY_S", (0.01,))
     place = Place()
     flush = place.flush
     failures = iter([RuntimeError("a fault of ours")])
@@ -183,6 +184,32 @@ def test_a_fault_of_the_place_does_not_end_the_thread(
         box.put(letter(1))
         box.flush()
         assert place.safe == [letter(1)]
+
+
+def test_a_letter_whose_hand_over_fails_unexpectedly_is_handed_over_again_and_those_behind_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_queue, "RETRY_S", (0.01,))
+    place = Place()
+    put = place.put
+    failures = iter([RuntimeError("a fault of ours")])
+
+    def broken(rejected: Rejected) -> None:
+        if rejected == letter(3):
+            for error in failures:
+                raise error
+        put(rejected)
+
+    place.put = broken  # type: ignore[method-assign]
+    place.slow.clear()
+    with opened(place, tmp_path) as box:
+        box.put(letter(1))
+        until(lambda: place.flushes == 1)
+        for number in (2, 3, 4):
+            box.put(letter(number))
+        place.slow.set()
+        box.flush()
+        assert place.safe == [letter(n) for n in (1, 2, 3, 4)]
 
 
 # --- what is remembered -----------------------------------------------------
@@ -274,7 +301,7 @@ def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
     monkeypatch.setattr(outbox_module, "LETTERS_MAX", 4)
     place, source = Place(), Source()
     with opened(place, tmp_path) as box:
-        gate = Gate(source, [box])
+        gate = Gate(source, [box.queue])
         place.slow.clear()
         for number in range(6):
             box.put(letter(number))

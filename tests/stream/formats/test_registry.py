@@ -329,6 +329,42 @@ def test_protobuf_imports_that_the_registry_refers_to(registry: FakeRegistry) ->
     assert events_of(decoded.batch) == [("u1", "i1", 1, NOW_MS, 0, "")]
 
 
+@pytest.mark.parametrize("endless", ["/* ", '\\"', "\\'", "/*'"])
+def test_a_schema_of_comments_or_strings_without_an_end_is_refused_at_once(
+    registry: FakeRegistry, endless: str
+) -> None:
+    """Each beginning was searched to the end of the text for its end: 16 KB took seconds, 1 MB hours."""
+    registry.add(5, endless * 300_000, "PROTOBUF")
+    [(reason, detail)] = faults(decode(decoder_of(registry), header(5) + b"\x00"))
+    assert reason == "unknown_schema"
+    assert "a comment or a string does not end" in detail
+    assert len(detail) < 700
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("AVRO", '{"type": "%s"}'), ("PROTOBUF", "message E { int32 a %s 1; }")]
+)
+def test_the_reason_why_a_schema_cannot_be_used_is_short(
+    registry: FakeRegistry, kind: str, text: str
+) -> None:
+    """It is part of a dead letter for each of the schema's messages."""
+    registry.add(5, text % ("x" * 100_000), kind)
+    [(reason, detail)] = faults(decode(decoder_of(registry), header(5) + b"\x00"))
+    assert (reason, len(detail) < 700) == ("unknown_schema", True)
+
+
+def test_the_references_of_a_schema_are_bounded_together(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_registry, "SCHEMA_BYTES_MAX", 1 << 20)
+    names = [{"name": f"{n}.proto", "subject": f"s{n}", "version": 1} for n in range(3)]
+    registry.add(5, 'syntax = "proto3"; message E { string a = 1; }', "PROTOBUF", names)
+    for n in range(3):
+        registry.answers[f"/subjects/s{n}/versions/1"] = {"schema": " " * 400_000}
+    [(reason, detail)] = faults(decode(decoder_of(registry), header(5) + b"\x00"))
+    assert (reason, "they are longer than 1 MB" in detail) == ("unknown_schema", True)
+
+
 def test_json_behind_a_header(registry: FakeRegistry) -> None:
     text = json.dumps({**GOOD, "ts": NOW_MS}).encode()
     decoded = decode(

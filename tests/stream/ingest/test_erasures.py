@@ -33,6 +33,7 @@ from driftgraph.snapshots.erasures import (
 )
 from driftgraph.snapshots.generations.keys import StaleWorkerError
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream import safe_queue
 from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
@@ -385,8 +386,8 @@ def ask(erasures: DurableErasures, *users: str, time_ms: int = 50) -> list[bool]
 def test_a_request_is_noted_handed_on_and_known_after_a_restart(tmp_path: Path) -> None:
     with opened(tmp_path) as erasures:
         assert ask(erasures, "ann", "bob", "ann") == [False, False, True]
-        until(lambda: erasures.safe_count == 2)
-        assert (erasures.put_count, erasures.status()["users"]) == (2, 2)
+        until(lambda: erasures.queue.safe_count == 2)
+        assert (erasures.queue.put_count, erasures.status()["users"]) == (2, 2)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     names = [users for _, users in PendingErasures(tmp_path).waiting(REDIS)]
     assert [user for batch in names for user in batch] == ["ann", "bob"]
@@ -396,7 +397,7 @@ def test_a_request_is_noted_handed_on_and_known_after_a_restart(tmp_path: Path) 
         assert ask(erasures, "ann") == [True]
         assert ask(erasures, "ann", time_ms=49) == [True], "it reaches no further"
         assert ask(erasures, "ann", time_ms=51) == [False]
-        until(lambda: erasures.safe_count == 1)
+        until(lambda: erasures.queue.safe_count == 1)
         assert reach_of(erasures.users, "ann") == [51]
         assert [users for _, users in PendingErasures(tmp_path).waiting(REDIS)] == [["ann"]]
     assert b"ann" not in (tmp_path / "list").read_bytes()
@@ -406,14 +407,14 @@ def test_letters_are_looked_for_once_those_of_before_the_request_are_in_their_pl
     letters, pending = [7, 6], PendingErasures(tmp_path)
     with opened(tmp_path, letters) as erasures:
         ask(erasures, "ann")
-        until(lambda: erasures.safe_count == 1)
+        until(lambda: erasures.queue.safe_count == 1)
         time.sleep(0.2)
         assert pending.waiting(LETTERS) == []
         letters[1] = 7
         until(lambda: [users for _, users in pending.waiting(LETTERS)] == [["ann"]])
         letters[0] = 8
         ask(erasures, "bob")
-        until(lambda: erasures.safe_count == 2)
+        until(lambda: erasures.queue.safe_count == 2)
     assert len(list(tmp_path.glob(f"*{HELD}"))) == 1
     with opened(tmp_path):  # whose outbox is empty
         assert [users for _, users in pending.waiting(LETTERS)] == [["ann"], ["bob"]]
@@ -435,7 +436,7 @@ def test_letters_that_cannot_be_released_are_tried_again_and_told(
         ask(erasures, "ann")
         until(lambda: erasures.status()["failure"] == "read-only for a while")
         ask(erasures, "bob")
-        until(lambda: erasures.safe_count == 2)
+        until(lambda: erasures.queue.safe_count == 2)
         refuses[0] = False
         until(lambda: len(PendingErasures(tmp_path).waiting(LETTERS)) == 2)
         until(lambda: erasures.status()["failure"] is None)
@@ -455,27 +456,27 @@ def test_a_disk_that_refuses_holds_the_position_back_and_loses_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list cannot be written: nothing passes, ingestion goes on; a moment later it can."""
-    monkeypatch.setattr(erasures_module, "RETRY_S", (0.02,))
+    monkeypatch.setattr(safe_queue, "RETRY_S", (0.02,))
     monkeypatch.setattr(erasures_module, "WAITING_MAX", 3)
     source = Source()
     place = FileDeadLetters(tmp_path / "letters")
     box = Outbox(place, KeptLetters(tmp_path / "letters"))
     with opened(tmp_path / "erasures") as erasures:
-        gate = Gate(source, [box, erasures])
+        gate = Gate(source, [box.queue, erasures.queue])
         (tmp_path / "erasures" / "list").mkdir()
         ask(erasures, "ann", "bob")
-        until(lambda: erasures.failure is not None)
+        until(lambda: erasures.queue.failure is not None)
         gate.hold_back()
-        assert (source.told, erasures.put_count, erasures.safe_count) == ([], 2, 0)
+        assert (source.told, erasures.queue.put_count, erasures.queue.safe_count) == ([], 2, 0)
         ask(erasures, "cy")
         gate.hold_back()
         assert source.told == ["pause"]
         until(lambda: not list((tmp_path / "erasures").glob(f"*{HELD}")))  # what could not be noted is gone
         (tmp_path / "erasures" / "list").rmdir()
-        until(lambda: erasures.safe_count == 3)
+        until(lambda: erasures.queue.safe_count == 3)
         gate.hold_back()
         assert source.told == ["pause", "resume"]
-        assert erasures.failure is None
+        assert erasures.queue.failure is None
     box.close()
     assert reach_of(ErasureList(tmp_path / "erasures").load(), "ann", "bob", "cy") == [50, 50, 50]
 

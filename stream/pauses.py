@@ -1,0 +1,10 @@
+"""How long to wait before the next try of what has failed: longer each time, up to the last pause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def pause_after(failures: int, pauses: Sequence[float]) -> float:
+    """The pause after so many failures, of which there is at least one; the last pause repeats."""
+    return pauses[min(failures, len(pauses)) - 1]
