@@ -76,9 +76,10 @@ def test_every_path_of_a_docstring_or_comment_is_there() -> None:
 def _prose(path: Path) -> str:
     """Docstrings and comments."""
     text = text_of(path)
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = [
-        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)
+        ast.get_docstring(node) or ""
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     return "\n".join([*docstrings, *re.findall(r"(?:^|\s)#\s(.*)$", text, re.MULTILINE)])
 
