@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from benchmarks.rooms_picture import columns
 from driftgraph.app.cli.main import app
 from driftgraph.app.config.settings import Settings
 
@@ -76,9 +77,10 @@ def test_every_path_of_a_docstring_or_comment_is_there() -> None:
 def _prose(path: Path) -> str:
     """Docstrings and comments."""
     text = text_of(path)
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = [
-        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)
+        ast.get_docstring(node) or ""
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     return "\n".join([*docstrings, *re.findall(r"(?:^|\s)#\s(.*)$", text, re.MULTILINE)])
 
@@ -164,6 +166,15 @@ def test_the_tree_says_of_a_folder_what_its_docstring_says() -> None:
             assert said == docstring.splitlines()[0].rstrip("."), (
                 f"{init} and the tree of ARCHITECTURE.md differ"
             )
+
+
+def test_the_picture_of_the_rooms_has_each_room() -> None:
+    """Drawn by benchmarks/rooms_picture.py; draw it again after a change of the contracts."""
+    drawn = re.findall(r">([a-z_]+)/?</text>", text_of(ROOT / "docs" / "rooms.svg"))
+    rooms = columns()
+    assert sorted(drawn) == sorted(
+        [*rooms, *(room for layers in rooms.values() for one in layers for room in one)]
+    )
 
 
 # --- the tour ------------------------------------------------------------------------------------------
