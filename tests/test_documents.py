@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from benchmarks.rooms_picture import columns
 from driftgraph.app.cli.main import app
 from driftgraph.app.config.settings import Settings
 
@@ -167,6 +168,15 @@ def test_the_tree_says_of_a_folder_what_its_docstring_says() -> None:
             )
 
 
+def test_the_picture_of_the_rooms_has_each_room() -> None:
+    """Drawn by benchmarks/rooms_picture.py; draw it again after a change of the contracts."""
+    drawn = re.findall(r">([a-z_]+)/?</text>", text_of(ROOT / "docs" / "rooms.svg"))
+    rooms = columns()
+    assert sorted(drawn) == sorted(
+        [*rooms, *(room for layers in rooms.values() for one in layers for room in one)]
+    )
+
+
 # --- the tour ------------------------------------------------------------------------------------------
 
 
@@ -266,3 +276,15 @@ def test_a_source_archive_has_what_readme_links_to() -> None:
         link.partition("#")[0] for link in LINK.findall(text_of(ROOT / "README.md")) if "://" not in link
     }
     assert {link for link in linked if link and link.split("/")[0] not in kept} == set(), json.dumps(kept)
+
+
+def test_each_dependency_has_its_reason() -> None:
+    """A row of docs/dependencies.md for each that pyproject.toml declares, and none for another."""
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    declared = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    names = {re.split(r"[\[<>=; ]", one)[0].lower() for one in declared} - {"driftgraph"}
+    cells = re.findall(r"^\| ([a-z0-9, -]+) \| ", text_of(ROOT / "docs" / "dependencies.md"), re.MULTILINE)
+    assert {name for cell in cells for name in cell.split(", ")} - {"package", "quixstreams"} == names

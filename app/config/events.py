@@ -1,6 +1,6 @@
 """The section [events] of the configuration: what an event looks like, in which of many forms.
 
-    driftgraph.toml ──► [EventSettings] ──► mapping() ──► event_formats ──► a decoder
+    driftgraph.toml ──► [EventSettings] ──► mapping() ──► app/config/formats.py ──► a decoder
 
 A mapping is compiled here once to see that it is right, so that each fault in it is told with its key and
 value when the configuration is loaded, and not by the first message.

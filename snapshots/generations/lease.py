@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 # KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name
 # Sent twice, it gives the same epoch. The fence is raised too, or an older worker could write until ours
 # does. A holder of our own place is dead: its lock is ours. Without the right to PEXPIRE the lease would stay
-# for ever, so it is removed. (Asking for that right first would lead past maxmemory: see publish_scripts.)
+# for ever, so it is removed. (Asking for that right first would lead past maxmemory: see scripts.py.)
 TAKE = """
 local token = redis.call('HGET', KEYS[1], 'token')
 if token == ARGV[1] then

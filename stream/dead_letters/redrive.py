@@ -5,7 +5,7 @@
               ──► [purge]
 
 A retry delivers at least once: after a crash between the acknowledgement of a chunk and its mark, the next
-retry sends that chunk again. Events with an ``event_id`` are applied once all the same (``stream.dedupe``).
+retry sends that chunk again. Events with an ``event_id`` are applied once all the same (``ingest.dedupe``).
 """
 
 from __future__ import annotations

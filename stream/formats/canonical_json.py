@@ -4,7 +4,7 @@
 
 More fields are harmless; of a field that comes twice the last one counts. A message may also be an array of
 such objects, each of which is an event by itself. The row decoder (msgspec) is the
-definition. A batch goes through the compiled scan of ``_json_scan`` first, which understands the usual
+definition. A batch goes through the compiled scan of ``json_kernels`` first, which understands the usual
 message and leaves each other one to the row decoder.
 """
 

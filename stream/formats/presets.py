@@ -1,6 +1,6 @@
 """Mappings for event streams that many sites have, ready to be named in ``events.format``.
 
-    events.format = "segment" ──► [PRESETS] + [events.mapping] on top ──► mapping.EventMapping
+    events.format = "segment" ──► [PRESETS] + [events.mapping] on top ──► field_mapping.EventMapping
 
 Each is data in the form of ``[events.mapping]``; whatever a site has otherwise it sets there. The relations
 are view, click, cart, favorite and purchase; of those that are not configured the events are ignored. Their

@@ -2,7 +2,7 @@
 
 Reads the records that ``adjacency`` writes, from any process, while the writer goes on. Sequence numbers
 only grow, so whatever arrived after the cut is passed over; what left the ring before the cut ends a list.
-The caller checks afterwards that no record of the cut was overwritten meanwhile (``window_view.StaleCut``).
+The caller checks afterwards that no record of the cut was overwritten meanwhile (``view.StaleCut``).
 
 A step along a list is a miss to memory that the next step has to wait for. So ``BLOCK`` lists are walked
 together, one step of each in a round: a record is asked for in one round and used in the next. First all find

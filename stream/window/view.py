@@ -2,7 +2,7 @@
 
     Window (the writer) ──► shared memory ──► [WindowView] at a cut ──► training, evaluation, refresh
 
-There is no lock: a reader works at a cut and learns at the end whether it still held (``header``).
+There is no lock: a reader works at a cut and learns at the end whether it still held (``cut_header``).
 """
 
 from __future__ import annotations

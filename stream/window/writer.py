@@ -3,8 +3,8 @@
     EventBatch ──► ids ──► [Window.append, expire] ──► cut ──► WindowView.recent, events ──► training
 
 Everything lies in flat arrays (files mapped into memory, or anonymous): the event records and list heads
-of ``adjacency``, and the counters of ``header``. The writer raises ``reserved`` before it overwrites a record
-and publishes the cut last. Time is event time and nothing here reads a clock.
+of ``adjacency``, and the counters of ``cut_header``. The writer raises ``reserved`` before it overwrites a
+record and publishes the cut last. Time is event time and nothing here reads a clock.
 """
 
 from __future__ import annotations
