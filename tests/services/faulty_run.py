@@ -41,13 +41,13 @@ def slow_fsync(descriptor: int) -> None:
 
 fsync = os.fsync
 if FAULT == "no-worker":
-    supervisor.work = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
 elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
 elif FAULT == "slow-disk":
-    supervisor.work = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
     os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":
