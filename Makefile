@@ -4,13 +4,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= $(shell echo $$((2 * $$(nproc))))
+JOBS ?= 4
 
 .PHONY: help demo test test-long check format bench clean
 
 help:
 	@echo "make demo       watch the whole job, in about a minute"
-	@echo "make test       the test suite"
+	@echo "make test       the test suite, in $(JOBS) processes (JOBS=8)"
 	@echo "make test-long  the test suite with the long tests"
 	@echo "make check      format, lint, types, imports"
 	@echo "make format     bring the code into the form that check wants"
@@ -31,19 +31,20 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/driftgraph demo $(ARGS)
 
-# Twice as many processes as cores, as tests of services wait; those of a file share its fixtures
+# Several processes on two cores too, as tests of services wait; the tests of a file share its fixtures
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
 
 # 25 times as many random examples of the window: some 200,000 operations
 test-long: $(READY)
-	DRIFTGRAPH_TEST_LONG=25 $(BIN)/python -m pytest --timeout 1800 $(ARGS)
+	DRIFTGRAPH_TEST_LONG=25 $(PYTEST) --timeout 1800 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/mypy & mypy=$$!; $(BIN)/pyright; pyright=$$?; wait $$mypy && exit $$pyright
 	$(BIN)/lint-imports
 
 format: $(READY)

@@ -11,16 +11,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from driftgraph.app.config.settings import Settings
 from driftgraph.app.live import supervisor
+from driftgraph.snapshots.generations.lease import LeaseOwner
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
 
 
-def no_worker(*args: Any) -> None:
-    args[-1].poll(None)  # until the updater closes its end
+def no_worker(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
+    updater.poll(None)  # until it closes its end
 
 
 def long_fit(*_: Any, **__: Any) -> None:
@@ -37,13 +41,13 @@ def slow_fsync(descriptor: int) -> None:
 
 fsync = os.fsync
 if FAULT == "no-worker":
-    supervisor.work = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
 elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
 elif FAULT == "slow-disk":
-    supervisor.work = no_worker  # type: ignore[assignment]
+    supervisor.work = no_worker
     os.fsync = slow_fsync  # type: ignore[assignment]
 
 if __name__ == "__main__":

@@ -74,6 +74,6 @@ def test_run_publishes_and_keeps_its_kernels_for_worker_and_next_start(
     assert "compiled kernels" not in log.read_text()
     kernels = [path.name for path in other.kept.iterdir() if path.suffix == ".nbc"]
     assert {os.stat(other.kept / name).st_uid for name in kernels} == {UID}
-    for one in ("sample.", "ring.", "_json_scan."):  # the worker's, the updater's, the decoder's
+    for one in ("recent_kernels.", "ring.", "json_kernels."):  # the worker's, the updater's, the decoder's
         assert any(one in name for name in kernels), kernels
     assert sorted(path.name for path in other.work.iterdir()) == ["driftgraph.toml", "var"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.services
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
-NEWEST = 30_000  # events of a file; what a whole one costs is in docs/LOG.md
+NEWEST = 10_000  # events of a file; what a whole one costs is in docs/LOG.md
 PARTITIONS = 4
 LONG_S = 300.0  # on a machine that does other things; a start of this size takes seconds
 
@@ -118,7 +119,7 @@ def test_a_start_on_a_topic_with_history_serves_everybody(
             assert found.source in ("co_visitation", "embedding"), user
             assert len(found.items) == 10
             assert not {item for item, _ in found.items} & items
-        assert reader.recommend("a stranger", 5).source == "trending"
+        until("strangers, too", lambda: reader.recommend("a stranger", 5).source == "trending")
         # the model: accepted, or refused with a reason that an operator can read
         until("the first fit ends", lambda: updater.status() and worker_said(start)["fit"], LONG_S)
         fit = worker_said(start)["fit"]
@@ -128,7 +129,10 @@ def test_a_start_on_a_topic_with_history_serves_everybody(
             assert served.manifest["made_by"] == "model"
             until(
                 "it says so",
-                lambda: f"model generation 1, served as generation {served.number}" in updater.output(),
+                lambda: re.search(
+                    rf"model generation 1( at attempt \d, gentler)?, served as generation {served.number}\b",
+                    updater.output(),
+                ),
             )
         else:
             assert fit["code"] == "popularity"
