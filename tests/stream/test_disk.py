@@ -139,7 +139,9 @@ def test_a_crash_at_any_step_leaves_a_whole_file(tmp_path: Path, monkeypatch: py
             fsync, rename = os.fsync, Path.rename
 
             def synced(descriptor: int) -> None:
-                step("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync")
+                found = os.fstat(descriptor)
+                assert stat.S_ISDIR(found.st_mode) or found.st_size == len(b"new")
+                step("folder" if stat.S_ISDIR(found.st_mode) else "fsync")
                 fsync(descriptor)
 
             def renamed(self: Path, to: Path) -> Path:
