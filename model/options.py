@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 STATE_FORMAT = 1  # of what a trainer saves
 SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
+# Of options; the words are pydantic's, since the tables of the configuration take their limits from here.
+LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "dim": {"ge": 2, "le": 1_024},
+    "heads": {"ge": 1, "le": 64},
+    "layers": {"ge": 1, "le": 3},
+    "user_fanout": {"ge": 1, "le": 512},
+    "item_fanout": {"ge": 1, "le": 512},
+    "history_fanout": {"ge": 1},
+    "uniform_pool": {"ge": 0, "le": 65_536},
+    "batch_size": {"ge": 1, "le": 1 << 20},
+    "sampled_negatives": {"ge": 0, "le": 1 << 20},
+    "learning_rate": {"gt": 0, "le": 1},
+    "network_learning_rate": {"gt": 0, "le": 1},
+    "clip_norm": {"gt": 0},
+    "temperature": {"gt": 0},
+    "half_life_share": {"gt": 0},
+    "examples_max": {"ge": 1, "le": 1 << 31},
+    "replay_ratio": {"ge": 0, "le": 100},
+    "evaluations_max": {"ge": 1, "le": 1 << 31},
+    "top": {"ge": 1},
+}
+_KINDS: Final[Mapping[str, tuple[Callable[[Any, Any], bool], str]]] = {
+    "ge": (operator.ge, "{} or more"),
+    "gt": (operator.gt, "above {}"),
+    "le": (operator.le, "{} or less"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +43,9 @@ class TrainerOptions:
 
     The extras (``skip`` to ``contrastive_weight``) are switches on top of the formula; docs/LOG.md has what
     each of them was worth.
+
+    Raises:
+        ValueError: An option is beyond its limits.
     """
 
     dim: int = 64  # of a published vector; the last channel carries the popularity
@@ -71,25 +102,12 @@ class TrainerOptions:
         return self.user_fanout, self.item_fanout, self.history_fanout
 
     def __post_init__(self) -> None:
-        if self.dim < 2 or self.heads < 1 or self.dim % self.heads:
-            raise ValueError(f"dim must be 2 or more and a multiple of heads ({self.heads}), got {self.dim}")
-        if self.layers not in (1, 2, 3):
-            raise ValueError(f"layers must be 1, 2 or 3, got {self.layers}")
-        for name in (
-            "user_fanout",
-            "item_fanout",
-            "history_fanout",
-            "batch_size",
-            "examples_max",
-            "evaluations_max",
-            "top",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.uniform_pool < 0:
-            raise ValueError(f"uniform_pool must be 0 or more, got {self.uniform_pool}")
-        for name in ("learning_rate", "network_learning_rate", "clip_norm", "temperature", "half_life_share"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name, limits in LIMITS.items():
+            for kind, limit in limits.items():
+                holds, words = _KINDS[kind]
+                if not holds(value := getattr(self, name), limit):
+                    raise ValueError(f"{name} must be {words.format(limit)}, got {value}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} should be a multiple of heads {self.heads}")
         if self.activation not in ("none", "elu", "leaky_relu"):
             raise ValueError(f"activation must be none, elu or leaky_relu, got {self.activation!r}")

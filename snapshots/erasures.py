@@ -39,7 +39,7 @@ from driftgraph.stream.ingest.erasures import MemoryErasures, UsersOf
 from driftgraph.stream.safe_queue import SafeQueue
 
 ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u4")])
-UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
+PRIVATE: Final = 0o600  # for the owner alone
 REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
 
 WAITING_MAX: Final = 100_000  # requests that are not safe; then no more events are read
@@ -66,14 +66,14 @@ class ErasureList:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            unnamed = self._path.with_name(f"{self._path.name}{UNNAMED}")
+            unnamed = self._path.with_name(f"{self._path.name}{disk.UNNAMED}")
             if unnamed.exists() and not self._path.exists():  # a crash, where a rename takes two steps
                 unnamed.rename(self._path)
             if not self._key_path.exists() and not self._path.exists():
-                write_private(self._key_path, secrets.token_bytes(KEY_BYTES))
+                disk.write_whole(self._key_path, secrets.token_bytes(KEY_BYTES), mode=PRIVATE)
             users, size, count = self._read()
             if size != count * ENTRY.itemsize or count != len(users):
-                write_private(self._path, _entries(*users.all()))
+                disk.write_whole(self._path, _entries(*users.all()), mode=PRIVATE)
         except OSError as error:
             raise ErasureError(
                 f"the erasure list in {self._folder} cannot be read or written: {error.strerror or error}; "
@@ -98,7 +98,7 @@ class ErasureList:
         Raises:
             OSError: The disk refuses.
         """
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
         try:
             size = os.fstat(descriptor).st_size // ENTRY.itemsize * ENTRY.itemsize
             os.ftruncate(descriptor, size)  # a part of an entry is there if an append failed and its end, too
@@ -149,7 +149,7 @@ class PendingErasures:
 
     def begin(self) -> None:
         """As the one who writes: go on behind the files that a process before has left."""
-        for path in self._folder.glob(f"*{UNNAMED}"):
+        for path in self._folder.glob(f"*{disk.UNNAMED}"):
             path.unlink()
         names = [path.stem for path in self._folder.iterdir() if path.stem.isdecimal()]
         self._next = max(map(int, names), default=0) + 1
@@ -165,7 +165,7 @@ class PendingErasures:
         name = f"{self._next:012}"
         data = msgspec.json.encode(list(dict.fromkeys(users)))
         for kind in (REDIS, HELD):
-            write_private(self._folder / (name + kind), data)
+            disk.write_whole(self._folder / (name + kind), data, mode=PRIVATE)
         self._next += 1
         return self._folder / (name + HELD)
 
@@ -273,21 +273,6 @@ class DurableErasures(MemoryErasures):
             self._held.popleft()
         self._held_back = None
         return bool(self._held)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Put a file there whole, on the disk, for its owner alone."""
-    unfinished = path.with_name(f"{path.name}{UNNAMED}")
-    try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            disk.sync(file.fileno())
-        disk.replace(unfinished, path)
-        disk.sync_folder(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _entries(hashes: U64, times_ms: I64) -> bytes:

@@ -1,6 +1,6 @@
-"""What volumes do differently: hard links, locks, room for a file, names that a rename replaces, fsync.
+"""Files that are there whole or not at all, on volumes that differ: links, locks, room, renames, fsync.
 
-    checkpoints, erasures, dead letters, window ──► [link_or_copy, replace, sync, lock, …] ──► volume
+    checkpoints, erasures, dead letters, window, status ──► [written_whole, link_or_copy, lock, …] ──► volume
 
 SMB, Azure Files, NFS, FUSE and FAT lack some of what a local disk has. Where another way has the same result,
 the functions here take it; where there is none, as on a full disk, they raise what the volume says.
@@ -16,10 +16,10 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 # What systems say where a volume does not have an operation. FUSE and SMB are free in their choice.
 _MISSING: Final = frozenset(
@@ -29,6 +29,7 @@ _MISSING: Final = frozenset(
     }
 )  # fmt: skip
 _BROKEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})  # another way has no other result
+UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
 _ZEROS: Final = bytes(1 << 20)
 _LOCK_LOOK_S: Final = 0.02
 
@@ -103,11 +104,55 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and bring it to the disk."""
+    """Write a file and bring it to the disk. It is for a folder that is renamed as a whole."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         sync(file.fileno())
+
+
+@contextmanager
+def written_whole(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to that gets its name when it is complete; until then the one of before is there.
+
+    The order, which makes a crash at any point leave a whole file, the old or the new one:
+      1. the body of ``with`` writes ``{name}.new``;
+      2. fsync it;
+      3. rename it to ``{name}``;
+      4. fsync the folder.
+    If one of them fails, ``{name}.new`` is removed, unless it is all that is left: see ``replace``.
+
+    Args:
+        path: The file; its folder exists.
+        mode: Who may read it, before the umask.
+        synced: False leaves out the steps 2 and 4, for what is worth nothing after a crash of the machine.
+
+    Raises:
+        OSError: The volume refuses.
+    """
+    unnamed = path.with_name(f"{path.name}{UNNAMED}")
+    complete = False
+    try:
+        with open(os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            yield file
+            file.flush()
+            if synced:
+                sync(file.fileno())
+        complete = True
+        replace(unnamed, path)
+    except BaseException:
+        if not complete or path.exists():
+            with suppress(OSError):
+                unnamed.unlink(missing_ok=True)
+        raise
+    if synced:
+        sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666, synced: bool = True) -> None:
+    """See ``written_whole``."""
+    with written_whole(path, mode=mode, synced=synced) as file:
+        file.write(data)
 
 
 def make_room(descriptor: int, start: int, size: int) -> None:

@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def pause_after(failures: int, pauses: Sequence[float]) -> float:
-    """The pause after so many failures, of which there is at least one; the last pause repeats."""
-    return pauses[min(failures, len(pauses)) - 1]
+    """The pause after so many failures in a row: none after none, and the last one again and again."""
+    return pauses[min(failures, len(pauses)) - 1] if failures else 0

@@ -119,16 +119,12 @@ def init(
     """Write a driftgraph.toml that explains every key."""
     from driftgraph.app.config.settings import FILE_NAME
     from driftgraph.app.config.text import starter_file
+    from driftgraph.stream import disk
 
     path = config or Path(FILE_NAME)
     if path.exists() and not force:
         raise DriftgraphError(f"{path} is already there; give --force to replace it")
-    unfinished = path.with_name(f"{path.name}.new")  # a full disk must not cost the file that was there
-    try:
-        unfinished.write_text(starter_file(), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    disk.write_whole(path, starter_file().encode())
     if as_json:
         print_as_json({"path": str(path)})
     else:

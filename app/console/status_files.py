@@ -39,6 +39,4 @@ def told(data_dir: Path, who: str) -> dict[str, Any] | None:
 def write_json(path: Path, value: object) -> None:
     """Replace a small file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.new")
-    partial.write_bytes(msgspec.json.encode(value))
-    disk.replace(partial, path)
+    disk.write_whole(path, msgspec.json.encode(value), synced=False)

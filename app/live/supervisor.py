@@ -19,10 +19,11 @@ from typing import Any, Final
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.worker_end import end_of, failed
 from driftgraph.snapshots.generations.lease import LeaseOwner
+from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.time.clock import Clock
 
 WORKER_STOPS_WITHIN_S: Final = 6.0  # then it is killed; a publish survives that, a fit is lost
-RESTART_PAUSES_MS: Final = (0, 1_000, 5_000, 15_000, 60_000)  # before the n-th start of one that keeps ending
+RESTART_PAUSES_MS: Final = (1_000, 5_000, 15_000, 60_000)  # before the next start of one that keeps ending
 STEADY_MS: Final = 120_000  # a worker that lives so long, and twice as long as those that failed, is well
 LONG_MS: Final = 3_600_000  # whatever comes after so long a life is not in a row with what was before
 FAILING_FROM: Final = 2  # failures in a row; a single one may be an accident
@@ -111,8 +112,7 @@ class WorkerProcess:
             why = end_of(self._process.exitcode, self._last_words())
             self._note_failure(why, now_ms, lived_ms=now_ms - self._changed_ms)
             self._changed_ms = now_ms
-        pause_ms = RESTART_PAUSES_MS[min(self.failures, len(RESTART_PAUSES_MS) - 1)]
-        if now_ms - self._changed_ms >= pause_ms:
+        if now_ms - self._changed_ms >= pause_after(self.failures, RESTART_PAUSES_MS):
             try:
                 self._start()
             except OSError as error:  # no process or no memory for one: ingestion goes on

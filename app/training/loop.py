@@ -5,13 +5,14 @@ graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh �
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +34,7 @@ from driftgraph.snapshots.generations.lease import LeaseOwner, raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.outage_log import OutageLog
+from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
@@ -46,7 +48,7 @@ RING_TOO_SMALL = (
 )
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
-REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # before the n-th next try while Redis does not do what it should
+REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # while Redis does not do what it should
 
 REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without what it had
 
@@ -119,7 +121,7 @@ class _Loop:
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
         self.worker = worker
-        self._pauses = _pauses()
+        self._failures = 0  # of Redis to do what it should, in a row
         self._outage = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
         self._rounds = 0
@@ -140,14 +142,15 @@ class _Loop:
             except StaleWorkerError:
                 raise
             except StoreError as error:
-                pause_s = next(self._pauses)
+                self._failures += 1
+                pause_s = pause_after(self._failures, REDIS_PAUSES_S)
                 if isinstance(error, RedisUnavailableError):
                     pause_s = min(pause_s, REDIS_BACK_WITHIN_S)
                 self._outage.missing(f"{error}; it is tried again and again")
                 if wait(pause_s):
                     return
             else:
-                self._pauses = _pauses()
+                self._failures = 0
                 self._outage.over("Redis takes what it should again")
                 self._stale = 0
                 self._ring.over("the worker keeps up with the window again")
@@ -204,7 +207,7 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
     """
     client = connect(settings.redis.address())
     outage = OutageLog(log.warning)
-    for pause_s in _pauses():
+    for failures in itertools.count(1):
         try:
             epoch = raise_epoch(client, settings.redis.namespace, owner)
             store = generation_store(settings, client, epoch=epoch)
@@ -213,18 +216,12 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
             raise
         except StoreError as error:
             outage.missing(f"{error}; it is tried again and again")
-            if wait(pause_s):
+            if wait(pause_after(failures, REDIS_PAUSES_S)):
                 return None
         else:
             outage.over("Redis is there")
             return store
-    raise AssertionError("pauses never end")
-
-
-def _pauses() -> Iterator[int]:
-    yield from REDIS_PAUSES_S
-    while True:
-        yield REDIS_PAUSES_S[-1]
+    raise AssertionError("tries never end")
 
 
 def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:

@@ -211,24 +211,16 @@ class FileLetterBox:
         path = _path(self._folder, number)
         if not path.exists():
             return
-        unfinished = path.with_name(f"{path.name}.new")
-        left = 0
-        try:
-            with path.open("rb") as old, unfinished.open("wb") as new:
+        with path.open("rb") as lines:
+            left = any(line != b"\n" and at not in gone for at, line in enumerate(lines, start=1))
+        if left or number == _files_of(self._folder)[-1][0]:
+            with disk.written_whole(path) as new, path.open("rb") as old:
                 for at, line in enumerate(old, start=1):
-                    keep = at not in gone and line != b"\n"
-                    left += keep
-                    new.write(line if keep else b"\n")
-                new.flush()
-                disk.sync(new.fileno())
-            if left or number == _files_of(self._folder)[-1][0]:
-                disk.replace(unfinished, path)
-            else:
-                path.unlink()  # before what is done of it, so that nothing comes to life again
-                _done_path(self._folder, number).unlink(missing_ok=True)
+                    new.write(b"\n" if at in gone else line)
+        else:
+            path.unlink()  # before what is done of it, so that nothing comes to life again
+            _done_path(self._folder, number).unlink(missing_ok=True)
             disk.sync_folder(self._folder)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def _read(lines: BinaryIO, number: int, size: int, done: set[int]) -> Iterator[Letter]:

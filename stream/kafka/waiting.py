@@ -21,10 +21,11 @@ from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Decoder, NotNowError, Rows
 from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.sources.source import Position
 
 LOG = logging.getLogger("driftgraph.kafka")
-PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)  # before each further try; the last one again and again
+PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)  # before each further try
 GIVE_UP_AFTER_S: Final = 600.0  # then the source fails, so that somebody learns that nothing flows
 
 
@@ -121,8 +122,8 @@ class WaitingSource:
         if read.tries == 0:
             LOG.warning("%s: %d messages wait for it, and event time stands still", error, len(read.rows))
             self._source.pause()
-        read.next_try_s = self._now_s() + PAUSES_S[min(read.tries, len(PAUSES_S) - 1)]
         read.tries += 1
+        read.next_try_s = self._now_s() + pause_after(read.tries, PAUSES_S)
 
     def position(self) -> Position:
         """After the last event returned."""

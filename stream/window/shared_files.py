@@ -179,10 +179,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def write_description(directory: Path, description: Description) -> None:
-    """Write it whole under a temporary name, then rename."""
-    partial = directory / f"{DESCRIPTION}.new"
-    partial.write_bytes(msgspec.json.encode(description))
-    disk.replace(partial, directory / DESCRIPTION)
+    """Write it whole. It need not survive a crash of the machine, since a start makes the window anew."""
+    disk.write_whole(directory / DESCRIPTION, msgspec.json.encode(description), synced=False)
 
 
 def read_description(directory: Path) -> Description:

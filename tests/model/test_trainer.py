@@ -715,8 +715,11 @@ def test_the_trainer_refuses_another_windows_relations() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dim": 65}, "multiple of heads"),
-        ({"layers": 4}, "layers must be 1, 2 or 3, got 4"),
+        ({"dim": 65}, "dim 65 should be a multiple of heads 4"),
+        ({"heads": 0}, "heads must be 1 or more, got 0"),
+        ({"dim": 2_048}, "dim must be 1024 or less, got 2048"),
+        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
+        ({"layers": 4}, "layers must be 3 or less, got 4"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"activation": "relu"}, "activation must be"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -25,6 +25,7 @@ from driftgraph.snapshots.generations.lease import (
 )
 from driftgraph.snapshots.generations.store import GenerationStore
 from tests.services_redis import NAMESPACE, filled, publish
+from tests.waits import until
 
 TTL_S = 0.6
 
@@ -37,13 +38,6 @@ def taken(client: LeaseClient) -> int:
     epoch = client.take()
     assert epoch is not None
     return epoch
-
-
-def until(is_true: Callable[[], object], timeout_s: float = 5.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < end, f"not in {timeout_s:g} s"
-        time.sleep(0.01)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,89 @@ def test_a_crash_between_the_two_steps_of_a_rename_costs_no_erasure(tmp_path: Pa
         listed.append(users.hashes(Strings.of(["u"])), np.array([[time_ms, time_ms]]))
     (tmp_path / "list").rename(tmp_path / "list.new")
     assert len(ErasureList(tmp_path).load()) == 1
+
+
+class Died(Exception):  # noqa: N818  # an event of the test, not an error
+    """The process ends here."""
+
+
+def test_a_crash_at_any_step_leaves_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die before each step in turn. The steps are those of the docstring, in its order."""
+    path, taken = tmp_path / "file", list[str]()
+
+    def run(die_at: int) -> None:
+        taken.clear()
+
+        def step(name: str) -> None:
+            taken.append(name)
+            if len(taken) == die_at:
+                raise Died
+
+        with monkeypatch.context() as patch:
+            fsync, rename = os.fsync, Path.rename
+
+            def synced(descriptor: int) -> None:
+                found = os.fstat(descriptor)
+                assert stat.S_ISDIR(found.st_mode) or found.st_size == len(b"new")
+                step("folder" if stat.S_ISDIR(found.st_mode) else "fsync")
+                fsync(descriptor)
+
+            def renamed(self: Path, to: Path) -> Path:
+                assert self.read_bytes() == b"new"
+                step("rename")
+                return rename(self, to)
+
+            patch.setattr(os, "fsync", synced)
+            patch.setattr(Path, "rename", renamed)
+            disk.write_whole(path, b"new")
+
+    for die_at in (1, 2, 3):
+        path.write_bytes(b"old")
+        with pytest.raises(Died):
+            run(die_at)
+        assert path.read_bytes() == (b"new" if die_at == 3 else b"old")
+        assert os.listdir(tmp_path) == ["file"]
+    run(4)
+    assert taken == ["fsync", "rename", "folder"]
+    taken.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", volumes.refusing(errno.EIO))
+        disk.write_whole(path, b"status", synced=False)
+    assert path.read_bytes() == b"status"
+
+
+def test_what_is_written_whole_is_for_whom_it_is_said_and_a_failure_leaves_the_old_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    disk.write_whole(path, b"old", mode=0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def half() -> None:
+        with disk.written_whole(path) as file:
+            file.write(b"half")
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        half()
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["file"])
+
+
+def test_a_rename_of_two_steps_that_fails_at_the_second_keeps_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is gone then: to remove the new one as well would lose an erasure list."""
+    path, renames = tmp_path / "file", iter([errno.EEXIST, errno.EIO])
+    disk.write_whole(path, b"old")
+
+    def rename(self: Path, _: Path) -> Path:
+        raise OSError(next(renames), "no")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no"):
+        disk.write_whole(path, b"new")
+    assert os.listdir(tmp_path) == ["file.new"]
+    assert (tmp_path / "file.new").read_bytes() == b"new"
 
 
 def test_room_is_made_by_writing_where_it_cannot_be_asked_for(

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 
 from driftgraph.stream import safe_queue
 from driftgraph.stream.safe_queue import SafeQueue
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+from tests.waits import until
 
 
 class Disk:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from tests.services_redis import keys_by_scan, publish
 from tests.shop_worlds import batch_of, graph_of, grow, one_event, small_shop, trainer_of
+from tests.waits import until
 
 SHOP = small_shop(800)
 USER = SHOP.user_ids[int(SHOP.user[0])]
@@ -49,13 +48,6 @@ def holding(folder: Path, user: str = USER) -> list[Path]:
     return [
         path for path in folder.rglob("*") if path.is_file() and f'"{user}"'.encode() in path.read_bytes()
     ]
-
-
-def until(is_true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_no_checkpoint_has_the_user_and_the_newest_has_all_the_others(

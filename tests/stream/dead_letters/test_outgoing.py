@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from driftgraph.stream.dead_letters.letters import DeadLetterError
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.events import Decoded, Rejected
 from driftgraph.stream.sources.source import Position
+from tests.waits import until
 
 LETTER = Rejected("bad_json", "it is no JSON", b"{", "events[0]@7", timestamp_ms=1_783_000_000_000)
 
@@ -67,13 +68,6 @@ def opened(place: Place, folder: Path) -> Iterator[Outbox]:
     finally:
         place.slow.set()
         box.close()
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_letters_are_kept_in_their_order_and_then_safe(tmp_path: Path) -> None:

@@ -21,17 +21,7 @@ from driftgraph.stream.events import Rejected
 from driftgraph.stream.kafka.producer import EventProducer
 from driftgraph.stream.time.clock import ManualClock
 from tests.kafka_brokers import mock_kafka, produce
-from tests.stream.dead_letters.test_dead_letters import records_of
-
-LETTER = Rejected(
-    reason="bad_id",
-    detail="user id must be a text or an integer, got 42.0",
-    payload=b'{"user_id":42.0}\xff\x00',
-    origin="events[3]@17",
-    key=b"k\xff",
-    headers=(("trace", b"\x00\x01"), ("trace", b"second"), ("null", None)),
-    timestamp_ms=1_783_000_000_123,
-)
+from tests.stream.dead_letters.test_dead_letters import LETTER, records_of
 
 
 def letter(number: int, reason: str = "bad_id") -> Rejected:

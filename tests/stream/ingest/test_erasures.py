@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,6 +53,7 @@ from driftgraph.stream.window.writer import Relation
 from tests.kafka_brokers import mock_kafka
 from tests.services_redis import NAMESPACE, keys_by_scan, publish
 from tests.stream.dead_letters.test_outgoing import Source
+from tests.waits import until
 
 START_MS = 1_700_000_000_000
 RELATIONS = (Relation("click", 60_000, 1 << 10), Relation("buy", 60_000, 1 << 10))
@@ -364,13 +364,6 @@ def opened(folder: Path, letters: list[int] | None = None) -> Iterator[DurableEr
         yield found
     finally:
         found.close()
-
-
-def until(is_true: Any) -> None:
-    end = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ask(erasures: DurableErasures, *users: str, time_ms: int = 50) -> list[bool]:
