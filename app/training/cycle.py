@@ -1,7 +1,7 @@
-"""The train loop: evaluate, fit, gate, publish, at one moment of the graph after the other.
+"""The train loop: evaluate, fit, gate, save, publish, at one moment of the graph after the other.
 
     HeterographView at a moment ──► [Worker.cycle] ──► GenerationStore ──► readers
-                                          │ evaluate ─► fit ─► gate ─► publish ─► checkpoint
+                                          │ evaluate ─► fit ─► gate ─► save ─► publish ─► trends
                                     [Worker.refresh]   users touched since, by the serving model
 
 The same object runs inside a replay, in lockstep with ingestion, and in the GPU worker's own process.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.by_id import items_by_id, users_by_id
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
+from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
@@ -50,7 +51,8 @@ class Worker:
 
     Always true: events before ``since`` are trained on, those before ``seen`` are scored; ``trainer``'s
     serving generation is what Redis serves once ``published`` is not 0, and before the first one lists by
-    co-visitation and popularity are.
+    co-visitation and popularity are; where there are ``checkpoints``, a model is published only after its
+    state was saved.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Worker:
         self.checkpoints = checkpoints
         self._upkeep = None if store is None else Upkeep(store)
         self.published = 0
+        self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
         self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
         self.since = self.seen = Cut(
             0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
@@ -80,15 +83,23 @@ class Worker:
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
-        """Evaluate and train on the events since the last cycle, and publish if the gate lets it.
+        """Evaluate and train on the events since the last cycle, and publish if the gate lets it. The order:
 
-        The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
-        before the publish costs the fit; one between publish and checkpoint costs it too, and the next
-        generation replaces what Redis then serves. Until a first generation is accepted, every fit begins
-        from nothing on the whole window.
+          1. evaluate the serving model on the events since the last cycle;
+          2. fit it to them;
+          3. the gate accepts the fit, or the trainer takes it back;
+          4. save the trainer's state, accepted or not, with how far it is trained and the metrics;
+          5. publish an accepted fit as a new generation;
+          6. write the lists of what is trending.
+
+        A crash in 1 to 4 costs the fit: the next start has the state before it, which is what Redis serves,
+        and makes the fit again. After 4 nothing of the fit is lost: the next start publishes the state that
+        was saved, and the lists. Until a first fit is accepted there is no state to save, and every fit
+        begins from nothing on the whole window.
 
         Raises:
             StaleCut: The moment is too old for the ring; ask for a newer one.
+            CheckpointError: The disk did not take the state; nothing was published.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
         view, number = self.graph.window, self.trainer.generation + 1
@@ -108,8 +119,12 @@ class Worker:
         )
         self.status.fitted(fit)
         if fit.accepted:
+            self.evaluated = _facts_of(evaluation)
+        if self.trainer.generation and fit.code != "no_events":
+            self._save(moment)
+        if fit.accepted:
             self.published = 0
-            self.publish(moment, evaluation)
+            self.publish(moment)
         return GenerationReport(
             self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
         ), predictions
@@ -127,8 +142,8 @@ class Worker:
         served = next((one for one in self.store.generations() if one.current), None)
         return served is None or served.manifest.get("made_by") == MADE_BY
 
-    def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
-        """Publish the serving generation as of ``moment``, then keep the trainer's state, then the trends.
+    def publish(self, moment: Moment) -> None:
+        """Publish the serving generation as of ``moment``, then the trends: steps 5 and 6 of a cycle.
 
         Before the model's first generation: lists by co-visitation and popularity, unless Redis serves a
         model's generation of an earlier life, which is left there. A window without users or items has
@@ -140,13 +155,11 @@ class Worker:
         try:
             if self.trainer.generation:
                 self._lists = None
-                self._publish(moment, self._embedding(moment), evaluation)
-                if self.checkpoints is not None and (self.published or self.store is None):
-                    self._save(moment)
+                self._publish(moment, self._embedding(moment))
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
                 self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
-                self._publish(moment, self._lists.embedding(), evaluation)
+                self._publish(moment, self._lists.embedding())
             self._publish_trending(moment)
         finally:
             self.status.close()
@@ -164,7 +177,7 @@ class Worker:
         )
         return replace(embedding, user=vectors)
 
-    def _publish(self, moment: Moment, embedding: Embedding, evaluation: Evaluation | None) -> None:
+    def _publish(self, moment: Moment, embedding: Embedding) -> None:
         if self.store is None:
             return
         times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
@@ -173,7 +186,7 @@ class Worker:
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
-        manifest = self._manifest(moment, evaluation)
+        manifest = self._manifest(moment)
         self.status.start(f"publishing generation {number}", total=len(users) + len(items))
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
@@ -272,14 +285,15 @@ class Worker:
             self._save(moment, keep=1)
 
     def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
-        """The trainer's state, with who had the rows at ``moment``."""
-        assert self.checkpoints is not None
+        """The trainer's state, with who had the rows at ``moment``; in a replay nobody keeps it."""
+        if self.checkpoints is None:
+            return
         files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
-        number = max([self.trainer.generation - 1, *checkpoint.numbers(self.checkpoints)]) + 1
-        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
+        number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
+        checkpoint.write(self.checkpoints, number, files.items(), {**facts, **self.evaluated}, keep=keep)
 
-    def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
-        manifest: dict[str, str | int | float] = {
+    def _manifest(self, moment: Moment) -> Facts:
+        return {
             "made_by": MADE_BY if self._lists is not None else "model",
             "model_generation": self.trainer.generation,
             "model_hash": self._model_hash(),
@@ -287,11 +301,8 @@ class Worker:
             "cut": json.dumps(
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
+            **self.evaluated,
         }
-        if evaluation is not None and evaluation.event_count:
-            manifest["metrics"] = json.dumps(evaluation.metrics)
-            manifest["evaluated_events"] = evaluation.event_count
-        return manifest
 
     def _model_hash(self) -> str:
         digest = hashlib.sha256()
@@ -342,6 +353,13 @@ class Worker:
     def _item_name(self, row: int) -> str:
         """What a candidate was called; empty for one that came while ``since`` was taken."""
         return (self._item_names[row] if row < len(self._item_names) else None) or ""
+
+
+def _facts_of(evaluation: Evaluation) -> Facts:
+    """What a manifest says of an evaluation."""
+    if not evaluation.event_count:
+        return {}
+    return {"metrics": json.dumps(evaluation.metrics), "evaluated_events": evaluation.event_count}
 
 
 def use_threads() -> None:

@@ -454,7 +454,7 @@ def test_a_state_goes_on_beside_a_graph_that_was_read_anew(tmp_path: Path) -> No
     found, damaged = checkpoint.latest(tmp_path)
     assert damaged == []
     assert found is not None
-    assert found.facts == {"watermark_ms": int(SHOP.time_ms.max()), "generation": 2}
+    assert (found.facts["watermark_ms"], found.facts["generation"]) == (int(SHOP.time_ms.max()), 2)
 
     order = np.random.default_rng(5).permutation(len(SHOP))
     anew = graph_of()
@@ -500,7 +500,7 @@ def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) 
     worker.cycle(graph.moment())
     grow(graph, one_event("u1", "bridge", 0, START_MS + 3 * DAY_MS))
     grow(graph, interval("new", START_MS + 3 * DAY_MS))
-    worker.publish(graph.moment())
+    worker.erase(["nobody"])  # saves it as of now
     found, _ = checkpoint.latest(tmp_path)
     assert found is not None
     anew = graph_of([interval("new", START_MS + 3 * DAY_MS)], relations)
@@ -686,6 +686,26 @@ def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
     found, _ = checkpoint.latest(tmp_path)
     assert found is not None
     assert (found.number, worker.published) == (1, 1)
+
+
+def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationStore, tmp_path: Path) -> None:
+    """The events of a refused fit are behind the worker, also after a start, as if it had never ended."""
+    graph = Heterograph.create(
+        tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
+    )
+    settings = settings_of(tmp_path)
+    worker = worker_process._worker(settings, tmp_path / "window", store)
+    two_cycles(worker, graph)
+    worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
+    later = int(SHOP.time_ms.max()) + 1_000
+    for n in range(200):
+        graph.apply(one_event(f"u{n % 9}", f"i{n % 17}", 0, later + n))
+    graph.expire(later + 200)
+    report, _ = worker.cycle(graph.moment())
+    assert not report.fit.accepted
+    again = worker_process._worker(settings, tmp_path / "window", store)
+    assert (again.since.next, again.seen.next) == (worker.since.next, worker.seen.next)
+    assert (again.trainer.fit_count, again.trainer.generation) == (worker.trainer.fit_count, 2)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------
