@@ -23,9 +23,9 @@ import torch
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.by_id import items_by_id, users_by_id
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
+from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.trainer_state import Facts
-from driftgraph.app.training.worker_status import WorkerStatus
+from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
 from driftgraph.model.lists import MADE_BY, Lists
@@ -49,10 +49,10 @@ log = logging.getLogger(__name__)
 class Worker:
     """Trains on a graph and publishes.
 
-    Always true: events before ``since`` are trained on, those before ``seen`` are scored; ``trainer``'s
-    serving generation is what Redis serves once ``published`` is not 0, and before the first one lists by
-    co-visitation and popularity are; where there are ``checkpoints``, a model is published only after its
-    state was saved.
+    Always true: events before ``since`` are trained on, those before ``seen`` are scored; the model version
+    of ``trainer`` is what Redis serves as generation ``published``, once that is not 0, and before version 1
+    lists by co-visitation and popularity are; where there are ``checkpoints``, a model is published only
+    after its state was saved.
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class Worker:
         self.store = store
         self.checkpoints = checkpoints
         self._upkeep = None if store is None else Upkeep(store)
-        self.published = 0
+        self.published = 0  # the generation's number
+        self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
         self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
         self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
         self.since = self.seen = Cut(
@@ -78,7 +79,7 @@ class Worker:
         )
         self._refreshed = self.since
         self._trending: set[str] = set()  # relations that have had a list of rising items
-        self._lists: Lists | None = None  # of what is served, before the model's first generation
+        self._lists: Lists | None = None  # of what is served, before model version 1
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
@@ -102,32 +103,33 @@ class Worker:
             CheckpointError: The disk did not take the state; nothing was published.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, number = self.graph.window, self.trainer.generation + 1
+        view, version = self.graph.window, self.trainer.model_version + 1
+        evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
-            self.status.start(f"evaluating before generation {number}")
+            self.status.start(f"evaluating before model version {version}")
             evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
-            predictions = self._named(evaluation, moment)
-            told = self._told(f"training generation {number}")
+            predictions = self._named(evaluation, evaluated, moment)
+            told = self._told(f"training model version {version}")
             fit = self.trainer.fit(view, self.since, moment.cut, on_step=told)
         finally:
             self.status.close()
         self.seen = moment.cut
-        if fit.accepted or self.trainer.generation:
+        if fit.accepted or self.trainer.model_version:
             self.since = moment.cut
         self._item_names = self.graph.names(
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
         self.status.fitted(fit)
         if fit.accepted:
-            self.evaluated = _facts_of(evaluation)
-        if self.trainer.generation and fit.code != "no_events":
+            self.evaluated = facts_of(evaluation)
+        if self.trainer.model_version and fit.code != "no_events":
             self._save(moment)
         if fit.accepted:
             self.published = 0
             self.publish(moment)
-        return GenerationReport(
-            self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
-        ), predictions
+        version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
+        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit)
+        return report, predictions
 
     def may_publish(self, moment: Moment) -> bool:
         """Whether there is something to serve, and nothing better than it stands in Redis.
@@ -137,15 +139,15 @@ class Worker:
         """
         if self.store is None or moment.cut.next == moment.cut.first:
             return False
-        if self.trainer.generation:
+        if self.trainer.model_version:
             return True
         served = next((one for one in self.store.generations() if one.current), None)
         return served is None or served.manifest.get("made_by") == MADE_BY
 
     def publish(self, moment: Moment) -> None:
-        """Publish the serving generation as of ``moment``, then the trends: steps 5 and 6 of a cycle.
+        """Publish the serving model as of ``moment``, then the trends: steps 5 and 6 of a cycle.
 
-        Before the model's first generation: lists by co-visitation and popularity, unless Redis serves a
+        Before the first model version: lists by co-visitation and popularity, unless Redis serves a
         model's generation of an earlier life, which is left there. A window without users or items has
         nothing to serve: what Redis has stays.
 
@@ -153,7 +155,7 @@ class Worker:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
         try:
-            if self.trainer.generation:
+            if self.trainer.model_version:
                 self._lists = None
                 self._publish(moment, self._embedding(moment))
             elif self.store is not None:
@@ -179,6 +181,9 @@ class Worker:
 
     def _publish(self, moment: Moment, embedding: Embedding) -> None:
         if self.store is None:
+            if len(embedding.user_rows) and len(embedding.item_rows):
+                self._unstored += 1
+                self.published = self._unstored
             return
         times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
         users = users_by_id(self.graph, embedding.user_rows, embedding.user, moment, times_ms, self._lists)
@@ -186,11 +191,12 @@ class Worker:
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
-        manifest = self._manifest(moment)
-        self.status.start(f"publishing generation {number}", total=len(users) + len(items))
+        manifest = self._manifest(number, moment)
+        version = self.trainer.model_version
+        self.status.start(f"publishing {named(number, version)}", total=len(users) + len(items))
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
-        self.status.serves(number, str(manifest["made_by"]))
+        self.status.serves(number, version, str(manifest["made_by"]))
         self._refreshed = moment.cut
         self.is_rolled_back = False
 
@@ -249,7 +255,7 @@ class Worker:
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):
-            self.status.serves(0, "")
+            self.status.serves(0, 0, "")
         if to_do is ToDo.PUBLISH:
             self.published = 0
             self.publish(moment)
@@ -292,10 +298,11 @@ class Worker:
         number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
         checkpoint.write(self.checkpoints, number, files.items(), {**facts, **self.evaluated}, keep=keep)
 
-    def _manifest(self, moment: Moment) -> Facts:
+    def _manifest(self, number: int, moment: Moment) -> Facts:
         return {
             "made_by": MADE_BY if self._lists is not None else "model",
-            "model_generation": self.trainer.generation,
+            "generation": number,
+            "model_version": self.trainer.model_version,
             "model_hash": self._model_hash(),
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(
@@ -334,7 +341,7 @@ class Worker:
             self.store.trending(name, {})
         self.gone = ()
 
-    def _named(self, evaluation: Evaluation, moment: Moment) -> PredictionRows | None:
+    def _named(self, evaluation: Evaluation, generation: int, moment: Moment) -> PredictionRows | None:
         found = evaluation.predictions
         if found is None:
             return None
@@ -344,7 +351,7 @@ class Worker:
             user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
             item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
             behavior=[relations[r] for r in found.relation.tolist()],
-            generation=evaluation.generation,
+            generation=generation,
             top_items=[
                 [self._item_name(row) for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()
             ],
@@ -353,13 +360,6 @@ class Worker:
     def _item_name(self, row: int) -> str:
         """What a candidate was called; empty for one that came while ``since`` was taken."""
         return (self._item_names[row] if row < len(self._item_names) else None) or ""
-
-
-def _facts_of(evaluation: Evaluation) -> Facts:
-    """What a manifest says of an evaluation."""
-    if not evaluation.event_count:
-        return {}
-    return {"metrics": json.dumps(evaluation.metrics), "evaluated_events": evaluation.event_count}
 
 
 def use_threads() -> None:

@@ -55,7 +55,7 @@ def save(
     }
     facts: dict[str, str | int | float] = {
         "watermark_ms": since.watermark_ms,
-        "generation": trainer.generation,
+        "model_version": trainer.model_version,
     }
     if graph.window.history:
         facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, since.next))}

@@ -271,5 +271,5 @@ def test_a_fit_that_was_saved_and_not_published_is_published_by_the_next_start_o
         assert updater.status()["worker"]["starts"] == 2
         assert updater.output().count("worker: training") == 1, "one fit, which was not lost"
         manifest = client.hgetall(Keys("shard0").of(model_served(client, "shard0"), "manifest"))
-        assert b"metrics" in manifest
+        assert manifest[b"model_version"] == b"1"
         assert len(list((config.parent / "var/trainer").iterdir())) == 1

@@ -128,7 +128,7 @@ def test_a_start_on_a_topic_with_history_serves_everybody(
             assert served.manifest["made_by"] == "model"
             until(
                 "it says so",
-                lambda: f"model generation 1, served as generation {served.number}" in updater.output(),
+                lambda: f"generation {served.number} (model version 1)" in updater.output(),
             )
         else:
             assert fit["code"] == "popularity"
