@@ -1,6 +1,6 @@
 """Test, then train: how well the serving model ranks the events that it is about to be trained on.
 
-    events of [since, cut) ──► [evaluate] with what generation n published ──► Evaluation ──► manifest, report
+    events of [since, cut) ──► [evaluate] by model version n ──► Evaluation ──► manifest, report
 
 A target is the first contact of a user and an item. It competes with every item that was live at ``since``
 and that the user had not touched. Users are as of their event, from strictly earlier events; items are as
@@ -94,15 +94,15 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics of one interval, by scorer: ``model`` and ``frozen_first`` (from generation 1 on),
+    """Metrics of one interval, by scorer: ``model`` and ``frozen_first`` (from model version 1 on),
     ``recent_popularity``, ``co_visitation``; each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
     Always true: every scorer was scored on the same ``event_count`` events. An item that was not live at
-    ``since`` is a miss for all of them, and their share is ``new_item_share``. The frozen first generation
-    answers with the vectors it published: a user or item it did not have is a miss.
+    ``since`` is a miss for all of them, and their share is ``new_item_share``. The frozen first model
+    version answers with the vectors it published: a user or item it did not have is a miss.
     """
 
-    generation: int
+    model_version: int  # that was evaluated; 0 before the first
     target_count: int  # first contacts in the interval
     event_count: int  # of them scored
     not_scored_late: int  # at or before the newest event that the serving items may have seen
@@ -113,7 +113,7 @@ class Evaluation:
     by_behavior: dict[str, dict[str, Metrics]]
     slices: dict[str, dict[str, Metrics]]  # warm and cold users, head and tail items
     counts: dict[str, int]  # events of each behavior and slice
-    predictions: Predictions | None  # None before generation 1
+    predictions: Predictions | None  # None before model version 1
 
 
 def evaluate(
@@ -122,7 +122,7 @@ def evaluate(
     cut: Cut,
     *,
     encoder: Encoder,
-    generation: int,
+    model_version: int,
     serving: Published | None,
     first: Published | None,
     evaluations_max: int,
@@ -177,7 +177,7 @@ def evaluate(
         user, user_known = first.users(targets.user, view.row_versions(USER))
         frozen, _ = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
         ranks["frozen_first"] = np.where(user_known, frozen, np.inf)
-    return _summary(view, targets, old, ranks, column, warm, options.top, generation, predictions,
+    return _summary(view, targets, old, ranks, column, warm, options.top, model_version, predictions,
                     len(contacts), late, len(candidate))  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def _summary(
     column: I64,
     warm: npt.NDArray[np.bool_],
     top: int,
-    generation: int,
+    model_version: int,
     predictions: Predictions | None,
     target_count: int,
     late: int,
@@ -221,7 +221,7 @@ def _summary(
 
     count = max(len(targets), 1)
     return Evaluation(
-        generation=generation,
+        model_version=model_version,
         target_count=target_count,
         event_count=len(targets),
         not_scored_late=late,

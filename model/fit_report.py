@@ -14,12 +14,12 @@ OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """What a fit did. ``generation`` is the serving one after it, grown by one if it was accepted.
+    """What a fit did. ``model_version`` is the serving one after it, grown by one if it was accepted.
 
     The numbers are those of the last attempt; ``refused`` has the reason of each one that the gate refused.
     """
 
-    generation: int
+    model_version: int
     accepted: bool
     code: str  # "" if accepted; "no_events", "skipped_steps", "not_finite", "norm", "holdout", "popularity"
     reason: str

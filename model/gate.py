@@ -2,7 +2,7 @@
 
 Trainer.fit ──► candidate embedding, holdout losses ──► [judge] ──► accepted, or rolled back with the reason
 
-Without it the model of the generation before is served, and before the first generation popularity is.
+Without it the model version before is served, and before the first one popularity is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from driftgraph.model.embed import Embedding
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.popularity import F32, F64
 
-NORMS_KEPT = 15  # of the last accepted generations; their median is the running median
+NORMS_KEPT = 15  # of the last model versions; their median is the running median
 NORM_MAX = 1e18  # a product of two such is far from float32's end; a publish refuses longer ones, too
 STANDARD_ERRORS = 2.0  # a holdout is small: a loss is worse only if it is so beyond its noise
 
@@ -26,7 +26,9 @@ class Losses:
     """Loss of each example of one holdout, of the rival and of the candidate, in the same order."""
 
     name: str
-    rival: F64  # of the serving model; for a first generation of popularity, whose holdouts are all ``first``
+    rival: (
+        F64  # of the serving model; for a first model version of popularity, whose holdouts are all ``first``
+    )
     candidate: F64
     first: bool = False
 
@@ -61,7 +63,7 @@ def judge(
 
     Args:
         embedding: What would be published.
-        norms: Median norms (users, items) of the last accepted generations, oldest first.
+        norms: Median norms (users, items) of the last model versions, oldest first.
         losses: Of each holdout; an empty one is no objection.
         options: The limits.
     """

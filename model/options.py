@@ -87,7 +87,7 @@ class TrainerOptions:
     skipped_in_a_row_max: int = 3  # non-finite steps; then the fit is rejected
     holdout_max: int = 512  # examples of each holdout of the gate
     holdout_share: float = 0.02  # of all events, by a hash of the event: never trained on
-    loss_margin: float = 0.10  # nats that a holdout may get worse; a first generation must beat popularity
+    loss_margin: float = 0.10  # nats that a holdout may get worse; a first model version must beat popularity
     norm_factor: float = 10.0  # the median norm may leave the running median by it
 
     evaluations_max: int = 2_000  # scored events of an interval, drawn by the seed

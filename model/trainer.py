@@ -44,8 +44,8 @@ __all__ = ["Embedding", "Evaluation", "FitReport", "OnStep", "Trainer", "Trainer
 class Trainer:
     """Network, item table and optimizer of the serving model.
 
-    Always true outside ``fit``: the weights are those of the serving generation; ``serving`` holds the item
-    vectors it published, ``first`` all vectors of generation 1; nothing depends on the wall clock, on the
+    Always true outside ``fit``: the weights are those of ``model_version``; ``serving`` holds the item
+    vectors it published, ``first`` all vectors of model version 1; nothing depends on the wall clock, on the
     process's age or on chance other than (seed, fit number).
     """
 
@@ -64,7 +64,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
         mixed = options.mixed_precision and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=SCALE_FIRST, enabled=mixed)
-        self.generation = 0
+        self.model_version = 0  # fits that the gate accepted
         self.fit_count = 0
         self.norms: list[tuple[float, float]] = []
         self.serving: Published | None = None
@@ -87,7 +87,7 @@ class Trainer:
             since,
             cut,
             encoder=Encoder(self.network, self.table, view, cut),
-            generation=self.generation,
+            model_version=self.model_version,
             serving=self.serving,
             first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
@@ -125,7 +125,7 @@ class Trainer:
           2. remember weights and optimizer;
           3. a step for each batch;
           4. embed every live node with the candidate;
-          5. the gate: accept (generation + 1, the embedding is what serves) or give back what 2 remembered.
+          5. the gate: accept (the next model version; the embedding serves) or give back what 2 remembered.
 
         Nothing to train on is no fit: a report with code ``no_events``, and nothing moved.
         """
@@ -136,10 +136,20 @@ class Trainer:
         if todo.new_count == 0:
             self.fit_count += 1
             return FitReport(
-                self.generation, False, "no_events", "no new event to train on", 0, 0, math.nan, 0, 0, 0, {}
+                self.model_version,
+                False,
+                "no_events",
+                "no new event to train on",
+                0,
+                0,
+                math.nan,
+                0,
+                0,
+                0,
+                {},
             )
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
-        is_first = self.generation == 0
+        is_first = self.model_version == 0
         rival = [
             (self._popularity_loss if is_first else self._holdout_loss)(view, cut, held)
             for _, held in holdouts
@@ -170,7 +180,7 @@ class Trainer:
                 self.scaler.load_state_dict(kept[2])
         self.fit_count += 1
         return FitReport(
-            generation=self.generation,
+            model_version=self.model_version,
             accepted=verdict.accepted,
             code=verdict.code,
             reason=verdict.reason,
@@ -186,7 +196,7 @@ class Trainer:
     def embed(self, view: WindowView, cut: Cut) -> Embedding:
         """Vectors of all live users and items at the cut, by the serving model."""
         self._check(view)
-        if self._latest is not None and self._latest[:2] == (cut, self.generation):
+        if self._latest is not None and self._latest[:2] == (cut, self.model_version):
             return self._latest[2]
         self.table.adopt(view.row_versions(ITEM))
         return embed(Encoder(self.network, self.table, view, cut))
@@ -225,7 +235,7 @@ class Trainer:
             "dim": self.options.dim,
             "layers": self.options.layers,
             "heads": self.options.heads,
-            "generation": self.generation,
+            "model_version": self.model_version,
             "fit_count": self.fit_count,
             "norms": [list(pair) for pair in self.norms],
             "scaler": dict(self.scaler.state_dict()),
@@ -267,7 +277,8 @@ class Trainer:
         self.serving, self.first = (
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
         )
-        self.generation, self.fit_count = _integer(meta, "generation"), _integer(meta, "fit_count")
+        version = "model_version" if "model_version" in meta else "generation"  # its name in older states
+        self.model_version, self.fit_count = _integer(meta, version), _integer(meta, "fit_count")
         saved_norms = meta["norms"]
         assert isinstance(saved_norms, list)
         self.norms = [(float(a), float(b)) for a, b in saved_norms]
@@ -371,13 +382,13 @@ class Trainer:
         return min(by_half_life, key=_mean)
 
     def _accept(self, view: WindowView, candidate: Embedding, cut: Cut) -> None:
-        self.generation += 1
+        self.model_version += 1
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
         versions = (view.row_versions(USER), self.table.version)
         self.serving = Published.of(candidate, versions, with_users=False)
-        if self.generation == 1:
+        if self.model_version == 1:
             self.first = Published.of(candidate, versions, with_users=True)
-        self._latest = (cut, self.generation, candidate)
+        self._latest = (cut, self.model_version, candidate)
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:

@@ -116,7 +116,7 @@ def test_where_the_data_dir_alone_can_be_written_a_model_is_trained(other: Other
     arguments = ("replay", "events.csv", "--redis", "embedded", "--json")
     done = other.run(*arguments, code=NO_OTHER_TEMPORARY_FOLDER)
     assert done.returncode == 0, done.stderr
-    assert [one["number"] for one in json.loads(done.stdout)["generations"]] == [1]
+    assert [one["generation"] for one in json.loads(done.stdout)["generations"]] == [1]
     assert "WARNING" not in done.stderr
     assert (other.work / "var" / "tmp").stat().st_mode & 0o777 == 0o700
     assert names_in(other.work) == {"events.csv", "var"}

@@ -141,7 +141,9 @@ def _print_status(value: Mapping[str, Any]) -> None:
     shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
     pairs += [(name, value[name]) for name in shown]
     pairs += [
-        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v) for k, v in value["manifest"].items()
+        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v)
+        for k, v in value["manifest"].items()
+        if k != "generation"
     ]
     pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
     print_pairs(pairs, console())
@@ -192,7 +194,7 @@ def generations(
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         found = _store(client, settings).generations()
-    rows = [{"number": g.number, "current": g.current, "manifest": _manifest(g.manifest)} for g in found]
+    rows = [{"generation": g.number, "current": g.current, "manifest": _manifest(g.manifest)} for g in found]
     print_result(as_json, rows, print_generations)
 
 

@@ -243,7 +243,7 @@ def _model(settings: Settings) -> Iterator[Check]:
     elif (refusal := saved.refusal(settings)) is not None:
         yield Check("model", State.FAIL, refusal)
     else:
-        said = f"generation {saved.generation} in {saved.folder} goes on"
+        said = f"model version {saved.model_version} in {saved.folder} goes on"
         changes = saved.changes(settings)
         yield Check("model", State.WARN if changes else State.OK, f"{said}: {changes}" if changes else said)
 

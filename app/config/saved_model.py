@@ -40,7 +40,8 @@ class _Meta(msgspec.Struct, frozen=True):
     relations: list[str]
     dim: int
     layers: int
-    generation: int
+    model_version: int = 0
+    generation: int = 0  # what older states call ``model_version``
     heads: int | None = None  # older states do not say it
 
 
@@ -52,7 +53,7 @@ class SavedModel:
     format: int
     relations: tuple[str, ...]
     sizes: Mapping[str, int]
-    generation: int
+    model_version: int
 
     @classmethod
     def of(cls, found: Checkpoint) -> SavedModel:
@@ -64,7 +65,8 @@ class SavedModel:
         """
         meta = msgspec.json.decode(found.read("trainer.json"), type=_Meta)
         sizes = {"dim": meta.dim, "layers": meta.layers, "heads": meta.heads or _heads_of(found)}
-        return cls(found.folder, meta.format, tuple(meta.relations), sizes, meta.generation)
+        version = meta.model_version or meta.generation
+        return cls(found.folder, meta.format, tuple(meta.relations), sizes, version)
 
     def refusal(self, settings: Settings) -> str | None:
         """Why the configuration cannot go on with it, and what it costs to do without; None if it can."""
@@ -98,7 +100,7 @@ class SavedModel:
         """What a model from nothing costs. The window bounds the time: no model knows what is older."""
         every_ms = settings.fit.every.ms
         longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
-        fits = max(1, min(self.generation, math.ceil(longest_ms / every_ms)))
+        fits = max(1, min(self.model_version, math.ceil(longest_ms / every_ms)))
         return (
             "a new model then starts from nothing with a fit as soon as the window is full, Redis serves "
             "what it has until then, and the new model has had as many fits as this one "

@@ -37,12 +37,14 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     overall = (report.get("overall") or {}).get("metrics") or {}
     if overall.get("model"):
         baselines = {name: row for name, row in overall.items() if name != "model"}
-        generations.append({"number": "overall", "metrics": overall["model"], "baselines": baselines})
+        generations.append({"generation": "overall", "metrics": overall["model"], "baselines": baselines})
     names = sorted({name for one in generations for name in (one.get("baselines") or {})})
-    table = _table("generation", METRIC.replace("_at_", "@"), *(name.replace("_", " ") for name in names))
+    head = ("generation", "model version", METRIC.replace("_at_", "@"))
+    table = _table(*head, *(name.replace("_", " ") for name in names))
     for one in generations:
         rows = [one.get("metrics") or {}, *((one.get("baselines") or {}).get(name) or {} for name in names)]
-        table.add_row(str(one.get("number")), *(_shown(row.get(METRIC)) for row in rows))
+        numbers = (str(one["generation"]), str(one.get("model_version", "")))
+        table.add_row(*numbers, *(_shown(row.get(METRIC)) for row in rows))
     if generations:
         console.print(table)
     sorting = report.get("sorted")
@@ -58,12 +60,13 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
     """One line for each generation that can be served, the newest first."""
-    table = _table("generation", "served", "published", "users", "items", "dim")
+    table = _table("generation", "model version", "served", "published", "users", "items", "dim")
     for one in reversed(generations):
         manifest = one["manifest"]
         fields = [_shown(manifest.get(key)) for key in ("users", "items", "dim")]
         table.add_row(
-            str(one["number"]),
+            str(one["generation"]),
+            _shown(manifest.get("model_version", "")),
             "now" if one["current"] else "",
             time_of(manifest.get("published_ms")),
             *fields,

@@ -22,7 +22,7 @@ TOP = 5
 METRIC = "recall_at_20"
 SHOWN = {
     "model": "live model",
-    "frozen_first": "frozen first generation",
+    "frozen_first": "frozen first model version",
     "recent_popularity": "recent popularity",
 }
 

@@ -246,7 +246,8 @@ class _Runner:
                 total=self.feed.event_count,
                 events_per_second=self._rate,
                 window={r.name: n - f for r, f, n in zip(relations, cut.first, cut.next, strict=True)},
-                generation=self.lockstep.worker.trainer.generation,
+                generation=self.lockstep.worker.published,
+                model_version=self.lockstep.worker.trainer.model_version,
             )
         )
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.training.generation_report import GenerationReport, describe
+from driftgraph.app.training.worker_status import named
 
 BARS = " ▁▂▃▄▅▆▇█"
 LINES = {
@@ -41,6 +42,7 @@ class Frame:
     events_per_second: float
     window: Mapping[str, int]
     generation: int
+    model_version: int
 
 
 class DemoView(Protocol):
@@ -134,7 +136,7 @@ class TerminalView(PlainView):
         head.add_row("event time", time_of(frame.watermark_ms))
         head.add_row("events", f"{frame.applied:,} of {frame.total:,}   {frame.events_per_second:,.0f}/s")
         head.add_row("window", "   ".join(f"{name} {count:,}" for name, count in frame.window.items()))
-        head.add_row("generation", str(frame.generation))
+        head.add_row("serves", named(frame.generation, frame.model_version))
         bar = ProgressBar(total=max(frame.total, 1), completed=frame.applied, width=HISTORY + 24)
         curves = Table.grid(padding=(0, 2))
         highest = max((max(values) for values in self._history.values() if values), default=0.0)

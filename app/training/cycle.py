@@ -1,7 +1,7 @@
-"""The train loop: evaluate, fit, gate, publish, at one moment of the graph after the other.
+"""The train loop: evaluate, fit, gate, save, publish, at one moment of the graph after the other.
 
     HeterographView at a moment ──► [Worker.cycle] ──► GenerationStore ──► readers
-                                          │ evaluate ─► fit ─► gate ─► publish ─► checkpoint
+                                          │ evaluate ─► fit ─► gate ─► save ─► publish ─► trends
                                     [Worker.refresh]   users touched since, by the serving model
 
 The same object runs inside a replay, in lockstep with ingestion, and in the GPU worker's own process.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ import torch
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.by_id import items_by_id, users_by_id
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
-from driftgraph.app.training.worker_status import WorkerStatus
+from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
+from driftgraph.app.training.trainer_state import Facts
+from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import NO_ITEM, Evaluation
 from driftgraph.model.lists import MADE_BY, Lists
@@ -48,9 +49,10 @@ log = logging.getLogger(__name__)
 class Worker:
     """Trains on a graph and publishes.
 
-    Always true: events before ``since`` are trained on, those before ``seen`` are scored; ``trainer``'s
-    serving generation is what Redis serves once ``published`` is not 0, and before the first one lists by
-    co-visitation and popularity are.
+    Always true: events before ``since`` are trained on, those before ``seen`` are scored; the model version
+    of ``trainer`` is what Redis serves as generation ``published``, once that is not 0, and before version 1
+    lists by co-visitation and popularity are; where there are ``checkpoints``, a model is published only
+    after its state was saved.
     """
 
     def __init__(
@@ -68,51 +70,66 @@ class Worker:
         self.store = store
         self.checkpoints = checkpoints
         self._upkeep = None if store is None else Upkeep(store)
-        self.published = 0
+        self.published = 0  # the generation's number
+        self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
+        self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
         self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
         self.since = self.seen = Cut(
             0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
         )
         self._refreshed = self.since
         self._trending: set[str] = set()  # relations that have had a list of rising items
-        self._lists: Lists | None = None  # of what is served, before the model's first generation
+        self._lists: Lists | None = None  # of what is served, before model version 1
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
-        """Evaluate and train on the events since the last cycle, and publish if the gate lets it.
+        """Evaluate and train on the events since the last cycle, and publish if the gate lets it. The order:
 
-        The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
-        before the publish costs the fit; one between publish and checkpoint costs it too, and the next
-        generation replaces what Redis then serves. Until a first generation is accepted, every fit begins
-        from nothing on the whole window.
+          1. evaluate the serving model on the events since the last cycle;
+          2. fit it to them;
+          3. the gate accepts the fit, or the trainer takes it back;
+          4. save the trainer's state, accepted or not, with how far it is trained and the metrics;
+          5. publish an accepted fit as a new generation;
+          6. write the lists of what is trending.
+
+        A crash in 1 to 4 costs the fit: the next start has the state before it, which is what Redis serves,
+        and makes the fit again. After 4 nothing of the fit is lost: the next start publishes the state that
+        was saved, and the lists. Until a first fit is accepted there is no state to save, and every fit
+        begins from nothing on the whole window.
 
         Raises:
             StaleCut: The moment is too old for the ring; ask for a newer one.
+            CheckpointError: The disk did not take the state; nothing was published.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, number = self.graph.window, self.trainer.generation + 1
+        view, version = self.graph.window, self.trainer.model_version + 1
+        evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
-            self.status.start(f"evaluating before generation {number}")
+            self.status.start(f"evaluating before model version {version}")
             evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
-            predictions = self._named(evaluation, moment)
-            told = self._told(f"training generation {number}")
+            predictions = self._named(evaluation, evaluated, moment)
+            told = self._told(f"training model version {version}")
             fit = self.trainer.fit(view, self.since, moment.cut, on_step=told)
         finally:
             self.status.close()
         self.seen = moment.cut
-        if fit.accepted or self.trainer.generation:
+        if fit.accepted or self.trainer.model_version:
             self.since = moment.cut
         self._item_names = self.graph.names(
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
         self.status.fitted(fit)
         if fit.accepted:
+            self.evaluated = facts_of(evaluation)
+        if self.trainer.model_version and fit.code != "no_events":
+            self._save(moment)
+        if fit.accepted:
             self.published = 0
-            self.publish(moment, evaluation)
-        return GenerationReport(
-            self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
-        ), predictions
+            self.publish(moment)
+        version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
+        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit)
+        return report, predictions
 
     def may_publish(self, moment: Moment) -> bool:
         """Whether there is something to serve, and nothing better than it stands in Redis.
@@ -122,15 +139,15 @@ class Worker:
         """
         if self.store is None or moment.cut.next == moment.cut.first:
             return False
-        if self.trainer.generation:
+        if self.trainer.model_version:
             return True
         served = next((one for one in self.store.generations() if one.current), None)
         return served is None or served.manifest.get("made_by") == MADE_BY
 
-    def publish(self, moment: Moment, evaluation: Evaluation | None = None) -> None:
-        """Publish the serving generation as of ``moment``, then keep the trainer's state, then the trends.
+    def publish(self, moment: Moment) -> None:
+        """Publish the serving model as of ``moment``, then the trends: steps 5 and 6 of a cycle.
 
-        Before the model's first generation: lists by co-visitation and popularity, unless Redis serves a
+        Before the first model version: lists by co-visitation and popularity, unless Redis serves a
         model's generation of an earlier life, which is left there. A window without users or items has
         nothing to serve: what Redis has stays.
 
@@ -138,15 +155,13 @@ class Worker:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
         try:
-            if self.trainer.generation:
+            if self.trainer.model_version:
                 self._lists = None
-                self._publish(moment, self._embedding(moment), evaluation)
-                if self.checkpoints is not None and (self.published or self.store is None):
-                    self._save(moment)
+                self._publish(moment, self._embedding(moment))
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
                 self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
-                self._publish(moment, self._lists.embedding(), evaluation)
+                self._publish(moment, self._lists.embedding())
             self._publish_trending(moment)
         finally:
             self.status.close()
@@ -164,8 +179,11 @@ class Worker:
         )
         return replace(embedding, user=vectors)
 
-    def _publish(self, moment: Moment, embedding: Embedding, evaluation: Evaluation | None) -> None:
+    def _publish(self, moment: Moment, embedding: Embedding) -> None:
         if self.store is None:
+            if len(embedding.user_rows) and len(embedding.item_rows):
+                self._unstored += 1
+                self.published = self._unstored
             return
         times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
         users = users_by_id(self.graph, embedding.user_rows, embedding.user, moment, times_ms, self._lists)
@@ -173,11 +191,12 @@ class Worker:
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
-        manifest = self._manifest(moment, evaluation)
-        self.status.start(f"publishing generation {number}", total=len(users) + len(items))
+        manifest = self._manifest(number, moment)
+        version = self.trainer.model_version
+        self.status.start(f"publishing {named(number, version)}", total=len(users) + len(items))
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
-        self.status.serves(number, str(manifest["made_by"]))
+        self.status.serves(number, version, str(manifest["made_by"]))
         self._refreshed = moment.cut
         self.is_rolled_back = False
 
@@ -236,7 +255,7 @@ class Worker:
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):
-            self.status.serves(0, "")
+            self.status.serves(0, 0, "")
         if to_do is ToDo.PUBLISH:
             self.published = 0
             self.publish(moment)
@@ -272,26 +291,25 @@ class Worker:
             self._save(moment, keep=1)
 
     def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
-        """The trainer's state, with who had the rows at ``moment``."""
-        assert self.checkpoints is not None
+        """The trainer's state, with who had the rows at ``moment``; in a replay nobody keeps it."""
+        if self.checkpoints is None:
+            return
         files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
-        number = max([self.trainer.generation - 1, *checkpoint.numbers(self.checkpoints)]) + 1
-        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
+        number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
+        checkpoint.write(self.checkpoints, number, files.items(), {**facts, **self.evaluated}, keep=keep)
 
-    def _manifest(self, moment: Moment, evaluation: Evaluation | None) -> Mapping[str, str | int | float]:
-        manifest: dict[str, str | int | float] = {
+    def _manifest(self, number: int, moment: Moment) -> Facts:
+        return {
             "made_by": MADE_BY if self._lists is not None else "model",
-            "model_generation": self.trainer.generation,
+            "generation": number,
+            "model_version": self.trainer.model_version,
             "model_hash": self._model_hash(),
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
+            **self.evaluated,
         }
-        if evaluation is not None and evaluation.event_count:
-            manifest["metrics"] = json.dumps(evaluation.metrics)
-            manifest["evaluated_events"] = evaluation.event_count
-        return manifest
 
     def _model_hash(self) -> str:
         digest = hashlib.sha256()
@@ -323,7 +341,7 @@ class Worker:
             self.store.trending(name, {})
         self.gone = ()
 
-    def _named(self, evaluation: Evaluation, moment: Moment) -> PredictionRows | None:
+    def _named(self, evaluation: Evaluation, generation: int, moment: Moment) -> PredictionRows | None:
         found = evaluation.predictions
         if found is None:
             return None
@@ -333,7 +351,7 @@ class Worker:
             user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
             item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
             behavior=[relations[r] for r in found.relation.tolist()],
-            generation=evaluation.generation,
+            generation=generation,
             top_items=[
                 [self._item_name(row) for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()
             ],

@@ -5,10 +5,12 @@ Worker.cycle ──► [GenerationReport, PredictionRows] ──► replay's rep
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from driftgraph.app.training.worker_status import named
 from driftgraph.model.evaluate import Evaluation
 from driftgraph.model.trainer import FitReport
 
@@ -17,12 +19,15 @@ from driftgraph.model.trainer import FitReport
 class GenerationReport:
     """One cycle: how the model that was serving did on the events of the interval, and what came of the fit.
 
-    ``number`` is the serving generation after the cycle, ``published`` its number in Redis (0: not there).
-    ``evaluation`` was made before the fit, so none of its events had been trained on.
+    ``generation`` is Redis's number of what is published after the cycle (0: nothing), ``model_version`` the
+    trainer's of the model in it. Without a Redis, generations have the numbers of an empty namespace.
+    ``evaluation`` was made before the fit, of ``evaluated_generation`` (0: none had a model), so none of its
+    events had been trained on.
     """
 
-    number: int
-    published: int
+    generation: int
+    model_version: int
+    evaluated_generation: int
     watermark_ms: int
     evaluation: Evaluation
     fit: FitReport
@@ -32,10 +37,11 @@ class GenerationReport:
         scorers = dict(self.evaluation.metrics)
         fit = asdict(self.fit)
         return {
-            "number": self.number,
-            "published": self.published,
+            "generation": self.generation,
+            "model_version": self.model_version,
             "watermark_ms": self.watermark_ms,
-            "evaluated_generation": self.evaluation.generation,
+            "evaluated_generation": self.evaluated_generation,
+            "evaluated_model_version": self.evaluation.model_version,
             "evaluated_events": self.evaluation.event_count,
             "new_item_share": self.evaluation.new_item_share,
             "cold_user_share": self.evaluation.cold_user_share,
@@ -51,7 +57,7 @@ class GenerationReport:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRows:
-    """Scored events by external id, with the serving model's best items, best first."""
+    """Scored events by external id, with the best items, best first, of ``generation``'s model."""
 
     ts_ms: list[int]
     user_id: list[str]
@@ -59,6 +65,13 @@ class PredictionRows:
     behavior: list[str]
     generation: int
     top_items: list[list[str]]
+
+
+def facts_of(evaluation: Evaluation) -> dict[str, str | int | float]:
+    """What a manifest says of an evaluation."""
+    if not evaluation.event_count:
+        return {}
+    return {"metrics": json.dumps(evaluation.metrics), "evaluated_events": evaluation.event_count}
 
 
 def describe(report: GenerationReport) -> str:
@@ -69,7 +82,7 @@ def describe(report: GenerationReport) -> str:
     )
     if fit.accepted:
         gentler = f" at attempt {len(fit.refused) + 1}, gentler" if fit.refused else ""
-        outcome = f"generation {report.number}{gentler}"
+        outcome = f"{named(report.generation, report.model_version)}{gentler}"
     else:
         outcome = f"no new generation: {fit.reason}{tried}"
     shown = ", ".join(

@@ -172,14 +172,8 @@ class _Loop:
             worker.publish(moment)
         elif self._is_due(moment):
             report, _ = worker.cycle(moment)
-            served = f", served as generation {report.published}" if report.published else ""
-            log.log(
-                logging.INFO if report.fit.accepted else logging.WARNING,
-                "model %s%s",
-                describe(report),
-                served,
-            )
-            if not worker.trainer.generation and not worker.is_rolled_back:
+            log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
+            if not worker.trainer.model_version and not worker.is_rolled_back:
                 worker.published = 0  # popularity has moved on: the lists are made anew
         else:
             self._rounds += 1
@@ -194,7 +188,7 @@ class _Loop:
             return False
         if fit.events is not None and new >= fit.events:
             return True
-        if not self.worker.trainer.generation and now.watermark_ms - then.watermark_ms >= FIRST_AGAIN_MS:
+        if not self.worker.trainer.model_version and now.watermark_ms - then.watermark_ms >= FIRST_AGAIN_MS:
             return True
         return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
 
@@ -261,8 +255,9 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
+        worker.evaluated = trainer_state.evaluated(found)
         worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
         changes = saved.changes(settings)
-        log.info("generation %d goes on%s", trainer.generation, f": {changes}" if changes else "")
+        log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
     worker.go_on()
     return worker

@@ -29,7 +29,10 @@ NO_VERSION = 0xFFFF_FFFF  # of a row that had no state: never a real one, so the
 TABLE = "table."
 PUBLISHED = ("serving", "first")
 
+EVALUATED = ("metrics", "evaluated_events")  # facts about the evaluation before the serving model's fit
+
 Rows = npt.NDArray[np.int64]
+Facts = Mapping[str, str | int | float]
 
 
 def save(
@@ -52,7 +55,7 @@ def save(
     }
     facts: dict[str, str | int | float] = {
         "watermark_ms": since.watermark_ms,
-        "generation": trainer.generation,
+        "model_version": trainer.model_version,
     }
     if graph.window.history:
         facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, since.next))}
@@ -68,6 +71,11 @@ def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
     next_ = dict(zip(relations_of(found), numbers, strict=False))  # no numbers: nobody kept that window
     here = view.numbers_here(str(found.facts.get("life", "")), next_)
     return None if here is None else Cut(int(found.facts["watermark_ms"]), here, here)
+
+
+def evaluated(found: Checkpoint) -> Facts:
+    """What was saved of the evaluation before the serving model's fit; an older state says nothing of it."""
+    return {name: found.facts[name] for name in EVALUATED if name in found.facts}
 
 
 def relations_of(found: Checkpoint) -> list[str]:

@@ -83,9 +83,10 @@ class WorkerStatus(NoProgress):
             self._facts["trouble"] = why
             self._write()
 
-    def serves(self, number: int, made_by: str) -> None:
-        """Remember what was published, by its number in Redis (0: nothing)."""
-        self._facts["serves"] = {"generation": number, "made_by": made_by} if number else None
+    def serves(self, generation: int, model_version: int, made_by: str) -> None:
+        """Remember what was published, ``generation`` 0: nothing."""
+        what = {"generation": generation, "model_version": model_version, "made_by": made_by}
+        self._facts["serves"] = what if generation else None
         self._write()
 
     def _write(self) -> None:
@@ -163,8 +164,20 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     if trouble := told["trouble"]:
         pairs.append(("trouble", trouble))
     if serves := told["serves"]:
-        pairs.append(("serves", f"generation {serves['generation']}, made by {serves['made_by']}"))
+        what = named(serves["generation"], serves.get("model_version", 0))
+        pairs.append(("serves", f"{what}, made by {serves['made_by']}"))
     return pairs
+
+
+def named(generation: int, model_version: int) -> str:
+    """``generation 2 (model version 1)``: the number in Redis, and what of the trainer it has.
+
+    A generation of lists, before model version 1, has nothing of it.
+    """
+    if not model_version:
+        return f"generation {generation}"
+    version = f"model version {model_version}"
+    return f"generation {generation} ({version})" if generation else f"{version}, not published"
 
 
 def progress_of_worker(clock: Clock) -> Progress:

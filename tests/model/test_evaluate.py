@@ -211,7 +211,7 @@ def test_before_the_first_generation_only_the_baselines_are_scored() -> None:
     since = window.cut()
     cut = append(window, blocks(50, seed=13, first_ms=10**6))
     got = trainer_of().evaluate(window, since, cut)
-    assert (got.generation, got.predictions) == (0, None)
+    assert (got.model_version, got.predictions) == (0, None)
     assert set(got.metrics) == {"recent_popularity", "co_visitation"}
 
 
@@ -235,7 +235,7 @@ def test_the_frozen_first_generation_stays_what_it_was() -> None:
     assert trainer.first.users(rows, window.row_versions(USER))[1].tolist() == [False, False]
     got = trainer.evaluate(window, since, cut)
     assert set(got.metrics) == SCORERS
-    assert got.generation == 4
+    assert got.model_version == 4
 
 
 def test_after_a_rejected_fit_the_old_vectors_are_what_is_scored() -> None:

@@ -207,7 +207,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         assert one.metrics == other.metrics or fit == 0
         straight.fit(window, since, cut)
         resumed.fit(window, since, cut)
-    assert straight.generation == resumed.generation == 4
+    assert straight.model_version == resumed.model_version == 4
     assert same_state(straight, resumed)
 
 
@@ -414,7 +414,7 @@ def test_several_broken_steps_in_a_row_reject_the_fit_and_everything_rolls_back(
     with monkeypatch.context() as patch:
         spoil(patch, lambda number: number >= 2, how)
         report = fit_all(trainer, window)
-    assert (report.accepted, report.code, report.generation) == (False, "skipped_steps", 1)
+    assert (report.accepted, report.code, report.model_version) == (False, "skipped_steps", 1)
     assert (report.steps, report.skipped) == (0, SMALL.skipped_in_a_row_max)  # of the last attempt
     assert len(report.refused) == len(RATES)
     assert same_state(trainer, untouched)
@@ -431,14 +431,14 @@ def test_an_exploding_fit_is_rejected_the_live_version_stays_and_the_next_fit_wo
     usual = trainer.options
     trainer.options = replace(usual, learning_rate=20.0)
     report = fit_all(trainer, window)
-    assert (report.accepted, report.generation) == (False, 1)
+    assert (report.accepted, report.model_version) == (False, 1)
     assert report.code in ("norm", "holdout", "not_finite")
     after = trainer.state_dict()[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert np.array_equal(trainer.embed(window, window.cut()).user, live.user)
     trainer.options = usual
     report = fit_all(trainer, window)
-    assert (report.accepted, report.generation) == (True, 2)
+    assert (report.accepted, report.model_version) == (True, 2)
 
 
 def test_a_fit_that_the_gate_refuses_is_tried_again_with_gentler_rates(
@@ -484,7 +484,7 @@ def test_a_first_generation_must_beat_popularity_and_need_not_beat_an_untrained_
         type(spoiled), "_holdout_loss", lambda self, *of: holdout_loss(self, *of) + 5 * (self is spoiled)
     )
     report = fit_all(spoiled, window)
-    assert (report.accepted, report.code, report.generation) == (False, "popularity", 0)
+    assert (report.accepted, report.code, report.model_version) == (False, "popularity", 0)
     assert "worse than recent popularity's; the limit is 0" in report.reason
     assert len(report.refused) == len(RATES)
 
@@ -496,7 +496,7 @@ def test_the_clicks_that_tests_of_services_wait_for_a_model_with_are_accepted(af
     window = window_of([(int(u[1:]), int(i[1:]), 0, t - START_MS) for u, i, t in clicks])
     trainer = Trainer(["click", "buy"], [r.span_ms for r in RELATIONS], TrainerOptions(dim=16))
     popularity, model = fit_all(trainer, window).holdout["new"]
-    assert trainer.generation == 1
+    assert trainer.model_version == 1
     assert model < popularity - 0.3, "far from where noise would refuse it"
 
 
@@ -582,14 +582,14 @@ def test_an_empty_window_is_no_fit_and_an_empty_embedding(layers: int) -> None:
     """And an interval without events after a fit leaves the live version."""
     window, trainer = window_of([]), trainer_of(layers=layers)
     report = fit_all(trainer, window)
-    assert (report.accepted, report.code, trainer.generation) == (False, "no_events", 0)
+    assert (report.accepted, report.code, trainer.model_version) == (False, "no_events", 0)
     embedding = trainer.embed(window, window.cut())
     assert embedding.user.shape == embedding.item.shape == (0, 16)
     assert trainer.evaluate(window, empty_cut(window), window.cut()).event_count == 0
     append(window, blocks(200, seed=13))
     assert fit_all(trainer, window).accepted
     assert trainer.fit(window, window.cut(), window.cut()).code == "no_events"
-    assert trainer.generation == 1
+    assert trainer.model_version == 1
 
 
 def test_a_window_without_one_relation_trains() -> None:

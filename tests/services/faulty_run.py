@@ -3,12 +3,14 @@
 FAULT=… python faulty_run.py run -c CONFIG
 
 FAULT, in the environment so that the worker's process has it too, is ``no-worker`` (it trains nothing and
-publishes nothing), ``long-fit`` (a fit takes 30 s) or ``slow-disk`` (an fsync takes 5 s).
+publishes nothing), ``long-fit`` (a fit takes 30 s), ``slow-disk`` (an fsync takes 5 s) or
+``killed-before-publish`` (SIGKILL, once, between the save of a first fit and its publish).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -21,6 +23,7 @@ from driftgraph.snapshots.generations.lease import LeaseOwner
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
+KILLED = Path("killed")
 
 
 def no_worker(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
@@ -31,6 +34,13 @@ def long_fit(*_: Any, **__: Any) -> None:
     print("the fit begins", file=sys.stderr, flush=True)
     time.sleep(FIT_S)
     raise SystemExit("the fit was to be still going on")
+
+
+def killed_publish(*args: Any, **named: Any) -> None:
+    if args[4]["made_by"] == "model" and not KILLED.exists():
+        KILLED.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(*args, **named)
 
 
 def slow_fsync(descriptor: int) -> None:
@@ -46,6 +56,11 @@ elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
+elif FAULT == "killed-before-publish":
+    from driftgraph.snapshots.generations.store import GenerationStore
+
+    publish = GenerationStore.publish
+    GenerationStore.publish = killed_publish  # type: ignore[method-assign]
 elif FAULT == "slow-disk":
     supervisor.work = no_worker
     os.fsync = slow_fsync  # type: ignore[assignment]

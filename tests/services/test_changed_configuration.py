@@ -112,7 +112,7 @@ def test_relations_in_another_order_in_a_new_namespace_serve_the_same_vectors_at
     status, output = goes_on(place, config, "turned")
     assert (status["worker"]["starts"], status["worker"]["failures"]) == (1, 0)
     assert status["events"]["read"] == 0, "the window goes on, too"
-    assert place.served("turned")["model_generation"] == "1"
+    assert place.served("turned")["model_version"] == "1"
     users = sorted({place.shop.user_ids[n] for n in place.shop.user.tolist()})
     one, two = (place.reader(name).batch(users=users, items=[]).users for name in ("shop", "turned"))
     np.testing.assert_allclose(two, one, atol=1e-4)
@@ -133,7 +133,7 @@ def test_a_new_relation_starts_fresh_and_a_removed_one_goes(place: Place) -> Non
     )
     gone = int((place.shop.behavior == 1).sum())
     assert f"favorite is no relation now: its {gone:,} events are gone" in output
-    assert "generation 1 goes on: view is new and untrained, favorite is gone" in output
+    assert "model version 1 goes on: view is new and untrained, favorite is gone" in output
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.snapshots.generations.keys import Keys, connect
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import HeterographView
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import RunningUpdater, configured, until
+from tests.services.updaters import RunningUpdater, configured, model_served, until
 
 pytestmark = pytest.mark.services
 
@@ -245,3 +246,30 @@ def test_a_fit_of_half_a_minute_and_a_slow_disk_keep_no_event_waiting(
         shop.join(60)
         caught_up(updater, real_kafka, topic)
         assert held(config.parent) == shop.ledger
+
+
+def test_a_fit_that_was_saved_and_not_published_is_published_by_the_next_start_of_the_worker(
+    real_kafka: RealKafka, topic: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The worker is killed between the two; the updater starts it again, and no second fit is made."""
+    config = shard_config(tmp_path / "one", real_kafka, topic, redis_url, 0, 1)
+    now_ms = SystemClock().now_ms()
+    produce(
+        real_kafka.address,
+        topic,
+        [
+            {"value": event(f"u{n % 60}", f"i{n % 7 + 7 * (n % 60 % 5)}", time_ms=now_ms - 4_000 + n)}
+            for n in range(4_000)
+        ],
+    )
+    with (
+        RunningUpdater(config, fault="killed-before-publish") as updater,
+        closing(connect(redis_url)) as client,
+    ):
+        until("the model is served", lambda: model_served(client, "shard0"), 300)
+        assert (config.parent / "killed").exists()
+        assert updater.status()["worker"]["starts"] == 2
+        assert updater.output().count("worker: training") == 1, "one fit, which was not lost"
+        manifest = client.hgetall(Keys("shard0").of(model_served(client, "shard0"), "manifest"))
+        assert manifest[b"model_version"] == b"1"
+        assert len(list((config.parent / "var/trainer").iterdir())) == 1

@@ -121,7 +121,7 @@ def test_readers_are_served_from_the_published_generation(live: Live) -> None:
     found = live.reader.recommend(user, 10)
     assert (found.source, len(found.items)) == ("embedding", 10)
     [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=1).generations() if g.current]
-    assert served.manifest["model_generation"] == "1"
+    assert served.manifest["model_version"] == "1"
     assert int(served.manifest["users"]) == len(set(live.shop.user.tolist()))
 
 
@@ -183,7 +183,7 @@ def test_a_killed_worker_is_started_again_while_ingestion_goes_on(live: Live) ->
     until("it publishes", lambda: live.reader.current() > generation, 90)
     assert live.reader.recommend("meanwhile", 1).event_ms == at_ms
     [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=9).generations() if g.current]
-    assert served.manifest["model_generation"] == "1"
+    assert served.manifest["model_version"] == "1"
     why = "ended by signal 9 (SIGKILL); is memory short?"
     assert f"the worker failed: {why}; it is started again" in live.updater.output()
 
@@ -227,7 +227,7 @@ def test_redis_may_come_later_and_a_restart_goes_on(
                         for g in GenerationStore(client, namespace="shop", epoch=9).generations()
                         if g.current
                     ]
-                    assert served.manifest["model_generation"] == "1"
+                    assert served.manifest["model_version"] == "1"
                     assert abs(reader.users([user])[0] - vector).max() < 1e-4
                     assert again.terminate()[0] == 0
 

@@ -248,7 +248,8 @@ def test_replay_publishes_where_the_configuration_says(shell: Shell, parts: Part
 def test_replay_prints_counts_and_generations_for_people(shell: Shell, parts: Parts) -> None:
     metrics = {"recall_at_20": 0.25}
     generation = {
-        "number": 3,
+        "generation": 3,
+        "model_version": 2,
         "metrics": metrics,
         "baselines": {"recent_popularity": {"recall_at_20": 0.125}},
     }
@@ -459,7 +460,7 @@ def test_recommend_where_nothing_was_published_fails(shell: Shell, redis_url: st
 @pytest.mark.services
 def test_rollback_serves_the_generation_before(shell: Shell, published: tuple[str, ...]) -> None:
     listed = shell("generations", *published, "--json").json()
-    assert [(one["number"], one["current"]) for one in listed] == [(1, False), (2, True)]
+    assert [(one["generation"], one["current"]) for one in listed] == [(1, False), (2, True)]
     assert shell("rollback", *published, "--json").json() == {"generation": 1}
     assert shell("status", *published, "--json").json()["generation"] == 1
     again = shell("rollback", *published)
@@ -549,15 +550,23 @@ def test_a_worker_that_keeps_failing_is_an_error_state_with_its_reason(
 
 def saved_by(folder: Path, **meta: object) -> None:
     """A checkpoint of a trainer, as far as its sizes are told."""
-    said = {"format": 1, "relations": ["click"], "dim": 64, "layers": 1, "heads": 4, "generation": 7, **meta}
+    said = {
+        "format": 1,
+        "relations": ["click"],
+        "dim": 64,
+        "layers": 1,
+        "heads": 4,
+        "model_version": 7,
+        **meta,
+    }
     checkpoint.write(folder / "var" / "trainer", 7, [("trainer.json", json.dumps(said).encode())], {})
 
 
 @pytest.mark.parametrize(
     ("meta", "state", "words"),
     [
-        ({}, "ok", "generation 7 in var/trainer/7 goes on"),
-        ({"relations": ["view", "click"]}, "warn", "generation 7 in var/trainer/7 goes on: view is gone"),
+        ({}, "ok", "model version 7 in var/trainer/7 goes on"),
+        ({"relations": ["view", "click"]}, "warn", "model version 7 in var/trainer/7 goes on: view is gone"),
         ({"relations": ["view"]}, "warn", "click is new and untrained, view is gone"),
         ({"dim": 32}, "fail", "has dim 32, this configuration 64: set model.dim = 32"),
         (
@@ -588,7 +597,7 @@ def test_doctor_and_config_show_say_whether_the_saved_model_goes_on(
     assert words in checks["model"]["detail"]
     shown = shell("config", "show")
     assert shown.code == 0
-    assert (words.removeprefix("generation 7 in var/trainer/7 goes on: ") in shown.err) == (state != "ok")
+    assert (words.removeprefix("model version 7 in var/trainer/7 goes on: ") in shown.err) == (state != "ok")
     if state == "fail":
         refused = shell("run")
         assert refused.code == 1

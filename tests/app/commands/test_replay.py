@@ -72,7 +72,7 @@ def test_the_report_has_what_was_promised(shell: Shell) -> None:
         name: int((SHOP.behavior == n).sum()) for n, name in enumerate(("click", "favorite", "purchase"))
     }
     assert len(report["digest"]) == 32
-    numbers = [generation["number"] for generation in report["generations"]]
+    numbers = [generation["generation"] for generation in report["generations"]]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) == 8  # four days, one each 12 hours
     metrics = {"recall_at_20", "ndcg_at_20", "mrr_at_20"}
@@ -84,7 +84,7 @@ def test_the_report_has_what_was_promised(shell: Shell) -> None:
     assert report["overall"]["metrics"]["model"]["recall_at_20"] > 0
     assert report["redis"]["manifest"] == 3
     newest = report["generations"][-1]
-    assert newest["published"] == newest["number"]
+    assert newest["generation"] == newest["model_version"]
 
 
 def test_the_same_file_gives_the_same_window_and_model_twice(shell: Shell) -> None:
@@ -123,8 +123,8 @@ def test_a_person_gets_a_table_and_progress_as_plain_lines(shell: Shell) -> None
     assert done.code == 0, done.err
     assert "events read" in done.out
     assert "recall@20" in done.out
-    assert "generation 1\n" in done.err
-    assert "generation 2: Recall@20 on" in done.err
+    assert "generation 1 (model version 1)\n" in done.err
+    assert "generation 2 (model version 2): Recall@20 on" in done.err
     assert "replay: 100/100" in done.err
 
 
@@ -250,7 +250,7 @@ def test_what_was_replayed_into_a_redis_is_served_from_there_alone(
     report = replayed(shell, "shop.csv", *SMALL, "--redis", redis_server.url)
     user = SHOP.user_ids[int(SHOP.user[-1])]
     answer = shell("recommend", user, "--top", "5", "--redis", redis_server.url, "--json").json()
-    assert (answer["source"], answer["generation"]) == ("embedding", report["generations"][-1]["published"])
+    assert (answer["source"], answer["generation"]) == ("embedding", report["generations"][-1]["generation"])
     assert len(answer["items"]) == 5
     touched = {SHOP.item_ids[n] for n in SHOP.item[SHOP.user == SHOP.user[-1]].tolist()}
     assert touched.isdisjoint(one["item"] for one in answer["items"])
@@ -262,7 +262,14 @@ def test_what_was_replayed_into_a_redis_is_served_from_there_alone(
     again = replayed(shell, "shop.csv", *SMALL, "--redis", redis_server.url)
     assert again["digest"] == report["digest"]
     newest = again["generations"][-1]
-    assert newest["published"] == 2 * report["generations"][-1]["published"]
+    count = report["generations"][-1]["generation"]
+    assert (newest["generation"], newest["model_version"]) == (2 * count, count)
+    assert newest["evaluated_generation"] == newest["generation"] - 1, "as Redis counts"
+    shown = shell("status", "--redis", redis_server.url, "--json").json()
+    assert (shown["generation"], shown["manifest"]["generation"]) == (2 * count, 2 * count)
+    assert shown["manifest"]["model_version"] == count
+    listed = shell("generations", "--redis", redis_server.url, "--json").json()
+    assert [one["generation"] for one in listed] == [2 * count - 2, 2 * count - 1, 2 * count]
     assert reader.users([user])[0].tobytes() == raw
 
 
@@ -307,7 +314,7 @@ def test_the_beginning_of_a_real_file_does_the_whole_job(
     assert report["events_rejected"] == 0
     ignored = Path("head.csv").read_text(encoding="utf-8").count(",impression,")
     assert report["events_ignored"] == ignored
-    assert any(generation["published"] for generation in report["generations"])
+    assert any(generation["generation"] for generation in report["generations"])
     assert report["redis"]["item"] > 100
 
 

@@ -78,7 +78,7 @@ def test_its_first_generation_knows_the_history_and_the_others_follow(
     told = [line for line in notes.lines if "generation" in line]
     assert len(told) == len(report.generations), "a generation was told twice, or not at all"
     assert told[0].startswith("before the drift, generation 1")
-    assert told[-1].startswith(f"after the drift, generation {report.generations[-1].number}")
+    assert told[-1].startswith(f"after the drift, generation {report.generations[-1].generation} (")
 
 
 def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, Notes]) -> None:
@@ -91,7 +91,7 @@ def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, 
     before, after = told["user_before"], told["user_after"]
     assert before["user"] == after["user"]
     assert set(before["taste"]).isdisjoint(after["taste"])
-    assert before["generation"] < after["generation"] == report.generations[-1].published
+    assert before["generation"] < after["generation"] == report.generations[-1].generation
     assert len(before["top"]) == len(after["top"]) == 5
     assert after["top_in_taste"] == sum(item.rpartition("-")[0] in after["taste"] for item in after["top"])
 
@@ -103,7 +103,7 @@ def test_its_report_is_a_table_for_people(shown: tuple[DemoReport, Notes]) -> No
     text = out.getvalue()
     assert f"{report.counts.applied:,} events in" in text
     assert report.after is not None
-    for word in ("before the drift", "right after", "at the end", "live model", "frozen first generation"):
+    for word in ("before the drift", "right after", "at the end", "live model", "frozen first model version"):
         assert word in text
     assert f"Top 5 of {report.after.user}, from Redis" in text
     phases = report.phases()
@@ -126,7 +126,8 @@ def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Not
                     total=5_678,
                     events_per_second=99.0,
                     window={"click": 777},
-                    generation=generation.number,
+                    generation=generation.generation,
+                    model_version=generation.model_version,
                 )
             )
         view.close()
@@ -148,7 +149,7 @@ def test_an_interval_without_a_scored_event_is_drawn_too() -> None:
         for metrics in (scored, nothing, scored):
             report = SimpleNamespace(evaluation=SimpleNamespace(metrics=metrics))
             view.generation(cast(GenerationReport, report), drifted=None)
-            view.show(Frame(0, 1, 2, 3.0, {}, 1))
+            view.show(Frame(0, 1, 2, 3.0, {}, 1, 1))
         assert view._history["model"] == [0.5, 0.0, 0.5]
         view.close()
 

@@ -139,7 +139,7 @@ def test_a_cycle_publishes_every_live_user_and_item_by_id(
     graph = graph_of()
     worker = worker_of(graph, store)
     report, _ = two_cycles(worker, graph)
-    assert (report.number, report.published) == (2, 2)
+    assert (report.generation, report.model_version) == (2, 2)
     embedding = worker.trainer.embed(graph.window, graph.moment().cut)
     users, items = named(graph, USER, embedding.user_rows), named(graph, ITEM, embedding.item_rows)
     assert set(users) == {SHOP.user_ids[n] for n in SHOP.user.tolist()}
@@ -157,7 +157,7 @@ def test_the_manifest_says_what_was_published(redis_client: redis.Redis, store: 
     first, second = (generation.manifest for generation in store.generations())
     assert second["watermark_ms"] == str(SHOP.time_ms.max())
     assert json.loads(second["metrics"]) == report.evaluation.metrics
-    assert second["model_generation"] == "2"
+    assert (second["generation"], second["model_version"]) == ("2", "2")
     assert second["model_hash"] != first["model_hash"]
     assert sum(json.loads(second["cut"]).values()) == len(SHOP)
 
@@ -187,7 +187,7 @@ def test_anybody_can_recompute_the_metrics_from_the_predictions() -> None:
     report, rows = two_cycles(worker_of(graph), graph)
     count = report.evaluation.event_count
     assert len(rows.ts_ms) == len(rows.user_id) == len(rows.item_id) == len(rows.top_items) == count > 100
-    assert rows.generation == report.evaluation.generation == 1
+    assert rows.generation == report.evaluated_generation == report.evaluation.model_version == 1
     places = [
         top.index(item) + 1 if item in top else 0
         for item, top in zip(rows.item_id, rows.top_items, strict=True)
@@ -246,7 +246,7 @@ def test_a_rejected_fit_leaves_redis_as_it_was(redis_client: redis.Redis, store:
     graph.expire(later + 200)
     report, predictions = worker.cycle(graph.moment())
     assert (report.fit.accepted, report.fit.code) == (False, "norm")
-    assert (report.number, report.published) == (2, 2)
+    assert (report.generation, report.model_version) == (2, 2)
     assert predictions is not None
     assert changes(before, contents(redis_client)) == set()
     assert worker.since == graph.moment().cut
@@ -348,7 +348,7 @@ def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.M
         worker = worker_of(graph, GenerationStore(client, namespace=NAMESPACE, epoch=1))
         with pytest.raises(RedisUnavailableError, match=f"127.0.0.1:{port}"):
             worker.cycle(graph.moment())
-        assert (worker.trainer.generation, worker.published) == (1, 0)
+        assert (worker.trainer.model_version, worker.published) == (1, 0)
         assert worker.refresh(graph.moment()) == 0
         with pytest.raises(StoreError):
             worker.publish(graph.moment())
@@ -454,14 +454,14 @@ def test_a_state_goes_on_beside_a_graph_that_was_read_anew(tmp_path: Path) -> No
     found, damaged = checkpoint.latest(tmp_path)
     assert damaged == []
     assert found is not None
-    assert found.facts == {"watermark_ms": int(SHOP.time_ms.max()), "generation": 2}
+    assert (found.facts["watermark_ms"], found.facts["model_version"]) == (int(SHOP.time_ms.max()), 2)
 
     order = np.random.default_rng(5).permutation(len(SHOP))
     anew = graph_of()
     grow(anew, batch_of(SHOP).take(order))  # all of it is inside the spans, so only the rows differ
     resumed = trainer_of()
     trainer_state.restore(resumed, found, anew, anew.moment())
-    assert resumed.generation == 2
+    assert resumed.model_version == 2
 
     then = worker.trainer.embed(graph.window, graph.moment().cut)
     now = resumed.embed(anew.window, anew.moment().cut)
@@ -484,6 +484,29 @@ def test_a_state_goes_on_beside_a_graph_that_was_read_anew(tmp_path: Path) -> No
         np.testing.assert_array_equal(other[f"{part}.item"].numpy(), [by_name[name] for name in names])
 
 
+def test_a_state_of_before_the_numbers_had_two_names_goes_on(store: GenerationStore, tmp_path: Path) -> None:
+    """Older versions called the model version ``generation``, in the state and in the facts."""
+    graph = Heterograph.create(
+        tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
+    )
+    grow(graph, batch_of(SHOP))
+    settings = settings_of(tmp_path)
+    worker = worker_process._worker(settings, tmp_path / "window", store)
+    worker.cycle(graph.moment())
+    found, _ = checkpoint.latest(tmp_path / "trainer")
+    assert found is not None
+    meta, facts = json.loads(found.read("trainer.json")), dict(found.facts)
+    meta["generation"], facts["generation"] = meta.pop("model_version"), facts.pop("model_version")
+    files = {name: found.read(name) for name in found.files} | {"trainer.json": json.dumps(meta).encode()}
+    checkpoint.write(tmp_path / "trainer", found.number + 1, files.items(), facts)
+    saved = saved_model.newest(tmp_path)
+    assert saved is not None
+    assert (meta["generation"], saved.model_version) == (1, 1)
+    again = worker_process._worker(settings, tmp_path / "window", store)
+    assert again.trainer.model_version == 1
+    assert again._model_hash() == worker._model_hash()
+
+
 def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) -> None:
     """Generation 1 knew items whose rows belong to others by now: they are forgotten, not renamed."""
     relations = (Relation("click", DAY_MS, 1 << 14),)
@@ -500,7 +523,7 @@ def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) 
     worker.cycle(graph.moment())
     grow(graph, one_event("u1", "bridge", 0, START_MS + 3 * DAY_MS))
     grow(graph, interval("new", START_MS + 3 * DAY_MS))
-    worker.publish(graph.moment())
+    worker.erase(["nobody"])  # saves it as of now
     found, _ = checkpoint.latest(tmp_path)
     assert found is not None
     anew = graph_of([interval("new", START_MS + 3 * DAY_MS)], relations)
@@ -530,14 +553,14 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
     until = worker.graph.window.cut().next
     grow(graphs[0], batch_of(SHOP, len(SHOP) // 2))
     worker.cycle(worker.graph.moment())
-    assert worker.trainer.generation == 2
+    assert worker.trainer.model_version == 2
 
     went_on = opened("two", half, (Life("one", until), Life("two")))
-    assert (went_on.trainer.generation, went_on.since.next) == (1, until)
+    assert (went_on.trainer.model_version, went_on.since.next) == (1, until)
     anew = opened("three", half, (Life("three"),))
-    assert (anew.trainer.generation, anew.since) == (2, anew.graph.window.cut())
+    assert (anew.trainer.model_version, anew.since) == (2, anew.graph.window.cut())
     same = opened("four", shop, (Life("one"),))
-    assert (same.trainer.generation, same.since.next) == (2, worker.since.next)
+    assert (same.trainer.model_version, same.since.next) == (2, worker.since.next)
 
 
 def settings_of(
@@ -581,7 +604,7 @@ def test_a_worker_goes_on_with_other_relations(
     then = first.trainer.embed(first.graph.window, first.graph.moment().cut)
 
     turned = opened("two", RELATIONS[::-1], (Life("one", until[::-1]), Life("two")))
-    assert (turned.trainer.generation, turned.since.next) == (1, until[::-1])
+    assert (turned.trainer.model_version, turned.since.next) == (1, until[::-1])
     now = turned.trainer.embed(turned.graph.window, turned.graph.moment().cut)
     for side, vectors, there in ((USER, then.user, now.user), (ITEM, then.item, now.item)):
         names, names_there = (
@@ -688,6 +711,26 @@ def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
     assert (found.number, worker.published) == (1, 1)
 
 
+def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationStore, tmp_path: Path) -> None:
+    """The events of a refused fit are behind the worker, also after a start, as if it had never ended."""
+    graph = Heterograph.create(
+        tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
+    )
+    settings = settings_of(tmp_path)
+    worker = worker_process._worker(settings, tmp_path / "window", store)
+    two_cycles(worker, graph)
+    worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
+    later = int(SHOP.time_ms.max()) + 1_000
+    for n in range(200):
+        graph.apply(one_event(f"u{n % 9}", f"i{n % 17}", 0, later + n))
+    graph.expire(later + 200)
+    report, _ = worker.cycle(graph.moment())
+    assert not report.fit.accepted
+    again = worker_process._worker(settings, tmp_path / "window", store)
+    assert (again.since.next, again.seen.next) == (worker.since.next, worker.seen.next)
+    assert (again.trainer.fit_count, again.trainer.model_version) == (worker.trainer.fit_count, 2)
+
+
 # --- the loop ----------------------------------------------------------------------------------------------
 
 
@@ -711,7 +754,7 @@ def test_a_first_fit_that_was_refused_is_due_again_long_before_the_next_mark(
 
     assert not due_after(10)
     assert due_after(16)
-    worker.trainer.generation = 1
+    worker.trainer.model_version = 1
     assert not loop._is_due(graph.moment())
 
 

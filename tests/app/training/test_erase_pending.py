@@ -68,7 +68,7 @@ def test_no_checkpoint_has_the_user_and_the_newest_has_all_the_others(
     found, damaged = checkpoint.latest(tmp_path)
     assert found is not None
     assert damaged == []
-    assert found.facts["generation"] == worker.trainer.generation
+    assert found.facts["model_version"] == worker.trainer.model_version
     assert found.facts["next"] == " ".join(map(str, fitted.next))
     worker.publish(graph.moment())
     assert checkpoint.latest(tmp_path)[0] != found, "a later checkpoint must be the newer one"

@@ -20,25 +20,29 @@ REFUSED = FitReport(
 def test_the_file_says_what_the_worker_is_at_and_how_long_it_will_take(tmp_path: Path) -> None:
     path, clock = tmp_path / "status" / "worker.json", ManualClock(1_000_000)
     status = WorkerStatus(path, clock, NoProgress())
-    status.start("training generation 1", total=340)
+    status.start("training model version 1", total=340)
     clock.advance(20_000)
     status.advance(120)
     told = json.loads(path.read_bytes())
     assert (told["stage"], told["done"], told["total"], told["left_s"]) == (
-        "training generation 1",
+        "training model version 1",
         120,
         340,
         37,
     )
-    assert worker_pairs(told) == [("worker", "training generation 1: 120 of 340, about 37 s left")]
+    assert worker_pairs(told) == [("worker", "training model version 1: 120 of 340, about 37 s left")]
     status.fitted(REFUSED)
-    status.serves(3, "co-visitation and popularity")
+    status.serves(3, 0, "co-visitation and popularity")
     status.close()
     assert worker_pairs(json.loads(path.read_bytes())) == [
         ("worker", "waits until a fit is due"),
         ("last fit", "no new generation (2 attempts): worse than it"),
         ("serves", "generation 3, made by co-visitation and popularity"),
     ]
+    status.serves(4, 1, "model")
+    assert ("serves", "generation 4 (model version 1), made by model") in worker_pairs(
+        json.loads(path.read_bytes())
+    )
     assert worker_pairs(None) == []
 
 
@@ -69,12 +73,12 @@ def test_a_log_has_a_line_for_each_stage_and_one_each_ten_seconds(caplog: pytest
     caplog.set_level("INFO")
     clock = ManualClock(1_000_000)
     progress = LoggedProgress(clock)
-    progress.start("training generation 1", total=300)
+    progress.start("training model version 1", total=300)
     for _ in range(25):
         clock.advance(1_000)
         progress.advance(10)
     assert [record.getMessage() for record in caplog.records] == [
-        "training generation 1",
-        "training generation 1: 100 of 300, about 20 s left",
-        "training generation 1: 200 of 300, about 10 s left",
+        "training model version 1",
+        "training model version 1: 100 of 300, about 20 s left",
+        "training model version 1: 200 of 300, about 10 s left",
     ]

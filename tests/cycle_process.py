@@ -1,0 +1,103 @@
+"""A worker's process that starts, publishes, trains, and dies by SIGKILL at a named point of its cycle."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.training import cycle, loop, trainer_state
+from driftgraph.model import trainer
+from driftgraph.snapshots.generations import scripts
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream import disk
+
+Patch = Callable[[Any, str, Callable[..., Any]], None]
+
+
+class _Death:
+    """Kills this process before or after the n-th call of a function that ``counts``, while ``armed``."""
+
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        nth: int = 1,
+        *,
+        after: bool = False,
+        counts: Callable[[tuple[Any, ...]], bool] = lambda _: True,
+    ) -> None:
+        self.armed = False
+        function, left = getattr(owner, name), nth
+
+        def mortal(*args: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= self.armed and counts(args)
+            if not left and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = function(*args, **named)
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        setattr(owner, name, mortal)
+
+
+def _is_saved(args: tuple[Any, ...]) -> bool:
+    """Whether a file or folder is of the trainer's state: the status file is written in the same way."""
+    return "trainer" in args[0].parts
+
+
+def _is_switch(args: tuple[Any, ...]) -> bool:
+    """Whether a script is the one that makes a generation the served one."""
+    return args[1] is scripts.SWITCH
+
+
+# In the order of Worker.cycle: what was done last | what comes next.
+POINTS: Final[dict[str, Callable[[], _Death]]] = {
+    "evaluate | fit": lambda: _Death(trainer.Trainer, "fit"),
+    "fit | gate": lambda: _Death(trainer, "judge"),
+    "gate | save": lambda: _Death(trainer_state, "save"),
+    "save: two files | the third": lambda: _Death(disk, "write_synced", 3, counts=_is_saved),
+    "save: rename | fsync of the folder": lambda: _Death(disk, "replace", after=True, counts=_is_saved),
+    "save | publish": lambda: _Death(GenerationStore, "publish"),
+    "publish: users | items": lambda: _Death(GenerationStore, "_write", after=True),
+    "publish: verify | switch": lambda: _Death(Scripts, "run_or_refuse", counts=_is_switch),
+    "publish: switch | tidy": lambda: _Death(Scripts, "run_or_refuse", after=True, counts=_is_switch),
+    "publish | trends": lambda: _Death(GenerationStore, "trending"),
+    "trends: the first | the second": lambda: _Death(GenerationStore, "trending", after=True),
+    "trends | the next look": lambda: _Death(cycle.Worker, "cycle", after=True),
+}
+
+
+def worker_started(settings: Settings, window_dir: Path, epoch: int) -> cycle.Worker:
+    """As the loop starts one, on one thread so that the same fit gives the same bits."""
+    torch.set_num_threads(1)
+    store = GenerationStore(
+        connect(settings.redis.address()), namespace=settings.redis.namespace, epoch=epoch
+    )
+    store.clean_up()
+    return loop._worker(settings, window_dir, store)
+
+
+def steps(settings: Settings, worker: cycle.Worker, count: int) -> None:
+    """Look around so many times."""
+    for _ in range(count):
+        loop._Loop(settings, worker)._step(worker.graph.moment())
+
+
+def run(settings: Settings, window_dir: Path, point: str) -> None:
+    """Start, publish what was saved, then make a cycle and die in it at ``point``."""
+    death = POINTS[point]()
+    worker = worker_started(settings, window_dir, epoch=1)
+    if not worker.is_rolled_back:
+        steps(settings, worker, 1)
+    death.armed = True
+    steps(settings, worker, 1)
