@@ -35,6 +35,7 @@ from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import TRENDING_MAX, GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
 from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
@@ -79,8 +80,15 @@ class Worker:
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
+    def wants(self, mark: Mark) -> bool:
+        """Whether a fit is to be made at a mark: something is new there, and an early one is for no model."""
+        if mark.is_early and self.trainer.generation:
+            return False
+        return sum(mark.cut.next) > sum(self.seen.next)
+
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
-        """Evaluate and train on the events since the last cycle, and publish if the gate lets it.
+        """Evaluate and train on the events since the last cycle up to ``moment``, and publish what is new by now
+        if the gate lets it.
 
         The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
         before the publish costs the fit; one between publish and checkpoint costs it too, and the next
@@ -109,7 +117,7 @@ class Worker:
         self.status.fitted(fit)
         if fit.accepted:
             self.published = 0
-            self.publish(moment, evaluation)
+            self.publish(self.graph.moment(), evaluation)
         return GenerationReport(
             self.trainer.generation, self.published, moment.cut.watermark_ms, evaluation, fit
         ), predictions
