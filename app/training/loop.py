@@ -48,8 +48,8 @@ RING_TOO_SMALL = (
     "raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
 )
 LATE_FIT = (
-    "events have left their ring between the mark at which a fit was due and the fit, so it is made on the window "
-    "as it is now; raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
+    "events have left their ring between the mark at which a fit was due and the fit, so it is made on the "
+    "window as it is now; raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
 )
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
@@ -136,8 +136,8 @@ class _Listener(threading.Thread):
 class _Loop:
     """When to do what.
 
-    Always true: a fit is made at each mark that was the newest one when the fit before had ended; a generation
-    that Redis did not take is tried again until it does.
+    Always true: a fit is made at each mark that was the newest one when the fit before had ended; a
+    generation that Redis did not take is tried again until it does.
     """
 
     def __init__(self, settings: Settings, worker: Worker, newest_marks: Callable[[], Marks]) -> None:
@@ -192,15 +192,17 @@ class _Loop:
         worker = self.worker
         if not worker.published and worker.may_publish(moment):
             worker.publish(moment)
-        elif (mark := self._newest_marks().newest(has_model=worker.trainer.generation > 0)) and worker.wants(
-            mark
-        ):
+        elif (mark := self._due()) is not None:
             self._fit(mark)
         else:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
                 worker.look(moment)
             worker.refresh(moment)
+
+    def _due(self) -> Mark | None:
+        mark = self._newest_marks().newest(has_model=self.worker.trainer.generation > 0)
+        return mark if mark is not None and self.worker.wants(mark) else None
 
     def _fit(self, mark: Mark) -> None:
         """A cycle at a mark; at the newest moment if events of the mark's cut have left their ring."""

@@ -3,7 +3,8 @@
     Updater ──► Snapshot ──► [WindowCheckpoints.write] ──► root/{number}/ ──► [restore] ──► the next start
 
 Files of a checkpoint, beside its manifest:
-  * ``state.json``: position, watermark, where each relation's sequence numbers begin and end, where fits were due;
+  * ``state.json``: position, watermark, where each relation's sequence numbers begin and end, where fits
+    were due;
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
   * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
@@ -50,8 +51,8 @@ class Snapshot:
     watermark: WatermarkState
     ids: tuple[IdSet, ...]  # oldest first
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
-    counted: Counted = Counted()  # for the schedule of fits
-    marks: Marks = Marks()  # where fits were due, perhaps not made yet
+    counted: Counted = field(default_factory=Counted)  # for the schedule of fits
+    marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
 
 
 class _Ring(msgspec.Struct, frozen=True):

@@ -84,7 +84,7 @@ class FitSchedule:
 
     No mark is where the watermark was not known before, none by event time is before ``FIRST_EVENTS`` applied
     events, and none is where nothing was applied since the last one. A row of a slow clock, years before all
-    others, is nothing to learn from, and what it would make of the first model all later ones would start from.
+    others, is nothing to learn from, and all later models would start from what it would make of the first.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class FitSchedule:
 
         total = np.concatenate(([0], np.cumsum(applied)))  # applied before each index
         then = self.counted
-        regular_at, any_at = -then.since_regular, -then.since_any  # applied at the last marks, as in ``total``
+        regular_at, any_at = -then.since_regular, -then.since_any  # of ``total``, at the last marks
         for place in [*places, count]:
             while self.events is not None:
                 at = max(ready, int(np.searchsorted(total, regular_at + self.events)))

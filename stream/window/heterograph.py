@@ -127,7 +127,11 @@ class HeterographView:
 
         If a row has changed hands since, it is without the events that have expired since: nobody may take
         those of a row's former owner for the present one's.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
         """
+        self.window.check(cut)
         now = self.moment()
         if owners is not None:
             pairs = zip(now.versions, owners.rows, strict=True)

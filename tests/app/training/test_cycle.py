@@ -692,11 +692,6 @@ def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
 # --- the loop ----------------------------------------------------------------------------------------------
 
 
-def mark_of(graph: Heterograph, *, early: bool = False) -> Marks:
-    """Where the graph is now."""
-    return Marks().having(Mark(graph.window.cut(), graph.owners(), early))
-
-
 class MarkedLoop:
     """A loop whose marks and fits are ours: a fit takes no time, and what happens in it is ``meanwhile``."""
 
@@ -728,7 +723,7 @@ def mark_of(graph: Heterograph, *, early: bool = False) -> Mark:
 def test_an_early_mark_is_for_a_worker_without_a_model_and_an_old_one_for_nobody(
     store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first fit that was refused is made again at the next mark of any kind; with a model at a regular one."""
+    """A refused first fit is made again at the next mark of any kind; with a model at a regular one."""
     graph = graph_of([batch_of(SHOP)])
     marked = MarkedLoop(worker_of(graph, store), tmp_path, monkeypatch)
     marked.step()
@@ -789,7 +784,7 @@ def test_a_fit_is_made_at_its_mark_and_what_came_since_is_published(
     assert caplog.records == []
 
 
-def test_a_fit_whose_mark_has_left_the_ring_is_made_at_the_newest_moment_and_says_so(
+def test_a_fit_whose_mark_has_left_the_ring_is_made_at_the_newest_moment(
     store: GenerationStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Unless the fit is made already, and only its vectors are not published."""
@@ -818,7 +813,9 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
     graph = graph_of([batch_of(SHOP)])
     worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
     loop = worker_process._Loop(
-        Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(early=mark_of(graph, early=True))
+        Settings.model_validate({"data_dir": tmp_path}),
+        worker,
+        lambda: Marks(early=mark_of(graph, early=True)),
     )
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
     loop._step(graph.moment())

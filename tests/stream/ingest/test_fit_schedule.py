@@ -35,7 +35,7 @@ EVERY_MS = st.sampled_from([60_000, FIRST_AGAIN_MS, 5 * FIRST_AGAIN_MS, 1 << 62]
 
 
 class Stream:
-    """Watermarks after each event, which are applied, and to where silence moves the watermark after an event."""
+    """Watermarks after each event, which are applied, and to where silence moves the watermark behind one."""
 
     def __init__(self, runs: list[tuple[int, int, bool, int]], unknown: int) -> None:
         watermark_ms, self.watermarks, self.applied = START_MS, list[int](), list[bool]()
@@ -49,11 +49,14 @@ class Stream:
                 watermark_ms += silent_ms
                 self.silence[len(self.watermarks)] = watermark_ms
 
-    def marks(self, schedule: FitSchedule, sizes: list[int], start: int = 0, made: int = 1 << 62) -> list[Place]:
+    def marks(
+        self, schedule: FitSchedule, sizes: list[int], start: int = 0, made: int = 1 << 62
+    ) -> list[Place]:
         """In batches of these sizes in turn; the first generation is there after so many marks."""
         found, turn, at = list[Place](), 0, start
         while at < len(self.watermarks):
-            stop = min([at + sizes[turn % len(sizes)], len(self.watermarks), *(s for s in self.silence if s > at)])
+            ends = (len(self.watermarks), *(end for end in self.silence if end > at))
+            stop = min(at + sizes[turn % len(sizes)], *ends)
             turn += 1
             for due in schedule.split(np.array(self.watermarks[at:stop]), np.array(self.applied[at:stop])):
                 found.append((at + due.index, due.is_early))

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -171,9 +170,7 @@ def test_fits_are_due_when_the_plainest_rules_say_so(
 
 def test_a_fit_sees_the_events_before_the_one_that_makes_it_due() -> None:
     ingest = ingest_of(FitSchedule(1_000, counted=LONG_SINCE))
-    marks = feed(
-        ingest, [[Event(0, n, 0, n * 400) for n in range(6)]]
-    )  # watermarks -100, 300, 700, 1100, …
+    marks = feed(ingest, [[Event(0, n, 0, n * 400) for n in range(6)]])  # watermarks -100, 300, 700, 1100, …
     assert marks == [(START_MS - 100, 1), (START_MS + 700, 3)]
 
 
