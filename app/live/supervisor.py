@@ -159,7 +159,7 @@ class WorkerProcess:
         self._process, self._is_running, self._sent = process, True, Marks()
 
     def _send(self) -> None:
-        """Send the newest marks if they are new and the pipe has room: a worker that stands still reads none."""
+        """Send the newest marks if they are new and there is room: a worker that stands still reads none."""
         assert self._pipe is not None
         if self._marks == self._sent:
             return

@@ -87,8 +87,7 @@ class Worker:
         return sum(mark.cut.next) > sum(self.seen.next)
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
-        """Evaluate and train on the events since the last cycle up to ``moment``, and publish what is new by now
-        if the gate lets it.
+        """Evaluate and train on the events since the last cycle up to ``moment``; publish if the gate lets it.
 
         The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
         before the publish costs the fit; one between publish and checkpoint costs it too, and the next
@@ -353,11 +352,12 @@ class Worker:
 
 
 def use_threads() -> None:
-    """Let torch have half of the cores, the rest is ingestion's.
+    """Let torch have half of the cores, the rest is ingestion's, unless ``OMP_NUM_THREADS`` says how many.
 
     A step is many small products: on two cores, two threads took 8.5 s for a fit where one took 5.4 s.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
 def device_of(wanted: str) -> str:

@@ -49,7 +49,8 @@ RING_TOO_SMALL = (
 )
 LATE_FIT = (
     "events have left their ring between the mark at which a fit was due and the fit, so it is made on the "
-    "window as it is now; raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
+    "window as it is now; raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how "
+    "much)"
 )
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them

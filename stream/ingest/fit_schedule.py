@@ -20,7 +20,7 @@ from driftgraph.stream.events import I64
 from driftgraph.stream.window.heterograph import Owners
 from driftgraph.stream.window.writer import Cut
 
-FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while there is no first generation
+FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first generation
 FIRST_EVENTS: Final = 100  # applied before the first mark, and again between two early ones
 
 Mask = npt.NDArray[np.bool_]
@@ -78,9 +78,9 @@ class FitSchedule:
     """Where marks are.
 
     A regular one: before the event with which the watermark passes a multiple of ``every_ms``, and after each
-    ``events`` applied events since the last regular one. An early one, until ``first_is_made``: where the
-    watermark passes a multiple of ``FIRST_AGAIN_MS`` and ``FIRST_EVENTS`` were applied since the last mark.
-    Early ones change nothing of where regular ones are.
+    ``events`` applied events since the last regular one. An early one, behind the first regular one and until
+    ``first_is_made``: where the watermark passes a multiple of ``FIRST_AGAIN_MS`` and ``FIRST_EVENTS`` were
+    applied since the last mark. Early ones change nothing of where regular ones are.
 
     No mark is where the watermark was not known before, none by event time is before ``FIRST_EVENTS`` applied
     events, and none is where nothing was applied since the last one. A row of a slow clock, years before all
@@ -143,7 +143,12 @@ class FitSchedule:
             if regular[place] and now > regular_at and then.all + now >= FIRST_EVENTS:
                 regular_at = any_at = now
                 yield Due(place, is_early=False)
-            elif early[place] and now - any_at >= FIRST_EVENTS and not self._is_first_made:
+            elif (
+                early[place]
+                and then.all + regular_at > 0
+                and now - any_at >= FIRST_EVENTS
+                and not self._is_first_made
+            ):
                 any_at = now
                 yield Due(place, is_early=True)
         end = int(total[count])
@@ -164,7 +169,8 @@ class FitSchedule:
             self.counted = Counted(counted.all)
             return Due(0, is_early=False)
         passes = watermark_ms // FIRST_AGAIN_MS > before_ms // FIRST_AGAIN_MS
-        if passes and counted.since_any >= FIRST_EVENTS and not self._is_first_made:
+        is_behind_regular = counted.since_regular < counted.all
+        if passes and is_behind_regular and counted.since_any >= FIRST_EVENTS and not self._is_first_made:
             self.counted = replace(counted, since_any=0)
             return Due(0, is_early=True)
         return None

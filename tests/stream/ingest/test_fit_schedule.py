@@ -88,6 +88,7 @@ class Stream:
             elif (
                 before_ms // FIRST_AGAIN_MS < after_ms // FIRST_AGAIN_MS
                 and recent >= FIRST_EVENTS
+                and any(not is_early for _, is_early in found)
                 and len(found) < made
             ):
                 found.append((at, True))
