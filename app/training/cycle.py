@@ -87,7 +87,7 @@ class Worker:
         return sum(mark.cut.next) > sum(self.seen.next)
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
-        """Evaluate and train on the events since the last cycle up to ``moment``; publish if the gate lets it.
+        """Evaluate and train on the events from the last cycle to ``moment``; publish if the gate lets it.
 
         The order: evaluate with the serving generation; fit; if accepted publish, then checkpoint. A crash
         before the publish costs the fit; one between publish and checkpoint costs it too, and the next

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.replay import replay
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.demo.shop import BEHAVIORS, Shop, ShopOptions, open_shop
+from driftgraph.app.demo.shop import Shop, ShopOptions, open_shop
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -35,6 +33,8 @@ pytestmark = pytest.mark.services
 HOUR_MS = 3_600_000
 START_MS = 1_782_864_000_000
 FITS_MIN = 3  # that were accepted
+FIT_WITHIN_S = 120.0
+MODEL = "worker: model "
 
 CONFIG = """
 name = "{topic}"
@@ -123,17 +123,41 @@ def hashes(store: GenerationStore) -> list[str]:
     return [one.manifest["model_hash"] for one in found if one.manifest["made_by"] == "model"]
 
 
-def trained_up_to(folder: Path) -> tuple[int, ...]:
-    """The cut of the newest saved model."""
-    found, _ = checkpoint.latest(folder / "trainer")
-    assert found is not None
-    return tuple(int(number) for number in str(found.facts["next"]).split())
+@dataclass(frozen=True)
+class Live:
+    """A running updater, and what its worker says of fits."""
+
+    updater: RunningUpdater
+    data_dir: Path
+
+    def said(self) -> list[str]:
+        """Of each fit, without the number under which Redis has it."""
+        lines = [line for line in self.updater.output().splitlines() if MODEL in line]
+        return [line.partition(MODEL)[2].partition(", served as")[0] for line in lines]
+
+    def wait_for_fits(self, count: int) -> None:
+        until(
+            f"fit {count}; {self.updater.output()}",
+            lambda: self.updater.status() and len(self.said()) >= count,
+            FIT_WITHIN_S,
+        )
+
+    def examples(self) -> tuple[int, int]:
+        """Of the newest fit."""
+        fit = msgspec.json.decode((self.data_dir / "status/worker.json").read_bytes())["fit"]
+        return fit["new_examples"], fit["replayed_examples"]
+
+    def trained_up_to(self) -> tuple[int, ...]:
+        """The cut of the newest saved model."""
+        found, _ = checkpoint.latest(self.data_dir / "trainer")
+        assert found is not None
+        return tuple(int(number) for number in str(found.facts["next"]).split())
 
 
 def test_the_same_events_have_the_same_fits_live_and_in_a_replay(
     real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cuts, examples, metrics and model. Events come until one passes a mark, then the fit there is waited for."""
+    """Cuts, examples, metrics, model. Events come until one passes a mark, and go on after the fit there."""
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the worker's process reads
     topic, shop = f"same-{uuid4().hex[:8]}", busy_shop()
@@ -155,23 +179,18 @@ def test_the_same_events_have_the_same_fits_live_and_in_a_replay(
         accepted = [fit for fit, one in zip(fits, generations[:-1], strict=True) if one.fit.accepted]
         assert len(accepted) >= FITS_MIN, [fit.said for fit in fits]
         assert len({fit.model_hash for fit in accepted}) == len(accepted)
-        updater: RunningUpdater | None = None
         edges = [0, *(sum(fit.cut) + 1 for fit in fits)]
-        for number, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-            produce_part(real_kafka, topic, shop, slice(start, stop))
-            updater = updater or stack.enter_context(RunningUpdater(config))
-            said = lambda: [
-                line.partition("worker: model ")[2].partition(", served as")[0]
-                for line in updater.output().splitlines()
-                if "worker: model " in line
-            ]
-            until(f"fit {number + 1}; {updater.output()}", lambda: updater.status() and len(said()) > number, 120)
-            assert said() == [fit.said for fit in fits[: number + 1]]
-            told = msgspec.json.decode((tmp_path / "var/status/worker.json").read_bytes())["fit"]
-            assert (told["new_examples"], told["replayed_examples"]) == fits[number].examples
-            if fits[number] in accepted:
-                assert trained_up_to(tmp_path / "var") == fits[number].cut
+        produce_part(real_kafka, topic, shop, slice(0, edges[1]))
+        live = Live(stack.enter_context(RunningUpdater(config)), tmp_path / "var")
+        for number, fit in enumerate(fits):
+            if number:
+                produce_part(real_kafka, topic, shop, slice(edges[number], edges[number + 1]))
+            live.wait_for_fits(number + 1)
+            assert live.said() == [one.said for one in fits[: number + 1]]
+            assert live.examples() == fit.examples
+            if fit in accepted:
+                assert live.trained_up_to() == fit.cut
+        window = live.updater.status()["window"]
+        assert sum(window.values()) < edges[-1], "some events have expired meanwhile"
         store = GenerationStore(client, namespace=topic, epoch=0)
         assert hashes(store) == [fit.model_hash for fit in accepted]
-        window = updater.status()["window"]
-        assert sum(window.values()) < edges[-1], "some events have expired meanwhile"

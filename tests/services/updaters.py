@@ -34,9 +34,7 @@ def until(what: str, is_true: Callable[[], Any], timeout_s: float = 60.0) -> Any
 
 
 def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: str = "shop") -> Path:
-    """A configuration in which the first fit is due after ``TASTED`` events and, when these are of days, at once;
-    no other until so many more have come.
-    """
+    """A configuration in which a fit is due after ``TASTED`` events, and no other until so many more came."""
     path = folder / "driftgraph.toml"
     path.write_text(
         f"""
