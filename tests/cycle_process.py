@@ -18,6 +18,8 @@ from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream import disk
+from driftgraph.stream.ingest.fit_schedule import Mark, Marks
+from driftgraph.stream.window.heterograph import HeterographView
 
 Patch = Callable[[Any, str, Callable[..., Any]], None]
 
@@ -87,10 +89,15 @@ def worker_started(settings: Settings, window_dir: Path, epoch: int) -> cycle.Wo
     return loop._worker(settings, window_dir, store)
 
 
+def marked(graph: HeterographView) -> Marks:
+    """A mark where the graph is now."""
+    return Marks(regular=Mark(graph.window.cut(), graph.owners(), is_early=False))
+
+
 def steps(settings: Settings, worker: cycle.Worker, count: int) -> None:
     """Look around so many times."""
     for _ in range(count):
-        loop._Loop(settings, worker)._step(worker.graph.moment())
+        loop._Loop(settings, worker, lambda: marked(worker.graph))._step(worker.graph.moment())
 
 
 def run(settings: Settings, window_dir: Path, point: str) -> None:

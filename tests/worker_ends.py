@@ -34,3 +34,8 @@ def not_until_told(settings: Any, window_dir: Any, owner: Any, updater: Connecti
 
 def not_even_then(settings: Any, window_dir: Any, owner: Any, updater: Connection) -> None:
     time.sleep(60)
+
+
+def by_saying_what_it_was_told(settings: Any, window_dir: Any, owner: Any, updater: Connection) -> None:
+    updater.send_bytes(updater.recv_bytes())
+    raise SystemExit(1)

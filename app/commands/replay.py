@@ -183,7 +183,7 @@ def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress)
     started_ms, trained_ms, shown = clock.now_ms(), 0, 0
     progress.start("replay", total=100)
     while (decoded := file.next_batch()) is not None:
-        for _ in lockstep.ingest.take(decoded):
+        for _ in lockstep.take(decoded):
             cycle_ms = clock.now_ms()
             lockstep.cycle()
             trained_ms += clock.now_ms() - cycle_ms

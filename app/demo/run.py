@@ -178,10 +178,10 @@ class _Runner:
             decoded = self.source.next_batch(POLL_S)
             if decoded is None:
                 break
-            for moment in self.lockstep.ingest.take(decoded):
-                if moment.cut.watermark_ms < self.feed.first_fit_ms:
+            for mark in self.lockstep.take(decoded):
+                if mark.cut.watermark_ms < self.feed.first_fit_ms:
                     continue
-                self._note_story(moment.cut.watermark_ms)
+                self._note_story(mark.cut.watermark_ms)
                 self.lockstep.cycle()
                 self._tell()
             self._show()

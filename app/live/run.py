@@ -40,7 +40,8 @@ from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.formats.mapping_decoder import Mapped
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.kafka.client import look_for
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
@@ -95,7 +96,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
         if was_away:  # at the start; nobody saw that it was there during the stop
             watermark.forget_stop()
-        ingest, letters, erasures = _ingest(stack, settings, graph, watermark)
+        ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
         forgotten = 0
         if found is not None and state is not None:
             forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
@@ -128,7 +129,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
 
 
 def _ingest(
-    stack: ExitStack, settings: Settings, graph: Heterograph, watermark: Watermark
+    stack: ExitStack, settings: Settings, graph: Heterograph, watermark: Watermark, state: State | None
 ) -> tuple[Ingest, Outbox, DurableErasures]:
     """What takes events into the graph, with the dead letters and erasures that ``stack`` closes."""
     letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
@@ -141,10 +142,18 @@ def _ingest(
     stack.callback(erasures.close)
     limits = settings.events
     breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
-    # When a fit is due is the worker's to see: here the stream is never cut.
+    # the early marks go on when there is a model: they cost little, and the worker passes them over
+    schedule = FitSchedule(
+        settings.fit.every.ms,
+        settings.fit.events,
+        counted=None if state is None else state.counted,
+        watermark_ms=watermark.value_ms,
+    )
     own = settings.deduplication
     ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
-    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), breaker, erasures, ids)
+    ingest = Ingest(graph, watermark, letters, schedule, breaker, erasures, ids)
+    if state is not None:
+        ingest.marks = state.marks([relation.name for relation in graph.window.relations])
     return ingest, letters, erasures
 
 

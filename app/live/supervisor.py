@@ -1,6 +1,7 @@
 """The GPU worker's process as the updater sees it: started, watched over, started again.
 
     Updater ──► [WorkerProcess.tend] ──► a process that runs ``work``
+                       └──►── the newest marks, where a fit is due
                        └──◄── its last words, why it ended
 
 A worker that ends is started again with growing pauses. One that ends again and again is failing.
@@ -10,15 +11,19 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import select
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.live.worker_end import end_of, failed
 from driftgraph.snapshots.generations.lease import LeaseOwner
+from driftgraph.stream.ingest.fit_schedule import Marks
 from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.time.clock import Clock
 
@@ -43,8 +48,8 @@ class WorkerProcess:
     """The GPU worker's process as its parent sees it.
 
     The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event
-    that both wait for would block us for ever once a worker is killed while it waits.) We send nothing; it
-    sends why it ends.
+    that both wait for would block us for ever once a worker is killed while it waits.) We send the newest
+    marks, again to each worker that is started; it sends why it ends. Nothing here waits for it.
     """
 
     def __init__(self, settings: Settings, window_dir: Path, owner: LeaseOwner, clock: Clock) -> None:
@@ -57,6 +62,7 @@ class WorkerProcess:
         self._pipe: Connection | None = None
         self._is_running = False
         self._is_stopped = False
+        self._marks = self._sent = Marks()  # ``_sent`` to the worker that runs
         self._changed_ms = 0  # when it was started, or seen to have ended
         self._longest_ms = 0  # life of those that failed
         self._said: tuple[str, int] = ("", 0)
@@ -100,13 +106,18 @@ class WorkerProcess:
             "why": self.why or None,
         }
 
+    def tell(self, marks: Marks) -> None:
+        """The marks that the worker should know of: with the next ``tend`` that finds room in the pipe."""
+        self._marks = marks
+
     def tend(self) -> None:
-        """Start it if it does not run and its pause is over."""
+        """Start it if it does not run and its pause is over; send it the newest marks."""
         now_ms = self._clock.now_ms()
         if self._is_running:
             assert self._process is not None
             if self._process.is_alive():
                 self._tell_recovery(now_ms - self._changed_ms)
+                self._send()
                 return
             self._is_running = False
             why = end_of(self._process.exitcode, self._last_words())
@@ -145,7 +156,19 @@ class WorkerProcess:
             )
             self.starts += 1
             process.start()
-        self._process, self._is_running = process, True
+        self._process, self._is_running, self._sent = process, True, Marks()
+
+    def _send(self) -> None:
+        """Send the newest marks if they are new and there is room: a worker that stands still reads none."""
+        assert self._pipe is not None
+        if self._marks == self._sent:
+            return
+        room = select.poll()
+        room.register(self._pipe, select.POLLOUT)
+        if room.poll(0):
+            with suppress(OSError):  # it has just ended; the next one is told
+                self._pipe.send_bytes(msgspec.json.encode(self._marks))
+            self._sent = self._marks
 
     def _last_words(self) -> str:
         """What it sent before it ended; empty if nothing."""

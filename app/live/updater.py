@@ -108,11 +108,11 @@ class Updater:
             if decoded is None:
                 break
             for _ in self.ingest.take(decoded):
-                pass
+                pass  # the newest marks are told below
             self.gate.hold_back()
             self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
             away = self.source.away or self.gate.closed  # what we do not read is not silent
-            self.ingest.graph.expire(
+            self.ingest.pass_time(
                 self.ingest.watermark.tick(
                     away=away, caught_up=self.source.caught_up, behind=self.source.behind
                 )
@@ -122,6 +122,7 @@ class Updater:
             if not self._full:
                 self._fill(decoded.read_count)
             elif not stop.is_set():
+                self.worker.tell(self.ingest.marks)
                 self.worker.tend()
             self._housekeeping()
 
@@ -215,6 +216,8 @@ class Updater:
             self.ingest.watermark.state(),
             self.ingest.dedupe.sets(),
             self.source.topic_ids,
+            self.ingest.schedule.counted,
+            self.ingest.marks,
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """Ingestion and training in one process, taking turns: what a replay and the demo are made of.
 
-    source ──► [Lockstep.take] ──► Ingest ──► a fit is due ──► Worker.cycle ──► on with the next event
+    source ──► [Lockstep.take] ──► Ingest ──► a mark ──► Worker.cycle ──► on with the next event
 
 A fit sees exactly the events before the one that made it due, so the same events give the same window and,
 on a CPU, the same model bit for bit.
@@ -8,9 +8,8 @@ on a CPU, the same model bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 from driftgraph.app.config.builders import trainer_options
 from driftgraph.app.config.settings import Settings
@@ -22,13 +21,13 @@ from driftgraph.stream.dead_letters.letters import DeadLetters
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erasures import MemoryErasures
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule, Mark
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import Relation
 
-FIRST_EVENTS: Final = 100  # before a first fit; a file of fewer is learned from at its end
 OnCycle = Callable[[GenerationReport, PredictionRows | None], None]
 
 
@@ -66,7 +65,7 @@ class Lockstep:
             ),
             clock,
         )
-        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events, FIRST_EVENTS)
+        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
         self.erasures = erasures or MemoryErasures()
         own = settings.deduplication
         ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max)
@@ -82,10 +81,16 @@ class Lockstep:
         self.reports: list[GenerationReport] = []
         self._on_cycle = on_cycle
 
-    def take(self, decoded: Decoded) -> None:
-        """Apply one read of a source, with a cycle wherever a fit is due."""
-        for _ in self.ingest.take(decoded):
-            self.cycle()
+    def take(self, decoded: Decoded) -> Iterator[Mark]:
+        """Apply one read of a source; yield where a fit is due, for the caller to call ``cycle``.
+
+        The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
+        """
+        for mark in self.ingest.take(decoded):
+            if self.worker.wants(mark):
+                yield mark
+            if self.worker.trainer.model_version:
+                self.ingest.schedule.first_is_made()
 
     def finish(self) -> None:
         """Train on what came since the last fit, so that the last generation knows every event."""

@@ -1,6 +1,7 @@
-"""The GPU worker's own process: wait until a fit is due, run a cycle, refresh in between.
+"""The GPU worker's own process: a cycle where the updater has seen a mark, a refresh in between.
 
 graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh ──► Redis
+          updater ──► marks ──┘
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import msgspec
 
 from driftgraph.app.config.builders import generation_store, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
@@ -33,6 +36,7 @@ from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWo
 from driftgraph.snapshots.generations.lease import LeaseOwner, raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.time.clock import SystemClock
@@ -40,11 +44,15 @@ from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
 LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
-FIRST_AGAIN_MS = 900_000  # event time from a first fit that the gate refused to the next one
 STALE_FROM = 3  # times in a row are no accident
 RING_TOO_SMALL = (
     "events leave their ring while the worker reads them, so that nothing is trained or published; "
     "raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how much)"
+)
+LATE_FIT = (
+    "events have left their ring between the mark at which a fit was due and the fit, so it is made on the "
+    "window as it is now; raise window.capacity or relations.NAME.capacity (driftgraph doctor says by how "
+    "much)"
 )
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
@@ -69,17 +77,14 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
         level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
     )
 
-    threading.Thread(target=_end_with, args=(updater, os.getppid()), daemon=True).start()
-
-    def wait(seconds: float) -> bool:
-        return updater.poll(seconds)  # nothing is ever sent: it wakes when the other end is closed
-
+    listener = _Listener(updater, os.getppid())
+    listener.start()
     try:
-        store = _store(settings, owner, wait)
+        store = _store(settings, owner, listener.wait)
         if store is not None:
             worker = _worker(settings, window_dir, store)
             with erasing(settings, store.epoch):
-                _Loop(settings, worker).run(wait)
+                _Loop(settings, worker, lambda: listener.marks).run(listener.wait)
     except Exception as error:
         words = _last_words(error, settings.data_dir)
         with suppress(OSError):  # the updater is gone
@@ -102,26 +107,47 @@ def _last_words(error: Exception, data_dir: Path) -> str:
     return f"{said[: LAST_WORDS_BYTES_MAX // 2]}; please report it with the traceback in {path}"
 
 
-def _end_with(updater: Connection, updater_pid: int) -> None:
-    """End at once, also in the middle of a fit, when the updater was killed: the next one starts its own."""
-    updater.poll(None)
-    while os.getppid() == updater_pid:  # it has only asked us to end, and kills us if we do not
-        time.sleep(LOOK_EVERY_S)
-    os._exit(1)
+class _Listener(threading.Thread):
+    """Hears what the updater says through the pipe: the newest marks, and that it is closed.
+
+    When the updater was killed it ends this process at once, also in the middle of a fit: the next updater
+    starts a worker of its own.
+    """
+
+    def __init__(self, updater: Connection, updater_pid: int) -> None:
+        super().__init__(name="listener", daemon=True)
+        self.marks = Marks()
+        self._updater = updater
+        self._updater_pid = updater_pid
+        self._is_closed = threading.Event()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, less if the updater closes its end; whether it has."""
+        return self._is_closed.wait(seconds)
+
+    def run(self) -> None:
+        """Until there is no updater."""
+        with suppress(EOFError, OSError):
+            while True:
+                self.marks = msgspec.json.decode(self._updater.recv_bytes(), type=Marks)
+        self._is_closed.set()
+        while os.getppid() == self._updater_pid:  # it has only asked us to end, and kills us if we do not
+            time.sleep(LOOK_EVERY_S)
+        os._exit(1)
 
 
 class _Loop:
     """When to do what.
 
-    Always true: a fit is due when event time has passed a multiple of ``fit.every`` since the last one, or
-    ``fit.events`` events have come, and until there is a first generation after ``FIRST_AGAIN_MS``; a
+    Always true: a fit is made at each mark that was the newest one when the fit before had ended; a
     generation that Redis did not take is tried again until it does.
     """
 
-    def __init__(self, settings: Settings, worker: Worker) -> None:
+    def __init__(self, settings: Settings, worker: Worker, newest_marks: Callable[[], Marks]) -> None:
         self.settings = settings
         self.worker = worker
         self._failures = 0  # of Redis to do what it should, in a row
+        self._newest_marks = newest_marks
         self._outage = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
         self._rounds = 0
@@ -170,27 +196,31 @@ class _Loop:
         worker = self.worker
         if not worker.published and worker.may_publish(moment):
             worker.publish(moment)
-        elif self._is_due(moment):
-            report, _ = worker.cycle(moment)
-            log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
-            if not worker.trainer.model_version and not worker.is_rolled_back:
-                worker.published = 0  # popularity has moved on: the lists are made anew
+        elif (mark := self._due()) is not None:
+            self._fit(mark)
         else:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
                 worker.look(moment)
             worker.refresh(moment)
 
-    def _is_due(self, moment: Moment) -> bool:
-        now, then, fit = moment.cut, self.worker.seen, self.settings.fit
-        new = sum(now.next) - sum(then.next)
-        if new == 0 or now.watermark_ms == 0:
-            return False
-        if fit.events is not None and new >= fit.events:
-            return True
-        if not self.worker.trainer.model_version and now.watermark_ms - then.watermark_ms >= FIRST_AGAIN_MS:
-            return True
-        return now.watermark_ms // fit.every.ms > then.watermark_ms // fit.every.ms
+    def _due(self) -> Mark | None:
+        mark = self._newest_marks().newest(has_model=self.worker.trainer.model_version > 0)
+        return mark if mark is not None and self.worker.wants(mark) else None
+
+    def _fit(self, mark: Mark) -> None:
+        """A cycle at a mark; at the newest moment if events of the mark's cut have left their ring."""
+        worker = self.worker
+        try:
+            report, _ = worker.cycle(worker.graph.moment_at(mark.cut, mark.owners))
+        except StaleCut:
+            if not worker.wants(mark):  # the fit is made, and its vectors are published next
+                raise
+            log.warning(LATE_FIT)
+            report, _ = worker.cycle(worker.graph.moment())
+        log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
+        if not worker.trainer.model_version and not worker.is_rolled_back:
+            worker.published = 0  # popularity has moved on: the lists are made anew
 
 
 def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore | None:

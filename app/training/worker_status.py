@@ -74,6 +74,8 @@ class WorkerStatus(NoProgress):
             "code": report.code,
             "reason": report.reason,
             "refused": list(report.refused),
+            "new_examples": report.new_examples,
+            "replayed_examples": report.replayed_examples,
         }
         self._write()
 

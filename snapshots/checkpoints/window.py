@@ -3,7 +3,8 @@
     Updater ──► Snapshot ──► [WindowCheckpoints.write] ──► root/{number}/ ──► [restore] ──► the next start
 
 Files of a checkpoint, beside its manifest:
-  * ``state.json``: position, watermark, where each relation's sequence numbers begin and end;
+  * ``state.json``: position, watermark, where each relation's sequence numbers begin and end, where fits
+    were due;
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
   * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
@@ -27,10 +28,12 @@ from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
 from driftgraph.stream.events import U32
 from driftgraph.stream.ingest.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
 from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
+from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.adjacency import NIL
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
 from driftgraph.stream.window.shared_files import ANEW, Life
+from driftgraph.stream.window.writer import Cut
 
 SEGMENT_EVENTS = 1 << 17  # of one relation in a file: 1 to 2 MB, and what is written again each time at most
 STATE = "state.json"
@@ -48,6 +51,8 @@ class Snapshot:
     watermark: WatermarkState
     ids: tuple[IdSet, ...]  # oldest first
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
+    counted: Counted = field(default_factory=Counted)  # for the schedule of fits
+    marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
 
 
 class _Ring(msgspec.Struct, frozen=True):
@@ -64,6 +69,16 @@ class _Ids(msgspec.Struct, frozen=True):
     newest_ms: int = 0
 
 
+class _Mark(msgspec.Struct, frozen=True):
+    watermark_ms: int
+    first: tuple[int, ...]  # of each of the state's relations
+    next: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mark: Mark | None) -> _Mark | None:
+        return None if mark is None else cls(mark.cut.watermark_ms, mark.cut.first, mark.cut.next)
+
+
 class State(msgspec.Struct, frozen=True):
     """``state.json``."""
 
@@ -78,11 +93,29 @@ class State(msgspec.Struct, frozen=True):
     seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
     wall_ms: int = 0
     away_since_ms: int | None = None
+    counted: Counted = Counted()  # this and the next two: none in a checkpoint from before there were any
+    regular_mark: _Mark | None = None
+    early_mark: _Mark | None = None
 
     @property
     def watermark(self) -> WatermarkState:
         """For a ``Watermark`` that goes on."""
         return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
+
+    def marks(self, relations: Sequence[str]) -> Marks:
+        """Where fits were due, for a window of these relations that goes on from here, matched by name."""
+        place = {ring.name: r for r, ring in enumerate(self.relations)}
+
+        def moved(mark: _Mark | None, *, is_early: bool) -> Mark | None:
+            if mark is None:
+                return None
+            first, next_ = (
+                tuple(numbers[place[name]] if name in place else 0 for name in relations)
+                for numbers in (mark.first, mark.next)
+            )
+            return Mark(Cut(mark.watermark_ms, first, next_), None, is_early)
+
+        return Marks(moved(self.regular_mark, is_early=False), moved(self.early_mark, is_early=True))
 
     def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
         """Whose sequence numbers a window of these relations has that goes on from here, matched by name."""
@@ -201,6 +234,9 @@ class WindowCheckpoints:
             seen_ms=dict(snapshot.watermark.seen_ms),
             wall_ms=snapshot.watermark.wall_ms,
             away_since_ms=snapshot.watermark.away_since_ms,
+            counted=snapshot.counted,
+            regular_mark=_Mark.of(snapshot.marks.regular),
+            early_mark=_Mark.of(snapshot.marks.early),
         )
 
     def _stretches(self, moment: Moment) -> Iterator[_Stretch]:

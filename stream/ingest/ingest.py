@@ -2,7 +2,7 @@
 
     source ──► Decoded ──► [Ingest.take] ──► Heterograph          live and in replay: the same code
                                 │  late, rejected ──► dead letters
-                                └─ yields where a fine-tune is due
+                                └─ yields the marks at which a fit is due
 
 Event time drives everything, and each event is judged by what came before it, so how the stream was cut
 into batches changes neither the window nor the moments at which a fit is due.
@@ -24,11 +24,11 @@ from driftgraph.stream.formats.event_rules import Reason
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erasures import Erasures, MemoryErasures
+from driftgraph.stream.ingest.fit_schedule import FitSchedule, Mark, Marks
 from driftgraph.stream.time.watermark import Watermark
-from driftgraph.stream.window.heterograph import Heterograph, Moment
+from driftgraph.stream.window.heterograph import Heterograph
 
 Rows = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -46,66 +46,6 @@ class Counts:
     forgotten: int = 0  # events of an erased user, of before the request
     late_by_ms_max: int = 0  # how far the latest of the late events was behind the watermark
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
-
-
-class FitSchedule:
-    """When a fine-tune is due: as event time passes a multiple of ``every_ms``, or ``events`` were applied.
-
-    Due is decided before the event that passes the mark is applied, so that a fit sees the events of whole
-    periods, and not before the watermark is known. How the stream was cut into batches changes nothing. The
-    first one waits for ``first_events``: a row of a slow clock, years before all others, is nothing to learn
-    from, and what it would make of the first model all later ones would start from.
-    """
-
-    def __init__(self, every_ms: int, events: int | None = None, first_events: int = 0) -> None:
-        if every_ms <= 0:
-            raise ValueError(f"every_ms must be positive, got {every_ms}")
-        if events is not None and events <= 0:
-            raise ValueError(f"events must be positive, got {events}")
-        self.every_ms = every_ms
-        self.events = events
-        self._period: int | None = None  # None until the watermark is known
-        self._since = 0  # applied events since the last fit
-        self._first_events = first_events  # still to be applied before a first fit is due by event time
-
-    def split(self, watermark_ms: I64, applied: Mask) -> list[int]:
-        """Where a fit is due: before the event at each index, ascending.
-
-        Args:
-            watermark_ms: [N] the watermark after each event; 0 while it is not known.
-            applied: [N] which of the events are applied.
-        """
-        count = len(watermark_ms)
-        if count == 0:
-            return []
-        known = watermark_ms > 0
-        ready = 0 if self._period is not None else int(np.argmax(known)) + 1 if known.any() else count
-        period = watermark_ms // self.every_ms
-        if self._period is None and known.any():
-            self._period = int(period[np.argmax(known)])
-        before = np.concatenate(([self._period or 0], period[:-1]))
-        due = np.flatnonzero(known & (period > np.maximum(before, self._period or 0))).tolist()
-        if self._period is not None:
-            self._period = max(self._period, int(period[-1]))
-        due = [at for at in due if np.count_nonzero(applied[:at]) >= self._first_events]
-        self._first_events = 0 if due else max(0, self._first_events - int(np.count_nonzero(applied)))
-        return due if self.events is None else self._with_counted(due, applied, ready, self.events)
-
-    def _with_counted(self, due: list[int], applied: Mask, ready: int, events: int) -> list[int]:
-        """``due``, and from index ``ready`` on each place with ``events`` applied since the fit before."""
-        count = len(applied)
-        total = np.concatenate(([0], np.cumsum(applied)))  # applied before each index
-        fitted = -self._since  # of them by the last fit
-        edges: list[int] = []
-        for stop in [*due, count]:
-            while (at := max(ready, int(np.searchsorted(total, fitted + events)))) < stop:
-                edges.append(at)
-                fitted = int(total[at])
-            if stop < count:
-                edges.append(stop)
-                fitted = int(total[stop])
-        self._since = int(total[count]) - fitted
-        return edges
 
 
 class Ingest:
@@ -133,11 +73,12 @@ class Ingest:
         self.erasures = erasures or MemoryErasures()
         self.dedupe = dedupe or Deduplicator()
         self.counts = Counts()
+        self.marks = Marks()  # the newest that was yielded of each kind
         self.position: Mapping[str, int] = {}
         self._span_ms = np.array([relation.span_ms for relation in graph.window.relations], np.int64)
 
-    def take(self, decoded: Decoded) -> Iterator[Moment]:
-        """Apply one read of a source; yield the graph's moment wherever a fit is due, and go on after it.
+    def take(self, decoded: Decoded) -> Iterator[Mark]:
+        """Apply one read of a source; yield a mark wherever a fit is due, and go on after it.
 
         The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
 
@@ -152,7 +93,16 @@ class Ingest:
                 self._erase(erasure)
         self.position = decoded.position
 
-    def _take(self, decoded: Decoded) -> Iterator[Moment]:
+    def pass_time(self, watermark_ms: int) -> None:
+        """Let event time come to ``watermark_ms`` without an event: what is older than its span leaves.
+
+        A mark that is passed lies in front of that, and is the newest of ``marks``.
+        """
+        if (due := self.schedule.pass_time(watermark_ms)) is not None:
+            self._mark(is_early=due.is_early)
+        self.graph.expire(watermark_ms)
+
+    def _take(self, decoded: Decoded) -> Iterator[Mark]:
         """A read, or a piece of one, without requests to erase."""
         batch = decoded.batch
         before_ms = self.watermark.value_ms
@@ -180,11 +130,16 @@ class Ingest:
         applied = np.zeros(len(batch), np.bool_)
         applied[keep] = True
         start = 0
-        for stop in self.schedule.split(after_ms, applied):
+        for stop, is_early in self.schedule.split(after_ms, applied):
             self._append(batch, keep, start, stop, after_ms)
-            yield self.graph.moment()
+            yield self._mark(is_early=is_early)
             start = stop
         self._append(batch, keep, start, len(batch), after_ms)
+
+    def _mark(self, *, is_early: bool) -> Mark:
+        mark = Mark(self.graph.window.cut(), self.graph.owners(), is_early)
+        self.marks = self.marks.having(mark)
+        return mark
 
     def _erase(self, erasure: Erasure) -> None:
         """Forget a user, unless the request was taken before: it is read again after a crash, and from each

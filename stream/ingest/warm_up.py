@@ -14,7 +14,8 @@ import numpy as np
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import EventBatch, Rejected, Strings
 from driftgraph.stream.formats.event_rules import Decoder, RowOrigin, Rows
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph

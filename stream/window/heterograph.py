@@ -38,6 +38,14 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
+class Owners:
+    """Whether rows have changed hands: how many there were by side, and how many owners these had had."""
+
+    rows: tuple[int, int]
+    changes: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class NamedEvents:
     """N events of one relation in order of arrival, each by the places of its ids in two lists."""
 
@@ -108,6 +116,29 @@ class HeterographView:
             self.window.row_versions(ITEM),
         )  # before the cut, see there
         return Moment(self.window.cut(), versions)
+
+    def owners(self) -> Owners:
+        """Of the rows now. O(rows)."""
+        (users, user_changes), (items, item_changes) = map(self.window.row_changes, (USER, ITEM))
+        return Owners((users, items), (user_changes, item_changes))
+
+    def moment_at(self, cut: Cut, owners: Owners | None) -> Moment:
+        """An earlier cut as it can be read now; ``owners`` are those of its rows, None if nobody knows.
+
+        If a row has changed hands since, it is without the events that have expired since: nobody may take
+        those of a row's former owner for the present one's.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        self.window.check(cut)
+        now = self.moment()
+        if owners is not None:
+            pairs = zip(now.versions, owners.rows, strict=True)
+            if owners.changes == tuple(int(v[:rows].sum(dtype=np.int64)) for v, rows in pairs):
+                return Moment(cut, now.versions)
+        first = tuple(min(a, b) for a, b in zip(now.cut.first, cut.next, strict=True))
+        return Moment(Cut(now.cut.watermark_ms, first, cut.next), now.versions)
 
     def names(self, side: int, rows: U32, moment: Moment) -> list[str | None]:
         """The id of each row as of ``moment``; None if the row has had another owner since, or none."""

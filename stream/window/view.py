@@ -175,6 +175,11 @@ class WindowView:
         """
         return self._arrays.versions[side][: self.rows(side)].copy()
 
+    def row_changes(self, side: int) -> tuple[int, int]:
+        """How many rows there are, and the sum of ``row_versions``: it grows whenever one changes hands."""
+        versions = self._arrays.versions[side][: self.rows(side)]
+        return len(versions), int(versions.sum(dtype=np.int64))
+
     def arrivals(self, relation: int, start: int, stop: int) -> tuple[U32, U32, I64]:
         """Users, items and times of a relation's events from number ``start`` to ``stop``, as they came.
 

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules

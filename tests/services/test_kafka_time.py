@@ -10,7 +10,8 @@ import pytest
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import ManualClock, TimeRules

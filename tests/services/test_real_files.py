@@ -22,7 +22,8 @@ from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Rejected
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark

@@ -34,7 +34,7 @@ def until(what: str, is_true: Callable[[], Any], timeout_s: float = 60.0) -> Any
 
 
 def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: str = "shop") -> Path:
-    """A configuration in which the first fit is due at once and no other ever."""
+    """A configuration in which a fit is due after ``TASTED`` events, and no other until so many more came."""
     path = folder / "driftgraph.toml"
     path.write_text(
         f"""
@@ -56,6 +56,7 @@ def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: s
         idle_timeout = "1s"
         [fit]
         every = "3650d"
+        events = {TASTED}
         [model]
         dim = 16
         device = "cpu"

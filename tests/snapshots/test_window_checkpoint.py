@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.ingest import dedupe as dedupe_module
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import ErasedUsers
+from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import ANEW, Life
@@ -317,6 +319,34 @@ def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path
         del old[name]
     decoded = msgspec.json.decode(msgspec.json.encode(old), type=window_checkpoint.State)
     assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})
+
+
+def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path) -> None:
+    """A mark that passed before a stop, and whose fit was not made, is not lost; old states have none."""
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    go(g, dedupe, ("batch", [(n, n, n % 2, 1_000 + n) for n in range(7)]))
+    marks = Marks().having(Mark(g.window.cut(), g.owners(), is_early=False))
+    go(g, dedupe, ("batch", [(8, 8, 0, 1_010)]))
+    marks = marks.having(Mark(g.window.cut(), g.owners(), is_early=True))
+    kept = replace(snapshot(g, dedupe, 900), counted=Counted(8, 1, 0), marks=marks)
+    WindowCheckpoints(tmp_path, g, STREAM).write(kept)
+    _, state, _ = latest(tmp_path, STREAM)
+    assert state is not None
+    assert state.counted == kept.counted
+    own, other = (relation.name for relation in RELATIONS)
+    found = state.marks([own, other])
+    assert found.regular is not None
+    assert found.early is not None
+    assert (found.regular.cut.next, found.early.cut.next) == ((4, 3), (5, 3))
+    assert found.regular.owners is None, "rows are given anew by a start"
+    moved = state.marks(["new", other, own]).regular
+    assert moved is not None
+    assert moved.cut.next == (0, 3, 4)
+    raw = msgspec.json.decode(msgspec.json.encode(state))
+    for name in ("counted", "regular_mark", "early_mark"):
+        del raw[name]
+    old = msgspec.json.decode(msgspec.json.encode(raw), type=window_checkpoint.State)
+    assert (old.counted, old.marks([own, other])) == (Counted(), Marks())
 
 
 def test_ids_that_a_checkpoint_has_are_let_go_of_and_linked_from_then_on(

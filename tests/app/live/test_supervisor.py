@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
@@ -23,7 +24,9 @@ from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, WorkerProcess
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training import loop as worker_process
 from driftgraph.snapshots.generations.lease import LeaseOwner
+from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import ManualClock
+from driftgraph.stream.window.writer import Cut
 from tests import worker_ends
 from tests.services.updaters import until
 
@@ -38,13 +41,26 @@ class Watched:
         self.watch = WorkerProcess(Settings(), folder, cast(LeaseOwner, None), self.clock)
         self._monkeypatch = monkeypatch
 
-    def lives(self, how: Callable[..., None], lived_ms: int = 0) -> None:
-        """One life: started, ended after so long, and seen to have ended."""
+    def runs(self, how: Callable[..., None]) -> None:
+        """It is started."""
         self._monkeypatch.setattr(supervisor, "work", how)
         starts = self.watch.starts
         self.clock.advance(MINUTE_MS)
         self.watch.tend()
         assert (self.watch.starts, self.watch.pid is not None) == (starts + 1, True)
+
+    def lives_until_told(self, how: Callable[..., None]) -> None:
+        """One life that ends when it has read what is sent to it, or before."""
+        self.runs(how)
+        until("it has ended", self._has_ended)
+
+    def _has_ended(self) -> bool:
+        self.watch.tend()
+        return self.watch.pid is None
+
+    def lives(self, how: Callable[..., None], lived_ms: int = 0) -> None:
+        """One life: started, ended after so long, and seen to have ended."""
+        self.runs(how)
         process = self.watch._process
         assert process is not None
         process.join(60)
@@ -167,6 +183,31 @@ def test_one_that_does_not_end_when_told_is_killed(watched: Watched, monkeypatch
     watched.watch.stop()
     assert process is not None
     assert (process.exitcode, watched.watch.state, watched.watch.failures) == (-signal.SIGKILL, "stopped", 0)
+
+
+def test_each_worker_is_told_the_newest_marks(watched: Watched) -> None:
+    """One that is killed between a mark and its fit is followed by one that is told the same."""
+    told = Marks()
+    for number in range(3):
+        told = told.having(Mark(Cut(number, (0,), (number,)), None, is_early=number == 1))
+        watched.watch.tell(told)
+    watched.lives_until_told(worker_ends.by_a_signal)
+    for _ in range(2):
+        watched.lives_until_told(worker_ends.by_saying_what_it_was_told)
+        assert msgspec.json.decode(watched.watch.why, type=Marks) == told
+
+
+def test_nobody_waits_for_a_worker_that_does_not_listen(watched: Watched) -> None:
+    """Far more marks pass than the pipe holds."""
+    watched.runs(worker_ends.not_even_then)
+    for number in range(3_000):
+        mark = Mark(Cut(number, (0,) * 50, (number,) * 50), None, is_early=True)
+        watched.watch.tell(Marks(early=mark))
+        watched.watch.tend()
+    assert watched.watch.pid is not None
+    process = watched.watch._process
+    assert process is not None
+    process.kill()
 
 
 # --- the worker's own last words ---------------------------------------------------------------------

@@ -28,7 +28,8 @@ from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Strings
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erasures import key_users
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import ManualClock

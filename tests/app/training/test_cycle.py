@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,11 +36,12 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.events import U32, EventBatch, Strings
+from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import ANEW, Life
-from driftgraph.stream.window.writer import Relation, StaleCut
+from driftgraph.stream.window.writer import Cut, Relation, StaleCut
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import (
     DAY_MS,
@@ -734,28 +735,115 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
 # --- the loop ----------------------------------------------------------------------------------------------
 
 
-def test_a_first_fit_that_was_refused_is_due_again_long_before_the_next_mark(
-    store: GenerationStore, tmp_path: Path
+class MarkedLoop:
+    """A loop whose marks and fits are ours: a fit takes no time, and what happens in it is ``meanwhile``."""
+
+    def __init__(self, worker: Worker, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.worker, self.marks, self.fits = worker, Marks(), list[Cut]()
+        self.meanwhile: Callable[[], None] = lambda: None
+        settings = Settings.model_validate({"data_dir": folder})
+        self.loop = worker_process._Loop(settings, worker, lambda: self.marks)
+        monkeypatch.setattr(self.loop, "_fit", self._fit)
+        worker.published = 1  # or it would publish first
+
+    def add(self, mark: Mark) -> None:
+        self.marks = self.marks.having(mark)
+
+    def step(self) -> None:
+        self.loop._step(self.worker.graph.moment())
+
+    def _fit(self, mark: Mark) -> None:
+        self.meanwhile()
+        self.fits.append(mark.cut)
+        self.worker.seen = mark.cut
+
+
+def mark_of(graph: Heterograph, *, early: bool = False) -> Mark:
+    """Where the graph is now."""
+    return Mark(graph.window.cut(), graph.owners(), early)
+
+
+def test_an_early_mark_is_for_a_worker_without_a_model_and_an_old_one_for_nobody(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused first fit is made again at the next mark of any kind; with a model at a regular one."""
+    graph = graph_of([batch_of(SHOP)])
+    marked = MarkedLoop(worker_of(graph, store), tmp_path, monkeypatch)
+    marked.step()
+    assert marked.fits == [], "there has been no mark"
+    marked.add(first := mark_of(graph, early=True))
+    for _ in range(3):
+        marked.step()
+    assert marked.fits == [first.cut], "a mark has one fit"
+    grow(graph, one_event("u", "i", 0, int(SHOP.time_ms.max()) + 1))
+    marked.add(second := mark_of(graph, early=True))
+    marked.worker.trainer.model_version = 1
+    marked.step()
+    assert marked.fits == [first.cut]
+    marked.worker.trainer.model_version = 0
+    marked.step()
+    assert marked.fits == [first.cut, second.cut]
+
+
+def test_marks_that_pass_while_a_fit_is_made_become_one(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = graph_of([batch_of(SHOP)])
+    marked = MarkedLoop(worker_of(graph, store), tmp_path, monkeypatch)
+    marked.worker.trainer.model_version = 1
+    passed: list[Mark] = []
+
+    def pass_three() -> None:
+        for n in range(3):
+            grow(graph, one_event("u", "i", 0, int(SHOP.time_ms.max()) + 1 + n))
+            passed.append(mark_of(graph))
+            marked.add(passed[-1])
+        marked.meanwhile = lambda: None
+
+    marked.meanwhile = pass_three
+    marked.add(first := mark_of(graph))
+    for _ in range(4):
+        marked.step()
+    assert marked.fits == [first.cut, passed[-1].cut]
+
+
+def test_a_fit_is_made_at_its_mark_and_what_came_since_is_published(
+    store: GenerationStore, redis_client: redis.Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is, bit for bit, that of a fit at the mark when nothing had come behind it."""
+    graph = graph_of([batch_of(SHOP)])
+    mark = mark_of(graph)
+    there = worker_of(graph_of([batch_of(SHOP)]), None)
+    there.cycle(there.graph.moment())
+    newest_ms = int(SHOP.time_ms.max())
+    grow(graph, one_event("newcomer", SHOP.item_ids[0], 0, newest_ms + 1))
     worker = worker_of(graph, store)
-    loop = worker_process._Loop(
-        Settings.model_validate({"data_dir": tmp_path, "fit": {"every": "3650d"}}), worker
-    )
-    assert loop._is_due(graph.moment())
-    worker.seen = graph.moment().cut
-    assert not loop._is_due(graph.moment())
-    newest_ms = worker.seen.watermark_ms
+    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
+    loop._fit(mark)
+    assert worker.since == mark.cut
+    assert worker.trainer.model_version == there.trainer.model_version == 1
+    assert worker._model_hash() == there._model_hash()
+    assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("newcomer", 1).source == "embedding"
+    assert caplog.records == []
 
-    def due_after(minutes: int) -> bool:
-        grow(graph, one_event("u", "i", 0, newest_ms + minutes * 60_000))
-        graph.expire(newest_ms + minutes * 60_000)
-        return loop._is_due(graph.moment())
 
-    assert not due_after(10)
-    assert due_after(16)
-    worker.trainer.model_version = 1
-    assert not loop._is_due(graph.moment())
+def test_a_fit_whose_mark_has_left_the_ring_is_made_at_the_newest_moment(
+    store: GenerationStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless the fit is made already, and only its vectors are not published."""
+    small = [replace(relation, capacity=1 << 10) for relation in RELATIONS]
+    graph = graph_of([batch_of(SHOP, 0, 500)], small)
+    mark = mark_of(graph)
+    grow(graph, batch_of(SHOP, 500))
+    with pytest.raises(StaleCut):
+        graph.window.check(mark.cut)
+    worker = worker_of(graph, None)
+    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
+    loop._fit(mark)
+    assert "so it is made on the window as it is now; raise window.capacity" in caplog.text
+    assert worker.seen == graph.window.cut()
+    with pytest.raises(StaleCut):
+        loop._fit(mark)
 
 
 def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
@@ -767,7 +855,11 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
 ) -> None:
     graph = graph_of([batch_of(SHOP)])
     worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
-    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker)
+    loop = worker_process._Loop(
+        Settings.model_validate({"data_dir": tmp_path}),
+        worker,
+        lambda: Marks(early=mark_of(graph, early=True)),
+    )
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
     loop._step(graph.moment())
     assert reader.recommend(user).source == "co_visitation"
@@ -789,7 +881,9 @@ def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
     graph = graph_of([batch_of(SHOP)])
     status = WorkerStatus(tmp_path / "worker.json", SystemClock(), NoProgress())
     worker = Worker(graph, trainer_of(), store, checkpoints=None, status=status)
-    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker)
+    loop = worker_process._Loop(
+        Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(mark_of(graph))
+    )
 
     def stale(_: object) -> None:
         raise StaleCut("the ring has turned")

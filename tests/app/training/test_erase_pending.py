@@ -21,6 +21,7 @@ from driftgraph.snapshots.generations.keys import RedisUnavailableError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
 from driftgraph.stream.events import Rejected
+from driftgraph.stream.ingest.fit_schedule import Marks
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from tests.services_redis import keys_by_scan, publish
@@ -198,7 +199,7 @@ def test_the_loop_removes_the_file_only_after_redis_did_it(
     worker, graph = trained(store)
     graph.erase([USER])
     pending = pending_in(tmp_path, USER)
-    loop = worker_process._Loop(settings_of(redis_server, tmp_path), worker)
+    loop = worker_process._Loop(settings_of(redis_server, tmp_path), worker, Marks)
     erase = store.erase
 
     def absent(users: list[str]) -> None:

@@ -43,7 +43,8 @@ from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, RowOrigin, Rows
 from driftgraph.stream.ingest.erased_users import SLOTS_MIN, ErasedUsers, siphash
 from driftgraph.stream.ingest.erasures import MemoryErasures, key_users
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.causes import Property
 from driftgraph.stream.time.clock import ManualClock, TimeRules
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules

@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Decoded, EventBatch, Rejected, Strings
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FIRST_EVENTS, Counted, FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph
@@ -26,6 +26,7 @@ RELATIONS = (Relation("click", 3_000, 1 << 10), Relation("buy", 9_000, 1 << 10))
 RULES = WatermarkRules(
     out_of_orderness_ms=100, allowed_lateness_ms=5_000, idle_timeout_ms=None, future_skew_ms=None
 )
+LONG_SINCE = Counted(all=FIRST_EVENTS)  # so that a first mark need not wait for them
 BAD = Rejected(reason="bad_json", detail="it is no JSON", payload=b"{", origin="events[0]@7")
 
 
@@ -65,11 +66,11 @@ def ingest_of(schedule: FitSchedule | None = None, rules: WatermarkRules = RULES
 
 
 def feed(ingest: Ingest, batches: Iterable[Sequence[Event]]) -> list[tuple[int, int]]:
-    """Take every batch; the moments at which a fit was due, as (watermark, live events)."""
+    """Take every batch; the marks, as (watermark, live events)."""
     return [
-        (moment.cut.watermark_ms, len(ingest.graph.window.events(moment.cut)))
+        (mark.cut.watermark_ms, len(ingest.graph.window.events(mark.cut)))
         for batch in batches
-        for moment in ingest.take(decoded_of(batch))
+        for mark in ingest.take(decoded_of(batch))
     ]
 
 
@@ -99,20 +100,16 @@ EVENTS = st.builds(
 ALL_AT_ONCE = [Event(0, 0, 0, 0), Event(0, 1, 0, 900), Event(0, 2, 0, 4_900), Event(1, 0, 1, 100)]
 
 
-@example(stream=ALL_AT_ONCE, sizes=[1], every_ms=1_000, count=1, first=0)
-@example(stream=[Event(0, 0, 0, n * 700) for n in range(12)], sizes=[5, 2], every_ms=3_000, count=2, first=0)
-@example(
-    stream=[Event(0, n, 0, n * 700) for n in range(12)], sizes=[1, 2], every_ms=1_000, count=None, first=5
-)
+@example(stream=ALL_AT_ONCE, sizes=[1], every_ms=1_000, count=1)
+@example(stream=[Event(0, 0, 0, n * 700) for n in range(12)], sizes=[5, 2], every_ms=3_000, count=2)
 @given(
     stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     every_ms=st.sampled_from([1_000, 3_000, 60_000]),
     count=st.none() | st.integers(1, 7),
-    first=st.integers(0, 9),
 )
 def test_batching_does_not_matter(
-    stream: list[Event], sizes: list[int], every_ms: int, count: int | None, first: int
+    stream: list[Event], sizes: list[int], every_ms: int, count: int | None
 ) -> None:
     """Whole, one by one, and in batches of the given sizes in turn: the same counts, window and fits."""
     cuts, at = [0], 0
@@ -122,10 +119,10 @@ def test_batching_does_not_matter(
     parts = [stream[a:b] for a, b in pairwise(cuts)]
     results = []
     for batches in ([stream], [[event] for event in stream], parts):
-        ingest = ingest_of(FitSchedule(every_ms, count, first))
-        moments = feed(ingest, batches)
+        ingest = ingest_of(FitSchedule(every_ms, count, counted=LONG_SINCE))
+        marks = feed(ingest, batches)
         cut = ingest.graph.window.cut()
-        results.append((moments, asdict(ingest.counts), digest(ingest), cut.watermark_ms))
+        results.append((marks, asdict(ingest.counts), digest(ingest), cut.watermark_ms))
     assert results[0] == results[1] == results[2]
 
 
@@ -133,29 +130,26 @@ def test_batching_does_not_matter(
     stream=st.lists(EVENTS, max_size=40).map(lambda events: sorted(events, key=lambda e: e.time_ms // 4_000)),
     every_ms=st.sampled_from([1_000, 3_000, 60_000]),
     count=st.none() | st.integers(1, 7),
-    first=st.integers(0, 9),
 )
 def test_fits_are_due_when_the_plainest_rules_say_so(
-    stream: list[Event], every_ms: int, count: int | None, first: int
+    stream: list[Event], every_ms: int, count: int | None
 ) -> None:
     """One event after the other, by hand: what is late, repeats, is applied, and when a fit is due."""
-    ingest = ingest_of(FitSchedule(every_ms, count, first))
-    moments = feed(ingest, [stream])
+    ingest = ingest_of(FitSchedule(every_ms, count, counted=LONG_SINCE))
+    marks = feed(ingest, [stream])
 
     high, watermark, seen = dict[int, int](), 0, set[str]()
     applied, late, repeated, since = list[Event](), 0, 0, 0
-    period: int | None = None
     expected = []
     for event in (e for e in stream if not e.bad):
         time_ms, before = START_MS + event.time_ms, watermark
         is_late = time_ms < before - 5_000 or time_ms < before - RELATIONS[event.relation].span_ms
         high[event.partition] = max(high.get(event.partition, 0), time_ms)
         watermark = max(watermark, min(high.values()) - 100)
-        passed = period is not None and watermark // every_ms > period and len(applied) >= first
-        if passed or (before and count is not None and since >= count):
+        passed = watermark // every_ms > before // every_ms and since > 0
+        if before and (passed or (count is not None and since >= count)):
             expected.append((before, len(live_at(before, applied))))
             since = 0
-        period = watermark // every_ms
         if is_late:
             late += 1
         elif event.event_id and event.event_id in seen:
@@ -164,7 +158,7 @@ def test_fits_are_due_when_the_plainest_rules_say_so(
             seen.add(event.event_id)
             applied.append(event)
             since += 1
-    assert moments == expected
+    assert marks == expected
     counts = ingest.counts
     assert (counts.late, counts.duplicate, counts.applied) == (late, repeated, len(applied))
     assert counts.rejected == sum(event.bad for event in stream)
@@ -175,11 +169,28 @@ def test_fits_are_due_when_the_plainest_rules_say_so(
 
 
 def test_a_fit_sees_the_events_before_the_one_that_makes_it_due() -> None:
-    ingest = ingest_of(FitSchedule(1_000))
-    moments = feed(
-        ingest, [[Event(0, n, 0, n * 400) for n in range(6)]]
-    )  # watermarks -100, 300, 700, 1100, …
-    assert moments == [(START_MS - 100, 1), (START_MS + 700, 3)]
+    ingest = ingest_of(FitSchedule(1_000, counted=LONG_SINCE))
+    marks = feed(ingest, [[Event(0, n, 0, n * 400) for n in range(6)]])  # watermarks -100, 300, 700, 1100, …
+    assert marks == [(START_MS - 100, 1), (START_MS + 700, 3)]
+
+
+def test_a_fit_that_silence_makes_due_sees_what_is_live_before_the_silence() -> None:
+    """At the same place as if the next event had made it due, and what expires by the silence is in it."""
+    silent, spoken = (ingest_of(FitSchedule(5_000, counted=LONG_SINCE)) for _ in range(2))
+    events = [Event(0, n, 0, n * 400) for n in range(6)]
+    for ingest in (silent, spoken):
+        feed(ingest, [events])
+    before = silent.marks
+    silent.pass_time(silent.watermark.value_ms + 10)
+    assert silent.marks == before
+    silent.pass_time(START_MS + 8_000)
+    assert feed(spoken, [[Event(0, 0, 0, 8_100)]]) == [(START_MS + 1_900, 6)]
+    assert silent.marks.regular is not None
+    assert spoken.marks.regular is not None
+    assert silent.marks.regular.cut.next == spoken.marks.regular.cut.next
+    assert silent.marks.regular.cut.watermark_ms == START_MS + 1_910
+    assert silent.graph.window.live_counts(silent.graph.window.cut())["click"] == 0
+    assert feed(silent, [[Event(0, 0, 0, 8_100)]]) == [], "the mark was passed, and nothing is new"
 
 
 def test_a_fit_by_count_comes_after_so_many_applied_events() -> None:
@@ -196,12 +207,6 @@ def test_no_fit_is_due_while_the_watermark_is_not_known() -> None:
     assert feed(ingest, [[Event(0, n, 0, n * 5_000) for n in range(5)]]) == []
     later = [Event(0, 9, 0, 20_000 + n, partition=1) for n in range(4)]
     assert feed(ingest, [later]) == [(START_MS + 19_900, 2), (START_MS + 19_900, 4)]
-
-
-@pytest.mark.parametrize(("every_ms", "events"), [(0, None), (-1, None), (5, 0)])
-def test_a_schedule_that_would_never_or_always_be_due_is_refused(every_ms: int, events: int | None) -> None:
-    with pytest.raises(ValueError, match="must be positive"):
-        FitSchedule(every_ms, events)
 
 
 def test_a_late_event_is_a_dead_letter_in_canonical_form() -> None:

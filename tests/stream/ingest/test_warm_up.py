@@ -14,7 +14,8 @@ import driftgraph.stream
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, RowOrigin, Rows
-from driftgraph.stream.ingest.ingest import FitSchedule, Ingest
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.time.clock import ManualClock, TimeRules
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftgraph.stream.events import EventBatch, Strings
-from driftgraph.stream.window.heterograph import Heterograph, HeterographView
-from driftgraph.stream.window.writer import ITEM, USER, Relation
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
+from driftgraph.stream.window.writer import ITEM, USER, Relation, StaleCut
 
 CLICK, BUY = 0, 1
 RELATIONS = [Relation("click", 100, 1_000), Relation("buy", 1_000, 1_000)]
@@ -68,6 +69,40 @@ def test_a_row_with_a_new_owner_is_not_named_for_the_old_one() -> None:
     assert g.names(USER, row, g.moment()) == ["new"]
     assert g.window.row_versions(USER).tolist() == [3]  # as it got an owner, lost it, got another
     assert neighbors(g, "new", CLICK, 600) == ["j"]
+
+
+def live_at(g: Heterograph, moment: Moment) -> list[int]:
+    times_ms: list[int] = g.window.events(moment.cut).time_ms.tolist()
+    return times_ms
+
+
+def test_an_earlier_cut_is_read_as_it_was_until_a_row_changes_hands() -> None:
+    """A new row changes none. Then what has expired since is gone from it: its rows may be others' by now."""
+    g = graph()
+    g.apply(batch(("a", "i", CLICK, 10), ("a", "i", CLICK, 60), ("b", "i", CLICK, 20), ("b", "i", CLICK, 70)))
+    g.expire(90)
+    cut, owners = g.window.cut(), g.owners()
+    g.apply(batch(("c", "j", CLICK, 100)))
+    g.expire(140)
+    moment = g.moment_at(cut, owners)
+    assert moment.cut == cut
+    assert live_at(g, moment) == [10, 20, 60, 70]
+    assert live_at(g, g.moment_at(cut, None)) == [60, 70], "of rows of before a restart nobody knows"
+    g.expire(165)  # "a" goes, and its row is the next one's
+    g.apply(batch(("d", "j", CLICK, 165)))
+    moment = g.moment_at(cut, owners)
+    assert moment.cut.next == cut.next
+    assert live_at(g, moment) == [70]
+    assert g.names(USER, g.window.events(moment.cut).user, moment) == ["b"]
+
+
+def test_an_earlier_cut_that_was_overwritten_is_stale() -> None:
+    g = graph()
+    g.apply(batch(("a", "i", CLICK, 10)))
+    cut, owners = g.window.cut(), g.owners()
+    g.apply(batch(*(("a", "i", CLICK, 10 + n) for n in range(1_000))))
+    with pytest.raises(StaleCut):
+        g.moment_at(cut, owners)
 
 
 def test_an_erased_user_is_gone_from_older_moments_too_and_comes_back_as_another() -> None:
