@@ -93,7 +93,7 @@ def validate(
             print_as_json(_unreadable(source, settings, str(error)))
         raise
     print_result(as_json, report.to_json(), print_report)
-    if report.rejected or not (report.relations or source.startswith(TOPIC_PREFIX)):
+    if report.rejected or not report.is_usable:
         raise typer.Exit(1)
 
 

@@ -173,7 +173,7 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=() if late is None else (late,),
+            warnings=(*file.warnings, *([] if late is None else [late])),
             **graph.window.counted(),
         )
 
