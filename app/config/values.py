@@ -1,4 +1,4 @@
-"""What single values of the configuration may be, where a type does not say it: names, folders, addresses, times.
+"""What single values of the configuration may be, where no type says it: names, folders, addresses, times.
 
 Each function takes a value as it is written and gives it back as it is used, or raises a ValueError whose
 words go behind key and value: ``driftgraph.toml: kafka.shard = "2/2": should be …``.
