@@ -97,9 +97,10 @@ class Evaluation:
     """Metrics of one interval, by scorer: ``model`` and ``frozen_first`` (from model version 1 on),
     ``recent_popularity``, ``co_visitation``; each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
-    Always true: every scorer was scored on the same ``event_count`` events. An item that was not live at
-    ``since`` is a miss for all of them, and their share is ``new_item_share``. The frozen first model
-    version answers with the vectors it published: a user or item it did not have is a miss.
+    Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
+    are nan. An item that was not live at ``since`` is a miss for all of them, and their share is
+    ``new_item_share``. The frozen first model version answers with the vectors it published: a user or item
+    it did not have is a miss.
     """
 
     model_version: int  # that was evaluated; 0 before the first
@@ -219,21 +220,24 @@ def _summary(
             if mask.any()
         }
 
-    count = max(len(targets), 1)
     return Evaluation(
         model_version=model_version,
         target_count=target_count,
         event_count=len(targets),
         not_scored_late=late,
         candidate_count=candidate_count,
-        new_item_share=float((column < 0).sum() / count),
-        cold_user_share=float((~warm).sum() / count),
+        new_item_share=_share(column < 0),
+        cold_user_share=_share(~warm),
         metrics={scorer: metrics_of(rank, top) for scorer, rank in ranks.items()},
         by_behavior=split(behaviors),
         slices=split(parts),
         counts={name: int(mask.sum()) for name, mask in {**behaviors, **parts}.items()},
         predictions=predictions,
     )
+
+
+def _share(chosen: npt.NDArray[np.bool_]) -> float:
+    return float(chosen.mean()) if len(chosen) else float("nan")
 
 
 def dot_product_ranks(

@@ -92,6 +92,9 @@ def judge(
             continue
         error = float(worse.std(ddof=1) / np.sqrt(len(worse))) if len(worse) > 1 else np.inf
         mean, limit = float(worse.mean()), 0.0 if holdout.first else options.loss_margin
+        if not np.isfinite(mean):
+            what = f"the loss on the {holdout.name} holdout of {len(worse)} is not finite"
+            return Verdict(False, "not_finite", what)
         if not mean - STANDARD_ERRORS * error <= limit:
             rival = "recent popularity's" if holdout.first else "the serving model's"
             return Verdict(

@@ -14,6 +14,7 @@ HIDDEN: Final = "…"
 ENCODE: Final = "in a user name or password write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
+_ADDRESS_AS_PATH: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters: C:/ is a folder
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -28,7 +29,7 @@ def fault_of(url: str, schemes: Collection[str]) -> str | None:
         return f"should begin with {' or '.join([', '.join(named[:-1]), named[-1]] if named[1:] else named)}"
     parts = _split(url)
     if parts is None:
-        return f"is no address that can be taken apart; {ENCODE}"
+        return _fault_of_port(url) or f"is no address that can be taken apart; {ENCODE}"
     is_file = parts.scheme == "unix"
     after = parts.query if is_file and not parts.netloc else parts.path + parts.query
     fault = None
@@ -40,7 +41,30 @@ def fault_of(url: str, schemes: Collection[str]) -> str | None:
         fault = "should have three slashes and a path, as unix:///run/redis.sock"
     elif not is_file and parts.netloc and not parts.hostname:
         fault = "has no host"
+    elif parts.port == 0:
+        return "has a port that is no number from 1 to 65535"
     return fault and f"{fault}; {ENCODE}"
+
+
+def _fault_of_port(url: str) -> str | None:
+    """What is wrong with the port, if that is what cannot be taken apart, and not a password as it seems."""
+    netloc = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    rest = url.partition("://")[2][len(netloc) :]
+    host, colon, port = netloc.rpartition("@")[2].rpartition(":")
+    if "@" in rest or "#" in rest or not colon or not host or port.endswith("]"):
+        return None
+    if ":" in host and not host.startswith("["):
+        return "has several colons in its host: put an IPv6 address in brackets, as in [::1]:6379"
+    is_port = port.isascii() and port.isdecimal() and int(port[:9]) <= 65_535
+    if is_port or "[" in host[1:] or _CONTROL.search(url):
+        return None
+    login = "" if "@" in netloc else "; a user and a password stand before the host, with an @ between"
+    return f"has a port that is no number from 1 to 65535{login}"
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether a text that should be a path is an address, also as a ``Path`` writes it: ``s3:/bucket``."""
+    return _ADDRESS_AS_PATH.match(text) is not None
 
 
 def public_url(url: str) -> str:

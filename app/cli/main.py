@@ -36,6 +36,7 @@ from driftgraph.app.cli.shared_options import (
     SeparatorOption,
     SpanOption,
     TargetOption,
+    check_file,
     console,
     events_of,
     print_as_json,
@@ -177,8 +178,7 @@ def replay(
 
     A file that is not in order of time is sorted.
     """
-    if not source.exists():
-        raise DriftgraphError(f"{source}: no such file; name a CSV, JSONL or Parquet file of events")
+    check_file(source, "name a CSV, JSONL or Parquet file of events")
     settings = replay_settings(
         ctx,
         config,
@@ -226,8 +226,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Watch the whole job: a shop whose customers change their taste, and a model that follows."""
-    if data is not None and not data.is_file():
-        raise DriftgraphError(f"{data}: no such file; name a CSV of events, or leave --data out")
+    if data is not None:
+        check_file(data, "name a CSV of events, or leave --data out")
     from driftgraph.app.console.progress import progress_on_stderr
     from driftgraph.app.demo import run as demonstration
 

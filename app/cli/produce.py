@@ -16,12 +16,12 @@ from driftgraph.app.cli.shared_options import (
     NoHeaderOption,
     RelationsOption,
     SeparatorOption,
+    check_file,
     events_of,
     names_of,
     print_result,
     read_settings,
 )
-from driftgraph.stream.errors import DriftgraphError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,8 +66,7 @@ def produce(
     that is not there is made, to keep all; one that keeps less long than the events are old is refused,
     unless --force is given. Ctrl-C ends it; what was sent until then is reported.
     """
-    if not file.exists():
-        raise DriftgraphError(f"{file}: no such file; name a CSV, JSONL or Parquet file of events")
+    check_file(file, "name a CSV, JSONL or Parquet file of events")
     pace = _pace(rate, speed)
     options = {
         "kafka": {"topic": topic, "bootstrap_servers": bootstrap},

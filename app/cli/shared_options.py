@@ -157,6 +157,24 @@ def console() -> Console:
     return Console()
 
 
+def check_file(path: Path, what_to_do: str) -> None:
+    """Refuse a file that is not there, without showing an address that may hold a secret.
+
+    Raises:
+        DriftgraphError: It is not there, or is an address.
+    """
+    from driftgraph.stream.addresses import HIDDEN, looks_like_address
+    from driftgraph.stream.errors import DriftgraphError
+
+    if looks_like_address(str(path)):
+        scheme = str(path).partition(":")[0]
+        raise DriftgraphError(
+            f"{scheme}://{HIDDEN} is an address and no file of this machine; copy it here first"
+        )
+    if not path.exists():
+        raise DriftgraphError(f"{path}: no such file; {what_to_do}")
+
+
 def names_of(text: str) -> list[str]:
     """The names of --relations."""
     names = [name.strip() for name in text.split(",")]

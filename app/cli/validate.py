@@ -22,6 +22,7 @@ from driftgraph.app.cli.shared_options import (
     SeparatorOption,
     SpanOption,
     TargetOption,
+    check_file,
     events_of,
     print_as_json,
     print_result,
@@ -65,7 +66,7 @@ def validate(
     span: SpanOption = None,
     dim: DimOption = None,
     seed: SeedOption = None,
-    predictions: PredictionsOption = None,  # noqa: ARG001  a replay's own, see below
+    predictions: PredictionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at events with the configured format: what would be applied, what rejected, and why.
@@ -86,6 +87,10 @@ def validate(
         dim=dim,
         seed=seed,
     )
+    if predictions is not None:
+        from driftgraph.app.commands.prediction_place import check_predictions
+
+        check_predictions(predictions)
     try:
         report = _validated(settings, source, limit)
     except DriftgraphError as error:
@@ -93,7 +98,7 @@ def validate(
             print_as_json(_unreadable(source, settings, str(error)))
         raise
     print_result(as_json, report.to_json(), print_report)
-    if report.rejected or not (report.relations or source.startswith(TOPIC_PREFIX)):
+    if report.rejected or not report.is_usable:
         raise typer.Exit(1)
 
 
@@ -102,9 +107,8 @@ def _validated(settings: Settings, source: str, limit: int | None) -> Report:
 
     if source.startswith(TOPIC_PREFIX):
         return validate_topic(settings, source.removeprefix(TOPIC_PREFIX), limit)
-    if Path(source).exists():
-        return validate_file(settings, Path(source), limit)
-    raise DriftgraphError(f"{source}: no such file; name a file of events, or a topic as kafka:TOPIC")
+    check_file(Path(source), "name a file of events, or a topic as kafka:TOPIC")
+    return validate_file(settings, Path(source), limit)
 
 
 def _unreadable(source: str, settings: Settings, why: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class EventTime:
 
 @dataclass
 class ProduceReport:
-    """What was put on Kafka. ``warning`` says why the topic may not keep it."""
+    """What was put on Kafka. ``warning``: why the topic may not keep it, what is odd about the file."""
 
     topic: str
     created: bool
@@ -162,6 +162,7 @@ def produce(
         progress.close()
         report.produced = producer.sent
         report.sorted = file.sorting
+        report.warning = "; ".join([*file.warnings, *filter(None, [report.warning])])
         report.interrupted = producer.stopped.is_set()
         report.seconds = (clock.now_ms() - started_ms) / 1000
         return report

@@ -6,8 +6,6 @@ FileSource ──► Lockstep ──► Redis (a URL, an embedded server, or non
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.commands.prediction_place import check_predictions, predictions_told
 from driftgraph.app.commands.sort_folder import folder_for_sorting
 from driftgraph.app.config.builders import file_options, generation_store, lease_client, window_relations
 from driftgraph.app.config.settings import Settings
@@ -31,7 +30,6 @@ from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.lease import raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
-from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.ingest.erasures import MemoryErasures
 from driftgraph.stream.ingest.ingest import Counts
 from driftgraph.stream.ingest.lateness import late_warning
@@ -173,7 +171,7 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=() if late is None else (late,),
+            warnings=(*file.warnings, *([] if late is None else [late])),
             **graph.window.counted(),
         )
 
@@ -221,10 +219,9 @@ class _Predictions:
         self._writer: pq.ParquetWriter | None = None
         if path is None:
             return
+        check_predictions(path)
         self._partial = path.with_name(f"{path.name}.partial")
-        with _told(path):
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with predictions_told(path):
             try:
                 self._writer = pq.ParquetWriter(self._partial, PREDICTION_SCHEMA)
             except OSError:
@@ -244,13 +241,13 @@ class _Predictions:
             "generation": np.full(len(rows.ts_ms), rows.generation, np.int32),
             "top_items": rows.top_items,
         }
-        with _told(self._path):
+        with predictions_told(self._path):
             self._writer.write_table(pa.table(columns, schema=PREDICTION_SCHEMA))
 
     def finish(self) -> None:
         """Give the file its name."""
         if self._path is not None and self._writer is not None:
-            with _told(self._path):
+            with predictions_told(self._path):
                 self._writer.close()
                 self._partial.rename(self._path)
 
@@ -271,12 +268,3 @@ def _prediction_file(path: Path | None) -> Iterator[_Predictions]:
         written.finish()
     finally:
         written.abandon()
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise DriftgraphError(f"cannot write predictions to {path}: {why}; name another place") from error

@@ -57,6 +57,7 @@ class Report:
     out_of_order: int = 0  # events of a file that are older than one before them
     notes: list[str] = field(default_factory=list)  # what a replay will say of the file
     error: str | None = None  # why nothing can be read
+    is_usable: bool = True  # False: a file that replay refuses
 
     @property
     def read(self) -> int:
@@ -120,8 +121,9 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
         report = Report(str(path), settings.events.format or file.format, notes=notes)
         while (limit is None or report.read < limit) and (decoded := file.next_batch()) is not None:
             report.add(decoded, file.relations)
-    if not report.relations:
-        notes.append("none of its events can be used: replay and produce will refuse it")
+        report.is_usable = file.is_usable
+    if not report.is_usable:
+        notes.append("none of its events can be used: replay will refuse it")
     if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
         notes.append(f"most events lack a field: {options.wording.columns}")
     if file.look is not None and not file.look.times.in_order:

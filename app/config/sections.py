@@ -7,20 +7,26 @@ The descriptions here are the only ones: ``driftgraph init`` writes them into th
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
-from driftgraph.stream.addresses import fault_of, public_url
+from driftgraph.app.config import values
+from driftgraph.app.config.values import PathField
+from driftgraph.stream.addresses import public_url
 from driftgraph.stream.time.durations import Duration, DurationField, PositiveDurationField
 
 ENV_PREFIX = "DRIFTGRAPH__"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
-NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: one slot of a Redis Cluster
-SHARD = re.compile(r"(\d{1,5})/(\d{1,5})")
-
 # Whoever changed these would lose or repeat events: the updater owns position and commits.
 OWNED_OPTIONS = frozenset(
     {
@@ -34,68 +40,6 @@ SECRET_OPTION = re.compile(
     r"|oauthbearer\.config|oauthbearer\.extensions|kinit\.cmd|(^|[._-])token$",
     re.IGNORECASE,
 )
-DATABASE = re.compile(r"(/\d*)?")  # of a Redis server, in its address
-
-
-def _name(value: str) -> str:
-    if NAME.fullmatch(value) is None:
-        raise ValueError(
-            "should be 1 to 64 letters, digits, '-', '_' or '.', and begin with a letter or digit"
-        )
-    return value
-
-
-def _namespace(value: str) -> str:
-    if NAMESPACE.fullmatch(value) is None:
-        raise ValueError("should be a name such as shop, or {shop} for one slot of a Redis Cluster")
-    return value
-
-
-def _shard(value: str) -> str:
-    match = SHARD.fullmatch(value)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise ValueError('should be "i/n" with i from 0 to n - 1, such as "0/1"')
-    return value
-
-
-def _start(value: str) -> str:
-    if value not in ("last span", "earliest", "latest"):
-        try:
-            Duration.parse(value)
-        except ValueError:
-            raise ValueError(
-                'should be "last span", "earliest", "latest" or a duration such as "6h"'
-            ) from None
-    return value
-
-
-def _redis_url(value: str) -> str:
-    if (fault := fault_of(value, ("redis", "rediss", "unix"))) is not None:
-        raise ValueError(fault)
-    parts = urlsplit(value)
-    if parts.scheme != "unix" and not DATABASE.fullmatch(parts.path):
-        raise ValueError("should end with its host, or with the number of a database such as /0")
-    return value
-
-
-def _brokers(value: str) -> str:
-    if "@" in value or "://" in value:
-        raise ValueError(
-            "should be host:port,host:port; security.protocol and user go into kafka.options, the password "
-            "into kafka.secrets"
-        )
-    return value
-
-
-def _expanded(value: Path) -> Path:
-    try:
-        return value.expanduser()
-    except RuntimeError:
-        raise ValueError("has a ~ for a home folder that does not exist; write the whole path") from None
-
-
-NameField = Annotated[str, AfterValidator(_name)]
-PathField = Annotated[Path, AfterValidator(_expanded)]
 
 
 class Section(BaseModel):
@@ -107,13 +51,13 @@ class Section(BaseModel):
 class KafkaSettings(Section):
     """Where events come from."""
 
-    bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = Field(
+    bootstrap_servers: Annotated[str, AfterValidator(values.brokers)] = Field(
         default="localhost:9092",
         min_length=1,
         description="Brokers to ask for the others, as host:port,host:port.",
     )
     topic: str = Field(default="events", min_length=1, description="Topic of behavior events, keyed by user.")
-    start: Annotated[str, AfterValidator(_start)] = Field(
+    start: Annotated[str, AfterValidator(values.start)] = Field(
         default="last span",
         description='Where the very first start reads from: "last span" (now minus the longest span, the '
         'lateness and the skew, so that the window is full at once), "earliest", "latest", or a time before '
@@ -124,18 +68,18 @@ class KafkaSettings(Section):
         description='When the next event is no longer on the topic: "fail", or go on at its "earliest" or '
         '"latest" event and count what is left out.',
     )
-    shard: Annotated[str, AfterValidator(_shard)] = Field(
+    shard: Annotated[str, AfterValidator(values.shard)] = Field(
         default="0/1",
         description='The share of the partitions this updater takes: "i/n" takes those with p mod n = i.',
     )
-    options: dict[str, str | int | float | bool] = Field(
+    options: Annotated[dict[str, str | int | float | bool], BeforeValidator(values.properties)] = Field(
         default_factory=dict,
         description="librdkafka properties passed on as they are.",
         examples=[
             {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "driftgraph"}
         ],
     )
-    secrets: dict[str, SecretStr] = Field(
+    secrets: Annotated[dict[str, SecretStr], BeforeValidator(values.properties)] = Field(
         default_factory=dict,
         description="librdkafka properties that nobody should see, such as sasl.password; better set in the "
         f'environment: {ENV_PREFIX}KAFKA__SECRETS=\'{{"sasl.password": "…"}}\'.',
@@ -255,7 +199,7 @@ class TimeSettings(Section):
         description="A partition that runs ahead of the slowest by more is not read until that one has come "
         "nearer; less than lateness, so that no order of catching up makes an event late.",
     )
-    floor: AwareDatetime = Field(
+    floor: Annotated[AwareDatetime, BeforeValidator(values.floor)] = Field(
         default="2005-01-01T00:00:00Z",  # type: ignore[assignment]  # validate_default parses it; the file shows it so
         description="An event before this moment has a broken clock.",
     )
@@ -296,11 +240,11 @@ class DeduplicationSettings(Section):
 class RedisSettings(Section):
     """Where embeddings are published."""
 
-    url: Annotated[str, AfterValidator(_redis_url)] = Field(
+    url: Annotated[str, AfterValidator(values.redis_url)] = Field(
         default="redis://localhost:6379/0",
         description="redis://, rediss:// (TLS) or unix:// address of the server.",
     )
-    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+    namespace: Annotated[str, AfterValidator(values.namespace)] = Field(
         default="driftgraph",
         description="First part of every key, of one updater alone; in braces, {shop}, all keys share a "
         "Cluster slot.",

@@ -30,14 +30,13 @@ from driftgraph.app.config.sections import (
     CheckpointSettings,
     DeduplicationSettings,
     KafkaSettings,
-    NameField,
-    PathField,
     RedisSettings,
     RelationSettings,
     TimeSettings,
     WindowSettings,
 )
-from driftgraph.stream.addresses import public_url
+from driftgraph.app.config.values import NameField, PathField, dotted
+from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 
 FILE_NAME = "driftgraph.toml"
@@ -242,6 +241,12 @@ def _sentence(error: ValidationError, sources: Mapping[str, Tree]) -> str:
     source = next((name for name, tree in sources.items() if _has(tree, keys)), "the configuration")
     more = f" (and {count - 1} more)" if count > 1 else ""
     if first["type"] == "extra_forbidden":
+        if keys[0] == "relations" and isinstance(first["input"], Mapping):
+            whole = dotted(".".join(keys[1:]), first["input"])
+            return (
+                f"{source}: unknown key {key}: if the relation has a dot in its name, quote it as "
+                f'[relations."{whole}"]; else remove it{more}'
+            )
         return (
             f"{source}: unknown key {key}{_closest(keys[-1], _keys_beside(keys))}; remove or correct it{more}"
         )
@@ -263,7 +268,9 @@ def _value(keys: list[str], fault: ErrorDetails) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     text = str(value)
-    return f'"{public_url(text)}"' if "://" in text or "@" in text else shortened(value)
+    if "://" in text or "@" in text:
+        return f'"{public_url(text)}"'
+    return f'"{text.partition(":")[0]}:/{HIDDEN}"' if looks_like_address(text) else shortened(value)
 
 
 def shortened(value: object) -> str:

@@ -97,6 +97,8 @@ def _table(*columns: str) -> Table:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
+        if math.isnan(value):  # a metric of no event
+            return ""
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"

@@ -23,6 +23,8 @@ from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.worker_status import named
 
 BARS = " ▁▂▃▄▅▆▇█"
+NOT_MEASURED = "·"  # an interval of which no event was scored
+CHANGED = "half the users changed taste"
 LINES = {
     "model": ("live model", "green"),
     "frozen_first": ("frozen first", "red"),
@@ -120,8 +122,7 @@ class TerminalView(PlainView):
             self._drift_at = self._intervals
         self._intervals += 1
         for name, values in self._history.items():
-            value = metrics.get(name, {}).get(METRIC, 0.0)
-            values.append(value if math.isfinite(value) else 0.0)  # NaN: no event of the interval was scored
+            values.append(metrics.get(name, {}).get(METRIC, math.nan))
 
     def close(self) -> None:
         """Stop drawing."""
@@ -137,13 +138,16 @@ class TerminalView(PlainView):
         head.add_row("events", f"{frame.applied:,} of {frame.total:,}   {frame.events_per_second:,.0f}/s")
         head.add_row("window", "   ".join(f"{name} {count:,}" for name, count in frame.window.items()))
         head.add_row("serves", named(frame.generation, frame.model_version))
-        bar = ProgressBar(total=max(frame.total, 1), completed=frame.applied, width=HISTORY + 24)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=max(frame.total, 1), completed=frame.applied, width=HISTORY + 24))
         curves = Table.grid(padding=(0, 2))
-        highest = max((max(values) for values in self._history.values() if values), default=0.0)
+        highest = max(
+            (value for values in self._history.values() for value in _measured(values)), default=0.0
+        )
         for name, (title, style) in LINES.items():
-            values = self._history[name][-HISTORY:]
-            last = f"{values[-1]:.3f}" if values else ""
-            curves.add_row(Text(title, style), Text(_curve(values, highest), style), last)
+            values = self._history[name]
+            last = "".join(f"{value:.3f}" for value in _measured(values)[-1:])
+            curves.add_row(Text(title, style), Text(_curve(values[-HISTORY:], highest), style), last)
         parts: list[ConsoleRenderable] = [
             bar,
             head,
@@ -152,12 +156,29 @@ class TerminalView(PlainView):
         ]
         if self._drift_at is not None:
             place = self._drift_at - max(0, self._intervals - HISTORY)
-            mark = " " * max(0, place) + "▲ half of the users changed taste" if place >= 0 else ""
-            curves.add_row("", Text(mark, "dim"), "")
+            curves.add_row("", Text(_mark(place), "dim"), "")
         return Group(*parts)
+
+
+def _measured(values: list[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
 
 
 def _curve(values: list[float], highest: float) -> str:
     """One character a value, as high as its share of the highest."""
     top = len(BARS) - 1
-    return "".join(BARS[round(top * value / highest)] if highest > 0 else BARS[0] for value in values)
+    return "".join(
+        NOT_MEASURED
+        if not math.isfinite(value)
+        else BARS[round(top * value / highest)]
+        if highest > 0
+        else BARS[0]
+        for value in values
+    )
+
+
+def _mark(place: int) -> str:
+    """An arrow below the interval of the drift, with its words on the side where they fit."""
+    if place < 0:
+        return ""
+    return f"{CHANGED} ▲".rjust(place + 1) if place > len(CHANGED) else f"{' ' * place}▲ {CHANGED}"

@@ -26,6 +26,7 @@ from driftgraph.app.config.letter_place import letter_place, letters_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import stopping
+from driftgraph.app.live import former_window
 from driftgraph.app.live.checkpoint_timer import Checkpoints
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import WorkerProcess
@@ -93,6 +94,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         for damage in damaged:
             log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
         graph = _graph(settings, state)
+        former_window.leave(settings, window_folder(settings), progress)
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
         if was_away:  # at the start; nobody saw that it was there during the stop
             watermark.forget_stop()

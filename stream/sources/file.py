@@ -14,7 +14,6 @@ import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +41,7 @@ from driftgraph.stream.formats.event_rules import (
     shown,
 )
 from driftgraph.stream.sources.event_sort import EventSort
+from driftgraph.stream.sources.file_times import minute_of
 from driftgraph.stream.sources.first_pass import Look, look_at
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
@@ -136,7 +136,9 @@ class FileSource:
         self._share: Callable[[], float] = lambda: 0.0
         self._sort: EventSort | None = None
         self.sorting: Sorting | None = None  # None: the file is in order of time, or need not be
+        self.warnings: list[str] = []  # what may be wrong with its events, although they are given
         self._times = replace(self._options.times, fixed=self._options.times.bounds())
+        self.is_usable = True  # False, with ``empty_is_fine`` only: no event, and no request to erase
         self.look: Look | None = self._look()
         self.relations: tuple[str, ...] = self._options.relations or ()
         if self.look is not None and self._options.relations is None:
@@ -202,8 +204,13 @@ class FileSource:
             look = self._pass()  # what is refused now makes neither a relation nor disorder
         if not look.rows:
             raise SourceError(f"{self._path} has no events: it is empty")
-        if options.relations is None and not look.counts and not options.empty_is_fine:
+        self.is_usable = bool(look.counts or (look.erased and options.relations is not None))
+        if not self.is_usable and not options.empty_is_fine:
             raise SourceError(f"{self._path} has no event that can be used{self._fault(look)}")
+        gap = None if options.span_ms is None else look.times.lonely(options.span_ms)
+        if gap is not None:
+            self.warnings.append(gap.said())
+            self._say(gap.said())
         return look
 
     def _pass(self) -> Look:
@@ -225,7 +232,7 @@ class FileSource:
         return Behaviors(relations, ignore=self._options.ignore, others=others)
 
     def _believe_up_to(self, ceiling_ms: int, rows: int) -> None:
-        end = datetime.fromtimestamp((ceiling_ms + 1) / 1000, UTC).isoformat(sep=" ", timespec="minutes")
+        end = minute_of(ceiling_ms + 1)
         self._say(
             f"{rows:,} of the file's rows are dated far beyond all others, which end before {end}: "
             "a wrong clock, so they are kept as dead letters, time_in_future"
@@ -238,8 +245,10 @@ class FileSource:
     def _fault(self, look: Look) -> str:
         first = look.first_reject
         if first is None:
-            ignored = look.rows - look.rejected
-            return f": {ignored:,} are of behaviors that were left out" if ignored else ""
+            ignored = look.rows - look.rejected - look.erased
+            chosen = ", ".join(self._options.relations or ())
+            others = f"other behaviors than {chosen}" if chosen else "behaviors that were left out"
+            return f": {ignored:,} are of {others}" if ignored else ""
         missing = first.reason == Reason.MISSING_FIELD and self._options.decoder is None
         what_to_do = f"; {self._options.wording.columns}" if missing else ""
         return f": {look.rejected:,} rejected, {first.origin} since {first.detail}{what_to_do}"

@@ -9,9 +9,12 @@ would empty it. The wall clock tells those that lie in the future; in an older f
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from driftgraph.stream.events import I64
 
@@ -19,6 +22,49 @@ HOUR_MS: Final = 3_600_000
 RARE_SHARE: Final = 50  # at most one row in 50 can be implausible: two in a hundred are a part of the file
 ROWS_MIN: Final = 20  # in a smaller file no row is: nobody can tell what is usual there
 RATE_SHARE: Final = 500  # how much rarer than the rest, over the gap in front of them, implausible rows are
+DOUBTED_SHARE: Final = 50  # the same for rows that are kept, and that the user is told of
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time without events, in whole hours; ``before`` and ``after`` are the numbers of events around it."""
+
+    end_ms: int  # of the hour of the last event before it
+    begin_ms: int  # of the hour of the first event after it
+    before: int
+    after: int
+
+    def said(self) -> str:
+        """For people: that the rows after it leave the window to themselves."""
+        return (
+            f"{self.before:,} of the file's events end before {minute_of(self.end_ms)}, and {self.after:,} "
+            f"date from {minute_of(self.begin_ms)} on, further away than the span: the window ends with "
+            "these alone; remove them from the file if their clock was wrong"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """Every time between two hours with events: the numbers of rows around it, and lengths in hours."""
+
+    hours: I64  # all hours with events, one more than there are gaps
+    before: I64
+    behind: I64
+    gap: I64
+    length: I64  # of the rows before it, the oldest left out
+
+    def doubtful(self, span_ms: int, share: int) -> npt.NDArray[np.bool_]:
+        """Longer than the span and all before, and ``share`` times as many rows were due as are behind."""
+        return (
+            (self.gap * HOUR_MS > span_ms + HOUR_MS)
+            & (self.gap >= self.length)
+            & (self.before * self.gap >= share * self.behind * self.length)
+        )
+
+
+def minute_of(time_ms: int) -> str:
+    """A time for people, to the minute."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(sep=" ", timespec="minutes")
 
 
 class FileTimes:
@@ -66,22 +112,42 @@ class FileTimes:
         The oldest rows, as many as may be implausible, do not count in the length of the rest: a wrong clock
         may be slow, too. All is measured in whole hours. O(hours with events).
         """
+        total = self._rows_by_hour.total()
+        if total < ROWS_MIN:
+            return None
+        gaps = self._gaps()
+        implausible = (gaps.behind <= max(1, total // RARE_SHARE)) & gaps.doubtful(span_ms, RATE_SHARE)
+        if not implausible.any():
+            return None
+        return (int(gaps.hours[np.argmax(implausible)]) + 1) * HOUR_MS - 1
+
+    def lonely(self, span_ms: int) -> Gap | None:
+        """The first gap behind which few rows empty the window, although all are believed; None if none does.
+
+        They are fewer than those before it, and the rest would have had ``DOUBTED_SHARE`` times as many over
+        the gap, which is longer than ``span_ms`` and at least as long as the rest. Such rows have a wrong
+        clock, in a small file or in more than one row of ``RARE_SHARE``, or they are right: the times alone
+        do not tell.
+        """
+        if len(self._rows_by_hour) < 2:
+            return None
+        gaps = self._gaps()
+        lonely = (gaps.behind < gaps.before) & gaps.doubtful(span_ms, DOUBTED_SHARE)
+        if not lonely.any():
+            return None
+        at = int(np.argmax(lonely))
+        return Gap(
+            (int(gaps.hours[at]) + 1) * HOUR_MS,
+            int(gaps.hours[at + 1]) * HOUR_MS,
+            int(gaps.before[at]),
+            int(gaps.behind[at]),
+        )
+
+    def _gaps(self) -> _Gaps:
         hours = np.array(sorted(self._rows_by_hour), np.int64)
         counts = np.array([self._rows_by_hour[hour] for hour in hours.tolist()], np.int64)
         total = int(counts.sum())
-        if total < ROWS_MIN:
-            return None
-        rare = max(1, total // RARE_SHARE)
         rest = np.cumsum(counts)  # rows up to each hour
-        first = hours[np.searchsorted(rest, rare, side="right")]
-        gap, length = np.diff(hours), np.maximum(hours[:-1] - first + 1, 1)
-        rest, behind = rest[:-1], total - rest[:-1]
-        implausible = (
-            (behind <= rare)
-            & (gap * HOUR_MS > span_ms + HOUR_MS)
-            & (gap >= length)
-            & (rest * gap >= RATE_SHARE * behind * length)
-        )
-        if not implausible.any():
-            return None
-        return (int(hours[np.argmax(implausible)]) + 1) * HOUR_MS - 1
+        first = hours[np.searchsorted(rest, max(1, total // RARE_SHARE), side="right")]
+        length = np.maximum(hours[:-1] - first + 1, 1)
+        return _Gaps(hours, rest[:-1], total - rest[:-1], np.diff(hours), length)

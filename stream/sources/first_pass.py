@@ -29,6 +29,7 @@ class Look:
     counts: Counter[str] = field(default_factory=Counter)  # good events by relation
     rows: int = 0  # of all kinds
     rejected: int = 0
+    erased: int = 0  # requests to erase a user
     first_reject: Rejected | None = None
     kept: list[Decoded] | None = None  # all of the file, if it is small; relations by ``names``
     names: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ def look_at(parts: Iterable[Decoded], behaviors: Behaviors) -> Look:
         look.times.add(part.batch.time_ms)
         look.rows += part.read_count
         look.rejected += len(part.rejected)
+        look.erased += len(part.erased)
         look.first_reject = look.first_reject or next(iter(part.rejected), None)
         if look.kept is not None:
             kept_bytes += _size(part)

@@ -30,6 +30,8 @@ class Duration:
             ms = duration_ms_of(text)
         except ValueError:
             raise ValueError('should be a number and a unit, such as "90s", "15m", "6h" or "3d"') from None
+        except OverflowError:  # hundreds of digits
+            ms = 1 << 63
         if ms > YEARS_MAX * 365 * UNIT_MS["d"]:
             raise ValueError(f"should be at most {YEARS_MAX} years")
         return cls(ms)

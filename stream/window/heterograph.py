@@ -6,6 +6,7 @@ EventBatch ──► [Heterograph.apply] ──► ids ──► window        w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from driftgraph.stream.events import I64, U32, EventBatch, Strings
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
-from driftgraph.stream.window.shared_files import Folder, Life
+from driftgraph.stream.window.shared_files import DESCRIPTION, LOCK, Folder, Life, WindowError, claim
 from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView
 
 KINDS = ("user", "item")  # by side
@@ -318,3 +319,28 @@ class Heterograph(HeterographView):
                 side, free
             )  # before another can have the row: who reads its name then sees it
             self._tables[side].release(free)
+
+
+def remove(directory: Path) -> bool:
+    """Remove the files of a window that nobody writes, and its folder if nothing else is in it.
+
+    A window is filled from a checkpoint or the topic at every start, so nothing is lost. Returns whether
+    there was one.
+
+    Raises:
+        WindowError: A process writes it, or a file cannot be removed.
+    """
+    if not (directory / DESCRIPTION).exists():
+        return False
+    ids = [f"{kind}_id_{column}" for kind in KINDS for column in ("offsets", "lengths", "hashes", "bytes")]
+    let_go = claim(directory)
+    try:
+        for name in (*windows.FILES, *ids, f"{DESCRIPTION}.new", DESCRIPTION, LOCK):
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise WindowError(f"cannot remove the window in {directory}: {error.strerror or error}") from error
+    finally:
+        let_go()
+    with suppress(OSError):  # what is not ours stays
+        directory.rmdir()
+    return True

@@ -48,6 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 HEADS, VERSIONS = ("user_heads", "item_heads"), ("user_versions", "item_versions")  # files, by side
+FILES = ("header", "events", *HEADS, *VERSIONS)
 RELATIONS_MAX = 32
 EXPIRE_CHUNK = 65_536  # events an expiry kernel lets go at once; bounds its list of emptied nodes
 

@@ -196,6 +196,15 @@ def test_an_event_not_after_the_newest_published_one_is_not_scored() -> None:
     assert (got.target_count, got.event_count, got.not_scored_late) == (3, 1, 2)
 
 
+def test_shares_of_no_event_are_no_number() -> None:
+    """A share of 0 would say that all of them were known."""
+    trainer, window, since, _ = trained(blocks(300, seed=11), [(1, 2, 0, 10**6)])
+    got = trainer.evaluate(window, since, since)
+    assert got.event_count == 0
+    assert math.isnan(got.new_item_share)
+    assert math.isnan(got.cold_user_share)
+
+
 def test_new_items_are_misses_and_their_share_is_told() -> None:
     later = [(0, 60, 0, 10**6), (1, 61, 0, 10**6 + 1), (70, 5, 0, 10**6 + 2), (71, 6, 0, 10**6 + 3)]
     trainer, window, since, cut = trained(blocks(300, seed=11), later)

@@ -85,7 +85,10 @@ def test_noise_is_no_objection_and_nan_is_one() -> None:
     assert not verdict(losses=[Losses("new", before, before + 0.2)]).accepted
     after = before.copy()
     after[3] = np.nan
-    assert not verdict(losses=[Losses("new", before, after)]).accepted
+    for rival, candidate in ((before, after), (after, before)):
+        found = verdict(losses=[Losses("new", rival, candidate)])
+        assert (found.accepted, found.code) == (False, "not_finite")
+        assert found.reason == "the loss on the new holdout of 30 is not finite"
 
 
 def test_one_held_example_is_no_objection_as_nobody_knows_its_noise() -> None:

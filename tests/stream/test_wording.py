@@ -187,7 +187,7 @@ def test_validate_prints_json_where_nothing_is_usable(
     assert report["events"]["applied"] == 0
     if error is None:
         assert (report["error"], told.err) == (None, "")
-        assert report["notes"][0] == "none of its events can be used: replay and produce will refuse it"
+        assert report["notes"][0] == "none of its events can be used: replay will refuse it"
         refused = shell("replay", name, "--redis", "none")
         assert "has no event that can be used" in refused.sentence()
     else:

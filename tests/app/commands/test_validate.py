@@ -185,6 +185,35 @@ def config_of(kafka: str, more: str = "") -> str:
     return f'[kafka]\nbootstrap_servers = "{kafka}"\noptions = {{ log_level = 0 }}\n{more}{RELATIONS}'
 
 
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nowhere/p.parquet", "nowhere/p.parquet: No such file or directory"),
+        ("folder", "folder: Is a directory"),
+        ("e.jsonl/p.parquet", "e.jsonl/p.parquet: Not a directory"),
+        ("s3://k:h5sh@b/p.parquet", "to the place: it is an address and no file of this machine"),
+    ],
+)
+def test_predictions_have_a_place_that_a_replay_could_write(shell: Shell, place: str, says: str) -> None:
+    write("e.jsonl", [event(0)])
+    Path("folder").mkdir()
+    for command in (["validate"], ["replay", "--redis", "none"]):
+        failed = shell(*command, "e.jsonl", "--predictions", place)
+        assert failed.code == 1
+        assert "cannot write predictions to" in failed.sentence()
+        assert says in failed.sentence()
+        assert "h5sh" not in failed.sentence()
+    assert shell("validate", "e.jsonl", "--predictions", "folder/p.parquet").code == 0
+    assert list(Path("folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["validate"], ["replay"], ["produce"], ["demo", "--data"]])
+def test_a_file_that_is_an_address_is_told_without_its_secret(shell: Shell, command: list[str]) -> None:
+    failed = shell(*command, "https://me:h5sh@host/e.csv")
+    assert failed.code == 1
+    assert "https://… is an address and no file of this machine" in failed.sentence()
+
+
 def test_a_topic_is_looked_at_and_nothing_is_committed(shell: Shell, kafka: str) -> None:
     topic = f"t-{uuid4().hex[:8]}"
     values = [{"value": json.dumps(m).encode(), "partition": n % 3} for n, m in enumerate(MIXED)]

@@ -142,16 +142,53 @@ def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Not
         assert word in text
 
 
-def test_an_interval_without_a_scored_event_is_drawn_too() -> None:
-    scored = {"model": {"recall_at_20": 0.5}, "frozen_first": {"recall_at_20": 0.25}}
-    nothing = {"model": {"recall_at_20": math.nan}, "frozen_first": {"recall_at_20": math.nan}}
-    with TerminalView(Console(file=io.StringIO(), width=120, force_terminal=True)) as view:
-        for metrics in (scored, nothing, scored):
+def picture_of(recalls: list[float], *, drift_at: int | None = None, width: int = 120) -> list[str]:
+    """The last picture of a demo whose model had these recalls, without colors."""
+    out = io.StringIO()
+    with TerminalView(Console(file=io.StringIO(), width=width, force_terminal=True)) as view:
+        for n, recall in enumerate(recalls):
+            metrics = {"model": {"recall_at_20": recall}, "frozen_first": {"recall_at_20": recall / 2}}
             report = SimpleNamespace(evaluation=SimpleNamespace(metrics=metrics))
-            view.generation(cast(GenerationReport, report), drifted=None)
-            view.show(Frame(0, 1, 2, 3.0, {}, 1, 1))
-        assert view._history["model"] == [0.5, 0.0, 0.5]
+            drifted = None if drift_at is None else n >= drift_at
+            view.generation(cast(GenerationReport, report), drifted=drifted)
+            view.show(Frame(1_783_000_000_000, 1, 2, 3.0, {"click": 1}, n, n))
+        assert view._frame is not None
+        Console(file=out, width=width, color_system=None).print(view._picture(view._frame))
         view.close()
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def line_of(title: str, lines: list[str]) -> str:
+    [line] = [line for line in lines if title in line]
+    return line
+
+
+def test_an_interval_without_a_scored_event_is_a_gap_and_not_a_zero() -> None:
+    lines = picture_of([math.nan, 0.5, math.nan, 0.25, 0.0, math.nan])
+    assert line_of("live model", lines).split() == ["live", "model", "·█·▄", "·", "0.000"]
+    assert line_of("frozen first", lines).split() == ["frozen", "first", "·▄·▂", "·", "0.000"]
+    assert line_of("popularity", lines).split() == ["popularity", "······"]
+    assert not any("nan" in line for line in lines)
+
+
+def test_what_was_measured_last_stands_behind_the_curve() -> None:
+    assert line_of("live model", picture_of([0.5, 0.25, math.nan, math.nan])).endswith("0.250")
+    assert line_of("live model", picture_of([math.nan, math.nan])).split() == ["live", "model", "··"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_each_part_of_the_picture_has_a_line_of_its_own(width: int) -> None:
+    bar, *others = picture_of([0.5], width=width)
+    assert set(bar.replace(" ", "")) <= set("━╸╺")
+    assert others[0].split()[:2] == ["event", "time"]
+
+
+@pytest.mark.parametrize("drift_at", [0, 1, 20, 28, 29, 30, 39])
+def test_the_arrow_stands_below_the_interval_of_the_drift(drift_at: int) -> None:
+    lines = picture_of([0.5] * drift_at + [0.25] * (40 - drift_at), drift_at=drift_at, width=80)
+    begin = line_of("live model", lines).index("█")  # the highest is the first
+    assert line_of("▲", lines).index("▲") - begin == drift_at
+    assert "half the users changed taste" in line_of("▲", lines)
 
 
 def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(

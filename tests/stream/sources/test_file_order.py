@@ -419,3 +419,72 @@ def test_the_clock_of_a_replay_says_what_lies_ahead(shell: Shell, tmp_path: Path
         settings, Path("e.csv"), redis="none", predictions=None, progress=NoProgress(), clock=clock
     )
     assert report.counts.reasons == {"time_in_future": 400 - 4 * 16}  # of 16 minutes, with a skew of 5
+
+
+# --- files that cannot be used, or empty the window ---------------------------------------------------
+
+
+CLICKS: list[Row] = [("u1", "i1", "click", START_S), ("u2", "i2", "click", START_S + 60)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "config", "why"),
+    [
+        (CLICKS, ["--relations", "buy,cart"], "", "2 are of other behaviors than buy, cart"),
+        (CLICKS, [], "[relations.buy]", "2 rejected, e.csv:2 since behavior 'click' is no relation"),
+        (CLICKS, ["--relations", "buy"], "[relations.click]", "2 are of other behaviors than buy"),
+        (BAD, [], "[relations.pv]", "2 rejected, e.csv:2 since"),
+        (BAD, [], "", "2 rejected, e.csv:2 since"),
+        ([("u1", "i1", "impression", START_S)], [], "[relations.pv]", "1 are of other behaviors than pv"),
+    ],
+)
+def test_replay_and_validate_refuse_a_file_without_an_event(
+    shell: Shell, rows: list[Row], options: list[str], config: str, why: str
+) -> None:
+    Path("e.csv").write_text(csv_text(rows), encoding="utf-8")
+    Path("driftgraph.toml").write_text(config, encoding="utf-8")
+    replayed = shell("replay", "e.csv", "--redis", "none", *options)
+    assert replayed.code == 1
+    assert replayed.out == ""
+    assert f"e.csv has no event that can be used: {why}" in replayed.sentence()
+    validated = shell("validate", "e.csv", *options, "--json")
+    assert validated.code == 1
+    assert "none of its events can be used: replay will refuse it" in validated.json()["notes"]
+
+
+def test_produce_refuses_a_file_without_an_event_that_was_asked_for(shell: Shell) -> None:
+    Path("e.csv").write_text(csv_text(CLICKS), encoding="utf-8")
+    done = shell("produce", "e.csv", "--topic", "t", "--bootstrap", "localhost:1", "--relations", "buy")
+    assert done.code == 1
+    assert "e.csv has no event that can be used: 2 are of other behaviors than buy" in done.sentence()
+
+
+def test_requests_to_erase_alone_are_something_to_do_where_the_relations_are_known(shell: Shell) -> None:
+    Path("e.jsonl").write_text(json.dumps({"user_id": "u1", "behavior": "$erase"}), encoding="utf-8")
+    assert shell("replay", "e.jsonl", "--redis", "none").code == 1
+    assert shell("validate", "e.jsonl").code == 1
+    Path("driftgraph.toml").write_text("[relations.buy]", encoding="utf-8")
+    done = shell("replay", "e.jsonl", "--redis", "none", "--json")
+    assert (done.code, done.json()["events_erased"]) == (0, 1)
+    validated = shell("validate", "e.jsonl", "--json")
+    assert (validated.code, validated.json()["notes"]) == (0, [])
+
+
+@pytest.mark.parametrize(("count", "ahead"), [(10, 1), (400, 12)])
+def test_rows_that_empty_the_window_are_told_by_every_command(shell: Shell, count: int, ahead: int) -> None:
+    """A file of fewer than 20 rows, and one of which 3 in a hundred are dated years ahead."""
+    rows = ROWS[:count] + [("u1", f"i{n}", "pv", 1_577_836_800 + n) for n in range(ahead)]
+    Path("e.csv").write_text(csv_text(rows), encoding="utf-8")
+    done = shell("replay", "e.csv", "--redis", "none", "--json")
+    report = done.json()
+    assert (report["events_applied"], sum(report["window"].values())) == (count + ahead, ahead)
+    [warning] = report["warnings"]
+    assert warning.startswith(f"{count} of the file's events end before 2013-04-15 ")
+    assert f"{ahead} date from 2020-01-01 00:00+00:00 on" in warning
+    assert "remove them from the file if their clock was wrong" in warning
+    assert f"WARNING: {warning}" in shell("replay", "e.csv", "--redis", "none").out
+    assert warning in shell("validate", "e.csv", "--json").json()["notes"]
+    with mock_kafka() as address:
+        put(address, "t", [{"value": b"first", "partition": 0}])
+        sent = shell("produce", "e.csv", "--topic", "t", "--bootstrap", address, "--json")
+        assert sent.json()["warning"].startswith(warning)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.stream.sources.file_times import FileTimes
+from driftgraph.stream.sources.file_times import HOUR_MS, FileTimes
 
 DAY_MS = 86_400_000
 SPAN_MS = 30 * DAY_MS
@@ -87,9 +87,42 @@ def test_honest_files_are_believed_whole(name: str) -> None:
     assert times_of(HONEST[name]).ceiling_ms(SPAN_MS) is None
 
 
+DOUBTED = {
+    "three rows of one time, one years later": ([at("2013-04-15")] * 3, [at("2020-01-01")]),
+    "four rows, one years later": (evenly("2013-04-15", "2013-04-16", 3), [at("2020-01-01")]),
+    "19 rows, one years later": (evenly("2013-04-15", "2013-04-17", 18), [at("2020-01-01")]),
+    "15 rows, two years later": (evenly("2013-04-15", "2013-04-17", 15), [at("2015-04-15")] * 2),
+    "three in a hundred": (WEEKS, evenly("2020-01-01", "2020-03-01", 60)),
+    "a tenth": (WEEKS, evenly("2020-01-01", "2020-01-02", 200)),
+    "a third, of different years": (DAY, evenly("2016-01-01", "2020-01-01", 500)),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTED)
+def test_rows_that_empty_the_window_are_told_though_they_are_believed(name: str) -> None:
+    good, few = DOUBTED[name]
+    times = times_of(few + good)
+    assert times.ceiling_ms(SPAN_MS) is None
+    gap = times.lonely(SPAN_MS)
+    assert gap is not None
+    assert (gap.before, gap.after) == (len(good), len(few))
+    assert max(good) < gap.end_ms <= max(good) + HOUR_MS
+    assert min(few) - HOUR_MS < gap.begin_ms <= min(few)
+
+
+@pytest.mark.parametrize("name", [
+    "nothing", "one row", "four rows on two days", "two periods", "a thin last day", "sparse",
+    "a thin last day behind a quiet week", "a year, and one row of the next winter", "a slow clock alone",
+    "a growing shop",
+])  # fmt: skip
+def test_of_usual_files_nothing_is_told(name: str) -> None:
+    assert times_of(HONEST[name]).lonely(SPAN_MS) is None
+
+
 def test_a_gap_that_the_window_outlives_does_no_harm() -> None:
     rows = [*WEEKS, at("2013-06-20")]  # 45 days later
     assert times_of(rows).ceiling_ms(60 * DAY_MS) is None
+    assert times_of(rows).lonely(60 * DAY_MS) is None
     assert times_of(rows).ceiling_ms(30 * DAY_MS) is not None
 
 
