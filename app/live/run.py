@@ -29,7 +29,7 @@ from driftgraph.app.console.stopping import stopping
 from driftgraph.app.live import former_window
 from driftgraph.app.live.checkpoint_timer import Checkpoints
 from driftgraph.app.live.standby import Standby
-from driftgraph.app.live.supervisor import WorkerProcess
+from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -120,7 +120,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         checkpoints = Checkpoints(
             writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
         )
-        worker = WorkerProcess(settings, window_folder(settings), lease.owner, clock)
+        worker = Supervisor(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         _collect_less()
         updater = Updater(

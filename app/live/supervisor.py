@@ -1,6 +1,6 @@
 """The GPU worker's process as the updater sees it: started, watched over, started again.
 
-    Updater ──► [WorkerProcess.tend] ──► a process that runs ``work``
+    Updater ──► [Supervisor.tend] ──► a process that runs ``work``
                        └──►── the newest marks, where a fit is due
                        └──◄── its last words, why it ended
 
@@ -44,7 +44,7 @@ def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     loop.main(settings, window_dir, owner, updater)
 
 
-class WorkerProcess:
+class Supervisor:
     """The GPU worker's process as its parent sees it.
 
     The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event

@@ -19,7 +19,7 @@ from driftgraph.app.console.status_files import write_json
 from driftgraph.app.console.status_text import deduplication_of
 from driftgraph.app.live.backpressure import Gate
 from driftgraph.app.live.checkpoint_timer import Checkpoints
-from driftgraph.app.live.supervisor import WorkerProcess
+from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints.window import Snapshot
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease
@@ -58,7 +58,7 @@ class Updater:
         erasures: DurableErasures,
         checkpoints: Checkpoints,
         lease: Lease,
-        worker: WorkerProcess,
+        worker: Supervisor,
         clock: Clock,
         progress: Progress,
     ) -> None:

@@ -20,7 +20,7 @@ from driftgraph.app.config.builders import lease_client
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import supervisor
-from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, WorkerProcess
+from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training import loop as worker_process
 from driftgraph.snapshots.generations.lease import LeaseOwner
@@ -38,7 +38,7 @@ class Watched:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = ManualClock(1_783_000_000_000)
-        self.watch = WorkerProcess(Settings(), folder, cast(LeaseOwner, None), self.clock)
+        self.watch = Supervisor(Settings(), folder, cast(LeaseOwner, None), self.clock)
         self._monkeypatch = monkeypatch
 
     def runs(self, how: Callable[..., None]) -> None:
@@ -221,7 +221,7 @@ def test_a_real_worker_says_what_stops_it(redis_server: EmbeddedRedis, tmp_path:
     """In a process of its own, beside a real Redis: there is no window."""
     settings = settings_of(tmp_path, redis={"url": redis_server.url, "namespace": "ends"})
     lease = lease_client(settings, "here")
-    watch = WorkerProcess(settings, tmp_path / "nowhere", lease.owner, ManualClock(1_783_000_000_000))
+    watch = Supervisor(settings, tmp_path / "nowhere", lease.owner, ManualClock(1_783_000_000_000))
     try:
 
         def has_failed() -> bool:

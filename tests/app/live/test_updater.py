@@ -18,7 +18,7 @@ from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.live import updater as updater_module
 from driftgraph.app.live.checkpoint_timer import Checkpoints
-from driftgraph.app.live.supervisor import WorkerProcess
+from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import POLL_S, Updater
 from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
@@ -103,7 +103,7 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     watermark.assign(source.partitions)
     letters = Outbox(FileDeadLetters(folder / "letters"), KeptLetters(folder / "letters"))
     erasures = DurableErasures(folder / "erasures", key_users, lambda: (0, 0))
-    worker = WorkerProcess(settings, folder, cast(LeaseOwner, None), clock)
+    worker = Supervisor(settings, folder, cast(LeaseOwner, None), clock)
     ids = Deduplicator(ids_max=24, for_checkpoints=True)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), dedupe=ids)
     kafka = cast(KafkaSource, source)
@@ -207,7 +207,7 @@ def test_a_worker_that_keeps_failing_is_the_state_of_the_updater(
     written: list[dict[str, Any]] = []
     monkeypatch.setattr(updater_module, "write_json", lambda _, status: written.append(status))
     why = "the worker failed 2 times in a row, last: no memory"
-    monkeypatch.setattr(WorkerProcess, "trouble", property(lambda _: why))
+    monkeypatch.setattr(Supervisor, "trouble", property(lambda _: why))
     (tmp_path / "status").mkdir()
     (tmp_path / "status/updater.json").write_text("{}")
     ran(tmp_path, [clicks(0, 9)] * 3, [2_000] * 3)
