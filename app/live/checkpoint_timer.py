@@ -1,6 +1,6 @@
 """When the updater makes a checkpoint: every so often, once what lies before its position is safe.
 
-    Updater ──► [Checkpoints.tend] ──► Snapshot ──► thread ──► WindowCheckpoints.write
+    Updater ──► [CheckpointTimer.tend] ──► Snapshot ──► thread ──► WindowCheckpoints.write
             ◄── the position that a crash would go on from, for lag tools
 
 A disk that is slow or full delays the next one and nothing else: the loop takes a snapshot, which costs no
@@ -40,7 +40,7 @@ class Outgoing(Protocol):
         ...
 
 
-class Checkpoints:
+class CheckpointTimer:
     """Makes checkpoints beside ingestion, one at a time.
 
     Always true: a checkpoint is there only if everything put into ``outgoing`` before its cut is safe;

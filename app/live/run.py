@@ -27,7 +27,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import stopping
 from driftgraph.app.live import former_window
-from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
@@ -117,7 +117,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         watermark.assign(source.partitions)
         # files of the found one are linked, but not if they have events of who was erased since
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
-        checkpoints = Checkpoints(
+        checkpoints = CheckpointTimer(
             writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
         )
         worker = Supervisor(settings, window_folder(settings), lease.owner, clock)

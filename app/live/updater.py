@@ -18,7 +18,7 @@ from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.console.status_text import deduplication_of
 from driftgraph.app.live.backpressure import Gate
-from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints.window import Snapshot
 from driftgraph.snapshots.erasures import DurableErasures
@@ -56,7 +56,7 @@ class Updater:
         ingest: Ingest,
         letters: Outbox,
         erasures: DurableErasures,
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointTimer,
         lease: Lease,
         worker: Supervisor,
         clock: Clock,

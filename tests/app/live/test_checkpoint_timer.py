@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, CheckpointError
 from driftgraph.snapshots.checkpoints.window import Snapshot, WindowCheckpoints
 from driftgraph.stream.ingest.dedupe import Deduplicator
@@ -57,7 +57,7 @@ class Rig:
 
     def __init__(self, root: Path) -> None:
         self.clock, self.writer, self.letters = ManualClock(1_000_000), Writer(root), Letters()
-        self.checkpoints = Checkpoints(self.writer, [self.letters], 10_000, self.clock)
+        self.checkpoints = CheckpointTimer(self.writer, [self.letters], 10_000, self.clock)
         self.offset = 0
 
     def snapshot(self) -> Snapshot:

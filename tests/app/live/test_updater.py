@@ -17,7 +17,7 @@ from driftgraph.app.config.builders import watermark_rules, window_relations
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.live import updater as updater_module
-from driftgraph.app.live.checkpoint_timer import Checkpoints
+from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import POLL_S, Updater
 from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
@@ -107,7 +107,7 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     ids = Deduplicator(ids_max=24, for_checkpoints=True)
     ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), dedupe=ids)
     kafka = cast(KafkaSource, source)
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointTimer(
         WindowCheckpoints(folder / "kept", graph, "one"), [letters.queue], 60_000, clock
     )
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
