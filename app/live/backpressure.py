@@ -1,6 +1,6 @@
 """Reading waits when too much is not safe yet that a position must not pass: dead letters, requests to erase.
 
-Updater ──► [Gate.hold_back] ──► source.pause, resume
+Updater ──► [Backpressure.apply] ──► source.pause, resume
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ class Waiting(Protocol):
         ...
 
 
-class Gate:
+class Backpressure:
     """Keeps a source from getting ahead of what has to be safe.
 
-    Always true: the source is paused while ``closed``.
+    Always true: the source is paused while ``paused``.
     """
 
     def __init__(self, source: LiveSource, waiting: Sequence[Waiting]) -> None:
-        self.closed = False
+        self.paused = False
         self._source = source
         self._waiting = waiting
 
-    def hold_back(self) -> None:
+    def apply(self) -> None:
         """Pause the source while too much waits for its place; the caller goes on polling it."""
-        if not self.closed and (full := [one for one in self._waiting if one.full]):
-            self.closed = True
+        if not self.paused and (full := [one for one in self._waiting if one.full]):
+            self.paused = True
             self._source.pause()
             log.error("%s; events are read when there is room again", full[0].told)
-        elif self.closed and all(one.has_room for one in self._waiting):
-            self.closed = False
+        elif self.paused and all(one.has_room for one in self._waiting):
+            self.paused = False
             self._source.resume()
             log.warning("what waited is safe: events are read")

@@ -17,7 +17,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.console.status_text import deduplication_of
-from driftgraph.app.live.backpressure import Gate
+from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints.window import Snapshot
@@ -66,7 +66,7 @@ class Updater:
         self.ingest = ingest
         self.letters = letters
         self.erasures = erasures
-        self.gate = Gate(source, [letters.queue, erasures.queue])
+        self.backpressure = Backpressure(source, [letters.queue, erasures.queue])
         self.checkpoints = checkpoints
         self.lease = lease
         self.worker = worker
@@ -109,9 +109,9 @@ class Updater:
                 break
             for _ in self.ingest.take(decoded):
                 pass  # the newest marks are told below
-            self.gate.hold_back()
+            self.backpressure.apply()
             self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
-            away = self.source.away or self.gate.closed  # what we do not read is not silent
+            away = self.source.away or self.backpressure.paused  # what we do not read is not silent
             self.ingest.pass_time(
                 self.ingest.watermark.tick(
                     away=away, caught_up=self.source.caught_up, behind=self.source.behind
@@ -247,7 +247,7 @@ class Updater:
             "reasons": dict(counts.reasons),
             "warnings": self.warnings(),
             "dead_letters": self.letters.status(),
-            "reading_paused": self.gate.closed,
+            "reading_paused": self.backpressure.paused,
             "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
             "erasures": self.erasures.status(),

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.app.live.backpressure import Gate
+from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.stream import safe_queue
 from driftgraph.stream.dead_letters import outgoing as outbox_module
 from driftgraph.stream.dead_letters.letters import DeadLetterError
@@ -295,19 +295,19 @@ def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
     monkeypatch.setattr(outbox_module, "LETTERS_MAX", 4)
     place, source = Place(), Source()
     with opened(place, tmp_path) as box:
-        gate = Gate(source, [box.queue])
+        backpressure = Backpressure(source, [box.queue])
         place.slow.clear()
         for number in range(6):
             box.put(letter(number))
-            gate.hold_back()
-            gate.hold_back()
+            backpressure.apply()
+            backpressure.apply()
         assert source.told == ["pause"]
-        assert gate.closed
+        assert backpressure.paused
         assert box.status() == {"kept": 0, "waiting": 6, "failure": None}
         place.slow.set()
         box.flush()
-        gate.hold_back()
-        gate.hold_back()
+        backpressure.apply()
+        backpressure.apply()
         assert source.told == ["pause", "resume"]
-        assert not gate.closed
+        assert not backpressure.paused
     assert [r.levelno for r in caplog.records] == [logging.ERROR, logging.WARNING]

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.live.backpressure import Gate
+from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.training.erase_pending import erase_letters, users_of
 from driftgraph.snapshots import erasures as erasures_module
 from driftgraph.snapshots.erasures import (
@@ -456,19 +456,19 @@ def test_a_disk_that_refuses_holds_the_position_back_and_loses_no_request(
     place = FileDeadLetters(tmp_path / "letters")
     box = Outbox(place, KeptLetters(tmp_path / "letters"))
     with opened(tmp_path / "erasures") as erasures:
-        gate = Gate(source, [box.queue, erasures.queue])
+        backpressure = Backpressure(source, [box.queue, erasures.queue])
         (tmp_path / "erasures" / "list").mkdir()
         ask(erasures, "ann", "bob")
         until(lambda: erasures.queue.failure is not None)
-        gate.hold_back()
+        backpressure.apply()
         assert (source.told, erasures.queue.put_count, erasures.queue.safe_count) == ([], 2, 0)
         ask(erasures, "cy")
-        gate.hold_back()
+        backpressure.apply()
         assert source.told == ["pause"]
         until(lambda: not list((tmp_path / "erasures").glob(f"*{HELD}")))  # what could not be noted is gone
         (tmp_path / "erasures" / "list").rmdir()
         until(lambda: erasures.queue.safe_count == 3)
-        gate.hold_back()
+        backpressure.apply()
         assert source.told == ["pause", "resume"]
         assert erasures.queue.failure is None
     box.close()
