@@ -126,8 +126,8 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
         notes.append("none of its events can be used: replay will refuse it")
     if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
         notes.append(f"most events lack a field: {options.wording.columns}")
-    if file.look is not None and not file.look.times.in_order:
-        report.out_of_order = file.look.times.out_of_order
+    if file.first_pass is not None and not file.first_pass.times.in_order:
+        report.out_of_order = file.first_pass.times.out_of_order
         notes.append(
             f"the file is not in order of time: {report.out_of_order:,} events are older than one before "
             "them; replay and produce will sort it"

@@ -16,7 +16,7 @@ from driftgraph.stream.formats.arrow_stream import ArrowStream
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.cloudevents import CloudEventReader
 from driftgraph.stream.formats.event_rules import Behaviors, Decoder, EventRules, Others
-from driftgraph.stream.formats.mapping_decoder import Mapped, Reader
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder, Reader
 from driftgraph.stream.formats.registry.client import RegistryOptions, SchemaRegistry
 from driftgraph.stream.formats.registry.decoder import RegisteredReader
 from driftgraph.stream.formats.tombstones import Tombstones
@@ -62,7 +62,7 @@ def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_K
     mapping = settings.events.event_mapping()
     if mapping is None:
         return CanonicalJson(rules, names, tombstones)
-    return Mapped(rules, mapping, _reader(settings.events), erase_by_key=by_key)
+    return MappingDecoder(rules, mapping, _reader(settings.events), erase_by_key=by_key)
 
 
 def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | None:
@@ -77,7 +77,7 @@ def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | Non
     mapping = events.event_mapping()
     if mapping is None:
         return None
-    return lambda rules: Mapped(rules, mapping, _reader(events))
+    return lambda rules: MappingDecoder(rules, mapping, _reader(events))
 
 
 def _reader(events: EventSettings) -> Reader | None:

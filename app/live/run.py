@@ -32,13 +32,12 @@ from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
-from driftgraph.snapshots.checkpoints import checkpoint
-from driftgraph.snapshots.checkpoints import window as window_checkpoint
+from driftgraph.snapshots.checkpoints import checkpoint, window
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.formats.event_rules import Decoder
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.fit_schedule import FitSchedule
@@ -90,7 +89,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             return []
         was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
         root = settings.data_dir / "checkpoints"
-        found, state, damaged = window_checkpoint.latest(root, _stream(settings))
+        found, state, damaged = window.latest(root, _stream(settings))
         for damage in damaged:
             log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
         graph = _graph(settings, state)
@@ -101,7 +100,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
         forgotten = 0
         if found is not None and state is not None:
-            forgotten = window_checkpoint.restore(found, state, graph, ingest.dedupe, erasures.users)
+            forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
             held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
         _tell_changes(settings, state, root, progress)
@@ -257,7 +256,7 @@ def kafka_source(
     def connect(decoder: Decoder) -> KafkaSource:
         return KafkaSource(options, decoder, clock, start=start, topic_ids=topic_ids)
 
-    if isinstance(decoder, Mapped) and decoder.may_wait:
+    if isinstance(decoder, MappingDecoder) and decoder.may_wait:
         return WaitingSource(connect, decoder, give_up_after_s=held_for_s)
     return connect(decoder)
 

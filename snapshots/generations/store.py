@@ -16,9 +16,8 @@ from typing import Any, cast
 import numpy as np
 import redis
 
-from driftgraph.snapshots.generations import check as generation_check
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.check import Served, Standing
+from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIVE,
     Keys,
@@ -238,7 +237,7 @@ class GenerationStore:
 
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
         """Step 5: is what Redis holds what we meant?"""
-        generation_check.verify(self._client, self._keys, number, users, items, indexed=indexed)
+        verify(self._client, self._keys, number, users, items, indexed=indexed)
 
     # --- between publishes -----------------------------------------------------------------------------
 

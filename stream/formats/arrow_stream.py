@@ -27,7 +27,7 @@ from driftgraph.stream.formats.event_rules import (
     rejected,
     shown,
 )
-from driftgraph.stream.formats.message_parts import Parts, decode_parts
+from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.rules_by_column import Columns, concat
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.time.clock import TimeBounds
@@ -81,7 +81,7 @@ class ArrowStream:
 
         return decode_parts(
             rows,
-            Parts(np.full(table.num_rows, number, np.intp), _RowNames(table.num_rows)),
+            MessageParts(np.full(table.num_rows, number, np.intp), _RowNames(table.num_rows)),
             columns=None if by_row else columns,
             index=np.arange(0 if by_row else table.num_rows),
             answer=event,

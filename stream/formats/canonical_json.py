@@ -17,8 +17,7 @@ import msgspec
 import numpy as np
 
 from driftgraph.stream.events import Decoded, Strings
-from driftgraph.stream.formats import JSON_NAMES, FieldNames
-from driftgraph.stream.formats import json_kernels as kernels
+from driftgraph.stream.formats import JSON_NAMES, FieldNames, json_kernels
 from driftgraph.stream.formats.event_rules import (
     MISSING,
     Answer,
@@ -29,7 +28,7 @@ from driftgraph.stream.formats.event_rules import (
     Rows,
 )
 from driftgraph.stream.formats.json_text import elements_of, read_json
-from driftgraph.stream.formats.message_parts import Parts, decode_parts
+from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.rules_by_column import Columns, Index
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.kernels.byte_kernels import gather
@@ -68,7 +67,7 @@ class CanonicalJson:
         found = ((row, elements_of(rows.payloads[row])) for row in unread.tolist())
         arrays = {row: elements for row, elements in found if elements}
         if not arrays:
-            return self._decoded(rows, rows.payloads, Parts(np.arange(len(rows))), columns)
+            return self._decoded(rows, rows.payloads, MessageParts(np.arange(len(rows))), columns)
         parts, flat = _laid_out(rows, arrays)
         columns, _ = self._columns([payload or b"" for payload in flat])
         return self._decoded(rows, flat, parts, columns)
@@ -97,7 +96,8 @@ class CanonicalJson:
         name_ends = self._wanted.offsets[1:]
         ascii_only = not _is_utf8(joined)
         places = np.empty((len(_FIELDS), 4), np.int64)
-        kernels.scan(data, offsets, self._wanted.data, name_ends, _BEHAVIOR, _TS, ascii_only, spans, places)
+        names = self._wanted.data
+        json_kernels.scan(data, offsets, names, name_ends, _BEHAVIOR, _TS, ascii_only, spans, places)
         user, item, behavior, ts, event_id = (
             Strings(*gather(data, spans, field)) for field in range(len(_FIELDS))
         )
@@ -105,7 +105,7 @@ class CanonicalJson:
         return Columns(user, item, behavior, ts, event_id if len(event_id.data) else None), unread
 
     def _decoded(
-        self, rows: Rows, payloads: Sequence[bytes | None], parts: Parts, columns: Columns | None
+        self, rows: Rows, payloads: Sequence[bytes | None], parts: MessageParts, columns: Columns | None
     ) -> Decoded:
         bounds = self.rules.times.bounds()
 
@@ -126,7 +126,7 @@ class CanonicalJson:
         )
 
 
-def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[Parts, list[bytes | None]]:
+def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[MessageParts, list[bytes | None]]:
     """The messages with each array as its elements."""
     row: list[int] = []
     places: list[str] = []
@@ -136,7 +136,7 @@ def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[Parts, lis
         row += [number] * (len(elements) if elements else 1)
         places += [f"element [{n}]" for n in range(len(elements))] if elements else [""]
         flat += elements or [payload]
-    return Parts(np.array(row, np.intp), places), flat
+    return MessageParts(np.array(row, np.intp), places), flat
 
 
 def _or_missing(value: object) -> object:

@@ -1,7 +1,7 @@
 """CloudEvents 1.0 on Kafka: one object of both content modes.
 
-    structured: the value is the envelope as JSON, with ``data`` in it ──┐
-    binary:     the value is the data, the envelope is in ce_* headers ──┴► [CloudEventReader] ──► Mapped
+    structured: the value is the envelope as JSON, with ``data`` in it ─┐
+    binary:     the value is the data, the envelope is in ce_* headers ─┴► [CloudEventReader] ──► EventMapping
 
 Specification: CloudEvents 1.0.2, its JSON event format, and its Kafka protocol binding, section 3.
 """

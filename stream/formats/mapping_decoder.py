@@ -1,6 +1,6 @@
 """Messages that a mapping describes: read as an object, then looked up path by path.
 
-    Rows ──► Reader (JSON, CloudEvents, a registry) ──► object ──► EventMapping ──► [Mapped] ──► Decoded
+    Rows ──► Reader (JSON, CloudEvents, registry) ──► object ──► EventMapping ──► [MappingDecoder] ──► Decoded
 
 ``decode_by_row`` is the definition: each event by itself through ``EventRules.event_of``. ``decode`` looks up
 the values in the same way, and then judges those that are plain texts and integers by column.
@@ -28,7 +28,7 @@ from driftgraph.stream.formats.event_rules import (
 )
 from driftgraph.stream.formats.field_mapping import EventMapping, Misfit, Values
 from driftgraph.stream.formats.json_text import no_object, read_json
-from driftgraph.stream.formats.message_parts import Parts, decode_parts
+from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.paths import ABSENT
 from driftgraph.stream.formats.rules_by_column import Columns, Index
 from driftgraph.stream.formats.tombstones import Tombstones
@@ -75,7 +75,7 @@ class JsonReader:
         return raw
 
 
-class Mapped:
+class MappingDecoder:
     """Decodes messages by a mapping. Keeps nothing from one batch to the next."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Mapped:
         parts, found = self._parts(rows)
         return self._decoded(rows, parts, found, None, np.zeros(0, np.intp))
 
-    def _parts(self, rows: Rows) -> tuple[Parts, list[_Part]]:
+    def _parts(self, rows: Rows) -> tuple[MessageParts, list[_Part]]:
         """The events of all messages, in order."""
         row: list[int] = []
         places: list[str] = []
@@ -124,7 +124,7 @@ class Mapped:
                 row.append(number)
                 places.append(place)
                 found.append(part)
-        return Parts(np.array(row, np.intp), places), found
+        return MessageParts(np.array(row, np.intp), places), found
 
     def _of_message(self, rows: Rows, number: int, payload: bytes | None) -> list[tuple[str, _Part]]:
         def origin() -> RowOrigin:
@@ -159,7 +159,7 @@ class Mapped:
         ]
 
     def _decoded(
-        self, rows: Rows, parts: Parts, found: list[_Part], columns: Columns | None, index: Index
+        self, rows: Rows, parts: MessageParts, found: list[_Part], columns: Columns | None, index: Index
     ) -> Decoded:
         bounds = self.rules.times.bounds()
         return decode_parts(

@@ -1,6 +1,6 @@
 """Several events in one message: laid out flat, decoded together, and told by their place when one is bad.
 
-    Rows ──► a format ──► [Parts] + columns ──► [decode_parts] ──► Decoded
+    Rows ──► a format ──► [MessageParts] + columns ──► [decode_parts] ──► Decoded
 
 A position is that of a message, so a message with some bad events applies the good ones; each bad one is a
 dead letter with the whole message, and its detail says which it is.
@@ -27,7 +27,7 @@ class Places(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class MessageParts:
     """N events of some messages: the row of each one's message, and its place in there.
 
     The place is empty where the event is the whole message; None if all are.
@@ -42,7 +42,7 @@ class Parts:
 
 def decode_parts(
     rows: Rows,
-    parts: Parts,
+    parts: MessageParts,
     *,
     columns: Columns | None,
     index: Index,

@@ -42,7 +42,7 @@ from driftgraph.stream.formats.event_rules import (
 )
 from driftgraph.stream.sources.event_sort import EventSort
 from driftgraph.stream.sources.file_times import minute_of
-from driftgraph.stream.sources.first_pass import Look, look_at
+from driftgraph.stream.sources.first_pass import FirstPass, first_pass_of
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
 from driftgraph.stream.sources.part_files import Part, part_files
@@ -139,14 +139,14 @@ class FileSource:
         self.warnings: list[str] = []  # what may be wrong with its events, although they are given
         self._times = replace(self._options.times, fixed=self._options.times.bounds())
         self.is_usable = True  # False, with ``empty_is_fine`` only: no event, and no request to erase
-        self.look: Look | None = self._look()
+        self.first_pass: FirstPass | None = self._first_pass()
         self.relations: tuple[str, ...] = self._options.relations or ()
-        if self.look is not None and self._options.relations is None:
-            self.relations = self.look.relations
+        if self.first_pass is not None and self._options.relations is None:
+            self.relations = self.first_pass.relations
         self._given = 0  # rows of all kinds
         self._held: Decoded | None = None
         self._decoded = self._parts()
-        if self.look is None:
+        if self.first_pass is None:
             self._peek()
 
     def next_batch(self, timeout_s: float = 0.0) -> Decoded | None:  # noqa: ARG002  a file never waits
@@ -167,8 +167,8 @@ class FileSource:
 
     def read_share(self) -> float:
         """How much of the file has been given, 0 to 1: for a progress bar."""
-        if self.look is not None:
-            return self._given / max(1, self.look.rows)
+        if self.first_pass is not None:
+            return self._given / max(1, self.first_pass.rows)
         return (self._part_files.index(self._part) + self._share()) / len(self._part_files)
 
     def close(self) -> None:
@@ -192,31 +192,31 @@ class FileSource:
         except ValueError as error:
             raise SourceError(f"cannot read {self._path} so: {error}") from error
 
-    def _look(self) -> Look | None:
+    def _first_pass(self) -> FirstPass | None:
         """One pass over the whole file, if its relations are not known or its times matter."""
         options = self._options
         if options.relations is not None and options.span_ms is None and options.sort_in is None:
             return None
-        look = self._pass()
-        ceiling_ms = None if options.span_ms is None else look.times.ceiling_ms(options.span_ms)
+        found = self._read_once()
+        ceiling_ms = None if options.span_ms is None else found.times.ceiling_ms(options.span_ms)
         if ceiling_ms is not None:
-            self._believe_up_to(ceiling_ms, look.times.rows_after(ceiling_ms))
-            look = self._pass()  # what is refused now makes neither a relation nor disorder
-        if not look.rows:
+            self._believe_up_to(ceiling_ms, found.times.rows_after(ceiling_ms))
+            found = self._read_once()  # what is refused now makes neither a relation nor disorder
+        if not found.rows:
             raise SourceError(f"{self._path} has no events: it is empty")
-        self.is_usable = bool(look.counts or (look.erased and options.relations is not None))
+        self.is_usable = bool(found.counts or (found.erased and options.relations is not None))
         if not self.is_usable and not options.empty_is_fine:
-            raise SourceError(f"{self._path} has no event that can be used{self._fault(look)}")
-        gap = None if options.span_ms is None else look.times.lonely(options.span_ms)
+            raise SourceError(f"{self._path} has no event that can be used{self._fault(found)}")
+        gap = None if options.span_ms is None else found.times.lonely(options.span_ms)
         if gap is not None:
             self.warnings.append(gap.said())
             self._say(gap.said())
-        return look
+        return found
 
-    def _pass(self) -> Look:
+    def _read_once(self) -> FirstPass:
         options, behaviors = self._options, self._behaviors(self._options.relations or ())
         try:
-            return look_at(self._read(behaviors, 0), behaviors)
+            return first_pass_of(self._read(behaviors, 0), behaviors)
         except TooManyBehaviorsError as error:
             raise SourceError(
                 f"{self._path} has {error}; is behavior the right column? If not, "
@@ -242,25 +242,25 @@ class FileSource:
             self._times, fixed=replace(self._times.bounds(), ceiling_ms=ceiling_ms, beyond=beyond)
         )
 
-    def _fault(self, look: Look) -> str:
-        first = look.first_reject
+    def _fault(self, found: FirstPass) -> str:
+        first = found.first_reject
         if first is None:
-            ignored = look.rows - look.rejected - look.erased
+            ignored = found.rows - found.rejected - found.erased
             chosen = ", ".join(self._options.relations or ())
             others = f"other behaviors than {chosen}" if chosen else "behaviors that were left out"
             return f": {ignored:,} are of {others}" if ignored else ""
         missing = first.reason == Reason.MISSING_FIELD and self._options.decoder is None
         what_to_do = f"; {self._options.wording.columns}" if missing else ""
-        return f": {look.rejected:,} rejected, {first.origin} since {first.detail}{what_to_do}"
+        return f": {found.rejected:,} rejected, {first.origin} since {first.detail}{what_to_do}"
 
     def _parts(self) -> Iterator[Decoded]:
         """The file, from memory or read again, in its own order or in that of time."""
-        look, folder = self.look, self._options.sort_in
-        kept = None if look is None or self._done else look.in_memory(self.relations)
+        found, folder = self.first_pass, self._options.sort_in
+        kept = None if found is None or self._done else found.in_memory(self.relations)
         parts = self._read(self._behaviors(self.relations), self._done) if kept is None else iter(kept)
-        if look is None or folder is None or look.times.in_order:
+        if found is None or folder is None or found.times.in_order:
             return parts
-        self.sorting = Sorting(look.times.out_of_order)
+        self.sorting = Sorting(found.times.out_of_order)
         return self._sorted(parts, self.sorting, folder)
 
     def _sorted(self, parts: Iterator[Decoded], sorting: Sorting, folder: Path) -> Iterator[Decoded]:

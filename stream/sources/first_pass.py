@@ -1,6 +1,6 @@
 """The first pass over a file: which relations it has, and what its times are like.
 
-    file ──► Decoded in the order of the file ──► [look_at] ──► Look ──► FileSource
+    file ──► Decoded in the order of the file ──► [first_pass_of] ──► FirstPass ──► FileSource
 
 A small file stays in memory from here on and is not read again.
 """
@@ -22,7 +22,7 @@ KEPT_BYTES: Final = 64 << 20  # of a decoded file in memory: about a million eve
 
 
 @dataclass(slots=True)
-class Look:
+class FirstPass:
     """What one pass over a whole file found."""
 
     times: FileTimes = field(default_factory=FileTimes)
@@ -49,31 +49,31 @@ class Look:
         return [_with_codes(part, codes) for part in kept]
 
 
-def look_at(parts: Iterable[Decoded], behaviors: Behaviors) -> Look:
+def first_pass_of(parts: Iterable[Decoded], behaviors: Behaviors) -> FirstPass:
     """Read a file to its end; ``behaviors`` are those that its relations are codes of.
 
     Raises:
         SourceError: If the file cannot be read to its end.
         TooManyBehaviorsError: If its behaviors are to be found and cannot be behaviors.
     """
-    look, kept_bytes = Look(kept=[]), 0
+    found, kept_bytes = FirstPass(kept=[]), 0
     codes: Counter[int] = Counter()
     for part in parts:
-        found = np.bincount(part.batch.relation)
-        codes.update({code: count for code, count in enumerate(found.tolist()) if count})
-        look.times.add(part.batch.time_ms)
-        look.rows += part.read_count
-        look.rejected += len(part.rejected)
-        look.erased += len(part.erased)
-        look.first_reject = look.first_reject or next(iter(part.rejected), None)
-        if look.kept is not None:
+        by_code = np.bincount(part.batch.relation)
+        codes.update({code: count for code, count in enumerate(by_code.tolist()) if count})
+        found.times.add(part.batch.time_ms)
+        found.rows += part.read_count
+        found.rejected += len(part.rejected)
+        found.erased += len(part.erased)
+        found.first_reject = found.first_reject or next(iter(part.rejected), None)
+        if found.kept is not None:
             kept_bytes += _size(part)
-            look.kept.append(part)
+            found.kept.append(part)
             if kept_bytes > KEPT_BYTES:
-                look.kept = None
-    look.names = behaviors.names
-    look.counts.update({look.names[code]: count for code, count in codes.items()})
-    return look
+                found.kept = None
+    found.names = behaviors.names
+    found.counts.update({found.names[code]: count for code, count in codes.items()})
+    return found
 
 
 def _with_codes(part: Decoded, codes: U8) -> Decoded:

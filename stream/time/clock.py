@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream.events import I64, U8, Strings
-from driftgraph.stream.time import time_kernels as kernels
+from driftgraph.stream.time import time_kernels
 from driftgraph.stream.time.time_text import (
     FAULTS,
     NO_SUCH_MINUTE,
@@ -34,7 +34,7 @@ Instants = npt.NDArray[np.datetime64]  # in milliseconds, UTC
 Mask = npt.NDArray[np.bool_]
 
 FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event is a broken clock
-FLOOR_MS_MIN = kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart
+FLOOR_MS_MIN = time_kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart
 _TEXT_MAX = 64  # characters; nanoseconds with the name of a zone take 60
 
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
@@ -155,21 +155,21 @@ def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
 
 
 def _ms_of_int(value: int) -> int | TimeFault:
-    if not 0 < value < kernels.NUMBER_BELOW:
+    if not 0 < value < time_kernels.NUMBER_BELOW:
         return TimeFault.BAD_TIME
-    if value < kernels.SECONDS_BELOW:
+    if value < time_kernels.SECONDS_BELOW:
         return value * 1_000
-    if value < kernels.MILLISECONDS_BELOW:
+    if value < time_kernels.MILLISECONDS_BELOW:
         return value
-    return value // 1_000 if value < kernels.MICROSECONDS_BELOW else value // 1_000_000
+    return value // 1_000 if value < time_kernels.MICROSECONDS_BELOW else value // 1_000_000
 
 
 def _ms_of_float(value: float) -> int | TimeFault:
-    if not (math.isfinite(value) and 0 < value < kernels.NUMBER_BELOW):
+    if not (math.isfinite(value) and 0 < value < time_kernels.NUMBER_BELOW):
         return TimeFault.BAD_TIME
-    if value < kernels.SECONDS_BELOW:
+    if value < time_kernels.SECONDS_BELOW:
         return round(value * 1_000)
-    return round(value) if value < kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
+    return round(value) if value < time_kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
 
 
 def _ms_of_instant(value: np.datetime64) -> int | TimeFault:
@@ -197,16 +197,16 @@ def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> t
     ms, fault = np.zeros(count, np.int64), np.zeros(count, np.uint8)
     ceiling_ms = TIME_MS_MAX if bounds.ceiling_ms is None else bounds.ceiling_ms
     if isinstance(column, Strings):
-        kernels.parse_texts(column.offsets, column.data, ms, fault)
+        time_kernels.parse_texts(column.offsets, column.data, ms, fault)
         _local_to_utc(ms, fault, bounds.zone)
     elif column.dtype == np.float64:
-        kernels.scale_floats(column, ms, fault)
+        time_kernels.scale_floats(column, ms, fault)
     elif column.dtype == np.int64:
-        kernels.scale_ints(column, ms, fault)
+        time_kernels.scale_ints(column, ms, fault)
     else:
-        ms, fault = column.astype(np.int64), np.isnat(column).astype(np.uint8) * np.uint8(kernels.BAD)
-    kernels.bound_times(ms, fault, bounds.floor_ms, ceiling_ms, TIME_MS_MAX)
-    for row in np.flatnonzero(fault == kernels.ASK).tolist():
+        ms, fault = column.astype(np.int64), np.isnat(column).astype(np.uint8) * np.uint8(time_kernels.BAD)
+    time_kernels.bound_times(ms, fault, bounds.floor_ms, ceiling_ms, TIME_MS_MAX)
+    for row in np.flatnonzero(fault == time_kernels.ASK).tolist():
         try:
             value = column.bytes_at(row).decode() if isinstance(column, Strings) else column[row]
             answer = time_ms_of(value, bounds)
@@ -219,14 +219,14 @@ def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> t
 
 def _local_to_utc(ms: I64, fault: U8, zone: ZoneInfo | None) -> None:
     """Move the times that have no zone of their own from the configured one to UTC."""
-    rows = np.flatnonzero(fault == kernels.LOCAL)
+    rows = np.flatnonzero(fault == time_kernels.LOCAL)
     if len(rows) == 0:
         return
     if zone is None:
-        fault[rows] = kernels.WITHOUT_ZONE
+        fault[rows] = time_kernels.WITHOUT_ZONE
         return
     minutes, which = np.unique(ms[rows] // 60_000, return_inverse=True)
     shifts = np.array([shift_ms(zone, minute) for minute in minutes.tolist()], np.int64)[which]
     there_is = shifts != NO_SUCH_MINUTE
     ms[rows] += np.where(there_is, shifts, 0)
-    fault[rows] = np.where(there_is, 0, kernels.BAD)
+    fault[rows] = np.where(there_is, 0, time_kernels.BAD)

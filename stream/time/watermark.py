@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from driftgraph.stream.events import I32, I64
-from driftgraph.stream.time import time_kernels as kernels
+from driftgraph.stream.time import time_kernels
 from driftgraph.stream.time.clock import Clock, Mask
 from driftgraph.stream.time.time_text import TIME_MS_MAX
 
@@ -123,7 +123,7 @@ class Watermark:
             return late, after_ms
         slots = self._slots(partition, len(time_ms))
         self._hear(slots, time_ms)
-        kernels.advance_watermark(
+        time_kernels.advance_watermark(
             self._high_ms,
             self._active,
             slots,

@@ -17,7 +17,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
 from driftgraph.snapshots.generations import keys, scripts
-from driftgraph.snapshots.generations import store as publish_module
+from driftgraph.snapshots.generations import store as store_module
 from driftgraph.snapshots.generations.keys import (
     RedisFullError,
     RedisUnavailableError,
@@ -84,7 +84,7 @@ def test_a_publish_killed_at_any_point_leaves_one_whole_generation(
         assert_no_remains(restarted, redis_client)
         assert [g.number for g in restarted.generations()] == [served[-1] - 1, served[-1]]
         assert redis_client.ttl(f"shop:emb:{served[-1]}:user:u0") == -1
-        assert 0 < redis_client.ttl(f"shop:emb:{served[-1] - 1}:item:i59") <= publish_module.TTL_S
+        assert 0 < redis_client.ttl(f"shop:emb:{served[-1] - 1}:item:i59") <= store_module.TTL_S
 
         publish(restarted, 4)
         assert_serves_only(redis_client, 4)

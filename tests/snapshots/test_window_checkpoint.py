@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftgraph.snapshots.checkpoints import segments
-from driftgraph.snapshots.checkpoints import window as window_checkpoint
+from driftgraph.snapshots.checkpoints import segments, window
 from driftgraph.snapshots.checkpoints.window import Snapshot, WindowCheckpoints, latest, restore
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.ingest import dedupe as dedupe_module
@@ -47,8 +46,8 @@ def batch(events: list[tuple[int, int, int, int]]) -> EventBatch:
 
 def small_files(patch: pytest.MonkeyPatch, size: int) -> None:
     """So many events, or ids, in a file."""
-    patch.setattr(window_checkpoint, "SEGMENT_EVENTS", size)
-    patch.setattr(window_checkpoint, "BLOCK_IDS", size)
+    patch.setattr(window, "SEGMENT_EVENTS", size)
+    patch.setattr(window, "BLOCK_IDS", size)
     patch.setattr(dedupe_module, "BLOCK_IDS", size)
 
 
@@ -317,7 +316,7 @@ def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path
     old = msgspec.json.decode(found.read("state.json"))
     for name in ("seen_ms", "wall_ms", "away_since_ms"):
         del old[name]
-    decoded = msgspec.json.decode(msgspec.json.encode(old), type=window_checkpoint.State)
+    decoded = msgspec.json.decode(msgspec.json.encode(old), type=window.State)
     assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})
 
 

@@ -19,16 +19,16 @@ import fastavro
 import numpy as np
 from fastavro.read import LOGICAL_READERS
 
-from driftgraph.stream.time import time_kernels as times
+from driftgraph.stream.time import time_kernels
 
 _LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
 _OURS: Final = "driftgraph-"  # before the name of a logical type that is read below
 _SCALE_MAX: Final = 76  # digits after the point of a decimal; 38 is what databases have
 # by unit: how many are a millisecond, and from where to where the number alone tells its unit
 _UNITS: Final = {
-    "millis": (1, times.SECONDS_BELOW, times.MILLISECONDS_BELOW),
-    "micros": (1_000, times.MILLISECONDS_BELOW, times.MICROSECONDS_BELOW),
-    "nanos": (1_000_000, times.MICROSECONDS_BELOW, times.NUMBER_BELOW),
+    "millis": (1, time_kernels.SECONDS_BELOW, time_kernels.MILLISECONDS_BELOW),
+    "micros": (1_000, time_kernels.MILLISECONDS_BELOW, time_kernels.MICROSECONDS_BELOW),
+    "nanos": (1_000_000, time_kernels.MICROSECONDS_BELOW, time_kernels.NUMBER_BELOW),
 }
 
 

@@ -1,6 +1,6 @@
 """Avro, Protobuf and JSON messages whose schema is in a registry, as objects.
 
-    0, number (4 bytes), [Protobuf: which message], data ──► [RegisteredReader] ──► object ──► Mapped
+    0, number (4 bytes), [Protobuf: which message], data ──► [RegisteredReader] ──► object ──► MappingDecoder
 
 Wire format: docs.confluent.io, "Formats, Serializers, and Deserializers", Wire format. JSON is not checked
 against its schema: its producer did that, and what matters here is judged by the rules of events.

@@ -165,9 +165,9 @@ def test_the_place_of_a_configuration_is_bounded_as_it_says(
 
 
 def test_a_kafka_that_is_away_is_one_sentence(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from driftgraph.stream.dead_letters import topic as dead_letter_topic
+    from driftgraph.stream.dead_letters import topic
 
-    monkeypatch.setattr(dead_letter_topic, "ANSWER_WITHIN_S", 0.5)
+    monkeypatch.setattr(topic, "ANSWER_WITHIN_S", 0.5)
     Path("driftgraph.toml").write_text('[kafka]\nbootstrap_servers = "127.0.0.1:1"', encoding="utf-8")
     failed: Any = shell("dlq", "ls", "--place", "kafka")
     assert failed.code == 1

@@ -22,7 +22,7 @@ from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import supervisor
 from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor
 from driftgraph.app.live.worker_end import end_of
-from driftgraph.app.training import loop as worker_process
+from driftgraph.app.training import loop
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import ManualClock
@@ -245,11 +245,11 @@ def test_last_words_are_one_sentence(is_ours: bool, tmp_path: Path, monkeypatch:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(worker_process, "_store", fail)
+    monkeypatch.setattr(loop, "_store", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     ours, theirs = multiprocessing.Pipe()
     with pytest.raises(SystemExit) as ended:
-        worker_process.main(settings_of(tmp_path), tmp_path, cast(LeaseOwner, None), theirs)
+        loop.main(settings_of(tmp_path), tmp_path, cast(LeaseOwner, None), theirs)
     words = ours.recv_bytes().decode()
     assert ended.value.code == 1
     path = tmp_path / "errors" / "worker.txt"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from driftgraph.stream.dead_letters import letters as dead_letters
+from driftgraph.stream.dead_letters import letters as letters_module
 from driftgraph.stream.dead_letters.files import PAYLOAD_BYTES_MAX, FileDeadLetters, FileLetterBox
 from driftgraph.stream.dead_letters.letters import DeadLetterError, DeadLetters, MemoryDeadLetters
 from driftgraph.stream.dead_letters.topic import KafkaDeadLetters
@@ -49,7 +49,7 @@ def kafka() -> Iterator[str]:
 
 
 def test_memory_keeps_the_newest_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MEMORY_LETTERS_MAX", 3)
+    monkeypatch.setattr(letters_module, "MEMORY_LETTERS_MAX", 3)
     letters = MemoryDeadLetters()
     for number in range(5):
         letters.put(replace(LETTER, origin=f"t[0]@{number}"))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.stream import safe_queue
-from driftgraph.stream.dead_letters import outgoing as outbox_module
+from driftgraph.stream.dead_letters import outgoing
 from driftgraph.stream.dead_letters.letters import DeadLetterError
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.events import Decoded, Rejected
@@ -105,8 +105,8 @@ def test_put_never_waits_and_a_place_that_is_away_gets_everything_later(
 def test_it_is_full_by_number_or_by_bytes_and_has_room_again_at_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "LETTERS_MAX", 10)
-    monkeypatch.setattr(outbox_module, "BYTES_MAX", 1_000)
+    monkeypatch.setattr(outgoing, "LETTERS_MAX", 10)
+    monkeypatch.setattr(outgoing, "BYTES_MAX", 1_000)
     place = Place()
     with opened(place, tmp_path) as box:
         place.slow.clear()
@@ -292,7 +292,7 @@ class Source:
 def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "LETTERS_MAX", 4)
+    monkeypatch.setattr(outgoing, "LETTERS_MAX", 4)
     place, source = Place(), Source()
     with opened(place, tmp_path) as box:
         backpressure = Backpressure(source, [box.queue])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, Others, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping, MappingError
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.time.clock import REPLAY_TIMES
 from tests.decoded import events_of, plain
 from tests.stream.formats.test_formats import BAD
@@ -30,7 +30,7 @@ ORDER = {
 
 
 def decoded_by(written: dict[str, Any], *messages: object, raw: list[bytes | None] | None = None) -> Decoded:
-    decoder = Mapped(RULES, EventMapping.of(written, erase=RULES.erase))
+    decoder = MappingDecoder(RULES, EventMapping.of(written, erase=RULES.erase))
     payloads = raw if raw is not None else [json.dumps(message).encode() for message in messages]
     rows = Rows(
         payloads, lambda row: RowOrigin(f"t[0]@{row}", b"k%d" % row, (("h", b"v%d" % row),), NOW_MS + row)
@@ -353,7 +353,7 @@ def test_columns_say_what_each_event_says(messages: list[Any], others: Others, a
         "behavior": "kind",
         "behaviors": {"rate": [{"relation": "like", "when": "stars >= 4"}]},
     }
-    decoder = Mapped(rules, EventMapping.of(written, erase=rules.erase))
+    decoder = MappingDecoder(rules, EventMapping.of(written, erase=rules.erase))
     raw = [json.dumps(messages).encode()] if array else [json.dumps(m).encode() for m in messages]
     rows = Rows(raw, lambda row: RowOrigin(f"t[0]@{row}"))
     assert plain(decoder.decode(rows)) == plain(decoder.decode_by_row(rows))

@@ -10,8 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from driftgraph.stream.events import Decoded, Strings
-from driftgraph.stream.formats import FieldNames
-from driftgraph.stream.formats import json_kernels as kernels
+from driftgraph.stream.formats import FieldNames, json_kernels
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.delimited import (
     PLAIN,
@@ -302,9 +301,9 @@ def _goes_short(model: bytes, message: bytes) -> bool:
     names = Strings.of(["user_id", "item_id", "behavior", "ts", "event_id"])
     spans, places = np.zeros((2, len(names), 2), np.int64), np.zeros((len(names), 4), np.int64)
     size = len(model)
-    assert kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans, 0)
-    count = kernels._places(data, spans, 0, places)
-    return bool(kernels._like(data, size, len(data), 0, size, places, count, 3, True, spans, 1))
+    assert json_kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans, 0)
+    count = json_kernels._places(data, spans, 0, places)
+    return bool(json_kernels._like(data, size, len(data), 0, size, places, count, 3, True, spans, 1))
 
 
 # CSV

@@ -11,7 +11,7 @@ import pytest
 from driftgraph.stream.formats.cloudevents import CloudEventReader
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.formats.presets import PRESETS, merged
 from driftgraph.stream.time.clock import REPLAY_TIMES
 from tests.decoded import events_of, plain
@@ -26,9 +26,9 @@ CASES = [
 ]
 
 
-def decoder_of(name: str) -> Mapped:
+def decoder_of(name: str) -> MappingDecoder:
     reader = CloudEventReader() if name == "cloudevents" else None
-    return Mapped(RULES, EventMapping.of(PRESETS[name], erase=RULES.erase), reader)
+    return MappingDecoder(RULES, EventMapping.of(PRESETS[name], erase=RULES.erase), reader)
 
 
 def rows_of(case: dict[str, Any]) -> Rows:

@@ -16,8 +16,8 @@ from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, NotNowError, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping
-from driftgraph.stream.formats.mapping_decoder import Mapped
-from driftgraph.stream.formats.registry import client as schema_registry
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
+from driftgraph.stream.formats.registry import client as client_module
 from driftgraph.stream.formats.registry.client import RegistryOptions, SchemaRegistry
 from driftgraph.stream.formats.registry.decoder import RegisteredReader
 from driftgraph.stream.formats.registry.protobuf import ProtoSchema
@@ -40,12 +40,12 @@ def registry() -> Iterator[FakeRegistry]:
         yield one
 
 
-def decoder_of(registry: FakeRegistry, mapping: dict[str, object] | None = None) -> Mapped:
+def decoder_of(registry: FakeRegistry, mapping: dict[str, object] | None = None) -> MappingDecoder:
     reader = RegisteredReader(SchemaRegistry(RegistryOptions(registry.url)))
-    return Mapped(RULES, EventMapping.of(mapping or CANONICAL, erase=RULES.erase), reader)
+    return MappingDecoder(RULES, EventMapping.of(mapping or CANONICAL, erase=RULES.erase), reader)
 
 
-def decode(decoder: Mapped, *payloads: bytes | None) -> Decoded:
+def decode(decoder: MappingDecoder, *payloads: bytes | None) -> Decoded:
     return decoder.decode(Rows(payloads, lambda row: RowOrigin(f"t[0]@{row}", key=b"k")))
 
 
@@ -356,7 +356,7 @@ def test_the_reason_why_a_schema_cannot_be_used_is_short(
 def test_the_references_of_a_schema_are_bounded_together(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema_registry, "SCHEMA_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(client_module, "SCHEMA_BYTES_MAX", 1 << 20)
     names = [{"name": f"{n}.proto", "subject": f"s{n}", "version": 1} for n in range(3)]
     registry.add(5, 'syntax = "proto3"; message E { string a = 1; }', "PROTOBUF", names)
     for n in range(3):
@@ -439,7 +439,7 @@ def test_an_unknown_number_is_asked_for_again_after_a_while(
     assert client.schema(77) is client.schema(77) is None
     assert len(registry.asked) == 1
     registry.add(77, AVRO_EVENT)
-    monkeypatch.setattr(schema_registry, "UNKNOWN_FOR_S", 0.0)
+    monkeypatch.setattr(client_module, "UNKNOWN_FOR_S", 0.0)
     assert client.schema(77) is not None
 
 
@@ -497,7 +497,7 @@ def test_a_page_instead_of_a_schema_is_told(registry: FakeRegistry) -> None:
 
 
 def test_what_is_kept_is_bounded(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_registry, "SCHEMAS_MAX", 3)
+    monkeypatch.setattr(client_module, "SCHEMAS_MAX", 3)
     client = registry_of(registry)
     for number in (1, 50, 51, 52, 1):
         client.schema(number)

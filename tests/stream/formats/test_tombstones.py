@@ -13,7 +13,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.stream.events import Decoded, Headers
 from driftgraph.stream.formats.event_rules import Behaviors, Decoder, EventRules, NotNowError, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.formats.registry.client import RegistryOptions, SchemaRegistry
 from driftgraph.stream.formats.registry.decoder import RegisteredReader
 from driftgraph.stream.formats.tombstones import ERASE_HEADER
@@ -172,10 +172,10 @@ def registry() -> Iterator[FakeRegistry]:
         yield one
 
 
-def registered(registry: FakeRegistry, user: object, *, erase_by_key: bool | None = None) -> Mapped:
+def registered(registry: FakeRegistry, user: object, *, erase_by_key: bool | None = None) -> MappingDecoder:
     mapping = EventMapping.of({"user": user, "item": "item_id", "behavior": "behavior", "ts": "ts"})
     reader = RegisteredReader(SchemaRegistry(RegistryOptions(registry.url)))
-    return Mapped(RULES, mapping, reader, erase_by_key=erase_by_key)
+    return MappingDecoder(RULES, mapping, reader, erase_by_key=erase_by_key)
 
 
 def test_a_key_of_the_registry_is_decoded_before_it_erases(registry: FakeRegistry) -> None:

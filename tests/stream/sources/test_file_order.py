@@ -19,7 +19,7 @@ from driftgraph.app.console.progress import NoProgress
 from driftgraph.stream.dead_letters.files import FileLetterBox
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.formats.field_mapping import EventMapping
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.sources import event_sort, first_pass
 from driftgraph.stream.sources.file import FileOptions, FileSource
 from driftgraph.stream.sources.line_blocks import TextFile
@@ -130,7 +130,7 @@ def as_mapped(folder: Path, rows: list[Row]) -> tuple[Path, FileOptions]:
     mapping = EventMapping.of(
         {"user": "who.id", "item": "what", "behavior": "did", "ts": "when"}, erase="$erase"
     )
-    return path, FileOptions(decoder=lambda rules: Mapped(rules, mapping))
+    return path, FileOptions(decoder=lambda rules: MappingDecoder(rules, mapping))
 
 
 FORMS = [as_csv, as_gz, as_zst, as_tsv, as_json, as_taobao, as_parquet, as_mapped]

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.rules_by_column import concat
-from driftgraph.stream.sources import line_blocks as readers
+from driftgraph.stream.sources import line_blocks
 from driftgraph.stream.sources.file import FileOptions, FileSource
 from tests.decoded import events_of
 
@@ -190,8 +190,8 @@ def test_line_numbers_and_positions_count_every_line(tmp_path: Path) -> None:
 def test_blocks_of_any_size_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(readers, "BATCH_ROWS_MAX", 2)
+    monkeypatch.setattr(line_blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(line_blocks, "BATCH_ROWS_MAX", 2)
     (tmp_path / name).write_text(text + "cut off")
     decoded = read(FileSource(tmp_path / name))
     assert events_of(decoded.batch) == EVENTS
@@ -203,8 +203,8 @@ def test_blocks_of_any_size_give_the_same(
 def test_a_source_started_at_any_position_goes_on_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 40)
-    monkeypatch.setattr(readers, "BATCH_ROWS_MAX", 1)
+    monkeypatch.setattr(line_blocks, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(line_blocks, "BATCH_ROWS_MAX", 1)
     path = tmp_path / f"e.{form}"
     if form == "parquet":
         write_parquet(path)
@@ -290,8 +290,8 @@ def test_a_wrong_option_is_told_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_no_event_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(readers, "LINE_BYTES_MAX", 1_024)
+    monkeypatch.setattr(line_blocks, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(line_blocks, "LINE_BYTES_MAX", 1_024)
     (tmp_path / "e.csv").write_bytes(HEADER.encode() + b"x" * 5_000)
     with pytest.raises(SourceError, match=r"line 2 of .* is longer than"):
         read(FileSource(tmp_path / "e.csv", FileOptions(relations=("buy",))))

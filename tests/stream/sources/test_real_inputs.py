@@ -18,7 +18,7 @@ from driftgraph.stream.formats.arrow_stream import ArrowStream
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, Decoder, EventRules, RowOrigin, Rows
 from driftgraph.stream.formats.field_mapping import EventMapping
-from driftgraph.stream.formats.mapping_decoder import Mapped
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.time.clock import ManualClock, TimeRules
 from tests.decoded import events_of
 
@@ -69,8 +69,8 @@ def _column(values: list[Any]) -> pa.Array:
 FORMATS: dict[str, tuple[Decoder, Writer]] = {
     "json": (CanonicalJson(RULES), as_messages),
     "array": (CanonicalJson(RULES), as_array),
-    "mapping": (Mapped(RULES, MAPPING, erase_by_key=True), as_messages),
-    "mapped array": (Mapped(RULES, MAPPING, erase_by_key=True), as_array),
+    "mapping": (MappingDecoder(RULES, MAPPING, erase_by_key=True), as_messages),
+    "mapped array": (MappingDecoder(RULES, MAPPING, erase_by_key=True), as_array),
     "arrow": (ArrowStream(RULES), as_arrow),
 }
 every_format = pytest.mark.parametrize("name", FORMATS)
