@@ -1,10 +1,10 @@
-"""Dead letters as JSON lines in files of a folder: the place that needs nothing but a disk.
+"""Dead letters as JSON lines in files of a folder: the place for them that needs only a disk.
 
     put ──► memory ──► [FileDeadLetters.flush] ──► dead-letters-000007.jsonl     one letter a line
-                       [FileLetterBox]         ──► dead-letters-000007.done      the lines that are done
+                       [FileLetterBox]         ──► dead-letters-000007.done      numbers of the lines that are done
 
-A letter's id is its file and its line, so a line never moves: a purge leaves it empty. Several processes may
-write and purge at once: each holds the folder's lock while it does, and none keeps a file open.
+A letter's id is its file and its line, so a line never moves: a purge leaves an empty line. Several processes
+may write and purge at once: each holds the folder's lock meanwhile, and none keeps a file open.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from driftgraph.stream.dead_letters.letters import DeadLetterError, Letter, part
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.time.clock import Clock, SystemClock
 
-FILES_MAX: Final = 16  # the oldest file goes first
+FILES_MAX: Final = 16  # then the oldest file is removed
 FILE_BYTES_MAX: Final = 64 << 20  # of one file: some 100,000 letters; 1 GiB together
-PAYLOAD_BYTES_MAX: Final = 1 << 20  # of one letter: Kafka's own limit of a message, unless it was raised
+PAYLOAD_BYTES_MAX: Final = 1 << 20  # of one letter: the limit that Kafka sets to a message by default
 WRITE_BYTES: Final = 1 << 20  # letters that wait for the next flush; more are written at once
 _NAME: Final = re.compile(r"dead-letters-(\d{6,})\.jsonl")
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class _Line(msgspec.Struct):
-    """One line of a file. Bytes are base64; ``payload_bytes`` is the length before any cut."""
+    """One line of a file. Bytes are base64; ``payload_bytes`` is the length before the payload was cut."""
 
     reason: str
     detail: str
@@ -50,11 +50,11 @@ class _Line(msgspec.Struct):
 
 
 class FileDeadLetters:
-    """Letters into ``folder``, in files that are numbered upwards.
+    """Keeps letters in ``folder``, in files that are numbered upwards.
 
     Always true: at most ``files_max`` files of about ``file_bytes_max``, the oldest is removed first;
-    what was flushed is on the disk; a line that a crash or a full disk cut off is removed before the next one
-    is written. Letters that could not be written wait in memory.
+    flushed letters are on the disk; a line that a crash or a full disk cut off is removed before the next
+    line is written. Letters that could not be written wait in memory.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FileDeadLetters:
         self._clock = clock or SystemClock()
         self._counts: Counter[str] = Counter()
         self._encoder = msgspec.json.Encoder()
-        self._lines: list[bytes] = []  # put and not written
+        self._lines: list[bytes] = []  # letters that are not written yet
         self._line_bytes = 0
         with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class FileDeadLetters:
         return dict(self._counts)
 
     def put(self, rejected: Rejected) -> None:
-        """Take one letter; write when there is a megabyte of them."""
+        """Take one letter. Letters are written when they have a megabyte."""
         self._counts[rejected.reason] += 1
         line = self._encoder.encode(_line_of(rejected, self._clock.now_ms())) + b"\n"
         self._lines.append(line)
@@ -91,7 +91,7 @@ class FileDeadLetters:
             self.flush()
 
     def flush(self) -> None:
-        """Bring all letters to the disk: one fsync, or one for each file that is begun."""
+        """Write all letters to the disk, with one fsync for each file."""
         if not self._lines:
             return
         with _told(self._folder):
@@ -116,7 +116,7 @@ class FileDeadLetters:
         is_new = not path.exists()
         with path.open(
             "ab", buffering=0
-        ) as file:  # what a full disk refuses must not be written at the close
+        ) as file:  # without a buffer, which would be written at the close after a full disk has refused it
             size = _mended(file)
             count, end = 0, size
             while count < len(self._lines):
@@ -130,7 +130,7 @@ class FileDeadLetters:
                     left = left[file.write(left) :]
                 disk.sync(file.fileno())
             except OSError:
-                with suppress(OSError):  # the lines are still here and come again, whole
+                with suppress(OSError):  # the lines are still in memory and are written again
                     os.ftruncate(file.fileno(), size)
                 raise
         if is_new:
@@ -152,7 +152,7 @@ class FileDeadLetters:
 
 
 class FileLetterBox:
-    """The letters of a folder, to look at and to mark."""
+    """The letters of a folder, for reading and marking."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -163,13 +163,15 @@ class FileLetterBox:
         return str(self._folder)
 
     def letters(self) -> Iterator[Letter]:
-        """Those that are there now, done ones too; a line that nobody can read is logged and left out."""
+        """All current letters, also done ones. A line that cannot be read is logged and left out."""
         if not self._folder.is_dir():
             return
         with _told(self._folder, "read from"):
             sizes: dict[int, int] = {}
             for number, path in _files_of(self._folder):
-                with suppress(FileNotFoundError):  # an updater may drop the oldest meanwhile, here and below
+                with suppress(
+                    FileNotFoundError
+                ):  # an updater may remove the oldest file meanwhile, here and below
                     sizes[number] = path.stat().st_size
             for number, size in sizes.items():
                 done = _done_lines(self._folder, number)
@@ -177,14 +179,14 @@ class FileLetterBox:
                     yield from _read(lines, number, size, done)
 
     def mark_done(self, ids: Collection[str]) -> None:
-        """Append the lines to the files of what is done, and bring them to the disk."""
+        """Append the numbers of the lines to the ``.done`` files, with fsync."""
         by_file = _by_file(ids)
         if not by_file:
             return
         with _told(self._folder), disk.locked_folder(self._folder):
             for number, lines in by_file.items():
                 if not _path(self._folder, number).exists():
-                    continue  # dropped since
+                    continue  # the file was removed since
                 new = sorted(lines - _done_lines(self._folder, number))
                 with _done_path(self._folder, number).open("ab") as file:
                     _mended(file)
@@ -194,9 +196,9 @@ class FileLetterBox:
             disk.sync_folder(self._folder)
 
     def purge(self, ids: Collection[str]) -> None:
-        """Mark as done, then overwrite their lines with empty ones; a file of none but those is removed.
+        """Mark letters as done, then overwrite their lines with empty ones. A file of empty lines is removed.
 
-        The newest file always stays: the numbers of files never come again.
+        The newest file always stays, so that the number of a file is never used again.
         """
         self.mark_done(ids)
         with _told(self._folder):
@@ -205,7 +207,7 @@ class FileLetterBox:
                     self._blank(number, lines)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no file is open between two calls."""
 
     def _blank(self, number: int, gone: set[int]) -> None:
         path = _path(self._folder, number)
@@ -224,7 +226,7 @@ class FileLetterBox:
 
 
 def _read(lines: BinaryIO, number: int, size: int, done: set[int]) -> Iterator[Letter]:
-    """The letters of one file's first ``size`` bytes; a last line that is cut off is left out."""
+    """The letters in the first ``size`` bytes of a file, without a last line that is cut off."""
     at = 0
     for line_number, line in enumerate(lines, start=1):
         at += len(line)
@@ -294,7 +296,7 @@ def _by_file(ids: Collection[str]) -> dict[int, set[int]]:
 
 
 def _done_lines(folder: Path, number: int) -> set[int]:
-    """The lines of a file that are done; a number that a crash cut off does not count."""
+    """The numbers of the lines that are done, without a number that a crash cut off."""
     with suppress(FileNotFoundError):
         data = _done_path(folder, number).read_bytes()
         return {int(text) for text in data[: data.rfind(b"\n") + 1].split()}
@@ -302,7 +304,7 @@ def _done_lines(folder: Path, number: int) -> set[int]:
 
 
 def _mended(file: BinaryIO) -> int:
-    """Cut off the rest of a line that has no end, and return the size; the file is open for appending."""
+    """Remove a last line that has no end from a file open for appending; return the size of the file."""
     end = size = file.seek(0, os.SEEK_END)
     with Path(file.name).open("rb") as before:
         while end > 0:
@@ -321,7 +323,7 @@ def _mended(file: BinaryIO) -> int:
 
 @contextmanager
 def _told(folder: Path, act: str = "written to") -> Iterator[None]:
-    """Turns an OSError into the sentence that a person needs."""
+    """Turns an OSError into a ``DeadLetterError`` that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Where events go that could not be applied: kept with their reason, so that they can be tried again.
+"""Dead letters: events that could not be applied are kept with their reason and can be sent again.
 
-    Decoded.rejected ──► [DeadLetters.put] ──► flush ──► only then the position may pass them
+    Decoded.rejected ──► [DeadLetters.put] ──► flush ──► only then may a position pass them
                               │ files, topic
     dlq ls, show ◄── [LetterBox] ──► dlq retry, purge
 
-The places themselves are in ``dead_letter_files`` and ``dead_letter_topic``.
+The two places that keep them are in ``files`` and ``topic``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _ID: Final = re.compile(r"\d{1,9}-\d{1,18}", re.ASCII)
 
 
 class DeadLetterError(DriftgraphError):
-    """When dead letters cannot be kept, so that the events behind them must not pass; or cannot be read."""
+    """Dead letters cannot be kept, so that the position must not pass their events; or cannot be read."""
 
 
 class DeadLetters(Protocol):
-    """A place for rejected events.
+    """A place that keeps rejected events.
 
-    Always true: after ``flush`` returns, all letters put before it are safe. A letter that was put is never
-    dropped because the place is away: the next ``flush`` tries again.
+    Always true: after ``flush`` returns, all letters put before it are safe. While the place is away no
+    letter is dropped: the next ``flush`` tries again.
     """
 
     @property
@@ -47,7 +47,7 @@ class DeadLetters(Protocol):
         """Take one letter; it is safe after the next ``flush``.
 
         Raises:
-            DeadLetterError: If there is no more room for letters that are not safe; this one is taken, too.
+            DeadLetterError: If there is no more room for letters that are not safe. This one is taken all the same.
         """
         ...
 
@@ -55,28 +55,28 @@ class DeadLetters(Protocol):
         """Make all letters safe.
 
         Raises:
-            DeadLetterError: If they cannot be. Nothing is lost then, as the position has not passed them.
+            DeadLetterError: If that is not possible. No event is lost, as the position has not passed them.
         """
         ...
 
     def close(self) -> None:
-        """Flush, and let go of files and connections. May be called twice."""
+        """Flush, and close files and connections. May be called twice."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A letter as it lies in its place. ``id`` is ``file-line`` or ``partition-offset``; it never changes."""
+    """A letter as its place keeps it. ``id`` is ``file-line`` or ``partition-offset``; it never changes."""
 
     id: str
     rejected: Rejected
-    kept_ms: int  # when it was put; 0 if nobody knows
-    payload_bytes: int  # before any cut
-    done: bool = False  # sent again, or purged: not to be sent any more
+    kept_ms: int  # when it was kept; 0 if that is not known
+    payload_bytes: int  # the length before the payload was cut
+    done: bool = False  # it was sent again or purged, so that no retry sends it
 
     @property
     def attempts(self) -> int:
-        """How often its event was sent again before it became this letter."""
+        """How often a retry had sent the event before it became this letter."""
         value = dict(self.rejected.headers).get(ATTEMPTS_HEADER)
         return int(value) if value and value.isdigit() else 0
 
@@ -87,30 +87,30 @@ class Letter:
 
 
 class LetterBox(Protocol):
-    """The letters of one place, for who looks at them or tries them again."""
+    """The letters of one place, for the commands that show them or send them again."""
 
     @property
     def name(self) -> str:
-        """The folder or the topic, for people."""
+        """The folder or the topic, as messages name it."""
         ...
 
     def letters(self) -> Iterator[Letter]:
-        """Those that are there as of the first step, done ones too, in the order in which they were put.
+        """The letters of the moment of the first step, also done ones, in the order in which they were put.
 
-        Letters of one file or partition are together. Memory is that of the ids that are done.
+        Letters of one file or partition come together. Memory holds the ids of the letters that are done.
         """
         ...
 
     def mark_done(self, ids: Collection[str]) -> None:
-        """Make sure, on the disk or on the brokers, that these are done. Marking twice does no harm."""
+        """Record on the disk or on the brokers that these letters are done. Marking twice does no harm."""
         ...
 
     def purge(self, ids: Collection[str]) -> None:
-        """Mark as done and remove as far as the place can; what can be removed is the place's to say."""
+        """Mark letters as done and remove those that the place can remove."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
@@ -123,19 +123,19 @@ class MemoryDeadLetters:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Letters put so far, by reason; also those that were dropped since."""
+        """Letters put so far, by reason, with those that were dropped since."""
         return dict(self._counts)
 
     def put(self, rejected: Rejected) -> None:
-        """Keep one letter; the oldest goes when there are too many."""
+        """Keep one letter. The oldest letter is dropped when there are too many."""
         self._counts[rejected.reason] += 1
         self.letters.append(replace(rejected, payload=rejected.payload[:PAYLOAD_BYTES_KEPT]))
 
     def flush(self) -> None:
-        """Nothing to do: memory is as safe as it will be."""
+        """Do nothing: memory has no safer state."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no file or connection is open."""
 
 
 def origin_of(rejected: Rejected) -> tuple[str, int, int] | None:
@@ -154,15 +154,15 @@ def partition_of(rejected: Rejected) -> int | None:
 
 
 def own_headers(headers: Headers) -> Headers:
-    """The headers that the event itself came with: none of Kafka Connect's and none of ours."""
+    """The headers that the event itself came with, without those of Kafka Connect and of driftgraph."""
     return tuple(pair for pair in headers if not pair[0].startswith((CONNECT_PREFIX, OWN_PREFIX)))
 
 
 def parts_of_id(letter_id: str) -> tuple[int, int]:
-    """File and line, or partition and offset.
+    """The two numbers of a letter's id: file and line, or partition and offset.
 
     Raises:
-        DeadLetterError: If it is no id of a letter.
+        DeadLetterError: If ``id`` is not the id of a letter.
     """
     if _ID.fullmatch(letter_id) is None:
         raise DeadLetterError(f"{letter_id!r} is no dead letter: they are named such as 1-17; see dlq ls")

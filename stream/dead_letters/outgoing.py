@@ -1,10 +1,10 @@
-"""Between ingestion and its dead letters: ingestion never waits for a disk or a broker.
+"""The queue between ingestion and the place of dead letters: ingestion never waits for a disk or a broker.
 
     Ingest ──► [Outbox.put] ──► SafeQueue ──► thread ──► files or topic ──► safe
                     └ KeptLetters: a letter that is safe already is not kept twice
 
-A start reads part of the topic again, and with it the events that were rejected before. So what identifies a
-letter is remembered beside the data, and a restart multiplies none.
+A start reads part of the topic again, with events that were rejected before. So the identities of letters are
+remembered in data_dir, and a restart keeps no letter twice.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class KeptLetters:
-    """Which letters are safe, by a hash of 64 bits: the newest 262,144 to 524,288 of them.
+    """Remembers which letters are safe, by a hash of 64 bits: the newest 262,144 to 524,288 of them.
 
-    Always true: what ``knows`` says yes to was added, here or by a process before; what a crash or a full
-    disk keeps from the file costs a letter that is kept twice. Late events carry no offset: two of them that
-    agree in everything, to the millisecond, are one letter.
+    Always true: a letter that ``knows`` accepts was added by this process or an earlier one. If a crash or a
+    full disk loses an identity, its letter may be kept twice. Late events carry no offset: two of them that
+    are equal in all fields, to the millisecond, are one letter.
     """
 
     def __init__(self, folder: Path, *, kept_max: int = KEPT_MAX) -> None:
@@ -48,7 +48,7 @@ class KeptLetters:
 
     @staticmethod
     def identity(rejected: Rejected) -> int:
-        """Equal for the same record of the same topic, whatever was wrong with it."""
+        """A hash that is equal for the same record of the same topic, whichever fault the record has."""
         digest = hashlib.blake2b(digest_size=8)
         for part in (rejected.origin.encode(), str(rejected.timestamp_ms).encode(), rejected.key or b""):
             digest.update(b"%d:" % len(part) + part)
@@ -56,11 +56,11 @@ class KeptLetters:
         return int.from_bytes(digest.digest(), "little")
 
     def knows(self, identity: int) -> bool:
-        """Whether this letter is safe."""
+        """Whether this letter is already safe."""
         return identity in self._current or identity in self._previous
 
     def add(self, identities: Iterable[int]) -> None:
-        """Remember letters that are safe now."""
+        """Remember letters that are safe from now on."""
         new = list(identities)
         if len(self._current) + len(new) > self._kept_max:
             with suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ class Outbox:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Letters put by this process, by reason; also those that were safe before."""
+        """Letters put by this process, by reason, with those that were already safe."""
         return dict(self._counts)
 
     def status(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Outbox:
         }
 
     def put(self, rejected: Rejected) -> None:
-        """Take one letter, unless it is safe already."""
+        """Take one letter, unless it is already safe."""
         self._counts[rejected.reason] += 1
         identity = KeptLetters.identity(rejected)
         if not self._kept.knows(identity):
@@ -117,7 +117,7 @@ class Outbox:
         """Wait until all letters are safe.
 
         Raises:
-            DeadLetterError: If they are not in time; they go on waiting.
+            DeadLetterError: If they are not safe in time. They go on waiting.
         """
         if not self.queue.wait(timeout_s):
             raise DeadLetterError(

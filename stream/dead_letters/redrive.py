@@ -1,7 +1,7 @@
-"""Dead letters seen again: grouped, sent back to where they came from, removed.
+"""Groups dead letters, sends them back to the topic that they came from, and removes them.
 
     LetterBox ──► [summarize] ──► reasons, counts, examples
-              ──► [retry]     ──► source topic, the event as it was and how often it was tried
+              ──► [retry]     ──► source topic: the event as it was, with the count of its retries
               ──► [purge]
 
 A retry delivers at least once: after a crash between the acknowledgement of a chunk and its mark, the next
@@ -31,7 +31,7 @@ from driftgraph.stream.dead_letters.letters import (
 from driftgraph.stream.formats.event_rules import Reason
 from driftgraph.stream.kafka.producer import EventProducer
 
-CHUNK: Final = 1_000  # letters that are sent, acknowledged and marked together; what a crash may send twice
+CHUNK: Final = 1_000  # letters that are sent, acknowledged and marked together; a crash may send them twice
 
 
 @dataclass
@@ -40,12 +40,12 @@ class Group:
 
     reason: str
     count: int = 0
-    tried: int = 0  # of those, letters of events that a retry had sent before
+    tried: int = 0  # how many of them a retry had sent before
     newest_ms: int = 0
     example: Letter | None = None  # the newest
 
     def to_json(self) -> dict[str, Any]:
-        """With the newest letter as the example."""
+        """The group as JSON, with the newest letter as the example."""
         assert self.example is not None
         return {
             "reason": self.reason,
@@ -62,20 +62,20 @@ class Group:
 
 @dataclass
 class Redriven:
-    """What a retry did."""
+    """How many letters a retry has sent, and how many it could not send."""
 
     sent: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # of those sent
+    reasons: Counter[str] = field(default_factory=Counter)  # of the letters that were sent
     cut: int = 0  # not sent: their payload was cut
     foreign: int = 0  # not sent: they came from a file, not from a topic
 
     def to_json(self) -> dict[str, Any]:
-        """As numbers."""
+        """The counts as JSON."""
         return {"sent": self.sent, "reasons": dict(self.reasons), "cut": self.cut, "foreign": self.foreign}
 
 
 def summarize(letters: Iterable[Letter]) -> tuple[list[Group], int]:
-    """The open letters by reason, the most frequent first; and how many are done."""
+    """The open letters by reason, the most frequent first, and the number of letters that are done."""
     groups: dict[str, Group] = {}
     done = 0
     for letter in letters:
@@ -107,14 +107,14 @@ def retry(
       4. mark them as done, on the disk or on the brokers; from here on no retry sends them again.
 
     Args:
-        box: Where the letters are.
-        producer: To the cluster of the source topic.
-        topic: Of letters that do not know theirs: late ones, which know their partition.
+        box: The place of the letters.
+        producer: A producer for the cluster of the source topic.
+        topic: The topic of letters that do not know theirs: those of late events know only their partition.
         reason: Only letters of this reason.
-        limit: At most so many.
+        limit: The most letters to send.
 
     Raises:
-        DriftgraphError: The letters cannot be read or marked, or the brokers do not take an event.
+        DriftgraphError: If the letters cannot be read or marked, or the brokers do not take an event.
     """
     report, counts = Redriven(), dict[str, int]()
     wanted = islice(_sendable(box.letters(), reason, report), limit)
@@ -129,7 +129,7 @@ def retry(
 
 
 def purge(box: LetterBox, *, before_ms: int | None = None, reason: str | None = None) -> int:
-    """Remove letters, open and done, that were kept before a time and have a reason; returns how many."""
+    """Remove letters, open or done, of a reason and kept before a time; return how many were removed."""
     chosen = [
         letter.id
         for letter in box.letters()
@@ -164,7 +164,7 @@ def _send(producer: EventProducer, letter: Letter, topic: str, counts: dict[str,
         key=rejected.key,
         value=None if rejected.reason == Reason.TOMBSTONE else rejected.payload,
         timestamp_ms=rejected.timestamp_ms,
-        # The user's window is where that partition is read, whatever the partitioner of its producer was.
+        # the updater that reads this partition has the user's events, whichever partitioner was used
         partition=partition if partition is not None and partition < counts[topic] else None,
         headers=(*own_headers(rejected.headers), attempts),
         topic=topic,
@@ -173,10 +173,10 @@ def _send(producer: EventProducer, letter: Letter, topic: str, counts: dict[str,
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let one retry at a time use the letters of this data_dir: two would send every letter twice.
+    """A lock so that one retry at a time uses the letters of this data_dir: two would send each letter twice.
 
     Raises:
-        DeadLetterError: If another one runs.
+        DeadLetterError: If another retry runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "retry.lock").open("a") as file:

@@ -1,11 +1,11 @@
-"""Dead letters in a Kafka topic: the place that other tools and machines see.
+"""Dead letters in a Kafka topic: the place for them that other tools and machines can read.
 
     put ──► [KafkaDeadLetters] ──► topic: the event's own bytes, and headers that say why
             [TopicLetterBox]   ──► the same topic: records that say which letters of their partition are done
 
-A letter's id is its partition and offset. A record of what is done lies in the partition of its letters and
-behind them, so that whatever removes records from the front of a partition (retention, a purge) cannot remove
-it and leave a letter that it names.
+A letter's id is its partition and offset. A record that names done letters is in their partition and behind
+them. Retention and purges remove records from the front of a partition, so they never remove that record
+before the letters that it names.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from driftgraph.stream.kafka.client import LIBRDKAFKA
 from driftgraph.stream.kafka.topics import ANSWER_WITHIN_S, KEEPS_ALL
 from driftgraph.stream.time.clock import Clock, SystemClock
 
-FLUSH_TIMEOUT_S: Final = 30.0  # Kafka's own delivery timeout is longer; ingestion must hear of it before
-READ_WITHIN_S: Final = 30.0  # without a record: the brokers are away
-MESSAGE_BYTES_MAX: Final = 64 << 20  # ours to send; the topic's own limit decides
-BATCH_BYTES: Final = 1 << 16  # a topic's limit is one of batches: small letters must not fail together
-DONE_OFFSETS_MAX: Final = 10_000  # of one record of what is done: 200 kB
-TOPIC_CONFIG: Final = {  # of a topic that we make: letters go by bytes
+FLUSH_TIMEOUT_S: Final = 30.0  # shorter than Kafka's own delivery timeout, so that the log tells it earlier
+READ_WITHIN_S: Final = 30.0  # without a record for so long, the brokers count as away
+MESSAGE_BYTES_MAX: Final = 64 << 20  # our producer's limit; the topic's own limit decides
+BATCH_BYTES: Final = 1 << 16  # a topic limits batches, so small letters in a large batch would fail together
+DONE_OFFSETS_MAX: Final = 10_000  # letters that one record names as done: 200 kB
+TOPIC_CONFIG: Final = {  # of a topic that driftgraph creates: retention removes letters by size, not by age
     **KEEPS_ALL,
-    "max.message.bytes": str(16 << 20),  # an event as large as its own topic allows, and the headers
+    "max.message.bytes": str(16 << 20),  # room for an event as large as its own topic allows, and the headers
 }
 _REASON, _ORIGIN, _KEPT = OWN_PREFIX + "reason", OWN_PREFIX + "origin", OWN_PREFIX + "kept_ms"
 _TRUNCATED: Final = OWN_PREFIX + "payload.bytes"  # how long the payload was before it was cut
-_TIMESTAMP: Final = OWN_PREFIX + "timestamp_ms"  # the event's, where the topic refuses it
+_TIMESTAMP: Final = OWN_PREFIX + "timestamp_ms"  # the event's timestamp, if the topic refuses it
 _DONE: Final = OWN_PREFIX + "done"  # the value names offsets of letters
 
 
 class KafkaDeadLetters:
-    """Letters to one topic.
+    """Keeps letters in one topic.
 
     Always true: value, key, headers and timestamp are those of the event, byte by byte; headers in the form
-    of Kafka Connect and ours come after its own. Only a payload that the topic refuses as too large is cut,
-    and only a timestamp that it refuses, or removes by, is left out; a header says so. What the brokers did
-    not acknowledge is sent again by the next ``flush``.
+    of Kafka Connect and of driftgraph come after its own. A payload is cut only if the topic refuses it as too
+    large. A timestamp is left out only if the topic refuses it, or would remove the letter by it. A header
+    says so. The next ``flush`` sends letters again that the brokers did not acknowledge.
     """
 
     def __init__(
@@ -68,19 +68,20 @@ class KafkaDeadLetters:
         clock: Clock | None = None,
         at_its_time: bool = True,
     ) -> None:
-        """Unless ``at_its_time`` a letter has the time at which it is kept, and its event's in a header.
+        """Unless ``at_its_time``, a letter's timestamp is when it is kept, and a header has the event's.
 
-        A topic that removes by age would remove the letter of an old event at once.
+        Otherwise a topic with retention by age would remove the letter of an old event at once.
         """
         self._topic = topic
         self._at_its_time = at_its_time
         self._timeout_s = flush_timeout_s
         self._clock = clock or SystemClock()
         self._counts: Counter[str] = Counter()
-        self._again: list[_Record] = []  # what failed, as it is to be sent next
+        self._again: list[_Record] = []  # records that failed, as the next flush sends them
         self._cause = Cause()
-        self._why: tuple[str, str] | None = None  # the last failure, and what to look at
-        # Without idempotence: its fatal errors end a producer for ever, and a letter twice does less harm.
+        self._why: tuple[str, str] | None = None  # the last failure, and what to check
+        # Without idempotence: its fatal errors end a producer for ever, and a letter that is kept twice does
+        # less harm.
         properties: dict[str, Any] = {**client, "acks": "all", "enable.idempotence": False}
         properties.setdefault("message.max.bytes", MESSAGE_BYTES_MAX)
         properties.setdefault("batch.size", BATCH_BYTES)
@@ -97,7 +98,7 @@ class KafkaDeadLetters:
         return dict(self._counts)
 
     def put(self, rejected: Rejected) -> None:
-        """Hand one letter to the producer; waits only if its queue is full."""
+        """Hand one letter to the producer. Waits only if the producer's queue is full."""
         self._counts[rejected.reason] += 1
         record = _Record(rejected, kept_ms=self._clock.now_ms(), without_time=not self._at_its_time)
         try:
@@ -128,7 +129,7 @@ class KafkaDeadLetters:
         self._why = None
 
     def close(self) -> None:
-        """Flush; the producer closes with the process."""
+        """Flush. The producer ends with the process."""
         self.flush()
 
     def _produce(self, record: _Record) -> None:
@@ -140,7 +141,7 @@ class KafkaDeadLetters:
         try:
             self._producer.poll(0)
             self._producer.produce(self._topic, **record.arguments(), on_delivery=acknowledged)
-        except KafkaException as error:  # refused before it was a message
+        except KafkaException as error:  # the client itself refuses the record
             acknowledged(error.args[0], None)
 
 
@@ -151,10 +152,12 @@ class _Record(msgspec.Struct, frozen=True):
     kept_ms: int
     cut: bool = False
     without_time: bool = False
-    is_changed: bool = False  # since it failed the last time: may be sent again at once
+    is_changed: bool = (
+        False  # whether it differs from the record that failed, so that it is sent again at once
+    )
 
     def after(self, error: KafkaError) -> _Record:
-        """What to send instead, after the brokers refused it so."""
+        """The record to send instead, after the brokers have refused this one with ``error``."""
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not self.cut:
             return msgspec.structs.replace(self, cut=True, is_changed=True)
         if error.code() == KafkaError.INVALID_TIMESTAMP and not self.without_time:
@@ -162,7 +165,7 @@ class _Record(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, is_changed=False)
 
     def arguments(self) -> dict[str, Any]:
-        """What ``produce`` is to be called with."""
+        """The arguments for ``produce``."""
         rejected = self.rejected
         headers = [*rejected.headers, *connect_headers(rejected, self.kept_ms)]
         value: bytes | None = None if rejected.reason == Reason.TOMBSTONE else rejected.payload
@@ -179,7 +182,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class TopicLetterBox:
-    """The letters of a topic, to look at and to mark. A topic that is not there has none."""
+    """The letters of a topic, for reading and marking. A topic that does not exist has none."""
 
     def __init__(self, client: Mapping[str, Property], topic: str) -> None:
         self._client = dict(client)
@@ -192,7 +195,7 @@ class TopicLetterBox:
         return f"topic {self._topic}"
 
     def letters(self) -> Iterator[Letter]:
-        """Those that are there now, done ones too: the topic is read twice, first for what is done."""
+        """All current letters, also done ones. The topic is read twice, first to find which are done."""
         done: dict[int, set[int]] = defaultdict(set)
         ends = self._ends()
         for message in self._records(ends):
@@ -203,7 +206,7 @@ class TopicLetterBox:
                 yield _letter_of(message, message.offset() in done[message.partition() or 0])
 
     def mark_done(self, ids: Collection[str]) -> None:
-        """Produce what is done to the partitions of the letters, and wait for the acknowledgement."""
+        """Produce records that name the done letters, each to their partition; wait for the acknowledgement."""
         if not ids:
             return
         properties = {**self._client, "acks": "all", "enable.idempotence": True}
@@ -230,7 +233,7 @@ class TopicLetterBox:
             )
 
     def purge(self, ids: Collection[str]) -> None:
-        """Mark as done, then remove each partition's records before its first letter that is not done."""
+        """Mark letters as done, then remove each partition's records before its first letter that is not."""
         self.mark_done(ids)
         before = {partition: end for partition, (begin, end) in self._ends().items() if begin < end}
         for letter in self.letters():
@@ -250,13 +253,13 @@ class TopicLetterBox:
             ) from error
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection is open between two calls."""
 
     def _consumer(self) -> Consumer:
         return Consumer(
             {
                 **self._client,
-                "group.id": "driftgraph-dlq",  # never committed
+                "group.id": "driftgraph-dlq",  # its offsets are never committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
@@ -268,7 +271,7 @@ class TopicLetterBox:
         )
 
     def _ends(self) -> dict[int, tuple[int, int]]:
-        """By partition the first offset and the one after the last."""
+        """For each partition the first offset and the offset after the last."""
         try:
             with closing(self._consumer()) as consumer:
                 found = self._topics_of(consumer).get(self._topic)
@@ -289,7 +292,7 @@ class TopicLetterBox:
         return topics
 
     def _records(self, ends: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
-        """Every record up to the ends, partition after partition."""
+        """Every record up to the ends, one partition after the other."""
         with closing(self._consumer()) as consumer:
             for partition, (begin, end) in sorted(ends.items()):
                 if begin < end:
@@ -349,7 +352,7 @@ def _letter_of(message: Message, done: bool) -> Letter:
 
 
 def connect_headers(rejected: Rejected, now_ms: int) -> list[tuple[str, bytes]]:
-    """What Kafka Connect would say of the failure, and what else we need to know of it."""
+    """The headers in which Kafka Connect tells a failure, and further ones that a retry needs."""
     topic, partition, offset = origin_of(rejected) or ("", "", "")
     said = {
         CONNECT_PREFIX + "topic": topic,
@@ -380,7 +383,7 @@ def _offsets_done(message: Message) -> Sequence[int] | None:
     try:
         return msgspec.json.decode(_bytes(message.value()), type=list[int])
     except msgspec.MsgspecError:
-        return []  # somebody else's: it names nothing
+        return []  # another program's record: it names no letters
 
 
 def _by_partition(ids: Collection[str]) -> dict[int, list[int]]:

@@ -1,6 +1,6 @@
-"""Why brokers cannot be used, and what to look at: the second half of a sentence that says what failed.
+"""Why brokers cannot be used, and what to check: the second half of an error message that says what failed.
 
-    librdkafka's error_cb ──► [Cause] ──► the sentence of whoever could not do what it wanted
+    librdkafka's error_cb ──► [Cause] ──► the error message of the consumer, the producer or the admin client
 
 The error that a call gives says "timed out" or "transport failure"; its cause comes beside it, as a callback.
 """
@@ -26,7 +26,7 @@ _CLOSED: Final = (
     "whoever listens there closes the connection: check the address, and whether security.protocol in "
     "kafka.options should be SSL, SASL_SSL or SASL_PLAINTEXT"
 )
-# somebody refuses us, whatever time passes
+# errors by which a broker or TLS refuses us: no time that passes changes them
 _REFUSED: Final = {
     KafkaError._AUTHENTICATION: _LOGIN,
     KafkaError.SASL_AUTHENTICATION_FAILED: _LOGIN,
@@ -36,7 +36,7 @@ _REFUSED: Final = {
 }
 _PATHS: Final = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location")
 
-# what to look at when a broker, or librdkafka in front of it, does not take a record
+# what to check when a broker, or librdkafka in front of it, does not take a record
 _NOT_TAKEN: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not write there: ask for WRITE on the topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not write: ask for WRITE on the topic, "
@@ -54,7 +54,7 @@ _NOT_TAKEN: Final = {
 
 
 class Cause:
-    """The newest cause that one can act on, of those that a client of librdkafka has told.
+    """The newest cause that a person can act on, of those that a client of librdkafka has told.
 
     An alert of TLS comes as a transport failure, and a closed connection is told to nobody.
     """
@@ -66,21 +66,21 @@ class Cause:
     def on_error(self, error: KafkaError) -> None:
         """Take an error of ``error_cb``."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._all_down = True  # that has no cause
+            self._all_down = True  # an error without a cause
         elif self._error is None or _refusal(error) or not _refusal(self._error):
             self._error = error  # the cause, and not the closed connection that follows it
 
     def clear(self) -> None:
-        """Forget it: a broker has answered."""
+        """Forget the cause, since a broker has answered."""
         self._error, self._all_down = None, False
 
     @property
     def may_pass(self) -> bool:
-        """Whether it may pass by itself: nobody has refused us."""
+        """Whether the cause may pass by itself, since nobody has refused us."""
         return self._error is None or _refusal(self._error) is None
 
     def why(self, otherwise: str) -> tuple[str, str]:
-        """What was told, or ``otherwise``, and what to look at."""
+        """The cause that was told, or ``otherwise``, and what to check."""
         error = self._error
         if error is None:
             return otherwise, _CLOSED if self._all_down else _ADDRESS
@@ -94,7 +94,7 @@ class Cause:
         return error.str(), refusal or _ADDRESS
 
     def why_not_taken(self, error: KafkaError) -> tuple[str, str]:
-        """Why a record was not taken, and what to look at."""
+        """Why a record was not taken, and what to check."""
         advice = _NOT_TAKEN.get(error.code())
         if advice is None and error.code() < 0:
             return self.why(error.str())  # no broker has said so
@@ -113,7 +113,7 @@ def configuration_fault(error: Exception, client: Mapping[str, Property]) -> str
 
 
 def _refusal(error: KafkaError) -> str | None:
-    """What to look at if somebody refuses us."""
+    """What to check if a broker or TLS refuses us."""
     text = error.str()
     if "alert" in text and ("certificate" in text or "unknown ca" in text):
         return _OUR_CERTIFICATE

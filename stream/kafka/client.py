@@ -1,8 +1,8 @@
-"""The consumer as we need it: which librdkafka properties are ours, which are the user's to set.
+"""The consumer as driftgraph needs it: which librdkafka properties it sets, and which the user sets.
 
     kafka.options, kafka.secrets ──► [consumer_of] ──► Consumer of KafkaSource
 
-Everything about SASL and TLS is the user's and goes through as it is.
+The user's properties of SASL and TLS go to librdkafka unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOG = logging.getLogger("driftgraph.kafka")
 LIBRDKAFKA: Final = logging.getLogger("driftgraph.librdkafka")
 LIBRDKAFKA.setLevel(
     logging.CRITICAL
-)  # its lines come ten a second, and the sentence of a failure has the cause
+)  # librdkafka logs ten lines a second during an outage, and our error message has the cause
 
 OURS: Final[Mapping[str, Property]] = {
     "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it
@@ -37,7 +37,7 @@ OURS: Final[Mapping[str, Property]] = {
 }
 
 UNLESS_GIVEN: Final[Mapping[str, Property]] = {
-    # a partition that is read again waits for the fetch under way, which waits this long where all is read
+    # a partition that is read again waits for the fetch under way; at the end of a topic that lasts so long
     "fetch.wait.max.ms": 50,
 }
 
@@ -46,7 +46,7 @@ _FINAL: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read the topic; ask for READ on it",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; ask for READ on it",
 }
-CHECK_WITHIN_S: Final = 0.5  # a look at the broker between two polls
+CHECK_WITHIN_S: Final = 0.5  # for a request to the broker between two polls
 
 
 def consumer_of(
@@ -55,7 +55,7 @@ def consumer_of(
     """A consumer with the user's properties ``client``, and ``more`` of ours.
 
     Raises:
-        SourceError: If a property of the user fights one of ours, or librdkafka refuses one.
+        SourceError: If a property of the user contradicts one of ours, or librdkafka refuses one.
     """
     if not client.get("bootstrap.servers"):
         raise SourceError("Kafka needs bootstrap.servers: host:port of one broker at least")
@@ -77,7 +77,7 @@ def consumer_of(
 
 
 class KafkaAwayError(SourceError):
-    """No broker answers, for a cause that may pass: whoever can wait tries again."""
+    """No broker answers, for a cause that may pass: a caller that can wait tries again."""
 
 
 def partition_counts(
@@ -168,7 +168,7 @@ def all_are_there(consumer: Consumer, topics: Sequence[str]) -> bool:
 
 
 def origin_of(message: Message) -> RowOrigin:
-    """Where a message comes from, and what it brought beside its value."""
+    """Where a message comes from, with its key, headers and timestamp."""
     kind, timestamp_ms = message.timestamp()
     headers = cast("list[tuple[str, str | bytes | None]]", message.headers() or [])
     key = message.key()

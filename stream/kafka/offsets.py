@@ -1,4 +1,4 @@
-"""Which offsets a partition has: where a first start begins, and where to go on when the next event is gone.
+"""Which offsets a partition has: where the first start begins, and where to go on if the next event is gone.
 
 start, out_of_range ──► [offsets_at, offset_after_loss] ──► KafkaSource.position
 """
@@ -23,7 +23,7 @@ _MOVING: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVA
 
 
 def offsets_at(consumer: Consumer, places: Sequence[Place], start: Start) -> dict[Place, int]:
-    """The first offset at or after ``start``; the end of a partition that has nothing as new as that.
+    """The first offset at or after ``start``; the end of a partition whose events are all older.
 
     Raises:
         SourceError: If the brokers do not tell.
@@ -95,8 +95,8 @@ def begins_in_new_topic(
     """Where to go on in a topic that was made anew, which ``why`` shows.
 
     Returns:
-        (the next offset of each partition, how many of its events are left out by part, a sentence that says
-        so). How many the former topic had that nobody read is not known.
+        (the next offset of each partition, how many events each partition leaves out, a sentence that says
+        so). How many unread events the former topic had is not known.
 
     Raises:
         SourceError: If the policy is to fail.

@@ -1,7 +1,7 @@
-"""Events onto Kafka: one producer for ``produce``, the demo and the retry of dead letters.
+"""Sends events to Kafka: one producer for ``produce``, the demo and the retry of dead letters.
 
 (key, value, time) ──► [EventProducer.send] ──► librdkafka's queue ──► brokers
-                            └─ a full queue is waited for; what is not acknowledged is told by ``finish``
+                            └─ ``send`` waits while it is full; ``finish`` waits for all acknowledgements
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from driftgraph.stream.events import Headers
 from driftgraph.stream.kafka.causes import Cause, Property, configuration_fault
 from driftgraph.stream.kafka.client import LIBRDKAFKA
 
-ROOM_WITHIN_S: Final = 0.1  # how long a full queue is waited for before looking at ``stopped`` again
+ROOM_WITHIN_S: Final = 0.1  # wait this long for room in a full queue, then check ``stopped`` again
 FINISH_WITHIN_S: Final = 30.0  # without any acknowledgement
 OURS: Final[Mapping[str, Property]] = {
     "enable.idempotence": True,  # no event twice and none out of order after a retry of librdkafka's own
@@ -25,8 +25,8 @@ OURS: Final[Mapping[str, Property]] = {
 }
 DEFAULTS: Final[Mapping[str, Property]] = {
     "linger.ms": 20,  # larger batches; nobody waits for one event here
-    "compression.type": "lz4",  # of JSON a fifth is left, and that costs less than sending it
-    "partitioner": "murmur2_random",  # the one of Java's producers: a user has one partition, whoever sends
+    "compression.type": "lz4",  # JSON shrinks to a fifth, and compressing costs less than sending all of it
+    "partitioner": "murmur2_random",  # as Java's producers: a user has one partition, whichever client sends
 }
 
 
@@ -37,14 +37,14 @@ class ProduceError(DriftgraphError):
 class EventProducer:
     """Sends events to a topic. One thread sends.
 
-    Always true: ``sent`` is what was handed to librdkafka; after ``finish`` returned, all of it is
-    acknowledged.
+    Always true: ``sent`` counts the events that were handed to librdkafka; after ``finish`` returned, the
+    brokers have acknowledged all of them.
     """
 
     def __init__(self, client: Mapping[str, Property], topic: str) -> None:
         self.topic = topic
         self.sent = 0
-        self.stopped = threading.Event()  # to be set by whoever wants ``send`` to wait no longer
+        self.stopped = threading.Event()  # the caller sets it so that ``send`` waits no longer
         self._servers = client.get("bootstrap.servers", "")
         self._failure: KafkaError | None = None
         self._cause = Cause()
@@ -66,18 +66,18 @@ class EventProducer:
         headers: Headers = (),
         topic: str | None = None,
     ) -> None:
-        """Queue one event; waits while the queue is full, or leaves it out once ``stopped``.
+        """Queue one event. Waits while the queue is full; once ``stopped``, leaves the event out instead.
 
         Args:
             key: The user's id; it chooses the partition if none is given.
             value: The event; None is a tombstone.
-            timestamp_ms: Event time; None: now.
-            partition: Instead of the one that the key chooses.
-            headers: As they are.
-            topic: Instead of the producer's own.
+            timestamp_ms: The event's time; None for the time of the call.
+            partition: The partition, instead of the one that the key chooses.
+            headers: Headers of the record.
+            topic: The topic, instead of the producer's own.
 
         Raises:
-            ProduceError: If it, or one before it, is refused.
+            ProduceError: If the brokers refuse this event or one before it.
         """
         more: dict[str, Any] = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
         if partition is not None:
@@ -135,7 +135,7 @@ class EventProducer:
         return len(found.partitions)
 
     def finish(self, within_s: float = FINISH_WITHIN_S) -> None:
-        """Wait until all is acknowledged.
+        """Wait until the brokers have acknowledged all events.
 
         Raises:
             ProduceError: If something was refused, or nothing is acknowledged for ``within_s``.

@@ -1,9 +1,9 @@
-"""Reading ahead in a catch-up: a thread takes the next messages while the ones before are worked on.
+"""Reading ahead in a catch-up: a thread takes the next messages while the previous ones are decoded.
 
     librdkafka ──► [ReadAhead.take] ──► KafkaSource
 
-Messages become Python objects under the interpreter's lock and most of the work on them is done without it,
-so both cores are used. At the end of a topic there is nothing to read ahead and no thread between.
+librdkafka makes messages into Python objects under the interpreter's lock, and most of the work on them
+releases that lock, so both run in parallel. At the end of a topic nothing is read ahead and no thread runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, Message
 
-AT_ONCE: Final = 1_000  # messages made under one hold of the interpreter's lock, which the others wait for
+AT_ONCE: Final = 1_000  # messages of one call, which holds the interpreter's lock while other threads wait
 AHEAD_FROM: Final = 10_000  # messages of one read: fewer are no catch-up
 
 
@@ -30,7 +30,7 @@ class ReadAhead:
         self._ahead: Future[list[Message]] | None = None
 
     def take(self, timeout_s: float) -> list[Message]:
-        """What comes within ``timeout_s``, and begin the next read if that was much.
+        """The messages of the next ``timeout_s``. A large read begins the next one in the thread.
 
         Raises:
             KafkaException: As ``consume``.
@@ -43,22 +43,22 @@ class ReadAhead:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether there is a read that was not taken."""
+        """Whether a read is on its way or done that ``take`` has not returned."""
         return self._ahead is not None
 
     def settle(self) -> None:
-        """Wait for what is read ahead, and keep it: no partition may be paused in the middle of a read."""
+        """Wait for the read that is on its way, and keep it: no partition may be paused during a read."""
         if self._ahead is not None:
             self._ahead.exception()
 
     def drop(self) -> None:
-        """Forget what was read ahead. The caller seeks to where it goes on."""
+        """Forget the messages that were read ahead. The caller assigns the partitions at their positions."""
         if self._ahead is not None:
-            self._ahead.exception()  # waits for it; whatever it is comes again
+            self._ahead.exception()  # waits for the read; its messages or its error come again
             self._ahead = None
 
     def close(self) -> None:
-        """End the thread; the consumer is the caller's."""
+        """End the thread. The caller closes the consumer."""
         self.drop()
         self._thread.shutdown()
 
@@ -68,7 +68,7 @@ class ReadAhead:
             try:
                 more = self._consumer.consume(min(AT_ONCE, self._batch_max - len(messages)), 0)
             except KafkaException:
-                break  # what was read before it is not lost; the next read tells it again
+                break  # the messages before the error are returned, and the next read raises it again
             if not more:
                 break
             messages += more

@@ -1,4 +1,4 @@
-"""Whether a topic keeps what it is given: its rules held against times of events, and against spans.
+"""Whether a topic keeps its records long enough: its rules compared with event times and with spans.
 
 TopicRules ──► [loss_of] ──► produce refuses;  [span_faults] ──► doctor warns
 """
@@ -17,20 +17,20 @@ DAY_MS: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a topic would do to records, as half a sentence with the remedy."""
+    """How a topic would lose records, as half a sentence with the remedy."""
 
     said: str
-    refused: bool = False  # by the brokers, whoever insists; else they are removed later
+    refused: bool = False  # True: the brokers refuse the records; False: they remove them later
 
 
 def loss_of(rules: TopicRules, oldest_ms: int, newest_ms: int, now_ms: int) -> Loss | None:
-    """What a topic would do to records of these times, and how it could be made not to; None if it keeps all.
+    """How a topic would lose records of these times, and the remedy; None if it keeps all of them.
 
     Args:
-        rules: Of the topic.
-        oldest_ms: The oldest record's time.
-        newest_ms: The newest record's.
-        now_ms: The wall clock's.
+        rules: The topic's.
+        oldest_ms: Time of the oldest record.
+        newest_ms: Time of the newest record.
+        now_ms: Time of the wall clock.
     """
     age_ms, ahead_ms = now_ms - oldest_ms, newest_ms - now_ms
     old = f"events are up to {duration_text(age_ms)} old ({_time(oldest_ms)})"
@@ -40,7 +40,7 @@ def loss_of(rules: TopicRules, oldest_ms: int, newest_ms: int, now_ms: int) -> L
             "cleanup.policy=delete"
         )
     if rules.append_time:
-        return None  # a record is as old as it has been there
+        return None  # the age of a record counts from its arrival
     if rules.before_max_ms is not None and age_ms > rules.before_max_ms:
         return Loss(
             f"it refuses records older than {duration_text(rules.before_max_ms)}, and these {old}; raise "
@@ -66,9 +66,9 @@ def span_faults(rules: TopicRules, span_ms: int, bytes_per_day: float) -> Iterat
     """Why a topic does not hold a whole span, each with its remedy.
 
     Args:
-        rules: Of the topic.
+        rules: The topic's.
         span_ms: The longest span.
-        bytes_per_day: What comes, of all partitions.
+        bytes_per_day: The rate of all partitions together.
     """
     if rules.retention_ms is not None and rules.retention_ms < span_ms:
         yield (

@@ -1,8 +1,8 @@
-"""What librdkafka tells beside messages: whether brokers answer, how many partitions, where each one ends.
+"""What librdkafka tells beside messages: whether brokers answer, which partitions exist, where each ends.
 
 librdkafka's callbacks, once a second ──► [KafkaSignals] ──► KafkaSource: away, lag, new partitions
 
-All of it comes while the consumer is polled and is read without asking a broker.
+The callbacks run while the consumer is polled. Reading the signals asks no broker.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _statistics = msgspec.json.Decoder(_Statistics)
 
 
 class KafkaSignals:
-    """The newest that librdkafka told.
+    """The newest state that librdkafka has told.
 
     Always true: ``ends`` are those of the newest statistics and ``ends_before`` those of the statistics
     before them; both have a partition only once its end is known.
@@ -52,16 +52,16 @@ class KafkaSignals:
 
     def __init__(self, topics: Sequence[str]) -> None:
         self.away = False  # no broker can be reached
-        self.topic_missing = False  # a broker said so; one that has just started may not know it yet
+        self.topic_missing = False  # a broker said so, but a broker that has just started may not know it yet
         self.partition_counts: dict[str, int] = {}  # by topic
-        self.ends: Mapping[str, int] = {}  # part → last stable offset
+        self.ends: Mapping[str, int] = {}  # partition name → last stable offset
         self.ends_before: Mapping[str, int] = {}
         self._topics = topics
         self.cause = Cause()  # why brokers are away
         self._commit_error: int | None = None
 
     def on_error(self, error: KafkaError) -> None:
-        """An error that concerns no single partition."""
+        """Take an error that concerns no single partition."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.away = True
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
@@ -70,7 +70,7 @@ class KafkaSignals:
             self.cause.on_error(error)
 
     def on_statistics(self, text: str) -> None:
-        """Statistics of the last second, as JSON."""
+        """Take the statistics of the last second, as JSON."""
         statistics = _statistics.decode(text)
         self.away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
         if not self.away:
@@ -81,14 +81,14 @@ class KafkaSignals:
             for name, partition in partitions.items():
                 number = int(name)
                 if number < 0:
-                    continue  # librdkafka's own place for messages without a partition
+                    continue  # librdkafka's own entry for messages without a partition
                 self.partition_counts[topic] = max(self.partition_counts.get(topic, 0), number + 1)
                 if partition.ls_offset >= 0:
                     ends[partition_name(topic, number)] = partition.ls_offset
         self.ends_before, self.ends = self.ends, ends
 
     def on_commit(self, error: KafkaError | None, _offsets: Sequence[TopicPartition]) -> None:
-        """Offsets for lag tools; a failure costs nothing else and is told once."""
+        """Log once that the offsets for lag tools could not be committed. Nothing else depends on them."""
         code = None if error is None else error.code()
         if error is not None and code != self._commit_error:
             LOG.warning(
@@ -98,5 +98,5 @@ class KafkaSignals:
         self._commit_error = code
 
     def why_unreachable(self, otherwise: str) -> tuple[str, str]:
-        """The cause that was told last, or ``otherwise``, and what to look at."""
+        """The cause that was told last, or ``otherwise``, and what to check."""
         return self.cause.why(otherwise)

@@ -1,9 +1,9 @@
-"""Which topic stands behind a name: one that was deleted and made anew has another id and other offsets.
+"""Whether a name still means the same topic: a topic that was deleted and made anew has another id.
 
     brokers ──► [TopicIds.changed] ──► KafkaSource: a position of the former topic means nothing
                      └─ known ──► the checkpoint, beside the position
 
-librdkafka 2.16 goes on at the old offset in the new topic without a word, so the id is asked for.
+librdkafka 2.16 goes on at the old offset in the new topic without an error, so this class asks for the id.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from driftgraph.stream.sources.source import Position
 
 LOG = logging.getLogger("driftgraph.kafka")
 
-ASK_EVERY_S: Final = 2.0  # a request of 100 bytes: what is read of a new topic until it is known is little
-ASK_AGAIN_S: Final = 30.0  # after no answer: a broker that is away, or one that knows no ids
+ASK_EVERY_S: Final = 2.0  # a request has 100 bytes; for so long a new topic may be read from wrong offsets
+ASK_AGAIN_S: Final = 30.0  # without an answer: the broker is away, or does not know ids
 ANSWER_WITHIN_S: Final = 5.0
-NO_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # what a broker before Kafka 2.8 tells
+NO_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # the answer of a broker before Kafka 2.8
 
 
 class TopicIds:
-    """The ids of topics, asked for now and then by a client of its own.
+    """The ids of topics, which an admin client of its own asks for every ``ASK_EVERY_S``.
 
-    Always true: ``known`` has the ids of the topics that the caller's position is of; a topic is not in it
-    while no broker has told its id.
+    Always true: ``known`` has the ids of the topics in the caller's position; a topic is not in it while no
+    broker has told its id.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class TopicIds:
         self._next_s = 0.0
 
     def changed(self) -> Mapping[str, str]:
-        """Topics that have another id than ``known`` has, with that id. Never waits.
+        """Topics whose id differs from that in ``known``, with their new id. Never waits.
 
-        A topic that ``known`` does not have yet is taken into it.
+        The id of a topic that is not in ``known`` yet is added to it.
         """
         if self._asked is None:
             if self._now_s() >= self._next_s:
@@ -66,7 +66,7 @@ class TopicIds:
         return self._taken()
 
     def changed_now(self, within_s: float) -> Mapping[str, str]:
-        """As ``changed``, of an answer that is newer than this call; none within the time is no change."""
+        """As ``changed``, by an answer that is newer than this call; without an answer in time, none."""
         self._ask()
         answers = self._asked or {}
         wait(answers.values(), within_s)
@@ -75,14 +75,14 @@ class TopicIds:
     def split(
         self, position: Position, counts: Mapping[str, int], within_s: float
     ) -> tuple[Position, dict[str, str]]:
-        """What of a position is of the topics that are there now; and which are others, with what shows it.
+        """The part of a position that still holds, and the topics that were made anew, with the evidence.
 
-        From here on ``known`` has the new ones.
+        From here on ``known`` has the new ids.
 
         Args:
-            position: By part.
-            counts: Partitions of each topic now.
-            within_s: For the answer about ids.
+            position: Partition name → next offset.
+            counts: How many partitions each topic has now.
+            within_s: How long to wait for the answer about ids.
         """
         anew: dict[str, str] = {}
         for topic, count in counts.items():

@@ -1,4 +1,4 @@
-"""Topics as the brokers keep them: those that driftgraph makes, and what a topic does with old events.
+"""Topics as the brokers keep them: makes the topics that driftgraph needs, and reads what a topic keeps.
 
 produce, letter_place ──► [ensure_topic] ──► the brokers
 produce, doctor, letter_place ──► [topic_rules] ──► TopicRules: retention, compaction, limits of times
@@ -22,11 +22,11 @@ from driftgraph.stream.kafka.causes import Cause, Property, configuration_fault
 from driftgraph.stream.kafka.client import LIBRDKAFKA
 
 ANSWER_WITHIN_S: Final = 10.0
-RECORD_MS_MAX: Final = (1 << 63) - 1  # what a broker takes for "no limit" of record times
+RECORD_MS_MAX: Final = (1 << 63) - 1  # means "no limit" of record times to a broker
 T = TypeVar("T")
 _BROKER_DEFAULT: Final = -1  # of partitions and replicas
 _BEFORE_MAX: Final = "message.timestamp.before.max.ms"  # Kafka 3.6 and newer
-KEEPS_ALL: Final[Mapping[str, str]] = {  # a record has its event's time: by age an old event would go at once
+KEEPS_ALL: Final[Mapping[str, str]] = {  # records have event times, so retention by age would remove old ones
     "cleanup.policy": "delete",
     "retention.ms": "-1",
     "retention.bytes": "-1",
@@ -41,7 +41,7 @@ class TopicError(DriftgraphError):
 
 @dataclass(frozen=True, slots=True)
 class TopicRules:
-    """What a topic does with its records; None where it has no such limit."""
+    """The limits of a topic; None where it has no such limit."""
 
     partitions: int
     retention_ms: int | None = None  # by the record's own time, unless ``append_time``
@@ -59,10 +59,10 @@ def ensure_topic(
     partitions: int = _BROKER_DEFAULT,
     config: Mapping[str, str] = KEEPS_ALL,
 ) -> bool:
-    """Make a topic unless it is there; returns whether it was made. One that is there stays as it is.
+    """Make a topic unless it exists; return whether it was made. A topic that exists is not changed.
 
     Raises:
-        TopicError: If it is not there afterwards, or nobody answers.
+        TopicError: If the topic cannot be made, or no broker answers.
     """
 
     def make(admin: AdminClient) -> bool:
@@ -78,7 +78,7 @@ def ensure_topic(
             except KafkaException as error:
                 code = error.args[0].code()
                 if code == KafkaError.TOPIC_ALREADY_EXISTS:
-                    return False  # somebody was quicker
+                    return False  # another process was quicker
                 if code != KafkaError.INVALID_CONFIG or _BEFORE_MAX not in wanted:
                     raise
                 del wanted[_BEFORE_MAX]  # an older Kafka, which has no such limit
@@ -89,14 +89,14 @@ def ensure_topic(
 
 
 def topic_rules(client: Mapping[str, Property], topic: str) -> TopicRules:
-    """What a topic does with its records.
+    """The limits of a topic.
 
     Raises:
         TopicError: If the brokers do not tell: it needs DESCRIBE_CONFIGS on the topic.
     """
 
     def ask(admin: AdminClient) -> TopicRules:
-        there = admin.list_topics(timeout=ANSWER_WITHIN_S)  # of all: to ask for one may make it
+        there = admin.list_topics(timeout=ANSWER_WITHIN_S)  # of all topics: asking for one may create it
         if topic not in there.topics:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "there is no such topic"))
         if there.controller_id not in there.brokers:  # librdkafka's mock: nobody would answer
@@ -110,7 +110,7 @@ def topic_rules(client: Mapping[str, Property], topic: str) -> TopicRules:
 
 
 def rules_of(values: Mapping[str, Any], partitions: int) -> TopicRules:
-    """The rules in a topic's properties; one that is missing is no limit."""
+    """The limits in a topic's properties. A property that is missing means no limit."""
 
     def limit(*names: str) -> int | None:
         found = [int(values[name]) for name in names if values.get(name) not in (None, "")]

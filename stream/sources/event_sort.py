@@ -1,9 +1,9 @@
-"""Sorts events by time in bounded memory, however many there are: runs on disk, merged.
+"""Sorts any number of events by time in bounded memory: writes sorted runs to disk and merges them.
 
     Decoded in any order ──► [EventSort.add] ──► runs ──► [EventSort.sorted] ──► Decoded in order of time
 
 Events of one time keep the order in which they came, so the result does not depend on where the runs end.
-Runs are Arrow IPC streams in files without a name: they are gone when the process is, however that ends.
+Runs are Arrow IPC streams in files without a name, which the kernel removes when the process ends.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pyarrow as pa
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, I64, Decoded, Erasure, EventBatch, Strings
 
-RUN_BYTES: Final = 64 << 20  # of events in memory; three times that while a run is sorted
-BATCH_BYTES: Final = 4 << 10  # about what a record batch takes beside its rows
-PIECE_BYTES: Final = 512 << 10  # of a run that is read at once while runs are merged
+RUN_BYTES: Final = 64 << 20  # size of a run; sorting one takes three times that in memory
+BATCH_BYTES: Final = 4 << 10  # about the memory of a record batch beside its rows
+PIECE_BYTES: Final = 512 << 10  # the part of a run that is read at once while runs are merged
 RUNS_MAX: Final = 64  # merged at once; more are merged in steps
 BATCH_ROWS_MAX: Final = 65_536  # as FileSource gives them
 _ERASE: Final = 255  # in the column of relations: a request to erase; the codes of relations end below
@@ -34,16 +34,16 @@ _SCHEMA: Final = pa.schema(
         ("relation", pa.uint8()),
         ("user", pa.large_binary()),
         ("item", pa.large_binary()),
-        ("event_id", pa.large_binary()),  # empty: it has none
+        ("event_id", pa.large_binary()),  # empty: the event has no id
     ]
 )
 
 
 class EventSort:
-    """Takes events in any order, then gives them in order of time. One use.
+    """Takes events in any order, then returns them in order of time. One object sorts once.
 
-    A request to erase stands at its own time; one without a time stands behind the newest event that came
-    before it, so that it reaches all that stood before it.
+    A request to erase is sorted by its own time. A request without a time is sorted behind the newest event
+    that came before it, so that it applies to all events before it.
 
     Raises:
         SourceError: If the disk is full or cannot be written; from ``add`` and ``sorted``.
@@ -58,7 +58,7 @@ class EventSort:
         self.count = 0  # events and requests taken
 
     def add(self, decoded: Decoded) -> None:
-        """Take in the events and requests of one read; its rejected rows have no time and stay out."""
+        """Take the events and requests to erase of one read, not its rejected rows, which have no time."""
         start = 0
         for erasure in decoded.erased:
             self._add_events(decoded.batch.slice(start, erasure.place))
@@ -68,7 +68,7 @@ class EventSort:
         self._add_events(decoded.batch.slice(start, len(decoded.batch)))
 
     def sorted(self) -> Iterator[Decoded]:
-        """All of them in order of time, at most ``BATCH_ROWS_MAX`` at once."""
+        """All events and requests in order of time, in batches of at most ``BATCH_ROWS_MAX``."""
         if len(self._levels) > 1 or self._levels[0]:
             self._end_run()
             # the older a run, the higher its level: so ties keep their order
@@ -80,7 +80,7 @@ class EventSort:
                 yield _decoded(piece.slice(start, BATCH_ROWS_MAX))
 
     def close(self) -> None:
-        """Give the disk space back. May be called twice."""
+        """Free the disk space. May be called twice."""
         self._waiting = []
         for level in self._levels:
             for run in level:
@@ -105,7 +105,7 @@ class EventSort:
         return rows
 
     def _end_run(self) -> None:
-        """Write what waits, and merge the runs of a level once there are many."""
+        """Write the waiting events as a run, and merge the runs of a level once it has many."""
         if not self._waiting:
             return
         self._levels[0].append(self._write([_in_order(self._taken())]))
@@ -121,7 +121,7 @@ class EventSort:
             self._levels[number + 1].append(merged)
 
     def _write(self, pieces: Iterable[Any]) -> _Run:
-        """One run of pieces that are in order."""
+        """Write one run from batches that are in order."""
         file: IO[bytes] | None = None
         try:
             file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  the run closes it
@@ -133,7 +133,7 @@ class EventSort:
             file.flush()
         except OSError as error:
             if file is not None:
-                with suppress(OSError):  # it tries once more to write what it holds
+                with suppress(OSError):  # closing tries once more to write the buffered bytes
                     file.close()
             raise SourceError(self._refused(error)) from error
         return _Run(file)
@@ -199,15 +199,15 @@ def _times(rows: Any) -> I64:
 
 
 def _in_order(rows: Any) -> Any:
-    """The rows by time; those of one time as they stand."""
+    """The rows sorted by time; rows of one time keep their order."""
     return rows.combine_chunks().take(pa.array(np.argsort(_times(rows), kind="stable")))
 
 
 def _merged(runs: list[_Run]) -> Iterator[Any]:
-    """The rows of all runs in order; those of one time in the order of the runs.
+    """The rows of all runs sorted by time; rows of one time in the order of the runs.
 
-    Each step takes what cannot be older than anything that is still to be read: up to the last time of the
-    piece that ends first. Memory: one piece of each run.
+    Each step takes the rows up to the last time of the piece that ends first, since no row that is still to
+    be read is older. Memory: one piece of each run.
     """
     sources = [run.pieces() for run in runs]
     pieces = [next(source, None) for source in sources]
@@ -215,7 +215,7 @@ def _merged(runs: list[_Run]) -> Iterator[Any]:
         ends = [int(_times(piece)[-1]) for piece in pieces if piece is not None]
         limit_ms = min(ends)
         taken: list[Any] = []
-        passed = False  # a run whose piece ends at the limit may go on with that time: later runs wait
+        passed = False  # a run whose piece ends at the limit may have more rows of that time: later runs wait
         for number, piece in enumerate(pieces):
             if piece is None:
                 continue

@@ -2,10 +2,10 @@
 
     file ──► blocks ──► format ──► [FileSource] ──► Decoded
                                        ├ first_pass: relations and times, by one first pass
-                                       └ event_sort: if the file is not in order of time, and is to be
+                                       └ event_sort: if the file is to be put in order of time
 
-A bad line costs itself; the file as a whole is refused only if it cannot be read or has not the columns that
-were named.
+A bad line is rejected alone. The file as a whole is refused only if it cannot be read or lacks a column that
+was named.
 """
 
 from __future__ import annotations
@@ -68,34 +68,34 @@ _COMPRESSED: Final = (".gz", ".zst", ".zstd")
 class FileOptions:
     """How a file is to be read."""
 
-    format: str | None = None  # one of FORMATS; None: after the name
+    format: str | None = None  # one of FORMATS; None: the file's name tells
     columns: Mapping[str, str] = field(
         default_factory=dict
     )  # user, item, behavior, ts → name, or position from 0
     no_header: bool = False  # CSV: the first line is an event, and columns are positions
     relations: tuple[str, ...] | None = None  # None: those found in the file
-    others: Others = Others.IGNORE  # what becomes of behaviors that are not in relations
-    ignore: tuple[str, ...] = ("impression",)  # exposure is no behavior
+    others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
+    ignore: tuple[str, ...] = ("impression",)  # seeing an item is no behavior
     times: TimeRules = REPLAY_TIMES
     erase: str = ERASE  # the behavior that asks to forget the user
     decoder: Callable[[EventRules], Decoder] | None = None  # of JSON lines; None: that of canonical JSON
     separator: str | None = None  # of CSV; None: a comma, in a file called .tsv a tab
-    span_ms: int | None = None  # of the window: rows far beyond all others are judged; None: all are believed
+    span_ms: int | None = None  # of the window: rows far ahead of all others are rejected; None: no row is
     sort_in: Path | None = None  # a folder for sorting; None: events come in the order of the file
-    empty_is_fine: bool = False  # a file without a good event is one to be looked at
+    empty_is_fine: bool = False  # True: a file without a good event is no error
     wording: Wording = BY_KEY
 
 
 @dataclass(slots=True)
 class Sorting:
-    """What sorting a file took."""
+    """How a file was sorted, and what that took."""
 
     out_of_order: int  # events that are older than one before them
     rows: int = 0
     seconds: float = 0.0
 
     def said(self) -> str:
-        """For people."""
+        """The same as a sentence."""
         return f"the file is not in order of time: sorted {self.rows:,} rows in {self.seconds:.1f} s"
 
 
@@ -103,14 +103,14 @@ class FileSource:
     """Reads one file, or the part files of a folder by name, once.
 
     Always true: ``format`` (one of ``FORMATS``) and ``relations`` are known from the start; a batch has at
-    most 65,536 events. The position counts lines (rows of Parquet) that are behind, in a file that is being
-    sorted the rows that were given. Memory is bounded, see ``first_pass`` and ``event_sort``.
+    most 65,536 events. The position counts the lines (rows of Parquet) that were read; in a file that is
+    being sorted, the rows that were returned. Memory is bounded, see ``first_pass`` and ``event_sort``.
 
     Args:
         path: The file.
-        options: How it is to be read.
-        start: Where to go on, if its events come in the order of the file.
-        say: Told what the user should know of the file, a sentence at a time.
+        options: How to read it.
+        start: The position to go on from. Only for events in the order of the file.
+        say: Called with each sentence that the user should know about the file.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class FileSource:
         self._path = Path(path)
         self._options = options or FileOptions()
         self._part_files = part_files(self._path)
-        self._part = self._part_files[0]  # the one that is being read
+        self._part = self._part_files[0]  # the file that is being read
         self.format = self._options.format or _format_of(self._path, self._part_files, self._options.wording)
         if self.format not in FORMATS:
             raise SourceError(f"{self.format!r} is no format of a file; there are: {', '.join(FORMATS)}")
@@ -162,11 +162,11 @@ class FileSource:
         return decoded
 
     def position(self) -> Position:
-        """Lines behind, the header and blank ones included; in a sorted file the rows given."""
+        """The number of lines that were read, all kinds of lines; of a sorted file, of rows returned."""
         return {self._path.name: self._done}
 
     def read_share(self) -> float:
-        """How much of the file has been given, 0 to 1: for a progress bar."""
+        """The share of the file that has been returned, 0 to 1: for a progress bar."""
         if self.first_pass is not None:
             return self._given / max(1, self.first_pass.rows)
         return (self._part_files.index(self._part) + self._share()) / len(self._part_files)
@@ -180,7 +180,7 @@ class FileSource:
             self._sort.close()
 
     def _peek(self) -> None:
-        """Read the first batch now, so that a wrong file or column is told before anything is built."""
+        """Read the first batch now, so that a wrong file or column fails before anything else starts."""
         self._held = next(self._decoded, None)
         if self._held is None and self._done == 0:
             raise SourceError(f"{self._path} has no events: it is empty")
@@ -193,7 +193,7 @@ class FileSource:
             raise SourceError(f"cannot read {self._path} so: {error}") from error
 
     def _first_pass(self) -> FirstPass | None:
-        """One pass over the whole file, if its relations are not known or its times matter."""
+        """Read the whole file once, if its relations are not known or its times matter."""
         options = self._options
         if options.relations is not None and options.span_ms is None and options.sort_in is None:
             return None
@@ -201,7 +201,9 @@ class FileSource:
         ceiling_ms = None if options.span_ms is None else found.times.ceiling_ms(options.span_ms)
         if ceiling_ms is not None:
             self._believe_up_to(ceiling_ms, found.times.rows_after(ceiling_ms))
-            found = self._read_once()  # what is refused now makes neither a relation nor disorder
+            found = (
+                self._read_once()
+            )  # rows that are refused now count neither for relations nor for the order
         if not found.rows:
             raise SourceError(f"{self._path} has no events: it is empty")
         self.is_usable = bool(found.counts or (found.erased and options.relations is not None))
@@ -227,7 +229,7 @@ class FileSource:
                 self._file.close()
 
     def _behaviors(self, relations: tuple[str, ...]) -> Behaviors:
-        # found ones: what is not among them occurs in bad rows only, which are to be told by their own fault
+        # behaviors that the first pass did not find occur in bad rows only, which have another fault to tell
         others = Others.LEARN if self._options.relations is None else self._options.others
         return Behaviors(relations, ignore=self._options.ignore, others=others)
 
@@ -264,7 +266,7 @@ class FileSource:
         return self._sorted(parts, self.sorting, folder)
 
     def _sorted(self, parts: Iterator[Decoded], sorting: Sorting, folder: Path) -> Iterator[Decoded]:
-        """First all that has no time, as it is found; then the events and requests in order of time."""
+        """First the rejected rows, which have no time; then the events and requests in order of time."""
         self._sort = sort = EventSort(folder)
         began_s, done = time.monotonic(), 0
         for part in parts:
@@ -287,7 +289,7 @@ class FileSource:
 
     def _read(self, behaviors: Behaviors, start: int) -> Iterator[Decoded]:
         rules = EventRules(behaviors, self._times, self._options.erase)
-        behind = 0  # lines of the part files before
+        behind = 0  # lines of the part files that were read before
         for part in self._part_files:
             self._part, done = part, 0
             after = max(0, start - behind)
@@ -299,7 +301,7 @@ class FileSource:
             behind += done
 
     def _parquet(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
-        """Decoded batches, each with the number of rows before its end; None for one that is behind."""
+        """Decoded batches, each with the number of rows up to its end; None for one that was read before."""
         zoned = rules.times.zone is not None
         rows = ParquetRows(self._part, self._names, zoned=zoned, wording=self._options.wording)
         self._file, self._share = rows, rows.read_share
@@ -307,7 +309,7 @@ class FileSource:
         rows.close()
 
     def _text(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
-        """Decoded blocks, each with the number of its last line; None for one that is behind."""
+        """Decoded blocks, each with the number of its last line; None for a block that was read before."""
         file = TextFile(self._part.path)
         self._file, self._share = file, file.read_share
         decode: Callable[[bytes, int], Decoded] | None = None
@@ -361,7 +363,7 @@ class FileSource:
 
 
 def _format_of(path: Path, parts: Sequence[Part], wording: Wording) -> str:
-    """The format that the names of all files have, or that of their folder."""
+    """The format that the names of all files tell, or the name of their folder."""
     found = {_suffix_format(part.path) for part in parts}
     if found == {None} or len(found) > 1:
         found = {_suffix_format(path)}
@@ -387,7 +389,7 @@ def _without_lines(block: bytes, count: int) -> bytes:
 
 
 def _rows_of(block: bytes, first_line: int, origin: Callable[[int], str]) -> Rows:
-    """JSON lines as rows; blank lines are none."""
+    """JSON lines as rows, without the blank lines."""
     lines = block.removesuffix(b"\n").split(b"\n")
     kept = [at for at, line in enumerate(lines) if line and line != b"\r"]
     payloads = lines if len(kept) == len(lines) else [lines[at] for at in kept]

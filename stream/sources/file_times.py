@@ -1,9 +1,10 @@
-"""The times of a whole file: whether its rows are in order of time, and up to when they are believed.
+"""The times of a whole file: whether its rows are in order, and up to which time they are plausible.
 
     first pass over a file ──► [FileTimes.add] ──► in_order, ceiling_ms ──► FileSource
 
 Wrong clocks put single rows far ahead of all others. The newest event moves the window, so one such row
-would empty it. The wall clock tells those that lie in the future; in an older file only the other rows can.
+would empty it. Comparing with the wall clock finds rows in the future; in an older file only a comparison
+with the other rows does.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def minute_of(time_ms: int) -> str:
 
 
 class FileTimes:
-    """Counts the event times of one file, by hour. What it says does not depend on the order of the rows.
+    """Counts the event times of one file by hour. The result does not depend on the order of the rows.
 
-    ``out_of_order`` does: it counts the events that are older than one before them.
+    Only ``out_of_order`` does: it counts the events that are older than an event before them.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class FileTimes:
         self._rows_by_hour: Counter[int] = Counter()
 
     def add(self, time_ms: I64) -> None:
-        """Take in the next times in the order of the file."""
+        """Count the next times, in the order of the file."""
         if len(time_ms) == 0:
             return
         highest = np.maximum.accumulate(time_ms)
@@ -91,26 +92,26 @@ class FileTimes:
 
     @property
     def in_order(self) -> bool:
-        """Whether no event is older than one before it."""
+        """Whether no event is older than an event before it."""
         return not self.out_of_order
 
     def rows_after(self, time_ms: int) -> int:
-        """Events in the hours that begin after a time."""
+        """How many events are in the hours that begin after a time."""
         return sum(count for hour, count in self._rows_by_hour.items() if hour * HOUR_MS > time_ms)
 
     def ceiling_ms(self, span_ms: int) -> int | None:
-        """Up to when times are believed, or None if all are. A few rows behind a long gap are not.
+        """The last plausible time, or None if all times are plausible. A few rows behind a long gap are not.
 
         Args:
             span_ms: How long events stay in the window. A shorter gap does not empty it, and so does no harm.
 
         The rows behind a gap are implausible if all of this holds, with the rest being the rows before it:
-          * the file has at least ``ROWS_MIN`` rows, and they are one, or at most one in ``RARE_SHARE``;
+          * the file has at least ``ROWS_MIN`` rows, and the rows are one, or at most one in ``RARE_SHARE``;
           * the gap is longer than ``span_ms``, and at least as long as the rest of the file;
-          * they are so few that over the length of the gap the rest would have had ``RATE_SHARE`` times as
-            many: one row in 500 behind a gap as long as the rest, one in 100 behind one of five times that.
-        The oldest rows, as many as may be implausible, do not count in the length of the rest: a wrong clock
-        may be slow, too. All is measured in whole hours. O(hours with events).
+          * at the rate of the rest, the gap would have had ``RATE_SHARE`` times as many rows: one row in 500
+            behind a gap as long as the rest, one in 100 behind a gap five times as long.
+        The oldest rows do not count in the length of the rest (as many as may be implausible), since a wrong
+        clock may also be slow. Times are rounded to whole hours. O(hours with events).
         """
         total = self._rows_by_hour.total()
         if total < ROWS_MIN:

@@ -1,8 +1,8 @@
-"""The first pass over a file: which relations it has, and what its times are like.
+"""The first pass over a file: which relations it has, and whether its times are in order and plausible.
 
     file ──► Decoded in the order of the file ──► [first_pass_of] ──► FirstPass ──► FileSource
 
-A small file stays in memory from here on and is not read again.
+A small file is kept in memory and is not read again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT_BYTES: Final = 64 << 20  # of a decoded file in memory: about a million eve
 
 @dataclass(slots=True)
 class FirstPass:
-    """What one pass over a whole file found."""
+    """The relations, times and counts of a whole file."""
 
     times: FileTimes = field(default_factory=FileTimes)
     counts: Counter[str] = field(default_factory=Counter)  # good events by relation
@@ -31,7 +31,7 @@ class FirstPass:
     rejected: int = 0
     erased: int = 0  # requests to erase a user
     first_reject: Rejected | None = None
-    kept: list[Decoded] | None = None  # all of the file, if it is small; relations by ``names``
+    kept: list[Decoded] | None = None  # the whole file, if it is small; relation codes index ``names``
     names: tuple[str, ...] = ()
 
     @property
@@ -40,7 +40,7 @@ class FirstPass:
         return tuple(sorted(self.counts, key=lambda name: (-self.counts[name], name)))
 
     def in_memory(self, relations: tuple[str, ...]) -> list[Decoded] | None:
-        """The file with its relations by their place in ``relations``, if it was kept. Gives it away."""
+        """The kept file with relation codes that index ``relations``, or None. It is kept no longer."""
         kept, self.kept = self.kept, None
         if kept is None or self.names == relations:
             return kept
@@ -50,11 +50,11 @@ class FirstPass:
 
 
 def first_pass_of(parts: Iterable[Decoded], behaviors: Behaviors) -> FirstPass:
-    """Read a file to its end; ``behaviors`` are those that its relations are codes of.
+    """Read a file to its end; the relation codes of ``parts`` are those of ``behaviors``.
 
     Raises:
         SourceError: If the file cannot be read to its end.
-        TooManyBehaviorsError: If its behaviors are to be found and cannot be behaviors.
+        TooManyBehaviorsError: If the column of behaviors has more values than behaviors can have.
     """
     found, kept_bytes = FirstPass(kept=[]), 0
     codes: Counter[int] = Counter()
@@ -81,7 +81,7 @@ def _with_codes(part: Decoded, codes: U8) -> Decoded:
 
 
 def _size(part: Decoded) -> int:
-    """About the bytes that it holds."""
+    """About how many bytes of memory it takes."""
     batch = part.batch
     texts = [batch.user, batch.item, batch.event_id or Strings.of([])]
     columns = sum(text.offsets.nbytes + text.data.nbytes for text in texts) + 9 * len(batch)

@@ -1,4 +1,4 @@
-"""Text files as blocks of whole lines, compressed or not. ``parquet_rows`` reads the other kind.
+"""Text files, compressed or not, as blocks of whole lines. ``parquet_rows`` reads Parquet files.
 
     file ──► [line_blocks] ──► formats.delimited, formats.canonical_json
 
@@ -17,12 +17,12 @@ import pyarrow as pa
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.sources import zstd_window
 
-BATCH_ROWS_MAX = 65_536  # events of one read; a batch of all columns stays in the cache of a core
+BATCH_ROWS_MAX = 65_536  # events of one read, whose columns fit into the cache of a core
 BLOCK_BYTES = 1 << 20  # about 35,000 lines of a behavior log
-HEAD_BYTES = 32  # say what a file is
-LINE_BYTES_MAX = 16 << 20  # a longer line is no event, and the file no event file
+HEAD_BYTES = 32  # the first bytes of a file, which tell what kind it is
+LINE_BYTES_MAX = 16 << 20  # a longer line is no event, and its file no file of events
 _MAGIC = ((b"\x1f\x8b", "gzip"), (zstd_window.MAGIC, "zstd"))
-_OTHERS = (  # what a file may be, and what to do with it
+_OTHERS = (  # other kinds of files by their first bytes, and what to do with them
     (b"BZh", "compressed by bzip2", "decompress it: bunzip2"),
     (b"\xfd7zXZ", "compressed by xz", "decompress it: unxz"),
     (b"\x04\x22\x4d\x18", "compressed by lz4", "decompress it: unlz4"),
@@ -39,7 +39,7 @@ _NEWLINE = 10
 
 
 class TextFile:
-    """A text file opened for one pass, decompressed by what its first bytes say."""
+    """A text file, opened for one pass and decompressed as its first bytes tell."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -76,7 +76,7 @@ class TextFile:
         return data
 
     def read_share(self) -> float:
-        """How much of the file has been read, 0 to 1."""
+        """The share of the file that has been read, 0 to 1."""
         if self._raw.closed or not self.size_bytes:
             return 1.0
         behind: int = self._raw.tell()
@@ -105,9 +105,9 @@ def opened(path: Path) -> Any:
 
 
 def line_blocks(file: TextFile, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines in blocks, each with the number of its first line from 1; the last may lack its line break.
+    """Blocks of whole lines, each with the number of its first line, counted from 1.
 
-    A block has at most ``BATCH_ROWS_MAX`` lines.
+    A block has at most ``BATCH_ROWS_MAX`` lines. The last line of the file may lack its line break.
 
     Raises:
         SourceError: If the file cannot be read, or a line is longer than ``LINE_BYTES_MAX``.

@@ -1,8 +1,8 @@
-"""A Parquet file as batches of events, by whichever engine it was written.
+"""A Parquet file as batches of events, whichever engine has written it.
 
     part file ──► pyarrow ──► arrow_table.TableColumns ──► [ParquetRows] ──► columns
 
-INT96 of Spark and Hive is UTC, that of Impala has no zone; Parquet's newer timestamps say which they are.
+INT96 times of Spark and Hive are UTC and those of Impala have no zone; newer Parquet timestamps say which.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _INT96_UNIT: Final = "us"  # in nanoseconds an INT96 of the year 2263 would be o
 
 
 class ParquetRows:
-    """A Parquet file as events. Its columns have been checked to be of types that events can have.
+    """A Parquet file as events. The types of its columns have been checked.
 
-    A column that the file lacks may stand in the names of its folders, as ``behavior=click``. ``zoned``:
-    times without a zone are read in a configured one.
+    A column that the file lacks may be in the names of its folders, such as ``behavior=click``. ``zoned``:
+    whether a zone is configured for times without one.
     """
 
     def __init__(self, part: Part, names: FieldNames, *, zoned: bool, wording: Wording) -> None:
         self._part = part
         path = part.path
         if path.is_dir() or not path.exists():
-            opened(path)  # says what is wrong with it
+            opened(path)  # raises the error that says what is wrong with the file
         try:
             self._file = parquet.ParquetFile(path, memory_map=True, coerce_int96_timestamp_unit=_INT96_UNIT)
         except (OSError, pa.ArrowException) as error:
@@ -48,7 +48,7 @@ class ParquetRows:
                 f"{wording.format} csv, taobao or json"
             ) from error
         self.row_count: int = self._file.metadata.num_rows
-        self.done = 0  # rows behind
+        self.done = 0  # rows that were returned
         try:
             self._schema = self._schema_with_zones()
             self._columns = TableColumns.of(self._schema, names, str(path), zoned=zoned, wording=wording)
@@ -56,7 +56,7 @@ class ParquetRows:
             raise SourceError(str(error)) from error
 
     def decoded(self, rules: EventRules, start: int) -> Iterator[tuple[Decoded | None, int]]:
-        """Batches from row ``start`` on, each with the number of rows before its end; None: all before it."""
+        """Batches, each with the number of rows up to its end; None in place of one before row ``start``."""
         inside = [name for name in self._columns.wanted if name in self._file.schema_arrow.names]
         try:
             for read in self._file.iter_batches(BATCH_ROWS_MAX, columns=inside):
@@ -72,11 +72,11 @@ class ParquetRows:
             raise SourceError(f"cannot read {self._part.path} to its end: {error}; get it again") from error
 
     def read_share(self) -> float:
-        """How much of the file has been read, 0 to 1."""
+        """The share of the file that has been read, 0 to 1."""
         return self.done / self.row_count if self.row_count else 1.0
 
     def _schema_with_zones(self) -> Any:
-        """The file's schema with the values in the names of its folders, and INT96 as instants."""
+        """The file's schema with the columns in the names of its folders, and with INT96 as instants."""
         schema, stored = self._file.schema_arrow, self._file.schema
         by_impala = str(self._file.metadata.created_by).lower().startswith("impala")
         leaves = (stored.column(number) for number in range(len(stored)))
@@ -89,7 +89,7 @@ class ParquetRows:
         return pa.schema(fields)
 
     def _whole(self, read: Any) -> Any:
-        """A batch with the types of our schema and the columns that stand in the names of folders."""
+        """A batch with the types of our schema and the columns in the names of folders."""
         kinds = {name: self._schema.field(name).type for name in self._columns.wanted}
         columns = [
             read.column(name).cast(kind) if name in read.schema.names else self._constant(name, read.num_rows)

@@ -14,26 +14,26 @@ from urllib.parse import unquote
 from driftgraph.stream.errors import SourceError
 
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
-# a table that keeps a list of its files beside them: a part may hold rows that were deleted
+# tables that keep a list of their files: a part file may hold rows that were deleted
 _TABLES: Final = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "metadata": "an Iceberg table"}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file. ``values`` are those that stand in the names of its folders, for each of its rows."""
+    """One file. ``values`` are in the names of its folders and hold for each of its rows."""
 
     path: Path
-    name: str  # as it stands in what is told of a row
+    name: str  # as messages about a row give it
     values: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def part_files(path: Path) -> tuple[Part, ...]:
-    """The file itself; of a folder its files and those of its folders by name, without hidden ones.
+    """The file itself; of a folder all files in it and in its folders, by name, without hidden files.
 
-    Hidden is what begins with ``_`` or ``.``: ``_SUCCESS``, ``_metadata``, ``.part-00000.crc``.
+    The name of a hidden file begins with ``_`` or ``.``: ``_SUCCESS``, ``_metadata``, ``.part-00000.crc``.
 
     Raises:
-        SourceError: If a folder has no files, or is a table of which not each row is one.
+        SourceError: If a folder has no files, or is a table whose files may hold deleted rows.
     """
     if not path.is_dir():
         return (Part(path, path.name),)

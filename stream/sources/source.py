@@ -1,4 +1,4 @@
-"""Where events come from: three methods, and one plain source that every test can write down.
+"""The protocol of a source of events, and the plain source that tests write down as a list.
 
 [Source.next_batch] ──► Decoded ──► ids, window
      position ──► checkpoint ──► start of the next run
@@ -13,19 +13,19 @@ from typing import Final, Protocol, runtime_checkable
 
 from driftgraph.stream.events import Decoded, EventBatch
 
-Position = Mapping[str, int]  # part of the source → what to read next from it
+Position = Mapping[str, int]  # name of a partition (or of a file) → the offset or line to read next
 
 
 @runtime_checkable
 class Source(Protocol):
     """Events in batches.
 
-    Always true: ``position`` is that after the last event returned; a new source that starts there goes on
-    with the next event, none left out and none twice. One thread uses it.
+    Always true: ``position`` is after the last event returned; a new source that starts there returns the
+    next event, leaves none out and repeats none. One thread uses it.
     """
 
     def next_batch(self, timeout_s: float) -> Decoded | None:
-        """The next events, with the position after them; None at the end, for ever.
+        """The next events, with the position after them; None at the end, and in each call after it.
 
         An empty ``Decoded`` means that none came within ``timeout_s``.
 
@@ -35,11 +35,11 @@ class Source(Protocol):
         ...
 
     def position(self) -> Position:
-        """After the last event returned; at first where the source started."""
+        """The position after the last event returned; at first, where the source started."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections. May be called twice."""
+        """Close files and connections. May be called twice."""
         ...
 
 
@@ -49,7 +49,7 @@ class LiveSource(Source, Protocol):
 
     @property
     def away(self) -> bool:
-        """Whether the broker cannot be reached: time stands still (``Watermark.tick``)."""
+        """Whether the broker cannot be reached, so that event time stands still (``Watermark.tick``)."""
         ...
 
     @property
@@ -58,45 +58,45 @@ class LiveSource(Source, Protocol):
         ...
 
     def lag(self) -> Mapping[str, int]:
-        """Events not yet returned, by part; a part whose end is not known yet is left out."""
+        """Events not yet returned, by partition. A partition whose end is not known yet is left out."""
         ...
 
     @property
     def behind(self) -> Collection[int]:
-        """Partitions with events to come, by their numbers in ``EventBatch.partition``."""
+        """Partitions that have more events, by their numbers in ``EventBatch.partition``."""
         ...
 
     @property
     def lost(self) -> Mapping[str, int]:
-        """Events that were gone before they could be read, by part."""
+        """How many events were gone before they could be read, by partition."""
         ...
 
     def hold(self, partitions: Collection[int]) -> None:
-        """Fetch no more from exactly these until the next call; ``pause`` is beside it, and either holds."""
+        """Fetch no more from exactly these partitions until the next call, also after ``resume``."""
         ...
 
     def pause(self) -> None:
-        """Fetch no more; ``next_batch`` must go on being called."""
+        """Fetch no more. The caller goes on calling ``next_batch``."""
         ...
 
     def resume(self) -> None:
-        """Fetch again."""
+        """Fetch again from all partitions that are not held."""
         ...
 
     def commit(self, position: Position) -> None:
-        """Tell the broker a position for lag tools; nothing here reads it back."""
+        """Commit a position for lag tools; driftgraph never reads it back."""
         ...
 
 
 class Mark(Enum):
-    """What a script may hold between batches."""
+    """What may stand between the batches of a ``Script``."""
 
     CRASH = "crash"
     END = "end"
 
 
-CRASH: Final = Mark.CRASH  # the first source to come here raises SimulatedCrash; the next goes past
-END: Final = Mark.END  # the first source to come here ends; the next goes past
+CRASH: Final = Mark.CRASH  # the first source that gets here raises SimulatedCrash; the next one goes on
+END: Final = Mark.END  # the first source that gets here ends; the next one goes on
 
 
 class SimulatedCrash(Exception):  # noqa: N818  it is an event of a script, not an error
@@ -104,7 +104,7 @@ class SimulatedCrash(Exception):  # noqa: N818  it is an event of a script, not 
 
 
 class Script:
-    """What a ``MemorySource`` plays: ``[batch, CRASH, batch]``. Remembers which marks have been met."""
+    """The list that a ``MemorySource`` plays: ``[batch, CRASH, batch]``. Remembers which marks were met."""
 
     def __init__(self, *items: EventBatch | Decoded | Mark) -> None:
         self.items: Sequence[EventBatch | Decoded | Mark] = items
@@ -112,10 +112,10 @@ class Script:
 
 
 class MemorySource:
-    """Plays a script. Its position counts the items of the script that are behind it.
+    """Plays a script. Its position counts the items of the script that it has passed.
 
-    A recovery test is a list in and a list out: run until ``SimulatedCrash``, then make another source on
-    the same script at the position of the checkpoint.
+    A recovery test runs until ``SimulatedCrash``, then makes another source on the same script at the
+    position of the checkpoint.
     """
 
     PART: Final = "memory"
@@ -145,9 +145,9 @@ class MemorySource:
         return None
 
     def position(self) -> Position:
-        """How many items of the script are behind."""
+        """How many items of the script the source has passed."""
         return {self.PART: self._next}
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """End the source."""
         self._ended = True

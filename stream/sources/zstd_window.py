@@ -1,9 +1,9 @@
-"""The window of a zstd frame: how far back it refers, which is memory that whoever reads it needs.
+"""The window of a zstd frame: how far back it refers, and so how much memory a reader needs.
 
 the first bytes of a file ──► [window_bytes] ──► the sentence about a window that is too long
 
-``zstd --long=N`` makes windows of 2^N bytes, and pyarrow's decompressor takes 2^27 at most and has no setting
-for it. Format: RFC 8878, section 3.1.1.
+``zstd --long=N`` makes windows of 2^N bytes. pyarrow's decompressor takes 2^27 at most and has no setting for
+that limit. Format: RFC 8878, section 3.1.1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_skippable(head: bytes) -> bool:
 
 
 def window_bytes(head: bytes) -> int | None:
-    """The window of the frame that begins here; None if that is none, or ``head`` too short to tell."""
+    """The window of the frame that begins here; None if there is none, or ``head`` is too short to tell."""
     if len(head) < 18 or not head.startswith(MAGIC):
         return None
     flags = head[4]
@@ -42,12 +42,12 @@ def needs_dictionary(head: bytes) -> bool:
 
 
 def is_too_long(error: str) -> bool:
-    """Whether this is what the decompressor says of a window that it does not take."""
+    """Whether this is the error of the decompressor about a window that is too long."""
     return "requires too much memory" in error
 
 
 def sentence(path: Path, window: int | None) -> str:
-    """What is wrong, and what to do."""
+    """What is wrong with the file, and what to do."""
     has = "a window" if window is None or window <= 1 << LONGEST else f"a window of {window >> 20:,} MiB"
     return (
         f"cannot read {path}: its zstd data has {has} (zstd --long), and driftgraph reads windows up to "

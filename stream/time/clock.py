@@ -1,9 +1,9 @@
-"""Time: the one wall clock, and what an event's time may look like.
+"""Time: the one wall clock, and the forms in which an event's time may be written.
 
     decode ──► [time_ms_of, times_ms_of] ──► EventBatch.time_ms ──► Watermark ──► window.expire
 
-Event time is int64 milliseconds, UTC. Nothing else in driftgraph reads a wall clock; who needs one is
-given a ``Clock``.
+Event time is int64 milliseconds, UTC. Nothing else in driftgraph reads a wall clock; code that needs one
+is given a ``Clock``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ F64 = npt.NDArray[np.float64]
 Instants = npt.NDArray[np.datetime64]  # in milliseconds, UTC
 Mask = npt.NDArray[np.bool_]
 
-FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event is a broken clock
+FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event comes from a broken clock
 FLOOR_MS_MIN = time_kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart
 _TEXT_MAX = 64  # characters; nanoseconds with the name of a zone take 60
 
@@ -43,7 +43,7 @@ _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "
 
 
 class Clock(Protocol):
-    """Wall time. Injected, so that a test or a replay decides what time it is."""
+    """Wall time. It is injected, so that a test or a replay decides what time it is."""
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, UTC."""
@@ -59,13 +59,13 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to."""
+    """A clock that moves only when a caller moves it."""
 
     def __init__(self, now_ms: int) -> None:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
-        """What it was last set to."""
+        """The time that was set last."""
         return self._now_ms
 
     def advance(self, duration_ms: int) -> None:
@@ -77,7 +77,7 @@ def duration_ms_of(text: str) -> int:
     """``90s``, ``15m``, ``6h``, ``1.5d``, ``2w``, ``250ms`` as milliseconds.
 
     Raises:
-        ValueError: If it is none of these; the message says what is.
+        ValueError: If it is none of these; the message lists the forms.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -87,15 +87,17 @@ def duration_ms_of(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TimeBounds:
-    """The event times accepted right now, both ends included. ``ceiling_ms`` None: any.
+    """The event times accepted right now, both ends included. Without ``ceiling_ms`` there is no upper end.
 
-    ``zone`` is that of times which are written without one; None: they are refused.
+    ``zone`` is the zone of times that are written without one; without it they are refused.
     """
 
     floor_ms: int = FLOOR_MS
     ceiling_ms: int | None = None
     zone: ZoneInfo | None = None
-    beyond: str = "the time is further ahead of the clock than accepted"  # said of a time above the ceiling
+    beyond: str = (
+        "the time is further ahead of the clock than accepted"  # the message about a time above the ceiling
+    )
 
     def __post_init__(self) -> None:
         if self.floor_ms < FLOOR_MS_MIN:
@@ -111,18 +113,18 @@ class TimeRules:
     clock: Clock = field(default_factory=SystemClock)
     floor_ms: int = FLOOR_MS
     future_skew_ms: int | None = 300_000  # 5 min of clock error is common, 2037 is one broken phone
-    zone: ZoneInfo | None = None  # of times that are written without one
-    fixed: TimeBounds | None = None  # of a file: one judgement for all of it, however long it is read
+    zone: ZoneInfo | None = None  # for times that are written without one
+    fixed: TimeBounds | None = None  # for a file: the same bounds for all of it, however long reading takes
 
     def bounds(self) -> TimeBounds:
-        """The bounds as of now; read once a batch, so that all its rows are judged alike."""
+        """The bounds as of now; taken once a batch, so that all its rows are judged alike."""
         if self.fixed is not None:
             return self.fixed
         ahead = self.future_skew_ms
         return TimeBounds(self.floor_ms, None if ahead is None else self.clock.now_ms() + ahead, self.zone)
 
 
-REPLAY_TIMES = TimeRules(future_skew_ms=None)  # no ceiling: who reads has judged the times already
+REPLAY_TIMES = TimeRules(future_skew_ms=None)  # no ceiling: the reader of the file has judged the times
 
 
 def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
@@ -131,7 +133,7 @@ def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
     Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``time_kernels``);
     a fraction of a millisecond is rounded half to even in float seconds and milliseconds and cut off in
     finer units and in text. Text is digits, digits with a fraction, or a date and time (``time_text``). No
-    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is what it says.
+    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is taken as it is.
     """
     if isinstance(value, str):
         parsed = _ms_of_text(value, bounds.zone)

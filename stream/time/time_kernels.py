@@ -12,7 +12,7 @@ import numpy as np
 
 from driftgraph.stream.kernels.compile import plain_kernel
 
-SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973
+SECONDS_BELOW = 100_000_000_000  # in seconds the year 5138, in milliseconds 1973
 MILLISECONDS_BELOW = 100_000_000_000_000
 MICROSECONDS_BELOW = 100_000_000_000_000_000
 NUMBER_BELOW = 9_000_000_000_000_000_000  # nanoseconds of the year 2255; int64 ends soon after

@@ -1,10 +1,10 @@
-"""Times that are written as texts: which forms are one instant, and why any other is refused.
+"""Times that are written as texts: which forms mean one instant, and why other forms are refused.
 
     clock.time_ms_of ──► [ms_of_text] ──► UTC milliseconds, or a TimeFault
     clock.times_ms_of ─► time_kernels, which reads the usual forms ──► [shift_ms] for those without a zone
 
-A text is read only if it can mean nothing else. A time without a zone is read in the zone that is configured
-(``events.timezone``), and is refused where there is none.
+A text is read only if it has one meaning. A time without a zone is read in the configured zone
+(``events.timezone``), and is refused if none is configured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIME: Final = re.compile(
     re.ASCII,
 )
 _UTC: Final = re.compile(r" ?(?:[Zz]|[Uu][Tt][Cc]|[Gg][Mm][Tt])(?:\[[\w/+-]+\])?", re.ASCII)
-# an offset; the name of the zone after it, as Go and Java write it, adds nothing
+# an offset; Go and Java also write the name of the zone after it, which adds nothing
 _OFFSET: Final = re.compile(
     r" ?([+-])(\d\d)(?::?(\d\d)(?::?(\d\d))?)?(?: [A-Z]{3,5}|\[[\w/+-]+\])?", re.ASCII
 )
@@ -37,7 +37,7 @@ _REGION: Final = re.compile(r" ([A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})", re.ASCII)
 
 
 class TimeFault(StrEnum):
-    """Why a value is no usable event time. Stable: metrics count by it."""
+    """Why a value is no usable event time. The codes are stable, since metrics count by them."""
 
     BAD_TIME = "bad_time"  # not a time in any known form; NaN, zero, negative, null
     WITHOUT_ZONE = "time_without_zone"
@@ -45,7 +45,7 @@ class TimeFault(StrEnum):
     IN_FUTURE = "time_in_future"  # after the ceiling
 
 
-FAULTS: Final = (None, *TimeFault)  # by the numbers of ``time_kernels``
+FAULTS: Final = (None, *TimeFault)  # indexed by the numbers of ``time_kernels``
 
 
 def ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
@@ -61,7 +61,7 @@ def ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
         return TimeFault.BAD_TIME
     parts, rest = found.groups()[:7] if found[1] else found.groups()[7:14], found[15]
     if parts[3] is None and rest:
-        return TimeFault.BAD_TIME  # a day with a zone is no moment
+        return TimeFault.BAD_TIME  # a day with a zone is no instant
     try:
         year, month, day, hour, minute, second = (int(part or 0) for part in parts[:6])
         local = datetime(year, month, day, hour, minute, second)
@@ -76,7 +76,7 @@ def ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
 
 
 def _shift_of(written: str, local_ms: int, zone: ZoneInfo | None) -> int | TimeFault:
-    """From the local time to UTC, by what is written after it."""
+    """The shift from local time to UTC, by the zone that is written after it."""
     if _UTC.fullmatch(written):
         return 0
     offset = _OFFSET.fullmatch(written)
@@ -101,15 +101,15 @@ def _shift_of(written: str, local_ms: int, zone: ZoneInfo | None) -> int | TimeF
 def shift_ms(zone: ZoneInfo, minute: int) -> int:
     """UTC minus a local time within that minute since 1970; ``NO_SUCH_MINUTE`` where clocks skip it.
 
-    Of a minute that comes twice, since clocks are set back, the first is meant. Every offset since 1973,
-    where event times begin, is a whole number of minutes.
+    A minute that comes twice, since clocks are set back, means the first of the two. Every offset since
+    1973, where event times begin, is a whole number of minutes.
     """
     try:
         local = _EPOCH + timedelta(minutes=minute)
         utc = local.replace(tzinfo=zone).astimezone(UTC)
         if utc.astimezone(zone).replace(tzinfo=None) != local:
             return NO_SUCH_MINUTE
-    except OverflowError:  # at an end of the years that Python has
+    except OverflowError:  # at an end of the years that Python's datetime has
         return NO_SUCH_MINUTE
     return (utc.replace(tzinfo=None) - local) // timedelta(milliseconds=1)
 

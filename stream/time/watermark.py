@@ -1,4 +1,4 @@
-"""How far event time has come: the watermark of a stream, by its events and by the silence between them.
+"""The watermark of a stream: how far event time has come, by the events and by the silence between them.
 
 EventBatch.time_ms, wall clock ──► [Watermark] ──► lateness, window.expire
                                        └─ state ──► checkpoint ──► the next start
@@ -21,9 +21,13 @@ from driftgraph.stream.time.time_text import TIME_MS_MAX
 class WatermarkRules:
     """How event time advances. Each default suits events sent by phones and browsers as they happen."""
 
-    out_of_orderness_ms: int = 60_000  # disorder that is waited for; one minute covers a batching client
+    out_of_orderness_ms: int = (
+        60_000  # the watermark stays so far behind; one minute covers a batching client
+    )
     allowed_lateness_ms: int = 3_600_000  # behind the watermark by more than this, an event is late
-    idle_timeout_ms: int | None = 60_000  # a partition silent for longer does not hold time; None: never idle
+    idle_timeout_ms: int | None = (
+        60_000  # a partition silent for longer does not hold time back; None: no limit
+    )
     future_skew_ms: int | None = 300_000  # never ahead of the wall clock by more; None: no ceiling (replay)
 
 
@@ -34,8 +38,8 @@ class WatermarkState:
     value_ms: int = 0
     high_ms: Mapping[int, int] = field(default_factory=dict)  # partition → its highest event time
     seen_ms: Mapping[int, int] = field(default_factory=dict)  # partition → wall time of its last event
-    wall_ms: int = 0  # when this was taken; 0: by a version that did not note it
-    away_since_ms: int | None = None  # wall time, if the source was away then
+    wall_ms: int = 0  # when this was taken; 0: a version took it that did not note the time
+    away_since_ms: int | None = None  # the wall time since which the source was away; None: it was not
 
 
 class Watermark:
@@ -47,9 +51,9 @@ class Watermark:
         moment it moved, and at most the wall clock + skew;
       * an event ahead of the wall clock + skew moves nothing;
       * between ``tick(away=True)`` and the next ``tick(away=False)`` no partition becomes idle and quiet time
-        does not count: an outage of the source is not silence;
-      * a restart changes nothing of it: the silence before a stop and the stop itself count as silence, but
-        only once all events that came meanwhile were taken in.
+        does not count, since an outage of the source is not silence;
+      * a restart changes nothing: the silence before a stop and the stop itself count as silence, but only
+        after all events of that time were observed.
 
     Each event is judged by the watermark that the events before it made, so how the stream was cut into
     batches changes nothing (ARCHITECTURE section 6).
@@ -61,15 +65,15 @@ class Watermark:
         self.value_ms = state.value_ms if state else 0
         self._slot_of: dict[int, int] = {}  # partition → index into the arrays below
         self._high_ms: I64 = np.zeros(0, np.int64)  # highest event time; 0 before the first event
-        self._seen_ms: I64 = np.zeros(0, np.int64)  # wall time since which it is silent: of its last event
+        self._seen_ms: I64 = np.zeros(0, np.int64)  # wall time of its last event, since which it is silent
         self._heard_ms: I64 = np.zeros(
             0, np.int64
-        )  # wall time of the last event in this process, or of its start
-        self._settled: Mask = np.zeros(0, np.bool_)  # its end was reached since the start
+        )  # wall time of the last event of any partition in this process, or of the start of the process
+        self._settled: Mask = np.zeros(0, np.bool_)  # whether its end was reached since the start
         self._active: Mask = np.zeros(0, np.bool_)
-        self._held: Mask = np.zeros(0, np.bool_)  # by the last ``align``
+        self._held: Mask = np.zeros(0, np.bool_)  # whether the last ``align`` held it
         self._away_since_ms: int | None = None
-        self._stopped_ms = state.wall_ms if state else 0  # 0: it is not known when, or this is no restart
+        self._stopped_ms = state.wall_ms if state else 0  # 0: the time is not known, or this is no restart
         if state is None:
             return
         now_ms = clock.now_ms()
@@ -83,7 +87,7 @@ class Watermark:
             self._away_since_ms = min(state.away_since_ms, now_ms)
 
     def assign(self, partitions: Sequence[int]) -> None:
-        """Make partitions hold time back from now on, until their first event or until they are idle."""
+        """Let these partitions hold event time back, until their first event or until they are idle."""
         for partition in partitions:
             self._slot(partition, active=True)
 
@@ -96,7 +100,7 @@ class Watermark:
     def high_ms(self, partition: int | None) -> int:
         """The highest event time of a partition; 0 before the first event of any.
 
-        Of one that has shown none, and of None: what all that have shown one have come to.
+        For None, and for a partition without an event: the lowest of those that had events.
         """
         slot = self._slot_of.get(0 if partition is None else partition)
         if slot is not None and self._high_ms[slot] > 0:
@@ -105,15 +109,15 @@ class Watermark:
         return int(shown.min()) if len(shown) else 0
 
     def forget_stop(self) -> None:
-        """Do not count the time between the last run and now: the source may have been away for all of it."""
+        """Do not count the time since the last run as silence, since the source may have been away."""
         if self._stopped_ms:
             now_ms = self._clock.now_ms()
             self._do_not_count(max(0, now_ms - self._stopped_ms), now_ms)
 
     def observe(self, partition: I32, time_ms: I64) -> tuple[Mask, I64]:
-        """Take in N events in arrival order.
+        """Move the watermark by N events in arrival order.
 
-        ``partition`` may be empty: all from partition 0. A late event never moves the watermark.
+        An empty ``partition`` means that all are from partition 0. A late event never moves the watermark.
 
         Returns:
             (which of them are late [N], the watermark after each of them [N]).
@@ -143,12 +147,13 @@ class Watermark:
         return time_ms < self.value_ms - self.rules.allowed_lateness_ms
 
     def align(self, by_ms: int, behind: Collection[int]) -> frozenset[int]:
-        """Which partitions to read no further now, as they are ahead of the slowest by more than ``by_ms``.
+        """The partitions to hold, since they are ahead of the slowest one by more than ``by_ms``.
 
-        The slowest is that of ``behind``, partitions with events to come, whose highest event time is lowest;
-        one that has shown no event yet is slower than any. An idle one does not count, so that nobody waits
-        for what does not come. One that is held stays so until it is ahead by half of that: each pause costs
-        another fetch. What is held is not silent and does not become idle.
+        The slowest partition is the one in ``behind`` (those that have more events) with the lowest highest
+        event time; a partition without an event yet is slower than any. An idle partition does not count,
+        since it may stay silent. A held partition stays held until it is ahead by less than half of
+        ``by_ms``, since each pause costs another fetch. A held partition is not silent and does not become
+        idle.
         """
         slow = self._active & np.fromiter((p in behind for p in self._slot_of), np.bool_, len(self._slot_of))
         if slow.any():
@@ -161,14 +166,14 @@ class Watermark:
     def tick(
         self, *, away: bool = False, caught_up: bool = False, behind: Collection[int] | None = None
     ) -> int:
-        """Let wall time pass; return the watermark. To be called also when no event comes.
+        """Let wall time pass; return the watermark. The caller calls it also when no event comes.
 
         Args:
-            away: The source cannot be reached. Time stands still.
-            caught_up: The source answers and has nothing more. Once all partitions are idle, event time
-                then passes as the wall clock does, so that a quiet but healthy topic expires.
-            behind: Partitions with events to come; None: nobody knows. Silence of before a restart counts for
-                one that has come to its end since.
+            away: Whether the source cannot be reached. Event time then stands still.
+            caught_up: Whether the source answers and has no more events. Once all partitions are idle, event
+                time then passes as the wall clock does, so that events of a quiet topic expire.
+            behind: Partitions that have more events; None if that is not known. The silence before a restart
+                counts for a partition that has been read to its end since.
         """
         now_ms = self._clock.now_ms()
         if away:
@@ -202,15 +207,16 @@ class Watermark:
         return self.value_ms
 
     def _do_not_count(self, duration_ms: int, now_ms: int) -> None:
-        """Let all partitions be silent for so much less."""
+        """Take a time off the silence of all partitions."""
         for since_ms in (self._seen_ms, self._heard_ms):
             np.minimum(since_ms + duration_ms, now_ms, out=since_ms)
 
     def _hear(self, slots: I32, time_ms: I64) -> None:
-        """Note when the partitions of these events were heard.
+        """Note the wall time of the newest event of each partition.
 
-        An event that is read after a restart came before it: at its own time if that is of the stop. If it is
-        not, nobody knows when: in a topic that is filled with old events their clock is another one.
+        An event that came during a stop is read after the restart, and counts as heard at its own time. An
+        event that is older than the stop counts as heard now: when it came is not known, as in a topic that
+        is being filled with old events.
         """
         now_ms = self._clock.now_ms()
         distinct = np.unique(slots)
@@ -231,7 +237,7 @@ class Watermark:
         return TIME_MS_MAX if skew_ms is None else self._clock.now_ms() + skew_ms
 
     def _slot(self, partition: int, *, active: bool) -> int:
-        """Its place in the arrays. A new one that is not active holds time from its first event on."""
+        """The partition's index in the arrays. A new one, if not active, holds time back from its first event."""
         slot = self._slot_of.get(partition)
         if slot is None:
             slot = self._slot_of[partition] = len(self._slot_of)
