@@ -1,6 +1,6 @@
 """Addresses such as ``redis://user:password@host/0``: the one place that prints them and finds their faults.
 
-A user name and a password, and whatever stands behind a ``?``, are never in what these functions give.
+The results of these functions never contain a user name, a password, or the query behind a ``?``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def fault_of(url: str, schemes: Collection[str]) -> str | None:
-    """What is wrong with an address and what to do, without a word of it; None if it can be used.
+    """What is wrong with an address and what to do, without quoting it; None if it can be used.
 
-    A ``/``, ``?`` or ``#`` in a password ends the part with the host, and a half of the password is then
-    taken for a port, a path or a query: all that looks so is refused.
+    A ``/``, ``?`` or ``#`` in a password ends the host part, and the rest of the password is then taken for a
+    port, a path or a query. So addresses that look like that are refused.
     """
     if "://" not in url or url.partition("://")[0].lower() not in schemes:
         named = [f"{scheme}://" for scheme in schemes]
@@ -68,7 +68,7 @@ def looks_like_address(text: str) -> bool:
 
 
 def public_url(url: str) -> str:
-    """An address for people. Of one that cannot be taken apart safely only the scheme is left."""
+    """An address without secrets. Of an address that cannot be parsed safely only the scheme is left."""
     scheme = url.partition("://")[0].lower()
     if not _SCHEME.fullmatch(scheme) or "://" not in url:
         return HIDDEN
@@ -87,7 +87,7 @@ def without_addresses(text: str) -> str:
 
 
 def secrets_in(url: str) -> set[str]:
-    """What an address has that nobody should see: password, values of the query, each also decoded."""
+    """The secrets in an address: the password and the values of the query, each also decoded."""
     parts = _split(url)
     if parts is None:
         return {url}
@@ -96,10 +96,10 @@ def secrets_in(url: str) -> set[str]:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts; None where Python's parser fails, whose words would repeat what it was given."""
+    """The parts of an address; None where Python's parser fails, whose error would quote the address."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  it is looked at only when it is asked for
+        parts.port  # noqa: B018  the parser checks the port only when it is read
     except ValueError:
         return None
     return None if _CONTROL.search(url) else parts

@@ -3,7 +3,7 @@
     checkpoints, erasures, dead letters, window, status ──► [written_whole, link_or_copy, lock, …] ──► volume
 
 SMB, Azure Files, NFS, FUSE and FAT lack some of what a local disk has. Where another way has the same result,
-the functions here take it; where there is none, as on a full disk, they raise what the volume says.
+the functions here take it; where there is none, as on a full disk, they raise the volume's error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-# What systems say where a volume does not have an operation. FUSE and SMB are free in their choice.
+# errors where a volume lacks an operation; FUSE and SMB return any of them
 _MISSING: Final = frozenset(
     {
         errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV,
@@ -38,10 +38,10 @@ def link_or_copy(source: Path, target: Path) -> bool:
     """Give a file a second name, or make a copy where the volume has no (more) hard links.
 
     Returns:
-        Whether it is a link. A copy is on the disk.
+        Whether it is a link. If not, the copy was fsynced.
 
     Raises:
-        OSError: The volume is full, or the file cannot be read or written.
+        OSError: If the volume is full, or the file cannot be read or written.
     """
     try:
         os.link(source, target)
@@ -57,13 +57,14 @@ def link_or_copy(source: Path, target: Path) -> bool:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a file or folder; what had the name is gone.
+    """Rename a file or folder, and replace the one that had the name.
 
-    At once where the volume can. Where it renames nothing onto an existing file, that one is removed before;
-    where it renames no folders, the files are moved one by one, by name and ``*.json`` last.
+    The rename is atomic where the volume can do that. Where a rename onto an existing file fails, that file
+    is removed first. Where folders cannot be renamed, their files are moved one by one, by name and
+    ``*.json`` last.
 
     Raises:
-        OSError: The volume refuses both ways.
+        OSError: If the volume refuses both ways.
     """
     try:
         source.rename(target)
@@ -80,7 +81,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Bring an open file or folder to the disk, as far as the volume knows such a thing.
+    """Fsync an open file or folder, if the volume has fsync.
 
     Raises:
         OSError: The disk is full or broken.
@@ -93,7 +94,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, as far as the volume knows such a thing.
+    """Fsync the names in a folder, if the volume has fsync.
 
     Raises:
         OSError: The disk is full or broken, or there is no such folder.
@@ -156,10 +157,10 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o666, synced: bool = Tr
 
 
 def make_room(descriptor: int, start: int, size: int) -> None:
-    """Make sure that ``size`` bytes of a sparse file can be written. They are zeros and nobody uses them yet.
+    """Make sure that ``size`` bytes of a sparse file can be written. They are zeros that no reader uses yet.
 
     Raises:
-        OSError: The volume is full.
+        OSError: If the volume is full.
     """
     try:
         os.posix_fallocate(descriptor, start, size)
@@ -175,17 +176,17 @@ def make_room(descriptor: int, start: int, size: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock that the kernel lets go of with the process. ``close`` lets go of it before that.
+    """A lock that the kernel releases when the process ends. ``close`` releases it earlier.
 
-    Always true: while it is held, no other process of this machine gets it. ``by_volume``: no process of any
-    machine that the volume knows of does.
+    Always true: while it is held, no other process of this machine gets it; with ``by_volume`` no process of
+    any other machine that uses the volume, either.
     """
 
     by_volume: bool
     socket: socket.socket | None = None
 
     def close(self) -> None:
-        """Let go of the part of the lock that is no file; closing the file lets go of the other."""
+        """Release the socket of the lock, if it has one. Closing the file releases a lock of the volume."""
         if self.socket is not None:
             self.socket.close()
 
@@ -193,11 +194,11 @@ class Lock:
 def lock(descriptor: int | None, path: Path, *, wait: bool = False) -> Lock:
     """Lock the file or folder at ``path``, which is open.
 
-    Where the volume has no locks, a socket's name is the lock. It is known within one machine (one network
-    namespace), so ``by_volume`` is False then.
+    Where the volume has no locks, the name of a socket is the lock. Only processes of the same machine (the
+    same network namespace) see it, so ``by_volume`` is False.
 
     Raises:
-        BlockingIOError: Another process has it, and we do not ``wait``.
+        BlockingIOError: If another process has it, and ``wait`` is False.
     """
     try:
         if descriptor is not None:

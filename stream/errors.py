@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class DriftgraphError(Exception):
-    """Something outside of driftgraph is not as it should be, and a person can put it right.
+    """Something outside of driftgraph is wrong, and a person can mend it.
 
     The message is one sentence that names the thing, its value and what to do.
     """
@@ -26,4 +26,4 @@ class ConfigError(DriftgraphError):
 
 
 class SourceError(DriftgraphError):
-    """A source cannot be read. One sentence: what, with which value, and what to do."""
+    """A source cannot be read. The message says what, with which value, and what to do."""

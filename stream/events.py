@@ -1,4 +1,4 @@
-"""What flows: a batch of behavior events as typed columns, and the events that could not become one.
+"""The data that flows: a batch of behavior events as typed columns, and the events that were rejected.
 
     source ──► [Decoded = EventBatch + Rejected] ──► ids ──► window
 
@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-ID_BYTES_MAX = 512  # a longer user or item id is a broken producer, not an id
+ID_BYTES_MAX = 512  # a longer user or item id comes from a broken producer
 PAYLOAD_BYTES_KEPT = 65_536  # of a rejected event in memory and in the dead letter file
 
 U8 = npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ class Strings:
         lengths = ends - starts
         offsets = np.zeros(len(index) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        # position of every byte: its row's start, plus how far into the row it is
+        # index of every byte: the start of its row, plus its distance from that start
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Strings(offsets, self.data[np.repeat(starts, lengths) + within])
 
@@ -78,8 +78,8 @@ class EventBatch:
     item: Strings
     relation: U8
     time_ms: I64
-    partition: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # empty: all from partition 0
-    event_id: Strings | None = None  # None or an empty string: the event carries no id and is never merged
+    partition: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # empty: all are from partition 0
+    event_id: Strings | None = None  # None or an empty string: the event has no id and is no duplicate
 
     def __post_init__(self) -> None:
         n = len(self.time_ms)
@@ -120,7 +120,7 @@ Headers = tuple[tuple[str, bytes | None], ...]  # of a record: a name may come t
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that could not be applied, with what is needed to find and retry it.
+    """An event that could not be applied, with all that is needed to find it and send it again.
 
     ``reason`` is a stable code (``bad_json``, ``missing_field``, ``bad_id``, ``bad_time``, …) that metrics
     count by; ``detail`` is one sentence with the value. ``origin`` says where it came from
@@ -138,32 +138,34 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A request to forget a user, which came after the first ``place`` events of its batch.
+    """A request to erase a user, which came after the first ``place`` events of its batch.
 
-    So what the user did in those and earlier is to be erased, and what comes later with an event time up to
-    ``time_ms`` is of before the request, too. What is newer is a new beginning and stays.
+    It erases the user's events up to there, and those that come later with an event time up to ``time_ms``.
+    Events of the user with a newer time are kept.
     """
 
     user: str
     place: int
-    time_ms: int | None = None  # None: nobody knows when it was asked; that of the newest event before it
-    partition: int | None = None  # in which it stands, as in ``EventBatch.partition``
+    time_ms: int | None = (
+        None  # of the request; None: not known, so that of the newest event before it counts
+    )
+    partition: int | None = None  # of the request, as in ``EventBatch.partition``
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What one read of a source gave: the good events, the bad ones, and how many were read."""
+    """The result of one read of a source: the good events, the bad ones, and the requests to erase."""
 
     batch: EventBatch
     rejected: tuple[Rejected, ...] = ()
     position: Mapping[str, int] = field(default_factory=dict)  # after the last event of this read
-    ignored: int = 0  # of a behavior that the configuration leaves out
+    ignored: int = 0  # events of a behavior that the configuration leaves out
     erased: tuple[Erasure, ...] = ()  # in the order in which they were read
-    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
+    tombstones: int = 0  # how many of the ignored are records without a value that request nothing
 
     @property
     def read_count(self) -> int:
-        """Events read: good, bad, ignored, and requests to erase."""
+        """How many events were read: good, bad, ignored, and requests to erase."""
         return len(self.batch) + len(self.rejected) + self.ignored + len(self.erased)
 
 

@@ -1,9 +1,9 @@
-"""What is said while something is missing: a line at once, one each minute, and one when it is over.
+"""Log lines during an outage: one at once, one each minute, and one when it is over.
 
 standby, updater, worker ──► [OutageLog.missing, OutageLog.over] ──► log, progress
 a library that logs each try ──► [FewLines] ──► its handlers
 
-Whoever waits looks again each second or sooner; a log of that would hide what else it has.
+A process that waits tries again each second or sooner; a line for each try would hide all other lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SAY_EVERY_S: Final = 60.0
 
 
 class OutageLog:
-    """Says what is missing, and not too often.
+    """Logs what is missing, and not too often.
 
     Always true: as long as one thing is missing there is one line a minute about it, however often its text
     changes.
@@ -30,14 +30,14 @@ class OutageLog:
         self._said_s = 0.0
 
     def missing(self, text: str, about: str = "it") -> None:
-        """Say it, if it is about something else than the last one or that is a minute ago."""
+        """Log that something is missing, if the last line was about something else or is a minute old."""
         now_s = self._now_s()
         if about != self._about or now_s - self._said_s >= SAY_EVERY_S:
             self._about, self._said_s = about, now_s
             self._say(text)
 
     def over(self, text: str = "") -> None:
-        """Say that it is over, if it was said to be missing and there is something to say."""
+        """Log that the outage is over, if it was logged."""
         if self._about is not None and text:
             self._say(text)
         self._about = None

@@ -1,4 +1,4 @@
-"""What to do about a file or message of another shape, in the words of the command at hand.
+"""Advice about a file or message of another shape, in the words of the command that runs.
 
 replay, produce, validate: an option      run: a key of the configuration      demo: the file itself
 """
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What to do, each as half a sentence that begins with a verb."""
+    """Advice: each value is half a sentence that begins with a verb."""
 
     columns: str
     positions: str  # of columns without a header
     no_header: str
-    separator: str  # the separator follows
-    format: str  # the formats follow
+    separator: str  # the caller appends the separator
+    format: str  # the caller appends the formats
     relations: str
 
 

@@ -1,7 +1,7 @@
 """Dead letters as JSON lines in files of a folder: the place for them that needs only a disk.
 
     put ──► memory ──► [FileDeadLetters.flush] ──► dead-letters-000007.jsonl     one letter a line
-                       [FileLetterBox]         ──► dead-letters-000007.done      numbers of the lines that are done
+                       [FileLetterBox]         ──► dead-letters-000007.done      the numbers of done lines
 
 A letter's id is its file and its line, so a line never moves: a purge leaves an empty line. Several processes
 may write and purge at once: each holds the folder's lock meanwhile, and none keeps a file open.

@@ -47,7 +47,7 @@ class DeadLetters(Protocol):
         """Take one letter; it is safe after the next ``flush``.
 
         Raises:
-            DeadLetterError: If there is no more room for letters that are not safe. This one is taken all the same.
+            DeadLetterError: If there is no more room for letters that are not safe. This one is kept, too.
         """
         ...
 

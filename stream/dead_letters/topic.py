@@ -54,9 +54,9 @@ class KafkaDeadLetters:
     """Keeps letters in one topic.
 
     Always true: value, key, headers and timestamp are those of the event, byte by byte; headers in the form
-    of Kafka Connect and of driftgraph come after its own. A payload is cut only if the topic refuses it as too
-    large. A timestamp is left out only if the topic refuses it, or would remove the letter by it. A header
-    says so. The next ``flush`` sends letters again that the brokers did not acknowledge.
+    of Kafka Connect and of driftgraph come after its own. A payload is cut only if the topic refuses it as
+    too large. A timestamp is left out only if the topic refuses it, or would remove the letter by it. A
+    header says so. The next ``flush`` sends letters again that the brokers did not acknowledge.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class TopicLetterBox:
                 yield _letter_of(message, message.offset() in done[message.partition() or 0])
 
     def mark_done(self, ids: Collection[str]) -> None:
-        """Produce records that name the done letters, each to their partition; wait for the acknowledgement."""
+        """Produce records that name the done letters to their partitions; wait for the acknowledgement."""
         if not ids:
             return
         properties = {**self._client, "acks": "all", "enable.idempotence": True}

@@ -3,9 +3,9 @@
     site's topic ──► normalize ──► canonical topic ──► updater
                         └──► <site's topic>.dlq   └──► count ──► steps topic ──► trends ──► web views, sink
 
-For tens of thousands of events a second, not in the hot path. Delivery is at least once: an offset is
-committed after the broker has all that its record became. ``normalize`` gives an event without an id one
-made of its record's place, so that whoever looks at ids sees it once.
+It takes tens of thousands of events a second and is no part of the hot path. Delivery is at least once: an
+offset is committed after the broker has all messages that its record became. ``normalize`` gives an event
+without an id one made from the origin of its record, so that deduplication by id sees it once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from driftgraph.stream.formats.event_rules import Reason, Refusal, RowOrigin, re
 
 LOG = logging.getLogger("driftgraph.faust")
 
-SESSION_S: Final = 10.0  # so long after a worker was killed its partitions are another's
+SESSION_S: Final = 10.0  # so long after a worker was killed, another worker takes over its partitions
 MESSAGE_BYTES_MAX: Final = 64 << 20  # the topic's own limit decides, as for the updater's dead letters
-_LIMIT_HEADER: Final = "driftgraph.payload.bytes"  # of a dead letter that was cut: its length before
+_LIMIT_HEADER: Final = "driftgraph.payload.bytes"  # of a dead letter: its length before it was cut
 
 
 def make_app(options: FaustOptions) -> faust.App:
@@ -47,7 +47,7 @@ def make_app(options: FaustOptions) -> faust.App:
         value_serializer="raw",
         key_serializer="raw",
         autodiscover=False,
-        agent_supervisor=mode.CrashingSupervisor,  # a worker without its agent only looks alive
+        agent_supervisor=mode.CrashingSupervisor,  # a worker whose agent has died must die too
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=SESSION_S / 3,
         broker_rebalance_timeout=SESSION_S,
@@ -79,7 +79,7 @@ class _ReadCommittedConsumer(driver.Consumer):
 
 
 class _ReadCommitted(driver.Transport):
-    """Faust's own transport, blind to what an aborted transaction wrote."""
+    """Faust's own transport, which leaves out the records of aborted transactions."""
 
     Consumer = _ReadCommittedConsumer
 
@@ -98,7 +98,7 @@ def _add_normalize(app: faust.App, options: FaustOptions, source_topic: str) -> 
 
 
 def _lane_of(event: EventT[Any]) -> int:
-    """Events of one key go one way; those without a key by partition."""
+    """Events of one key go to one lane, and events without a key to the lane of their partition."""
     key = event.message.key
     return zlib.crc32(key) if key is not None else int(event.message.partition)
 
@@ -111,12 +111,14 @@ _KEYED_BY_WHAT: Final = Refusal(
 
 
 class _Normalize:
-    """From chunks of the site's records to canonical messages and dead letters."""
+    """Makes canonical messages and dead letters from chunks of the site's records."""
 
     def __init__(self, app: faust.App, options: FaustOptions, source_topic: str) -> None:
         self._options = options
         self._headers = options.dead_letter_headers
-        self._inline = Normalizer(options.rules, options.names)  # our own checks take microseconds
+        self._inline = Normalizer(
+            options.rules, options.names
+        )  # without a function: checks take microseconds
         self._canonical = app.topic(options.topic, value_type=bytes, key_type=bytes)
         self._dead = app.topic(
             f"{source_topic}.dlq",
@@ -125,16 +127,18 @@ class _Normalize:
             internal=True,
             partitions=1,
             retention=None,
-            config={"retention.ms": -1},  # a letter has its record's time: by age an old one would go at once
+            config={
+                "retention.ms": -1
+            },  # letters have their record's time, so retention by age would remove old ones
         )
 
     def worker_of(self, number: int) -> Callable[[Sequence[EventT[Any]]], Any]:
-        """What lane ``number`` does with a chunk; with a function of the site's, in a process of its own."""
+        """The work of lane ``number`` on a chunk; a function of the site runs in a process of its own."""
         name = self._options.normalize
         if name is None:
             return self._inline_work
         process = NormalizeProcess(name, self._options.rules, self._options.names)
-        thread = ThreadPoolExecutor(1, f"normalize-{number}")  # waits for the process's answers
+        thread = ThreadPoolExecutor(1, f"normalize-{number}")  # waits for the answers of the process
 
         async def work(events: Sequence[EventT[Any]]) -> list[Outgoing]:
             records = [_record_of(event) for event in events if event.message.value is not None]
@@ -158,7 +162,7 @@ class _Normalize:
         ]
 
     def _messages(self, event: EventT[Any], answer: Any) -> list[Outgoing]:
-        """What a record becomes; without an answer it has no value."""
+        """The messages that a record becomes. A record without a value has no answer."""
         timestamp_ms = round(event.message.timestamp * 1000)
         if answer is None:
             return self._without_value(event, timestamp_ms)
@@ -173,14 +177,14 @@ class _Normalize:
         ]
 
     def _without_value(self, event: EventT[Any], timestamp_ms: int) -> list[Outgoing]:
-        """A record without a value asks to forget its key in the canonical topic: only if that is a user."""
+        """A record without a value is passed on if its key is a user: it asks to erase that user."""
         by_key = self._options.erase_by_key
         if by_key or (by_key is None and self._options.normalize is None):
             return [Outgoing(self._canonical, event.message.key, None, timestamp_ms)]
         return [] if by_key is False else [self._letter(event, _KEYED_BY_WHAT)]
 
     def _letter(self, event: EventT[Any], refusal: Refusal) -> Outgoing:
-        """The record byte by byte, with the reason in its headers; cut if the topic takes none so large."""
+        """The record byte by byte, with the reason in its headers; cut if the topic refuses one so large."""
         record = _record_of(event)
         at = RowOrigin(record.origin, record.key, record.headers, record.timestamp_ms)
         headers = (*record.headers, *self._headers(rejected(refusal, record.value, at)))

@@ -1,9 +1,9 @@
-"""Lanes of a Faust agent: take events in turn, send what they become, and acknowledge them only then.
+"""Lanes of a Faust agent: queues that send what events become, and acknowledge the events only then.
 
     agent ──► [Lane.put] ──► chunk ──► work ──► sends, all answered by the broker ──► events acknowledged
 
-So a crash at any point repeats events and loses none. Events of one key go through one lane, in order; one
-that takes long keeps only its own lane waiting, until that holds ``WAITING_MAX`` events.
+So a crash at any point repeats events and loses none. Events of one key go through one lane, in order. A slow
+event delays only its own lane, until that lane holds ``WAITING_MAX`` events.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from faust.types import EventT, TopicT
 
 LOG = logging.getLogger("driftgraph.faust")
 
-CHUNK_MAX: Final = 64  # events worked on together: those behind a slow one in its chunk wait for it
-WAITING_MAX: Final = 4_096  # events in a lane; then the agent waits, and Faust stops fetching
+CHUNK_MAX: Final = 64  # events that are worked on together; a slow event delays the others of its chunk
+WAITING_MAX: Final = 4_096  # events in a lane; then the agent waits and Faust stops fetching
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ Work = Callable[[Sequence[EventT[Any]]], Awaitable[list[Outgoing]]]
 
 
 class Lane:
-    """One queue of events and what works it off.
+    """One queue of events, and the task that takes them from it.
 
-    Always true: an event is acknowledged after all that it became is, and events leave in the order in
-    which they came.
+    Always true: an event is acknowledged after all records that it became are; events are acknowledged in
+    the order in which they came.
     """
 
     def __init__(self, work: Work, *, chunk_max: int = CHUNK_MAX, linger_s: float = 0) -> None:
         self._work = work
-        self._linger_s = linger_s  # waited for others to share a chunk
+        self._linger_s = linger_s  # how long a chunk waits for further events
         self._chunk_max = chunk_max
         self._queue: asyncio.Queue[EventT[Any]] = asyncio.Queue(WAITING_MAX)
 
@@ -57,7 +57,7 @@ class Lane:
         await self._queue.put(event)
 
     async def run(self) -> None:
-        """Work for ever. What ``work`` or a send raises ends the lane, and the worker with it."""
+        """Work for ever. An error of ``work`` or of a send ends the lane, and the worker with it."""
         while True:
             events = [await self._queue.get()]
             if self._linger_s and self._queue.qsize() < self._chunk_max:
@@ -70,7 +70,7 @@ class Lane:
 
 
 async def _deliver(messages: Sequence[Outgoing]) -> None:
-    """Send all and wait until the broker has them."""
+    """Send all records and wait until the broker has them."""
     while messages:
         answers = [(message, await _sent(message)) for message in messages]
         too_large = [message for message, answer in answers if not await _arrived(message, answer)]
@@ -78,7 +78,7 @@ async def _deliver(messages: Sequence[Outgoing]) -> None:
 
 
 async def _sent(message: Outgoing) -> Awaitable[Any] | None:
-    """The broker's answer to come; None if the client itself refuses the record as too large."""
+    """The future answer of the broker; None if the client itself refuses the record as too large."""
     try:
         return await message.topic.send(
             key=message.key,
@@ -94,7 +94,7 @@ async def _sent(message: Outgoing) -> Awaitable[Any] | None:
 
 
 async def _arrived(message: Outgoing, answer: Awaitable[Any] | None) -> bool:
-    """Whether the broker took it; False if it is too large and there is something to send instead."""
+    """Whether the broker took the record; False if it is too large and has an ``instead``."""
     try:
         if answer is not None:
             await answer
@@ -106,7 +106,7 @@ async def _arrived(message: Outgoing, answer: Awaitable[Any] | None) -> bool:
 
 
 def run_for_ever(app: faust.App, lanes: Sequence[Lane]) -> None:
-    """Start the lanes with the app. What a lane raises ends the worker, with an exit code that is not 0."""
+    """Start the lanes with the app. An error of a lane ends the worker with an exit code that is not 0."""
 
     async def run_lanes() -> None:
         try:

@@ -1,9 +1,9 @@
-"""From a site's own records to canonical events: the user's function, its checks, the process it runs in.
+"""Makes canonical events from a site's own records: the user's function, its checks and its process.
 
     SiteRecord ──► [NormalizeProcess: Normalizer] ──► canonical messages, or the reason why there are none
 
-What a function does to the processor, to memory or to the interpreter's lock stays in a process of its own:
-one record that takes seconds, raises, or kills the process costs that record.
+The function runs in a process of its own, so that its use of processor and memory and its crashes stay there:
+a record that takes seconds, raises, or kills the process becomes a dead letter, and nothing else happens.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from driftgraph.stream.formats.event_rules import MISSING, Event, EventRules, Re
 
 ANSWER_WITHIN_S: Final = 60.0  # for one record; then its process is killed and the record is a dead letter
 READY_WITHIN_S: Final = 60.0  # for the start of a process, imports included
-EVENTS_MAX: Final = 10_000  # that one record may become
+EVENTS_MAX: Final = 10_000  # of one record
 
 
 class NormalizeError(DriftgraphError):
-    """The function cannot be found, or no process can run it."""
+    """The user's function cannot be found, or no process can run it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteRecord:
-    """One Kafka record as the site wrote it; what a ``normalize`` function is called with."""
+    """One Kafka record as the site wrote it: the argument of a ``normalize`` function."""
 
     value: bytes
     key: bytes | None
@@ -52,7 +52,7 @@ class CanonicalMessage:
     value: bytes | None
 
 
-Fields = Mapping[str, Any]  # an event: user_id, item_id, behavior, ts, and more if wanted
+Fields = Mapping[str, Any]  # an event: user_id, item_id, behavior, ts; further fields are passed on
 Function = Callable[[SiteRecord], Fields | Iterable[Fields] | None]
 Answer = tuple[CanonicalMessage, ...] | Refusal
 
@@ -61,7 +61,7 @@ def function_of(name: str) -> Function:
     """The function that ``package.module:function`` names.
 
     Raises:
-        NormalizeError: There is none.
+        NormalizeError: If there is no such function.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
@@ -81,11 +81,11 @@ def function_of(name: str) -> Function:
 
 
 class Normalizer:
-    """Applies a function to records and judges what it gives, by the rules that the updater judges by.
+    """Applies a function to records, and checks its events by the same rules as the updater.
 
     A record is taken whole or not at all: if one of its events is refused, none is passed on. An event
-    without an id gets one made of the record's place, so that a record that is normalized twice after a
-    crash is still one event for whoever looks at ids.
+    without an id gets one made from the record's origin, so that deduplication by id counts a record once
+    that a crash made normalize twice.
     """
 
     def __init__(self, rules: EventRules, names: FieldNames, function: Function | None = None) -> None:
@@ -95,7 +95,7 @@ class Normalizer:
         self._canonical = CanonicalJson(rules, names)
 
     def answer(self, record: SiteRecord) -> Answer:
-        """The messages that the record becomes. Nothing that a function does makes this raise."""
+        """The messages that the record becomes, or why there are none. Errors of the function are not raised."""
         try:
             return self._answer(record)
         except Exception as error:
@@ -145,7 +145,7 @@ class Normalizer:
             return judged
         if isinstance(judged, Event):
             user: str | Refusal = judged.user
-        else:  # a behavior that is ignored on purpose passes as it is, and still belongs to its user
+        else:  # an event of an ignored behavior is passed on unchanged, keyed by its user
             user = id_of(event.get(names.user, MISSING), "user id")
         fields = dict(event) if event.get(names.event_id) else {**event, names.event_id: origin}
         return CanonicalMessage(
@@ -154,9 +154,9 @@ class Normalizer:
 
 
 class NormalizeProcess:
-    """A process that runs a function on records; started by the first of them, and again after it died.
+    """A process that runs a function on records. The first record starts it, and the next one if it died.
 
-    One thread uses it. The process ends with this one, however that ends: it reads from a pipe.
+    One thread uses it. The process ends when this one ends in any way, since it reads from a pipe.
     """
 
     def __init__(self, function_name: str, rules: EventRules, names: FieldNames) -> None:
@@ -166,10 +166,10 @@ class NormalizeProcess:
         self._pipe: Connection | None = None
 
     def answers(self, records: list[SiteRecord]) -> list[Answer]:
-        """One answer a record, in order. A record that kills or blocks the process is refused.
+        """One answer for each record, in order. A record that kills or blocks the process is refused.
 
         Raises:
-            NormalizeError: No process gets ready.
+            NormalizeError: If no process gets ready in time.
         """
         answers: list[Answer] = []
         while len(answers) < len(records):
@@ -188,7 +188,7 @@ class NormalizeProcess:
         return answers
 
     def stop(self) -> None:
-        """End the process at once. It may be used again."""
+        """End the process at once. The next record starts another one."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -221,8 +221,8 @@ class NormalizeProcess:
 
 
 def _serve(pipe: Connection, function_name: str, rules: EventRules, names: FieldNames) -> None:
-    """The process: lists of records in, one answer after the other out, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Run in the process: read lists of records and write answers, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     normalizer = Normalizer(rules, names, function_of(function_name))
     pipe.send("ready")
     while True:
@@ -233,5 +233,5 @@ def _serve(pipe: Connection, function_name: str, rules: EventRules, names: Field
         for record in records:
             try:
                 pipe.send(normalizer.answer(record))
-            except BrokenPipeError:  # the parent is gone
+            except BrokenPipeError:  # the parent has ended
                 return

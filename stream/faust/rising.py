@@ -1,8 +1,8 @@
-"""Which items rise: counts by steps of time, and how now compares with before.
+"""Which items rise: counts events by steps of time and compares the newest window with the one before.
 
     canonical topic ──► step counts ──► [counted] ──► cells ──► [rising] ──► lists
 
-A window is ``STEPS`` steps long; "now" is the newest window, "before" the one ahead of it. A cell is a plain
+A window is ``STEPS`` steps long; "now" is the newest window, "before" the previous one. A cell is a plain
 list of integers, so that a Kafka changelog can hold it: the offset of the last record counted into it, its
 newest step, then ``2 · STEPS`` counts, the newest step first.
 """
@@ -16,11 +16,11 @@ from heapq import nlargest
 from math import sqrt
 from typing import Final
 
-STEPS: Final = 6  # of one window: "now" moves on six times in its span
+STEPS: Final = 6  # steps of one window: "now" moves on six times in its span
 _SEPARATOR: Final = "\x00"  # between behavior and item in a key; no configured behavior holds one
 
 Cell = list[int]
-_OFFSET, _STEP, _COUNTS = 0, 1, 2  # places in a cell
+_OFFSET, _STEP, _COUNTS = 0, 1, 2  # indexes into a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Rising:
 
 
 def step_ms_of(window_ms: int) -> int:
-    """The length of a step; a window is never shorter than a second."""
+    """The length of a step. A window is at least a second long."""
     return max(1_000, window_ms) // STEPS
 
 
@@ -47,11 +47,11 @@ def counted(cell: Cell | None, *, offset: int, step: int, count: int) -> Cell | 
     """The cell with ``count`` events of ``step`` in it, or None if nothing changes.
 
     Args:
-        cell: As the table has it; it is not changed.
-        offset: Of the record that tells of the events. One that is not newer than the cell's last one was
-            counted before: what is delivered twice counts once.
-        step: Event time divided by the length of a step. One that is older than all steps of the cell counts
-            nothing.
+        cell: The cell in the table; it is not changed.
+        offset: The offset of the record that counts the events. A record that is not newer than the cell's
+            last one was counted before, so that a record that is delivered twice counts once.
+        step: Event time divided by the length of a step. Events older than all steps of the cell do not
+            count.
         count: How many events.
     """
     if cell is None:
@@ -69,12 +69,12 @@ def counted(cell: Cell | None, *, offset: int, step: int, count: int) -> Cell | 
 
 
 def is_stale(cell: Cell, newest_step: int) -> bool:
-    """Whether all its steps lie outside of both windows."""
+    """Whether all steps of the cell are older than both windows."""
     return newest_step - cell[_STEP] >= 2 * STEPS
 
 
 def score_of(now: int, before: int) -> float:
-    """How much an item rises: ``(now - before) / sqrt(now + before + 1)``.
+    """The score of an item: ``(now - before) / sqrt(now + before + 1)``.
 
     The difference of two Poisson counts in units of its own spread: 10 after 0 (3.0) is more of a rise than
     1,000 after 950 (1.1). The 1 keeps a single event from looking like one.
@@ -85,15 +85,15 @@ def score_of(now: int, before: int) -> float:
 def rising(cells: Iterable[tuple[str, Cell]], top: int) -> dict[str, list[Rising]]:
     """The ``top`` items by behavior that rise most, best first; equal scores by id. O(cells).
 
-    Time is that of the newest step of all cells. An item that does not rise is in no list;
-    a behavior that has cells has one, perhaps empty, so that what rose before is not shown for ever.
+    "Now" ends with the newest step of all cells. An item that does not rise is in no list. A behavior that
+    has cells has a list, perhaps an empty one, so that items that rose before are not shown for ever.
     """
     known = list(cells)
     newest = max((cell[_STEP] for _, cell in known), default=0)
     found: defaultdict[str, list[Rising]] = defaultdict(list)
     for key, cell in known:
         behavior, _, item = key.partition(_SEPARATOR)
-        items = found[behavior]  # a list of its own, also where nothing of it rises
+        items = found[behavior]  # every behavior has a list, also if no item of it rises
         age = newest - cell[_STEP]
         counts = cell[_COUNTS:]
         now, before = (

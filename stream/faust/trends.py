@@ -1,11 +1,11 @@
-"""The trends half of the Faust app: count the canonical topic, rank, show, and hand to a sink.
+"""The trends half of the Faust app: counts canonical events, ranks items, and gives the lists to a sink.
 
     canonical topic ──► count ──► steps topic ──► trends ──► web views, sink
 
-The steps topic has one partition, so that one worker has the whole ranking; the others point at it. Counts
-are by steps of event time and held in a table with a changelog. (Faust's own windowed tables keep the index
-of their keys for ever.) A record of the steps topic that comes twice counts once; canonical events that
-``count`` reads again after a crash, those of its last commit interval of about 3 s, count again.
+The steps topic has one partition, so that one worker has the whole ranking; the others redirect to it.
+Counts are by steps of event time, in a table with a changelog. (Faust's own windowed tables keep the index
+of their keys for ever.) A record of the steps topic that comes twice counts once. Canonical events that
+``count`` reads again after a crash (those of its last commit interval of about 3 s) count again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from driftgraph.stream.formats.event_rules import RowOrigin, Rows
 
 LOG = logging.getLogger("driftgraph.faust")
 
-TOP: Final = 1_000  # items of a list: more than anybody shows
-RANK_EVERY_S: Final = 5.0  # lists are as old as this
-COUNT_CHUNK_MAX: Final = 4_096  # events counted together: what many did to one item in a step is one record
-COUNT_LINGER_S: Final = 0.2  # nobody waits for a trend
+TOP: Final = 1_000  # items of a list: more than any site shows
+RANK_EVERY_S: Final = 5.0  # the greatest age of a list
+COUNT_CHUNK_MAX: Final = 4_096  # events counted together: those of one item in a step become one record
+COUNT_LINGER_S: Final = 0.2  # trends may be so late
 
 
 class _StepCount(msgspec.Struct, array_like=True):
-    """What goes through the steps topic: so many events of a behavior with an item in a step."""
+    """A record of the steps topic: the number of events of a behavior with an item in a step."""
 
     behavior: str
     item: str
@@ -44,7 +44,7 @@ class _StepCount(msgspec.Struct, array_like=True):
 
 
 class TrendAgents:
-    """Counts the canonical topic by behavior, item and step, ranks, shows, and hands to the sink."""
+    """Counts canonical events by behavior, item and step, ranks items, and gives the lists to the sink."""
 
     def __init__(self, app: faust.App, options: FaustOptions) -> None:
         self._app = app
@@ -67,7 +67,7 @@ class TrendAgents:
         self._lists: dict[str, list[Rising]] = {}
 
     def add_agents(self) -> None:
-        """Two agents and the timer that ranks."""
+        """Add the two agents and the timer that ranks."""
         lane = Lane(self._step_counts, chunk_max=COUNT_CHUNK_MAX, linger_s=COUNT_LINGER_S)
 
         @self._app.agent(self._canonical, name="count")
@@ -87,8 +87,8 @@ class TrendAgents:
         run_for_ever(self._app, [lane])
 
     async def _step_counts(self, events: Sequence[EventT[Any]]) -> list[Outgoing]:
-        """A chunk of canonical events as counts; what is wrong in it is the updater's to tell."""
-        # in a thread: the first call may compile for seconds, and every call lets go of the interpreter
+        """Counts of a chunk of canonical events. Bad events are left out here; the updater reports them."""
+        # in a thread: the first call may compile for seconds, and every call releases the interpreter's lock
         return await asyncio.get_running_loop().run_in_executor(None, self._counted, events)
 
     def _counted(self, events: Sequence[EventT[Any]]) -> list[Outgoing]:
@@ -115,7 +115,7 @@ class TrendAgents:
     def _take(self, event: EventT[Any]) -> None:
         try:
             counts = msgspec.msgpack.decode(event.message.value or b"", type=_StepCount)
-        except msgspec.DecodeError as error:  # nobody but us should write there; whoever did stops nothing
+        except msgspec.DecodeError as error:  # another program wrote it: trends go on without it
             LOG.warning("%s@%d is no count: %s", event.message.topic, event.message.offset, error)
             return
         offset = event.message.offset
@@ -123,13 +123,13 @@ class TrendAgents:
         cell = counted(self._table.get(key), offset=offset, step=counts.step, count=counts.count)
         if cell is not None:
             self._table[key] = cell
-        if counts.step > self._newest_step:  # once a step: forget what is in no window any more
+        if counts.step > self._newest_step:  # once a step: remove cells that are in no window any more
             self._newest_step = counts.step
             for stale in [key for key, cell in self._table.items() if is_stale(cell, self._newest_step)]:
                 del self._table[stale]
 
     async def _rank(self) -> None:
-        """Make the lists anew and hand them to the sink, where this worker has the table."""
+        """Make the lists anew and give them to the sink, if this worker has the table."""
         if self._app.in_recovery or self._app.rebalancing or not self._is_mine():
             return
         cells: list[tuple[str, Cell]] = list(self._table.items())
@@ -148,14 +148,14 @@ class TrendAgents:
         try:
             for behavior, items in lists.items():
                 sink(behavior, {one.item: one.score for one in items})
-        except Exception as error:  # whatever a sink is: trends go on, and the next round writes them all
+        except Exception as error:  # any error of a sink: trends go on, and the next round gives it all lists
             LOG.warning("trends are not written: %s", error)
 
     def add_views(self) -> None:
-        """``/trends/`` names the behaviors, ``/trends/{behavior}/?n=20`` lists what rises."""
+        """``/trends/`` names the behaviors, ``/trends/{behavior}/?n=20`` lists the items that rise."""
 
         @self._app.page("/trends/", name="behaviors")
-        async def behaviors(view: Any, request: Any) -> Any:  # noqa: ARG001  the signature is Faust's
+        async def behaviors(view: Any, request: Any) -> Any:  # noqa: ARG001  Faust calls it so
             return view.json({"behaviors": list(self._behaviors)})
 
         @self._app.page("/trends/{behavior}/", name="rising")
@@ -177,7 +177,7 @@ class TrendAgents:
             return view.json({"behavior": behavior, "window_ms": self._options.window_ms, "items": items})
 
     def _elsewhere(self, view: Any, request: Any) -> Any:
-        """Point at the worker that has the table."""
+        """Redirect to the worker that has the table."""
         found = self._app.router.table_metadata(self._table.name)
         owner = next((url for url, topics in found.items() if any(topics.values())), None)
         if owner is None:
