@@ -1,4 +1,4 @@
-"""How long to wait before the next try of what has failed: longer each time, up to the last pause."""
+"""How long to wait before the next try after failures: longer each time, up to the last pause."""
 
 from __future__ import annotations
 

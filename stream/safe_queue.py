@@ -1,4 +1,4 @@
-"""What must be safe before a position passes it: a queue and a thread, so that ingestion never waits.
+"""A queue and a thread that make things safe before a position passes them, so that ingestion never waits.
 
     [SafeQueue.put] ──► queue in memory ──► thread ──► make_safe(batch), until it succeeds ──► safe
          │ full: the updater pauses the source and goes on polling (app/live/backpressure.py)
@@ -33,8 +33,8 @@ class SafeQueue(Generic[Thing]):
     """Things on their way to a disk or a broker that may be away.
 
     Always true: ``put`` returns at once; things become safe in the order in which they were put; a thing
-    leaves only when it is safe. ``count_max`` things or ``bytes_max`` wait, and those of the one read that
-    filled it.
+    is removed only when it is safe. At most ``count_max`` things or ``bytes_max`` wait, plus the things of
+    the read that reached the limit.
 
     Args:
         what: The things, for sentences: "dead letters".
@@ -57,10 +57,10 @@ class SafeQueue(Generic[Thing]):
         self._count_max, self._bytes_max = count_max, bytes_max
         self._tend = tend
         self._queue: deque[tuple[Thing, int]] = deque()
-        self._waiting_bytes = 0  # of things that are not safe
+        self._waiting_bytes = 0  # size of the things that are not safe
         self._change = threading.Condition()
         self._closing = False
-        self.failure: str | None = None  # why their place does not take them; None while it does
+        self.failure: str | None = None  # why ``make_safe`` fails; None while it does not
         self.put_count = 0
         self.safe_count = 0  # of those
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
@@ -73,19 +73,19 @@ class SafeQueue(Generic[Thing]):
 
     @property
     def full(self) -> bool:
-        """Whether nothing more should be read."""
+        """Whether reading should pause."""
         too_long = self._bytes_max is not None and self._waiting_bytes >= self._bytes_max
         return self.waiting >= self._count_max or too_long
 
     @property
     def has_room(self) -> bool:
-        """Whether reading may go on after it was full: half of it is free."""
+        """Whether reading may go on after a pause: half of the queue is free."""
         short = self._bytes_max is None or 2 * self._waiting_bytes <= self._bytes_max
         return 2 * self.waiting <= self._count_max and short
 
     @property
     def told(self) -> str:
-        """What waits, and why, as a sentence for the log."""
+        """A sentence for the log: how many things wait, and why."""
         return f"{self.waiting} {self._what} wait ({self.failure or 'their place is slow'})"
 
     def put(self, thing: Thing, size: int = 0) -> None:
@@ -97,13 +97,13 @@ class SafeQueue(Generic[Thing]):
             self._change.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all things are safe; whether they were in time."""
+        """Wait until all things are safe; False if they are not in time."""
         with self._change:
             return self._change.wait_for(lambda: not self.waiting, timeout_s)
 
     def close(self) -> None:
-        """Give the things some seconds more. Those that are not safe then are logged; the position has not
-        passed their events, which are read again.
+        """Wait some seconds for the things. The log counts those that are not safe then; the position has not
+        passed their events, so the next start reads them again.
         """
         if self._closing:
             return
@@ -117,7 +117,7 @@ class SafeQueue(Generic[Thing]):
             )
 
     def _run(self) -> None:
-        """Take what waits, make it safe, take the next; until closed and empty, or closed and away."""
+        """Make waiting things safe, until closed and empty, or closed while ``make_safe`` fails."""
         batch: list[tuple[Thing, int]] = []
         failures, tending = 0, False
         while True:
@@ -138,12 +138,12 @@ class SafeQueue(Generic[Thing]):
                 return
 
     def _tried(self, batch: list[tuple[Thing, int]]) -> bool:
-        """Make a batch safe; False if its place does not take it now."""
+        """Make a batch safe; False if ``make_safe`` fails."""
         if not batch:
             return True
         try:
             self._make_safe([thing for thing, _ in batch])
-        except Exception as error:  # whatever it is: the thread must go on, or all would wait for ever
+        except Exception as error:  # any error: the thread must go on, or all things would wait for ever
             if self.failure is None:
                 log.error(  # noqa: TRY400  a sentence that is meant to be read
                     "%s cannot be kept: %s; events wait when %d of them do",

@@ -24,9 +24,9 @@ from driftgraph.stream.dead_letters.letters import DeadLetterError, DeadLetters
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.safe_queue import CLOSE_WITHIN_S, SafeQueue
 
-LETTERS_MAX: Final = 10_000  # that wait; then no more events are read
-BYTES_MAX: Final = 64 << 20  # of their payloads
-KEPT_MAX: Final = 1 << 18  # letters of one file of identities; two files, 2 MB each, and 30 MB of memory
+LETTERS_MAX: Final = 10_000  # letters that wait; then no more events are read
+BYTES_MAX: Final = 64 << 20  # size of the payloads that wait; then no more events are read
+KEPT_MAX: Final = 1 << 18  # identities in one file; there are two files of 2 MB, and 30 MB of memory
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _identities_in(path: Path) -> set[int]:
 class Outbox:
     """Dead letters on their way to a place that may be away.
 
-    Always true: what ``queue`` says; a letter that is safe already is not kept twice.
+    Always true: what ``SafeQueue`` says; a letter that is already safe is not kept twice.
     """
 
     def __init__(self, place: DeadLetters, kept: KeptLetters) -> None:

@@ -95,7 +95,7 @@ class Normalizer:
         self._canonical = CanonicalJson(rules, names)
 
     def answer(self, record: SiteRecord) -> Answer:
-        """The messages that the record becomes, or why there are none. Errors of the function are not raised."""
+        """The messages that the record becomes, or why there are none. Raises no error of the function."""
         try:
             return self._answer(record)
         except Exception as error:

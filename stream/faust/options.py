@@ -18,7 +18,7 @@ Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # the headers of a dead
 
 @dataclass(frozen=True, slots=True)
 class FaustOptions:
-    """What the app is built from."""
+    """The options of the Faust app."""
 
     name: str  # the consumer group, and the first part of every topic that the app makes
     brokers: str  # host:port,host:port

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """Which field or column holds what. ``event_id`` may be absent from the events."""
+    """The names of the fields or columns that hold the five values. Events may lack ``event_id``."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -17,10 +17,10 @@ class FieldNames:
     event_id: str = "event_id"
 
     def with_columns(self, columns: Mapping[str, str]) -> FieldNames:
-        """These names with some replaced: ``{"user": "visitorid"}``.
+        """A copy with some names replaced: ``{"user": "visitorid"}``.
 
         Raises:
-            ValueError: If a key is none of the fields.
+            ValueError: If a key is not one of the fields.
         """
         known = [f.name for f in fields(self)]
         for key in columns:

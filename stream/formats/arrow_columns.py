@@ -1,11 +1,12 @@
-"""Columns of Arrow as columns of events: the types that ids, names and times can have.
+"""Arrow columns as columns of events: which types ids, names and times can have.
 
-    schema ──► [why_no_id, why_no_name, why_no_time] ──► table.ColumnError
-    column ──► [strings_of, times_of] ──► columns.Columns
-    scalar ──► [value_of] ──► the row definition, for rows that look odd in the columns
+    schema ──► [why_no_id, why_no_name, why_no_time] ──► arrow_table.ColumnError
+    column ──► [strings_of, times_of] ──► rules_by_column.Columns
+    scalar ──► [value_of] ──► the row decoder, for rows that look odd in the columns
 
-Writers differ: Impala writes texts as bytes, Oracle and Spark write integers as decimals, and some write ids
-as UUIDs. What cannot be an id at all, such as a float, is refused by its column and not by each of its rows.
+Writers differ: Impala writes texts as bytes, Oracle and Spark write integers as decimals, and some writers
+write ids as UUIDs. A type that cannot be an id, such as a float, is refused once for its column and not for
+each row.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from driftgraph.stream.events import I64, U8, Strings
 from driftgraph.stream.time.clock import F64, Instants
 
 UNREADABLE_ID: Final = (
-    " "  # in place of a value that is none: no id begins so, and the row definition is asked
+    " "  # in place of an unreadable value: no id begins with a blank, so the row decoder judges the row
 )
 _PER_MS: Final = {"ms": 1, "us": 1_000, "ns": 1_000_000}
-_SECONDS_MAX: Final = 1 << 52  # as milliseconds it fits into int64, and is later than any time that is taken
+_SECONDS_MAX: Final = 1 << 52  # fits into int64 in milliseconds, and is later than any accepted time
 _UUID_BYTES: Final = 16
 _UUID_GROUPS: Final = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))  # 8-4-4-4-12 hexadecimal digits
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8).reshape(256, 2)
 
 
 def why_no_id(kind: Any) -> str:
-    """What a column of ids must hold instead, and what to do; empty if the type fits."""
+    """The types that a column of ids must have, and what to do; empty if the type fits."""
     plain = _plain(kind)
     whole = types.is_decimal(plain) and plain.scale >= 0
     if types.is_integer(plain) or _is_text(plain) or _is_uuid(plain) or whole:
@@ -48,12 +49,12 @@ def why_no_id(kind: Any) -> str:
 
 
 def why_no_name(kind: Any) -> str:
-    """The same of a column of behaviors."""
+    """As ``why_no_id``, for a column of behaviors."""
     return "" if _is_text(_plain(kind)) else "text"
 
 
 def why_no_time(kind: Any, *, zoned: bool) -> str:
-    """The same of a column of times; ``zoned``: times without a zone have a configured one."""
+    """As ``why_no_id``, for a column of times. ``zoned``: a zone is configured for times without one."""
     plain = _plain(kind)
     local = types.is_date(plain) or (types.is_timestamp(plain) and plain.tz is None)
     whole = types.is_decimal(plain) and plain.scale >= 0
@@ -105,8 +106,8 @@ def strings_of(column: pa.Array | pa.ChunkedArray, *, unreadable: str = "") -> S
 def times_of(column: pa.Array | pa.ChunkedArray) -> I64 | F64 | Instants | Strings:
     """A column of event times; null becomes 0, empty or NaT.
 
-    Timestamps with a zone are instants. Timestamps and dates without one become the texts that they would be,
-    and so do decimals, since texts are what the zone is applied to and what keeps each digit.
+    Timestamps with a zone are instants. Timestamps and dates without one become texts, to which the
+    configured zone is applied. Decimals become texts, too, which keep each digit.
 
     Raises:
         pyarrow.ArrowInvalid: If an unsigned integer does not fit into int64.
@@ -134,7 +135,7 @@ def times_of(column: pa.Array | pa.ChunkedArray) -> I64 | F64 | Instants | Strin
 
 
 def value_of(scalar: Any) -> Any:
-    """One value as the row definition takes it: a text, an integer, or something that it refuses."""
+    """One value as the row decoder takes it: a text, an integer, or a value that it refuses."""
     kind = scalar.type
     if types.is_timestamp(kind):  # as_py has no nanoseconds
         scalar = scalar.cast(kind if kind.tz is None else pa.timestamp(kind.unit, "UTC")).cast(pa.string())
@@ -168,7 +169,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _is_bytes(kind: Any) -> bool:
-    """Bytes of any length: what Impala, Hive and older Sparks write texts as."""
+    """Whether it is a type of bytes, as which Impala, Hive and older Sparks write texts."""
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 

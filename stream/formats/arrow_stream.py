@@ -2,8 +2,8 @@
 
     Rows ──► pyarrow, checked ──► arrow_table.TableColumns ──► [ArrowStream] ──► Decoded
 
-Columns user_id, item_id, behavior, ts and, if it is there, event_id; others are harmless. Nothing is done in
-Python by the event, only by the message and for events that are odd.
+The columns are user_id, item_id, behavior, ts and, optionally, event_id; others are harmless. Python code
+runs once for each message and for events that look odd, not for each event.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.time.clock import TimeBounds
 from driftgraph.stream.wording import BY_KEY, Wording
 
-EVENTS_MAX: Final = 1 << 21  # of one message: what is compressed must not unfold without a limit
+EVENTS_MAX: Final = 1 << 21  # of one message: a limit for messages that are compressed
 
 
 class ArrowStream:
@@ -90,7 +90,7 @@ class ArrowStream:
         )
 
     def _read(self, payload: bytes) -> tuple[Any, TableColumns, Columns] | Refusal:
-        """The table in a message, checked: its bytes may be anything."""
+        """The table in a message, checked, since the bytes of a message may be anything."""
         try:
             with pa.ipc.open_stream(payload) as stream:
                 wanted = TableColumns.of(
@@ -111,13 +111,18 @@ class ArrowStream:
             return table, wanted, wanted.columns(table)
         except ColumnError as error:
             return Refusal(Reason.BAD_SHAPE, str(error))
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # also names that are no UTF-8
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            KeyError,
+        ) as error:  # also for names that are not UTF-8
             why = str(error).partition("\n")[0]
             return Refusal(Reason.BAD_ENCODING, f"no Arrow IPC stream ({why}): {shown(payload)}")
 
 
 class _RowNames:
-    """``row N`` for each row, made only where it is told."""
+    """``row N`` for each row. The text is made only for a message about the row."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -130,7 +135,7 @@ class _RowNames:
 
 
 def _joined(parts: list[Decoded]) -> Decoded:
-    """All messages as one."""
+    """The columns of all messages as one."""
     erased: list[Erasure] = []
     before = 0
     for part in parts:

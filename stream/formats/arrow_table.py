@@ -1,7 +1,7 @@
 """Events in an Arrow table, whether it came from a Parquet file or in a message.
 
 schema ──► [TableColumns] ──► columns(table) ──► rules_by_column.decode_columns
-                              answer(table, row): the definition, for the rows that look odd
+                              answer(table, row): the row decoder, for the rows that look odd
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from driftgraph.stream.wording import BY_KEY, Wording
 
 
 class ColumnError(ValueError):
-    """When a table lacks a column, or has one of a type that no event can have."""
+    """A table lacks a column, or has one of a type that no event can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """Which columns of a schema hold the five values. They are of types that events can have."""
+    """Which columns of a schema hold the five values. Their types have been checked."""
 
     names: FieldNames
     event_id: str | None  # None: the table has no such column
@@ -44,14 +44,14 @@ class TableColumns:
     def of(
         cls, schema: Any, names: FieldNames, where: str, *, zoned: bool, wording: Wording = BY_KEY
     ) -> TableColumns:
-        """Find them in a schema; ``where`` names the table in what is said.
+        """Find the columns in a schema; ``where`` names the table in error messages.
 
-        ``zoned``: times without a zone are read in a configured one.
+        ``zoned``: whether a zone is configured for times without one.
 
         Raises:
-            ColumnError: If one is not there, there twice, or of the wrong type.
+            ColumnError: If a column is missing, is there twice, or has the wrong type.
         """
-        # a column of nothing but nulls, as some libraries write an empty one, is none
+        # a column of the type null, as some libraries write an empty column, counts as missing
         has_id = names.event_id in schema.names and not pa.types.is_null(schema.field(names.event_id).type)
         ids = (names.user, names.item, *([names.event_id] if has_id else []))
         for field in (names.user, names.item, names.behavior, names.ts):
@@ -86,7 +86,7 @@ class TableColumns:
         return list(dict.fromkeys(every))
 
     def columns(self, table: Any) -> Columns:
-        """The table's rows, nothing judged.
+        """The rows of a table as columns of events, before any rule is applied.
 
         Raises:
             pyarrow.ArrowInvalid: If an unsigned time does not fit into int64.
@@ -107,7 +107,7 @@ class TableColumns:
     def answer(
         self, values: dict[str, Any], columns: Columns, row: int, rules: EventRules, bounds: TimeBounds
     ) -> Answer:
-        """What the definition says of one row."""
+        """The row decoder's answer for one row."""
         ts = values[self.names.ts]
         if isinstance(ts, str) and isinstance(columns.ts, np.ndarray):
             ts = columns.ts[row]  # a timestamp as the instant that it is

@@ -35,8 +35,8 @@ from driftgraph.stream.kernels.byte_kernels import gather
 from driftgraph.stream.time.clock import TimeBounds
 
 _FIELDS = ("user", "item", "behavior", "ts", "event_id")
-_BEHAVIOR = _FIELDS.index("behavior")  # the one that may be no number
-_TS = _FIELDS.index("ts")  # the one that may be a number with a fraction
+_BEHAVIOR = _FIELDS.index("behavior")  # the only field that may not be a number
+_TS = _FIELDS.index("ts")  # the only field that may be a number with a fraction
 
 
 class CanonicalJson:
@@ -73,13 +73,13 @@ class CanonicalJson:
         return self._decoded(rows, flat, parts, columns)
 
     def decode_by_row(self, rows: Rows) -> Decoded:
-        """Decode each event by itself: the definition."""
+        """Decode each event by itself, which defines what is right."""
         found = enumerate(map(elements_of, rows.payloads))
         parts, flat = _laid_out(rows, {row: elements for row, elements in found if elements})
         return self._decoded(rows, flat, parts, None)
 
     def event_of(self, payload: bytes, bounds: TimeBounds) -> Event | EraseRequest | Refusal | None:
-        """What one message, or one element of an array, comes to."""
+        """The event in one message, or in one element of an array, or why there is none."""
         read = read_json(payload, self._decoder.decode)
         if isinstance(read, Refusal):
             return read
@@ -127,7 +127,7 @@ class CanonicalJson:
 
 
 def _laid_out(rows: Rows, arrays: Mapping[int, list[bytes]]) -> tuple[MessageParts, list[bytes | None]]:
-    """The messages with each array as its elements."""
+    """The messages with each array replaced by its elements."""
     row: list[int] = []
     places: list[str] = []
     flat: list[bytes | None] = []

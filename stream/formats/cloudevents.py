@@ -22,7 +22,7 @@ _VERSION: Final = "1.0"
 
 
 class CloudEventReader:
-    """Reads an envelope: the attributes, and ``data`` as JSON whichever way it came."""
+    """Reads an envelope into one object: the attributes, and ``data`` as JSON, in both content modes."""
 
     may_wait = False
 
@@ -38,7 +38,7 @@ class CloudEventReader:
         return message if isinstance(message, Refusal) else _envelope(message)
 
     def key(self, raw: bytes) -> bytes:
-        """As it is."""
+        """The key unchanged."""
         return raw
 
 
@@ -62,7 +62,7 @@ def _binary(payload: bytes, headers: dict[str, bytes]) -> object | Refusal:
 def _envelope(message: object) -> object | Refusal:
     """A structured event; ``data_base64`` becomes ``data``."""
     if not isinstance(message, dict):
-        return message  # told as no object
+        return message  # the decoder rejects it, since it is not an object
     encoded = message.get("data_base64")
     if encoded is not None and "data" not in message:
         try:

@@ -3,9 +3,8 @@
     file ──► block of whole lines ──► [Delimited] ──► Decoded
 
 A record is one line: a quoted field may hold commas and doubled quotes, but no line break. So a stray quote
-costs its own line and never swallows the next ones, and line numbers are exact. The line decoder (``csv``) is
-the definition. A block is read by column with Arrow first, unless it holds something that Arrow would cut
-into other records (``_arrow_may_differ``).
+spoils only its own line, and line numbers are exact. The line decoder (``csv``) defines what is right. A
+block is read by column with Arrow first, unless Arrow might split it otherwise (``_arrow_may_differ``).
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from driftgraph.stream.formats.event_rules import (
 from driftgraph.stream.formats.rules_by_column import Columns, Index, RowAnswer, decode_columns
 from driftgraph.stream.time.clock import TimeBounds
 
-FIELD_CHARACTERS_MAX = 131_072  # where the csv module refuses a field
+FIELD_CHARACTERS_MAX = 131_072  # the csv module refuses a longer field
 _NEWLINE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where in a record of ``width`` fields each value stands, counted from 0."""
+    """The index of each value in a record of ``width`` fields, counted from 0."""
 
     user: int
     item: int
@@ -75,7 +74,7 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str 
     """The layout that a header line gives.
 
     Raises:
-        ValueError: If a column is not there; the message says what the header has.
+        ValueError: If a column is missing; the message lists the columns of the header.
     """
     header = [name.strip() for name in fields_of(line, separator)]
     places: dict[str, int] = {}
@@ -91,12 +90,12 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str 
 
 
 def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str = ",") -> Layout:
-    """The layout of a file without a header, from its first line and positions counted from 0.
+    """The layout of a file without a header, from its first line and column numbers counted from 0.
 
-    Without any positions: user, item, behavior, ts; or with a category after the item if there are five.
+    Without any numbers: user, item, behavior, ts; or with a category after the item if there are five.
 
     Raises:
-        ValueError: If a position is no number or not there, or is needed and missing.
+        ValueError: If a column number is not a number, is beyond the line, or is missing.
     """
     width = len(fields_of(line, separator))
     if not columns:
@@ -144,7 +143,7 @@ class Delimited:
         Args:
             block: Lines as in the file, the last one with or without its line break.
             first_line: The number of the first one, for ``origin_of``.
-            origin_of: Line number → what a reject says of where it came from.
+            origin_of: Line number → the origin that a rejected event tells.
         """
         body, number, line_bytes_max = _records(block, first_line)
         index, columns = (
@@ -153,7 +152,7 @@ class Delimited:
         return self._decoded(body, number, index, columns, origin_of)
 
     def decode_by_line(self, block: bytes, first_line: int, origin_of: Callable[[int], str]) -> Decoded:
-        """Decode each line by itself: the definition."""
+        """Decode each line by itself, which defines what is right."""
         body, number, _ = _records(block, first_line)
         return self._decoded(body, number, None, None, origin_of)
 
@@ -204,7 +203,7 @@ class Delimited:
                     delimiter=self._separator, invalid_row_handler=skip, ignore_empty_lines=False
                 ),
                 convert_options=arrow_csv.ConvertOptions(
-                    check_utf8=False,  # checked already
+                    check_utf8=False,  # checked before
                     column_types={str(place): pa.string() for place in places},
                     include_columns=[str(place) for place in places],
                 ),
@@ -235,7 +234,7 @@ class Delimited:
         if len(number) == 0:
             return Decoded(EMPTY)
         bounds = self.rules.times.bounds()
-        lines: list[bytes] = []  # cut only if a row is asked for
+        lines: list[bytes] = []  # split only if one row is needed
 
         def row(at: int) -> RowAnswer:
             if not lines:
@@ -276,7 +275,7 @@ def _records(block: bytes, first_line: int) -> tuple[bytes, I64, int]:
 
 
 def _arrow_may_differ(body: bytes, line_bytes_max: int) -> bool:
-    """Whether Arrow would see other records than the definition, or accept what that refuses."""
+    """Whether Arrow might split a block into other records than the line decoder, or accept more."""
     if not body or line_bytes_max > FIELD_CHARACTERS_MAX or body.count(b"\r") != body.count(b"\r\n"):
         return True
     if body.isascii():

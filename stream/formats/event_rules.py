@@ -1,7 +1,7 @@
-"""What is right: from the values that a message or a row carries to an event, or to the reason why not.
+"""The rules of a good event: judges the five values of a message or row, and gives the event or the reason.
 
     source ──► Rows (payloads) ──► Decoder (formats/) ──► Decoded ──► ids, window
-                                      │ EventRules.event_of: the definition, one row at a time
+                                      │ EventRules.event_of: defines what is right, one row at a time
                                       └ rules_by_column.judge: the same by column, compiled
 
 Every format hands the five values of an event to ``EventRules.event_of`` or, faster, a whole batch of them
@@ -24,8 +24,8 @@ from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Headers, Reject
 from driftgraph.stream.time.clock import TimeBounds, TimeRules, time_ms_of
 from driftgraph.stream.time.time_text import TimeFault
 
-ERASE: Final = "$erase"  # the behavior that asks to forget the user, where nobody chose another
-DETAIL_CHARACTERS_MAX = 200  # of a refused value in a message; the payload is kept beside it
+ERASE: Final = "$erase"  # the behavior that requests to erase the user, unless another one is configured
+DETAIL_CHARACTERS_MAX = 200  # of a refused value in an error message; the payload is kept beside it
 
 
 class Reason(StrEnum):
@@ -34,13 +34,13 @@ class Reason(StrEnum):
     BAD_UTF8 = "bad_utf8"
     BAD_JSON = "bad_json"
     NOT_OBJECT = "not_object"  # JSON, but a list, a text, a number or null
-    BAD_SHAPE = "bad_shape"  # readable, but not built as the format or the mapping says
-    BAD_ENCODING = "bad_encoding"  # bytes that are not what their schema says, or no Arrow stream
-    UNKNOWN_SCHEMA = "unknown_schema"  # the registry does not have it, or it cannot be used
+    BAD_SHAPE = "bad_shape"  # readable, but without the structure of the format or the mapping
+    BAD_ENCODING = "bad_encoding"  # bytes that do not match their schema, or are no Arrow stream
+    UNKNOWN_SCHEMA = "unknown_schema"  # the registry does not have the schema, or it cannot be used
     BAD_ROW = "bad_row"  # CSV: wrong number of fields
     MISSING_FIELD = "missing_field"
     BAD_ID = "bad_id"  # null, a float, a boolean, empty, too long, white space at an end
-    BAD_BEHAVIOR = "bad_behavior"  # no text, or empty
+    BAD_BEHAVIOR = "bad_behavior"  # not a text, or empty
     UNKNOWN_BEHAVIOR = "unknown_behavior"  # a text that names no configured relation
     BAD_TIME = TimeFault.BAD_TIME.value
     TIME_WITHOUT_ZONE = TimeFault.WITHOUT_ZONE.value
@@ -48,11 +48,11 @@ class Reason(StrEnum):
     TIME_IN_FUTURE = TimeFault.IN_FUTURE.value
     TOMBSTONE = "tombstone"  # a Kafka record without a value, whose key names no user either
     NORMALIZE_FAILED = "normalize_failed"  # the site's own function raised, gave no event, or did not end
-    LATE = "late"  # right, but behind the watermark by more than the allowed lateness
+    LATE = "late"  # good, but behind the watermark by more than the allowed lateness
 
 
 class _Missing:
-    """The one value ``MISSING``: a field that is not there, as opposed to null."""
+    """The type of ``MISSING``: a field that is absent, as opposed to null."""
 
     def __repr__(self) -> str:
         return "missing"
@@ -63,7 +63,7 @@ MISSING: Final = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One good event. ``event_id`` is empty if it carries none."""
+    """One good event. ``event_id`` is empty if the event has none."""
 
     user: str
     item: str
@@ -74,13 +74,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EraseRequest:
-    """A user is to be forgotten with everything up to ``time_ms``; None if the request tells no time."""
+    """A request to erase a user's events up to ``time_ms``; None if the request has no time."""
 
     user: str
     time_ms: int | None = None
 
     def at(self, record_ms: int | None, bounds: TimeBounds) -> EraseRequest:
-        """Where it tells no time itself, with the one of its record if that is a time that is accepted."""
+        """The request; if it has no time, with the time of its record, if that is an accepted time."""
         if self.time_ms is not None or record_ms is None:
             return self
         time_ms = time_ms_of(record_ms, bounds)
@@ -96,40 +96,40 @@ class Refusal:
 
 
 class LeftOut(Enum):
-    """The one value ``LEFT_OUT``: a record without a value, in a topic where none asks to erase."""
+    """The type of ``LEFT_OUT``: a record without a value, in a topic where such records erase nobody."""
 
     TOMBSTONE = 0
 
 
 LEFT_OUT: Final = LeftOut.TOMBSTONE
 
-# what a row comes to; None: its behavior is ignored
+# the result of judging a row; None: its behavior is ignored
 Answer = Event | EraseRequest | Refusal | LeftOut | None
 
 
 class Others(StrEnum):
-    """What becomes of a behavior that is neither a relation nor on the ignore list."""
+    """What happens to events whose behavior is neither a relation nor on the ignore list."""
 
-    REJECT = "reject"  # a dead letter: somebody should know
-    IGNORE = "ignore"  # counted only: the relations were chosen from a file that has more
-    LEARN = "learn"  # becomes a relation: the first pass over a file
+    REJECT = "reject"  # they become dead letters
+    IGNORE = "ignore"  # they are only counted: the relations are a choice of those in a file
+    LEARN = "learn"  # the behavior becomes a relation: the first pass over a file
 
 
 class TooManyBehaviorsError(ValueError):
-    """When a file shows more behaviors than any configuration could mean: the column is the wrong one."""
+    """A file has more behaviors than any site, so its column of behaviors is probably another column."""
 
 
 class Behaviors:
-    """Which behaviors are relations, and which are left out.
+    """Which behaviors are relations, and which are ignored.
 
-    A relation's code is its place in ``names``. With ``Others.LEARN`` names grow, up to ``LEARNED_MAX``;
-    otherwise nothing changes. A name that is a relation is never ignored.
+    A relation's code is its index in ``names``. With ``Others.LEARN`` new names are added, up to
+    ``LEARNED_MAX``; otherwise ``names`` does not change. A name that is a relation is never ignored.
     """
 
     IGNORED: Final = -1
     UNKNOWN: Final = -2
     ERASE: Final = -3
-    LEARNED_MAX: Final = 32  # a shop or a media site has a dozen; more means that the column is wrong
+    LEARNED_MAX: Final = 32  # a shop or a media site has a dozen behaviors
 
     def __init__(
         self, names: Iterable[str] = (), *, ignore: Iterable[str] = (), others: Others = Others.REJECT
@@ -149,7 +149,7 @@ class Behaviors:
         """The relation's code, or ``IGNORED``, or ``UNKNOWN``.
 
         Raises:
-            TooManyBehaviorsError: If one more would have to be learned.
+            TooManyBehaviorsError: If the name is new and ``LEARNED_MAX`` names are learned.
         """
         code = self._code_of.get(name)
         if code is not None:
@@ -165,7 +165,7 @@ class Behaviors:
 
 
 def shown(value: object) -> str:
-    """A value as it stands in a message: quoted, and never longer than a line or two."""
+    """A value for an error message: quoted, and cut to a line or two."""
     if isinstance(value, str | bytes):
         value = value[: DETAIL_CHARACTERS_MAX + 1]
     try:
@@ -177,9 +177,9 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EventRules:
-    """What makes an event good: known behavior, sound ids, a time within bounds.
+    """The rules of a good event: a known behavior, valid ids, a time within bounds.
 
-    ``erase`` is the behavior that asks to forget the user. It goes before the relations and the ignored ones.
+    ``erase`` is the behavior that requests to erase the user. It is checked before all other behaviors.
     """
 
     behaviors: Behaviors
@@ -190,7 +190,7 @@ class EventRules:
         """The relation's code, or ``Behaviors.IGNORED``, ``UNKNOWN`` or ``ERASE``."""
         return Behaviors.ERASE if behavior == self.erase else self.behaviors.code(behavior)
 
-    def event_of(  # noqa: PLR0911  one for each fault
+    def event_of(  # noqa: PLR0911  one return for each fault
         self,
         *,
         user: object,
@@ -202,8 +202,8 @@ class EventRules:
     ) -> Event | EraseRequest | Refusal | None:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
-        The behavior is judged first: nothing else of an ignored one matters, and of a request to erase only
-        the user. Of several faults the first in the order behavior, user, item, time, event id is told.
+        The behavior is judged first: an ignored event has no other checks, and a request to erase needs only
+        the user. The first fault is told, in the order behavior, user, item, time, event id.
         """
         if behavior is MISSING:
             return Refusal(Reason.MISSING_FIELD, "the event has no behavior")
@@ -221,7 +221,7 @@ class EventRules:
         if isinstance(user_id, Refusal):
             return user_id
         if relation == Behaviors.ERASE:
-            asked_ms = time_ms_of(ts, bounds)  # without a good one it is a request all the same
+            asked_ms = time_ms_of(ts, bounds)  # without a good time it is still a request
             return EraseRequest(user_id, None if isinstance(asked_ms, TimeFault) else asked_ms)
         item_id = id_of(item, "item id")
         if isinstance(item_id, Refusal):
@@ -253,7 +253,7 @@ def _time_detail(fault: TimeFault, ts: object, bounds: TimeBounds) -> str:
 
 
 def id_of(value: object, what: str) -> str | Refusal:
-    """An external id in its canonical form, or why it is none. ``what`` names it in the message."""
+    """An external id in its canonical form, or why it is not valid. ``what`` names it in the message."""
     if value is MISSING:
         return Refusal(Reason.MISSING_FIELD, f"the event has no {what}")
     if isinstance(value, int) and not isinstance(value, bool):
@@ -273,15 +273,15 @@ def id_of(value: object, what: str) -> str | Refusal:
 
 
 class NotNowError(Exception):
-    """When a decoder needs something outside that is away: the same rows are to be given to it again later.
+    """A decoder needs a service that is away: the caller gives it the same rows again later.
 
-    The message says what is away and why.
+    The message says which service is away and why.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class RowOrigin:
-    """Where a row came from and what came with it; asked for only where a row is refused."""
+    """Where a row came from, with its key, headers and timestamp; needed only if the row is refused."""
 
     origin: str  # topic[partition]@offset or file:line
     key: bytes | None = None
@@ -291,7 +291,7 @@ class RowOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """N messages as a source read them. ``partition`` is empty if all are from partition 0."""
+    """N messages as a source has read them. ``partition`` is empty if all are from partition 0."""
 
     payloads: Sequence[bytes | None]
     origin_of: Callable[[int], RowOrigin]
@@ -302,20 +302,20 @@ class Rows:
 
 
 class Decoder(Protocol):
-    """A format of messages. No input makes it raise; what is not right comes back as ``Rejected``."""
+    """Decodes messages of one format. No input makes it raise; bad events are returned as ``Rejected``."""
 
     def decode(self, rows: Rows) -> Decoded:
-        """Good events in the order of the rows, the others with their reasons; no position.
+        """The good events in the order of the rows, and the others with their reasons. Sets no position.
 
         Raises:
-            NotNowError: If something that it needs is away. Nothing is decoded then; only the formats of a
-                schema registry do so, and ``WaitingSource`` gives them the rows again.
+            NotNowError: If a service that it needs is away. It has decoded nothing then. Only formats with a
+                schema registry raise it, and ``WaitingSource`` gives them the rows again.
         """
         ...
 
 
 def rejected(refusal: Refusal, payload: bytes | None, at: RowOrigin) -> Rejected:
-    """A refusal with everything needed to find the row and try it again."""
+    """A refused row with all that is needed to find it and send it again."""
     return Rejected(
         reason=refusal.reason.value,
         detail=refusal.detail,

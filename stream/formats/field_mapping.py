@@ -1,13 +1,13 @@
-"""A site's own messages as events: which path holds what, declared in the configuration.
+"""A site's own messages as events: the configuration declares which path holds which value.
 
     [events.mapping] or a preset ──► [EventMapping.of] ──► events(message) ──► the five values of each event
 
 One message may be several events: a path with ``[*]`` loops over a list. All paths of a mapping loop over the
-same lists (one inside the other, if there are two), so an event is one turn of the innermost loop. Where the
-list is missing, null or empty there is no loop: the message is one event, and paths into the list find
-nothing. ``messages`` is for a body that holds whole messages: each is read as if it had come alone.
+same lists (one inside the other, if there are two), so each turn of the innermost loop is an event. If the
+list is missing, null or empty, the message is one event, and paths into the list find nothing. ``messages``
+is for a body that holds whole messages: each is read as if it had come alone.
 
-This module is light, since the configuration is checked with it; ``mapped`` decodes with it.
+This module imports little, since the configuration is checked with it; ``mapping_decoder`` decodes with it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from driftgraph.stream.formats.paths import (
 from driftgraph.stream.formats.record_keys import Record, beside
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
-JOINT: Final = "\x1f"  # between joined values: in no id, so that two different pairs are never one text
+JOINT: Final = "\x1f"  # between joined values; no id contains it, so different pairs give different texts
 KEYS: Final = (*FIELDS, "messages", "when", "behaviors", "others", "none")
 OTHERS: Final = ("keep", "ignore")
 BEHAVIORS_MAX: Final = 1_000
 
 
 class MappingError(ValueError):
-    """When a mapping cannot be used. ``key`` is the part that is wrong, such as ``behaviors.rate``."""
+    """A mapping cannot be used. ``key`` is the part that is wrong, such as ``behaviors.rate``."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}")
@@ -50,7 +50,7 @@ class MappingError(ValueError):
 class Value:
     """Where a value comes from: a constant, the first path that finds something, or all of them joined.
 
-    An empty text, blanks and null are nothing that is found.
+    An empty text, blanks and null count as absent.
     """
 
     paths: tuple[Path, ...] = ()
@@ -80,14 +80,14 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a name in the table of behaviors becomes, if the condition holds."""
+    """The relation that a name in the table of behaviors becomes, if the condition holds."""
 
     relation: str
     when: Condition | None = None
 
 
 class Values(NamedTuple):
-    """The five values of one event, as they stand in the message; ``ABSENT`` where there is nothing."""
+    """The five values of one event, unchanged from the message; ``ABSENT`` for a missing one."""
 
     user: object
     item: object
@@ -103,9 +103,9 @@ class Misfit:
     detail: str
 
 
-Found = tuple[str, Values | Misfit | None]  # where in the message; None: left out on purpose
-_Scopes = tuple[object, ...]  # the message, then the element of each loop that is entered
-_Turn = tuple[int, ...]  # the place of each of those elements in its list
+Found = tuple[str, Values | Misfit | None]  # (place in the message, event); None: left out on purpose
+_Scopes = tuple[object, ...]  # the message, then the element of each loop that was entered
+_Turn = tuple[int, ...]  # the index of each of those elements in its list
 _Get = Callable[[_Scopes, Record | None], object]
 
 
@@ -119,8 +119,8 @@ class EventMapping:
     behaviors: Mapping[str, tuple[Choice, ...]] | None = None
     ignore_others: bool = False
     none: frozenset[str] = frozenset()
-    erase: str = ""  # the behavior that asks to forget the user: never one of the others
-    messages: Steps = ()  # the list in a message whose elements are messages; empty: none is
+    erase: str = ""  # the behavior that requests to erase the user; ``others`` does not apply to it
+    messages: Steps = ()  # the list in a message whose elements are messages; empty: there is none
     _gets: tuple[_Get, ...] = field(init=False, repr=False, compare=False)  # by FIELDS
 
     def __post_init__(self) -> None:
@@ -128,12 +128,12 @@ class EventMapping:
 
     @classmethod
     def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
-        """Read a mapping as it stands in the configuration.
+        """Read a mapping as the configuration has it.
 
         Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``messages``, where
         a message holds a list of messages; ``when``, a condition that a message must pass, else it is
-        ignored; ``behaviors``, from the names in the messages to relations; ``others``, what becomes of names
-        that are not in there; ``none``, texts that mean nothing.
+        ignored; ``behaviors``, from the names in the messages to relations; ``others``, what happens to names
+        that are not in that table; ``none``, texts that mean an absent value.
 
         Raises:
             MappingError: If a key is missing, unknown or wrong, or two paths loop over different lists.
@@ -164,7 +164,7 @@ class EventMapping:
 
     @property
     def relations(self) -> tuple[str, ...]:
-        """What the table of behaviors can give, each once; empty without a table."""
+        """The relations in the table of behaviors, each once; empty without a table."""
         choices = (choice for row in (self.behaviors or {}).values() for choice in row)
         return tuple(dict.fromkeys(choice.relation for choice in choices))
 
@@ -175,18 +175,18 @@ class EventMapping:
 
     @property
     def needs_key(self) -> bool:
-        """Whether one leads to the key of that record."""
+        """Whether a path leads to the key of the Kafka record around the message."""
         return any(path.record == "key" for path in self._paths())
 
     @property
     def user_is_key(self) -> bool:
-        """Whether the user of an event is the key of its record, wherever there is one."""
+        """Whether the user of an event is the key of its record, if the record has one."""
         user = self.values[0]
         return bool(user.paths) and not user.joined and user.paths[0].record == "key"
 
     @property
     def user_fields(self) -> tuple[str, ...]:
-        """The names of the fields that hold a user; of a joined one none does."""
+        """The names of the fields that hold a user; none if the user is joined from several."""
         user = self.values[0]
         steps = [
             path.parts[-1][-1] for path in user.paths if path.parts and path.parts[-1] and not user.joined
@@ -200,7 +200,7 @@ class EventMapping:
         return paths + [test.path for condition in conditions for test in condition.tests]
 
     def events(self, message: object, record: Record | None) -> Iterator[Found]:
-        """The events in one message, each with its place such as ``lines[2]``, empty without a loop."""
+        """The events in one message, each with its place such as ``lines[2]``, or empty without a loop."""
         held = look_up(message, self.messages) if self.messages else ABSENT
         if held is ABSENT or held is None or held == []:
             yield from self._events(message, record)
@@ -219,13 +219,13 @@ class EventMapping:
                 yield f"{at}.{place}" if place else at, found
 
     def _around(self, message: object) -> dict[str, object]:
-        """What a body says for all of its messages; an event id is each one's own."""
+        """The values that a body has for all of its messages, except the event id."""
         own = {self.messages[0], *(path.parts[0][0] for path in self.values[-1].paths if not path.record)}
         beside = message.items() if isinstance(message, dict) else ()
         return {key: value for key, value in beside if key not in own}
 
     def _events(self, message: object, record: Record | None) -> Iterator[Found]:
-        """Those of a message that holds no others."""
+        """The events of a message that holds no other messages."""
         if self.when is not None:
             answer = self._holds(self.when, (message,), record)
             if answer is not True:
@@ -240,7 +240,7 @@ class EventMapping:
     def _turns(
         self, place: str, scopes: _Scopes, turn: _Turn
     ) -> Iterator[tuple[str, _Scopes | Misfit, _Turn]]:
-        """Each turn of the innermost loop that there is."""
+        """The turns of the innermost loop."""
         depth = len(scopes) - 1
         steps = self.loops[depth] if depth < len(self.loops) else ()
         elements = look_up(scopes[-1], steps) if depth < len(self.loops) else None
@@ -269,7 +269,7 @@ class EventMapping:
         if turn:
             own_id, depth = self._pick(self.values[-1], scopes, record)
             if depth < len(turn) and own_id and isinstance(own_id, str | int) and own_id is not True:
-                own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # so that no event repeats another
+                own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # ids of a message differ
         else:
             own_id = event_id(scopes, record)
         return Values(user(scopes, record), item(scopes, record), name, ts(scopes, record), own_id)
@@ -293,19 +293,19 @@ class EventMapping:
             return Misfit(str(error))
 
     def _get_of(self, value: Value) -> _Get:
-        """What finds the value: a shortcut for the usual ones, else ``_pick``."""
+        """A function that finds the value: a shortcut for the usual cases, else ``_pick``."""
         if len(value.paths) != 1 or value.joined or value.paths[0].record or self.none:
             return lambda scopes, record: self._pick(value, scopes, record)[0]
         depth, steps = value.paths[0].depth, value.paths[0].parts[-1]
 
-        def get(scopes: _Scopes, record: Record | None) -> object:  # noqa: ARG001  as of the others
+        def get(scopes: _Scopes, record: Record | None) -> object:  # noqa: ARG001  all have these arguments
             found = look_up(scopes[depth], steps) if depth < len(scopes) else ABSENT
             return ABSENT if type(found) is UnsetNumber or type(found) is UnsetText else found
 
         return get
 
     def _pick(self, value: Value, scopes: _Scopes, record: Record | None) -> tuple[object, int]:
-        """The value, and how deep in the loops it was found."""
+        """The value, and the depth of the loop in which it was found."""
         if value.constant is not None:
             return value.constant, 0
         if value.joined:
@@ -319,7 +319,7 @@ class EventMapping:
             if not is_empty(found):
                 return found, path.depth
             if not isinstance(found, UnsetNumber | UnsetText) and empty is ABSENT:
-                empty = found  # told if there is nothing better
+                empty = found  # returned if no other path finds a value
         return empty, 0
 
     def _at(self, path: Path, scopes: _Scopes, record: Record | None) -> object:
@@ -339,7 +339,7 @@ def _told(key: str, parse: Any, written: object) -> Any:
 
 
 def _choices(name: str, written: object) -> tuple[Choice, ...]:
-    """What one name becomes: a relation, or the first of several whose condition holds."""
+    """The choices of one name: a relation, or several relations with conditions."""
     key = f"behaviors.{name}"
     if isinstance(written, str) and written:
         return (Choice(written),)
@@ -360,7 +360,7 @@ def _choices(name: str, written: object) -> tuple[Choice, ...]:
 def _loops(
     values: Sequence[Value], when: Condition | None, behaviors: Mapping[str, Sequence[Choice]]
 ) -> tuple[Steps, ...]:
-    """The lists that the paths loop over; refused unless each path's are the first of them."""
+    """The lists that the paths loop over. Two paths that loop over different lists are refused."""
     for test in when.tests if when else ():
         if test.path.depth:
             raise MappingError(

@@ -1,11 +1,11 @@
 """A compiled scan over JSON messages that finds the values of named fields at the top of each object.
 
-It takes a subset of JSON. Of what it takes, it says exactly what the row decoder says; everything that it
-is not sure of (an escape or a nested value in a wanted field, an exponent, deep nesting, a surrogate, a fault
-of any kind) it leaves to the row decoder. Nothing is allocated by message; the GIL is released.
+It understands a subset of JSON, and gives the same values as the row decoder there. It leaves all other
+messages to the row decoder: those with an escape or a nested value in a wanted field, an exponent, deep
+nesting, a surrogate or any fault. It allocates nothing for each message and releases the GIL.
 
-``data`` is the bytes of all messages, ``stop`` the end of the one being read. A position of -1 means
-"not sure".
+``data`` has the bytes of all messages, ``stop`` is the end of the message that is being read. The index -1
+means "not understood".
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _U, _SPACE = ord("u"), ord(" ")
 
 @helper
 def _byte(data: Any, at: int, stop: int) -> int:
-    """The byte there, 0 at the end: no JSON has one outside of a text, nor in it."""
+    """The byte at an index; 0 at the end, since JSON contains no byte 0."""
     return data[at] if at < stop else 0
 
 
 @helper
 def _blank(data: Any, at: int, stop: int) -> int:
-    """The first position that is no white space."""
+    """The index of the first byte that is not white space."""
     while at < stop and (data[at] == _SPACE or data[at] == 10 or data[at] == 13 or data[at] == 9):
         at += 1
     return at
@@ -45,7 +45,7 @@ def _is_hex(byte: int) -> bool:
 
 @kernel
 def _escape(data: Any, at: int, stop: int) -> int:
-    """From the backslash to after the escape; -1 also for a surrogate, which may lack its other half."""
+    """From the backslash to after the escape; -1 also for a surrogate, which may lack its second half."""
     kind = _byte(data, at + 1, stop)
     if kind in (34, 92, 47, 98, 102, 110, 114, 116):  # " \ / b f n r t
         return at + 2
@@ -61,7 +61,7 @@ def _escape(data: Any, at: int, stop: int) -> int:
 
 @helper
 def _text(data: Any, at: int, stop: int, ascii_only: bool) -> tuple[int, bool]:
-    """From after the opening quote to the closing one; and whether the text stands there as it is."""
+    """From after the opening quote to the closing one; and whether the text has no escapes."""
     plain = True
     while at < stop:
         at = plain_text(data, at, stop)
@@ -89,7 +89,7 @@ def _digits(data: Any, at: int, stop: int) -> int:
 
 @kernel
 def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
-    """To after the number; and whether it is an integer."""
+    """To after the number; and whether the number is an integer."""
     start, whole = at, True
     if data[at] == _MINUS:
         at += 1
@@ -103,7 +103,7 @@ def _number(data: Any, at: int, stop: int) -> tuple[int, bool]:
         at = _digits(data, first, stop)
         if at == first:
             return -1, False
-    # an exponent is no part of it: what follows is then neither a comma nor a bracket, and not understood
+    # an exponent ends the number here; its letter is neither a comma nor a bracket, so it is not understood
     return (at, whole) if at - start <= _NUMBER_BYTES_MAX else (-1, False)
 
 
@@ -218,14 +218,14 @@ def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
 def _wanted(
     data: Any, at: int, stop: int, ascii_only: bool, numbers: bool, floats: bool
 ) -> tuple[int, int, int]:
-    """The span of a wanted value's text, and the position after it. Null is an empty span."""
+    """The span of a wanted value's text, and the index after it. Null is an empty span."""
     byte = _byte(data, at, stop)
     if byte == _QUOTE:
         end, plain = _text(data, at + 1, stop, ascii_only)
         return (at + 1, end, end + 1) if plain else (0, 0, -1)
     if byte == _MINUS or _ZERO <= byte <= _NINE:
         end, whole = _number(data, at, stop)
-        # "-0" is the integer 0, whose decimal text is another one
+        # "-0" is the integer 0, whose decimal text is "0"
         negative_zero = byte == _MINUS and _byte(data, at + 1, stop) == _ZERO
         return (at, end, end) if numbers and (whole or floats) and not negative_zero else (0, 0, -1)
     if byte == _NULL:
@@ -234,7 +234,7 @@ def _wanted(
 
 
 @kernel
-def _message(  # noqa: PLR0911  one for each fault
+def _message(  # noqa: PLR0911  one return for each fault
     data: Any,
     at: int,
     stop: int,
@@ -246,7 +246,7 @@ def _message(  # noqa: PLR0911  one for each fault
     spans: Any,
     row: int,
 ) -> bool:
-    """Fill ``spans[row]`` of one message; whether all of it is understood."""
+    """Fill ``spans[row]`` of one message; True if all of it is understood."""
     at = _blank(data, at, stop)
     if _byte(data, at, stop) != _OPEN:
         return False
@@ -284,10 +284,10 @@ def _message(  # noqa: PLR0911  one for each fault
 
 @kernel
 def _places(data: Any, spans: Any, row: int, places: Any) -> int:
-    """Where the values of an understood message stand, in the order of the bytes; returns how many there are.
+    """Find the values of an understood message, in the order of the bytes; return how many there are.
 
-    ``places[k]`` is (field, start, stop, whether it is a text). An empty text, null and an absent field are
-    part of what stands between the values.
+    ``places[k]`` is (field, start, stop, whether it is a text). An empty text, null and an absent field
+    belong to the bytes between the values.
     """
     count = 0
     for field in range(len(places)):
@@ -307,7 +307,7 @@ def _places(data: Any, spans: Any, row: int, places: Any) -> int:
 
 @helper
 def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int:
-    """To after the same bytes as the model's, or -1."""
+    """To after the same bytes as in the model message, or -1."""
     count = model_stop - model
     return at + count if stop - at >= count and equal_bytes(data, at, data, model, count) else -1
 
@@ -317,10 +317,11 @@ def _like(
     data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, count: int, float_field: int,
     ascii_only: bool, spans: Any, row: int,
 ) -> bool:  # fmt: skip
-    """Fill ``spans[row]`` of a message that differs from an understood one only in its values; or False.
+    """Fill ``spans[row]`` of a message that differs from the model message only in its values; else False.
 
-    One producer writes its messages alike, so this is the usual way, twice as fast as the other. A value is
-    a text where the model's is one, and a number where that is one; so the message is understood too.
+    A producer writes its messages alike, so this is the usual way, and twice as fast as ``_message``. The
+    model is an understood message. A value must be a text or a number as in the model, so this one is
+    understood, too.
     """
     for k in range(count):
         field, start = places[k, 0], places[k, 1]
@@ -329,7 +330,7 @@ def _like(
             return False
         if places[k, 3]:
             end, fine = _text(data, at, stop, ascii_only)
-        else:  # a text or null here is found out by what comes after it
+        else:  # a text or null in place of a number fails at the bytes after it
             _, end, after = _wanted(data, at, stop, ascii_only, True, field == float_field)
             fine = after >= 0
         if not fine:
@@ -359,11 +360,11 @@ def scan(
 ) -> None:
     """Fill ``spans[N, field, 2]`` with where each value's text starts and stops in ``data``.
 
-    A field that is missing or null has an empty span; of a message that is not understood, all have.
-    ``text_field`` is the one where no number is fine, ``float_field`` the one where also a number with a
-    fraction is. ``ascii_only``: no other byte is understood, since the bytes as a whole are not UTF-8.
+    A field that is missing or null has an empty span; all fields of a message that is not understood have
+    one. ``text_field`` may not be a number; only ``float_field`` may be a number with a fraction.
+    ``ascii_only``: other bytes are not understood, since the bytes as a whole are not UTF-8.
     """
-    count, model = 0, -1  # the last message that went the long way
+    count, model = 0, -1  # model: the last message that ``_message`` has read
     for i in range(len(offsets) - 1):
         start, stop = offsets[i], offsets[i + 1]
         _clear(spans, i)

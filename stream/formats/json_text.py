@@ -1,4 +1,4 @@
-"""The JSON value in a message, or why there is none: what all formats of JSON have in common."""
+"""The JSON value in a message, or why there is none. All formats of JSON use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def read_json(payload: bytes, decode: Callable[[str], Any] = _value.decode) -> Any | Refusal:
-    """What ``decode`` makes of the text, or why it cannot."""
+    """The value that ``decode`` reads from the text, or why it cannot read it."""
     try:
         return decode(payload.decode())
     except UnicodeDecodeError as error:
@@ -23,7 +23,7 @@ def read_json(payload: bytes, decode: Callable[[str], Any] = _value.decode) -> A
         broken = error if payload.lstrip()[:1] == b"{" else _broken_array(payload)
         if broken is None:
             return no_object(payload)
-        return Refusal(Reason.BAD_JSON, f"{broken}: {shown(payload)}")  # or a number that nothing can hold
+        return Refusal(Reason.BAD_JSON, f"{broken}: {shown(payload)}")  # or a number that is too large
     except msgspec.DecodeError as error:
         return Refusal(Reason.BAD_JSON, f"{error}: {shown(payload)}")
     except RecursionError:
@@ -31,7 +31,7 @@ def read_json(payload: bytes, decode: Callable[[str], Any] = _value.decode) -> A
 
 
 def _broken_array(payload: bytes) -> Exception | None:
-    """What is wrong with a text that begins like an array; None if nothing is, or it does not."""
+    """What is wrong with a text that begins like an array; None if nothing is, or it is no array."""
     if payload.lstrip()[:1] == b"[":
         try:
             _elements.decode(payload)
@@ -41,15 +41,15 @@ def _broken_array(payload: bytes) -> Exception | None:
 
 
 def no_object(payload: bytes) -> Refusal:
-    """A message that is JSON but no event."""
+    """The refusal of a message that is JSON but not an object."""
     return Refusal(Reason.NOT_OBJECT, f"the message must be a JSON object, got {shown(payload)}")
 
 
 def elements_of(payload: bytes | None) -> list[bytes]:
-    """The elements of a JSON array, each as it is written; nothing if the message is none or has none."""
+    """The bytes of each element of a JSON array; empty if the message is no array or an empty one."""
     if payload is None or payload.lstrip()[:1] != b"[":
         return []
     try:
         return [bytes(element) for element in _elements.decode(payload)]
-    except (msgspec.DecodeError, RecursionError):  # the definition says what is wrong with the whole of it
+    except (msgspec.DecodeError, RecursionError):  # the row decoder tells what is wrong with the message
         return []

@@ -1,9 +1,9 @@
-"""Messages that a mapping describes: read as an object, then looked up path by path.
+"""Decodes messages that a mapping describes: reads them as objects and looks up each path.
 
     Rows ──► Reader (JSON, CloudEvents, registry) ──► object ──► EventMapping ──► [MappingDecoder] ──► Decoded
 
-``decode_by_row`` is the definition: each event by itself through ``EventRules.event_of``. ``decode`` looks up
-the values in the same way, and then judges those that are plain texts and integers by column.
+``decode_by_row`` defines what is right: each event by itself through ``EventRules.event_of``. ``decode``
+looks up the values in the same way, and then judges those that are plain texts and integers by column.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from driftgraph.stream.formats.rules_by_column import Columns, Index
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.time.clock import TimeBounds
 
-Origin = Callable[[], RowOrigin]  # asked only where it matters: it costs more than the reading
+Origin = Callable[[], RowOrigin]  # called only where it is needed: it costs more than reading the message
 _INT64: Final = 1 << 63
-_Part = Values | Refusal | EraseRequest | LeftOut | None  # what a message, or one event of it, came to
+_Part = Values | Refusal | EraseRequest | LeftOut | None  # the result of a message, or of one event of it
 
 
 class Reader(Protocol):
@@ -48,7 +48,7 @@ class Reader(Protocol):
         """The object, or why there is none.
 
         Raises:
-            NotNowError: If something that it needs is away.
+            NotNowError: If a service that it needs is away.
         """
         ...
 
@@ -56,7 +56,7 @@ class Reader(Protocol):
         """A record's key as text or JSON.
 
         Raises:
-            NotNowError: If something that it needs is away.
+            NotNowError: If a service that it needs is away.
         """
         ...
 
@@ -66,12 +66,12 @@ class JsonReader:
 
     may_wait = False
 
-    def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  the protocol's
+    def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  as in the protocol
         """The JSON value."""
         return read_json(payload)
 
     def key(self, raw: bytes) -> bytes:
-        """As it is."""
+        """The key unchanged."""
         return raw
 
 
@@ -86,7 +86,7 @@ class MappingDecoder:
         *,
         erase_by_key: bool | None = None,
     ) -> None:
-        """Put them together; ``erase_by_key`` None: if the mapping says that the key is the user."""
+        """``erase_by_key``: whether a record without a value erases its key; None: if the key is the user."""
         self.rules = rules
         self.mapping = mapping
         self._reader = reader or JsonReader()
@@ -110,7 +110,7 @@ class MappingDecoder:
         return self._decoded(rows, parts, found, columns, index)
 
     def decode_by_row(self, rows: Rows) -> Decoded:
-        """Decode each event by itself: the definition."""
+        """Decode each event by itself, which defines what is right."""
         parts, found = self._parts(rows)
         return self._decoded(rows, parts, found, None, np.zeros(0, np.intp))
 
@@ -149,7 +149,7 @@ class MappingDecoder:
     def _of_object(
         self, message: object, record: RowOrigin | None, payload: bytes
     ) -> list[tuple[str, _Part]]:
-        if isinstance(message, Refusal):  # one of a list that a reader has judged
+        if isinstance(message, Refusal):  # an element of a list that the reader has refused
             return [("", message)]
         if not isinstance(message, dict):
             return [("", no_object(payload))]
@@ -182,7 +182,7 @@ class MappingDecoder:
 
 
 def _columns(found: list[_Part]) -> tuple[Columns, Index]:
-    """The events of which every value is a plain text or integer, as columns, and which those are."""
+    """The columns of those events whose values are all plain texts or integers, and their indexes."""
     index: list[int] = []
     columns: tuple[list[str], list[str], list[str], list[str], list[str]] = ([], [], [], [], [])
     users, items, behaviors, times, event_ids = columns

@@ -1,9 +1,9 @@
-"""Several events in one message: laid out flat, decoded together, and told by their place when one is bad.
+"""Several events in one message: laid out flat and decoded together; a bad one is told with its place.
 
     Rows ──► a format ──► [MessageParts] + columns ──► [decode_parts] ──► Decoded
 
-A position is that of a message, so a message with some bad events applies the good ones; each bad one is a
-dead letter with the whole message, and its detail says which it is.
+Offsets count messages, so the good events of a message are applied although others are bad. Each bad event
+becomes a dead letter with the whole message, and its detail says which event it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from driftgraph.stream.time.clock import TimeBounds
 
 
 class Places(Protocol):
-    """A list of texts, or what makes them when they are told."""
+    """A list of texts, or an object that makes each text when it is needed."""
 
     def __len__(self) -> int: ...
 
@@ -28,9 +28,9 @@ class Places(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MessageParts:
-    """N events of some messages: the row of each one's message, and its place in there.
+    """N events of some messages: the row of each event's message, and its place in that message.
 
-    The place is empty where the event is the whole message; None if all are.
+    The place is empty if the event is the whole message. ``place`` is None if all events are.
     """
 
     row: Index
@@ -50,7 +50,7 @@ def decode_parts(
     rules: EventRules,
     bounds: TimeBounds,
 ) -> Decoded:
-    """Decode the parts like ``rules_by_column.decode_columns``; ``answer`` defines one of them."""
+    """Decode events like ``rules_by_column.decode_columns``; ``answer`` is the row decoder of one event."""
 
     def part(number: int) -> RowAnswer:
         got = answer(number)

@@ -3,8 +3,8 @@
     "properties.products[*].product_id"  ──► [Path.parse] ──► look up in each message
     "rating >= 4 and verified == true"   ──► [Condition.parse]
 
-Read once, when the configuration is loaded; a text that is no path or condition is told there. Nothing here
-knows of events: ``mapping`` puts paths together.
+Both are parsed once, when the configuration is loaded, which also finds every error in them. Nothing here
+knows events: ``field_mapping`` puts paths together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 
 class _Absent:
-    """The one value ``ABSENT``: nothing there, as opposed to null."""
+    """The type of ``ABSENT``: no value, as opposed to null."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -28,26 +28,26 @@ ABSENT: Final = _Absent()
 
 
 class UnsetNumber(int):
-    """0 in place of a number that was not sent, in a format (Protobuf) that has no other sign for that.
+    """0 in place of a number that was not sent. Protobuf has no other sign for that.
 
-    In a condition it is the number 0; as a value of an event it is nothing.
+    A condition takes it as the number 0; as a value of an event it counts as absent.
     """
 
 
 class UnsetText(str):
-    """The same for an empty text."""
+    """As ``UnsetNumber``, for an empty text."""
 
     __slots__ = ()
 
 
 def is_empty(value: object) -> bool:
-    """Whether there is nothing in a value: it is absent, null, a text of blanks, or was not set."""
+    """Whether a value is absent, null, a text of blanks, or was not set."""
     if isinstance(value, str):
         return not value or value.isspace()
     return value is ABSENT or value is None or type(value) is UnsetNumber
 
 
-LOOP: Final = -1  # the step [*]; other integers are places in a list
+LOOP: Final = -1  # the step [*]; other integers are indexes into a list
 Step = str | int
 Steps = tuple[Step, ...]
 
@@ -59,14 +59,14 @@ _HEADER: Final = "$header."
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Where a value stands: in the message, or beside it in its Kafka record.
+    """Where a value is: in the message, or beside it in its Kafka record.
 
     ``parts`` are the steps between the ``[*]``: those of ``a.b[*].c`` are ``("a", "b")`` and ``("c",)``.
     """
 
     text: str
     parts: tuple[Steps, ...]
-    record: str = ""  # key, timestamp or header.NAME: not in the message but beside it
+    record: str = ""  # key, timestamp or header.NAME, for a value beside the message
 
     @classmethod
     def parse(cls, text: str) -> Path:
@@ -93,7 +93,7 @@ class Path:
 
     @property
     def depth(self) -> int:
-        """How many lists it loops over."""
+        """How many lists the path loops over."""
         return max(0, len(self.parts) - 1)
 
 
@@ -119,7 +119,7 @@ def steps_of(text: str) -> Steps:
     """The steps of a path in a message without a loop.
 
     Raises:
-        ValueError: If it is another one.
+        ValueError: If it is not such a path.
     """
     path = Path.parse(text)
     if path.record or path.depth:
@@ -128,7 +128,7 @@ def steps_of(text: str) -> Steps:
 
 
 def look_up(value: object, steps: Steps) -> object:
-    """What stands there, or ``ABSENT``."""
+    """The value at the path, or ``ABSENT``."""
     for step in steps:
         if type(step) is str and type(value) is dict:
             value = value.get(step, ABSENT)
@@ -140,24 +140,24 @@ def look_up(value: object, steps: Steps) -> object:
 
 
 class NotComparableError(ValueError):
-    """When a value is to be larger or smaller than something of another kind."""
+    """A condition compares a value by size with a value of another kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
     """One comparison: ``rating >= 4``."""
 
-    __test__ = False  # it is no test of pytest's
+    __test__ = False  # so that pytest does not collect it
 
     path: Path
     sign: str
     operand: Any = None
 
     def holds(self, value: object) -> bool:
-        """Whether the value that stands at the path passes.
+        """Whether the value at the path passes.
 
         Raises:
-            NotComparableError: If ``<`` or the like meets no number where a number is needed, or no text.
+            NotComparableError: If ``<`` or the like compares a number with another kind of value, or a text.
         """
         if self.sign in ("exists", "missing"):
             return is_empty(value) == (self.sign == "missing")
@@ -185,7 +185,7 @@ class Condition:
         value.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If it is not a condition.
         """
         tests: list[Test] = []
         at = 0

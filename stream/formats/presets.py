@@ -1,10 +1,10 @@
-"""Mappings for event streams that many sites have, ready to be named in ``events.format``.
+"""Mappings for event streams that many sites have. ``events.format`` names one.
 
     events.format = "segment" ──► [PRESETS] + [events.mapping] on top ──► field_mapping.EventMapping
 
-Each is data in the form of ``[events.mapping]``; whatever a site has otherwise it sets there. The relations
-are view, click, cart, favorite and purchase; of those that are not configured the events are ignored. Their
-events come from scripts in browsers, where a variable that is not set becomes the text "undefined" or "null".
+Each preset is data in the form of ``[events.mapping]``, where a site sets what differs. The relations are
+view, click, cart, favorite and purchase; events of relations that are not configured are ignored. The events
+come from scripts in browsers, where a variable that is not set becomes the text "undefined" or "null".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GA4: Final = {
 }
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # CloudEvents 1.0, structured or binary: ``cloudevents`` makes one form of both. Ids are unique by source.
+    # CloudEvents 1.0, structured or binary: ``cloudevents`` reads both. Ids are unique by source.
     "cloudevents": {
         "user": "data.user_id",
         "item": "data.item_id",
@@ -103,7 +103,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def merged(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset with a site's own keys on top; of ``behaviors`` by name."""
+    """A preset with a site's own keys on top; the names in ``behaviors`` are merged one by one."""
     both = {**preset, **own}
     if own.get("behaviors") and preset.get("behaviors"):
         both["behaviors"] = {**preset["behaviors"], **own["behaviors"]}

@@ -1,9 +1,9 @@
-"""What comes beside a message in its Kafka record; its key is plain text, or what it is as JSON.
+"""The key, timestamp and headers of a Kafka record, as values; a key is plain text or JSON.
 
     record ──► [beside] ──► $key, $timestamp and $header.NAME of a mapping
     key ─────► [key_value] ──► tombstones
 
-This module is light, since ``mapping`` is.
+This module imports little, since ``field_mapping`` does.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _STRUCT: Final = re.compile(r"Struct\{([^{}]*)\}")  # an object by Kafka Connect
 
 
 class Record(Protocol):
-    """What comes beside a message: ``event_rules.RowOrigin`` is one."""
+    """The part of a Kafka record beside its value; ``event_rules.RowOrigin`` is one."""
 
     @property
     def key(self) -> bytes | None:
-        """Of the Kafka record."""
+        """The key of the Kafka record."""
         ...
 
     @property
     def headers(self) -> tuple[tuple[str, bytes | None], ...]:
-        """Of the Kafka record."""
+        """The headers of the Kafka record."""
         ...
 
     @property
     def timestamp_ms(self) -> int | None:
-        """When the record was produced."""
+        """The timestamp of the record."""
         ...
 
 
 def text_of(raw: bytes) -> str | bytes:
-    """The text, or the bytes as they are if they are none."""
+    """The text, or the bytes unchanged if they are no text."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -47,7 +47,7 @@ def text_of(raw: bytes) -> str | bytes:
 
 
 def key_value(raw: bytes) -> object:
-    """Text as it is; a JSON text, object, list or null as what it says; bytes if they are no text."""
+    """Plain text unchanged; a JSON text, object, list or null as its value; bytes if they are no text."""
     text = text_of(raw)
     if not isinstance(text, str) or not (text.startswith(('"', "{", "[", "Struct{")) or text == "null"):
         return text
@@ -63,7 +63,7 @@ def key_value(raw: bytes) -> object:
 
 
 def sole_value(raw: bytes) -> object:
-    """The key as one value: of an object with one field that field, any other object as its own text."""
+    """The key as one value: the value of an object with one field, any other object as its JSON text."""
     value = key_value(raw)
     if not isinstance(value, dict):
         return value
@@ -71,7 +71,7 @@ def sole_value(raw: bytes) -> object:
 
 
 def beside(what: str, record: Record | None) -> object:
-    """A value of the record around the message; bytes if they are no text."""
+    """The key, timestamp or a header of the record; bytes if they are no text."""
     if record is None:
         return ABSENT
     if what == "timestamp":

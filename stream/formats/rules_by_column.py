@@ -1,10 +1,10 @@
-"""The fast twin of ``event_rules.EventRules``: judge a batch of events by column, in compiled code.
+"""The fast version of ``event_rules.EventRules``: judges a batch of events by column, in compiled code.
 
     formats: bytes ──► Arrow columns ──► [judge] ──► good rows as EventBatch
                                               └────► odd rows ──► the row definition, one by one ──► merged
 
-``judge`` never refuses a row by itself. It marks a row odd where the definition might refuse it; the
-definition then answers for that row, so reasons and details have one home.
+``judge`` never refuses a row by itself. It marks a row odd if ``EventRules`` might refuse it. ``EventRules``
+then judges that row, so that all reasons come from one place.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Index = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N rows as a format read them, nothing judged. A null or missing value is an empty text, 0 or NaT."""
+    """N rows as a format has read them, not judged. A null or missing value is an empty text, 0 or NaT."""
 
     user: Strings
     item: Strings
@@ -56,7 +56,7 @@ class Columns:
 
 @plain_kernel
 def _odd_ids(offsets: Any, data: Any, bytes_max: int, empty_is_fine: bool, odd: Any) -> None:
-    """Mark ids that are empty, too long, or have something other than a plain visible character at an end."""
+    """Mark ids that are empty, too long, or do not begin and end with a plain visible character."""
     for i in range(len(odd)):
         start, stop = offsets[i], offsets[i + 1]
         if start == stop:
@@ -69,7 +69,7 @@ def _odd_ids(offsets: Any, data: Any, bytes_max: int, empty_is_fine: bool, odd: 
 
 @plain_kernel
 def _wide_ends(offsets: Any, data: Any, wide: Any) -> None:
-    """Mark ids with a character beyond ASCII at an end: some of those are white space."""
+    """Mark ids that begin or end with a character beyond ASCII: some of those are white space."""
     for i in range(len(wide)):
         start, stop = offsets[i], offsets[i + 1]
         if start < stop:
@@ -87,7 +87,7 @@ def _mark_odd_ids(ids: Strings, odd: Mask, *, empty_is_fine: bool = False) -> No
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the columns say of N rows. A row is good if it is neither odd nor ignored."""
+    """The judgement of N rows. A row is good if it is neither odd nor ignored."""
 
     relation: U8
     time_ms: I64
@@ -96,7 +96,7 @@ class Judged:
 
 
 def judge(columns: Columns, rules: EventRules, bounds: TimeBounds) -> Judged:
-    """Judge N rows like ``EventRules.event_of``, without reasons. O(bytes), nothing in Python by row."""
+    """Judge N rows like ``EventRules.event_of``, without reasons. O(bytes), no Python code for each row."""
     code = _relation_codes(columns.behavior, rules)
     ignored = code == Behaviors.IGNORED
     time_ms, fault = times_ms_of(columns.ts, bounds)
@@ -120,7 +120,7 @@ def _relation_codes(behavior: Strings, rules: EventRules) -> npt.NDArray[np.int6
 
 
 def concat_strings(parts: Sequence[Strings]) -> Strings:
-    """One column of several; copies the bytes in use."""
+    """Join several columns; copies the bytes in use."""
     spans = [(part.offsets[0], part.offsets[-1]) for part in parts]
     data = np.concatenate([part.data[a:b] for part, (a, b) in zip(parts, spans, strict=True)])
     offsets = np.zeros(1 + sum(len(part) for part in parts), np.int64)
@@ -132,7 +132,7 @@ def concat_strings(parts: Sequence[Strings]) -> Strings:
 
 
 def concat(batches: Sequence[EventBatch]) -> EventBatch:
-    """One batch of several, in order. They agree in whether they carry partitions."""
+    """Join several batches, in order. All of them have partitions, or none has."""
     parts = [batch for batch in batches if len(batch)]
     if len(parts) < 2:
         return parts[0] if parts else EMPTY
@@ -151,7 +151,7 @@ def concat(batches: Sequence[EventBatch]) -> EventBatch:
 
 
 def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
-    """A batch from single events, for what does not go by column."""
+    """A batch of single events, for rows that the columns cannot hold."""
     with_ids = any(event.event_id for event in events)
     return EventBatch(
         Strings.of([event.user for event in events]),
@@ -164,7 +164,7 @@ def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
 
 
 RowAnswer = Event | EraseRequest | Rejected | LeftOut | None
-RowDecoder = Callable[[int], RowAnswer]  # row number → what the definition says of it
+RowDecoder = Callable[[int], RowAnswer]  # row number → the answer of ``EventRules``
 
 
 def decode_columns(
@@ -177,19 +177,19 @@ def decode_columns(
     bounds: TimeBounds,
     row: RowDecoder,
 ) -> Decoded:
-    """Decode ``count`` rows, of which ``columns`` holds those named by ``index``; the rest goes by ``row``.
+    """Decode ``count`` rows: ``columns`` holds those in ``index``, and ``row`` decodes the others.
 
     Args:
         columns: The rows that a format could read by column, or None.
-        index: Ascending row numbers of those.
-        count: N, all rows of the read.
-        partition: Of all N rows, or empty.
-        rules: What is right.
+        index: Row numbers of those in ``columns``, ascending.
+        count: N, the number of all rows of the read.
+        partition: The partition of each of the N rows, or empty.
+        rules: The rules of a good event.
         bounds: The accepted times, the same that ``row`` uses.
-        row: The definition, for the rows that are not in ``columns`` or look odd there.
+        row: Decodes one row, for rows that are not in ``columns`` or look odd there.
 
     Returns:
-        Events and rejects in the order of the rows; no position.
+        Events and rejects in the order of the rows, without a position.
     """
     batch, kept, ignored, tombstones = EMPTY, np.zeros(0, np.intp), 0, 0
     by_row = np.ones(count, np.bool_)

@@ -1,10 +1,10 @@
-"""Records without a value: whom they ask to forget, if anybody.
+"""Records without a value: which user they request to erase, if any.
 
     key and headers ──► [Tombstones.answer] ──► EraseRequest, Refusal or LEFT_OUT
 
-A topic of changes (Debezium) keys by row, and writes a record without a value behind each deleted row: only
-where the key is a user does such a record ask to forget one. No wrong user may be erased, and no request be
-lost in silence: what is left out is counted, and what names nobody is a dead letter.
+A topic of changes (Debezium) is keyed by row, and has a record without a value behind each deleted row. Such
+a record requests to erase a user only if the key is a user. No wrong user may be erased and no request may be
+lost silently: records that are left out are counted, and a request that names no user is a dead letter.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ERASE_HEADER: Final = "driftgraph.erase"  # the user, in a record that ``driftgr
 
 @dataclass(frozen=True, slots=True)
 class Tombstones:
-    """What records without a value mean. One with ``ERASE_HEADER`` asks to forget that user in any case.
+    """Decides what records without a value mean. A record with ``ERASE_HEADER`` always erases that user.
 
     Args:
-        erase: The key is the user.
-        fields: The names that the user may have where the key is an object. None: the key is read as ``$key``
-            is, since that is the user of the events.
-        plain: What makes text or JSON of a key in another encoding.
+        erase: Whether the key is the user.
+        fields: The names that the user may have in a key that is an object. None: the key is read as
+            ``$key`` is, since ``$key`` is the user of the events.
+        plain: Turns a key in another encoding into text or JSON.
     """
 
     erase: bool
@@ -44,10 +44,10 @@ class Tombstones:
     plain: Callable[[bytes], bytes] = bytes
 
     def answer(self, at: RowOrigin) -> EraseRequest | Refusal | LeftOut:
-        """Whom such a record asks to forget.
+        """The user whom a record without a value requests to erase, or why there is none.
 
         Raises:
-            NotNowError: If the encoding of the key cannot be looked up now.
+            NotNowError: If the schema of the key cannot be looked up now.
         """
         asked = next((value for name, value in at.headers if name == ERASE_HEADER and value), None)
         if asked is not None:
@@ -91,5 +91,5 @@ def _nobody(key: bytes) -> Refusal:
 
 
 def _has_control_characters(text: str) -> bool:
-    """As a number in bytes has, which might pass for a text."""
+    """Whether a text has control characters, as the bytes of a number have."""
     return any(character < " " or character == "\x7f" for character in text)

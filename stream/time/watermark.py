@@ -237,7 +237,7 @@ class Watermark:
         return TIME_MS_MAX if skew_ms is None else self._clock.now_ms() + skew_ms
 
     def _slot(self, partition: int, *, active: bool) -> int:
-        """The partition's index in the arrays. A new one that is not ``active`` is so from its first event on."""
+        """The partition's index in the arrays. A new one with ``active`` holds time back from now on."""
         slot = self._slot_of.get(partition)
         if slot is None:
             slot = self._slot_of[partition] = len(self._slot_of)
