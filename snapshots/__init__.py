@@ -1,6 +1,6 @@
-"""What survives a restart, on disk and in Redis: written whole or not at all, verified before it is used.
+"""State that survives a restart, on disk and in Redis: written whole or not at all, verified before use.
 
-``EmbeddingReader`` and ``connect`` are what a service imports that serves embeddings.
+A service that serves embeddings imports ``EmbeddingReader`` and ``connect``.
 """
 
 from driftgraph.snapshots.generations.keys import connect

@@ -1,18 +1,18 @@
-"""The files of erasure: a list that stays for ever and names nobody, and pending ones that name users.
+"""The files of erasures: a permanent list of hashes, and pending files that name users.
 
     Ingest ──► [DurableErasures] ──► [ErasureList] ──► key, list      read again at each start and by replay
                                 └──► [PendingErasures] ──► 000000000017.redis, .letters ──► worker
 
-A request is safe when its pending files and its entry in the list are on the disk, in this order: a request
-that the list knows was handed on. No position may pass one that is not safe.
+A request is safe when its pending files and its entry in the list are on the disk, in this order, so that the
+worker gets each request that is in the list. No position may pass a request that is not safe.
 
 Layout of ``list``, which only grows; each entry is 36 bytes, little-endian:
   1. 16 bytes: SipHash-2-4 of the user id under ``key``;
   2. 16 bytes: two times in ms: of the request, and the event time up to which the erasure reaches;
   3. 4 bytes: CRC-32 of the 32 before.
 
-All is for the owner alone (0600). An entry that a crash cut off is removed with a warning; a wrong one with
-good ones behind it stops the start.
+Only the owner may read the files (0600). An entry that a crash cut off is removed with a warning; a wrong
+entry with good ones behind it stops the start.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENTRY: Final = np.dtype([("hash", "<u8", 2), ("times_ms", "<i8", 2), ("crc", "<u
 PRIVATE: Final = 0o600  # for the owner alone
 REDIS, LETTERS, HELD = ".redis", ".letters", ".held"  # what a pending file is about
 
-WAITING_MAX: Final = 100_000  # requests that are not safe; then no more events are read
+WAITING_MAX: Final = 100_000  # requests that wait; then no more events are read
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ class ErasureList:
         self._path, self._key_path = folder / "list", folder / "key"
 
     def load(self) -> ErasedUsers:
-        """Everybody on it, for the one who writes it: makes the key, mends the end, keeps each user once.
+        """The users on the list, for the updater. Makes the key, mends the end, keeps a user once.
 
         Raises:
-            ErasureError: The folder cannot be written, or the list is damaged or without its key.
+            ErasureError: If the folder cannot be written, or the list is damaged or without its key.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,7 +82,7 @@ class ErasureList:
         return users
 
     def read(self) -> ErasedUsers | None:
-        """Everybody on it, for who only reads; None if there is no list.
+        """The users on the list, for a process that only reads; None if there is no list.
 
         Raises:
             ErasureError: As ``load``.
@@ -93,7 +93,7 @@ class ErasureList:
             raise ErasureError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
     def append(self, hashes: U64, times_ms: I64) -> None:
-        """Add N entries and bring them to the disk; nothing of them stays if that fails.
+        """Add N entries and fsync them. No part of them stays if that fails.
 
         Raises:
             OSError: The disk refuses.
@@ -101,7 +101,7 @@ class ErasureList:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
         try:
             size = os.fstat(descriptor).st_size // ENTRY.itemsize * ENTRY.itemsize
-            os.ftruncate(descriptor, size)  # a part of an entry is there if an append failed and its end, too
+            os.ftruncate(descriptor, size)  # removes part of an entry that a failed append has left
             try:
                 left = memoryview(_entries(hashes, times_ms))
                 while left:
@@ -141,7 +141,7 @@ class ErasureList:
 
 
 class PendingErasures:
-    """Users by name that have to be removed from somewhere else yet: one file for each batch and place."""
+    """Files with the ids of users that are yet to be erased elsewhere: one for each batch and place."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -154,10 +154,10 @@ class PendingErasures:
         names = [path.stem for path in self._folder.iterdir() if path.stem.isdecimal()]
         self._next = max(map(int, names), default=0) + 1
         for path in self._folder.glob(f"*{HELD}"):
-            self.release(path)  # the letters that waited in its memory are gone, and read again
+            self.release(path)  # the letters that waited in its memory are gone; their events are read again
 
     def write(self, users: list[str]) -> Path:
-        """Make the two files of a batch; the one about letters is held back until ``release``.
+        """Write the two files of a batch. The one about letters is held until ``release``.
 
         Raises:
             OSError: The disk refuses.
@@ -170,26 +170,26 @@ class PendingErasures:
         return self._folder / (name + HELD)
 
     def drop(self, held: Path) -> None:
-        """Take a batch back, as far as it is there."""
+        """Remove those files of a batch that exist."""
         for kind in (REDIS, HELD):
             with suppress(OSError):
                 held.with_suffix(kind).unlink()
 
     def release(self, held: Path) -> None:
-        """The letters of before the request are in their place."""
-        with suppress(FileNotFoundError):  # released before
+        """Let the worker have a file about letters: the letters before the request are safe."""
+        with suppress(FileNotFoundError):  # it was released before
             disk.replace(held, held.with_suffix(LETTERS))
 
     def count(self) -> int:
-        """Files that are not worked off."""
+        """How many files are not done."""
         return sum(path.stem.isdecimal() for path in self._folder.iterdir())
 
     def waiting(self, kind: str) -> list[tuple[Path, list[str]]]:
-        """What is to be removed from one place, oldest first."""
+        """The users that are to be erased from one place, oldest first."""
         found = sorted(self._folder.glob(f"*{kind}")) if self._folder.is_dir() else []
         waiting = []
         for path in found:
-            with suppress(FileNotFoundError):  # done by another meanwhile, or taken back
+            with suppress(FileNotFoundError):  # the file was done or dropped meanwhile
                 waiting.append((path, msgspec.json.decode(path.read_bytes(), type=list[str])))
         return waiting
 
@@ -199,19 +199,20 @@ class _Request:
     user: str
     asked_ms: int
     reach_ms: int
-    letters: int  # that were put before it
+    letters: int  # how many letters were put before it
 
 
 class DurableErasures(MemoryErasures):
     """Requests of a live updater, in files of ``folder``, which the thread of ``queue`` writes.
 
     Args:
-        folder: Of the list, its key and the pending files.
-        users_of: Whose event a letter is.
-        letters: (put, safe) letters so far: those of before a request are looked for once they are safe.
+        folder: The folder of the list, its key and the pending files.
+        users_of: The users of the event in a letter.
+        letters: How many letters were put and how many are safe. The worker searches the letters for an
+            erased user once those that were put before the request are safe.
 
     Raises:
-        DriftgraphError: The list cannot be read or written.
+        DriftgraphError: If the list cannot be read or written.
     """
 
     def __init__(self, folder: Path, users_of: UsersOf, letters: Callable[[], tuple[int, int]]) -> None:
@@ -221,7 +222,7 @@ class DurableErasures(MemoryErasures):
         self._pending.begin()
         self._letters = letters
         self._held: deque[tuple[int, Path]] = deque()  # files about letters, until so many are safe
-        self._held_back: str | None = None  # why the disk does not let their letters be looked for
+        self._held_back: str | None = None  # why the last release failed
         self.queue = SafeQueue(
             "requests to erase", self._make_safe, count_max=WAITING_MAX, tend=self._release
         )
@@ -241,11 +242,11 @@ class DurableErasures(MemoryErasures):
         }
 
     def close(self) -> None:
-        """See ``SafeQueue.close``; files that are held are released by the next start."""
+        """See ``SafeQueue.close``. The next start releases the files that are held."""
         self.queue.close()
 
     def _make_safe(self, batch: list[_Request]) -> None:
-        """Make a batch safe: 1. its pending files, 2. the list. Nothing of it stays if that fails."""
+        """Make a batch safe: 1. its pending files, 2. the list. No part of it stays if that fails."""
         users = [request.user for request in batch]
         held = self._pending.write(users)
         try:
@@ -259,15 +260,15 @@ class DurableErasures(MemoryErasures):
         self._held.append((batch[-1].letters, held))
 
     def _release(self) -> bool:
-        """Let the worker look for letters, where those of before the request are in their place.
+        """Release the files about letters whose earlier letters are all safe.
 
         Returns:
-            Whether files are left that are held back.
+            Whether files are still held.
         """
         while self._held and self._letters()[1] >= self._held[0][0]:
             try:
                 self._pending.release(self._held[0][1])
-            except OSError as error:  # tried again soon: the thread must go on
+            except OSError as error:  # the next call tries again: the thread must go on
                 self._held_back = str(error)
                 return True
             self._held.popleft()

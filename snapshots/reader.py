@@ -1,8 +1,8 @@
-"""Read embeddings and recommendations from Redis: what a ranking service uses.
+"""Read embeddings and recommendations from Redis: the library for a ranking service.
 
     GenerationStore ──► Redis ──► [EmbeddingReader] ──► vectors, recommendations
 
-Needs numpy and redis, nothing of the model. A plain client reads a vector with two commands:
+It needs numpy and redis, and nothing of the model. A plain client reads a vector with two commands:
 ``HGET {ns}:emb:current gen`` and ``HGET {ns}:emb:{gen}:user:{id} embedding`` (float32, little-endian).
 """
 
@@ -25,9 +25,9 @@ F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
-ATTEMPTS = 5  # a read is repeated when the generation was replaced under it; publishes are minutes apart
+ATTEMPTS = 5  # a read is repeated if its generation was replaced meanwhile; publishes are minutes apart
 COMMANDS_PER_PIPELINE = 5_000  # bounds one answer: 1.3 MB at 64 dims
-SPARE = 8  # candidates beyond those asked for: the vector set rounds, and we rank its answer again
+SPARE = 8  # more candidates than asked for: the vector set rounds scores, and its answer is ranked again
 GRAPH_EF = 500  # effort of a search in a vector set too large for an exact one
 
 
@@ -35,8 +35,8 @@ GRAPH_EF = 500  # effort of a search in a vector set too large for an exact one
 class Batch:
     """Vectors of some users and some items, all of one generation.
 
-    A row whose ``found`` is False is zero. ``generation`` is 0 where nothing was published yet; then no
-    row is found and the vectors have no columns.
+    A row whose ``found`` is False is zero. ``generation`` is 0 if nothing was published yet; then no row is
+    found and the vectors have no columns.
     """
 
     generation: int
@@ -48,18 +48,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to show a user.
+    """Items to show a user, best first; equal scores by id.
 
-    ``source`` says where it is from: ``embedding`` (scores are dot products), ``co_visitation`` (a list that
-    the worker made before the model's first generation: co-visitation, behind it popularity), ``trending``
-    (for a user nobody knows; scores are what the trend lists hold) or ``none``. Best first; equal scores by
-    id.
+    ``source`` says how they were found: ``embedding`` (scores are dot products), ``co_visitation`` (a list
+    that the worker made before the model's first generation: co-visitation, behind it popularity),
+    ``trending`` (for an unknown user; scores are those of the trend lists) or ``none``.
     """
 
     generation: int
     source: Literal["embedding", "co_visitation", "trending", "none"]
     items: list[tuple[str, float]]
-    event_ms: int | None = None  # of the newest event that the user's vector knows of
+    event_ms: int | None = None  # time of the newest event that is in the user's vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,8 @@ class _Catalog:
     place: dict[str, int]
 
 
-class _Replaced(Exception):  # noqa: N818  never leaves this file
-    """The generation that a read began with is no longer there."""
+class _Replaced(Exception):  # noqa: N818  it is caught in this file
+    """The generation with which a read began was removed or replaced."""
 
 
 class EmbeddingReader:
@@ -85,7 +84,7 @@ class EmbeddingReader:
 
     Args:
         client: From ``keys.connect``, so that no read hangs. One reader belongs to one thread.
-        trending_behavior: Whose list answers for unknown users; None adds up the lists of all behaviors.
+        trending_behavior: The behavior whose list answers for unknown users; None adds up all lists.
         cache_items: Keep all items of the generation here and rank without the vector set: no load on Redis
             and one round trip for a recommendation, for a few hundred milliseconds after each switch and
             ``4 · dim`` bytes an item. Without vector sets in the server this is done in any case.
@@ -104,8 +103,8 @@ class EmbeddingReader:
         self._keys = Keys(namespace)
         self._trending_behavior = trending_behavior
         self._cache_items = cache_items
-        self._generation = 0  # the one seen last; every read checks it
-        self._token = b""  # of its publish, once seen: after a FLUSHALL another may have the same number
+        self._generation = 0  # the generation of the last read; every read checks it
+        self._token = b""  # of its publish: after a FLUSHALL another generation may have the same number
         self._described: tuple[tuple[int, bytes], int, str] = ((0, b""), 0, "none")  # dim, how to search
         self._catalog: _Catalog | None = None
 
@@ -128,7 +127,8 @@ class EmbeddingReader:
         """Vectors of users and items of one generation.
 
         Raises:
-            StoreError: Redis does not answer, or replaced the generation several times during the read.
+            StoreError: If Redis does not answer, or the generation was replaced several times during the
+            read.
         """
 
         def read(generation: int) -> Batch:
@@ -151,10 +151,11 @@ class EmbeddingReader:
         """The items with the highest dot product that the user has not touched.
 
         Exact, except in a catalog beyond 100,000 items without ``cache_items``, where the vector set is
-        searched approximately. ``touched`` holds a user's newest 200 items, so an older one may come again.
+        searched approximately. ``touched`` holds a user's newest 200 items, so an older one may be
+        recommended.
 
         Raises:
-            ValueError: ``top`` is not positive.
+            ValueError: If ``top`` is not positive.
             StoreError: As for ``batch``.
         """
         if top < 1:
@@ -167,7 +168,7 @@ class EmbeddingReader:
             command = ("HMGET", name, "embedding", "touched", "event_ms", "list")
             blob, touched, event_ms, listed = self._consistent(generation, [command])[0]
             user = np.frombuffer(blob or b"", "<f4")
-            if not (user.any() and np.isfinite(user).all()):  # unknown, or without any direction
+            if not (user.any() and np.isfinite(user).all()):  # unknown, or a vector without a direction
                 return self._trending(generation, top)
             left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
             if listed:
@@ -186,12 +187,12 @@ class EmbeddingReader:
     def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
         """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.
 
-        Empty where nobody has written one. The lists come from the Faust app while one runs, and from the
-        worker with each generation.
+        Empty if there is no list. The Faust app writes the lists while it runs; the worker writes them with
+        each generation.
 
         Raises:
-            ValueError: ``n`` is not positive.
-            StoreError: Redis does not answer.
+            ValueError: If ``n`` is not positive.
+            StoreError: If Redis does not answer.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
@@ -201,7 +202,7 @@ class EmbeddingReader:
     # --- one generation an answer ----------------------------------------------------------------------
 
     def _follow(self, read: Callable[[int], T]) -> T:
-        """Run a read of several round trips until no switch took its generation away."""
+        """Run a read of several round trips again until no switch has replaced its generation meanwhile."""
         for _ in range(ATTEMPTS):
             try:
                 return read(self._generation or self._resolve())
@@ -218,11 +219,11 @@ class EmbeddingReader:
         return self._generation
 
     def _consistent(self, generation: int, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        """The answers of ``commands`` if ``generation`` is served when they begin and there when they end.
+        """The answers of ``commands`` if ``generation`` is served when they begin and exists when they end.
 
-        The served one is asked first: an answer is never older than the switch before the call. The status
-        is asked last: a generation loses it before it loses its first key. With it comes the token, by which
-        all round trips of an answer are of one publish.
+        The pipeline asks first which generation is served, so that an answer is never older than the last
+        switch before the call. It asks for the status last, which a generation loses before its first key.
+        The token tells whether all round trips of an answer read the same publish.
         """
         answers: list[Any] = []
         for first in range(0, max(len(commands), 1), COMMANDS_PER_PIPELINE):
@@ -241,7 +242,7 @@ class EmbeddingReader:
         return answers
 
     def _describe(self, generation: int) -> tuple[int, str]:
-        """(dim, how to search the index: exact, graph or none), remembered for the generation."""
+        """(dim, how to search the index: exact, graph or none), kept for the generation."""
         if self._described[0] != (generation, self._token):
             names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index")
             dim, index = self._consistent(generation, [names])[0]
@@ -272,13 +273,13 @@ class EmbeddingReader:
     def _rank_catalog(
         self, generation: int, user: F32, left_out: set[str], top: int
     ) -> list[tuple[str, float]]:
-        """Score every item here."""
+        """Rank all items of the kept catalog."""
         catalog = self._load_catalog(generation)
         score = _scores(catalog.vectors, user)
         score[[catalog.place[i] for i in left_out if i in catalog.place]] = -np.inf
         if top < len(score):
             worst = np.partition(score, -top)[-top]
-            places = np.flatnonzero(score >= worst)  # with all that are equal to the last one
+            places = np.flatnonzero(score >= worst)  # with all items whose score equals that of the last one
         else:
             places = np.arange(len(score))
         best = places[np.argsort(-score[places], kind="stable")][:top]
@@ -297,7 +298,7 @@ class EmbeddingReader:
         return self._catalog
 
     def _trending(self, generation: int, top: int) -> Recommendation:
-        """The fallback for users nobody knows."""
+        """The recommendation for unknown users."""
         behaviors = [self._trending_behavior] if self._trending_behavior else self._behaviors()
         if not behaviors:
             return Recommendation(generation, "none", [])
@@ -316,9 +317,9 @@ class EmbeddingReader:
 
 
 def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
-    """Dot products [N], finite; -inf for an item whose vector is not.
+    """Dot products [N], finite; -inf for an item whose vector is not finite.
 
-    A publish refuses vectors whose products float32 cannot hold. Somebody else may have written these.
+    A publish refuses vectors whose products float32 cannot hold, but another program may have written these.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         score = vectors @ user
@@ -329,7 +330,7 @@ def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np
 
 
 def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Bool]:
-    """Vectors [count, dim] of the answers, zero and not found where there is none."""
+    """Vectors [count, dim] of the answers; zero and not found where an answer is missing."""
     found = np.zeros(count, np.bool_)
     found[: len(blobs)] = [blob is not None for blob in blobs]
     vectors = np.zeros((count, dim), np.float32)

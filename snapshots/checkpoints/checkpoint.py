@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of files that is there whole and verified, or not there at all.
+"""Checkpoints: a folder of files that exists whole and verified, or not at all.
 
     trainer state ──► [write] ──► root/{number}/   ──► [latest] ──► the next start
 
@@ -6,9 +6,9 @@ Layout of ``root/{number}/``:
   1. the files, in the order given;
   2. ``manifest.json``: format, number, facts, and for each file its size and SHA-256.
 
-A file that is the same in the next checkpoint is linked, not written again, so a checkpoint costs what is
-new; on a volume without hard links it is copied. A file that the manifest does not name is ignored, and there
-is no lock: one process writes a root.
+A file that is unchanged in the next checkpoint is linked and not written again, so a checkpoint writes only
+what is new; on a volume without hard links the file is copied. A file that the manifest does not name is
+ignored. There is no lock: one process writes a root.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from driftgraph.stream.errors import DriftgraphError
 FORMAT = 1
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  # suffix of a folder that is being written
-READ_BYTES = 1 << 20  # of a file at once, when it is verified
-KEEP = 3  # checkpoints, the older ones for the case that the newest is damaged
+READ_BYTES = 1 << 20  # read at once when a file is verified
+KEEP = 3  # checkpoints that are kept; the older ones serve if the newest is damaged
 
 
 class CheckpointError(DriftgraphError):
-    """A checkpoint cannot be written: says where and why."""
+    """A checkpoint cannot be written. The message says where and why."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -55,10 +55,10 @@ class Checkpoint:
     number: int
     facts: Mapping[str, str | int | float]
     files: Mapping[str, _File]
-    copied_bytes: int = 0  # of files that the volume could not link, when this process wrote it
+    copied_bytes: int = 0  # size of the files that this process copied, as the volume could not link them
 
     def read(self, name: str) -> bytes:
-        """One of ``files``."""
+        """The bytes of one of ``files``."""
         return (self.folder / name).read_bytes()
 
 
@@ -82,7 +82,7 @@ def write(
 ) -> Checkpoint:
     """Write checkpoint ``number``, then remove all but the newest ``keep``.
 
-    The order, which makes a crash at any point leave the older ones and no half one:
+    This order makes a crash at any point leave the older checkpoints, and none that is half written:
       1. write each file into ``{number}.partial/`` and fsync it; link, or copy, the ``unchanged`` ones of
          ``before``;
       2. write ``manifest.json`` there, naming each with size and checksum, and fsync it;
@@ -92,12 +92,12 @@ def write(
       6. remove the older ones.
 
     Raises:
-        CheckpointError: The disk refuses. What was there before is untouched.
+        CheckpointError: If the disk refuses. The earlier checkpoints are untouched.
     """
     final, partial = root / str(number), root / f"{number}{PARTIAL}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, exist_ok=True)  # what a server still has open cannot be removed
+        partial.mkdir(parents=True, exist_ok=True)  # a file that a server still has open cannot be removed
         named, copied_bytes = {}, 0
         for name, data in files:
             disk.write_synced(partial / name, data)
@@ -127,9 +127,9 @@ def write(
 def latest(
     root: Path, suits: Callable[[Checkpoint], bool] = lambda _: True
 ) -> tuple[Checkpoint | None, list[Damage]]:
-    """The newest checkpoint that suits and verifies, and the newer ones that do not verify.
+    """The newest checkpoint that suits and verifies, and the damage of newer ones.
 
-    Removes what a crash left half-written.
+    Removes folders that a crash has left half written.
     """
     damaged: list[Damage] = []
     for leftover in root.glob(f"*{PARTIAL}"):
@@ -146,11 +146,11 @@ def latest(
 
 
 def opened(folder: Path) -> Checkpoint:
-    """What its manifest says; the files are not verified.
+    """The checkpoint in a folder, by its manifest. Its files are not verified.
 
     Raises:
-        OSError: There is no manifest.
-        ValueError: It is not one of this folder.
+        OSError: If there is no manifest.
+        ValueError: If the manifest is not that of this folder.
     """
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Manifest)
     if manifest.format != FORMAT or str(manifest.number) != folder.name:
@@ -172,7 +172,7 @@ def _verify(found: Checkpoint) -> None:
 
 
 def numbers(root: Path) -> list[int]:
-    """The checkpoints that are there, whole or damaged, oldest first."""
+    """The numbers of all checkpoints, whole or damaged, oldest first."""
     if not root.is_dir():
         return []
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())

@@ -1,9 +1,9 @@
-"""Segments: a stretch of one relation's events, by name and in order of arrival, as an Arrow IPC file.
+"""Segments: a stretch of one relation's events, by external id in order of arrival, as an Arrow IPC file.
 
     Heterograph.arrivals ──► [encode] ──► bytes of a checkpoint's file ──► [decode] ──► Heterograph.restore
 
-One record batch of three columns: ``user`` and ``item`` (dictionaries of strings; null where only the event's
-place in the order is left) and ``time_ms`` (int64). Any Arrow reader opens it.
+The file has one record batch of three columns: ``user`` and ``item`` (dictionaries of strings; null for an
+event of which only the sequence number is left) and ``time_ms`` (int64). Any Arrow reader opens it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 
 
 def encode(events: NamedEvents) -> bytes:
-    """The file."""
+    """The bytes of the file."""
     columns = [
         _column(events.users, events.user, events.lost),
         _column(events.items, events.item, events.lost),
@@ -42,7 +42,7 @@ def decode(data: bytes) -> NamedEvents:
     """The events.
 
     Raises:
-        ValueError: The bytes are no such file.
+        ValueError: If the bytes are no such file.
     """
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         if reader.schema != SCHEMA:

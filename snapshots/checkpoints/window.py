@@ -8,9 +8,9 @@ Files of a checkpoint, beside its manifest:
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
   * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
-A full stretch and a set of ids that has ended do not change, so the next checkpoint links them, and a
-checkpoint costs what is new. Ids that a checkpoint has are let go of in memory. Writing goes on beside
-ingestion: it reads the window as any reader does and takes no lock.
+A full stretch and a complete set of ids do not change, so the next checkpoint links them and writes only what
+is new. Ids that are in a checkpoint are freed in memory. A thread writes beside ingestion: it reads the
+window as any reader does and takes no lock.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from driftgraph.stream.window.heterograph import Heterograph, HeterographView, M
 from driftgraph.stream.window.shared_files import ANEW, Life
 from driftgraph.stream.window.writer import Cut
 
-SEGMENT_EVENTS = 1 << 17  # of one relation in a file: 1 to 2 MB, and what is written again each time at most
+# of one relation in a file of 1 to 2 MB; at most so many are written again each time
+SEGMENT_EVENTS = 1 << 17
 STATE = "state.json"
-LIVES_MAX = 1_000  # of a window, 100 bytes each; a trainer checkpoint from before them has no place in it
+LIVES_MAX = 1_000  # lives of a window, 100 bytes each; a trainer checkpoint of an older life cannot be used
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the updater holds at one cut; taken between two batches, in no time."""
+    """The state of the updater at one cut. It is taken between two batches, without I/O."""
 
     moment: Moment
     position: Mapping[str, int]
@@ -59,7 +60,7 @@ class _Ring(msgspec.Struct, frozen=True):
     name: str
     first: int
     next: int
-    span_ms: int = 0  # older states do not say it
+    span_ms: int = 0  # 0 in older states
 
 
 class _Ids(msgspec.Struct, frozen=True):
@@ -82,14 +83,14 @@ class _Mark(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """``state.json``."""
 
-    stream: str  # what is read: a checkpoint of another stream is of no use
+    stream: str  # topic and shard: a checkpoint of another stream cannot be used
     history: tuple[Life, ...]
     position: dict[str, int]
     watermark_ms: int
     high_ms: dict[int, int]
     relations: tuple[_Ring, ...]
     ids: tuple[_Ids, ...]
-    topic_ids: dict[str, str] = {}  # none in a checkpoint from before there were any
+    topic_ids: dict[str, str] = {}  # empty in older checkpoints
     seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
     wall_ms: int = 0
     away_since_ms: int | None = None
@@ -99,7 +100,7 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def watermark(self) -> WatermarkState:
-        """For a ``Watermark`` that goes on."""
+        """The state for the ``Watermark`` of the next run."""
         return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
 
     def marks(self, relations: Sequence[str]) -> Marks:
@@ -118,7 +119,7 @@ class State(msgspec.Struct, frozen=True):
         return Marks(moved(self.regular_mark, is_early=False), moved(self.early_mark, is_early=True))
 
     def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
-        """Whose sequence numbers a window of these relations has that goes on from here, matched by name."""
+        """The earlier lives of a window that goes on from here, and where each ended in these relations."""
         then = {ring.name: r for r, ring in enumerate(self.relations)}
         ended = Life(self.history[-1].id, tuple(ring.next for ring in self.relations))
         return tuple(
@@ -131,10 +132,11 @@ class State(msgspec.Struct, frozen=True):
 class WindowCheckpoints:
     """Writes one checkpoint after the other.
 
-    ``before`` is the one that the graph was restored from; with ``events_anew`` none of its events is linked.
+    ``before`` is the checkpoint from which the graph was restored; with ``events_anew`` none of its files of
+    events is linked.
 
-    Always true: what is on disk verifies and is of one cut; the files of an erased user's events are written
-    anew by the next checkpoint.
+    Always true: each checkpoint on disk verifies and is of one cut; the next checkpoint writes the files anew
+    that have events of an erased user.
     """
 
     def __init__(
@@ -160,11 +162,11 @@ class WindowCheckpoints:
         """Make one checkpoint; the docstring of ``checkpoint.write`` has the order.
 
         Raises:
-            StaleCut: Events of the snapshot were overwritten meanwhile; take a newer one.
-            CheckpointError: The disk refuses.
+            StaleCut: If events of the snapshot were overwritten meanwhile. The caller takes a newer one.
+            CheckpointError: If the disk refuses.
         """
         erasures = self._graph.window.erasure_count
-        if self._before is not None and not self._before.folder.is_dir():  # somebody has removed it
+        if self._before is not None and not self._before.folder.is_dir():  # a person has removed it
             self._before, self._complete = None, set()
         stretches = [*self._stretches(snapshot.moment)]
         sets = self._available(snapshot.ids)
@@ -198,7 +200,7 @@ class WindowCheckpoints:
         return written
 
     def _available(self, sets: tuple[IdSet, ...]) -> list[IdSet]:
-        """The newest sets of which all ids are in memory or in the checkpoint before."""
+        """The newest sets whose ids are all in memory or in the previous checkpoint."""
         found: list[IdSet] = []
         for one in reversed(sets):
             if any(
@@ -246,7 +248,7 @@ class WindowCheckpoints:
                 yield _Stretch(f"{r}-{k}.arrow", r, start, max(start, first), stop)
 
     def _is_changed(self, stretch: _Stretch) -> bool:
-        """Whether events of it were erased since its file was written; of the oldest nobody knows it."""
+        """Whether events of a stretch were erased since its file was written; not known for the oldest."""
         if stretch.begin > stretch.start:
             return True
         user, _, _ = self._graph.window.arrivals(stretch.relation, stretch.begin, stretch.stop)
@@ -254,7 +256,7 @@ class WindowCheckpoints:
 
     def _encoded(self, stretch: _Stretch, moment: Moment) -> bytes:
         user, _, _ = self._graph.window.arrivals(stretch.relation, stretch.begin, stretch.stop)
-        self._lost[stretch.name] = _lost_count(user)  # before the events: an erasure in between is seen later
+        self._lost[stretch.name] = _lost_count(user)  # before the events, so that a later erasure is noticed
         events = self._graph.arrivals(stretch.relation, stretch.begin, stretch.stop, moment)
         return segments.encode(events.behind(stretch.begin - stretch.start))
 
@@ -266,7 +268,7 @@ class _Stretch:
     name: str
     relation: int
     start: int
-    begin: int  # the first that the window still holds: ``start`` but for the oldest
+    begin: int  # the first event that the window still holds: ``start``, except in the oldest stretch
     stop: int
 
     @property
@@ -275,9 +277,9 @@ class _Stretch:
 
 
 def latest(root: Path, stream: str) -> tuple[Checkpoint | None, State | None, list[Damage]]:
-    """The newest checkpoint of this stream that verifies, what it says, and what is damaged.
+    """The newest checkpoint of this stream that verifies, its state, and the damage of newer ones.
 
-    Of another topic or shard there may be one; it is passed over.
+    Checkpoints of another topic or shard are passed over.
     """
     found, damaged = checkpoint.latest(root, lambda one: _state_of(one).stream == stream)
     return found, None if found is None else _state_of(found), damaged
@@ -286,16 +288,16 @@ def latest(root: Path, stream: str) -> tuple[Checkpoint | None, State | None, li
 def restore(
     found: Checkpoint, state: State, graph: Heterograph, dedupe: Deduplicator, erased: ErasedUsers
 ) -> int:
-    """Fill a new graph and a new deduplicator with what they held at the checkpoint's cut.
+    """Fill a new graph and a new deduplicator with the events and ids of the checkpoint.
 
-    A relation that the configuration no longer has is left out; of one whose ring is smaller now the newest
-    events come back. Of who was erased since, only what is newer.
+    A relation that the configuration no longer has is left out. A relation whose ring is smaller now gets
+    its newest events. Of a user who was erased since, only newer events come back.
 
     Returns:
         How many events were left out for erased users.
 
     Raises:
-        IdTableFullError: More users or items than the configuration allows.
+        IdTableFullError: If there are more users or items than the configuration allows.
     """
     ring_of = {ring.name: (index, ring) for index, ring in enumerate(state.relations)}
     relations = graph.window.relations
@@ -314,7 +316,8 @@ def restore(
                 continue
             events = segments.decode(found.read(f"{index}-{k}.arrow"))
             events = events.since(max(0, begins[r] - k * SEGMENT_EVENTS))
-            reach_ms = np.append(erased.reach_ms(events.users), NEVER_MS)  # the places of lost ones are 0
+            # lost events have user 0, even if there are no users
+            reach_ms = np.append(erased.reach_ms(events.users), NEVER_MS)
             gone = ~events.lost & (events.time_ms <= reach_ms[events.user])
             forgotten += int(np.count_nonzero(gone))
             graph.restore(r, events.without(gone))
@@ -333,7 +336,7 @@ def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
 def _complete(before: Checkpoint | None, relations: list[str], *, events_anew: bool) -> set[str]:
     """The files of a checkpoint that never change.
 
-    Those of events only if its relations, which they are named by, are the same.
+    Files of events are among them only if the relations, whose names they have, are the same.
     """
     if before is None:
         return set()

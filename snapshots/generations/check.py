@@ -1,4 +1,4 @@
-"""Whether Redis holds what was written: before a switch, and again and again after it.
+"""Checks that Redis has all that was written: before a switch, and every second after it.
 
 GenerationStore ──► [verify] ──► switch ──► [Served.standing], every second ──► fine, or published again
 """
@@ -18,25 +18,25 @@ from driftgraph.snapshots.generations.keys import LIVE, Keys, VerifyError
 from driftgraph.snapshots.generations.vectors import Vectors, chunks
 
 SAMPLE = 256  # vectors of each side read back and compared bit for bit
-LOOKED_AT = 64  # hashes of each side at each look: others each time
+LOOKED_AT = 64  # hashes of each side that one check looks at, at a random place
 
 
 class Standing(StrEnum):
-    """What became of a generation since it was published."""
+    """The state of a generation since it was published."""
 
     SERVED = "served"
-    ROLLED_BACK = "rolled back"  # an operator went back from it
-    LOST = "lost"  # Redis serves another one, or none, and nobody meant it to; or it has forgotten refreshes
-    DAMAGED = "damaged"  # Redis serves it, with keys missing
+    ROLLED_BACK = "rolled back"  # an operator has rolled back from it
+    LOST = "lost"  # Redis has forgotten it or its refreshes, by itself
+    DAMAGED = "damaged"  # Redis serves it, but keys are missing
 
 
 def verify(
     client: redis.Redis, keys: Keys, number: int, users: Vectors, items: Vectors, *, indexed: bool
 ) -> None:
-    """Compare what Redis holds with what was meant: every key by its presence, a sample bit for bit.
+    """Compare Redis with what was written: every key by its presence, a sample bit for bit.
 
     Raises:
-        VerifyError: They differ.
+        VerifyError: If they differ.
     """
     for kind, entity, vectors in (("user", keys.user, users), ("item", keys.item, items)):
         listed = client.llen(keys.of(number, f"{kind}-ids"))
@@ -65,19 +65,19 @@ def verify(
 
 @dataclass(slots=True)
 class Served:
-    """What a store published last, to know it again. ``number`` is 0 before the first publish."""
+    """The generation that a store has published last. ``number`` is 0 before the first publish."""
 
     number: int = 0
-    token: str = ""  # of the attempt that wrote it; a generation of the same number has another
+    token: str = ""  # of the attempt that wrote it; another generation of the same number has another token
     mark: int = 0  # of the last refresh that Redis has acknowledged
     indexed: bool = False
     trending: set[str] = field(default_factory=set)  # behaviors whose lists were written, and had items
 
     def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
-        """What became of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.
+        """The state of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.
 
-        A look sees a part of the hashes, and the next one another: a Redis that evicts a hundredth of them is
-        found out by the second.
+        Each call looks at a part of the hashes, at another place each time. If Redis evicts a hundredth of
+        them, the second call probably finds that out.
         """
         manifest = keys.of(number, "manifest")
         pipe = client.pipeline(transaction=True)
@@ -100,7 +100,7 @@ class Served:
         return Standing.SERVED, fence
 
     def _has_holes(self, client: redis.Redis, keys: Keys, number: int, lengths: Sequence[int]) -> bool:
-        """Look for keys that should be there: the vector set, and hashes from a random place of each list."""
+        """Whether keys are missing: the vector set, or hashes from a random place of each list."""
         kinds = (("user-ids", keys.user), ("item-ids", keys.item))
         pipe = client.pipeline(transaction=False)
         for (name, _), length in zip(kinds, lengths, strict=True):
@@ -117,7 +117,7 @@ class Served:
 def _is_missing(
     client: redis.Redis, ids_key: str, number: int, entity: Callable[[int, str], str], ids: Sequence[str]
 ) -> bool:
-    """Whether the hash of one of the ids is gone. One that has left the list as well was erased meanwhile."""
+    """Whether the hash of an id is gone. An id that is gone from the list, too, was erased meanwhile."""
     if not ids or client.exists(*(entity(number, i) for i in ids)) == len(ids):
         return False
     return any(not client.exists(entity(number, i)) and client.lpos(ids_key, i) is not None for i in ids)

@@ -1,4 +1,4 @@
-"""What driftgraph keeps in Redis: the names of the keys, the client, and what can go wrong with it.
+"""The keys of driftgraph in Redis, the client for it, and the errors of it.
 
     GenerationStore (store.py) ──► these keys ──► EmbeddingReader (snapshots/reader.py), any other service
 
@@ -17,7 +17,7 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
                                         {"event": "checked"} from doctor, which means nothing
-    {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
+    {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
     {ns}:trending               SET     the behaviors that have one
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
@@ -42,17 +42,17 @@ from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 
 CONNECT_TIMEOUT_S = 2.0
-CALL_TIMEOUT_S = 3.0  # a pipeline of ours takes a few ms; a server silent for 3 s is not serving
-RETRIES = 2  # so that a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
+CALL_TIMEOUT_S = 3.0  # one of our pipelines takes a few ms; a server silent for 3 s does not serve
+RETRIES = 2  # a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
 RETRY_PAUSE_S_MAX = 0.5
 CALL_FAILS_WITHIN_S = 11.0
 
-TOUCHED_MAX = 200  # ids in a user's ``touched``: what a reader leaves out, newest first
+TOUCHED_MAX = 200  # ids in a user's ``touched``, newest first; a reader does not recommend them
 LIVE = "live"  # manifest status of a generation that can be served
 
 
 class StoreError(DriftgraphError):
-    """Anything that kept Redis from doing what was asked."""
+    """Redis did not do what was asked."""
 
 
 class RedisUnavailableError(StoreError):
@@ -76,7 +76,7 @@ class StaleWorkerError(StoreError):
 
 
 class GenerationExistsError(StoreError):
-    """The number is not above those already published."""
+    """The number of a generation is not above those already published."""
 
 
 class NothingToRollBackError(StoreError):
@@ -84,15 +84,15 @@ class NothingToRollBackError(StoreError):
 
 
 class NotCurrentError(StoreError):
-    """A refresh was made by the model of a generation that is not the one served."""
+    """A refresh was made by the model of a generation that is not served."""
 
 
 class LostError(StoreError):
-    """Redis has lost what was written to it while a generation was published."""
+    """Redis has lost keys of a generation while it was published."""
 
 
 class VerifyError(StoreError):
-    """What Redis holds is not what was written; nothing was switched."""
+    """Redis does not have what was written. The served generation was not switched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +107,27 @@ class Keys:
 
     @property
     def current(self) -> str:
-        """Which generation is served."""
+        """The hash that tells which generation is served."""
         return f"{self.namespace}:emb:current"
 
     @property
     def generations(self) -> str:
-        """Which generations have keys."""
+        """The set of generations that have keys."""
         return f"{self.namespace}:emb:generations"
 
     @property
     def events(self) -> str:
-        """The channel that tells of a switch."""
+        """The channel on which a switch is published."""
         return f"{self.namespace}:emb:events"
 
     @property
     def trending_behaviors(self) -> str:
-        """Which behaviors have a list of trending items."""
+        """The set of behaviors that have a list of trending items."""
         return f"{self.namespace}:trending"
 
     @property
     def lease(self) -> str:
-        """Which updater works."""
+        """The hash of the lease: which updater works."""
         return f"{self.namespace}:lease"
 
     @property
@@ -164,7 +164,7 @@ def connect(
     Nothing is sent yet; the first command finds out whether Redis is there.
 
     Raises:
-        ConfigError: The url is none that redis-py can use. It is not repeated: it may hold a password.
+        ConfigError: If redis-py cannot use the url. The message does not quote it, as it may hold a password.
     """
     if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
         raise ConfigError(f"redis.url {fault}")
@@ -188,13 +188,13 @@ def connect(
 
 
 def require_binary(client: redis.Redis) -> None:
-    """Refuse a client that decodes answers to text: an embedding is not text."""
+    """Refuse a client that decodes answers to text, since an embedding is not text."""
     if client.get_encoder().decode_responses:
         raise ValueError("the Redis client has decode_responses=True; embeddings are binary, set it to False")
 
 
 def describe(client: redis.Redis) -> str:
-    """Where a client points, for an error message; never its password."""
+    """The address of a client's server for an error message, without the password."""
     settings: dict[str, Any] = client.connection_pool.connection_kwargs
     if "path" in settings:
         return f"unix:{settings['path']}"
@@ -203,7 +203,7 @@ def describe(client: redis.Redis) -> str:
 
 @contextmanager
 def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
-    """Turn what redis-py raises into a StoreError with one sentence: what, where, and what to do."""
+    """Turn an error of redis-py into a StoreError with one sentence: what, where, and what to do."""
     try:
         yield
     except redis.RedisError as error:
@@ -211,9 +211,9 @@ def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
 
 
 def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
-    """The error that means what redis-py's does.
+    """Our error for an error of redis-py.
 
-    By its text where it has no class: inside a script or a pipeline an error comes without one.
+    An error inside a script or a pipeline has no class of its own, so its text tells.
     """
     text = what_it_says(error)
     if isinstance(error, OutOfMemoryError) or "OOM " in text:
@@ -238,7 +238,7 @@ def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
 
 
 def _cause(error: redis.RedisError) -> str:
-    """Why there was no answer, and what to look at."""
+    """Why there was no answer, and what to check."""
     text = str(error)
     if isinstance(error, redis.BusyLoadingError):
         return "it still loads its data"

@@ -1,4 +1,4 @@
-"""The lease: of several updaters that publish into one namespace, one works.
+"""The lease: only one of several updaters that publish into one namespace works.
 
     standby ──► [LeaseClient.take] ──► [Lease.held, Lease.check] ──► Updater
                                             │ renewed by a thread of its own, never by the poll loop
@@ -9,13 +9,13 @@ Keys::
     {ns}:lease           HASH    name, token, host, pid, epoch, place of the holder; it runs out by itself
     {ns}:lease-epoch     STRING  the epoch of the last holder; it stays
 
-A second updater of the holder's name waits as its standby. One of another name, or of another shard, is
-refused: the two would take turns for ever, each removing what the other had published. A replay into a
-namespace holds the lease as well.
+A second updater of the holder's name waits as its standby. An updater of another name or shard is refused:
+the two would take turns for ever, each removing the other's generations. A replay into a namespace holds the
+lease, too.
 
 Taking the lease raises the fencing epoch of store.py in the same script, so from then on the worker of a
 former holder writes nothing. Epochs are not below Redis' clock in seconds: they grow even if Redis has
-forgotten the one before.
+forgotten the previous epoch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TTL_S: Final = 9.0  # how long a dead holder keeps others waiting
 RENEW_S: Final = 3.0  # so that two renewals may fail
 RETRY_S: Final = 1.0  # while Redis does not answer
 CALL_TIMEOUT_S: Final = 2.0
-LOOK_EVERY_S: Final = 0.5  # of one who waits for it
+LOOK_EVERY_S: Final = 0.5  # how often a standby asks for it
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ return {'ok', epoch}
 """
 
 # KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, epoch
-# A lease that ran out, or that Redis has forgotten, is taken again unless somebody had it in between. Where
-# it is still there nothing but its end changes, which a Redis at its maxmemory does too.
+# A lease that ran out, or that Redis has forgotten, is taken again unless another process had it in between.
+# If it still exists only its end changes, which works also in a Redis at its maxmemory.
 RENEW = """
 local token = redis.call('HGET', KEYS[1], 'token')
 if token == ARGV[1] then
@@ -107,8 +107,8 @@ return {'ok'}
 
 
 # KEYS current, lease                      ARGV token of the lease
-# A worker gets an epoch of its own only while its updater holds the lease. A full Redis does not keep the
-# epoch, and must not keep a worker from removing keys; nobody else can write then either.
+# A worker gets an epoch of its own only while its updater holds the lease. A full Redis cannot store the
+# epoch, but must let the worker remove keys; no other worker can write then, either.
 FENCE = """
 local holder = redis.call('HGET', KEYS[2], 'token')
 if not holder then return {'no_lease'} end
@@ -120,7 +120,7 @@ return {'ok', epoch}
 
 
 class LeaseLostError(DriftgraphError):
-    """Another updater works now."""
+    """Another updater has the lease now."""
 
 
 class NamespaceTakenError(DriftgraphError):
@@ -129,24 +129,24 @@ class NamespaceTakenError(DriftgraphError):
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """Whose lease a worker publishes under."""
+    """The updater under whose lease a worker publishes."""
 
     name: str  # of the updater, and its shard where there are several
-    token: str  # of the process that holds it; says nothing outside of Redis
+    token: str  # of the process that holds the lease; it is used only in Redis
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What Redis says of a lease. ``host`` is empty where nobody holds it; ``epoch`` is the last holder's."""
+    """The holder of a lease in Redis. ``host`` is empty without one; ``epoch`` is the last holder's."""
 
     host: str
     pid: str
     epoch: int
     name: str = ""
-    left_ms: int = 0  # until it runs out
+    left_ms: int = 0  # time until it runs out
 
     def lives(self, before: Holder) -> bool:
-        """Whether it is the holder of a moment ago and has renewed since."""
+        """Whether it is the same holder as ``before`` and has renewed the lease since."""
         return (self.host, self.pid) == (before.host, before.pid) and self.left_ms > before.left_ms
 
 
@@ -154,17 +154,17 @@ NOBODY: Final = Holder("", "", 0)
 
 
 def read_epoch(client: redis.Redis, namespace: str) -> int:
-    """The fencing epoch in force, for an operator's command, which acts beside the worker."""
+    """The current fencing epoch, for an operator's command, which acts beside the worker."""
     with redis_errors(client, "reading the epoch"):
         return int(cast("bytes | None", client.hget(Keys(namespace).current, "epoch")) or 0)
 
 
 def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
-    """The fencing epoch, one higher than before, for the worker of the updater that holds the lease.
+    """Raise the fencing epoch by one, for the worker of the updater that holds the lease, and return it.
 
     Raises:
-        StaleWorkerError: Another updater holds it.
-        StoreError: Nobody does just now, or Redis does not answer; try again.
+        StaleWorkerError: If another updater holds the lease.
+        StoreError: If no updater holds it at the moment, or Redis does not answer; the caller tries again.
     """
     keys = Keys(namespace)
     with redis_errors(client, "raising the epoch"):
@@ -183,22 +183,22 @@ def raise_epoch(client: redis.Redis, namespace: str, owner: LeaseOwner) -> int:
 
 
 def elapsed_s() -> float:
-    """Seconds that only grow, also while this process is stopped or the machine asleep."""
+    """Seconds of a clock that never goes back and runs also while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def impatient(url: str) -> redis.Redis:
-    """A client that gives up after one short try, for who will ask again."""
+    """A client that gives up after one short try, for a caller that asks again."""
     return connect(url, connect_timeout_s=CALL_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S, retries=0)
 
 
 class LeaseClient:
-    """What one process asks Redis about one lease. One thread at a time uses it.
+    """The requests of one process to Redis about one lease. One thread at a time uses it.
 
-    ``place`` names the lock that this process holds, if any: a lease that was taken under the same lock is a
-    dead process', and is taken over at once.
+    ``place`` names the lock that this process holds, if any. A lease that was taken under the same lock
+    belongs to a dead process, and is taken over at once.
 
-    Every method raises StoreError within some seconds if Redis does not do what it should.
+    Every method raises StoreError within some seconds if Redis does not answer as it should.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class LeaseClient:
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
 
     def taken_by(self, holder: Holder) -> NamespaceTakenError:
-        """Why nobody else may publish into the namespace while ``holder`` does."""
+        """The error that says that ``holder`` publishes into the namespace, and what to do."""
         return NamespaceTakenError(
             f"namespace {self.namespace!r} in Redis at {describe(self._client)} is in use by {holder.name!r} "
             f"(pid {holder.pid} on {holder.host}), and two that publish into one would remove each other's "
@@ -223,11 +223,11 @@ class LeaseClient:
         )
 
     def take_alone(self) -> Lease:
-        """Take the lease; a holder gets the time to show that it lives, some seconds.
+        """Take the lease; a holder has some seconds to show that it lives.
 
         Raises:
-            NamespaceTakenError: It does.
-            StoreError: Redis does not do what it should.
+            NamespaceTakenError: If the holder lives.
+            StoreError: If Redis does not answer as it should.
         """
         before = NOBODY
         while True:
@@ -241,7 +241,7 @@ class LeaseClient:
             time.sleep(LOOK_EVERY_S)
 
     def holder(self) -> Holder:
-        """Who has the lease; nobody if a dead process of our place does."""
+        """The holder of the lease; a dead process of our own place does not count."""
         with redis_errors(self._client, "looking at the lease"):
             pipe = self._client.pipeline(transaction=True)
             pipe.hmget(self._names[0], "host", "pid", "place", "name")
@@ -252,21 +252,21 @@ class LeaseClient:
         return Holder("" if place == self._place != "" else host, pid, int(epoch or 0), name, left_ms)
 
     def take(self) -> int | None:
-        """Take the lease if nobody has it; its epoch, or None."""
+        """Take the lease if it is free. Returns its epoch, or None."""
         answer = self._run(TAKE, "taking the lease", self._names, self._who)
         return int(answer[1]) if answer[0] == "ok" else None
 
     def renew(self, epoch: int) -> Holder | None:
-        """Confirm the lease; None, or who has it now."""
+        """Renew the lease. Returns None, or the holder who has it now."""
         answer = self._run(RENEW, "renewing the lease", self._names, [*self._who, epoch])
         return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0, answer[3])
 
     def release(self) -> None:
-        """Give it up, if it is ours."""
+        """Give the lease up, if it is ours."""
         self._run(RELEASE, "releasing the lease", self._names[:1], self._who[:1])
 
     def close(self) -> None:
-        """Leave Redis; the lease stays until it runs out."""
+        """Close the connection. The lease stays until it runs out."""
         self._client.close()
 
     def _run(self, lua: str, doing: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
@@ -277,10 +277,10 @@ class LeaseClient:
 class Lease:
     """A lease that was taken and is renewed by a thread until ``release``.
 
-    Always true: while ``held``, Redis gives the lease to nobody else. (It runs out here before it does there,
-    since time counts from before a request was sent.) So a process that was stopped for longer than the ttl
-    knows when it goes on. What it had begun before, such as a write to its own data_dir, it may still end;
-    what it sends to Redis is refused there.
+    Always true: while ``held``, Redis gives the lease to no other process. (It runs out here before it does
+    in Redis, since time counts from before a request was sent.) So a process that was stopped for longer than
+    the ttl notices that when it goes on. It may still end a write to its own data_dir that it had begun;
+    Redis refuses its writes.
     """
 
     def __init__(
@@ -306,14 +306,14 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether it is confirmed now. Cheap: no I/O."""
+        """Whether the lease is confirmed at the moment. No I/O."""
         return self._lost is None and self._now_s() < self._confirmed_s + self._client.ttl_s
 
     def check(self) -> None:
         """Do nothing, or end this updater.
 
         Raises:
-            LeaseLostError: Another one has the lease. (Redis being away is no reason.)
+            LeaseLostError: If another updater has the lease. (That Redis is away is no reason.)
         """
         if self._lost is not None:
             raise LeaseLostError(self._lost)
@@ -323,7 +323,7 @@ class Lease:
         return {"held": self.held, "epoch": self.epoch, "failure": self._lost or self._failure}
 
     def release(self) -> None:
-        """Give it up at once, so that a standby goes on."""
+        """Give the lease up at once, so that a standby goes on."""
         self._closing.set()
         self._thread.join(3 * CALL_TIMEOUT_S)
         if self.held:  # else Redis is away, and asking it once more would only delay the end
@@ -342,7 +342,7 @@ class Lease:
         sent_s = self._now_s()
         try:
             holder = self._client.renew(self.epoch)
-        except Exception as error:  # whatever it is: without this thread nothing would ever be committed
+        except Exception as error:  # any error: without this thread nothing would ever be committed
             if self._failure is None:
                 log.warning("%s; without the lease no position is committed", error)
             self._failure = str(error)

@@ -1,10 +1,10 @@
-"""Which generations there are, how long they stay, and how one is removed: by its own lists, never by SCAN.
+"""Which generations exist, how long they stay, and how one is removed: by its own lists, never by SCAN.
 
     GenerationStore ──► [GenerationKeys] ──► Redis
 
-A generation is in ``generations`` before it has a key and until it has none. It is first taken out of use by
-one script, then its keys go. Whatever is interrupted is found again by the status of its manifest, or by
-``keys_expire`` in it, and done to the end the next time.
+A generation is in ``generations`` before it has a key and until it has none. One script takes it out of use,
+then its keys are removed. The status of its manifest, or ``keys_expire`` in it, tells if that was
+interrupted; the next call finishes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.keys import LIVE, Keys
 from driftgraph.snapshots.generations.scripts import Scripts
 
-IDS_PER_CALL = 500  # bounds one answer, and what a chunk of expiries or removals holds Redis for
+IDS_PER_CALL = 500  # bounds one answer, and how long a chunk of expiries or removals blocks Redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class GenerationKeys:
         return int(found[0] or 0), int(found[1] or 0)
 
     def known(self) -> list[int]:
-        """Generations that have keys, in whatever state, ascending."""
+        """Generations that have keys, in any state, ascending."""
         return [int(n) for n in cast("list[bytes]", self._client.zrange(self._keys.generations, 0, -1))]
 
     def live(self) -> list[int]:
-        """Generations that can be served, ascending. The others are being written, removed, or ran out."""
+        """Generations that can be served, ascending: none that is being written or removed, or has run out."""
         numbers, pipe = self.known(), self._client.pipeline(transaction=False)
         for number in numbers:
             pipe.hget(self._keys.of(number, "manifest"), "status")
@@ -63,7 +63,7 @@ class GenerationKeys:
         return {k.decode(): v.decode() for k, v in found.items()}
 
     def count(self) -> dict[str, int]:
-        """Keys by kind, as the lists and manifests have them; they sum up to all keys of the namespace."""
+        """How many keys of each kind exist, by lists and manifests; the sum is all keys of the namespace."""
         counts = dict.fromkeys(["user", "item", "index", "manifest", "id_list", "trending", "pointer"], 0)
         keys, pipe = self._keys, self._client.pipeline(transaction=False)
         for number in self.known():
@@ -81,10 +81,10 @@ class GenerationKeys:
         return counts
 
     def settle_ttls(self, ttl_s: int) -> None:
-        """Give every generation but the served one a TTL, and take it from the served one.
+        """Give every generation except the served one a TTL, and remove it from the served one.
 
-        Each chunk is checked against ``current``, so that a switch by somebody else, in the middle of this,
-        cannot leave the served generation with a TTL.
+        Each chunk is checked against ``current``, so that a switch by another process meanwhile cannot leave
+        the served generation with a TTL.
         """
         current, _ = self.current()
         for number in self.live():
@@ -98,11 +98,11 @@ class GenerationKeys:
                 names = [self._keys.current, manifest, *chunk]
                 answer = self._calls.run(scripts.SET_TTL, names, [*number_and_ttl, note])
                 if answer == ["moved"]:
-                    return  # somebody switched; it is theirs to settle
+                    return  # another process has switched, and settles the TTLs
                 self._calls.refuse(answer, number)
 
     def remove_oldest(self, keep: int) -> None:
-        """Remove all live ones but the newest ``keep``, the served one and the one to go back to."""
+        """Remove all live generations but the newest ``keep``, the served one and the one to go back to."""
         numbers = self.live()
         kept = {*numbers[-keep:], *self.current()}
         for number in numbers:
@@ -110,17 +110,17 @@ class GenerationKeys:
                 self._remove(number)
 
     def remove_unfinished(self) -> int:
-        """Remove what a killed publish or removal left, and what ran out; returns how many generations."""
+        """Remove generations that were interrupted in a publish or removal, or ran out; return how many."""
         numbers = sorted({*self.known()} - {*self.live()})
         for number in numbers:
             self._remove(number)
         return len(numbers)
 
     def _all_of(self, number: int) -> Iterator[list[str]]:
-        """Every key of a generation in chunks.
+        """Every key of a generation, in chunks.
 
-        The lists and the manifest first: with a TTL they run out before the keys they name, and then a
-        rollback is refused instead of made to a generation with holes.
+        The lists and the manifest come first: with a TTL they run out before the keys that they name. A
+        rollback is refused then, and does not lead to a generation with missing keys.
         """
         yield [self._keys.of(number, kind) for kind in ("user-ids", "item-ids", "manifest", "items")]
         for kind, entity in (("user", self._keys.user), ("item", self._keys.item)):
@@ -130,7 +130,7 @@ class GenerationKeys:
                 first += len(ids)
 
     def _remove(self, number: int) -> None:
-        """Take a generation out of use, then unlink its keys; nothing happens to the served one."""
+        """Take a generation out of use, then unlink its keys. The served generation is left alone."""
         keys = self._keys
         names = [keys.current, keys.of(number, "manifest")]
         answer = self._calls.run(scripts.RETIRE, names, [self._epoch, number])
@@ -140,7 +140,7 @@ class GenerationKeys:
         for kind, entity in (("user", keys.user), ("item", keys.item)):
             name = keys.of(number, f"{kind}-ids")
             while ids := cast("list[bytes]", self._client.lrange(name, -IDS_PER_CALL, -1)):
-                pipe = self._client.pipeline(transaction=True)  # an id leaves the list with its key
+                pipe = self._client.pipeline(transaction=True)  # an id and its key go together
                 pipe.unlink(*(entity(number, i.decode()) for i in ids))
                 pipe.ltrim(name, 0, -len(ids) - 1)
                 pipe.execute()

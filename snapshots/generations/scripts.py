@@ -1,4 +1,4 @@
-"""The Lua scripts of a publish. Each is one atomic step and each checks that its caller may still write.
+"""The Lua scripts of a publish. Each is one atomic step and checks that its caller may still write.
 
     GenerationStore ──► [one of these] ──► Redis
 
@@ -25,11 +25,11 @@ from driftgraph.snapshots.generations.keys import (
     StoreError,
 )
 
-SCRIPTS_PER_PIPELINE = 10  # bounds what is in flight: 1,000 hashes, about 0.4 MB at 64 dims
+SCRIPTS_PER_PIPELINE = 10  # sent at once: 1,000 hashes, about 0.4 MB at 64 dims
 
 # KEYS current                             ARGV epoch
-# The first act of a new worker: from here on an older epoch is refused. A full Redis does not take it, and
-# must not keep us from removing keys; nobody else can write then either, and BEGIN insists.
+# The first step of a new worker: from here on Redis refuses an older epoch. A full Redis cannot store the
+# epoch, but must let the worker remove keys; no other worker can write then, either, and BEGIN tries again.
 CLAIM = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -52,9 +52,9 @@ return {'ok'}
 """
 
 # KEYS current, manifest                   ARGV epoch, token
-# How the scripts begin that write into a generation under construction. Another token is another worker's. No
-# token under our epoch: Redis has lost what we wrote (FLUSHALL, an older dump, an eviction), since nobody
-# else removes it without raising the epoch.
+# The first lines of scripts that write into a generation that is being built. Another token is another
+# worker's. Without a token under our epoch Redis has lost the manifest (FLUSHALL, an older dump, an
+# eviction), since no other worker removes it without raising the epoch.
 OURS = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -65,8 +65,8 @@ if token ~= ARGV[2] then return {'gone'} end
 
 # KEYS current, manifest, id list, hash …
 # ARGV epoch, token, number, first; each: id, embedding, event_ms, touched, list
-# ``first`` is the place of the first id in the list: a chunk that was pushed before is not pushed again, and
-# one that comes after a chunk that failed is refused, or there would be keys that no list names.
+# ``first`` is the index of the first id in the list: a chunk that was pushed before is not pushed again, and
+# a chunk behind one that failed is refused, or there would be keys that no list names.
 WRITE = f"""{OURS}
 local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
 if listed < first then return {{'gap'}} end
@@ -99,7 +99,7 @@ return {{'ok'}}
 """
 
 # KEYS current, manifest                   ARGV epoch, token, number, channel
-# The answer's second word is why nobody was told, if so: the notice is not worth a generation.
+# The answer's second word is why the notice could not be sent; the publish does not fail for that.
 SWITCH = f"""{OURS}
 if redis.call('HGET', KEYS[2], 'status') == 'live' then return {{'ok'}} end
 local previous = redis.call('HGET', KEYS[1], 'gen')
@@ -113,9 +113,10 @@ return {{'ok', type(told) == 'table' and told.err or ''}}
 """
 
 # KEYS current, generations, manifest of the target, its id lists      ARGV epoch, from, to, channel
-# The caller names both ends: a script must be told its keys, and one sent twice must not go back twice.
-# A generation whose keys ran out is not one to go back to. ``left`` is the mark of a rollback: the newest
-# generation that an operator went away from. By it a worker knows that Redis has not just forgotten.
+# The caller names both generations: a script must be given its keys, and one that is sent twice must not go
+# back twice. A generation whose keys ran out is no target. ``left`` is the mark of a rollback: the newest
+# generation from which an operator rolled back. It tells a worker that Redis has not just forgotten the
+# generation.
 ROLL_BACK = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -137,8 +138,8 @@ return {'ok', type(told) == 'table' and told.err or ''}
 
 # KEYS current, id list, manifest, hash …
 # ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list
-# Users that the generation did not have are added to its list, so that they are removed with it. By the mark,
-# a number that grows, a worker knows a Redis that has forgotten refreshes.
+# Users that the generation did not have are added to its list, so that they are removed with it. The mark is
+# a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
 REFRESH = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -165,7 +166,7 @@ return {'ok'}
 """
 
 # KEYS current, manifest, id list, hash    ARGV epoch, user
-# A user leaves a generation, also one that is being built. The list is searched to the user's place.
+# Removes a user from a generation, also from one that is being built. O(length of the list).
 ERASE = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -204,7 +205,8 @@ return {'ok'}
 """
 
 # KEYS current, manifest                   ARGV epoch, number
-# From here on the generation is nobody's: not served, not gone back to, not written. Works in a full Redis.
+# From here on the generation is neither served nor written, and no rollback leads to it. Works in a full
+# Redis.
 RETIRE = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
@@ -224,17 +226,17 @@ class Scripts:
         self._registered: dict[str, Script] = {}
 
     def run(self, lua: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
-        """One call; the answer's words, not judged."""
+        """Run a script; return the words of its answer."""
         return [part.decode() for part in self._script(lua)(keys, args)]
 
     def run_or_refuse(self, lua: str, number: int, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
-        """One call that is about generation ``number``; raises unless the answer is ``ok``, and gives it."""
+        """Run a script about generation ``number``; return the answer, or raise unless it is ``ok``."""
         answer = self.run(lua, keys, args)
         self.refuse(answer, number)
         return answer
 
     def run_many(self, lua: str, number: int, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
-        """Many calls, ``SCRIPTS_PER_PIPELINE`` in flight; raises at the first refusal."""
+        """Run a script many times, ``SCRIPTS_PER_PIPELINE`` at once; raise at the first refusal."""
         script, pipe = self._script(lua), self._client.pipeline(transaction=False)
         for count, (keys, args) in enumerate(calls, start=1):
             script(keys, args, client=pipe)
@@ -243,7 +245,7 @@ class Scripts:
         self._refuse_all(pipe.execute(), number)
 
     def refuse(self, answer: Sequence[str], number: int) -> None:
-        """Raise what a script's answer means, unless it is ``ok``."""
+        """Raise the error that a script's answer means, unless it is ``ok``."""
         match answer:
             case ["ok", *_]:
                 return

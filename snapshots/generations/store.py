@@ -1,8 +1,8 @@
-"""Publish generations of embeddings to Redis so that a reader sees one generation, never a mixture.
+"""Publishes generations of embeddings to Redis so that a reader sees one generation, never a mixture.
 
     Trainer ──► gate ──► [GenerationStore] ──► Redis ──► EmbeddingReader, any service
 
-The keys are listed in keys.py, the atomic steps in scripts.py, what becomes of older generations in
+The keys are listed in keys.py, the atomic steps in scripts.py, and the removal of older generations in
 retention.py.
 """
 
@@ -40,11 +40,11 @@ from driftgraph.snapshots.generations.vectors import (
     one_length,
 )
 
-KEEP_MIN = 2  # the served generation and one to go back to
+KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
 HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
 ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
-TRENDING_MAX = 1_000  # items of a behavior; a reader asks for tens
+TRENDING_MAX = 1_000  # items of a behavior; readers ask for tens
 
 # Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
 # 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
@@ -67,7 +67,7 @@ class GenerationStore:
     Always true, whatever dies at whatever point:
       * ``current`` names a generation all of whose keys are there and verified, or nothing;
       * an epoch older than the newest seen changes nothing;
-      * every key belongs to a generation that ``generations`` names, so none is ever lost.
+      * every key belongs to a generation that ``generations`` names, so that every key can be removed.
 
     One thread uses it. Every method raises StoreError, within about ten seconds on a client of ``connect``.
     """
@@ -92,14 +92,14 @@ class GenerationStore:
         self._calls = Scripts(client, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
         self._served = Served()
-        self._highest = 0  # number used, also by an attempt that failed
-        self._has_vector_sets: bool | None = None  # asked once, at the first publish
-        self._told = set[str]()  # what a missing right costs, said once
+        self._highest = 0  # the highest number used, also by an attempt that failed
+        self._has_vector_sets: bool | None = None  # None before the first publish asks
+        self._told = set[str]()  # the consequences of missing rights that were logged
 
     # --- publish ---------------------------------------------------------------------------------------
 
     def next_number(self) -> int:
-        """The smallest number above every generation there is, finished or not, and above all of our own.
+        """The smallest number above every generation that exists, finished or not, and above all of our own.
 
         So numbers also grow past those that Redis has forgotten.
         """
@@ -124,15 +124,15 @@ class GenerationStore:
         6. one script: check epoch and mark, declare it live, switch ``current``, notify
         7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
 
-        Before 6 readers see the old generation whole, after it the new one. A failure in 7 is logged and made
-        good by the next publish or ``clean_up``. Publishing the same content under the same number again
-        changes nothing, so a caller who does not know how a publish ended tries again.
+        Before step 6 readers see the whole old generation, after it the new one. A failure in step 7 is
+        logged, and the next publish or ``clean_up`` does that step again. Publishing the same content under
+        the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
         ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
 
         Raises:
-            ValueError: The vectors or the manifest are not sound; nothing was written.
-            StoreError: Not switched (or, after a lost answer, perhaps switched: try again).
+            ValueError: If the vectors or the manifest are not valid. Nothing was written.
+            StoreError: If the generation was not switched. After a lost answer it may be; try again.
         """
         own = self._own_fields(users, items, manifest)
         token = f"{self.epoch}:{uuid.uuid4().hex}"
@@ -160,7 +160,7 @@ class GenerationStore:
         self._tend(f"generation {number} is served", self._tidy)
 
     def _tend(self, done: str, tidy: Callable[[], None]) -> None:
-        """Step 7: what comes after a switch may fail, and is made good by the next publish."""
+        """Step 7: it may fail, and the next publish does it again."""
         try:
             with redis_errors(self._client, "tidying"):
                 tidy()
@@ -168,7 +168,7 @@ class GenerationStore:
             log.warning("%s, but older ones are not tidied yet: %s", done, error)
 
     def _tell_silence(self, answer: Sequence[str]) -> None:
-        """Say once that a switch was made and nobody could be told of it."""
+        """Log once that no notice of a switch could be sent."""
         if len(answer) > 1 and answer[1]:
             self._tell_once(
                 f"nobody is told of new generations on the channel {self._keys.events} ({answer[1]}); "
@@ -183,7 +183,7 @@ class GenerationStore:
     def _own_fields(
         self, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
     ) -> dict[str, str | int | float]:
-        """Check all input and give the fields of the manifest that are ours to write."""
+        """Check all input and return the fields of the manifest that the store writes."""
         dim = dim_of(users, items)
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
@@ -206,7 +206,7 @@ class GenerationStore:
         self._calls.run_many(scripts.WRITE, number, calls())
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
-        """Step 3, vector set; gives how it is to be searched: ``exact``, ``graph`` or ``none``."""
+        """Step 3, vector set. Returns how readers search it: ``exact``, ``graph`` or ``none``."""
         keys = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, "items")]
         try:
             if self._has_vector_sets is None:
@@ -236,7 +236,7 @@ class GenerationStore:
         return "exact" if exact else "graph"
 
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
-        """Step 5: is what Redis holds what we meant?"""
+        """Step 5: compare Redis with what was written."""
         verify(self._client, self._keys, number, users, items, indexed=indexed)
 
     # --- between publishes -----------------------------------------------------------------------------
@@ -244,12 +244,12 @@ class GenerationStore:
     def refresh(self, number: int, users: Vectors) -> None:
         """Write newer user vectors, made by the model of generation ``number``, into that generation.
 
-        Users it did not have are added. ``touched`` is left as it was where it is None. Each user is written
-        whole, and 100 users at a time.
+        Users that it did not have are added. ``touched`` is not changed where it is None. Each user is
+        written whole, and 100 users at a time.
 
         Raises:
-            ValueError: The vectors are not sound or of another dimension; nothing was written.
-            NotCurrentError: Another generation is served by now; embed again with its model.
+            ValueError: If the vectors are not valid or have another dimension. Nothing was written.
+            NotCurrentError: If another generation is served now; embed again with its model.
         """
         check(users, "user")
         if not len(users):
@@ -257,13 +257,13 @@ class GenerationStore:
         keys, mark = self._keys, self._served.mark
         with redis_errors(self._client, f"refreshing generation {number}"):
             dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
-            if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, which the script will say
+            if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, as the script tells
                 raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
             head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
             calls = (
                 (
                     [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
-                    # the whole of the refresh is there with its last chunk
+                    # the last chunk writes the mark, so the mark tells that the whole refresh is there
                     [self.epoch, number, mark + (stop == len(users)), *hash_args(users, first, stop)],
                 )
                 for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
@@ -275,7 +275,7 @@ class GenerationStore:
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
 
-        ``live_only`` leaves one out that is being published, whose publisher counts on what it wrote.
+        ``live_only`` leaves out a generation that is being published, since its publisher verifies its keys.
         """
         keys = self._keys
         with redis_errors(self._client, f"erasing {len(users)} users"):
@@ -285,10 +285,10 @@ class GenerationStore:
                 self._calls.run_many(scripts.ERASE, number, calls)
 
     def trending(self, behavior: str, scores: Mapping[str, float]) -> None:
-        """Replace the list of rising items of a behavior; it runs out after ``ttl_s`` if nobody renews it.
+        """Replace the list of rising items of a behavior. It runs out after ``ttl_s`` unless it is replaced.
 
         Raises:
-            ValueError: More than ``TRENDING_MAX`` items, or a score whose sums could not be finite.
+            ValueError: If there are more than ``TRENDING_MAX`` items, or a score is too large to add up.
         """
         if len(scores) > TRENDING_MAX:
             raise ValueError(
@@ -305,26 +305,26 @@ class GenerationStore:
         change(behavior)
 
     def standing(self, number: int) -> Standing:
-        """What became of generation ``number``, which this worker has published: for a look every second.
+        """The state of generation ``number``, which this worker has published. Called every second.
 
         Raises:
-            StaleWorkerError: A newer worker has taken over.
-            StoreError: Redis does not answer.
+            StaleWorkerError: If a newer worker has taken over.
+            StoreError: If Redis does not answer.
         """
         with redis_errors(self._client, f"looking whether generation {number} is served"):
             found, fence = self._served.standing(self._client, self._keys, number)
-            if fence != self.epoch:  # a newer one's, or forgotten: then ours is put back
+            if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
         return found
 
     def has_trending(self) -> bool:
-        """Whether the lists of rising items that were written are still there."""
+        """Whether the lists of rising items that were written still exist."""
         names = [self._keys.trending_behaviors, *map(self._keys.trending, self._served.trending)]
         with redis_errors(self._client, "looking for what is trending"):
             return len(names) == 1 or self._client.exists(*names) == len(names)
 
     def rolled_back_from(self) -> Generation | None:
-        """The generation that an operator went back from, while no other has been published since."""
+        """The generation from which an operator rolled back, until another one is published."""
         with redis_errors(self._client, "looking for a rollback"):
             number = int(cast("bytes | None", self._client.hget(self._keys.current, "left")) or 0)
             return Generation(number, False, self._tended.manifest(number)) if number else None
@@ -332,11 +332,12 @@ class GenerationStore:
     def rollback(self) -> int:
         """Serve the generation before the current one again, by one script; returns its number.
 
-        The one that was left stays until it is among the oldest, and no rollback leads to it. After the
-        switch the keys of the served one lose their TTL, and those of the one left get it.
+        The generation that was left stays until it is among the oldest, and no rollback leads to it. After
+        the switch the keys of the served generation lose their TTL, and those of the one that was left get
+        one.
 
         Raises:
-            NothingToRollBackError: There is none, or its keys have run out.
+            NothingToRollBackError: If there is no earlier generation, or its keys have run out.
         """
         keys = self._keys
         with redis_errors(self._client, "rolling back"):
@@ -365,9 +366,9 @@ class GenerationStore:
         return target
 
     def clean_up(self) -> int:
-        """Remove what a killed publish or removal left, and make the TTLs right; returns generations removed.
+        """Remove what an interrupted publish or removal left, and mend the TTLs; return how many are removed.
 
-        It takes the fence first: call it at the start of a worker, and an older one can write no more.
+        It raises the fence first: a worker calls it at its start, so that an older worker writes no more.
         """
         with redis_errors(self._client, "cleaning up"):
             self._calls.run_or_refuse(scripts.CLAIM, 0, [self._keys.current], [self.epoch])
@@ -376,7 +377,7 @@ class GenerationStore:
         return removed
 
     def _tidy(self) -> None:
-        """What has to go goes first: without the right to set a TTL it would stay for ever."""
+        """Remove old generations before setting TTLs, which may fail without the right to set one."""
         self._tended.remove_unfinished()
         self._tended.remove_oldest(self.keep)
         self._tended.settle_ttls(self.ttl_s)
@@ -384,12 +385,12 @@ class GenerationStore:
     # --- what is there ---------------------------------------------------------------------------------
 
     def generations(self) -> list[Generation]:
-        """Those that can be served, oldest first; one whose keys have run out is not among them."""
+        """The generations that can be served, oldest first, without those whose keys have run out."""
         with redis_errors(self._client, "reading the generations"):
             current, _ = self._tended.current()
             return [Generation(n, n == current, self._tended.manifest(n)) for n in self._tended.live()]
 
     def count_keys(self) -> dict[str, int]:
-        """Keys by kind, as the lists and manifests have them: user, item, index, manifest, id_list, …"""
+        """How many keys of each kind exist, by lists and manifests: user, item, index, manifest, id_list, …"""
         with redis_errors(self._client, "counting keys"):
             return self._tended.count()

@@ -1,9 +1,9 @@
-"""What was published stays published: a look at Redis every second or so, and what is to be done.
+"""Keeps a published generation published: checks Redis about every second and decides what to do.
 
     loop ──► [Upkeep.look] ──► GenerationStore.standing ──► publish again, wait, or nothing
 
-Redis may forget: by FLUSHALL, a restart without its data, an older dump, an eviction. An operator's rollback
-is known by the mark that it leaves in Redis.
+Redis may forget keys: by FLUSHALL, a restart without its data, an older dump, an eviction. An operator's
+rollback leaves a mark in Redis, and so is not taken for that.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from typing import Final
 from driftgraph.snapshots.generations.check import Standing
 from driftgraph.snapshots.generations.store import GenerationStore
 
-PAUSE_LOOKS_MIN: Final = 60  # before the next repair; a Redis that evicts keys would evict those of a repair
+PAUSE_LOOKS_MIN: Final = 60  # calls before the next repair: a Redis that evicts would evict the repair
 PAUSE_LOOKS_MAX: Final = 3_600
 
 log = logging.getLogger(__name__)
 
 
 class ToDo(Enum):
-    """What a look finds to be done."""
+    """What the worker has to do after a check."""
 
     NOTHING = 0
-    PUBLISH = 1  # the generation is gone, older, or has holes
+    PUBLISH = 1  # the generation is gone, is an older state, or lacks keys
     WRITE_TRENDING = 2  # only the lists of rising items are gone
     REST = 3  # an operator rolled back: nothing is refreshed until the next publish
 
 
 class Upkeep:
-    """Looks after one generation at a time.
+    """Checks one generation at a time.
 
-    Always true: a generation that is gone is published again at once; one that keeps losing single keys is
-    published again at once, then at growing intervals of 60 to 3,600 looks.
+    Always true: a generation that is gone is published again at once; a generation that keeps losing single
+    keys is published again at once, then at growing intervals of 60 to 3,600 calls.
     """
 
     def __init__(self, store: GenerationStore) -> None:
         self._store = store
         self._pause = PAUSE_LOOKS_MIN
-        self._looks_left = 0  # before the next repair of single keys
+        self._looks_left = 0  # calls before the next repair of single keys
         self._rests = False
 
     def look(self, number: int) -> ToDo:
-        """Look whether Redis serves generation ``number``, whole.
+        """Check whether Redis serves all of generation ``number``.
 
         Raises:
-            StoreError: Redis does not answer, or a newer worker has taken over.
+            StoreError: If Redis does not answer, or a newer worker has taken over.
         """
         standing = self._store.standing(number)
         rested, self._rests = self._rests, standing is Standing.ROLLED_BACK

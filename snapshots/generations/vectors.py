@@ -1,4 +1,4 @@
-"""One side of a generation, checked, and as Redis takes it.
+"""The vectors of one side of a generation (users or items), checked, and in the form that Redis takes.
 
 Trainer ──► [Vectors] ──► GenerationStore (store.py)
 """
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 
-# The product of two vectors of this length is far from float32's end at 3.4e38, and so is the square of one,
-# which a vector set computes. Lengths of a trained model are near 1.
+# The product of two vectors of this length, and the square of one, which a vector set computes, are far below
+# the limit of float32 at 3.4e38. Lengths of a trained model are near 1.
 NORM_MAX = 1e18
 
 F32 = npt.NDArray[np.float32]
@@ -27,12 +27,12 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """One side of a generation: N nodes with external ids.
+    """One side of a generation: N users or items by id.
 
-    ``event_ms`` is the time of the newest event that the vector knows of. ``touched`` (users only) lists the
+    ``event_ms`` is the time of the newest event that is in the vector. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
-    ``lists`` (users only) has what a reader recommends in the place of a ranking by vectors: items with
-    scores, best first, as JSON; empty for a user who is ranked by vectors.
+    ``lists`` (users only) has recommendations that replace a ranking by vectors: items with scores, best
+    first, as JSON; empty for a user whose items are ranked by vectors.
     """
 
     ids: Sequence[str]
@@ -46,12 +46,12 @@ class Vectors:
 
 
 def check(vectors: Vectors, side: str) -> None:
-    """Refuse what must never reach Redis: wrong shapes, doubled or empty ids, NaN and infinity.
+    """Refuse vectors that must not reach Redis: wrong shapes, duplicate or empty ids, NaN and infinity.
 
-    A vector longer than ``NORM_MAX`` counts as infinite: its scores would be.
+    A vector longer than ``NORM_MAX`` counts as infinite, since its scores would be infinite.
 
     Raises:
-        ValueError: It names the side, the value and the rule.
+        ValueError: If the vectors are not valid; the message names the side, the value and the rule.
     """
     n = len(vectors.ids)
     if vectors.vectors.ndim != 2 or vectors.vectors.dtype != np.float32:
@@ -68,7 +68,7 @@ def check(vectors: Vectors, side: str) -> None:
         raise ValueError(f"{side} ids must be unique, {doubled!r} is there twice")
     if "" in vectors.ids:
         raise ValueError(f"a {side} id is empty; ids are 1 character or longer")
-    sound = norms(vectors.vectors) <= NORM_MAX  # NaN is not
+    sound = norms(vectors.vectors) <= NORM_MAX  # False for NaN
     if not sound.all():
         bad = int(np.argmin(sound))
         raise ValueError(
@@ -78,10 +78,10 @@ def check(vectors: Vectors, side: str) -> None:
 
 
 def dim_of(users: Vectors, items: Vectors) -> int:
-    """The dimensions of a whole generation, checked.
+    """The number of dimensions of a generation, checked.
 
     Raises:
-        ValueError: As ``check``; or a side is empty, or the two have other dimensions.
+        ValueError: As ``check``; or if a side is empty, or the two sides differ in dimensions.
     """
     check(users, "user")
     check(items, "item")
@@ -102,7 +102,7 @@ def norms(vectors: F32) -> npt.NDArray[np.float64]:
 
 
 def digest_of(*sides: Vectors) -> str:
-    """What tells that two generations have the same content."""
+    """A digest that is equal for generations with the same content."""
     digest = hashlib.sha256()
     for side in sides:
         digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
@@ -121,13 +121,13 @@ def one_length(items: F32) -> F32:
     Inner-Product Spaces", RecSys 2014, section 3.
     """
     squared = np.einsum("nd,nd->n", items, items, dtype=np.float64)
-    longest = squared.max() or 1.0  # all zero: any direction will do
+    longest = squared.max() or 1.0  # if all vectors are zero, any length will do
     extra = np.sqrt(longest - squared).astype(np.float32)
     return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
 
 
 def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
-    """What the scripts take for each hash of rows ``first`` to ``stop``: id, embedding, event_ms, touched,
+    """The arguments of the scripts for rows ``first`` to ``stop``: for each id, embedding, event_ms, touched,
     list.
     """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")

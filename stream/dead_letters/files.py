@@ -169,9 +169,8 @@ class FileLetterBox:
         with _told(self._folder, "read from"):
             sizes: dict[int, int] = {}
             for number, path in _files_of(self._folder):
-                with suppress(
-                    FileNotFoundError
-                ):  # an updater may remove the oldest file meanwhile, here and below
+                # an updater may remove the oldest file meanwhile, here and below
+                with suppress(FileNotFoundError):
                     sizes[number] = path.stat().st_size
             for number, size in sizes.items():
                 done = _done_lines(self._folder, number)

@@ -116,9 +116,8 @@ class _Normalize:
     def __init__(self, app: faust.App, options: FaustOptions, source_topic: str) -> None:
         self._options = options
         self._headers = options.dead_letter_headers
-        self._inline = Normalizer(
-            options.rules, options.names
-        )  # without a function: checks take microseconds
+        # without a function: checks take microseconds
+        self._inline = Normalizer(options.rules, options.names)
         self._canonical = app.topic(options.topic, value_type=bytes, key_type=bytes)
         self._dead = app.topic(
             f"{source_topic}.dlq",

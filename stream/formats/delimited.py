@@ -65,9 +65,8 @@ class Layout:
 
 
 PLAIN = Layout(user=0, item=1, behavior=2, ts=3, width=4)
-TAOBAO = Layout(
-    user=0, item=1, behavior=3, ts=4, width=5
-)  # UserBehavior.csv: user, item, category, behavior, ts
+# UserBehavior.csv: user, item, category, behavior, ts
+TAOBAO = Layout(user=0, item=1, behavior=3, ts=4, width=5)
 
 
 def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str = ",") -> Layout:

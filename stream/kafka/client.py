@@ -22,9 +22,8 @@ from driftgraph.stream.kafka.signals import STATISTICS_EVERY_MS, KafkaSignals
 
 LOG = logging.getLogger("driftgraph.kafka")
 LIBRDKAFKA: Final = logging.getLogger("driftgraph.librdkafka")
-LIBRDKAFKA.setLevel(
-    logging.CRITICAL
-)  # librdkafka logs ten lines a second during an outage, and our error message has the cause
+# librdkafka logs ten lines a second during an outage, and our error message has the cause
+LIBRDKAFKA.setLevel(logging.CRITICAL)
 
 OURS: Final[Mapping[str, Property]] = {
     "enable.auto.commit": False,  # a position is committed after the checkpoint that holds it

@@ -69,9 +69,8 @@ class FileOptions:
     """How a file is to be read."""
 
     format: str | None = None  # one of FORMATS; None: the file's name tells
-    columns: Mapping[str, str] = field(
-        default_factory=dict
-    )  # user, item, behavior, ts → name, or position from 0
+    # user, item, behavior, ts → name, or position from 0
+    columns: Mapping[str, str] = field(default_factory=dict)
     no_header: bool = False  # CSV: the first line is an event, and columns are positions
     relations: tuple[str, ...] | None = None  # None: those found in the file
     others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
@@ -201,9 +200,8 @@ class FileSource:
         ceiling_ms = None if options.span_ms is None else found.times.ceiling_ms(options.span_ms)
         if ceiling_ms is not None:
             self._believe_up_to(ceiling_ms, found.times.rows_after(ceiling_ms))
-            found = (
-                self._read_once()
-            )  # rows that are refused now count neither for relations nor for the order
+            # rows that are refused now count neither for relations nor for the order
+            found = self._read_once()
         if not found.rows:
             raise SourceError(f"{self._path} has no events: it is empty")
         self.is_usable = bool(found.counts or (found.erased and options.relations is not None))

@@ -66,9 +66,8 @@ class Watermark:
         self._slot_of: dict[int, int] = {}  # partition → index into the arrays below
         self._high_ms: I64 = np.zeros(0, np.int64)  # highest event time; 0 before the first event
         self._seen_ms: I64 = np.zeros(0, np.int64)  # wall time of its last event, since which it is silent
-        self._heard_ms: I64 = np.zeros(
-            0, np.int64
-        )  # wall time of the last event of any partition in this process, or of the start of the process
+        # wall time of the last event of any partition in this process, or of the start of the process
+        self._heard_ms: I64 = np.zeros(0, np.int64)
         self._settled: Mask = np.zeros(0, np.bool_)  # whether its end was reached since the start
         self._active: Mask = np.zeros(0, np.bool_)
         self._held: Mask = np.zeros(0, np.bool_)  # whether the last ``align`` held it
@@ -80,9 +79,8 @@ class Watermark:
         for partition, high_ms in state.high_ms.items():
             slot = self._slot(partition, active=True)
             self._high_ms[slot] = high_ms
-            self._seen_ms[slot] = min(
-                state.seen_ms.get(partition, now_ms), now_ms
-            )  # the clock may have gone back
+            # the clock may have gone back
+            self._seen_ms[slot] = min(state.seen_ms.get(partition, now_ms), now_ms)
         if state.away_since_ms is not None:
             self._away_since_ms = min(state.away_since_ms, now_ms)
 

@@ -2,8 +2,8 @@
 
     text and references ──► fastavro ──► [AvroSchema.read] ──► dict, list, text, number
 
-What a logical type means is kept where it matters for an event: a timestamp is the instant that its unit
-says, a whole decimal is an integer, a UUID in bytes is its text, and dates and local timestamps have no zone.
+The logical types that matter for an event keep their meaning: a timestamp is the instant that its unit tells,
+a whole decimal is an integer, a UUID in bytes is its text, and dates and local timestamps have no zone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from fastavro.read import LOGICAL_READERS
 from driftgraph.stream.time import time_kernels
 
 _LOCAL: Final = "local-timestamp"  # the logical types -millis, -micros and -nanos
-_OURS: Final = "driftgraph-"  # before the name of a logical type that is read below
-_SCALE_MAX: Final = 76  # digits after the point of a decimal; 38 is what databases have
-# by unit: how many are a millisecond, and from where to where the number alone tells its unit
+_OURS: Final = "driftgraph-"  # prefix of the logical types that the readers below read
+_SCALE_MAX: Final = 76  # digits after the point of a decimal; databases have up to 38
+# unit: (how many are a millisecond, the range of numbers that alone tell their unit)
 _UNITS: Final = {
     "millis": (1, time_kernels.SECONDS_BELOW, time_kernels.MILLISECONDS_BELOW),
     "micros": (1_000, time_kernels.MILLISECONDS_BELOW, time_kernels.MICROSECONDS_BELOW),
@@ -33,14 +33,14 @@ _UNITS: Final = {
 
 
 class AvroMisfitError(ValueError):
-    """When bytes are no message of the schema."""
+    """The bytes are no message of the schema."""
 
 
 class AvroSchema:
     """Reads the messages of one schema.
 
     Raises:
-        Exception: Whatever fastavro raises, if the schema or one of its references is none.
+        Exception: Any error of fastavro, if the schema or one of its references is invalid.
     """
 
     def __init__(self, text: str, references: Mapping[str, str]) -> None:
@@ -54,12 +54,12 @@ class AvroSchema:
         """The message as an object.
 
         Raises:
-            AvroMisfitError: If the bytes are no such message, or more than one.
+            AvroMisfitError: If the bytes are not exactly one such message.
         """
         stream = io.BytesIO(data)
         try:
             value = fastavro.schemaless_reader(stream, self._parsed, None)
-        except Exception as error:  # bytes that are no such record raise whatever their nonsense runs into
+        except Exception as error:  # wrong bytes may raise any error
             raise AvroMisfitError(f"{type(error).__name__}: {error}") from error
         left = len(data) - stream.tell()
         if left:
@@ -68,9 +68,9 @@ class AvroSchema:
 
 
 def _readable(schema: Any) -> Any:
-    """The schema with our readers for the logical types that matter, and without the others.
+    """The schema with our readers for the logical types that matter, and without the other ones.
 
-    A local timestamp has no zone, and its integer would pass for UTC: it becomes a text without one.
+    A local timestamp has no zone, and its integer would pass for UTC. So it becomes a text without a zone.
     """
     if isinstance(schema, list):
         return [_readable(one) for one in schema]
@@ -88,7 +88,7 @@ def _readable(schema: Any) -> Any:
 
 
 def _written(value: Any) -> Any:
-    """Local timestamps as the texts they would be."""
+    """A reader that gives local timestamps as texts."""
     if isinstance(value, dict):
         return {key: _written(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -100,14 +100,14 @@ def _timestamp(unit: str) -> Callable[..., object]:
     per_ms, first, last = _UNITS[unit]
 
     def read(data: int, *_: object) -> object:
-        """The number where it tells its unit, else the instant: ms of 1971 would pass for seconds."""
+        """The number if it tells its unit, else the instant: milliseconds of 1971 would pass for seconds."""
         return data if first <= data < last else np.datetime64(data // per_ms, "ms")
 
     return read
 
 
 def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> object:
-    """An integer if it is whole: ids of Oracle and JDBC come so."""
+    """A decimal; an integer if it is whole, as Oracle and JDBC write ids."""
     scale = int(schema.get("scale", 0))
     if not 0 <= scale <= _SCALE_MAX:
         raise ValueError(f"a decimal with a scale of {scale}, and at most {_SCALE_MAX} can be read")

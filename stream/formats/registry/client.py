@@ -1,10 +1,10 @@
-"""Schemas by their number, from a registry that speaks Confluent's API.
+"""Asks a schema registry with Confluent's API for schemas by their number.
 
     message ──► number ──► [SchemaRegistry.schema] ──► Schema (kept) ──► registry.decoder
 
-Decoding stands on the poll loop, so nothing here waits longer than ``WAIT_S``: a thread asks, and whoever
-wants the schema comes again. A schema never changes, so each is asked for once; a registry that is away hurts
-only when a new schema turns up.
+The poll loop decodes, so no call waits longer than ``WAIT_S``: a thread asks the registry, and the caller
+tries again later. A schema never changes, so each is asked for once, and a registry that is away matters only
+for a new schema.
 
 API: docs.confluent.io, Schema Registry API reference: GET /schemas/ids/{id}, GET /subjects/{s}/versions/{v}.
 """
@@ -29,19 +29,19 @@ from driftgraph.stream.addresses import public_url
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.formats.event_rules import NotNowError
 
-WAIT_S: Final = 0.5  # of one call: a poll must not be late
-REQUEST_TIMEOUT_S: Final = 10.0  # of the thread that asks
+WAIT_S: Final = 0.5  # how long one call waits, since a poll must not be late
+REQUEST_TIMEOUT_S: Final = 10.0  # of the thread that asks the registry
 UNKNOWN_FOR_S: Final = 30.0  # a number that the registry does not know is asked for again after this
-SCHEMAS_MAX: Final = 10_000  # kept; a topic has a few
+SCHEMAS_MAX: Final = 10_000  # schemas that are kept; a topic has a few
 SCHEMA_BYTES_MAX: Final = 4 << 20  # of one schema, and of all its references together
-REFERENCES_MAX: Final = 200  # of one schema, those of its references included
+REFERENCES_MAX: Final = 200  # of one schema, with the references of its references
 _TRY_AGAIN: Final = (408, 425, 429)  # and 5xx
-_NOT_FOUND: Final = range(40401, 40410)  # error_code of the registry itself, as opposed to a wrong path
+_NOT_FOUND: Final = range(40401, 40410)  # error_code of the registry; a wrong path has none of these
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
-    """Where the registry is, and who asks."""
+    """The address of the registry, and the login."""
 
     url: str
     username: str = ""
@@ -51,12 +51,12 @@ class RegistryOptions:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A schema as it is registered. ``references`` are name → text, each after those that it needs itself."""
+    """A registered schema. ``references`` are name → text, each behind the references that it needs."""
 
     kind: str  # AVRO, PROTOBUF or JSON
     text: str
     references: Mapping[str, str] = field(default_factory=dict)
-    fault: str = ""  # why it cannot be used, as far as the registry's answers tell
+    fault: str = ""  # why it cannot be used, if the registry's answers tell that
 
 
 class SchemaRegistry:
@@ -77,8 +77,9 @@ class SchemaRegistry:
         """The schema of that number, or None if there is none.
 
         Raises:
-            NotNowError: If the registry has not answered within ``WAIT_S``, or answers that it cannot now.
-            SourceError: If it answers that we may not ask, or is no schema registry.
+            NotNowError: If the registry has not answered within ``WAIT_S``, or answers with an error that may
+            pass.
+            SourceError: If it refuses the login, or is no schema registry.
         """
         if time.monotonic() - self._unknown_since.get(number, time.monotonic()) > UNKNOWN_FOR_S:
             del self._answers[number], self._unknown_since[number]
@@ -92,7 +93,7 @@ class SchemaRegistry:
                 f"the schema registry at {self._shown} has not answered within {WAIT_S:g} s"
             ) from error
         except (NotNowError, SourceError):
-            del self._answers[number]  # asked again at the next call
+            del self._answers[number]  # the next call asks again
             raise
         if schema is None:
             self._unknown_since.setdefault(number, time.monotonic())
@@ -146,7 +147,7 @@ class SchemaRegistry:
                 raise ValueError(f"they are longer than {SCHEMA_BYTES_MAX >> 20} MB")
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        """The answer; None if the registry says that there is no such thing."""
+        """The answer; None if the registry answers that there is none."""
         request = urllib.request.Request(self._url + path, headers=self._headers)
         try:
             with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S, context=self._tls) as answer:
@@ -165,7 +166,7 @@ class SchemaRegistry:
         return body
 
     def _refused(self, status: int, body: dict[str, Any] | None, path: str) -> Exception | None:
-        """What an error of HTTP means; None: there is no such thing."""
+        """The meaning of an HTTP error; None: the registry has no such schema."""
         if status == 404 and body is not None and body.get("error_code") in _NOT_FOUND:
             return None
         if status in _TRY_AGAIN or status >= 500:
@@ -187,7 +188,7 @@ class SchemaRegistry:
 def _trusted(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl's own errors are among them
+    except OSError as error:  # includes the errors of ssl
         raise SourceError(
             f"events.registry.ca_file {ca_file} cannot be used ({error}); name a PEM file of certificates"
         ) from error

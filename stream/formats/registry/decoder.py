@@ -3,7 +3,7 @@
     0, number (4 bytes), [Protobuf: which message], data ──► [RegisteredReader] ──► object ──► MappingDecoder
 
 Wire format: docs.confluent.io, "Formats, Serializers, and Deserializers", Wire format. JSON is not checked
-against its schema: its producer did that, and what matters here is judged by the rules of events.
+against its schema: the producer has done that, and the rules of events judge the values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Read = Callable[[bytes], "object | Refusal"]  # the bytes after the header → 
 
 
 class RegisteredReader:
-    """Reads messages by the schema that their first bytes name."""
+    """Reads messages with the schema whose number is in their first bytes."""
 
     may_wait = True
 
@@ -43,7 +43,7 @@ class RegisteredReader:
         self._registry = registry
         self._reads: dict[int, _Read] = {}
 
-    def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  the protocol's
+    def read(self, payload: bytes, origin: Origin) -> object | Refusal:  # noqa: ARG002  as in the protocol
         """The object, or why there is none.
 
         Raises:
@@ -68,7 +68,7 @@ class RegisteredReader:
         return read(payload[_HEADER_BYTES:])
 
     def key(self, raw: bytes) -> bytes:
-        """A key that names its schema as JSON; any other one as it is.
+        """The key as JSON if it names its schema, else unchanged.
 
         Raises:
             NotNowError: If the schema is not known yet and the registry is away.
@@ -79,7 +79,7 @@ class RegisteredReader:
         value = self.read(raw, _no_origin)
         if isinstance(value, Refusal | bytes):
             return raw if isinstance(value, Refusal) else value
-        if isinstance(value, dict):  # what Protobuf did not send names nobody
+        if isinstance(value, dict):  # a field that Protobuf did not send names no user
             value = {n: one for n, one in value.items() if not isinstance(one, UnsetNumber | UnsetText)}
         return msgspec.json.encode(value, enc_hook=str)
 
@@ -89,7 +89,7 @@ def _no_origin() -> RowOrigin:
 
 
 def _reader_of(number: int, schema: Schema) -> _Read:
-    """What reads messages of the schema; where the schema itself cannot be used, what refuses them all."""
+    """A function that reads messages of the schema; if the schema cannot be used, one that refuses all."""
     makers: dict[str, Callable[[Schema], _Read]] = {"AVRO": _avro, "PROTOBUF": _protobuf, "JSON": _json}
     maker, why = makers.get(schema.kind), schema.fault
     if maker is None:
@@ -97,7 +97,7 @@ def _reader_of(number: int, schema: Schema) -> _Read:
     elif not why:
         try:
             return maker(schema)
-        except Exception as error:  # whatever the libraries raise: it is somebody's schema
+        except Exception as error:  # any error of the libraries: the schema comes from outside
             why = f"{type(error).__name__}: {error}"[:_WHY_MAX]
     refusal = Refusal(Reason.UNKNOWN_SCHEMA, f"schema {number} cannot be used: {why}")
     return lambda _: refusal

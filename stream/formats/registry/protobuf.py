@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from driftgraph.stream.formats.paths import UnsetNumber, UnsetText
 from driftgraph.stream.formats.registry.proto_text import file_descriptor
 
-_OWN: Final = "driftgraph.message.proto"  # the name of the file itself: no import can be called so
+_OWN: Final = "driftgraph.message.proto"  # the name of the schema's own file, which no import has
 _GOOGLE: Final = "google/protobuf/"
 _WRAPPERS: Final = frozenset(
     f"google.protobuf.{kind}Value"
@@ -26,14 +26,14 @@ _WRAPPERS: Final = frozenset(
 
 
 class ProtoWireError(ValueError):
-    """When the bytes before the message do not say which message of the file it is."""
+    """The bytes before the message name no message of the schema."""
 
 
 class ProtoSchema:
     """Reads the messages of one schema.
 
     Raises:
-        ValueError, TypeError: If the schema or one of its imports is no Protobuf that can be used.
+        ValueError, TypeError: If the schema or one of its imports is no usable Protobuf.
     """
 
     def __init__(self, text: str, references: Mapping[str, str]) -> None:
@@ -46,14 +46,14 @@ class ProtoSchema:
         self._classes: dict[tuple[int, ...], Any] = {}
 
     def read(self, data: bytes) -> dict[str, Any]:
-        """The message as an object: enums by name, timestamps as RFC 3339, what is not set is not there.
+        """The message as an object: enums by name, timestamps as RFC 3339, without fields that are not set.
 
-        A field of proto3 without ``optional`` does not tell whether it was set to 0 or not at all: it is
-        an ``UnsetNumber`` or ``UnsetText`` then.
+        A field of proto3 without ``optional`` does not tell whether it was set to 0 or not set at all: it
+        becomes an ``UnsetNumber`` or ``UnsetText`` then.
 
         Raises:
-            ProtoWireError: If the path to the message's type is none of the schema.
-            google.protobuf.message.DecodeError: If the bytes are no such message.
+            ProtoWireError: If the path to the message's type is not in the schema.
+            google.protobuf.message.DecodeError: If the bytes are not such a message.
         """
         path, start = _path(data)
         made = self._classes.get(path)
@@ -75,7 +75,7 @@ class ProtoSchema:
         return GetMessageClass(self._pool.FindMessageTypeByName(name))
 
     def _add(self, file: FileDescriptorProto) -> None:
-        """Add a file after its imports; those that only carry options are not there and not needed."""
+        """Add a file after its imports. Imports that only have options are missing and not needed."""
         known = [name for name in file.dependency if name in self._added or self._add_google(name)]
         del file.dependency[:]
         file.dependency.extend(known)
@@ -97,9 +97,9 @@ class ProtoSchema:
 
 
 def _path(data: bytes) -> tuple[tuple[int, ...], int]:
-    """Which message of the file it is, as places from the outside inwards, and where it begins."""
+    """Which message of the file it is, as indexes from the outside inwards, and where its bytes begin."""
     count, at = _zigzag(data, 0)
-    if count == 0:  # short for the first one
+    if count == 0:  # short for the first message of the file
         return (0,), at
     if not 0 < count <= len(data):
         raise ProtoWireError(f"a path of {count} steps to the message's type")
@@ -129,8 +129,8 @@ def _object(message: Any) -> Any:
     if kind.full_name == "google.protobuf.Timestamp":
         try:
             return message.ToJsonString()
-        except ValueError:  # out of the years 1 to 9999: milliseconds in the seconds, say
-            return f"{message.seconds} s and {message.nanos} ns"  # no time, and shown where it is refused
+        except ValueError:  # out of the years 1 to 9999, such as milliseconds in the seconds
+            return f"{message.seconds} s and {message.nanos} ns"  # no time: the text is shown in the refusal
     if kind.full_name in _WRAPPERS:
         return message.value
     found: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def _object(message: Any) -> Any:
 
 
 def _sent(field: FieldDescriptor, value: Any) -> Any:
-    """A value of a field without presence: its default was not sent. An enum's is a name like any other."""
+    """A value of a field without presence, whose default is not sent. An enum's default has a name."""
     if field.enum_type is not None or value or isinstance(value, bool):
         return _plain(field, value)
     return UnsetText() if isinstance(value, str | bytes) else UnsetNumber()
