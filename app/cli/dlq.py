@@ -104,7 +104,8 @@ def retry(
 ) -> None:
     """Send dead letters back to the topic they came from, the oldest first, and mark them as done.
 
-    At least once: after a crash a thousand may be sent again; events with an event_id are applied once.
+    Delivery is at least once: after a crash up to a thousand letters may be sent again; events with an
+    event_id are still applied once.
     """
     from driftgraph.app.config.letter_place import letter_box, letters_folder
     from driftgraph.stream.dead_letters.redrive import alone
@@ -178,7 +179,7 @@ def _line_of(letter: Letter) -> dict[str, Any]:
 
 
 def _whole(letter: Letter) -> dict[str, Any]:
-    """Everything of a letter; bytes that are no UTF-8 are written in hex, and a field says which."""
+    """All fields of a letter. Bytes that are not UTF-8 are written in hex, and a field says which."""
     rejected = letter.rejected
     payload, is_text = _shown(rejected.payload)
     return {

@@ -1,4 +1,4 @@
-"""``driftgraph doctor``: is everything there that a run needs, and is it large enough?"""
+"""``driftgraph doctor``: checks everything that a run needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
 
 
 def print_findings(findings: Mapping[str, Any], console: Console) -> None:
-    """One line a check."""
+    """Print one line for each check."""
     from rich.text import Text
 
     for check in findings["checks"]:

@@ -1,4 +1,4 @@
-"""The command that forgets a user: it puts the request where every updater and every replay sees it."""
+"""``driftgraph erase``: puts the request to erase a user where every updater and every replay reads it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def faust(
     """Make a site's own events canonical and keep trends, in a Faust worker beside the updater."""
     settings = read_settings(ctx, config, {"faust": {"normalize": normalize}})
     _check(settings)
-    sys.path.insert(0, os.getcwd())  # so that a module of the site's is found where the command runs
+    sys.path.insert(0, os.getcwd())  # so that a module of the site is found in the current folder
     from faust.cli.faust import cli
 
     from driftgraph.stream.faust.app import make_app
@@ -45,7 +45,7 @@ def faust(
     arguments = list(command or ["--help"])
     if "worker" in arguments:
         _check_topics(settings)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)  # Faust makes only the last folder of its own
+        settings.data_dir.mkdir(parents=True, exist_ok=True)  # Faust makes only the last folder of a path
     quiet_aiokafka()
     app = make_app(options_of(settings))
     app.finalize()
@@ -55,7 +55,7 @@ def faust(
 
 
 def quiet_aiokafka() -> None:
-    """Let Faust's client tell once a minute that Kafka is away: it logs each try, sixty a second."""
+    """Let Faust's client log once a minute that Kafka is away. It would log each try, sixty a second."""
     import logging
 
     from driftgraph.stream.outage_log import FewLines
@@ -68,10 +68,10 @@ def quiet_aiokafka() -> None:
 
 
 def options_of(settings: Settings) -> FaustOptions:
-    """What the app is built from.
+    """The options of the Faust app.
 
     Raises:
-        ConfigError: An option of ``kafka.options`` that Faust's client cannot do.
+        ConfigError: If Faust's client does not support an option of ``kafka.options``.
     """
     from driftgraph.app.config.formats import event_rules
     from driftgraph.stream.dead_letters.topic import connect_headers
@@ -103,7 +103,7 @@ def options_of(settings: Settings) -> FaustOptions:
 
 
 def _check(settings: Settings) -> None:
-    """Refuse what could not work, in a sentence, before Faust starts."""
+    """Refuse a configuration that cannot work, before Faust starts."""
     own = settings.faust
     if not settings.relations:
         raise ConfigError("no relations are configured, so no event would count: add [relations.NAME] tables")
@@ -120,7 +120,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_topics(settings: Settings) -> None:
-    """Faust would wait for ever for what is not there, or make it with its own number of partitions."""
+    """Refuse missing topics: Faust would wait for them for ever, or make them with other partitions."""
     from driftgraph.stream.faust.normalize import function_of
     from driftgraph.stream.kafka.client import look_for
 
@@ -134,7 +134,7 @@ def _credentials(client: Mapping[str, str | int | float | bool]) -> Any:
     """librdkafka's security properties as Faust has them; None for an open listener.
 
     Raises:
-        ConfigError: A protocol or mechanism that Faust cannot do.
+        ConfigError: If Faust does not support the protocol or mechanism.
     """
     import faust as faust_streaming
 
@@ -168,10 +168,10 @@ def _credentials(client: Mapping[str, str | int | float | bool]) -> Any:
 
 
 def _redis_sink(settings: Settings) -> Sink:
-    """Writes a behavior's list to where readers look for it, under the epoch in force.
+    """Writes a behavior's list to the key that readers use, under the current epoch.
 
-    The worker writes the same lists with each generation; while this app runs its lists are the newer ones
-    within seconds.
+    The worker writes the same lists with each generation; while this app runs, it replaces them within
+    seconds.
     """
     from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.keys import connect

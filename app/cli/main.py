@@ -1,8 +1,8 @@
 """The command line. Each command parses, builds, calls one function, and prints.
 
-    argv ──► [main] ──► a command ──► live, replay, demo, Redis ──► stdout (result), stderr (progress, errors)
+    argv ──► [main] ──► a command ──► run, replay, demo, Redis ──► stdout (result), stderr (progress, errors)
 
-What a command needs is imported inside of it, so that ``--help`` is there at once.
+A command imports what it needs inside its function, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ app.add_typer(dlq.dlq_app, name="dlq")
 
 
 def main() -> NoReturn:
-    """Run the command line; the one place that turns an error into a sentence and an exit code."""
+    """Run the command line. Only here an error becomes a sentence and an exit code."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -72,7 +72,7 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(_sentence_of(error, invocation), 1)
-    except Exception as error:  # a fault of ours: keep what happened, do not throw it at the reader
+    except Exception as error:  # a fault of driftgraph: keep the traceback in a file
         said = invocation.hidden(f"unexpected {type(error).__name__}: {error}")
         _fail(f"{said}; {_keep_traceback(invocation)}", 1)
     sys.exit(0)
@@ -91,7 +91,7 @@ def _sentence_of(error: OSError, invocation: Invocation) -> str:
 
 
 def _keep_traceback(invocation: Invocation) -> str:
-    """Write the traceback where the data is, else where temporary files are; say where."""
+    """Write the traceback to data_dir, else to the folder for temporary files; return the path."""
     from driftgraph.stream.time.clock import SystemClock
 
     name = f"traceback-{SystemClock().now_ms()}.txt"
@@ -194,7 +194,7 @@ def replay(
     if redis is None:
         redis = settings.redis.address() if "url" in settings.redis.model_fields_set else "embedded"
     elif redis not in ("embedded", "none"):
-        redis = settings.redis.address()  # with the configured user and password
+        redis = settings.redis.address()  # has the configured user and password
 
     from driftgraph.app.commands import replay as replaying
     from driftgraph.app.console.output import print_replay

@@ -1,4 +1,4 @@
-"""The commands that look at what Redis serves, or switch it: they need nothing but Redis."""
+"""The commands that show or switch what Redis serves. They need only Redis."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def status(
     updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
     if standby is not None and standby["state"] in ("gone", "unknown"):
         standby = None
-    if worker is not None and worker["state"] == "unknown":  # as the updater's line says
+    if worker is not None and worker["state"] == "unknown":  # the updater's line says why
         worker = None
     value = {
         "redis": settings.redis.public_url(),
@@ -125,7 +125,7 @@ def status(
         _print_status(value)
     if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
         raise DriftgraphError(wrong)
-    if away is not None and not check:  # a health check is about the updater, which goes on without Redis
+    if away is not None and not check:  # a health check checks only the updater, which works without Redis
         raise away
     if updater is not None and updater["state"] == "degraded":
         raise typer.Exit(1)
@@ -160,7 +160,7 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
         return [("updater", f"unknown: {updater['why']}")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
     worker = updater.get("worker") or {}
-    if updater.get("why") and updater["state"] != "degraded":  # then it is what the worker's line says
+    if updater.get("why") and updater["state"] != "degraded":  # then the worker's line has the reason
         pairs.append(("why", updater["why"]))
     if worker.get("failures"):
         pairs.append(("worker", failed(worker["failures"], worker["why"])))
@@ -231,7 +231,7 @@ def _redis(
 
 
 def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
-    """The generations, under the epoch in force: an operator acts beside the worker, not instead of it."""
+    """The store, under the current epoch: an operator acts beside the worker and does not replace it."""
     from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.lease import read_epoch
 
@@ -239,6 +239,6 @@ def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
 
 
 def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
-    """A manifest's fields with numbers as numbers."""
+    """The fields of a manifest, with numbers as numbers."""
     number = {True: float, False: int}
     return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in fields.items()}

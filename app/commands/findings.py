@@ -1,4 +1,4 @@
-"""What ``driftgraph doctor`` finds: a check, and how it came out."""
+"""The results of ``driftgraph doctor``: each check and its state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -16,7 +16,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at; ``detail`` says what was found and, if it is not ok, what to do."""
+    """One check; ``detail`` says what was found and, if it is not ok, what to do."""
 
     name: str
     state: State

@@ -1,4 +1,4 @@
-"""Whether the updater of a data_dir does its work: what a container's health check asks.
+"""Whether the updater of a data_dir works: for the health check of a container.
 
 status files of the data_dir ──► [fault] ──► ``driftgraph status --check``
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SILENT_MS = 60_000  # an updater writes its status each second; a disk that is slow may hold it up
+SILENT_MS = 60_000  # an updater writes its status each second; a slow disk may delay that
 
 
 def fault(updater: Mapping[str, Any] | None, standby: Mapping[str, Any] | None, *, now_ms: int) -> str | None:
-    """What is wrong with the updater, or None. One that waits as a standby does what it should.
+    """What is wrong with the updater, or None. A standby that waits is healthy.
 
     Args:
-        updater: What it wrote of itself last, with the state "gone" if its process is; None if it never did.
-        standby: The same of the process that waits, if there is one.
+        updater: Its last status, with the state "gone" if its process has ended; None without a status.
+        standby: The last status of the standby, if there is one.
         now_ms: Wall time.
     """
     if standby is not None:

@@ -1,8 +1,8 @@
-"""A file of events onto Kafka: as canonical JSON keyed by the user, stamped with its event time.
+"""Puts a file of events on Kafka: as canonical JSON keyed by the user, with event times as timestamps.
 
 CSV, JSONL, Parquet ──► FileSource ──► EventBatch ──► [produce] ──► EventProducer ──► topic
                                                     │ └─ Pace: by events a second or by event time
-                                                    └─ Keeping: does the topic keep what it is given?
+                                                    └─ Keeping: whether the topic keeps the records
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from driftgraph.stream.kafka.topics import TopicError, TopicRules, ensure_topic,
 from driftgraph.stream.sources.file import FileOptions, FileSource, Sorting
 from driftgraph.stream.time.clock import Clock
 
-SLICE: Final = 2_000  # events between two looks at Ctrl-C and the progress, at full speed
-STOP_WITHIN_S: Final = 5.0  # after Ctrl-C, for what is on its way
-TICK_S: Final = 0.05  # a pace sends what is due twenty times a second
+SLICE: Final = 2_000  # events that are sent at full speed between two checks for Ctrl-C
+STOP_WITHIN_S: Final = 5.0  # after Ctrl-C, for events that are not acknowledged yet
+TICK_S: Final = 0.05  # a pace sends due events twenty times a second
 
 
 class NotKeptError(DriftgraphError):
-    """A topic would not keep what is to be put on it."""
+    """A topic would not keep the records that are to be put on it."""
 
 
 class Pace(Protocol):
-    """How fast events go."""
+    """How fast events are sent."""
 
     def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
-        """Up to which index of a batch, at least ``start``, events are due ``elapsed_s`` after the first."""
+        """The index, at least ``start``, up to which events are due ``elapsed_s`` after the first."""
         ...
 
 
 class AtOnce:
-    """As fast as it goes."""
+    """As fast as possible."""
 
-    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:  # noqa: ARG002  has no need
-        """Up to ``SLICE`` more."""
+    def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:  # noqa: ARG002  as in the protocol
+        """The next ``SLICE`` events."""
         return min(start + SLICE, len(times_ms))
 
 
@@ -63,14 +63,14 @@ class EventsPerSecond:
         self._sent = 0
 
     def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
-        """Those that a steady rate would have sent by now, and the first at once."""
+        """The events that a steady rate would have sent by now, and the first at once."""
         stop = min(len(times_ms), start + max(0, int(elapsed_s * self._rate) + 1 - self._sent))
         self._sent += stop - start
         return stop
 
 
 class EventTime:
-    """Event time passes ``speed`` times as fast as the clock; one out of order goes with the one before."""
+    """Event time passes ``speed`` times as fast as the clock; an event out of order is sent at once."""
 
     def __init__(self, speed: float) -> None:
         if speed <= 0:
@@ -79,7 +79,7 @@ class EventTime:
         self._first_ms: int | None = None
 
     def due(self, times_ms: list[int], start: int, elapsed_s: float) -> int:
-        """Up to the first event that lies ahead of the event time reached."""
+        """The events before the first one that is ahead of the reached event time."""
         if self._first_ms is None:
             self._first_ms = times_ms[start]
         reached_ms = self._first_ms + elapsed_s * 1000 * self._speed
@@ -97,8 +97,8 @@ class ProduceReport:
     created: bool
     produced: int = 0
     rejected: int = 0  # rows that make no event; they were left out
-    ignored: int = 0  # of behaviors that were not asked for
-    erased: int = 0  # requests to erase a user; among those produced
+    ignored: int = 0  # rows of other behaviors than those asked for
+    erased: int = 0  # requests to erase a user, which count as produced, too
     reasons: Counter[str] = field(default_factory=Counter)
     example: str = ""  # the first row that was left out, and why
     seconds: float = 0.0
@@ -107,7 +107,7 @@ class ProduceReport:
     sorted: Sorting | None = None  # None: the file is in order of time
 
     def to_json(self) -> dict[str, Any]:
-        """With the rate."""
+        """The report with the rate, as JSON."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
         rate = self.produced / self.seconds if self.seconds > 0 else 0.0
         sorting = None if self.sorted is None else asdict(self.sorted)
@@ -132,17 +132,18 @@ def produce(
 
     Args:
         client: librdkafka properties.
-        topic: Made with ``partitions`` if it is missing, to keep all; one that is there stays as it is.
+        topic: If it is missing, it is made with ``partitions`` and unlimited retention. Else it is not
+        changed.
         path: The file.
-        options: How it is to be read; its events are sent in order of time.
-        pace: How fast.
-        partitions: Of a topic that is made; None: as many as the brokers make by default.
-        progress: Told of each slice.
-        clock: For the rate that is reported, and how old events are.
-        force: Send also what the topic would not keep.
+        options: How to read it; its events are sent in order of time.
+        pace: How fast to send.
+        partitions: Of a topic that is made; None: the default of the brokers.
+        progress: Shows each slice.
+        clock: For the reported rate and the age of events.
+        force: Whether to send also records that the topic would not keep.
 
     Raises:
-        DriftgraphError: The file cannot be read, or Kafka does not take an event or would not keep it.
+        DriftgraphError: If the file cannot be read, or Kafka does not take an event or would not keep it.
     """
     in_order = replace(options, sort_in=options.sort_in or Path(tempfile.gettempdir()))
     file = FileSource(path, in_order, say=progress.note)
@@ -156,7 +157,7 @@ def produce(
             try:
                 _send_all(file, options.erase, producer, report, pace, progress, keeping)
             except NotKeptError:
-                producer.finish()  # what was sent before it is there
+                producer.finish()  # the events that were sent before are acknowledged
                 raise
             producer.finish(STOP_WITHIN_S if producer.stopped.is_set() else FINISH_WITHIN_S)
         progress.close()
@@ -171,9 +172,10 @@ def produce(
 
 
 class Keeping:
-    """Holds what is to be sent against the rules of a topic, and refuses or warns before it is sent.
+    """Compares events with the limits of a topic, and refuses or warns before they are sent.
 
-    Files come sorted by time, so the first read has the oldest event; a later one that is older is found too.
+    Files come sorted by time, so the first read has the oldest event; a later one that is older is found,
+    too.
     """
 
     def __init__(
@@ -190,10 +192,10 @@ class Keeping:
             report.warning = f"whether the topic keeps old events is not known: {error}"
 
     def check(self, times_ms: I64, producer: EventProducer) -> None:
-        """Look at the times of a read.
+        """Check the times of a read.
 
         Raises:
-            NotKeptError: Unless forced, if the topic would not keep one of them.
+            NotKeptError: If the topic would not keep one of the events, unless forced.
         """
         if self._rules is None or len(times_ms) == 0:
             return
@@ -210,7 +212,7 @@ class Keeping:
         self._report.warning = f"topic {self._report.topic!r} does not keep the events: {loss.said}"
 
     def count(self, keys: list[bytes], values: list[bytes]) -> None:
-        """Look at the size of what was sent, before it is compressed."""
+        """Add up the size of the records that were sent, before compression."""
         limit = None if self._rules is None else self._rules.retention_bytes
         self._bytes += sum(map(len, keys)) + sum(map(len, values))
         if limit is not None and self._bytes > limit and not self._report.warning:
@@ -222,7 +224,7 @@ class Keeping:
 
 
 class _Canonical(msgspec.Struct, omit_defaults=True):
-    """An event as it stands on the topic; one without an ``event_id`` has no such field."""
+    """An event as it is on the topic; without an ``event_id`` it has no such field."""
 
     user_id: str
     item_id: str
@@ -232,11 +234,11 @@ class _Canonical(msgspec.Struct, omit_defaults=True):
 
 
 class _Erase(msgspec.Struct, omit_defaults=True):
-    """A request to erase a user as it stands on the topic."""
+    """A request to erase a user as it is on the topic."""
 
     user_id: str
     behavior: str
-    ts: int = 0  # 0: nothing stands before it
+    ts: int = 0  # 0: no event is before it
 
 
 def canonical_json(batch: EventBatch, relations: tuple[str, ...]) -> tuple[list[bytes], list[bytes]]:
@@ -256,7 +258,7 @@ def _records(
 ) -> tuple[list[bytes], list[bytes], list[int]]:
     """(key, value, time) of each event and request to erase, in their order, as three lists.
 
-    A request without a time has that of the event before it; before the first event it has none.
+    A request without a time gets the time of the event before it, and none before the first event.
     """
     keys, values = canonical_json(decoded.batch, relations)
     times_ms = decoded.batch.time_ms.tolist()
@@ -280,8 +282,8 @@ def _send_all(
 ) -> None:
     """Read, encode and send until the end of the file or Ctrl-C."""
     stopped, started_s, shown = producer.stopped, time.monotonic(), 0
-    before, begun = 0.0, False  # share of the file behind this read; whether the progress shows
-    newest_ms = 0  # of the events behind this read
+    before, begun = 0.0, False  # the share of the file before this read; whether the progress is shown
+    newest_ms = 0  # time of the newest event before this read
     while not stopped.is_set() and (decoded := file.next_batch()) is not None:
         _count(decoded, report)
         keys, values, times_ms = _records(decoded, file.relations, erase, newest_ms)

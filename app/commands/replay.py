@@ -1,4 +1,4 @@
-"""Replay: a file of past events through the same code as the live stream, and a report.
+"""Replay: runs a file of past events through the same code as the live stream, and reports.
 
 FileSource ──► Lockstep ──► Redis (a URL, an embedded server, or none)
                   └──► ReplayReport, predictions as Parquet
@@ -50,12 +50,12 @@ PREDICTION_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What a replay did. ``elapsed_s`` is the whole of it: reading, training and publishing."""
+    """The report of a replay. ``elapsed_s`` is its whole time: reading, training and publishing."""
 
     source: str
     counts: Counts
     elapsed_s: float
-    ingest_s: float  # of that, without training and publishing
+    ingest_s: float  # the part of it without training and publishing
     window: Mapping[str, int]
     digest: str
     watermark_ms: int
@@ -67,7 +67,7 @@ class ReplayReport:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The report as JSON values."""
         counts = self.counts
         return {
             "source": self.source,
@@ -96,7 +96,7 @@ class ReplayReport:
 
 
 def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
-    """Every scorer's metrics over all intervals that a model was serving, weighted by their events."""
+    """Every scorer's metrics over all intervals in which a model was serving, weighted by their events."""
     scored = [r.evaluation for r in reports if r.evaluation.event_count and "model" in r.evaluation.metrics]
     total = sum(evaluation.event_count for evaluation in scored)
     metrics: dict[str, dict[str, float]] = {}
@@ -120,15 +120,15 @@ def replay(
     """Run a file through ingestion, training and publishing, in lockstep.
 
     Args:
-        settings: Relations are those found in the file if none are configured.
+        settings: Without configured relations, those in the file are taken.
         source: CSV, JSONL or Parquet, plain, gzip or zstd.
         redis: An address, ``embedded`` (a server that ends with the replay) or ``none``.
-        predictions: Where to write the best items for each scored event.
-        progress: Told of each 65,536 lines, and of each generation.
-        clock: Wall time: for the rates, and for what lies in the future.
+        predictions: The file for the best items of each scored event.
+        progress: Shows each 65,536 lines and each generation.
+        clock: For the rates, and to know which times are in the future.
 
     Raises:
-        DriftgraphError: The file, Redis or the disk is not as it should be; one sentence says which and how.
+        DriftgraphError: If the file, Redis or the disk is not as it should be.
     """
     clock = clock or SystemClock()
     with ExitStack() as stack:
@@ -177,7 +177,7 @@ def replay(
 
 
 def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress) -> int:
-    """Take the whole file; returns the milliseconds without training and publishing."""
+    """Read the whole file; return the milliseconds without training and publishing."""
     started_ms, trained_ms, shown = clock.now_ms(), 0, 0
     progress.start("replay", total=100)
     while (decoded := file.next_batch()) is not None:
@@ -212,7 +212,7 @@ def _store(redis: str, settings: Settings) -> Iterator[GenerationStore | None]:
 
 
 class _Predictions:
-    """Row groups of one Parquet file under a temporary name; nothing if nobody wants it."""
+    """Writes row groups to a Parquet file under a temporary name, or nothing without a path."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -252,16 +252,16 @@ class _Predictions:
                 self._partial.rename(self._path)
 
     def abandon(self) -> None:
-        """Leave nothing behind, unless it is finished."""
+        """Remove the file, unless it is finished."""
         if self._writer is not None:
-            with suppress(OSError):  # the disk that is full, and that was told
+            with suppress(OSError):  # the disk is full, as an earlier error said
                 self._writer.close()
             self._partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _prediction_file(path: Path | None) -> Iterator[_Predictions]:
-    """A file that appears whole, at the end, or not at all."""
+    """A file that gets its name at the end, whole, or is removed."""
     written = _Predictions(path)
     try:
         yield written

@@ -1,9 +1,9 @@
-"""A sample of events, judged as the updater would judge it: for ``driftgraph validate``.
+"""Judges a sample of events as the updater would: for ``driftgraph validate``.
 
     file or topic ──► the configured format ──► [Report]
 
-Reads only: nothing is written, and no offset is committed. Of a file all is judged as ``replay`` does, except
-repeats of an event id; of a topic, lateness is not judged either.
+It only reads: it writes nothing and commits no offset. A file is judged as ``replay`` does, except for
+repeated event ids; of a topic, lateness is not judged, either.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from driftgraph.stream.wording import BY_OPTION
 
 PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
 TOPIC_LIMIT: Final = 10_000  # messages of a topic
-SILENCE_MAX_S: Final = 30.0  # then a topic gives no more, whatever it says that it has
-HELD_FOR_S: Final = 10.0  # a schema registry that is away
+SILENCE_MAX_S: Final = 30.0  # after so long without a message the sample ends
+HELD_FOR_S: Final = 10.0  # how long messages wait for a schema registry that is away
 _POLL_S: Final = 0.2
 
 
 @dataclass(slots=True)
 class Report:
-    """What a sample came to. ``rejected`` has for each reason its count and the first example."""
+    """The result of a sample. ``rejected`` has for each reason its count and the first example."""
 
     source: str
     format: str
     relations: Counter[str] = field(default_factory=Counter)
     ignored: int = 0
-    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
+    tombstones: int = 0  # how many of the ignored are records without a value that request nothing
     erased: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Rejected] = field(default_factory=dict)
     first_ms: int = 0
     last_ms: int = 0
     with_id: int = 0  # events that carry an event_id
-    out_of_order: int = 0  # events of a file that are older than one before them
-    notes: list[str] = field(default_factory=list)  # what a replay will say of the file
+    out_of_order: int = 0  # events of a file that are older than an event before them
+    notes: list[str] = field(default_factory=list)  # sentences that a replay will say about the file
     error: str | None = None  # why nothing can be read
     is_usable: bool = True  # False: a file that replay refuses
 
     @property
     def read(self) -> int:
-        """Events looked at."""
+        """How many events were judged."""
         return self.relations.total() + self.ignored + self.erased + self.rejected.total()
 
     def add(self, decoded: Decoded, names: tuple[str, ...]) -> None:
@@ -83,7 +83,7 @@ class Report:
             self.examples.setdefault(rejected.reason, rejected)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values; what is most comes first."""
+        """The report as plain values; larger counts come first."""
         return {
             "source": self.source,
             "format": self.format,
@@ -110,7 +110,7 @@ class Report:
 def validate_file(settings: Settings, path: Path, limit: int | None, clock: Clock | None = None) -> Report:
     """Judge a file as a replay will, or with a ``limit`` only its first blocks, until so many are read.
 
-    Whether it is in order of time, and which times are believed, is told of the whole file either way.
+    The order of times and the plausible times are those of the whole file in both cases.
 
     Raises:
         DriftgraphError: If the file cannot be read in the configured format.
@@ -178,7 +178,7 @@ def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clo
 
 
 def offsets_at(start: Start, options: KafkaOptions, decoder: Decoder, clock: Clock) -> Position:
-    """Where a start would begin to read each partition."""
+    """The offset at which a start would begin to read each partition."""
     probe = KafkaSource(replace(options, start=start), decoder, clock)
     probe.close()
     return probe.position()

@@ -1,1 +1,1 @@
-"""The configuration: every table of driftgraph.toml, and the parts that are built from it."""
+"""The configuration: every table of driftgraph.toml, and the builders of other parts from it."""

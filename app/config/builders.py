@@ -1,4 +1,4 @@
-"""From the configuration to the values that other rooms are built from. Nothing but translation.
+"""Builds the options of stream, model and snapshots from the configuration. It only translates.
 
 Settings ──► [window_relations, file_options, watermark_rules, trainer_options]  ──► stream, model
          └─► [lease_client, generation_store]                                   ──► snapshots
@@ -26,10 +26,10 @@ from driftgraph.stream.wording import BY_OPTION
 
 
 def window_relations(settings: Settings, names: Iterable[str] | None = None) -> tuple[Relation, ...]:
-    """The edge types of the window, with its defaults filled in; ``names`` are those found in a file.
+    """The relations of the window with their defaults; ``names`` are those that were found in a file.
 
     Raises:
-        ConfigError: There are more, or of more events, than a window holds.
+        ConfigError: If there are more relations, or more events, than a window can hold.
     """
     window = settings.window
     chosen = settings.relations if names is None else {n: settings.relations.get(n) for n in names}
@@ -67,9 +67,9 @@ def watermark_rules(settings: Settings) -> WatermarkRules:
 
 
 def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:
-    """How a file of events is to be read: judged as the messages of a topic are.
+    """How to read a file of events, whose rows are judged like the messages of a topic.
 
-    Without relations they are those that are found in the file. ``clock`` says what lies in the future.
+    Without configured relations, those in the file are taken. ``clock`` tells which times are in the future.
     """
     events = settings.events
     decoder = file_decoder(events)
@@ -91,7 +91,7 @@ def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:
 
 
 def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
-    """What a trainer is built from; ``device`` is what ``model.device`` came out as on this machine."""
+    """The options of a trainer; ``device`` is the device that ``model.device`` means on this machine."""
     return TrainerOptions(
         **settings.model.model_dump(exclude={"device"}),
         examples_max=settings.fit.examples_max,
@@ -104,14 +104,14 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
 
 
 def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> GenerationStore:
-    """Where generations of this configuration are published, under a fencing epoch."""
+    """The store of this configuration's generations, under a fencing epoch."""
     own = settings.redis
     ttl_s = max(1, own.ttl.ms // 1000)
     return GenerationStore(client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=ttl_s)
 
 
 def lease_name(settings: Settings) -> str:
-    """Who an updater is: shards of one name are not each other's standbys."""
+    """The name of an updater in the lease, with its shard: shards are no standbys of each other."""
     shard = settings.kafka.shard
     return settings.name if settings.kafka.shard_of()[1] == 1 else f"{settings.name}:{shard}"
 
@@ -119,7 +119,7 @@ def lease_name(settings: Settings) -> str:
 def lease_client(
     settings: Settings, place: str = "", *, name: str | None = None, url: str | None = None
 ) -> LeaseClient:
-    """A client of the lease with a connection of its own and little patience: who asks will ask again.
+    """A client of the lease with a connection of its own and short timeouts, since the caller asks again.
 
     ``name`` and ``url`` are those of the configuration, unless a replay has its own.
     """

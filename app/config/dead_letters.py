@@ -1,4 +1,4 @@
-"""The table ``[dead_letters]`` of the configuration: where events go that could not be applied."""
+"""The table ``[dead_letters]`` of the configuration: the place of events that could not be applied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from driftgraph.app.config.sections import Section
 
 
 class DeadLetterSettings(Section):
-    """Where events go that could not be applied."""
+    """The place of events that could not be applied."""
 
     to: Literal["files", "kafka"] = Field(
         default="files",
@@ -32,5 +32,5 @@ class DeadLetterSettings(Section):
     )
 
     def topic_of(self, source: str) -> str:
-        """The topic of letters from ``source``."""
+        """The topic of dead letters for the topic ``source``."""
         return self.topic or f"{source}.dlq"

@@ -1,9 +1,9 @@
-"""The section [events] of the configuration: what an event looks like, in which of many forms.
+"""The section [events] of the configuration: the format of events.
 
     driftgraph.toml ──► [EventSettings] ──► mapping() ──► app/config/formats.py ──► a decoder
 
-A mapping is compiled here once to see that it is right, so that each fault in it is told with its key and
-value when the configuration is loaded, and not by the first message.
+A mapping is compiled here once, so that each fault in it is told with its key and value when the
+configuration is loaded, and not at the first message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from driftgraph.stream.formats.paths import Condition, steps_of
 from driftgraph.stream.formats.presets import PRESETS, merged
 from driftgraph.stream.time.time_text import zone_named
 
-MAPPED: Final = ("mapping", "registry", *PRESETS)  # formats that read by a mapping
+MAPPED: Final = ("mapping", "registry", *PRESETS)  # formats with a mapping
 FILES_ONLY: Final = ("csv", "taobao", "parquet")
 KAFKA_ONLY: Final = ("registry", "arrow")
 
@@ -50,7 +50,7 @@ def _timezone(value: str) -> str:
 
 
 def _separator(written: str) -> str:
-    value = "\t" if written == "\\t" else written  # as a shell passes it
+    value = "\t" if written == "\\t" else written  # a shell passes \t as two characters
     if len(value) != 1 or not value.isascii() or value.isalnum() or value in '"\r\n':
         raise ValueError(r"should be one character such as ; or | or \t, and no letter, digit or quote")
     return value
@@ -72,7 +72,7 @@ ValueField = Annotated[Any, AfterValidator(_value)]
 
 
 class ColumnSettings(Section):
-    """Which field or column holds what; one that is not set has its usual name."""
+    """The names of the fields or columns with the five values; one that is not set has its usual name."""
 
     user: str | None = Field(
         default=None, min_length=1, description="The user's id; not set: user_id.", examples=["user_id"]
@@ -97,13 +97,13 @@ class ColumnSettings(Section):
     )
 
     def given(self) -> dict[str, str]:
-        """Those that are set."""
+        """The names that are set."""
         named: dict[str, str] = self.model_dump(exclude_none=True)
         return named
 
 
 class MappingSettings(Section):
-    """Where in a message each value of an event stands."""
+    """The paths of the five values in a message."""
 
     user: ValueField | None = Field(
         default=None,
@@ -196,7 +196,7 @@ class RegistrySettings(Section):
 
 
 class EventSettings(Section):
-    """What an event looks like."""
+    """The format of events."""
 
     format: (
         Literal[
@@ -273,16 +273,16 @@ class EventSettings(Section):
     )
 
     def erase_by_key(self) -> bool | None:
-        """Whether a record without a value forgets a user; None: as its format has it."""
+        """Whether a record without a value erases a user; None: the format decides."""
         return None if self.tombstones is None else self.tombstones == "erase"
 
     def zone(self) -> ZoneInfo | None:
-        """The zone of times that are written without one."""
+        """The zone for times that are written without one."""
         return None if self.timezone is None else zone_named(self.timezone)
 
     @model_validator(mode="after")
     def _format_has_what_it_needs(self) -> EventSettings:
-        if self.format not in (*MAPPED, *FILES_ONLY) and self.mapping.given():  # a file may be read beside
+        if self.format not in (*MAPPED, *FILES_ONLY) and self.mapping.given():  # a file may be read besides
             raise ValueError(
                 f"mapping is for the formats {', '.join(MAPPED)}, and format is "
                 f"{'not set' if self.format is None else self.format}: set format"
@@ -295,10 +295,10 @@ class EventSettings(Section):
         return self
 
     def event_mapping(self) -> EventMapping | None:
-        """The mapping that messages are read by; None for a format without one.
+        """The mapping of messages; None for a format without one.
 
         Raises:
-            ValueError: If it is not complete, or its parts do not fit together.
+            ValueError: If the mapping is not complete, or its parts contradict each other.
         """
         if self.format not in MAPPED:
             return None

@@ -1,4 +1,4 @@
-"""The table ``[faust]`` of the configuration: the app in front of and beside the updater."""
+"""The table ``[faust]`` of the configuration: the Faust app beside the updater."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _function(value: str) -> str:
 
 
 class FaustSettings(Section):
-    """What ``driftgraph faust`` runs."""
+    """The options of ``driftgraph faust``."""
 
     source_topic: str | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""From the configured format of events to what decodes them.
+"""Builds the decoder for the configured format of events.
 
 EventSettings ──► [topic_decoder] ──► messages of a topic ──► live, validate
              └──► [file_decoder]  ──► lines of a file     ──► FileSource
@@ -25,7 +25,7 @@ from driftgraph.stream.wording import BY_KEY, Wording
 
 
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
-    """What makes an event of the topic good."""
+    """The rules of a good event of the topic."""
     behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
     times = TimeRules(
         clock,
@@ -37,7 +37,7 @@ def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJ
 
 
 def ignored_behaviors(settings: Settings) -> tuple[str, ...]:
-    """The behaviors that are left out: those configured, and what only a preset calls a relation."""
+    """The behaviors that are ignored: those configured, and relations of a preset that are not configured."""
     mapping = settings.events.event_mapping()
     named = () if mapping is None or not settings.relations else mapping.relations
     unused = (name for name in named if name not in settings.relations and name != settings.events.erase)
@@ -45,10 +45,10 @@ def ignored_behaviors(settings: Settings) -> tuple[str, ...]:
 
 
 def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_KEY) -> Decoder:
-    """What reads the messages of a topic; ``wording`` is that of the command at hand.
+    """The decoder of the messages of a topic; ``wording`` is that of the command that runs.
 
     Raises:
-        ConfigError: If the format is one of files.
+        ConfigError: If the format is only for files.
     """
     name = settings.events.format
     if name in FILES_ONLY:
@@ -66,10 +66,10 @@ def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_K
 
 
 def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | None:
-    """What reads the lines of a file, for a format that is mapped JSON; None if it is another one.
+    """The decoder of the lines of a file, if the format is JSON with a mapping; else None.
 
     Raises:
-        ConfigError: If the format is one of Kafka.
+        ConfigError: If the format is only for Kafka.
     """
     name = events.format
     if name in KAFKA_ONLY:
@@ -81,7 +81,7 @@ def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | Non
 
 
 def _reader(events: EventSettings) -> Reader | None:
-    """What turns bytes into an object, where that is not JSON."""
+    """The reader that turns bytes into an object; None for JSON."""
     if events.format == "cloudevents":
         return CloudEventReader()
     if events.format != "registry":

@@ -1,6 +1,6 @@
-"""Which place the dead letters of a configuration have.
+"""Builds the place of dead letters that the configuration chooses: files or a topic.
 
-[dead_letters] ──► letter_place: where ``run`` puts them;  letter_box: where ``dlq`` finds them
+[dead_letters] ──► letter_place: ``run`` puts letters there;  letter_box: ``dlq`` finds them
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ASK_WITHIN_S = 5.0  # a flush that the brokers do not answer: then ingestion knows that they are away
+ASK_WITHIN_S = 5.0  # then a flush without an answer fails, and ingestion knows that the brokers are away
 
 
 def letters_folder(settings: Settings) -> Path:
-    """Where letters lie as files, and always what is remembered of them."""
+    """The folder of letters in files. The identities of kept letters are there in any case."""
     return settings.data_dir / "dead_letters"
 
 
 def letter_place(settings: Settings) -> DeadLetters:
-    """Where letters are to be put; a topic is made if it is missing.
+    """The place for new letters. A topic is made if it is missing.
 
     Raises:
-        DriftgraphError: If the topic cannot be made or the folder not be written.
+        DriftgraphError: If the topic cannot be made, or the folder cannot be written.
     """
     own = settings.dead_letters
     if own.to == "files":
@@ -46,7 +46,7 @@ def letter_place(settings: Settings) -> DeadLetters:
 
 
 def _keeps_old(client: Mapping[str, Property], topic: str) -> bool:
-    """Whether a topic that may be somebody else's keeps a record with an old time as long as any other."""
+    """Whether a topic keeps a record with an old time as long as others; another program may have made it."""
     try:
         rules = topic_rules(client, topic)
     except TopicError as error:
@@ -60,7 +60,7 @@ def _keeps_old(client: Mapping[str, Property], topic: str) -> bool:
 
 
 def letter_box(settings: Settings) -> LetterBox:
-    """The letters that are there."""
+    """The existing letters."""
     own = settings.dead_letters
     if own.to == "files":
         return FileLetterBox(letters_folder(settings))

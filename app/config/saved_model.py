@@ -1,9 +1,9 @@
-"""The saved model beside the configuration: whether it goes on, with what changes, and what it costs if not.
+"""Compares the saved model with the configuration: whether it can go on, and what changes or is lost.
 
     data_dir/trainer ──► [newest] ──► SavedModel ──► [check] ──► run refuses
                                            └──► doctor, config show
 
-Reads a few kilobytes and needs no torch.
+It reads a few kilobytes and needs no torch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ HOUR_MS: Final = 3_600_000
 
 
 class OtherModelError(DriftgraphError):
-    """The saved model is not one that the configuration can go on with."""
+    """The configuration cannot go on with the saved model."""
 
 
 class _Meta(msgspec.Struct, frozen=True):
-    """What is read of ``trainer.json``."""
+    """The part of ``trainer.json`` that is read."""
 
     format: int
     relations: list[str]
@@ -47,7 +47,7 @@ class _Meta(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """What a checkpoint of the trainer holds."""
+    """The sizes and relations in a checkpoint of the trainer."""
 
     folder: Path
     format: int
@@ -60,8 +60,8 @@ class SavedModel:
         """Read it.
 
         Raises:
-            OSError: A file is not there.
-            ValueError: A file is damaged.
+            OSError: If a file is missing.
+            ValueError: If a file is damaged.
         """
         meta = msgspec.json.decode(found.read("trainer.json"), type=_Meta)
         sizes = {"dim": meta.dim, "layers": meta.layers, "heads": meta.heads or _heads_of(found)}
@@ -69,7 +69,7 @@ class SavedModel:
         return cls(found.folder, meta.format, tuple(meta.relations), sizes, version)
 
     def refusal(self, settings: Settings) -> str | None:
-        """Why the configuration cannot go on with it, and what it costs to do without; None if it can."""
+        """Why the configuration cannot go on with the model, and what is lost without it; None if it can."""
         if self.format != STATE_FORMAT:
             return (
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
@@ -89,7 +89,7 @@ class SavedModel:
         )
 
     def changes(self, settings: Settings) -> str:
-        """What of the model goes on in another way; empty if all goes on as it was."""
+        """What changes in the model; empty if nothing does."""
         new = [name for name in settings.relations if name not in self.relations]
         gone = [name for name in self.relations if name not in settings.relations]
         parts = [f"{_list(new)} {'is' if len(new) == 1 else 'are'} new and untrained"] if new else []
@@ -97,7 +97,7 @@ class SavedModel:
         return ", ".join(parts)
 
     def _cost(self, settings: Settings) -> str:
-        """What a model from nothing costs. The window bounds the time: no model knows what is older."""
+        """The time that training a new model takes, which the window bounds: no model learns older events."""
         every_ms = settings.fit.every.ms
         longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
         fits = max(1, min(self.model_version, math.ceil(longest_ms / every_ms)))
@@ -115,15 +115,15 @@ def newest(data_dir: Path) -> SavedModel | None:
         try:
             return SavedModel.of(checkpoint.opened(root / str(number)))
         except (OSError, ValueError, KeyError, SafetensorError):
-            continue  # the worker tells of a damaged one as it takes the one before
+            continue  # the worker logs a damaged one when it takes the one before
     return None
 
 
 def check(settings: Settings) -> None:
-    """Refuse a configuration that could never go on with what is saved.
+    """Refuse a configuration that cannot go on with the saved model.
 
     Raises:
-        OtherModelError: The saved model has other sizes.
+        OtherModelError: If the saved model has other sizes.
     """
     saved = newest(settings.data_dir)
     if saved is not None and (refusal := saved.refusal(settings)) is not None:
@@ -131,7 +131,7 @@ def check(settings: Settings) -> None:
 
 
 def trainer_folder(data_dir: Path) -> Path:
-    """Where the worker keeps the trainer's state."""
+    """The folder of the trainer's checkpoints."""
     return data_dir / "trainer"
 
 
@@ -148,7 +148,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _about(ms: int) -> str:
-    """A duration to the nearest unit that people speak in."""
+    """A duration in the nearest usual unit."""
     if ms >= 2 * DAY_MS:
         return f"{round(ms / DAY_MS)} days"
     if ms >= 2 * HOUR_MS:

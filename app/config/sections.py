@@ -1,7 +1,7 @@
 """The tables of the configuration: every key with its default, its limits and its description.
 
-The descriptions here are the only ones: ``driftgraph init`` writes them into the file that it makes
-(``config_text``), so that what a key does is said in one place.
+The descriptions here are the only ones: ``driftgraph init`` writes them into its file (``text``), so that
+each key is described in one place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OWNED_OPTIONS = frozenset(
         "enable.auto.offset.store", "isolation.level", "enable.partition.eof",
     }
 )  # fmt: skip
-# By its name, so that a property is hidden that a later librdkafka has, or that only Java's clients know.
+# secret properties by their names, also those of a later librdkafka and of Java's clients
 SECRET_OPTION = re.compile(
     r"passw|secret|passphrase|jaas|user\.info|credentials?$|api[._-]?key|key\.pem|ssl_key|private\.key$"
     r"|oauthbearer\.config|oauthbearer\.extensions|kinit\.cmd|(^|[._-])token$",
@@ -43,7 +43,7 @@ SECRET_OPTION = re.compile(
 
 
 class Section(BaseModel):
-    """A table of the file. Frozen; a key that it does not know is an error, not a silent default."""
+    """A table of the file. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -102,7 +102,7 @@ class KafkaSettings(Section):
         return int(index), int(count)
 
     def start_from(self, *, now_ms: int, longest_span_ms: int) -> int | Literal["earliest", "latest"]:
-        """The first start as an event time in milliseconds, or one end of the topic."""
+        """Where the very first start begins: an event time in milliseconds, or an end of the topic."""
         if self.start == "earliest":
             return "earliest"
         if self.start == "latest":
@@ -111,7 +111,7 @@ class KafkaSettings(Section):
         return max(0, now_ms - back_ms)
 
     def librdkafka(self) -> dict[str, str | int | float | bool]:
-        """What a client is built with: the brokers, the options and the revealed secrets."""
+        """The properties of a client: the brokers, the options and the revealed secrets."""
         secrets = {key: value.get_secret_value() for key, value in self.secrets.items()}
         return {"bootstrap.servers": self.bootstrap_servers, **self.options, **secrets}
 
@@ -177,7 +177,7 @@ class WindowSettings(Section):
 
 
 class TimeSettings(Section):
-    """How event time is read and how far it is believed."""
+    """How event times are read, and which are accepted."""
 
     out_of_orderness: DurationField = Field(
         default=Duration.parse("5s"), description="How far events of one partition may be out of order."
@@ -210,7 +210,7 @@ class TimeSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """How much a crash costs."""
+    """How often the updater makes a checkpoint."""
 
     every: PositiveDurationField = Field(
         default=Duration.parse("15s"),
@@ -220,7 +220,7 @@ class CheckpointSettings(Section):
 
 
 class DeduplicationSettings(Section):
-    """How far back an event's id is known."""
+    """For how long event ids are remembered."""
 
     horizon: PositiveDurationField = Field(
         default=Duration.parse("1d"),
@@ -264,9 +264,9 @@ class RedisSettings(Section):
     )
 
     def address(self) -> str:
-        """The url with user name and password filled in, for a client; never to be shown.
+        """The url with user name and password, for a client. It must never be shown.
 
-        A url that names its own user, before the host or behind a ``?``, is left as it is.
+        A url that has a user of its own, before the host or behind a ``?``, is not changed.
         """
         parts = urlsplit(self.url)
         named = "@" in parts.netloc or {"username", "password"} & dict(parse_qsl(parts.query)).keys()

@@ -1,9 +1,9 @@
-"""What an updater, a replay or a command is told: the configuration, resolved and checked.
+"""The configuration of an updater, a replay or a command, resolved and checked.
 
     command line  >  environment  >  driftgraph.toml  >  default      ──► load ──► [Settings]
 
-Every way in which that can fail ends in a ConfigError: one sentence with the file (or variable, or
-option), the key, the value and what to do.
+Every fault of a configuration is a ConfigError: one sentence with the file (or variable, or option), the key,
+the value and what to do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 
 FILE_NAME = "driftgraph.toml"
-SHAPES = {  # what pydantic says with the names of Python types
+SHAPES = {  # words for pydantic's names of Python types
     "tuple_type": 'should be a list, such as ["a", "b"]',
     "dict_type": "should be a table of keys and values",
     "model_type": "should be a table of keys and values",
@@ -53,8 +53,8 @@ Tree = Mapping[str, Any]  # a configuration as it is written: tables of tables a
 class Settings(BaseSettings):
     """All settings of one updater, resolved.
 
-    Always true: frozen, every value inside its stated limits, no key that nobody reads. Building one
-    reads neither the environment nor a file: ``load`` does both.
+    Always true: it is frozen, every value is within its stated limits, and it has no unknown key. The
+    constructor reads neither the environment nor a file: ``load`` does both.
     """
 
     model_config = SettingsConfigDict(
@@ -103,10 +103,10 @@ class Settings(BaseSettings):
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",
     )
 
-    _relations_are_chosen: bool = PrivateAttr(default=False)  # from more that there are, for this command
+    _relations_are_chosen: bool = PrivateAttr(default=False)  # for one command, from more relations in a file
 
     @classmethod
-    def settings_customise_sources(  # the signature is pydantic-settings'
+    def settings_customise_sources(  # pydantic-settings calls it so
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
@@ -114,13 +114,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is given: ``load`` merges the sources, and so can say where a bad value came from."""
+        """Only the given values, since ``load`` merges the sources to tell where a bad value came from."""
         return (init_settings,)
 
     def with_relations(self, names: Iterable[str]) -> Settings:
         """A copy with exactly these relations; those that are configured keep their span and weight.
 
-        What else a file has was left out on purpose, and is no fault of it.
+        Other behaviors in a file are left out on purpose, and are not rejected.
         """
         chosen = {name: self.relations.get(name, RelationSettings()) for name in names}
         settings = self.model_copy(update={"relations": chosen})
@@ -141,7 +141,7 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
         options: What the command line set, shaped like the file: ``{"fit": {"every": "6h"}}``.
 
     Raises:
-        ConfigError: Always with one sentence.
+        ConfigError: If anything is wrong. The message is one sentence.
     """
     file = path if path is not None else Path(FILE_NAME)
     written = _read_file(file) if path is not None or file.exists() else {}
@@ -159,7 +159,7 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
 
 
 def _check_relations(settings: Settings, file: Path) -> None:
-    """Refuse a mapping of events to relations that are not there, as far as any are configured."""
+    """Refuse a mapping of events to relations that are not configured, unless no relation is."""
     relations, events = settings.relations, settings.events
     if events.erase in relations:
         raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
@@ -198,7 +198,7 @@ class _Environment(EnvSettingsSource):
     """The variables that begin with ``DRIFTGRAPH__``; tables and lists are written as JSON."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Decode what looks like JSON; leave everything else to the validation, which names the key."""
+        """Decode a value that looks like JSON; the validation, which names the key, checks all others."""
         if not str(value).lstrip().startswith(("[", "{")):
             return value
         try:
@@ -259,7 +259,7 @@ def _sentence(error: ValidationError, sources: Mapping[str, Tree]) -> str:
 
 
 def _value(keys: list[str], fault: ErrorDetails) -> str:
-    """A refused value for a message: not if it may be a secret, or hold one in a wrong place."""
+    """A refused value for a message; empty if it is or may contain a secret."""
     value = fault["input"]
     if any(part in ("secrets", "options", "password") or SECRET_OPTION.search(part) for part in keys):
         return "a secret" if "options" not in keys else "what is there"
@@ -282,7 +282,7 @@ def shortened(value: object) -> str:
 def _has(tree: object, keys: list[str]) -> bool:
     for key in keys:
         if not isinstance(tree, Mapping):
-            return True  # what is deeper than the value lies in the value
+            return True  # a deeper key is inside the value
         if key not in tree:
             return False
         tree = tree[key]
@@ -290,7 +290,7 @@ def _has(tree: object, keys: list[str]) -> bool:
 
 
 def _keys_beside(keys: list[str]) -> set[str]:
-    """The keys that are known where the unknown one stands."""
+    """The known keys of the table with the unknown one."""
     known: type[BaseModel] = Settings
     for key in keys[:-1]:
         if known is Settings and key == "relations":

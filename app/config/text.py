@@ -1,4 +1,4 @@
-"""The configuration as text: the commented file that ``init`` makes, and what ``config show`` prints.
+"""The configuration as text: the commented file of ``init``, and the output of ``config show``.
 
 Settings' fields and descriptions ──► [starter_file, shown] ──► driftgraph.toml, stdout
 """
@@ -18,16 +18,17 @@ from driftgraph.app.config.settings import FILE_NAME, Settings
 from driftgraph.stream.addresses import public_url, secrets_in
 
 WIDTH = 100  # of a comment line
-SECRET_CHARACTERS_MIN = 4  # a shorter one would take every word apart that has it
+SECRET_CHARACTERS_MIN = 4  # hiding a shorter one would hide parts of ordinary words
 
-# A shop's funnel: what a stranger most likely has. Short for clicks, which tell of the moment.
+# the funnel of a shop, which most users have; clicks have a short span, since they tell the interest of the
+# moment
 STARTER_RELATIONS = {"click": "3d", "favorite": "30d", "purchase": "30d"}
 
 
 def starter_file() -> str:
     """A ``driftgraph.toml`` with every key, its description and its default, commented out.
 
-    Only the starter relations are set, since nothing can run without any.
+    Only the starter relations are set, since ``run`` needs some.
     """
     head = (
         f"{FILE_NAME}: what driftgraph run and driftgraph replay do. Each key is shown with its default; "
@@ -45,13 +46,13 @@ def starter_file() -> str:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """Every setting as plain JSON values; secrets are stars, and no address shows a user or a query."""
+    """Every setting as plain JSON values; secrets are stars, and addresses have no user and no query."""
     tree: dict[str, Any] = _public(settings.model_dump(mode="json"))
     return tree
 
 
 def secrets_of(settings: Settings) -> frozenset[str]:
-    """Every secret that is set: passwords, and what addresses hold. None shorter than 4 characters."""
+    """Every secret that is set: passwords, and secrets in addresses; none shorter than 4 characters."""
     return frozenset(secret for secret in _secrets(settings) if len(secret) >= SECRET_CHARACTERS_MIN)
 
 
@@ -103,7 +104,7 @@ def _relations(field: FieldInfo) -> Iterator[str]:
         if number:
             yield ""
         yield f"[relations.{name}]"
-        if number == 0:  # the others have the same keys; said once
+        if number == 0:  # the others have the same keys, which are described once
             yield from _comment(RelationSettings.model_fields["span"].description or "")
         yield f'span = "{span}"'
         if number == 0:
@@ -123,7 +124,7 @@ def _keys(section: type[BaseModel], without: tuple[str, ...] = ()) -> Iterator[s
 
 
 def _plain(value: Any) -> Any:
-    """A default as it would be written: text for a path, a duration or a time."""
+    """A default as the file writes it: text for a path, a duration or a time."""
     return value if isinstance(value, bool | int | float | dict | list | tuple) else str(value)
 
 

@@ -1,1 +1,1 @@
-"""What a process shows and writes about itself: progress, tables, status files."""
+"""The output of a process about itself: progress, tables, status files."""

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables for people. stdout is for the result alone.
+"""Prints the results of commands: JSON for programs, tables for people. Only results go to stdout.
 
 a report as JSON values ──► [print_json, print_replay, …] ──► stdout
 """
@@ -14,16 +14,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-METRIC = "recall_at_20"  # the one shown beside the baselines; --json has them all
+METRIC = "recall_at_20"  # the metric in tables, beside the baselines; --json has all metrics
 
 
 def print_json(value: object) -> None:
-    """One JSON document; a number that JSON cannot write becomes null."""
+    """Print one JSON document; a number that JSON cannot write becomes null."""
     print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_replay(report: Mapping[str, Any], console: Console) -> None:
-    """The counts, the window, and each generation beside the baselines, then all of them together."""
+    """Print the counts, the window, each generation beside the baselines, and all generations together."""
     counts = [
         (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v)
         for k, v in report.items()
@@ -75,14 +75,14 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]], console: Console) -> None:
-    """Names and values in two columns."""
+    """Print names and values in two columns."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         console.print(f"{name:<{width}}  {_shown(value)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def time_of(ms: object) -> str:
-    """Milliseconds as a readable UTC time; empty for anything else."""
+    """Milliseconds as a readable UTC time; empty if the value is not a time."""
     if not isinstance(ms, int) or ms <= 0:
         return ""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")

@@ -1,8 +1,8 @@
-"""How long work tells how far it is: a bar on a terminal, a line now and then elsewhere.
+"""Shows the progress of long work: a bar on a terminal, a line now and then elsewhere.
 
     replay, live, demo ──► [Progress] ──► stderr        (stdout belongs to the result)
 
-A caller sees four methods and never asks where they lead.
+A caller uses four methods and does not know which kind of output they have.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ PLAIN_INTERVAL_MS = 5_000  # a log file gets at most one line of counting in thi
 
 
 class Progress(Protocol):
-    """Where a long task says how far it is.
+    """The progress of a long task.
 
-    ``start`` ends the stage before it and begins the next one; ``advance`` counts within the stage.
-    ``close`` may be called twice. A ``with`` block closes. One thread calls.
+    ``start`` ends the previous stage and begins the next one; ``advance`` counts within the stage. ``close``
+    may be called twice. A ``with`` block closes. One thread uses it.
     """
 
     def start(self, label: str, total: int | None = None) -> None:
-        """Begin a stage of ``total`` steps; None where nobody knows how many there are."""
+        """Begin a stage of ``total`` steps; None if their number is not known."""
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps of the stage."""
 
     def note(self, text: str) -> None:
-        """Say one thing that stays readable above the bar."""
+        """Print a text that stays readable above the bar."""
 
     def close(self) -> None:
         """End the last stage and leave the terminal as it was."""
@@ -54,7 +54,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Says nothing; for tests and for ``--quiet`` callers."""
+    """Shows nothing; for tests and for ``--quiet``."""
 
     def start(self, label: str, total: int | None = None) -> None:
         """Do nothing."""
@@ -90,14 +90,14 @@ class PlainProgress(NoProgress):
         self._said_ms = 0
 
     def start(self, label: str, total: int | None = None) -> None:
-        """Begin a stage and say so."""
+        """Print that a stage begins."""
         self.close()
         self._label, self._total, self._done = label, total, 0
         self._begun_ms = self._said_ms = self._clock.now_ms()
         self._say(label if total is None else f"{label}: 0/{total:,}")
 
     def advance(self, n: int) -> None:
-        """Count, and say so when the last line is old enough."""
+        """Count, and print a line if the last one is old enough."""
         self._done += n
         now_ms = self._clock.now_ms()
         if self._label and now_ms - self._said_ms >= PLAIN_INTERVAL_MS:
@@ -109,7 +109,7 @@ class PlainProgress(NoProgress):
         self._say(text)
 
     def close(self) -> None:
-        """Say how far the last stage came and how long it took."""
+        """Print how far the last stage came and how long it took."""
         if self._label:
             self._say(f"{self._line()}, {(self._clock.now_ms() - self._begun_ms) / 1000:.1f} s")
         self._label = ""
@@ -137,7 +137,7 @@ class RichProgress(NoProgress):
         self._task: TaskID | None = None
 
     def start(self, label: str, total: int | None = None) -> None:
-        """Leave the bar of the stage before where it is and begin a new one below it."""
+        """Leave the bar of the previous stage and begin a new one below it."""
         self._end_stage()
         self._bars.start()
         self._task = self._bars.add_task(label, total=total)

@@ -1,4 +1,4 @@
-"""What an updater, or one that waits, said of itself last: read by the commands that run beside it.
+"""Status files: an updater, a standby and a worker write them, and other commands read them.
 
 Updater, Standby, worker ──► [write_json] ──► data_dir/status/{who}.json ──► [told] ──► status, doctor
 """
@@ -16,9 +16,9 @@ from driftgraph.stream import disk
 
 
 def told(data_dir: Path, who: str) -> dict[str, Any] | None:
-    """What the updater, or one that waits, said of itself last; its state is "gone" if the process is.
+    """The last status of an updater or a standby. Its state is "gone" if its process has ended.
 
-    Its state is "unknown" if this user may not read what it said.
+    The state is "unknown" if this user may not read the file.
     """
     path = data_dir / "status" / f"{who}.json"
     try:
@@ -31,12 +31,12 @@ def told(data_dir: Path, who: str) -> dict[str, Any] | None:
         os.kill(told["pid"], 0)
     except ProcessLookupError:
         told["state"] = told["state"] if told["state"] in ("stopped", "failed") else "gone"
-    except PermissionError:  # it is there, and another user's
+    except PermissionError:  # the file belongs to another user
         pass
     return told
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace a small file whole."""
+    """Replace a small file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     disk.write_whole(path, msgspec.json.encode(value), synced=False)

@@ -1,4 +1,4 @@
-"""What an updater says of itself, as sentences.
+"""Sentences about the status of an updater.
 
 data_dir/status/updater.json ──► [checkpoint_of, …] ──► driftgraph status, driftgraph doctor, the log
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def span_of(ms: int) -> str:
-    """A stretch of time as a person says it: 12 s, 5 min, 3.2 h, 2.0 d."""
+    """A duration for people: 12 s, 5 min, 3.2 h, 2.0 d."""
     if ms < 120_000:
         return f"{ms // 1000} s"
     if ms < 7_200_000:
@@ -30,7 +30,7 @@ def checkpoint_of(updater: dict[str, Any]) -> str:
 
 
 def deduplication_of(status: Mapping[str, Any]) -> str:
-    """How far back event ids are known, in a sentence."""
+    """A sentence about how long event ids are remembered."""
     said = f"{status['ids']:,} event ids in {status['bytes'] / 1e6:,.0f} MB"
     if not status["short"]:
         return said

@@ -1,4 +1,4 @@
-"""Ending on request: what a long command does when it is told to stop."""
+"""Ends a long command at a signal: SIGINT and SIGTERM set an event that the command checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 def stopping(stopped: threading.Event) -> Iterator[None]:
     """SIGINT and SIGTERM set the event instead of ending the process."""
 
-    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  the signature is Python's
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001  Python calls it so
         stopped.set()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}

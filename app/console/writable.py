@@ -1,4 +1,4 @@
-"""Where a process and its children write what is no data: compiled kernels and temporary files.
+"""The folders for compiled kernels and temporary files of a process and its children.
 
 a command, the worker ──► [settle] ──► kernel_cache, tempfile
 """
@@ -13,9 +13,9 @@ from driftgraph.stream.kernels import kernel_cache
 
 
 def settle(data_dir: Path, *, is_child: bool = False) -> None:
-    """Fall back on the data_dir, if it is there: a read-only root file system may have no other folder.
+    """Fall back on the data_dir, if it exists: with a read-only root there may be no other writable folder.
 
-    torch makes a temporary folder when it is imported.
+    Importing torch already makes a temporary folder.
     """
     kernel_cache.prefer(data_dir, is_child=is_child)
     try:
@@ -25,5 +25,5 @@ def settle(data_dir: Path, *, is_child: bool = False) -> None:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError:
-            return  # whoever needs one says so
+            return  # the part that needs a folder raises the error
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

@@ -1,4 +1,4 @@
-"""What the demo ends with: the drift in numbers, one user's recommendations before and after, the counts.
+"""The report of the demo: the drift in numbers, one user's recommendations before and after, the counts.
 
 GenerationReports, UserStories ──► [DemoReport] ──► terminal or JSON
 """
@@ -29,16 +29,16 @@ SHOWN = {
 
 @dataclass(frozen=True, slots=True)
 class UserStory:
-    """What one user likes, in truth, and what is recommended."""
+    """The true taste of one user, and the recommendations for that user."""
 
     user: str
     taste: list[str]  # categories, the favorite first
     generation: int
     items: list[str]
-    fitting: int  # of the items are of those categories
+    fitting: int  # how many of the items are in those categories
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The story as JSON values."""
         return {
             "user": self.user,
             "taste": self.taste,
@@ -113,7 +113,7 @@ class DemoReport:
         }
 
     def render(self, console: Console) -> None:
-        """For people."""
+        """Print the report as tables."""
         counts = self.counts
         console.print(
             f"\n{counts.applied:,} events in {self.seconds:.0f} s through Kafka into the window, "

@@ -40,19 +40,19 @@ from driftgraph.stream.wording import BY_RENAMING
 
 TOPIC = "events"
 NAMESPACE = "demo"
-SHOP_EVENTS = 60_000  # over 14 days: what two cores ingest, train on and publish in about a minute
-HISTORY = 0.25  # of the events lies on the topic before the demo begins, as it would at a real start
+SHOP_EVENTS = 60_000  # in 14 days; two cores ingest, train on and publish them in about a minute
+HISTORY = 0.25  # this share of the events is on the topic before the demo begins, as at a real start
 FIT_EVERY = "12h"
-FILE_FITS = 20  # a file's whole time is cut into so many fits
+FILE_FITS = 20  # the time of a file is divided into so many fits
 FILE_SPAN_MS_MIN = 60_000
 POLL_S = 0.05
 SHOW_EVERY_MS = 250
-SEND_EVERY_S = 0.1  # the producer sends what is due ten times a second
+SEND_EVERY_S = 0.1  # the producer sends due events ten times a second
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What is streamed: (key, canonical JSON, event time) in time order, and what is known about it."""
+    """The stream: (key, canonical JSON, event time) in time order, and facts about it."""
 
     name: str
     event_count: int
@@ -62,7 +62,7 @@ class Feed:
     first_fit_ms: int  # event time up to which the first generation learns: the history
     shop: Shop | None
     path: Path | None
-    partitions: tuple[int, ...]  # that have an event
+    partitions: tuple[int, ...]  # those that have an event
 
     def events(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Every event; a file is read anew."""
@@ -78,7 +78,7 @@ class Feed:
 
 
 def _file_in_order(path: Path, say: Callable[[str], None] = lambda _: None) -> FileSource:
-    """A user's file, in order of time as a stream would be."""
+    """A user's file, in order of time like a stream."""
     options = FileOptions(
         times=TimeRules(),
         span_ms=Settings().window.span.ms,
@@ -102,15 +102,15 @@ def demo(
 
     Args:
         data: A file to stream instead of the shop.
-        keep: Leave Kafka and Redis up afterwards until Ctrl-C, and say where they are.
-        seconds: How long events flow; training may make it longer on a slow machine.
+        keep: Keep Kafka and Redis running afterwards until Ctrl-C, and print their addresses.
+        seconds: How long events flow; training may make the demo longer on a slow machine.
         seed: Of the shop and of the model.
-        progress: Where lines go when stderr is no terminal.
-        as_json: No moving picture.
+        progress: For lines when stderr is no terminal.
+        as_json: Show no moving picture.
         clock: Wall time, for rates.
 
     Raises:
-        DriftgraphError: Redis or the file is not to be had; one sentence says why.
+        DriftgraphError: If Redis does not start or the file cannot be read.
     """
     clock = clock or SystemClock()
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ class _Runner:
         self.view = view
         self.clock = clock
         self._shown_ms = 0
-        self._told = 0  # cycles
+        self._told = 0  # how many cycles were shown
         self._rate_from = (clock.now_ms(), 0)
         self._rate = 0.0
         self._before: UserStory | None = None
@@ -211,7 +211,7 @@ class _Runner:
         )
 
     def _note_story(self, watermark_ms: int) -> None:
-        """What the star is recommended by the last generation before its taste changes."""
+        """Note the recommendations for the star by the last generation before its taste changes."""
         shop = self.feed.shop
         if shop is None or self._before is not None:
             return
@@ -253,11 +253,11 @@ class _Runner:
 
 
 class _Feeder(threading.Thread):
-    """Produces the feed at a steady rate. Ends by itself, or at ``stop``."""
+    """Produces the feed at a steady rate, until its end or ``stop``."""
 
     def __init__(self, feed: Feed, bootstrap_servers: str, seconds: float) -> None:
         super().__init__(name="demo-producer", daemon=True)
-        self.done = False  # nothing will be produced any more, and everything is acknowledged
+        self.done = False  # all events are produced and acknowledged
         self.acknowledged = 0
         self.failure: str | None = None
         self._feed = feed
@@ -267,7 +267,7 @@ class _Feeder(threading.Thread):
         self._per_tick = max(1, round((feed.event_count - self._history) * SEND_EVERY_S / seconds))
 
     def run(self) -> None:
-        """Send the history at once, then what is due, ten times a second."""
+        """Send the history at once, then the due events ten times a second."""
         try:
             for number, (key, value, time_ms) in enumerate(self._feed.events(), start=1):
                 self._producer.send(key=key, value=value, timestamp_ms=time_ms, partition=_partition_of(key))
@@ -279,25 +279,25 @@ class _Feeder(threading.Thread):
                     return
             self._producer.finish()
             self.acknowledged = self._producer.sent
-        except Exception as error:  # a thread must not end in silence: the loop shows it
+        except Exception as error:  # the loop shows an error of this thread
             self.failure = f"{type(error).__name__}: {error}"
         finally:
             self.done = True
 
     def stop(self) -> None:
-        """End soon."""
+        """Tell the thread to end."""
         self._producer.stopped.set()
         if self.is_alive():
             self.join()
 
 
 def _partition_of(key: bytes) -> int:
-    """A user's events stay in order, and which partitions have any is known beforehand."""
+    """The partition of a user, so that a user's events stay in order and the partitions are known before."""
     return zlib.crc32(key) % TOPIC_PARTITIONS
 
 
 def _settings(feed: Feed, seed: int) -> Settings:
-    """What the demo overrides: small and quick, and no file of the user's is read."""
+    """The settings of the demo: small and quick. No configuration file is read."""
     return load(
         None,
         {
@@ -333,7 +333,7 @@ def _shop_feed(seed: int) -> Feed:
 
 
 def _file_feed(path: Path, say: Callable[[str], None]) -> Feed:
-    """Read the file once to see what is in it."""
+    """Read the file once to find its relations and times."""
     source = _file_in_order(path, say)
     first_ms, last_ms, count = 0, 0, 0
     keys: set[bytes] = set()
@@ -363,7 +363,7 @@ def _partitions(keys: Iterable[bytes]) -> tuple[int, ...]:
 
 
 def _star(shop: Shop) -> str:
-    """The busiest of the users whose taste changes: the story is told of this one."""
+    """The user of the story: the busiest one whose taste changes."""
     events = np.bincount(shop.user, minlength=len(shop.user_ids))
     return shop.user_ids[int(np.argmax(np.where(shop.user_drifts, events, -1)))]
 

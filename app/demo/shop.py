@@ -1,15 +1,16 @@
-"""A generated shop whose customers change: the demo's stream, with the truth beside it.
+"""A generated shop whose customers change their taste: the demo's stream and the truth about it.
 
     ShopOptions ──► [open_shop] ──► Shop: events in time order, as columns and as JSON ──► Kafka
 
-What is planted, and what a model can find of it:
+The patterns that are planted for a model to find:
   * a user has a taste: one favorite category, two others, and a little of everything;
-  * a session is about one category, so what is visited together belongs together;
+  * a session is about one category, so items that are visited together belong together;
   * within a category items are popular by Zipf's law, and no category is more popular than another,
     so popularity alone explains little;
-  * a click may become a favorite, a favorite a purchase: the rarer behavior says more;
+  * a click may become a favorite, and a favorite a purchase: the rarer behavior says more about the taste;
   * at the middle of the time half of the users change to a taste that has nothing in common with the old one,
-    and from then on some items are new. Who stops learning there falls; who goes on recovers.
+    and from then on some items are new. A model that stops learning there gets worse; one that goes on
+    recovers.
 
 The same options give the same events, byte for byte.
 """
@@ -34,22 +35,22 @@ CATEGORY_NAMES = (
     *("lamps", "chairs", "tables", "rugs", "plants", "books", "games", "puzzles", "bikes", "tents"),
     *("skis", "balls", "phones", "laptops", "cameras", "drones", "pans", "knives", "teas", "candles"),
 )
-TASTE_SHARES = (0.6, 0.2, 0.1)  # of sessions in the favorite and the two other categories; the rest: anywhere
+TASTE_SHARES = (0.6, 0.2, 0.1)  # sessions in the favorite and the two other categories; the rest are anywhere
 
 
 @dataclass(frozen=True, slots=True)
 class ShopOptions:
-    """How large the shop is and how its customers behave; every number may be changed."""
+    """The size of the shop and the behavior of its customers."""
 
     user_count: int = 2_000
     item_count: int = 3_000
     category_count: int = 30
-    event_count: int = 240_000  # about: sessions are drawn until so many are expected
+    event_count: int = 240_000  # about: so many sessions are drawn that so many events are expected
     start_ms: int = 1_782_864_000_000  # 2026-07-01T00:00:00Z
     span_ms: int = 14 * 86_400_000
-    drifting_share: float = 0.5  # of users, who change taste
-    drift_at: float = 0.5  # of the span
-    new_item_share: float = 0.1  # of items, which come on sale one by one after the change
+    drifting_share: float = 0.5  # of users: they change their taste
+    drift_at: float = 0.5  # of the span: when they change it
+    new_item_share: float = 0.1  # of items: they come on sale one by one after the change
     session_clicks_mean: float = 6.0
     click_gap_ms_mean: float = 25_000.0
     favorite_share: float = 0.25  # of clicks
@@ -79,7 +80,7 @@ class ShopOptions:
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """The events of a shop and what is true of it. U users, I items, C categories, N events in time order.
+    """The events of a shop and the truth about it. U users, I items, C categories, N events in time order.
 
     Always true: ``time_ms`` ascends and lies at or after ``start_ms``; no event names an item before its
     ``item_on_sale_ms``; the categories of a drifting user's two tastes have none in common.
@@ -91,7 +92,7 @@ class Shop:
     categories: list[str]
     item_category: I32  # [I]
     item_popularity: F64  # [I] share of its category's clicks, adds up to 1 for each category
-    item_on_sale_ms: I64  # [I] it may be clicked from then on
+    item_on_sale_ms: I64  # [I] the time from which it may be clicked
     user_drifts: Bool  # [U]
     taste_before: I32  # [U, 3] categories, the favorite first
     taste_after: I32  # [U, 3]
@@ -139,7 +140,7 @@ def open_shop(options: ShopOptions | None = None) -> Shop:
     drifts_U = np.zeros(options.user_count, np.bool_)
     drifting_count = round(options.user_count * options.drifting_share)
     drifts_U[rng.permutation(options.user_count)[:drifting_count]] = True
-    # Six categories of a random order: no category twice, and none in both tastes.
+    # six categories in a random order, so that no category is in a taste twice or in both tastes
     order_UC = np.argsort(rng.random((options.user_count, options.category_count)), axis=1).astype(np.int32)
     taste_before_U3 = order_UC[:, :3]
     taste_after_U3 = np.where(drifts_U[:, None], order_UC[:, 3:6], taste_before_U3)
@@ -197,7 +198,7 @@ def _sessions(
     options: ShopOptions, rng: np.random.Generator, before_U3: I32, after_U3: I32
 ) -> tuple[I32, I32, I64]:
     """Draw sessions: user, category, begin. Busy and quiet users, and more visits by day than by night."""
-    a_click = 1 + options.favorite_share * (1 + options.purchase_share)  # events that come of it
+    a_click = 1 + options.favorite_share * (1 + options.purchase_share)  # the expected events of a click
     count = max(1, round(options.event_count / (options.session_clicks_mean * a_click)))
     activity_U = rng.lognormal(0.0, options.activity_sigma, options.user_count)
     user = rng.choice(options.user_count, count, p=activity_U / activity_U.sum()).astype(np.int32)

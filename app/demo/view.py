@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a moving picture on a terminal, plain lines elsewhere.
+"""Shows the running demo: a moving picture on a terminal, plain lines elsewhere.
 
 Frame, GenerationReport ──► [DemoView] ──► stderr
 """
@@ -36,7 +36,7 @@ HISTORY = 40  # intervals of the picture
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What is shown of a moment."""
+    """The values that are shown at a moment."""
 
     watermark_ms: int
     applied: int
@@ -48,13 +48,13 @@ class Frame:
 
 
 class DemoView(Protocol):
-    """Where the demo shows itself."""
+    """The display of the demo."""
 
     def show(self, frame: Frame) -> None:
         """Show a moment; called several times a second."""
 
     def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
-        """Show that a cycle ended; ``drifted`` is None where nobody knows of a drift."""
+        """Show that a cycle has ended; ``drifted`` is None if it is not known whether tastes have changed."""
 
     def close(self) -> None:
         """Leave the screen as it is; may be called twice."""
@@ -67,27 +67,27 @@ class DemoView(Protocol):
 
 
 def view_for(progress: Progress, *, as_json: bool) -> DemoView:
-    """A picture where stderr is a terminal and a person looks at it."""
+    """A moving picture if stderr is a terminal, else plain lines."""
     console = Console(stderr=True)
     return TerminalView(console) if console.is_terminal and not as_json else PlainView(progress)
 
 
 class PlainView:
-    """One line a generation."""
+    """Prints one line for each generation."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def show(self, frame: Frame) -> None:
-        """Nothing between generations."""
+        """Show nothing between generations."""
 
     def generation(self, report: GenerationReport, *, drifted: bool | None) -> None:
-        """One line."""
+        """Print one line."""
         when = "" if drifted is None else "after the drift, " if drifted else "before the drift, "
         self._progress.note(f"{when}{describe(report)}")
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +109,7 @@ class TerminalView(PlainView):
         self._intervals = 0
 
     def show(self, frame: Frame) -> None:
-        """Draw anew."""
+        """Draw the picture again."""
         self._frame = frame
         self._live.update(self._picture(frame))
 
@@ -165,7 +165,7 @@ def _measured(values: list[float]) -> list[float]:
 
 
 def _curve(values: list[float], highest: float) -> str:
-    """One character a value, as high as its share of the highest."""
+    """One character for each value, as high as its share of the highest value."""
     top = len(BARS) - 1
     return "".join(
         NOT_MEASURED

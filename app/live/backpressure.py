@@ -1,4 +1,4 @@
-"""Reading waits when too much is not safe yet that a position must not pass: dead letters, requests to erase.
+"""Pauses reading while too many dead letters or requests to erase wait to become safe.
 
 Updater ──► [Backpressure.apply] ──► source.pause, resume
 """
@@ -15,26 +15,26 @@ log = logging.getLogger(__name__)
 
 
 class Waiting(Protocol):
-    """What waits for its place, with a limit."""
+    """A queue of things that wait to become safe, with a limit."""
 
     @property
     def full(self) -> bool:
-        """Whether nothing more should be read."""
+        """Whether reading should pause."""
         ...
 
     @property
     def has_room(self) -> bool:
-        """Whether reading may go on after it was full."""
+        """Whether reading may go on after a pause."""
         ...
 
     @property
     def told(self) -> str:
-        """What waits, and why, as a sentence for the log."""
+        """A sentence for the log: how many things wait, and why."""
         ...
 
 
 class Backpressure:
-    """Keeps a source from getting ahead of what has to be safe.
+    """Pauses a source while one of its queues is full.
 
     Always true: the source is paused while ``paused``.
     """
@@ -45,7 +45,7 @@ class Backpressure:
         self._waiting = waiting
 
     def apply(self) -> None:
-        """Pause the source while too much waits for its place; the caller goes on polling it."""
+        """Pause or resume the source, as the queues tell. The caller goes on polling a paused source."""
         if not self.paused and (full := [one for one in self._waiting if one.full]):
             self.paused = True
             self._source.pause()

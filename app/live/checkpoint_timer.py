@@ -1,11 +1,11 @@
-"""When the updater makes a checkpoint: every so often, once what lies before its position is safe.
+"""Decides when the updater makes a checkpoint: at intervals, once all things before its position are safe.
 
     Updater ──► [CheckpointTimer.tend] ──► Snapshot ──► thread ──► WindowCheckpoints.write
-            ◄── the position that a crash would go on from, for lag tools
+            ◄── the position of the newest checkpoint, for lag tools
 
-A disk that is slow or full delays the next one and nothing else: the loop takes a snapshot, which costs no
-I/O, and hands it over. While a checkpoint is overdue, for whatever reason, the status says so, and the log
-each minute.
+A disk that is slow or full delays only the next checkpoint: the loop takes a snapshot, which costs no I/O,
+and gives it to a thread. While a checkpoint is overdue, for any reason, the status says so, and the log each
+minute.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.window.writer import StaleCut
 
-LAST_WITHIN_S: Final = 10.0  # for the one of a clean stop; without it the next start reads a little more
-OVERDUE_INTERVALS: Final = 4  # without a checkpoint, and a minute at least: no disk is slow for so long
+LAST_WITHIN_S: Final = 10.0  # of a clean stop; without that checkpoint the next start reads a little more
+OVERDUE_INTERVALS: Final = 4  # and a minute at least: no healthy disk is slow for so long
 OVERDUE_MS_MIN: Final = 60_000
 SAY_EVERY_MS: Final = 60_000
 
@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 
 class Outgoing(Protocol):
-    """What is made safe elsewhere before a position may pass it, such as dead letters."""
+    """A queue of things that must be safe before a position passes them, such as dead letters."""
 
     put_count: int
     safe_count: int
 
     @property
     def told(self) -> str:
-        """What is not safe, and why, as a sentence for the log."""
+        """A sentence for the log: how many things are not safe, and why."""
         ...
 
 
 class CheckpointTimer:
     """Makes checkpoints beside ingestion, one at a time.
 
-    Always true: a checkpoint is there only if everything put into ``outgoing`` before its cut is safe;
-    ``tend`` does not wait.
+    Always true: a checkpoint is written only when everything that was put into ``outgoing`` before its cut is
+    safe; ``tend`` does not wait.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class CheckpointTimer:
         self._outgoing = outgoing
         self._every_ms = every_ms
         self._clock = clock
-        self._since_ms = clock.now_ms()  # when the newest one was complete, or when we began
+        self._since_ms = clock.now_ms()  # when the newest checkpoint was complete, or at the start
         self._due_ms = self._since_ms + every_ms
-        self._taken: tuple[list[int], Snapshot] | None = None  # waits for what must be safe before it
+        self._taken: tuple[list[int], Snapshot] | None = None  # waits until things before it are safe
         self._thread: threading.Thread | None = None
         self._begun_ms = 0  # when the thread began
         self._failure: str | None = None
-        self._forbidden: str | None = None  # why none may be begun
-        self._said_ms: int | None = None  # when it was last said that one is overdue; None: none is
+        self._forbidden: str | None = None  # why no checkpoint may be begun
+        self._said_ms: int | None = None  # when the log last said that one is overdue; None: none is
         self._newest: dict[str, Any] = {"number": 0, "time_ms": None, "took_ms": None, "copied_bytes": 0}
-        self._kept: Position | None = None  # what the thread has made durable, until the loop takes it
+        self._kept: Position | None = None  # the position of a finished checkpoint, until the loop takes it
 
     def tend(self, take: Callable[[], Snapshot], forbidden: str | None = None) -> Position | None:
-        """Do what is due; the position of a checkpoint that was finished since the last call.
+        """Begin a checkpoint if one is due; return the position of one that was finished since the last call.
 
         Args:
-            take: Makes a snapshot of now.
-            forbidden: Why no checkpoint may be begun now, if so.
+            take: Takes a snapshot.
+            forbidden: Why no checkpoint may be begun now, or None.
         """
         self._forbidden = forbidden
         self._say_overdue()
         if self._thread is not None and self._thread.is_alive():
             return None
-        self._thread = None  # so what it wrote is ours now
+        self._thread = None  # its results may be read now
         if forbidden is not None:
             return None
         kept, self._kept = self._kept, None
@@ -87,7 +87,7 @@ class CheckpointTimer:
         return kept
 
     def finish(self, take: Callable[[], Snapshot], forbidden: str | None = None) -> Position | None:
-        """A last checkpoint, if it can be had in ``LAST_WITHIN_S``; its position. As ``tend`` otherwise."""
+        """Make a last checkpoint, if ``LAST_WITHIN_S`` is enough; return its position. Else as ``tend``."""
         if self._thread is not None:
             self._thread.join(LAST_WITHIN_S)
         self._taken, self._due_ms = None, 0
@@ -101,7 +101,7 @@ class CheckpointTimer:
         return (self._kept or before) if forbidden is None else None
 
     def status(self) -> dict[str, Any]:
-        """For the status file. ``age_ms``: since the newest one, or since the start if there is none."""
+        """For the status file. ``age_ms``: since the newest checkpoint, or since the start."""
         overdue = self._is_overdue()
         return {
             **self._newest,
@@ -116,7 +116,7 @@ class CheckpointTimer:
         return self._clock.now_ms() - self._since_ms >= after_ms
 
     def _reason(self) -> str:
-        """Why there is no newer one."""
+        """Why there is no newer checkpoint."""
         if self._forbidden is not None:
             return self._forbidden
         if self._failure is not None:
@@ -155,14 +155,14 @@ class CheckpointTimer:
         try:
             written = self._writer.write(snapshot)
         except StaleCut:
-            if self._is_overdue():  # once is a burst; again and again, they do not fit
+            if self._is_overdue():  # once may be a burst; again and again, the rings are too small
                 self._failure = (
                     "events leave their ring while they are written; give the relations more capacity, or "
                     "data_dir a faster disk"
                 )
-            self._due_ms = 0  # once more, at a newer cut
+            self._due_ms = 0  # try again, at a newer cut
             return
-        except Exception as error:  # whatever it is, ingestion goes on and the next one is tried
+        except Exception as error:  # any error: ingestion goes on and the next checkpoint is tried
             if self._failure is None:
                 log.error("no checkpoint: %s", error)  # noqa: TRY400  a sentence that is meant to be read
             self._failure = str(error)

@@ -1,11 +1,11 @@
-"""Live: the updater, which follows the topic, and the GPU worker that it starts and watches over.
+"""``driftgraph run``: the updater, which follows the topic, and the GPU worker that it supervises.
 
     Kafka ──► KafkaSource ──► Ingest ──► graph in shared memory ──► worker process ──► Redis
 
-The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it. A
-worker that dies is started again with growing pauses. A start goes on from the newest checkpoint, the very
-first one from the longest span ago in the topic; the worker begins when the window has caught up. A second
-updater of the same name or data_dir waits as a standby.
+The updater only polls, decodes and appends: a fit of minutes or a Redis that is away never delays it. A
+worker that dies is started again with growing pauses. A start goes on from the newest checkpoint; the very
+first start begins the longest span ago in the topic. The worker begins when the window has caught up. A
+second updater of the same name or data_dir waits as a standby.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from driftgraph.stream.window.writer import Relation
 
-OBJECTS_MAX = 100_000  # new ones, before a collection: more than there are in a read
-ANSWERS_WITHIN_MS = 5_000  # a broker that is there, at the start
-FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s costs nine tenths of the rate of a catch-up
+OBJECTS_MAX = 100_000  # new objects before a garbage collection: more than a read makes
+ANSWERS_WITHIN_MS = 5_000  # a broker answers within this time at the start
+FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s would cost nine tenths of the rate of a catch-up
 
 log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> list[str]:
-    """Follow the topic until SIGTERM or SIGINT; returns what somebody should know of the run.
+    """Follow the topic until SIGTERM or SIGINT; return warnings about the run.
 
     Raises:
-        DriftgraphError: Kafka, the data_dir or the window is not as it should be.
+        DriftgraphError: If Kafka, the data_dir or the window is not as it should be.
     """
     clock = clock or SystemClock()
     stop = threading.Event()
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
-        _check_worker(settings)  # a standby may find another model when it takes over, so it asks again
+        _check_worker(settings)  # again below: a standby may find another model when it takes over
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
-        standby = Standby(settings, stop, progress)  # from here on nothing is left to do but to take over
+        standby = Standby(settings, stop, progress)  # all preparations that need no lock are done before
         if (
             not stack.enter_context(standby.lock())
             or (lease := standby.lease(lease_client(settings, standby.place))) is None
@@ -95,7 +95,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         graph = _graph(settings, state)
         former_window.leave(settings, window_folder(settings), progress)
         watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
-        if was_away:  # at the start; nobody saw that it was there during the stop
+        if was_away:  # Kafka was away at the start, so perhaps also during the stop
             watermark.forget_stop()
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
         forgotten = 0
@@ -114,7 +114,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         )
         stack.callback(source.close)
         watermark.assign(source.partitions)
-        # files of the found one are linked, but not if they have events of who was erased since
+        # files of the found checkpoint are linked, unless they have events of users who were erased since
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
         checkpoints = CheckpointTimer(
             writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
@@ -132,7 +132,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
 def _ingest(
     stack: ExitStack, settings: Settings, graph: Heterograph, watermark: Watermark, state: State | None
 ) -> tuple[Ingest, Outbox, DurableErasures]:
-    """What takes events into the graph, with the dead letters and erasures that ``stack`` closes."""
+    """The ingestion into the graph, with the dead letters and erasures that ``stack`` closes."""
     letters = Outbox(letter_place(settings), KeptLetters(letters_folder(settings)))
     stack.callback(letters.close)
     erasures = DurableErasures(
@@ -159,8 +159,8 @@ def _ingest(
 
 
 def _collect_less() -> None:
-    """Collect garbage less often: two million objects from the start live on, and the messages of a read die
-    together. Collections that look at all of them again and again would cost half of the rate.
+    """Collect garbage less often. Two million objects of the start stay alive, and the messages of a read are
+    freed together. Frequent collections over all of them would cost half of the rate.
     """
     gc.collect()
     gc.freeze()
@@ -168,7 +168,7 @@ def _collect_less() -> None:
 
 
 def _tell_changes(settings: Settings, state: State | None, root: Path, progress: Progress) -> None:
-    """Say what a start does not go on with, of the checkpoints that are there."""
+    """Log what a start does not take over from the checkpoints in the folder."""
     if state is not None:
         for change in _changes(state, window_relations(settings), root):
             log.warning("%s", change)
@@ -185,31 +185,31 @@ def _tell_changes(settings: Settings, state: State | None, root: Path, progress:
 
 
 def _check_worker(settings: Settings) -> None:
-    """Refuse what the worker could not begin with, however often it is started.
+    """Refuse a model or a device with which no start of the worker can succeed.
 
     Raises:
-        OtherModelError: The saved model is of another size.
-        ConfigError: The configured device is not here.
+        OtherModelError: If the saved model has other sizes.
+        ConfigError: If the machine does not have the configured device.
     """
     saved_model.check(settings)
-    if settings.model.device not in ("auto", "cpu"):  # which are always there
-        from driftgraph.app.training.cycle import device_of  # noqa: PLC0415  # torch, for the worker alone
+    if settings.model.device not in ("auto", "cpu"):  # every machine has these
+        from driftgraph.app.training.cycle import device_of  # noqa: PLC0415  # imports torch
 
         device_of(settings.model.device)
 
 
 def window_folder(settings: Settings) -> Path:
-    """Where the window's files are."""
+    """The folder of the window's files."""
     return settings.window.dir or settings.data_dir / "window"
 
 
 def _stream(settings: Settings) -> str:
-    """What is read: a checkpoint of another topic or other users is of no use."""
+    """The name of the stream in checkpoints: a checkpoint of another topic or shard cannot be used."""
     return f"{settings.kafka.topic} {settings.kafka.shard}"
 
 
 def _graph(settings: Settings, state: State | None) -> Heterograph:
-    """An empty graph, which knows whose sequence numbers it will have."""
+    """An empty graph with the lives of the checkpoint, so that their sequence numbers keep their meaning."""
     relations = window_relations(settings)
     history = () if state is None else state.lives([r.name for r in relations])
     rows = settings.window
@@ -223,7 +223,7 @@ def _graph(settings: Settings, state: State | None) -> Heterograph:
 
 
 def _changes(state: State, relations: Sequence[Relation], root: Path) -> Iterator[str]:
-    """What the window has in another way than the one that was saved, a sentence each."""
+    """The differences between the configured window and the saved one, as sentences."""
     then = {ring.name: ring for ring in state.relations}
     fill = f"to fill it from the topic, remove {root}"
     for relation in relations:
@@ -263,7 +263,7 @@ def kafka_source(
 
 def _kafka_options(settings: Settings, clock: Clock) -> KafkaOptions:
     longest_ms = max(relation.span_ms for relation in window_relations(settings))
-    # by the times of records: one may be older than its event, whose clock was ahead
+    # the start is by record times, and a record may be older than its event, whose clock was ahead
     longest_ms += settings.time.lateness.ms + settings.time.skew.ms
     return KafkaOptions(
         topics=(settings.kafka.topic,),

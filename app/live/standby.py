@@ -1,9 +1,9 @@
-"""Before an updater works: it waits for the lock of its data_dir, the lease of its name, and for Kafka.
+"""The wait before an updater works: for the lock of its data_dir, the lease of its name, and Kafka.
 
-    live ──► [Standby.lock] ──► [Standby.lease] ──► Lease ──► [Standby.kafka] ──► the updater
-                  └─ status/standby.json, a line when what it waits for changes and each minute
+    run ──► [Standby.lock] ──► [Standby.lease] ──► Lease ──► [Standby.kafka] ──► the updater
+                  └─ status/standby.json, and a log line at each change and each minute
 
-The status file of the updater itself is never touched here: it may be the first one's.
+The status file ``updater.json`` is never touched here, since it may belong to the updater that works.
 """
 
 from __future__ import annotations
@@ -31,26 +31,27 @@ log = logging.getLogger(__name__)
 
 
 class Standby:
-    """Waits until this process may work, and says for what.
+    """Waits until this process may work, and logs for what it waits.
 
-    Always true: it returns with nothing taken once ``stop`` is set.
+    Always true: once ``stop`` is set, its methods return and have taken neither lock nor lease.
     """
 
     def __init__(self, settings: Settings, stop: threading.Event, progress: Progress) -> None:
         self._settings = settings
         self._stop = stop
         self._path = settings.data_dir / "status" / "standby.json"
-        self._why = ""  # what is in the status file
+        self._why = ""  # the reason in the status file
         self._log = OutageLog(progress.note)
-        # Of the lock, once it is held: no other lock has this name, also not a copy's. Empty where the volume
-        # has no locks: who holds a lease may then be alive although we got the folder.
+        # The name of the lock once it is held: no other lock has it, not even that of a copy of the folder.
+        # Empty where the volume has no locks: the holder of a lease may then live although we have the
+        # folder.
         self.place = ""
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """One updater a data_dir; False if told to stop first.
+        """Wait for the lock of data_dir, which one updater has; False if ``stop`` was set first.
 
-        The kernel lets go of the lock with the process, however it ends.
+        The kernel releases the lock when the process ends in any way.
         """
         folder = self._settings.data_dir
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,14 +86,14 @@ class Standby:
             yield False
 
     def lease(self, client: LeaseClient) -> Lease | None:
-        """The lease of the namespace; None if told to stop first.
+        """Wait for the lease of the namespace; None if ``stop`` was set first.
 
-        A lease that nobody has is taken at once, with one exception: where Redis was away or has forgotten
-        who had it, the holder is given the time of a lease to say so.
+        A free lease is taken at once, with one exception: if Redis was away or has forgotten the holder, the
+        holder has the time of a lease to renew it.
 
         Raises:
-            NamespaceTakenError: An updater of another name has it, and lives.
-            StoreError: Redis does not accept the login, or the user has not the rights.
+            NamespaceTakenError: If an updater of another name has the lease, and lives.
+            StoreError: If Redis does not accept the login, or the user lacks a right.
         """
         name, seen, not_before_s, before, was_away = client.owner.name, 0, 0.0, NOBODY, False
         while not self._stop.is_set():
@@ -137,11 +138,11 @@ class Standby:
         return None
 
     def kafka(self, look: Callable[[Callable[[], bool]], None], lease: Lease) -> bool:
-        """Whether Kafka is there, as soon as it is; False if told to stop first.
+        """Wait until Kafka answers; False if ``stop`` was set first.
 
         Args:
-            look: Raises KafkaAwayError while no broker answers; is to end soon once its argument says so.
-            lease: Whose loss ends the wait.
+            look: Raises KafkaAwayError while no broker answers. It ends soon once its argument returns True.
+            lease: The lease, whose loss ends the wait.
 
         Raises:
             SourceError: If a broker refuses us, or there is no such topic.
@@ -161,11 +162,11 @@ class Standby:
         return False
 
     def _wait(self, why: str, about: str | None = None) -> None:
-        """Tell it if it is about something new or some time ago, and wait a moment."""
+        """Log why, if that is new or was logged some time ago, and wait a moment."""
         self._log.missing(why, about or why)
         if why != self._why:
             self._why = why
-            with suppress(FileNotFoundError):  # another standby of this folder wrote it at this moment
+            with suppress(FileNotFoundError):  # another standby wrote the file at the same moment
                 write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
         self._stop.wait(LOOK_EVERY_S)
 

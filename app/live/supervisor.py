@@ -1,10 +1,10 @@
-"""The GPU worker's process as the updater sees it: started, watched over, started again.
+"""Supervises the process of the GPU worker for the updater: starts it, watches it, starts it again.
 
     Updater ──► [Supervisor.tend] ──► a process that runs ``work``
                        └──►── the newest marks, where a fit is due
                        └──◄── its last words, why it ended
 
-A worker that ends is started again with growing pauses. One that ends again and again is failing.
+A worker that ends is started again with growing pauses. A worker that ends again and again is failing.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from driftgraph.stream.time.clock import Clock
 WORKER_STOPS_WITHIN_S: Final = 6.0  # then it is killed; a publish survives that, a fit is lost
 RESTART_PAUSES_MS: Final = (1_000, 5_000, 15_000, 60_000)  # before the next start of one that keeps ending
 STEADY_MS: Final = 120_000  # a worker that lives so long, and twice as long as those that failed, is well
-LONG_MS: Final = 3_600_000  # whatever comes after so long a life is not in a row with what was before
+LONG_MS: Final = 3_600_000  # a failure after so long a life does not count with earlier ones
 FAILING_FROM: Final = 2  # failures in a row; a single one may be an accident
-SAY_EVERY_MS: Final = 60_000  # the same reason in the log
+SAY_EVERY_MS: Final = 60_000  # between two log lines with the same reason
 
 log = logging.getLogger(__name__)
 
 
 def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
-    """The worker's process. It alone imports torch: that takes a second or two, and 200 MB."""
+    """Run in the worker's process. Only it imports torch, which takes a second or two, and 200 MB."""
     from driftgraph.app.training import loop  # noqa: PLC0415
 
     loop.main(settings, window_dir, owner, updater)
 
 
 class Supervisor:
-    """The GPU worker's process as its parent sees it.
+    """Starts and stops the worker's process. It is the parent's side.
 
     The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event
     that both wait for would block us for ever once a worker is killed while it waits.) We send the newest
@@ -68,11 +68,11 @@ class Supervisor:
         self._said: tuple[str, int] = ("", 0)
         self.starts = 0
         self.failures = 0  # in a row
-        self.why = ""  # the last of them
+        self.why = ""  # the reason of the last failure
 
     @property
     def pid(self) -> int | None:
-        """Of the running process."""
+        """The pid of the running process."""
         return self._process.pid if self._process is not None and self._is_running else None
 
     @property
@@ -88,12 +88,12 @@ class Supervisor:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it ends again and again."""
+        """Whether the worker ends again and again."""
         return self.failures >= FAILING_FROM
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing may be published, in a sentence; None if all is well, or may be yet."""
+        """A sentence that says why nothing is published; None unless the worker is failing."""
         return f"the worker {failed(self.failures, self.why)}" if self.is_failing else None
 
     def status(self) -> dict[str, Any]:
@@ -126,12 +126,12 @@ class Supervisor:
         if now_ms - self._changed_ms >= pause_after(self.failures, RESTART_PAUSES_MS):
             try:
                 self._start()
-            except OSError as error:  # no process or no memory for one: ingestion goes on
+            except OSError as error:  # the system has no room for a process: ingestion goes on
                 self._note_failure(f"cannot be started: {error.strerror or error}", now_ms, lived_ms=0)
             self._changed_ms = now_ms
 
     def stop(self) -> None:
-        """Ask it to end, and kill it if it does not."""
+        """Ask the worker to end, and kill it if it does not."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -171,9 +171,9 @@ class Supervisor:
             self._sent = self._marks
 
     def _last_words(self) -> str:
-        """What it sent before it ended; empty if nothing."""
+        """The reason that the worker sent before it ended; empty without one."""
         assert self._pipe is not None
-        with suppress(EOFError, OSError):  # it was killed, perhaps while it spoke
+        with suppress(EOFError, OSError):  # it was killed, perhaps while it sent
             if self._pipe.poll():
                 return self._pipe.recv_bytes().decode(errors="replace")
         return ""

@@ -1,9 +1,9 @@
-"""The ingest loop: poll, apply, let event time pass, tell how it goes.
+"""The ingest loop: poll, apply, let event time pass, write the status.
 
     source ──► [Updater.run] ──► Ingest ──► graph in shared memory
                     └─ checkpoints, worker, status file
 
-It only polls, decodes and appends: a fit of minutes or a Redis that is away never touches it.
+It only polls, decodes and appends: a fit of minutes or a Redis that is away never delays it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from driftgraph.stream.time.clock import Clock
 
 POLL_S = 0.02  # an event waits at most this long for others to share its batch
 STATUS_EVERY_MS = 1_000
-WARN_EVENTS_MIN = 1_000  # in the log, which cannot take a sentence back as the status can
+WARN_EVENTS_MIN = 1_000  # before a warning in the log, which cannot be taken back as in the status
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class Updater:
     """The ingest loop.
 
     Always true: nothing here waits for a fit, for Redis, for a dead letter or for more than ``POLL_S``;
-    memory is that of the window, of one batch and of the dead letters and requests to erase that wait, which
-    have a limit.
+    memory is bounded by the window, one batch, and the limits of the dead letters and requests to erase that
+    wait.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Updater:
         self._status_path = settings.data_dir / "status" / "updater.json"
         self._alignment_ms = settings.time.alignment.ms
         self._polled_ms = self._started_ms = clock.now_ms()
-        self._poll_gap_max_ms = 0  # from one poll to the next, of those since the status was last written
+        self._poll_gap_max_ms = 0  # the longest time between two polls since the status was last written
         self._ends: dict[str, int] | None = None  # where the topic ended at the start, once it is known
         self._full = False
         self._told_tombstones = False
@@ -85,7 +85,7 @@ class Updater:
         self._warned = False
 
     def warnings(self) -> list[str]:
-        """What somebody should know of the run so far."""
+        """Warnings about the run so far."""
         late = late_warning(self.ingest)
         return [] if late is None else [late]
 
@@ -133,7 +133,7 @@ class Updater:
         return self.source.next_batch(POLL_S)
 
     def _fill(self, read_count: int) -> None:
-        """Say how far the start is; it is over when all that was in the topic then has been applied."""
+        """Show the progress of the start. It is over when all events that the topic had then are applied."""
         position = self.source.position()
         if self._ends is None:
             lag = self.source.lag()
@@ -151,7 +151,7 @@ class Updater:
             self.progress.close()
 
     def _tell_away(self) -> None:
-        """Log it when Kafka goes away, each minute that it is, and when it is back."""
+        """Log when Kafka goes away, each minute while it is away, and when it is back."""
         if self._kafka_away:
             self._outage.missing(f"Kafka is away: event time stands still ({self.source.why_away})")
         else:
@@ -159,11 +159,11 @@ class Updater:
 
     @property
     def _kafka_away(self) -> bool:
-        """A source is away too while a schema registry is."""
+        """Whether Kafka is away; a ``WaitingSource`` is also away while a schema registry is."""
         return self.source.kafka_away if isinstance(self.source, WaitingSource) else self.source.away
 
     def _tell_tombstones(self) -> None:
-        """Log it once that records without a value are left out."""
+        """Log once that records without a value are left out."""
         if self.ingest.counts.tombstones and not self._told_tombstones:
             self._told_tombstones = True
             log.warning(
@@ -172,7 +172,7 @@ class Updater:
             )
 
     def _tell_short(self) -> None:
-        """Log it once when event ids are forgotten before their time, and once when they are not any more."""
+        """Log once when event ids are forgotten too early, and once when that is over."""
         status = self.ingest.dedupe.status()
         if status["short"] != self._was_short:
             self._was_short = bool(status["short"])
@@ -192,20 +192,20 @@ class Updater:
             self._warn()
 
     def _warn(self) -> None:
-        """Log once that something is wrong, when there are enough events to say so."""
+        """Log a warning once, when there are enough events for it."""
         if not self._warned and self.ingest.counts.read >= WARN_EVENTS_MIN:
             for warning in self.warnings():
                 self._warned = True
                 log.warning("%s", warning)
 
     def _lease_missing(self) -> str | None:
-        """Why no checkpoint may be begun; None while the lease is held."""
+        """Why no checkpoint may be begun: the lease is not held. None while it is held."""
         if self.lease.held:
             return None
         return f"the lease in Redis is not confirmed ({self.lease.status().get('failure') or 'it ran out'})"
 
     def _commit(self, position: Position | None) -> None:
-        """Tell lag tools where a crash would go on from. Nothing here ever reads it."""
+        """Commit the position of a checkpoint for lag tools. driftgraph never reads it."""
         if position is not None:
             self.source.commit(position)
 

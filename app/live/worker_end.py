@@ -1,4 +1,4 @@
-"""Why a worker ended, in words: for the log, the status file and ``driftgraph status``."""
+"""Texts that say why a worker ended: for the log, the status file and ``driftgraph status``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HINTS: Final = {
 
 
 def failed(failures: int, why: str) -> str:
-    """The words for so many failures in a row."""
+    """The text about so many failures in a row."""
     return f"failed {failures} times in a row, last: {why}" if failures > 1 else f"failed: {why}"
 
 
 def end_of(status: int | None, words: str) -> str:
-    """Why a process ended, by its exit status and what it said."""
+    """Why a process ended, by its exit status and the reason that it sent."""
     if status is not None and status < 0:
         try:
             number = signal.Signals(-status)

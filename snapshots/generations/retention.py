@@ -51,7 +51,7 @@ class GenerationKeys:
         return [int(n) for n in cast("list[bytes]", self._client.zrange(self._keys.generations, 0, -1))]
 
     def live(self) -> list[int]:
-        """Generations that can be served, ascending: none that is being written or removed, or has run out."""
+        """Generations that can be served, ascending; none that is being written or removed or has run out."""
         numbers, pipe = self.known(), self._client.pipeline(transaction=False)
         for number in numbers:
             pipe.hget(self._keys.of(number, "manifest"), "status")

@@ -391,6 +391,6 @@ class GenerationStore:
             return [Generation(n, n == current, self._tended.manifest(n)) for n in self._tended.live()]
 
     def count_keys(self) -> dict[str, int]:
-        """How many keys of each kind exist, by lists and manifests: user, item, index, manifest, id_list, …"""
+        """How many keys of each kind exist by lists and manifests: user, item, index, manifest, id_list, …"""
         with redis_errors(self._client, "counting keys"):
             return self._tended.count()

@@ -80,8 +80,7 @@ class KafkaDeadLetters:
         self._again: list[_Record] = []  # records that failed, as the next flush sends them
         self._cause = Cause()
         self._why: tuple[str, str] | None = None  # the last failure, and what to check
-        # Without idempotence: its fatal errors end a producer for ever, and a letter that is kept twice does
-        # less harm.
+        # without idempotence, whose fatal errors end a producer for ever; a letter twice does less harm
         properties: dict[str, Any] = {**client, "acks": "all", "enable.idempotence": False}
         properties.setdefault("message.max.bytes", MESSAGE_BYTES_MAX)
         properties.setdefault("batch.size", BATCH_BYTES)
