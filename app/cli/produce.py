@@ -94,7 +94,7 @@ def produce(
 
 
 def _file_options(settings: Settings, relations: str | None) -> FileOptions:
-    """Options that take the whole file, unless the command line chooses: readers of the topic have rules, too."""
+    """Options that take the whole file, unless the command line chooses: topic readers have rules, too."""
     from dataclasses import replace
 
     from driftgraph.app.commands.sort_folder import folder_for_sorting
