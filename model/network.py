@@ -170,7 +170,7 @@ class MBGNN(nn.Module):
         )
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.popularity_F = nn.Parameter(torch.tensor([0.7, 0.3]))
-        self.cold_gate = nn.Parameter(torch.tensor([0.0, 1.0]))  # over log1p of an item's neighbors
+        self.cold_share = nn.Parameter(torch.tensor([0.0, 1.0]))  # over log1p of an item's neighbors
         self.popularity_F.requires_grad_(options.popularity)
 
     def users(self, nodes: Nodes, rows_SD: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class MBGNN(nn.Module):
         return torch.cat([hidden_ND[:, :-1], hidden_ND.new_ones(len(hidden_ND), 1)], 1)
 
     def items(self, nodes: Nodes, rows_SD: Tensor, popularity_NF: Tensor) -> Tensor:
-        """[N, D] of items with their log popularity [N, F] (see ``negatives.Popularity``)."""
+        """[N, D] of items with their log popularity [N, F] (see ``popularity.Popularity``)."""
         own_ND = rows_SD.index_select(0, nodes.row_N)
         bias_N1 = own_ND[:, -1:]
         if self.options.popularity:
@@ -190,11 +190,11 @@ class MBGNN(nn.Module):
             count_N = own_ND.new_zeros(len(own_ND))
             for edge in nodes.edges:
                 count_N = count_N.index_add(0, edge.target_n, edge.mask_nK.sum(1).to(count_N.dtype))
-            gate_N = torch.sigmoid(self.cold_gate[0] - self.cold_gate[1] * torch.log1p(count_N))
+            share_N = torch.sigmoid(self.cold_share[0] - self.cold_share[1] * torch.log1p(count_N))
             around_ND = self._encode(nodes, len(self.layers), rows_SD)
             if self.options.skip:
                 around_ND = around_ND - own_ND  # the id row is added in full, here once
-            hidden_ND = own_ND + gate_N.unsqueeze(1) * full(around_ND)
+            hidden_ND = own_ND + share_N.unsqueeze(1) * full(around_ND)
         return torch.cat([hidden_ND[:, :-1], bias_N1], 1)
 
     def _encode(self, nodes: Nodes, level: int, rows_SD: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 
 NEW = -1  # the place of a relation that the saved model does not have
+RENAMED = {"cold_gate": "cold_share"}  # parameters: name in older states → name now
 
 Moments = dict[str, dict[str, Tensor]]  # the optimizer's state, by parameter
 
@@ -49,12 +50,18 @@ def check_sizes(meta: Mapping[str, object], network: Mapping[str, Tensor], optio
         )
 
 
+def by_current_name(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the names that their parameters have now."""
+    return {RENAMED.get(name, name): tensor for name, tensor in saved.items()}
+
+
 def moments_by_name(saved: Mapping[str, Tensor], trained: Sequence[str]) -> Moments:
     """The optimizer's tensors by parameter; older states name a parameter by its place in ``trained``."""
     moments: Moments = {}
     for key, tensor in saved.items():
         name, _, moment = key.rpartition(".")
-        moments.setdefault(trained[int(name)] if name.isdecimal() else name, {})[moment] = tensor
+        name = trained[int(name)] if name.isdecimal() else RENAMED.get(name, name)
+        moments.setdefault(name, {})[moment] = tensor
     return moments
 
 

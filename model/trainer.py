@@ -255,7 +255,7 @@ class Trainer:
         for key, tensor in tensors.items():
             part, _, rest = key.partition(".")
             parts.setdefault(part, {})[rest] = tensor
-        network, trained = parts["network"], self._trained()
+        network, trained = saved_state.by_current_name(parts["network"]), self._trained()
         saved_state.check_sizes(meta, network, self.options)
         moments = saved_state.moments_by_name(parts.get("optimizer", {}), trained)
         then, now = saved_state.names_of(meta), [r.name for r in self.relations]

@@ -258,6 +258,20 @@ def test_a_state_of_an_older_version_loads_by_the_bit() -> None:
     assert same_state(again, trainer)
 
 
+def test_a_parameter_that_was_renamed_goes_on_with_its_moments() -> None:
+    trainer = trainer_of()
+    fit_all(trainer, window_of(blocks(300, seed=3)))
+    tensors, meta = trainer.state_dict()
+    older = {key.replace("cold_share", "cold_gate"): tensor for key, tensor in tensors.items()}
+    assert sorted(key for key in older if "cold_gate" in key) == [
+        "network.cold_gate",
+        *(f"optimizer.cold_gate.{moment}" for moment in ("exp_avg", "exp_avg_sq", "step")),
+    ]
+    again = trainer_of()
+    again.load_state_dict(older, meta)
+    assert same_state(again, trainer)
+
+
 def test_a_state_of_half_precision_on_a_gpu_goes_on_without_it() -> None:
     """The scale of a loss that is not scaled any more is of no use, and no fault."""
     tensors, meta = trainer_of().state_dict()
