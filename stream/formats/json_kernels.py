@@ -4,14 +4,15 @@ It takes a subset of JSON. Of what it takes, it says exactly what the row decode
 is not sure of (an escape or a nested value in a wanted field, an exponent, deep nesting, a surrogate, a fault
 of any kind) it leaves to the row decoder. Nothing is allocated by message; the GIL is released.
 
-``data`` is the bytes of all messages, ``stop`` the end of the one being read. A position of -1 means
+``data`` is the bytes of all messages, ``stop`` the end of the one being read. An index of -1 means
 "not sure".
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from driftgraph.stream.arrays import I64, U8
 from driftgraph.stream.kernels.byte_kernels import equal_bytes, plain_text
 from driftgraph.stream.kernels.compile import helper, kernel
 
@@ -24,6 +25,25 @@ _TRUE, _FALSE, _NULL = ord("t"), ord("f"), ord("n")
 _U, _SPACE = ord("u"), ord(" ")
 
 
+class Fields(NamedTuple):
+    """The wanted fields, and what is understood of them."""
+
+    names: U8  # one behind the other
+    name_ends: I64
+    text_field: int  # where no number is fine
+    float_field: int  # where also a number with a fraction is
+    ascii_only: bool  # no other byte is understood, since the bytes as a whole are not UTF-8
+
+
+class _Model(NamedTuple):
+    """A message that is understood, and its values as ``_places`` lists them."""
+
+    start: int
+    stop: int
+    places: I64
+    length: int
+
+
 @helper
 def _byte(data: Any, at: int, stop: int) -> int:
     """The byte there, 0 at the end: no JSON has one outside of a text, nor in it."""
@@ -32,7 +52,7 @@ def _byte(data: Any, at: int, stop: int) -> int:
 
 @helper
 def _blank(data: Any, at: int, stop: int) -> int:
-    """The first position that is no white space."""
+    """The index of the first byte that is no white space."""
     while at < stop and (data[at] == _SPACE or data[at] == 10 or data[at] == 13 or data[at] == 9):
         at += 1
     return at
@@ -201,13 +221,13 @@ def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:  # noqa: PLR0
 
 
 @kernel
-def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
+def _field(data: Any, start: int, stop: int, fields: Fields) -> int:
     """Which wanted field this key is, or -1."""
     name_start = 0
-    for field in range(len(name_ends)):
-        name_stop = name_ends[field]
+    for field in range(len(fields.name_ends)):
+        name_stop = fields.name_ends[field]
         if name_stop - name_start == stop - start and equal_bytes(
-            data, start, names, name_start, stop - start
+            data, start, fields.names, name_start, stop - start
         ):
             return field
         name_start = name_stop
@@ -218,7 +238,7 @@ def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
 def _wanted(
     data: Any, at: int, stop: int, ascii_only: bool, numbers: bool, floats: bool
 ) -> tuple[int, int, int]:
-    """The span of a wanted value's text, and the position after it. Null is an empty span."""
+    """The span of a wanted value's text, and the index after it. Null is an empty span."""
     byte = _byte(data, at, stop)
     if byte == _QUOTE:
         end, plain = _text(data, at + 1, stop, ascii_only)
@@ -235,18 +255,10 @@ def _wanted(
 
 @kernel
 def _message(  # noqa: PLR0911  one for each fault
-    data: Any,
-    at: int,
-    stop: int,
-    names: Any,
-    name_ends: Any,
-    text_field: int,
-    float_field: int,
-    ascii_only: bool,
-    spans: Any,
-    row: int,
+    data: Any, at: int, stop: int, fields: Fields, spans: Any, row: int
 ) -> bool:
     """Fill ``spans[row]`` of one message; whether all of it is understood."""
+    ascii_only = fields.ascii_only
     at = _blank(data, at, stop)
     if _byte(data, at, stop) != _OPEN:
         return False
@@ -259,7 +271,7 @@ def _message(  # noqa: PLR0911  one for each fault
         end, plain = _text(data, at + 1, stop, ascii_only)
         if not plain:
             return False
-        field = _field(data, at + 1, end, names, name_ends)
+        field = _field(data, at + 1, end, fields)
         at = _blank(data, end + 1, stop)
         if _byte(data, at, stop) != _COLON:
             return False
@@ -269,7 +281,7 @@ def _message(  # noqa: PLR0911  one for each fault
         else:
             # a field that comes twice: the last one counts, as in the row decoder
             spans[row, field, 0], spans[row, field, 1], at = _wanted(
-                data, at, stop, ascii_only, field != text_field, field == float_field
+                data, at, stop, ascii_only, field != fields.text_field, field == fields.float_field
             )
         if at < 0:
             return False
@@ -313,30 +325,28 @@ def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int
 
 
 @kernel
-def _like(
-    data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, count: int, float_field: int,
-    ascii_only: bool, spans: Any, row: int,
-) -> bool:  # fmt: skip
+def _like(data: Any, at: int, stop: int, model: _Model, fields: Fields, spans: Any, row: int) -> bool:
     """Fill ``spans[row]`` of a message that differs from an understood one only in its values; or False.
 
     One producer writes its messages alike, so this is the usual way, twice as fast as the other. A value is
     a text where the model's is one, and a number where that is one; so the message is understood too.
     """
-    for k in range(count):
+    like, places = model.start, model.places
+    for k in range(model.length):
         field, start = places[k, 0], places[k, 1]
-        at = _repeated(data, at, stop, model, start)
+        at = _repeated(data, at, stop, like, start)
         if at < 0:
             return False
         if places[k, 3]:
-            end, fine = _text(data, at, stop, ascii_only)
+            end, fine = _text(data, at, stop, fields.ascii_only)
         else:  # a text or null here is found out by what comes after it
-            _, end, after = _wanted(data, at, stop, ascii_only, True, field == float_field)
+            _, end, after = _wanted(data, at, stop, fields.ascii_only, True, field == fields.float_field)
             fine = after >= 0
         if not fine:
             return False
         spans[row, field, 0], spans[row, field, 1] = at, end
-        at, model = end, places[k, 2]
-    return bool(_repeated(data, at, stop, model, model_stop) == stop)
+        at, like = end, places[k, 2]
+    return bool(_repeated(data, at, stop, like, model.stop) == stop)
 
 
 @helper
@@ -346,35 +356,22 @@ def _clear(spans: Any, row: int) -> None:
 
 
 @kernel
-def scan(
-    data: Any,
-    offsets: Any,
-    names: Any,
-    name_ends: Any,
-    text_field: int,
-    float_field: int,
-    ascii_only: bool,
-    spans: Any,
-    places: Any,
-) -> None:
+def scan(data: Any, offsets: Any, fields: Fields, spans: Any, places: Any) -> None:
     """Fill ``spans[N, field, 2]`` with where each value's text starts and stops in ``data``.
 
     A field that is missing or null has an empty span; of a message that is not understood, all have.
-    ``text_field`` is the one where no number is fine, ``float_field`` the one where also a number with a
-    fraction is. ``ascii_only``: no other byte is understood, since the bytes as a whole are not UTF-8.
+    ``places`` is room for the values of one message.
     """
     count, model = 0, -1  # the last message that went the long way
     for i in range(len(offsets) - 1):
         start, stop = offsets[i], offsets[i + 1]
         _clear(spans, i)
         if model >= 0:
-            if _like(
-                data, start, stop, offsets[model], offsets[model + 1], places, count, float_field,
-                ascii_only, spans, i,
-            ):  # fmt: skip
+            understood = _Model(offsets[model], offsets[model + 1], places, count)
+            if _like(data, start, stop, understood, fields, spans, i):
                 continue
             _clear(spans, i)
-        if _message(data, start, stop, names, name_ends, text_field, float_field, ascii_only, spans, i):
+        if _message(data, start, stop, fields, spans, i):
             count, model = _places(data, spans, i, places), i
         else:
             _clear(spans, i)
