@@ -38,7 +38,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import RELATION_NAMES, Shop, draw
-from driftgraph.stream.events import I64
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.window.heterograph import HeterographView
 from driftgraph.stream.window.shared_files import WindowError
 from tests.services.conftest import RealKafka, kafka_server

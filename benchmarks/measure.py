@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.peers import ALL_RELATIONS, BATCH, ITEM, USER, K, Sampler, Store
 from benchmarks.report import Figures
 from benchmarks.traffic import DAY_MS, Traffic, seeds
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 SEEDS = 10_000  # of each side, the ends of events drawn at random: hubs come as often as they do there
 CHECKED = 150  # seeds of each side compared with the oracle

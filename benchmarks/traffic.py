@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, U8, U32
+from driftgraph.stream.arrays import I64, U8, U32, Mask
 
 DAY_MS = 86_400_000
 START_MS = 1_700_000_000_000
@@ -58,7 +57,7 @@ class Traffic:
         for at in range(start, stop, size):
             yield self.part(at, min(at + size, stop))
 
-    def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Traffic:
+    def take(self, index: I64 | Mask) -> Traffic:
         """The events that an index or mask names."""
         return Traffic(self.user[index], self.item[index], self.relation[index], self.time_ms[index])
 
@@ -137,5 +136,5 @@ def made_late(traffic: Traffic, share: float, late_ms_max: int, seed: int = 2) -
 
 def seeds(traffic: Traffic, count: int, number: int) -> tuple[U32, U32]:
     """Users and items of ``count`` events of the traffic, so that hubs come as often as they do there."""
-    at: npt.NDArray[np.int64] = np.random.default_rng(1_000 + number).integers(0, len(traffic), count)
+    at: I64 = np.random.default_rng(1_000 + number).integers(0, len(traffic), count)
     return traffic.user[at], traffic.item[at]

@@ -14,7 +14,7 @@ from benchmarks.peers import BATCH, ITEM, USER, K
 from benchmarks.peers.ours import Ours
 from benchmarks.report import Figures, Required, at_most
 from benchmarks.traffic import DAY_MS, START_MS, STREAM_MS, Shop, Traffic, draw, joined, made_late
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 BOT_EVENTS, BOT_MS = 200_000, 60_000
 HUB_EVENTS = 10_000_000

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.model.co_visitation import CoVisitation
-from driftgraph.model.popularity import F64, Popularity
-from driftgraph.stream.events import I64, U32
+from driftgraph.model.popularity import Popularity
+from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.window.writer import Events
 
 

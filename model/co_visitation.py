@@ -8,12 +8,11 @@ It needs no training: an event counts for every user from the moment that it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from driftgraph.model.popularity import F64
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.window.writer import Events
 
@@ -69,6 +68,21 @@ class _Index(NamedTuple):
     visitor: U32
 
 
+class _Scratch(NamedTuple):
+    """What a kernel works in: the score of each item row, all 0 before and after, and the rows found."""
+
+    score: F64
+    found: U32
+
+
+class _Best(NamedTuple):
+    """The lists of N users, best first: rows and scores, [N, count], and how long each list is."""
+
+    rows: U32
+    score: F64
+    lengths: I64
+
+
 class CoVisitation:
     """An index over events, from which every answer is as of a time.
 
@@ -90,8 +104,7 @@ class CoVisitation:
             place[by_item],
             events.user[by_item],
         )
-        self._score = np.zeros(rows)
-        self._found = np.zeros(rows, np.uint32)
+        self._scratch = _Scratch(np.zeros(rows), np.zeros(rows, np.uint32))
 
     def best(
         self, touched: U32, bounds: I64, before_ms: int, popular: U32, worth: F64, count: int
@@ -108,22 +121,9 @@ class CoVisitation:
             count: Length of a list.
         """
         users = len(bounds) - 1
-        rows, score = np.zeros((users, count), np.uint32), np.zeros((users, count))
-        lengths = np.zeros(users, np.int64)
-        _best(
-            touched,
-            bounds,
-            before_ms,
-            self._index,
-            popular,
-            worth,
-            self._score,
-            self._found,
-            rows,
-            score,
-            lengths,
-        )
-        return rows, score, lengths
+        best = _Best(np.zeros((users, count), np.uint32), np.zeros((users, count)), np.zeros(users, np.int64))
+        _fill(touched, bounds, before_ms, self._index, popular, worth, self._scratch, best)
+        return best.rows, best.score, best.lengths
 
     def near(self, history: U32, before_ms: int) -> tuple[U32, F64]:
         """Item rows visited near those of ``history`` (newest first), in no order, and the score of each.
@@ -133,17 +133,18 @@ class CoVisitation:
         events away in the sequence of the user who visited j, and ``BACKWARD`` times that if i came first.
         Every event that counts, also for a degree, is strictly before ``before_ms``.
         """
-        count = _near(history, 0, len(history), before_ms, self._index, self._score, self._found)
-        found = self._found[:count].copy()
-        score = self._score[found]
-        self._score[found] = 0
+        count = _near(history, 0, len(history), before_ms, self._index, self._scratch)
+        found = self._scratch.found[:count].copy()
+        score = self._scratch.score[found]
+        self._scratch.score[found] = 0
         return found, score
 
 
 @kernel
 def _near(
-    history: U32, begin: int, end: int, before_ms: int, index: Any, score: F64, found: U32
+    history: U32, begin: int, end: int, before_ms: int, index: _Index, scratch: _Scratch
 ) -> int:  # pragma: no cover - compiled
+    score, found = scratch
     count = 0
     for k in range(end - begin):
         j = history[begin + k]
@@ -188,13 +189,15 @@ def _first_at(times_ms: I64, first: int, stop: int, time_ms: int) -> int:  # pra
 
 
 @kernel
-def _best(
-    touched: U32, bounds: I64, before_ms: int, index: Any, popular: U32, worth: F64, score: F64, found: U32,
-    rows: Any, best: Any, lengths: I64,
+def _fill(
+    touched: U32, bounds: I64, before_ms: int, index: _Index, popular: U32, worth: F64, scratch: _Scratch,
+    lists: _Best,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
+    score, found = scratch
+    rows, best, lengths = lists
     for user in range(len(bounds) - 1):
         begin, end = bounds[user], bounds[user + 1]
-        count = _near(touched, begin, min(end, begin + HISTORY), before_ms, index, score, found)
+        count = _near(touched, begin, min(end, begin + HISTORY), before_ms, index, scratch)
         for n in range(count):
             score[found[n]] += worth[found[n]]
         for n in range(min(len(popular), rows.shape[1] + end - begin)):

@@ -12,8 +12,8 @@ from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import localize, now_ms, sample
 from driftgraph.model.network import MBGNN
-from driftgraph.model.popularity import F32, Popularity
-from driftgraph.stream.events import I64, U32
+from driftgraph.model.popularity import Popularity
+from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
@@ -40,7 +40,7 @@ class Encoder:
 
     def __init__(self, network: MBGNN, table: ItemTable, view: WindowView, cut: Cut) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
-        self._position = torch.arange(table.rows)
+        self._place = torch.arange(table.rows)
 
     def users(self, rows: U32, times_ms: I64) -> F32:
         """[n, D] of users as they were strictly before ``times_ms``."""
@@ -59,7 +59,7 @@ class Encoder:
             self.view, self.cut, side=side, rows=rows, times_ms=times_ms, depth=options.layers,
             fanout=options.fanout, pool=options.uniform_pool,
         )  # fmt: skip
-        nodes = localize(nodes, self._position, self.table.device)
+        nodes = localize(nodes, self._place, self.table.device)
         weight = self.table.weight[: self.table.rows]
         if popularity_NF is None:
             return self.network.users(nodes, weight)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,8 +20,7 @@ from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Embedding, Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, take
-from driftgraph.model.popularity import F32, F64
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
@@ -60,11 +58,11 @@ class Published:
             versions[ITEM][embedding.item_rows].astype(np.int64),
         )
 
-    def users(self, rows: U32, version: U32) -> tuple[F32, npt.NDArray[np.bool_]]:
+    def users(self, rows: U32, version: U32) -> tuple[F32, Mask]:
         """[n, D] and whether each is known; zeros where not."""
         return _look_up(self.user_rows, self.user, self.user_version, rows, version)
 
-    def items(self, rows: U32, version: U32) -> tuple[F32, npt.NDArray[np.bool_]]:
+    def items(self, rows: U32, version: U32) -> tuple[F32, Mask]:
         """[n, D] and whether each is known; zeros where not."""
         return _look_up(self.item_rows, self.item, self.item_version, rows, version)
 
@@ -87,7 +85,7 @@ class Predictions:
 
     user: U32
     item: U32
-    relation: npt.NDArray[np.uint8]
+    relation: U8
     time_ms: I64
     top_items: U32  # [n, top]
 
@@ -201,7 +199,7 @@ def _summary(
     old: Events,
     ranks: dict[str, F64],
     column: I64,
-    warm: npt.NDArray[np.bool_],
+    warm: Mask,
     top: int,
     model_version: int,
     predictions: Predictions | None,
@@ -213,7 +211,7 @@ def _summary(
     parts = {"warm": warm, "cold": ~warm, "head": head, "tail": ~head}
     behaviors = {r.name: targets.relation == n for n, r in enumerate(view.relations)}
 
-    def split(masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, dict[str, Metrics]]:
+    def split(masks: Mapping[str, Mask]) -> dict[str, dict[str, Metrics]]:
         return {
             name: {scorer: metrics_of(rank[mask], top) for scorer, rank in ranks.items()}
             for name, mask in masks.items()
@@ -236,14 +234,14 @@ def _summary(
     )
 
 
-def _share(chosen: npt.NDArray[np.bool_]) -> float:
+def _share(chosen: Mask) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
 def dot_product_ranks(
     user_ND: F32,
     item_ID: F32,
-    known_I: npt.NDArray[np.bool_],
+    known_I: Mask,
     column: I64,
     touched: list[I64],
     candidate: U32,
@@ -277,7 +275,7 @@ def dot_product_ranks(
     return ranks, best
 
 
-def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I64], npt.NDArray[np.bool_]]:
+def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I64], Mask]:
     """For each target the candidates its user touched strictly before, and whether it had any event."""
     touched: list[I64] = []
     warm = np.zeros(len(targets), np.bool_)
@@ -310,9 +308,7 @@ def _merged(old: Events, new: Events) -> Events:
     return take(joined, np.argsort(joined.time_ms, kind="stable"))
 
 
-def _look_up(
-    rows: I64, vectors: F32, versions: I64, wanted: U32, version_now: U32
-) -> tuple[F32, npt.NDArray[np.bool_]]:
+def _look_up(rows: I64, vectors: F32, versions: I64, wanted: U32, version_now: U32) -> tuple[F32, Mask]:
     found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
     known = np.zeros(len(wanted), np.bool_)
     if len(rows):

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.popularity import F32, Popularity, candidates
-from driftgraph.stream.events import I64, U8, U32
+from driftgraph.model.popularity import Popularity, candidates
+from driftgraph.stream.arrays import F32, I64, U8, U32, U64, Mask
+from driftgraph.stream.kernels.hashing import GOLDEN
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Events, Relation, WindowView
 
@@ -78,7 +78,7 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
     new_held, old_held = is_held(new, options), is_held(old, options)
     rounds = _rounds(take(new, ~new_held), take(old, ~old_held), view.relations, options, rng)
     parts: list[Events] = []
-    order: list[npt.NDArray[np.int64]] = []
+    order: list[I64] = []
     for fresh, replayed in rounds:
         own = _slices(fresh, options.batch_size) + _slices(replayed, options.batch_size)
         order.append(len(parts) + rng.permutation(len(own)))
@@ -129,15 +129,15 @@ def before(since: Cut, cut: Cut) -> Cut:
     return replace(since, first=first)
 
 
-def first_contacts(events: Events) -> npt.NDArray[np.uint64]:
+def first_contacts(events: Events) -> U64:
     """Identity of each event that is the first of its user and item; ``events`` are sorted by time."""
     _, index = np.unique(_pair(events), return_index=True)
     return identity(take(events, index))
 
 
-def is_held(events: Events, options: TrainerOptions) -> npt.NDArray[np.bool_]:
+def is_held(events: Events, options: TrainerOptions) -> Mask:
     """Whether each event belongs to the holdout: a hash of the event alone, so it always does or never."""
-    share: npt.NDArray[np.bool_] = _hash(events) < np.uint64(int(options.holdout_share * 2**32))
+    share: Mask = _hash(events) < np.uint64(int(options.holdout_share * 2**32))
     return share
 
 
@@ -197,24 +197,24 @@ def _smallest(events: Events, count: int) -> Events:
     return take(events, np.sort(np.argsort(_hash(events), kind="stable")[:count]))
 
 
-def take(events: Events, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Events:
+def take(events: Events, index: slice | Mask | I64) -> Events:
     """The events that ``index`` names, in its order."""
     return Events(events.user[index], events.item[index], events.relation[index], events.time_ms[index])
 
 
-def _pair(events: Events) -> npt.NDArray[np.uint64]:
+def _pair(events: Events) -> U64:
     return (events.user.astype(np.uint64) << np.uint64(32)) | events.item
 
 
-def identity(events: Events) -> npt.NDArray[np.uint64]:
+def identity(events: Events) -> U64:
     """A number for (user, item, relation, time); two events that share it are alike in all that counts."""
     with np.errstate(over="ignore"):
-        mixed = _pair(events) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = _pair(events) * GOLDEN
         mixed ^= events.time_ms.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
         return mixed + events.relation.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
 
 
-def _hash(events: Events) -> npt.NDArray[np.uint64]:
+def _hash(events: Events) -> U64:
     with np.errstate(over="ignore"):
         mixed = identity(events)
         mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)

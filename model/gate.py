@@ -14,7 +14,7 @@ import numpy as np
 
 from driftgraph.model.embed import Embedding
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.popularity import F32, F64
+from driftgraph.stream.arrays import F32, F64
 
 NORMS_KEPT = 15  # of the last model versions; their median is the running median
 NORM_MAX = 1e18  # a product of two such is far from float32's end; a publish refuses longer ones, too

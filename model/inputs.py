@@ -58,13 +58,13 @@ def inputs_of(
     for rows in item_rows(users) + item_rows(items):
         read[rows.flatten()] = True
     rows_n = read.nonzero().squeeze(1)
-    position = torch.zeros(table_rows, dtype=torch.int64)
-    position[rows_n] = torch.arange(len(rows_n))
+    place = torch.zeros(table_rows, dtype=torch.int64)
+    place[rows_n] = torch.arange(len(rows_n))
     positive = np.searchsorted(batch.candidate_C, batch.item.astype(np.int64))
     return Inputs(
         rows_n.to(device),
-        localize(users, position, device),
-        localize(items, position, device),
+        localize(users, place, device),
+        localize(items, place, device),
         torch.from_numpy(batch.popularity_CF).to(device),
         torch.from_numpy(batch.log_q_C).to(device),
         torch.from_numpy(positive).to(device),

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from driftgraph.model.popularity import F32
-from driftgraph.stream.events import U32
+from driftgraph.stream.arrays import F32, U32
+from driftgraph.stream.kernels.hashing import GOLDEN, splitmix
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual
 INITIAL_STD = 0.05  # of an id row: small beside a trained one, so that a new item is what its users say
@@ -152,17 +152,10 @@ def initial_rows(rows: npt.NDArray[np.integer], version: U32, dim: int, seed: in
     was made: SplitMix64 (Steele et al., OOPSLA 2014) to uniform numbers with the wanted deviation.
     """
     with np.errstate(over="ignore"):
-        key = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + version.astype(np.uint64)
-        key = _mix(key + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03))
-        mixed = _mix(key[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        key = rows.astype(np.uint64) * GOLDEN + version.astype(np.uint64)
+        key = splitmix(key + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03))
+        mixed = splitmix(key[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * GOLDEN)
     uniform = (mixed >> np.uint64(40)).astype(np.float64) / (1 << 24) - 0.5
     made: F32 = (uniform * (INITIAL_STD * math.sqrt(12))).astype(np.float32)
     made[:, -1] = 0  # the item's own bias
     return made
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-    return mixed

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.popularity import F32, F64, Popularity
-from driftgraph.stream.events import U32
+from driftgraph.model.popularity import Popularity
+from driftgraph.stream.arrays import F32, F64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -70,7 +69,7 @@ class Lists:
             made.append((rows[n, :length][kept], score[n, :length][kept]))
         return made
 
-    def _still_owned(self) -> npt.NDArray[np.bool_]:
+    def _still_owned(self) -> Mask:
         """[rows] whether the item of a row is that of the cut: a row may have changed hands since."""
         now = self._view.row_versions(ITEM)
         owned = np.zeros(len(self._worth), np.bool_)

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from driftgraph.model.network import Bag, Edges, Nodes
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Neighborhood, WindowView
 
@@ -115,32 +114,32 @@ def item_rows(nodes: Nodes) -> list[Tensor]:
     return rows if nodes.bag is None else [*rows, nodes.bag.source_E]
 
 
-def localize(nodes: Nodes, position: Tensor, device: torch.device) -> Nodes:
-    """Replace rows of the item table by ``position[row]`` and move to ``device``."""
-    source = None if nodes.source is None else localize(nodes.source, position, device)
+def localize(nodes: Nodes, place: Tensor, device: torch.device) -> Nodes:
+    """Replace rows of the item table by ``place[row]`` and move to ``device``."""
+    source = None if nodes.source is None else localize(nodes.source, place, device)
     edges = []
     for edge in nodes.edges:
         index = edge.source_nK
         if source is None:
-            index = torch.where(edge.mask_nK, position[index], 0)
+            index = torch.where(edge.mask_nK, place[index], 0)
         edges.append(
             Edges(edge.target_n.to(device), index.to(device), edge.mask_nK.to(device), edge.age_nK.to(device))
         )
-    own = position[nodes.row_N] if nodes.side == ITEM else nodes.row_N
+    own = place[nodes.row_N] if nodes.side == ITEM else nodes.row_N
     bag = None
     if nodes.bag is not None:
-        index = position[nodes.bag.source_E] if source is None else nodes.bag.source_E
+        index = place[nodes.bag.source_E] if source is None else nodes.bag.source_E
         bag = Bag(index.to(device), nodes.bag.offset_N.to(device))
     return replace(nodes, row_N=own.to(device), edges=tuple(edges), source=source, bag=bag)
 
 
-def _real(hood: Neighborhood) -> npt.NDArray[np.bool_]:
+def _real(hood: Neighborhood) -> Mask:
     """[B, R, K], which places hold a neighbor."""
-    real: npt.NDArray[np.bool_] = np.arange(hood.neighbor_BRK.shape[2]) < hood.count_BR[:, :, None]
+    real: Mask = np.arange(hood.neighbor_BRK.shape[2]) < hood.count_BR[:, :, None]
     return real
 
 
-def _distinct(rows: U32, times_ms: I64) -> tuple[U32, I64, npt.NDArray[np.int64]]:
+def _distinct(rows: U32, times_ms: I64) -> tuple[U32, I64, I64]:
     """Each (row, time) once, and where each given pair went."""
     times, which = np.unique(times_ms, return_inverse=True)
     key = rows.astype(np.int64) * max(len(times), 1) + which

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import U32
+from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.writer import Events
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 
 PRIOR_COUNT = 0.1  # an item without an event counts as a tenth of one
 
@@ -43,7 +39,7 @@ class Popularity:
                 self.count[f] += np.bincount(item, 2.0 ** (-age_ms / half_life_ms), minlength=rows)
         self.time_ms, self._next = time_ms, stop
 
-    def features(self, items: U32 | npt.NDArray[np.int64]) -> F32:
+    def features(self, items: U32 | I64) -> F32:
         """[n, F]: the log of each item's share against an equal share, so that 0 is average."""
         rows = max(self.count.shape[1], 1)
         total_F1 = self.count.sum(axis=1, keepdims=True) + PRIOR_COUNT * rows
@@ -51,7 +47,7 @@ class Popularity:
         features: F32 = np.log(share_Fn * rows).T.astype(np.float32)
         return features
 
-    def share(self, items: U32 | npt.NDArray[np.int64]) -> F64:
+    def share(self, items: U32 | I64) -> F64:
         """[n]: the probability that the next event is of each item, by the slowest half-life."""
         rows = max(self.count.shape[1], 1)
         share: F64 = (self.count[-1, items] + PRIOR_COUNT) / (self.count[-1].sum() + PRIOR_COUNT * rows)
@@ -60,7 +56,7 @@ class Popularity:
 
 def candidates(
     positives: U32, pool: U32, share: F64, *, drawn: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], F32]:
+) -> tuple[I64, F32]:
     """The distinct candidates of a batch, ascending, and the log probability that each is among them.
 
     Args:

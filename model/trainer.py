@@ -28,8 +28,7 @@ from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import untrained
 from driftgraph.model.options import STATE_FORMAT, TrainerOptions
-from driftgraph.model.popularity import F32, F64
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Relation, WindowView
 

@@ -32,9 +32,10 @@ import msgspec
 import numpy as np
 
 from driftgraph.stream import disk
+from driftgraph.stream.arrays import I64, U64
 from driftgraph.stream.errors import DriftgraphError
-from driftgraph.stream.events import I64, Strings
-from driftgraph.stream.ingest.erased_users import KEY_BYTES, U64, ErasedUsers
+from driftgraph.stream.events import Strings
+from driftgraph.stream.ingest.erased_users import KEY_BYTES, ErasedUsers
 from driftgraph.stream.ingest.erasures import MemoryErasures, UsersOf
 from driftgraph.stream.safe_queue import SafeQueue
 

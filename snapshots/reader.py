@@ -15,14 +15,12 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import redis
 from redis.client import Pipeline
 
 from driftgraph.snapshots.generations.keys import LIVE, Keys, StoreError, redis_errors, require_binary
+from driftgraph.stream.arrays import F32, F64, Mask
 
-F32 = npt.NDArray[np.float32]
-Bool = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
 ATTEMPTS = 5  # a read is repeated if its generation was replaced meanwhile; publishes are minutes apart
@@ -41,9 +39,9 @@ class Batch:
 
     generation: int
     users: F32
-    users_found: Bool
+    users_found: Mask
     items: F32
-    items_found: Bool
+    items_found: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +111,12 @@ class EmbeddingReader:
         with redis_errors(self._client, "reading which generation is served"):
             return self._resolve()
 
-    def users(self, ids: Sequence[str]) -> tuple[F32, Bool]:
+    def users(self, ids: Sequence[str]) -> tuple[F32, Mask]:
         """Vectors [N, dim] and which of them were found; see ``batch``."""
         batch = self.batch(users=ids)
         return batch.users, batch.users_found
 
-    def items(self, ids: Sequence[str]) -> tuple[F32, Bool]:
+    def items(self, ids: Sequence[str]) -> tuple[F32, Mask]:
         """Vectors [N, dim] and which of them were found; see ``batch``."""
         batch = self.batch(items=ids)
         return batch.items, batch.items_found
@@ -316,8 +314,8 @@ class EmbeddingReader:
         return sorted(behavior.decode() for behavior in found)
 
 
-def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
-    """Dot products [N], finite; -inf for an item whose vector is not finite.
+def _scores(vectors: F32, user: F32) -> F32 | F64:
+    """Dot products [N], finite; -inf for an item whose vector is not.
 
     A publish refuses vectors whose products float32 cannot hold, but another program may have written these.
     """
@@ -329,8 +327,8 @@ def _scores(vectors: F32, user: F32) -> npt.NDArray[np.float32] | npt.NDArray[np
     return np.where(np.isfinite(wide), wide, -np.inf)
 
 
-def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Bool]:
-    """Vectors [count, dim] of the answers; zero and not found where an answer is missing."""
+def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Mask]:
+    """Vectors [count, dim] of the answers, zero and not found where there is none."""
     found = np.zeros(count, np.bool_)
     found[: len(blobs)] = [blob is not None for blob in blobs]
     vectors = np.zeros((count, dim), np.float32)

@@ -13,15 +13,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
+
+from driftgraph.stream.arrays import I32, I64, U8, Index
 
 ID_BYTES_MAX = 512  # a longer user or item id comes from a broken producer
 PAYLOAD_BYTES_KEPT = 65_536  # of a rejected event in memory and in the dead letter file
-
-U8 = npt.NDArray[np.uint8]
-U32 = npt.NDArray[np.uint32]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Strings:
         """Rows ``start`` to ``stop``; shares the bytes."""
         return Strings(self.offsets[start : stop + 1], self.data)
 
-    def take(self, index: npt.NDArray[np.intp]) -> Strings:
+    def take(self, index: Index) -> Strings:
         """The rows named by ``index``, in that order; copies their bytes."""
         starts, ends = self.offsets[:-1][index], self.offsets[1:][index]
         lengths = ends - starts
@@ -103,7 +99,7 @@ class EventBatch:
             None if self.event_id is None else self.event_id.slice(start, stop),
         )
 
-    def take(self, index: npt.NDArray[np.intp]) -> EventBatch:
+    def take(self, index: Index) -> EventBatch:
         """The events named by ``index``, in that order; copies."""
         return EventBatch(
             self.user.take(index),

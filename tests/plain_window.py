@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I32, I64, U8, U32
+from driftgraph.stream.arrays import I32, I64, U8, U32
 from driftgraph.stream.window.writer import Cut, Events, Neighborhood, Relation
 
 USER, ITEM = 0, 1
@@ -129,7 +128,7 @@ class PlainWindow:
             and t >= cut.watermark_ms - relation.span_ms
         ]
         live.sort()
-        column: npt.NDArray[np.int64] = np.array(live, np.int64).reshape(-1, 5).T
+        column: I64 = np.array(live, np.int64).reshape(-1, 5).T
         return Events(
             user=column[3].astype(np.uint32),
             item=column[4].astype(np.uint32),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream.events import I64, U8, U32
+from driftgraph.stream.arrays import I64, U8, U32
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.writer import Relation
 

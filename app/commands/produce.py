@@ -19,8 +19,9 @@ import msgspec
 
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import stopping
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.errors import DriftgraphError
-from driftgraph.stream.events import I64, Decoded, EventBatch
+from driftgraph.stream.events import Decoded, EventBatch
 from driftgraph.stream.kafka.causes import Property
 from driftgraph.stream.kafka.producer import FINISH_WITHIN_S, EventProducer
 from driftgraph.stream.kafka.retention import loss_of

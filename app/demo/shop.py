@@ -23,11 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-U8 = npt.NDArray[np.uint8]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
+from driftgraph.stream.arrays import F64, I32, I64, U8, Index, Mask
 
 BEHAVIORS = ("click", "favorite", "purchase")
 CATEGORY_NAMES = (
@@ -93,7 +89,7 @@ class Shop:
     item_category: I32  # [I]
     item_popularity: F64  # [I] share of its category's clicks, adds up to 1 for each category
     item_on_sale_ms: I64  # [I] the time from which it may be clicked
-    user_drifts: Bool  # [U]
+    user_drifts: Mask  # [U]
     taste_before: I32  # [U, 3] categories, the favorite first
     taste_after: I32  # [U, 3]
     user: I32  # [N] index into user_ids
@@ -253,9 +249,7 @@ def _clicks(
     return user[session], item.astype(np.int32), time_ms
 
 
-def _funnel(
-    options: ShopOptions, rng: np.random.Generator, click_ms: I64
-) -> tuple[npt.NDArray[np.intp], U8, I64]:
+def _funnel(options: ShopOptions, rng: np.random.Generator, click_ms: I64) -> tuple[Index, U8, I64]:
     """Some clicks become favorites, some of those purchases: (which click, behavior, time)."""
     clicks = np.arange(len(click_ms))
     favorites = clicks[rng.random(len(clicks)) < options.favorite_share]

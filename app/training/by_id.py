@@ -15,10 +15,9 @@ import numpy as np
 
 from driftgraph.model.lists import Lists
 from driftgraph.model.neighbors import now_ms
-from driftgraph.model.popularity import F32, F64
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 from driftgraph.snapshots.generations.vectors import Vectors
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 

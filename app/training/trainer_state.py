@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load
 from safetensors.torch import save as to_bytes
@@ -21,6 +20,7 @@ from torch import Tensor
 from driftgraph.model.saved_state import names_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import KINDS, HeterographView, Moment
 from driftgraph.stream.window.writer import Cut, WindowView
@@ -31,7 +31,6 @@ PUBLISHED = ("serving", "first")
 
 EVALUATED = ("metrics", "evaluated_events")  # facts about the evaluation before the serving model's fit
 
-Rows = npt.NDArray[np.int64]
 Facts = Mapping[str, str | int | float]
 
 
@@ -120,14 +119,14 @@ def _owned(tensors: Mapping[str, Tensor], part: str, side: int, moment: Moment) 
     return {key: tensors[key][kept] for key in keys}
 
 
-def _new_rows(old_names: list[str | None], graph: HeterographView, side: int, moment: Moment) -> Rows:
+def _new_rows(old_names: list[str | None], graph: HeterographView, side: int, moment: Moment) -> I64:
     """The row that each old row's owner has now; -1 if none."""
     now = graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
     row_of = {name: row for row, name in enumerate(now) if name is not None}
     return np.array([-1 if name is None else row_of.get(name, -1) for name in old_names], np.int64)
 
 
-def _moved_table(table: Mapping[str, Tensor], new: Rows, moment: Moment) -> dict[str, Tensor]:
+def _moved_table(table: Mapping[str, Tensor], new: I64, moment: Moment) -> dict[str, Tensor]:
     """The item table with each row at its owner's new place; the other rows are to be started afresh."""
     versions = moment.versions[ITEM].astype(np.int64)
     count = len(table[f"{TABLE}version"])
@@ -147,7 +146,7 @@ def _moved_table(table: Mapping[str, Tensor], new: Rows, moment: Moment) -> dict
 
 
 def _moved_vectors(
-    tensors: Mapping[str, Tensor], part: str, side: int, new: Rows, moment: Moment
+    tensors: Mapping[str, Tensor], part: str, side: int, new: I64, moment: Moment
 ) -> dict[str, Tensor]:
     """One side of what was published, at its owners' new rows, ascending."""
     keys = _published_keys(part, side)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from benchmarks.traffic import Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 USER, ITEM = 0, 1  # sides, as the window numbers them
 ALL_RELATIONS = -1  # the relation of answers by a peer that knows only one

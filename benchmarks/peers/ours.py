@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.peers import Answers, K, Sampler
 from benchmarks.traffic import DAY_MS, RELATION_NAMES, Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 from driftgraph.stream.window.writer import Neighborhood, Relation, create
 
 SPAN_MS = 30 * DAY_MS

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.peers import USER, Answers, K, Sampler
 from benchmarks.traffic import RELATION_NAMES, Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 TIME = "time"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.peers import Answers, K, Sampler
 from benchmarks.traffic import Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 Found = list[tuple[int, int, list[int], list[int]]]  # node, relation, neighbors, times
 

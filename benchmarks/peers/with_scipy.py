@@ -10,19 +10,17 @@ from scipy import sparse
 
 from benchmarks.peers import ITEM, USER, Answers, K, Sampler
 from benchmarks.traffic import Shop, Traffic
-from driftgraph.stream.events import I64, U32
-
-Table = npt.NDArray[np.int64]
+from driftgraph.stream.arrays import I64, U32, Mask
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """What a gather finds: M rows, a row being a node and a relation."""
 
-    row_M: Table
+    row_M: I64
     neighbor_MK: U32  # newest first
     time_ms_MK: I64
-    real_MK: npt.NDArray[np.bool_]
+    real_MK: Mask
 
 
 class Rebuilt:
@@ -88,7 +86,7 @@ class Rebuilt:
         row = np.repeat(result.row_M, result.real_MK.sum(axis=1))
         return Answers(row // self.relation_count, row % self.relation_count, *self.found(result))
 
-    def _first_at(self, side: int, start: Table, end: Table, before_ms: I64) -> Table:
+    def _first_at(self, side: int, start: I64, end: I64, before_ms: I64) -> I64:
         """For each row the place of its first event that is not before its time."""
         low, high = start, end
         for _ in range(int((end - start).max(initial=0)).bit_length()):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.peers import ALL_RELATIONS, BATCH, ITEM, Answers, K, Sampler
 from benchmarks.traffic import Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 Found = tuple[Tensor, Tensor]  # neighbors and times, [B, K]
 NOTHING = torch.zeros(0, dtype=torch.int32)

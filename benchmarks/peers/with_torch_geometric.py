@@ -15,7 +15,7 @@ from torch_geometric.nn.models.tgn import LastNeighborLoader
 
 from benchmarks.peers import ALL_RELATIONS, BATCH, ITEM, Answers, K, Sampler
 from benchmarks.traffic import Shop, Traffic
-from driftgraph.stream.events import I64, U32
+from driftgraph.stream.arrays import I64, U32
 
 Found = tuple[Tensor, Tensor, Tensor]  # nodes, edges between them (from neighbor to seed), event numbers
 

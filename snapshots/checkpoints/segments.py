@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from driftgraph.stream.events import U8, U32, Strings
+from driftgraph.stream.arrays import U8, U32, Mask
+from driftgraph.stream.events import Strings
 from driftgraph.stream.window.heterograph import NamedEvents
 
 OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -59,7 +59,7 @@ def decode(data: bytes) -> NamedEvents:
     )
 
 
-def _column(names: Strings, place: U32, lost: NDArray[np.bool_]) -> pa.DictionaryArray:
+def _column(names: Strings, place: U32, lost: Mask) -> pa.DictionaryArray:
     offsets = pa.py_buffer((names.offsets - names.offsets[0]).astype(np.int32))
     data = pa.py_buffer(names.data[names.offsets[0] : names.offsets[-1]])
     dictionary = pa.StringArray.from_buffers(len(names), offsets, data)

@@ -25,7 +25,7 @@ import numpy as np
 
 from driftgraph.snapshots.checkpoints import checkpoint, segments
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
-from driftgraph.stream.events import U32
+from driftgraph.stream.arrays import U32
 from driftgraph.stream.ingest.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
 from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks

@@ -13,16 +13,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
+from driftgraph.stream.arrays import F32, F64, I64
 
 # The product of two vectors of this length, and the square of one, which a vector set computes, are far below
 # the limit of float32 at 3.4e38. Lengths of a trained model are near 1.
 NORM_MAX = 1e18
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +92,9 @@ def dim_of(users: Vectors, items: Vectors) -> int:
     return dim
 
 
-def norms(vectors: F32) -> npt.NDArray[np.float64]:
+def norms(vectors: F32) -> F64:
     """Lengths [N] of vectors [N, d], also where float32 could not hold their squares."""
-    squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    squared: F64 = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
     return np.sqrt(squared)
 
 

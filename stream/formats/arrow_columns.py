@@ -16,13 +16,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from driftgraph.stream.events import I64, U8, Strings
-from driftgraph.stream.time.clock import F64, Instants
+from driftgraph.stream.arrays import F64, I64, U8, Instants
+from driftgraph.stream.events import Strings
 
 UNREADABLE_ID: Final = (
     " "  # in place of an unreadable value: no id begins with a blank, so the row decoder judges the row
@@ -195,7 +194,7 @@ def _uuids(array: pa.Array) -> Strings:
     raw: U8 = np.frombuffer(b"".join(storage.drop_null().to_pylist()), np.uint8)
     digits = _HEX[raw].reshape(-1, 2 * _UUID_BYTES)
     dash = np.full((len(digits), 1), ord("-"), np.uint8)
-    parts: list[npt.NDArray[np.uint8]] = []
+    parts: list[U8] = []
     for first, last in _UUID_GROUPS:
         parts += [digits[:, first:last], dash]
     text = np.concatenate(parts[:-1], axis=1)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from driftgraph.stream.arrays import Index
 from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import JSON_NAMES, FieldNames, json_kernels
 from driftgraph.stream.formats.event_rules import (
@@ -29,7 +30,7 @@ from driftgraph.stream.formats.event_rules import (
 )
 from driftgraph.stream.formats.json_text import elements_of, read_json
 from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
-from driftgraph.stream.formats.rules_by_column import Columns, Index
+from driftgraph.stream.formats.rules_by_column import Columns
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.kernels.byte_kernels import gather
 from driftgraph.stream.time.clock import TimeBounds
@@ -93,11 +94,10 @@ class CanonicalJson:
         np.cumsum(np.fromiter(map(len, payloads), np.int64, len(payloads)), out=offsets[1:])
         data = np.frombuffer(joined, np.uint8)
         spans = np.empty((len(payloads), len(_FIELDS), 2), np.int64)
-        name_ends = self._wanted.offsets[1:]
-        ascii_only = not _is_utf8(joined)
+        names, ascii_only = self._wanted, not _is_utf8(joined)
+        fields = json_kernels.Fields(names.data, names.offsets[1:], _BEHAVIOR, _TS, ascii_only)
         places = np.empty((len(_FIELDS), 4), np.int64)
-        names = self._wanted.data
-        json_kernels.scan(data, offsets, names, name_ends, _BEHAVIOR, _TS, ascii_only, spans, places)
+        json_kernels.scan(data, offsets, fields, spans, places)
         user, item, behavior, ts, event_id = (
             Strings(*gather(data, spans, field)) for field in range(len(_FIELDS))
         )

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from driftgraph.stream.events import EMPTY, I64, Decoded
+from driftgraph.stream.arrays import I64, Index
+from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import CSV_NAMES, FieldNames
 from driftgraph.stream.formats.arrow_columns import strings_of
 from driftgraph.stream.formats.event_rules import (
@@ -31,7 +32,7 @@ from driftgraph.stream.formats.event_rules import (
     rejected,
     shown,
 )
-from driftgraph.stream.formats.rules_by_column import Columns, Index, RowAnswer, decode_columns
+from driftgraph.stream.formats.rules_by_column import Columns, RowAnswer, decode_columns
 from driftgraph.stream.time.clock import TimeBounds
 
 FIELD_CHARACTERS_MAX = 131_072  # the csv module refuses a longer field

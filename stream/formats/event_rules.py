@@ -20,7 +20,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from driftgraph.stream.events import I32, ID_BYTES_MAX, Decoded, Headers, Rejected
+from driftgraph.stream.arrays import I32
+from driftgraph.stream.events import ID_BYTES_MAX, Decoded, Headers, Rejected
 from driftgraph.stream.time.clock import TimeBounds, TimeRules, time_ms_of
 from driftgraph.stream.time.time_text import TimeFault
 

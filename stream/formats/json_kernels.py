@@ -10,8 +10,9 @@ means "not understood".
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from driftgraph.stream.arrays import I64, U8
 from driftgraph.stream.kernels.byte_kernels import equal_bytes, plain_text
 from driftgraph.stream.kernels.compile import helper, kernel
 
@@ -22,6 +23,25 @@ _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = ord("{"), ord("}"), ord("["), ord("]")
 _MINUS, _DOT, _ZERO, _NINE = ord("-"), ord("."), ord("0"), ord("9")
 _TRUE, _FALSE, _NULL = ord("t"), ord("f"), ord("n")
 _U, _SPACE = ord("u"), ord(" ")
+
+
+class Fields(NamedTuple):
+    """The wanted fields, and what is understood of them."""
+
+    names: U8  # one behind the other
+    name_ends: I64
+    text_field: int  # where no number is fine
+    float_field: int  # where also a number with a fraction is
+    ascii_only: bool  # no other byte is understood, since the bytes as a whole are not UTF-8
+
+
+class _Model(NamedTuple):
+    """A message that is understood, and its values as ``_places`` lists them."""
+
+    start: int
+    stop: int
+    places: I64
+    length: int
 
 
 @helper
@@ -201,13 +221,13 @@ def _skip(data: Any, at: int, stop: int, ascii_only: bool) -> int:  # noqa: PLR0
 
 
 @kernel
-def _field(data: Any, start: int, stop: int, names: Any, name_ends: Any) -> int:
+def _field(data: Any, start: int, stop: int, fields: Fields) -> int:
     """Which wanted field this key is, or -1."""
     name_start = 0
-    for field in range(len(name_ends)):
-        name_stop = name_ends[field]
+    for field in range(len(fields.name_ends)):
+        name_stop = fields.name_ends[field]
         if name_stop - name_start == stop - start and equal_bytes(
-            data, start, names, name_start, stop - start
+            data, start, fields.names, name_start, stop - start
         ):
             return field
         name_start = name_stop
@@ -234,19 +254,11 @@ def _wanted(
 
 
 @kernel
-def _message(  # noqa: PLR0911  one return for each fault
-    data: Any,
-    at: int,
-    stop: int,
-    names: Any,
-    name_ends: Any,
-    text_field: int,
-    float_field: int,
-    ascii_only: bool,
-    spans: Any,
-    row: int,
+def _message(  # noqa: PLR0911  one for each fault
+    data: Any, at: int, stop: int, fields: Fields, spans: Any, row: int
 ) -> bool:
-    """Fill ``spans[row]`` of one message; True if all of it is understood."""
+    """Fill ``spans[row]`` of one message; whether all of it is understood."""
+    ascii_only = fields.ascii_only
     at = _blank(data, at, stop)
     if _byte(data, at, stop) != _OPEN:
         return False
@@ -259,7 +271,7 @@ def _message(  # noqa: PLR0911  one return for each fault
         end, plain = _text(data, at + 1, stop, ascii_only)
         if not plain:
             return False
-        field = _field(data, at + 1, end, names, name_ends)
+        field = _field(data, at + 1, end, fields)
         at = _blank(data, end + 1, stop)
         if _byte(data, at, stop) != _COLON:
             return False
@@ -269,7 +281,7 @@ def _message(  # noqa: PLR0911  one return for each fault
         else:
             # a field that comes twice: the last one counts, as in the row decoder
             spans[row, field, 0], spans[row, field, 1], at = _wanted(
-                data, at, stop, ascii_only, field != text_field, field == float_field
+                data, at, stop, ascii_only, field != fields.text_field, field == fields.float_field
             )
         if at < 0:
             return False
@@ -313,31 +325,29 @@ def _repeated(data: Any, at: int, stop: int, model: int, model_stop: int) -> int
 
 
 @kernel
-def _like(
-    data: Any, at: int, stop: int, model: int, model_stop: int, places: Any, count: int, float_field: int,
-    ascii_only: bool, spans: Any, row: int,
-) -> bool:  # fmt: skip
-    """Fill ``spans[row]`` of a message that differs from the model message only in its values; else False.
+def _like(data: Any, at: int, stop: int, model: _Model, fields: Fields, spans: Any, row: int) -> bool:
+    """Fill ``spans[row]`` of a message that differs from an understood one only in its values; or False.
 
     A producer writes its messages alike, so this is the usual way, and twice as fast as ``_message``. The
     model is an understood message. A value must be a text or a number as in the model, so this one is
     understood, too.
     """
-    for k in range(count):
+    like, places = model.start, model.places
+    for k in range(model.length):
         field, start = places[k, 0], places[k, 1]
-        at = _repeated(data, at, stop, model, start)
+        at = _repeated(data, at, stop, like, start)
         if at < 0:
             return False
         if places[k, 3]:
-            end, fine = _text(data, at, stop, ascii_only)
-        else:  # a text or null in place of a number fails at the bytes after it
-            _, end, after = _wanted(data, at, stop, ascii_only, True, field == float_field)
+            end, fine = _text(data, at, stop, fields.ascii_only)
+        else:  # a text or null here is found out by what comes after it
+            _, end, after = _wanted(data, at, stop, fields.ascii_only, True, field == fields.float_field)
             fine = after >= 0
         if not fine:
             return False
         spans[row, field, 0], spans[row, field, 1] = at, end
-        at, model = end, places[k, 2]
-    return bool(_repeated(data, at, stop, model, model_stop) == stop)
+        at, like = end, places[k, 2]
+    return bool(_repeated(data, at, stop, like, model.stop) == stop)
 
 
 @helper
@@ -347,17 +357,7 @@ def _clear(spans: Any, row: int) -> None:
 
 
 @kernel
-def scan(
-    data: Any,
-    offsets: Any,
-    names: Any,
-    name_ends: Any,
-    text_field: int,
-    float_field: int,
-    ascii_only: bool,
-    spans: Any,
-    places: Any,
-) -> None:
+def scan(data: Any, offsets: Any, fields: Fields, spans: Any, places: Any) -> None:
     """Fill ``spans[N, field, 2]`` with where each value's text starts and stops in ``data``.
 
     A field that is missing or null has an empty span; all fields of a message that is not understood have
@@ -369,13 +369,11 @@ def scan(
         start, stop = offsets[i], offsets[i + 1]
         _clear(spans, i)
         if model >= 0:
-            if _like(
-                data, start, stop, offsets[model], offsets[model + 1], places, count, float_field,
-                ascii_only, spans, i,
-            ):  # fmt: skip
+            understood = _Model(offsets[model], offsets[model + 1], places, count)
+            if _like(data, start, stop, understood, fields, spans, i):
                 continue
             _clear(spans, i)
-        if _message(data, start, stop, names, name_ends, text_field, float_field, ascii_only, spans, i):
+        if _message(data, start, stop, fields, spans, i):
             count, model = _places(data, spans, i, places), i
         else:
             _clear(spans, i)

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from driftgraph.stream.arrays import Index
 from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats.event_rules import (
     MISSING,
@@ -30,7 +31,7 @@ from driftgraph.stream.formats.field_mapping import EventMapping, Misfit, Values
 from driftgraph.stream.formats.json_text import no_object, read_json
 from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.paths import ABSENT
-from driftgraph.stream.formats.rules_by_column import Columns, Index
+from driftgraph.stream.formats.rules_by_column import Columns
 from driftgraph.stream.formats.tombstones import Tombstones
 from driftgraph.stream.time.clock import TimeBounds
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from driftgraph.stream.arrays import Index
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Answer, EraseRequest, EventRules, Refusal, Rows, rejected
-from driftgraph.stream.formats.rules_by_column import Columns, Index, RowAnswer, decode_columns
+from driftgraph.stream.formats.rules_by_column import Columns, RowAnswer, decode_columns
 from driftgraph.stream.time.clock import TimeBounds
 
 

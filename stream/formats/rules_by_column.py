@@ -14,21 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from driftgraph.stream.events import (
-    EMPTY,
-    I32,
-    I64,
-    ID_BYTES_MAX,
-    U8,
-    Decoded,
-    Erasure,
-    EventBatch,
-    Rejected,
-    Strings,
-)
+from driftgraph.stream.arrays import F64, I32, I64, U8, Index, Instants, Mask
+from driftgraph.stream.events import EMPTY, ID_BYTES_MAX, Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.formats.event_rules import (
     LEFT_OUT,
     Behaviors,
@@ -38,9 +27,7 @@ from driftgraph.stream.formats.event_rules import (
     LeftOut,
 )
 from driftgraph.stream.kernels.compile import plain_kernel
-from driftgraph.stream.time.clock import F64, Instants, Mask, TimeBounds, times_ms_of
-
-Index = npt.NDArray[np.intp]
+from driftgraph.stream.time.clock import TimeBounds, times_ms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +95,14 @@ def judge(columns: Columns, rules: EventRules, bounds: TimeBounds) -> Judged:
     return Judged(np.maximum(code, 0).astype(np.uint8), time_ms, ignored, odd & ~ignored)
 
 
-def _relation_codes(behavior: Strings, rules: EventRules) -> npt.NDArray[np.int64]:
+def _relation_codes(behavior: Strings, rules: EventRules) -> I64:
     if len(behavior) == 0:
         return np.zeros(0, np.int64)
     buffers = [None, pa.py_buffer(behavior.offsets), pa.py_buffer(behavior.data)]
     encoded = pa.Array.from_buffers(pa.large_binary(), len(behavior), buffers).dictionary_encode()
     names = [name.decode() for name in encoded.dictionary.to_pylist()]
     codes = np.array([rules.code(name) if name else Behaviors.UNKNOWN for name in names], np.int64)
-    taken: npt.NDArray[np.int64] = codes[encoded.indices.to_numpy()]
+    taken: I64 = codes[encoded.indices.to_numpy()]
     return taken
 
 

@@ -1,10 +1,10 @@
-"""The circuit breaker: a stream of which most is rejected is not drained into the dead letters.
+"""The circuit breaker: ingestion stops before a mostly rejected stream is drained into the dead letters.
 
     source ──► Decoded ──► [Breaker.judge] ──► Ingest: counts, dead letters, graph
                                 └─ RejectedTooManyError: nothing of this read is taken or passed
 
-After a bad deploy every event is bad, and the one thing worse than to stop is to go on: the topic would be
-read to its end, and the window would run empty.
+After a bad deploy of a producer every event may be bad. If ingestion went on, it would read the topic to its
+end, and the window would run empty.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class RejectedTooManyError(DriftgraphError):
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One read of the source, as far as it matters here."""
+    """The counts of one read of the source."""
 
     count: int  # events, at least 1
     reasons: Counter[str]
-    examples: dict[str, str]  # by reason one origin with its detail; no payloads
+    examples: dict[str, str]  # one origin with its detail for each reason; no payloads
 
     @property
     def rejected(self) -> int:
@@ -40,9 +40,9 @@ class _Read:
 class Breaker:
     """Watches the share of rejected events in the newest ``window`` ones.
 
-    Always true: only whole reads are judged, so the reads remembered are the fewest newest ones that hold
-    ``window`` events together, once so many have come. Late, ignored and repeated events count as good ones.
-    At most ``window`` reads are remembered, and of each one sentence by reason.
+    Always true: only whole reads are judged. Once ``window`` events have come, the breaker remembers the
+    fewest newest reads that hold ``window`` events together, with one sentence for each reason in each read.
+    Late, ignored and repeated events count as good.
     """
 
     def __init__(self, *, share_max: float, window: int) -> None:
@@ -60,7 +60,7 @@ class Breaker:
         """Take in one read, before anything of it is applied.
 
         Raises:
-            RejectedTooManyError: If it makes the share too large; to be raised before its position is passed.
+            RejectedTooManyError: The read makes the share too large. Its position must not be passed.
         """
         if not decoded.read_count:
             return

@@ -1,11 +1,11 @@
-"""Repeats: an event whose ``event_id`` was seen within a horizon is not applied again.
+"""Repeats: ingestion does not apply an event again if it saw its ``event_id`` within a horizon.
 
     EventBatch.event_id ──► [Deduplicator.repeated] ──► Ingest
                                 └─ sets ──► checkpoint ──► restore
 
-Events without an id are never merged: two clicks are two clicks. Ids are remembered by time: for a horizon,
-and up to a twelfth longer. The table of them grows with the rate of the stream, to ``ids_max`` ids; where a
-horizon has more, the oldest are forgotten early and ``reach_ms`` says how far back the memory goes.
+Events without an id are never merged: two clicks are two clicks. An id is remembered for a horizon of event
+time, and up to a twelfth longer. The table of ids grows with the rate of the stream, up to ``ids_max`` ids.
+If a horizon has more ids, the oldest are forgotten early, and ``reach_ms`` says how far back the memory goes.
 """
 
 from __future__ import annotations
@@ -15,29 +15,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, Strings
+from driftgraph.stream.arrays import I64, U64, Mask
+from driftgraph.stream.events import Strings
 from driftgraph.stream.ingest import id_buckets
-from driftgraph.stream.ingest.id_buckets import (
-    COUNT,
-    IN_SET,
-    LOAD_MAX,
-    NEWEST_MS,
-    ROOM,
-    SETS_MAX,
-    STARTED_MS,
-    U64,
-)
+from driftgraph.stream.ingest.id_buckets import COUNT, IN_SET, LOAD_MAX, NEWEST_MS, ROOM, SETS_MAX, STARTED_MS
 
 HORIZON_MS: Final = 86_400_000  # a day: longer than any producer's retry
 IDS_MAX: Final = 240_000_000  # at 2,500 events a second, those of a day; a table of 2 GiB
-SETS: Final = 12  # of a horizon: each is forgotten as a whole
+SETS: Final = 12  # in a horizon: each is forgotten as a whole
 BLOCK_IDS: Final = 1 << 17  # of one set in a file of a checkpoint
 
 
 class Block:
-    """The pairs of up to ``BLOCK_IDS`` ids of a set; None once a checkpoint has all that it will ever be."""
+    """The pairs of up to ``BLOCK_IDS`` ids of a set; None once the block is full and a checkpoint has it."""
 
     __slots__ = ("pairs",)
 
@@ -47,14 +38,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class IdSet:
-    """The first ``count`` ids of a set, which stay as they are while it takes more."""
+    """The first ``count`` ids of a set. They stay as they are while the set takes more."""
 
-    number: int  # of the set since the beginning of the stream: 1, 2, …
+    number: int  # the set's number since the beginning of the stream: 1, 2, …
     started_ms: int  # event time of its first id
-    newest_ms: int  # event time of the stream when it ended, or now
+    newest_ms: int  # event time of the stream at the end of the set, or now
     count: int
-    blocks: tuple[Block, ...]  # empty where nothing is kept for checkpoints
-    ended: bool  # whether it takes no more
+    blocks: tuple[Block, ...]  # empty if nothing is kept for checkpoints
+    ended: bool  # whether the set takes no more ids
 
     def pairs(self, block: int) -> U64 | None:
         """The ids of a block in order of arrival, [N, 2]; None if a checkpoint has them."""
@@ -64,7 +55,7 @@ class IdSet:
 
 @dataclass(frozen=True, slots=True)
 class KeptSet:
-    """A set as a checkpoint has it. ``read`` gives the pairs [N, 2] of a block."""
+    """A set as a checkpoint holds it. ``read`` gives the pairs [N, 2] of a block."""
 
     number: int
     started_ms: int
@@ -76,14 +67,14 @@ class KeptSet:
 class Deduplicator:
     """Remembers event ids.
 
-    Always true: what it answers depends on the order of the events and not on how they were batched; it never
-    holds more than ``ids_max`` ids (24 at least), and takes 9 to 20 bytes an id, 32 MB at least, and half as
-    much more for a moment while it grows.
+    Always true: its answers depend on the order of the events and not on their batches. It never holds more
+    than ``ids_max`` ids (24 at least). It takes 9 to 20 bytes an id, 32 MB at least, and half as much more
+    for a moment while it grows.
 
     Args:
         horizon_ms: How long an id is remembered, in event time.
         ids_max: How many at most.
-        for_checkpoints: Whether new ids are listed, too, until a checkpoint has them: 16 bytes each.
+        for_checkpoints: Whether new ids are also listed, at 16 bytes each, until a checkpoint has them.
     """
 
     def __init__(
@@ -106,20 +97,20 @@ class Deduplicator:
         self._log: U64 = np.zeros(0, np.uint64)
         self._new_block()
 
-    def repeated(self, event_id: Strings | None, time_ms: I64) -> npt.NDArray[np.bool_]:
+    def repeated(self, event_id: Strings | None, time_ms: I64) -> Mask:
         """Which of N events in order of arrival repeat one before them; remembers the others. O(N)."""
         repeated = np.zeros(len(time_ms), np.bool_)
         if event_id is None:
             return repeated
         hashes = np.empty(2 * len(time_ms), np.uint64)
         id_buckets.hash_all(event_id.data, event_id.offsets, hashes)
+        events = id_buckets.Events(event_id.offsets, hashes, time_ms, repeated)
         at = 0
         while True:
+            limits = id_buckets.Limits(self._set_ms, self._set_max, self._count_max)
             at = id_buckets.judge(
-                event_id.offsets, hashes, time_ms, self._table, self._regions, self._doublings,
-                _code(self._number), self._log, self._state, self._set_ms, self._set_max, self._count_max, at,
-                repeated,
-            )  # fmt: skip
+                events, at, self._buckets, _code(self._number), self._log, limits, self._state
+            )
             if at == len(time_ms):
                 return repeated
             self._make_room()
@@ -129,9 +120,9 @@ class Deduplicator:
         return (*self._ended, self._current(ended=False))
 
     def restore(self, sets: Sequence[KeptSet]) -> None:
-        """Become what ``sets`` told, oldest first. To be done when it is new.
+        """Take over the sets of a checkpoint, oldest first. The caller does it before the first event.
 
-        Where they have more ids than ``ids_max``, the oldest are forgotten.
+        If the sets have more ids than ``ids_max``, the oldest are forgotten.
         """
         counts = [one.count for one in sets]
         fitting = [one for place, one in enumerate(sets) if sum(counts[place:]) <= self.ids_max] or sets[-1:]
@@ -148,21 +139,20 @@ class Deduplicator:
                 pairs = one.read(k)
                 while self._state[COUNT] + len(pairs) > self._count_max and self._grow():
                     pass
-                if one.count - k * BLOCK_IDS <= self.ids_max:  # all but the oldest of a set that is too large
-                    id_buckets.insert(
-                        np.ascontiguousarray(pairs).reshape(-1), self._table, self._regions, self._doublings,
-                        _code(one.number), self._state,
-                    )  # fmt: skip
+                # in a set that is too large, the oldest ids are left out
+                if one.count - k * BLOCK_IDS <= self.ids_max:
+                    flat = np.ascontiguousarray(pairs).reshape(-1)
+                    id_buckets.insert(flat, self._buckets, _code(one.number), self._state)
                 self._new_block(pairs, on_disk=ended or len(pairs) == BLOCK_IDS)
             if not blocks:
                 self._new_block()
             if ended:
                 self._ended.append(self._current(ended=True))
-        self._make_fit(0)  # ``ids_max`` may be smaller now: a set must have room beside those that have ended
+        self._make_fit(0)  # ``ids_max`` may be smaller now: a set must have room beside the ended ones
 
     @property
     def is_short(self) -> bool:
-        """Whether ids were forgotten before they were a horizon old, and would still be remembered."""
+        """Whether some ids of the last horizon were forgotten early."""
         return self.sets()[0].number > 1 and self.reach_ms < self.horizon_ms
 
     @property
@@ -171,7 +161,7 @@ class Deduplicator:
         return min(self.horizon_ms, int(self._state[NEWEST_MS]) - self.sets()[0].started_ms)
 
     def status(self) -> dict[str, int | bool]:
-        """For the status file."""
+        """The memory of ids, for the status file."""
         pairs = (block.pairs for one in self.sets() for block in one.blocks)  # a checkpoint may take them
         kept = [one.nbytes for one in pairs if one is not None]
         return {
@@ -181,6 +171,10 @@ class Deduplicator:
             "reach_ms": self.reach_ms,
             "short": self.is_short,
         }
+
+    @property
+    def _buckets(self) -> id_buckets.Table:
+        return id_buckets.Table(self._table, self._regions, self._doublings)
 
     @property
     def _count_max(self) -> int:
@@ -208,7 +202,7 @@ class Deduplicator:
         return IdSet(self._number, started_ms, newest_ms, count, tuple(self._blocks), ended)
 
     def _forget(self) -> None:
-        """Let go of the sets that are older than the horizon, and of more until a full one has room."""
+        """Drop the sets that are older than the horizon, and more sets until a full one has room."""
         newest_ms, keep = int(self._state[NEWEST_MS]), 0
         ends_ms = [one.started_ms for one in self._ended[1:]] + [newest_ms]
         while keep < len(ends_ms) and newest_ms - ends_ms[keep] >= self.horizon_ms:
@@ -216,7 +210,7 @@ class Deduplicator:
         self._make_fit(keep)
 
     def _make_fit(self, keep: int) -> None:
-        """Let go of the first ``keep`` sets, and of more until a full one has room."""
+        """Drop the first ``keep`` sets, and more sets until a full one has room."""
         left = sum(one.count for one in self._ended[keep:])
         while left + self._set_max > self.ids_max or len(self._ended) - keep >= SETS_MAX - 1:
             left -= self._ended[keep].count
@@ -231,7 +225,7 @@ class Deduplicator:
             self._state[COUNT] -= id_buckets.sweep(self._table, gone)
 
     def _grow(self) -> bool:
-        """Double the table, unless it is large enough for ``ids_max``: False."""
+        """Double the table. Returns False if it is large enough for ``ids_max`` already."""
         if self._count_max >= self.ids_max:
             return False
         wider = id_buckets.empty(2 * len(self._table))
@@ -255,5 +249,5 @@ class Deduplicator:
 
 
 def _code(number: int) -> int:
-    """What stands in the table for a set: 1 to 31, different for those that are there at one time."""
+    """The number of a set in the table, 1 to 31. No two sets that are in the table at one time share it."""
     return 1 + number % SETS_MAX

@@ -1,10 +1,11 @@
-"""Who asked to be forgotten, and up to which event time: by a keyed hash, never by name.
+"""The users who asked to be forgotten, each with an event time, by a keyed hash and never by the id.
 
     request ──► [ErasedUsers.add] ──► (hash, times) ──► the durable list of snapshots/erasures.py
     users ────► [ErasedUsers.reach_ms] ──► up to which event time their events are not applied
 
-The hash is SipHash-2-4 of 128 bits under a secret key: who has the list without the key learns no user from
-it, and nobody can choose ids that collide. Two users look alike once in 10**26 pairs of a million each.
+The hash is SipHash-2-4 of 128 bits under a secret key. A reader of the list who lacks the key learns no user
+from it, and nobody can choose ids that collide. Among a million users, two have one hash with a chance of
+1 in 10**26.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, U8, Strings
+from driftgraph.stream.arrays import I64, U8, U64
+from driftgraph.stream.events import Strings
 from driftgraph.stream.kernels.compile import helper, kernel
-
-U64 = npt.NDArray[np.uint64]
 
 KEY_BYTES = 16
 SLOTS_MIN = 64
@@ -87,7 +86,7 @@ def _hash_all(data: U8, bounds: I64, k0: Any, k1: Any, pairs: U64) -> None:  # p
 
 @kernel
 def _find(table: U64, first: Any, second: Any) -> Any:  # pragma: no cover - compiled
-    """The slot of a pair, or the empty one where it would go as -(slot + 1)."""
+    """The slot of a pair; for a pair that is not there, -(slot + 1) of the empty slot where it would go."""
     slots = len(table) // 2
     at = np.int64(first & np.uint64(slots - 1))
     while table[2 * at + 1]:
@@ -107,7 +106,7 @@ def _look_up(pairs: U64, table: U64, times_ms: I64, found: I64) -> None:  # prag
 
 @kernel
 def _add(pairs: U64, new_ms: I64, table: U64, times_ms: I64) -> int:  # pragma: no cover - compiled
-    """Returns how many users are new in the table."""
+    """Add users to the table; return how many of them are new in it."""
     added = 0
     for i in range(len(new_ms)):
         slot = _find(table, pairs[2 * i], pairs[2 * i + 1])
@@ -121,10 +120,12 @@ def _add(pairs: U64, new_ms: I64, table: U64, times_ms: I64) -> int:  # pragma: 
 
 
 class ErasedUsers:
-    """The users that were erased, each with two times: of the newest request, and up to which event time it
-    reaches, which is later where it erased a newer event.
+    """The users that were erased, each with two times.
 
-    Always true: a user once in it stays, and its times do not go back.
+    The first time is that of the newest request. The second is the event time up to which the request
+    reaches; it is later than the first if the request erased a newer event.
+
+    Always true: a user stays once it is in, and its times do not go back.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -145,13 +146,13 @@ class ErasedUsers:
         return pairs.reshape(-1, 2)
 
     def times_ms(self, users: Strings) -> I64:
-        """[N, 2] when each asked, and up to which event time it is erased; ``NEVER_MS`` for who is not."""
+        """[N, 2] the two times of each user; both are ``NEVER_MS`` for a user who was never erased."""
         found = np.empty((len(users), 2), np.int64)
         _look_up(self.hashes(users).reshape(-1), self._table, self._times_ms, found)
         return found
 
     def reach_ms(self, users: Strings) -> I64:
-        """[N] the second of the times."""
+        """[N] the second of the two times of each user."""
         return self.times_ms(users)[:, REACH]
 
     def add(self, hashes: U64, times_ms: I64) -> None:
@@ -160,7 +161,7 @@ class ErasedUsers:
         self._count += _add(np.ascontiguousarray(hashes).reshape(-1), times_ms, self._table, self._times_ms)
 
     def all(self) -> tuple[U64, I64]:
-        """Everybody: [count, 2] hashes and [count, 2] times."""
+        """All users of the list: [count, 2] hashes and [count, 2] times."""
         used = np.flatnonzero(self._table[1::2])
         return self._table.reshape(-1, 2)[used], self._times_ms[used]
 

@@ -1,6 +1,6 @@
-"""Erasure beyond the window: what ingestion is told of requests, and what it tells of them.
+"""Erasure beyond the window: the requests to erase that ingestion knows, and those that it takes.
 
-    Ingest ──► [Erasures.reach] ──► events of before a request are not applied
+    Ingest ──► [Erasures.reach] ──► events from before a request are not applied
        └─────► [Erasures.put]   ──► snapshots/erasures.py: the durable list and the pending files
 
 An erasure has four steps, in this order:
@@ -18,38 +18,37 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from driftgraph.stream.arrays import Mask
 from driftgraph.stream.events import EventBatch, Rejected, Strings
 from driftgraph.stream.formats.record_keys import sole_value
 from driftgraph.stream.ingest.erased_users import ASKED, KEY_BYTES, ErasedUsers
 
-Mask = npt.NDArray[np.bool_]
-UsersOf = Callable[[Rejected], Collection[str]]  # whose event a dead letter is, as far as it can be read
+UsersOf = Callable[[Rejected], Collection[str]]  # the users that a dead letter may belong to
 
 
 class Erasures(Protocol):
-    """What ingestion needs to know of requests to erase."""
+    """The questions of ingestion about requests to erase, and the place for new ones."""
 
     def reach(self, batch: EventBatch) -> Mask:
-        """[N] which events are of an erased user and of before the request, so that they are not applied."""
+        """[N] which events belong to an erased user and are from before the request. They are not applied."""
         ...
 
     def knows(self, user: str, time_ms: int) -> bool:
-        """Whether this request was taken, or a later one."""
+        """Whether this request, or a later one of the user, was taken before."""
         ...
 
     def cover(self, rejected: Rejected) -> bool:
-        """Whether this letter is of an erased user and of before the request, so that it is not kept."""
+        """Whether this letter belongs to an erased user and is from before the request, so it is not kept."""
         ...
 
     def put(self, user: str, asked_ms: int, reach_ms: int) -> None:
-        """Take a request that was not known, once the window has done it."""
+        """Take a new request, after the window has forgotten the user."""
         ...
 
 
 def key_users(rejected: Rejected) -> Collection[str]:
-    """The record's key, as the user that it names: as it stands there, and as what it says in JSON."""
+    """The users that a record's key may name: the key as text, and its value if it is JSON."""
     if not rejected.key:
         return []
     value = sole_value(rejected.key)
@@ -57,7 +56,7 @@ def key_users(rejected: Rejected) -> Collection[str]:
 
 
 class MemoryErasures:
-    """Requests of this process alone, beside those of a list: for replays, and where nothing is to stay."""
+    """Requests in memory, beside those of a list: for replays, and for runs that leave nothing behind."""
 
     def __init__(self, users: ErasedUsers | None = None, users_of: UsersOf = key_users) -> None:
         self.users = ErasedUsers(secrets.token_bytes(KEY_BYTES)) if users is None else users
@@ -65,7 +64,7 @@ class MemoryErasures:
         self._asked: list[str] = []
 
     def reach(self, batch: EventBatch) -> Mask:
-        """See the protocol. Free while nobody was ever erased."""
+        """See the protocol. It costs nothing while no user was ever erased."""
         if not len(self.users):
             return np.zeros(len(batch), np.bool_)
         return batch.time_ms <= self.users.reach_ms(batch.user)

@@ -14,16 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64
+from driftgraph.stream.arrays import I64, Mask
 from driftgraph.stream.window.heterograph import Owners
 from driftgraph.stream.window.writer import Cut
 
 FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first generation
 FIRST_EVENTS: Final = 100  # applied before the first mark, and again between two early ones
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

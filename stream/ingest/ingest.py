@@ -1,11 +1,11 @@
-"""From what a source gave to what the graph holds: lateness, repeats, names, append, expiry, in that order.
+"""From a read of a source to the graph: lateness, repeats, ids, append, expiry, in that order.
 
     source ──► Decoded ──► [Ingest.take] ──► Heterograph          live and in replay: the same code
                                 │  late, rejected ──► dead letters
                                 └─ yields the marks at which a fit is due
 
-Event time drives everything, and each event is judged by what came before it, so how the stream was cut
-into batches changes neither the window nor the moments at which a fit is due.
+Event time drives everything, and each event is judged by the events before it. So the batches of the stream
+change neither the window nor the moments at which a fit is due.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from driftgraph.stream.arrays import I64, Index
 from driftgraph.stream.dead_letters.letters import DeadLetters
-from driftgraph.stream.events import I64, Decoded, Erasure, EventBatch, Rejected, Strings
+from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.formats.event_rules import Reason
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
@@ -27,8 +27,6 @@ from driftgraph.stream.ingest.erasures import Erasures, MemoryErasures
 from driftgraph.stream.ingest.fit_schedule import FitSchedule, Mark, Marks
 from driftgraph.stream.time.watermark import Watermark
 from driftgraph.stream.window.heterograph import Heterograph
-
-Rows = npt.NDArray[np.intp]
 
 
 @dataclass(slots=True)
@@ -40,10 +38,10 @@ class Counts:
     late: int = 0
     rejected: int = 0
     duplicate: int = 0
-    ignored: int = 0  # behaviors that are no relation on purpose
-    tombstones: int = 0  # of the ignored ones: records without a value that ask for nothing
+    ignored: int = 0  # of behaviors that the configuration leaves out
+    tombstones: int = 0  # among the ignored ones: records without a value that ask for nothing
     erased: int = 0  # requests to forget a user
-    forgotten: int = 0  # events of an erased user, of before the request
+    forgotten: int = 0  # events of an erased user from before the request
     late_by_ms_max: int = 0  # how far the latest of the late events was behind the watermark
     reasons: Counter[str] = field(default_factory=Counter)  # of rejected and late
 
@@ -78,9 +76,9 @@ class Ingest:
         self._span_ms = np.array([relation.span_ms for relation in graph.window.relations], np.int64)
 
     def take(self, decoded: Decoded) -> Iterator[Mark]:
-        """Apply one read of a source; yield a mark wherever a fit is due, and go on after it.
+        """Apply one read of a source; yield a mark whenever a fit is due, and go on after it.
 
-        The caller must exhaust the iterator: what is behind a yield is applied when it asks for more.
+        The caller must exhaust the iterator: the events behind a yield are applied when it asks for more.
 
         Raises:
             RejectedTooManyError: By the breaker, before anything of this read is counted, kept or applied.
@@ -94,16 +92,16 @@ class Ingest:
         self.position = decoded.position
 
     def pass_time(self, watermark_ms: int) -> None:
-        """Let event time come to ``watermark_ms`` without an event: what is older than its span leaves.
+        """Move event time to ``watermark_ms`` without an event: events older than their span leave.
 
-        A mark that is passed lies in front of that, and is the newest of ``marks``.
+        If that passes a mark, the mark comes before these events leave, and is the newest of ``marks``.
         """
         if (due := self.schedule.pass_time(watermark_ms)) is not None:
             self._mark(is_early=due.is_early)
         self.graph.expire(watermark_ms)
 
     def _take(self, decoded: Decoded) -> Iterator[Mark]:
-        """A read, or a piece of one, without requests to erase."""
+        """Apply a read, or a piece of one, that has no requests to erase."""
         batch = decoded.batch
         before_ms = self.watermark.value_ms
         late, after_ms = self.watermark.observe(batch.partition, batch.time_ms)
@@ -142,24 +140,26 @@ class Ingest:
         return mark
 
     def _erase(self, erasure: Erasure) -> None:
-        """Forget a user, unless the request was taken before: it is read again after a crash, and from each
-        partition. It reaches as far as what it erased, so that a crash brings nothing of that back.
+        """Forget a user, unless the request was taken before.
+
+        A request comes again after a crash, and from each partition. It reaches up to the newest event that
+        it erased, so that no erased event comes back after a crash.
         """
         self.counts.read += 1
         self.counts.erased += 1
         asked_ms = erasure.time_ms
-        if asked_ms is None:  # not that of other partitions: how far they were read differs from run to run
+        if asked_ms is None:  # of this partition only: how far the others were read differs from run to run
             asked_ms = max(1, self.watermark.high_ms(erasure.partition))
         if not self.erasures.knows(erasure.user, asked_ms):
             oldest_ms = None
             if erasure.time_ms is None and self.erasures.knows(erasure.user, 1):
                 oldest_ms = self.graph.oldest_ms(erasure.user)
-            # who is back, and all that it did is newer: without a time, nobody could tell a copy otherwise
+            # The user is back, and all its events are newer: a request without a time is then a copy.
             is_copy = oldest_ms is not None and oldest_ms > asked_ms
             newest_ms = 0 if is_copy else self.graph.erase([erasure.user])
             self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
 
-    def _append(self, batch: EventBatch, keep: Rows, start: int, stop: int, after_ms: I64) -> None:
+    def _append(self, batch: EventBatch, keep: Index, start: int, stop: int, after_ms: I64) -> None:
         if start == stop:
             return
         chosen = keep[(keep >= start) & (keep < stop)]
@@ -182,7 +182,7 @@ class Ingest:
 
 
 def _pieces(decoded: Decoded) -> Iterator[tuple[Decoded, Erasure | None]]:
-    """A read, cut at its requests to erase: what is before each and the request, then the rest."""
+    """A read, cut at its requests to erase: the events before each request, with the request; the rest."""
     start = 0
     for erasure in decoded.erased:
         yield Decoded(decoded.batch.take(np.arange(start, erasure.place))), erasure
@@ -192,7 +192,7 @@ def _pieces(decoded: Decoded) -> Iterator[tuple[Decoded, Erasure | None]]:
 
 
 def _too_late(batch: EventBatch, index: int, relation: str, watermark_ms: int) -> Rejected:
-    """A late event as a dead letter: as canonical JSON, since its own bytes are not kept past decoding."""
+    """A late event as a dead letter, in canonical JSON, because its own bytes are not kept after decoding."""
     time_ms = int(batch.time_ms[index])
     payload = {
         "user_id": _at(batch.user, index),
@@ -207,7 +207,7 @@ def _too_late(batch: EventBatch, index: int, relation: str, watermark_ms: int) -
         detail=f"the event is {(watermark_ms - time_ms) / 1000:.0f} s behind the watermark",
         payload=msgspec.json.encode(payload),
         origin=f"partition {int(batch.partition[index]) if len(batch.partition) else 0}",
-        key=batch.user.bytes_at(index),  # so that it is as if its producer sent it again
+        key=batch.user.bytes_at(index),  # as if its producer sent it again
         timestamp_ms=time_ms,
     )
 

@@ -1,4 +1,4 @@
-"""Whether so many events come late that somebody must know, and what to say then.
+"""A warning when too many events come late: the cause, and what to do.
 
 Ingest.counts ──► [late_warning] ──► replay's report, the updater's log and status
 """
@@ -9,12 +9,12 @@ from typing import Final
 
 from driftgraph.stream.ingest.ingest import Ingest
 
-LATE_SHARE_MAX: Final = 0.01  # a stream in order has almost none; more is a cause, not chance
+LATE_SHARE_MAX: Final = 0.01  # a stream in order has almost none; more late events have a cause
 _UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
 
 
 def late_warning(ingest: Ingest) -> str | None:
-    """What is wrong, why and what to do, if more than ``LATE_SHARE_MAX`` of the events came late."""
+    """The warning, if more than ``LATE_SHARE_MAX`` of the events came late; else None."""
     counts = ingest.counts
     judged = counts.applied + counts.late + counts.duplicate + counts.forgotten
     if counts.late <= LATE_SHARE_MAX * judged:

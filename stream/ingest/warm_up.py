@@ -1,7 +1,7 @@
-"""Compile what ingestion calls before the first message comes.
+"""Compile the kernels of ingestion before the first message comes.
 
-numba compiles a kernel when it is first called, up to some seconds each, or loads what ``kernel_cache`` keeps
-of it, some milliseconds. Either would be a stall of the poll loop in the middle of a live batch.
+numba compiles a kernel at its first call, which takes up to some seconds, or loads its kept machine code,
+which takes some milliseconds. Either would stall the poll loop in the middle of a live batch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import Relation
 
-ROWS = 64  # of a graph that nobody keeps
+ROWS = 64  # of a graph that is thrown away
 
 
 def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkRules, clock: Clock) -> None:
-    """Take two events and one that is none through everything, into a graph of its own."""
+    """Take two good events and a bad one through all of ingestion, into a graph of its own."""
     small = [replace(relation, capacity=2) for relation in relations]
     graph = Heterograph.create(None, small, user_rows=ROWS, item_rows=ROWS)
     watermark = Watermark(rules, clock)
@@ -37,7 +37,7 @@ def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkR
     decoded = decoder.decode(Rows(payloads, lambda _: RowOrigin("warm-up"), partition))
     for _ in ingest.take(decoded):
         pass
-    names = Strings.of(["u", "v", "u"])  # whatever the format: the same columns, and a ring that wraps
+    names = Strings.of(["u", "v", "u"])  # the same columns for every format, and a ring that wraps
     times = now_ms - np.array([2, 1, 3], np.int64)
     ingest.erasures.put("u", 1, 1)
     ingest.erasures.reach(decoded.batch)

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from confluent_kafka import Message, TopicPartition
 
-from driftgraph.stream.events import I32
+from driftgraph.stream.arrays import I32
 
 TOPIC_STRIDE: Final = 1 << 16  # of the number that stands for (topic, partition) in EventBatch.partition
 

@@ -18,7 +18,8 @@ from typing import Final, cast
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from driftgraph.stream.events import EMPTY, I32, Decoded
+from driftgraph.stream.arrays import I32
+from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Decoder, Rows
 from driftgraph.stream.kafka.causes import Property
 from driftgraph.stream.kafka.client import (

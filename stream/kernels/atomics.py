@@ -1,8 +1,8 @@
-"""Loads and stores that numba has no words for, mostly such whose order other processes can rely on.
+"""Loads and stores that numba does not offer. Other processes can rely on the order of most of them.
 
-numba compiles plain array accesses to plain loads and stores, which LLVM may move. A structure that one
-process writes while others read needs two guarantees more: what was written before a release store is
-seen by whoever sees that store, and an acquire load really reads memory each time.
+numba compiles plain array accesses to plain loads and stores, and LLVM may move these. A structure that one
+process writes while others read needs two more guarantees. A process that sees a release store also sees all
+that was written before it. An acquire load reads memory each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _is_flat_integer_array(array: Any) -> bool:
 
 @compiled
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """Read ``array[index]`` of a flat integer array; a negative index is an error that nobody notices.
+    """Read ``array[index]`` of a flat integer array. Nothing notices a negative index, which is an error.
 
     numba makes ``array[-1]`` the last element, three instructions for each access of a hot loop.
     """
@@ -71,7 +71,7 @@ def load_word(typing_context: Any, array: Any, index: Any) -> Any:
 
 @compiled
 def trailing_zeros(typing_context: Any, word: Any) -> Any:
-    """How many of the lowest bits of a 64-bit word are 0."""
+    """The number of zero bits at the low end of a 64-bit word."""
     if word != types.uint64:
         return None
 
@@ -114,7 +114,7 @@ def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> An
 
 @compiled
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of ``array[index]``; a hint, with no effect on any result."""
+    """Ask for the cache line of ``array[index]``. It is a hint, without an effect on any result."""
     if not _is_flat_integer_array(array):
         return None
 

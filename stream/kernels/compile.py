@@ -1,11 +1,11 @@
-"""The decorators of compiled functions, and where numba keeps what they compile to.
+"""The decorators of compiled functions, and the files in which numba keeps their machine code.
 
     @kernel, @helper, @plain_kernel ──► numba, at the first call ──► [kernel_cache.folder] ──► the next start
 
-numba's own cache asks for a writable folder as soon as a function is declared, stops the call when a kept
-file is damaged or cannot be written, and does not notice a change in a module from which a kernel takes its
-helpers. Here a folder is looked for at the first call, a fault of the cache costs a compilation, and a kernel
-is compiled anew when its module changes or one that this imports.
+numba's own cache asks for a writable folder as soon as a function is declared. It stops the call when a kept
+file is damaged or cannot be written. It does not notice a change in a module from which a kernel takes its
+helpers. This module looks for a folder at the first call, a fault of the cache costs a compilation, and a
+kernel is compiled anew when its module changes or one that its module imports.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def _sources(module: str) -> dict[str, Path]:
-    """The module and what it imports of driftgraph, directly or not, by name."""
+    """The files of the module and of all that it imports of driftgraph, directly or not, by name."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -55,7 +55,7 @@ def _is_module(name: str) -> bool:
 
 @functools.cache
 def _stamp(module: str) -> str:
-    """Changes with the source of the module and of all that it imports of driftgraph."""
+    """A text that changes with the source of the module and of all that it imports of driftgraph."""
     digest = hashlib.sha256()
     for name, path in sorted(_sources(module).items()):
         digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -63,7 +63,7 @@ def _stamp(module: str) -> str:
 
 
 class _Locator(_CacheLocator):
-    """Where numba finds what it kept of one function."""
+    """The place where numba finds the machine code that it kept of one function."""
 
     def __init__(self, function: Any, folder: Path) -> None:
         self._function = function
@@ -71,23 +71,23 @@ class _Locator(_CacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _Locator | None:  # noqa: ARG003  numba's signature
-        """None if there is no folder."""
+        """A locator, or None if there is no folder."""
         folder = kernel_cache.folder()
         return None if folder is None else cls(py_func, folder)
 
     def ensure_cache_path(self) -> None:
-        """``kernel_cache`` did."""
+        """Nothing is left to do: ``kernel_cache`` made the folder."""
 
     def get_cache_path(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One folder for all modules."""
+        """The folder, which is one for all modules."""
         return str(self._folder)
 
     def get_source_stamp(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Kept files with another one are not used."""
+        """The stamp of the sources. numba does not use kept files with another stamp."""
         return _stamp(self._function.__module__)
 
     def get_disambiguator(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Part of the file's name, beside those of module and function."""
+        """A part of the file's name, beside the names of module and function."""
         return str(self._function.__code__.co_firstlineno)
 
 
@@ -95,13 +95,13 @@ class _Files(CompileResultCacheImpl):
     _locator_classes: Any = (_Locator,)
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        """With the whole name of the module: all are in one folder."""
+        """A file name with the whole name of the module, because all modules share one folder."""
         package = self._locator._function.__module__.rpartition(".")[0]
         return str(super().get_filename_base(f"{package}.{fullname}", abiflags))
 
 
 class _Cache(FunctionCache):
-    """What is kept of one function. It is opened at the first call, and its faults do not stop the call."""
+    """The cache of one function. The first call opens it, and its faults do not stop the call."""
 
     _impl_class = _Files
     _is_open = False
@@ -116,7 +116,7 @@ class _Cache(FunctionCache):
         return self._is_open
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The function for these types, or None."""
+        """The compiled function for these types, or None."""
         try:
             found = super().load_overload(sig, target_context) if self._open() else None
         except Exception as error:  # a file that a crash or another version left: pickle raises anything
@@ -128,7 +128,7 @@ class _Cache(FunctionCache):
         return found if found is not None and tuple(found.signature.args) == tuple(wanted) else None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the function for these types, if that can be done."""
+        """Keep the compiled function for these types, if that is possible."""
         if self._open():
             self._tolerant(lambda: super(_Cache, self).save_overload(sig, data))
 
@@ -141,7 +141,7 @@ class _Cache(FunctionCache):
 
 @functools.cache
 def _say_not_kept(why: str) -> None:
-    """Once for each reason."""
+    """Log each reason once."""
     log.warning("compiled kernels could not be kept (%s): the next start compiles them again", why)
 
 
@@ -156,10 +156,11 @@ def _declarer(**options: Any) -> Any:
     return declare
 
 
-# Kernels get every array from outside and keep none, so no reference is counted in them (_nrt): numba would
-# count one up and down, atomically, wherever an array is handed on: two thirds of a sampling step. Nothing in
-# them may make an array, a slice included. A helper becomes part of its caller: a call would push every array
-# as seven words.
+# A kernel gets every array from outside and keeps none, so it counts no references (_nrt). numba would count
+# one up and down, atomically, wherever a kernel hands an array on, which was two thirds of a sampling step.
+# Nothing in a kernel may make an array, a slice included. A kernel takes arrays that belong together as a
+# NamedTuple; only the call from Python costs more, a microsecond or two for each tuple. A helper becomes part
+# of its caller, because a call would push every array as seven words.
 kernel: Any = _declarer(error_model="numpy", _nrt=False)
 helper: Any = _declarer(error_model="numpy", _nrt=False, forceinline=True)
 plain_kernel: Any = _declarer()  # as numba has it: arrays may be made, and a division by zero raises

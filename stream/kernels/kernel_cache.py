@@ -3,8 +3,8 @@
     compile: the first call of a kernel ──► [folder] ──► a folder that can be written, or None
 
 A kept kernel is machine code that a later start runs. Beside the source it is as safe as the source. Every
-other folder must belong to the user who runs and must be writable by nobody else, also where its parent is
-shared, as the temporary folder is.
+other folder must belong to the user of this process, and nobody else may write it. Its parent may be shared,
+as the temporary folder is.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-NAMED = "NUMBA_CACHE_DIR"  # numba's own variable, for who knows better
+NAMED = "NUMBA_CACHE_DIR"  # numba's own variable, for a user who wants another folder
 
 log = logging.getLogger(__name__)
 
 
 class _Told:
-    """What a command says before the first kernel is called."""
+    """The settings that a command gives before the first call of a kernel."""
 
     data_dir: Path | None = None
     is_child = False
 
 
 def prefer(data_dir: Path, *, is_child: bool = False) -> None:
-    """Name the data_dir of this process, before a kernel is called; later it changes nothing.
+    """Name the data_dir of this process before the first call of a kernel. A later call changes nothing.
 
     Args:
-        data_dir: Used if it is there; it is not made for this.
+        data_dir: Used if it exists; it is not made for this.
         is_child: The parent process has already said where kernels are kept, or that they are not.
     """
     _Told.data_dir, _Told.is_child = data_dir, is_child
@@ -42,9 +42,9 @@ def prefer(data_dir: Path, *, is_child: bool = False) -> None:
 
 @functools.cache
 def folder() -> Path | None:
-    """The folder for this process, which it can write; None if there is none, which is said once.
+    """The folder that this process writes to; None if there is none, which is logged once.
 
-    The path leads through an open file: whatever is renamed afterwards, it stays the folder that was checked.
+    The path leads through an open file, so it stays the folder that was checked, whatever is renamed later.
     """
     tried = []
     for candidate in _candidates():
@@ -65,7 +65,7 @@ def folder() -> Path | None:
 
 
 def _candidates() -> Iterator[Path]:
-    """The best first. All but the package's own have the user's number in their name."""
+    """The candidates, the best first. All but the package's own have the user's number in their name."""
     own = f"driftgraph-kernels-{os.geteuid()}"
     if named := os.environ.get(NAMED):
         yield Path(named) / own
@@ -81,7 +81,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _caches_of_user() -> Path | None:
-    """As freedesktop.org's base directories have it; in no home that is missing or another user's."""
+    """The cache folder by freedesktop.org's rules; None if the home is missing or another user's."""
     if os.path.isabs(named := os.environ.get("XDG_CACHE_HOME", "")):
         return Path(named)
     home = os.path.expanduser("~")  # "~" itself for a user who has none
@@ -102,7 +102,7 @@ def _writable(folder: Path) -> Path | None:
 
 
 def _private(folder: Path) -> Path | None:
-    """The folder by an open file of it, if no other user can write it; made if it is missing."""
+    """The folder through an open file of it, if no other user can write it. A missing folder is made."""
     try:
         folder.parent.mkdir(mode=0o700, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)

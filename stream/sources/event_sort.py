@@ -19,8 +19,9 @@ from typing import IO, Any, Final
 import numpy as np
 import pyarrow as pa
 
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.errors import SourceError
-from driftgraph.stream.events import EMPTY, I64, Decoded, Erasure, EventBatch, Strings
+from driftgraph.stream.events import EMPTY, Decoded, Erasure, EventBatch, Strings
 
 RUN_BYTES: Final = 64 << 20  # size of a run; sorting one takes three times that in memory
 BATCH_BYTES: Final = 4 << 10  # about the memory of a record batch beside its rows

@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64
+from driftgraph.stream.arrays import I64, Mask
 
 HOUR_MS: Final = 3_600_000
 RARE_SHARE: Final = 50  # at most one row in 50 can be implausible: two in a hundred are a part of the file
@@ -54,7 +53,7 @@ class _Gaps:
     gap: I64
     length: I64  # of the rows before it, the oldest left out
 
-    def doubtful(self, span_ms: int, share: int) -> npt.NDArray[np.bool_]:
+    def doubtful(self, span_ms: int, share: int) -> Mask:
         """Longer than the span and all before, and ``share`` times as many rows were due as are behind."""
         return (
             (self.gap * HOUR_MS > span_ms + HOUR_MS)

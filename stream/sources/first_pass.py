@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from driftgraph.stream.events import U8, Decoded, Rejected, Strings
+from driftgraph.stream.arrays import U8
+from driftgraph.stream.events import Decoded, Rejected, Strings
 from driftgraph.stream.formats.event_rules import Behaviors
 from driftgraph.stream.sources.file_times import FileTimes
 

@@ -16,9 +16,9 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, U8, Strings
+from driftgraph.stream.arrays import F64, I64, U8, Instants
+from driftgraph.stream.events import Strings
 from driftgraph.stream.time import time_kernels
 from driftgraph.stream.time.time_text import (
     FAULTS,
@@ -28,10 +28,6 @@ from driftgraph.stream.time.time_text import (
     ms_of_text,
     shift_ms,
 )
-
-F64 = npt.NDArray[np.float64]
-Instants = npt.NDArray[np.datetime64]  # in milliseconds, UTC
-Mask = npt.NDArray[np.bool_]
 
 FLOOR_MS = 1_104_537_600_000  # 2005-01-01: an older behavior event comes from a broken clock
 FLOOR_MS_MIN = time_kernels.SECONDS_BELOW  # 1973: below it seconds and milliseconds cannot be told apart

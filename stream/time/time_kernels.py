@@ -6,10 +6,11 @@ release the GIL.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from driftgraph.stream.arrays import I32, I64, Mask
 from driftgraph.stream.kernels.compile import plain_kernel
 
 SECONDS_BELOW = 100_000_000_000  # in seconds the year 5138, in milliseconds 1973
@@ -194,44 +195,65 @@ def bound_times(ms: Any, fault: Any, floor_ms: int, ceiling_ms: int, last_ms: in
                 fault[i] = IN_FUTURE
 
 
+class Partitions(NamedTuple):
+    """The highest time of each partition, and whether it counts."""
+
+    high_ms: I64
+    active: Mask
+
+
+class Arrivals(NamedTuple):
+    """N events: the index of each one's partition, and its time."""
+
+    slot: I32
+    time_ms: I64
+
+
+class Limits(NamedTuple):
+    """How far events may come out of order, how late they are accepted, and the latest watermark there is."""
+
+    bound_ms: int
+    lateness_ms: int
+    ceiling_ms: int
+
+
+class Judged(NamedTuple):
+    """Of N events: which are late, and the watermark after each."""
+
+    late: Mask
+    after_ms: I64
+
+
 @plain_kernel
-def _lowest(high_ms: Any, active: Any) -> int:
+def _lowest(partitions: Partitions) -> int:
     low_ms = np.iinfo(np.int64).max
-    for slot in range(len(high_ms)):
-        if active[slot] and high_ms[slot] < low_ms:
-            low_ms = high_ms[slot]
+    for slot in range(len(partitions.high_ms)):
+        if partitions.active[slot] and partitions.high_ms[slot] < low_ms:
+            low_ms = partitions.high_ms[slot]
     return low_ms
 
 
 @plain_kernel
 def advance_watermark(
-    high_ms: Any,
-    active: Any,
-    slots: Any,
-    time_ms: Any,
-    value_ms: int,
-    bound_ms: int,
-    lateness_ms: int,
-    ceiling_ms: int,
-    late: Any,
-    after_ms: Any,
+    partitions: Partitions, events: Arrivals, value_ms: int, limits: Limits, judged: Judged
 ) -> None:
-    """Run a watermark over N events; fill ``late`` and the value after each, move ``high_ms`` and ``active``.
+    """Run a watermark over N events; fill ``judged``, and move ``partitions``.
 
     The minimum over partitions is taken anew only when the partition that holds it moves: O(N + moves · P).
     """
-    low_ms = _lowest(high_ms, active)
-    for i in range(len(time_ms)):
-        slot, t = slots[i], time_ms[i]
-        late[i] = t < value_ms - lateness_ms
+    high_ms, active = partitions
+    low_ms = _lowest(partitions)
+    for i in range(len(events.time_ms)):
+        slot, t = events.slot[i], events.time_ms[i]
+        judged.late[i] = t < value_ms - limits.lateness_ms
         held = active[slot] and high_ms[slot] == low_ms
         if not active[slot]:
             active[slot] = True
             low_ms = min(low_ms, high_ms[slot])
             held = high_ms[slot] == low_ms
-        if high_ms[slot] < t <= ceiling_ms:
+        if high_ms[slot] < t <= limits.ceiling_ms:
             high_ms[slot] = t
             if held:
-                low_ms = _lowest(high_ms, active)
-        value_ms = max(value_ms, min(low_ms - bound_ms, ceiling_ms))
-        after_ms[i] = value_ms
+                low_ms = _lowest(partitions)
+        value_ms = max(value_ms, min(low_ms - limits.bound_ms, limits.ceiling_ms))
+        judged.after_ms[i] = value_ms

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from driftgraph.stream.events import I32, I64
+from driftgraph.stream.arrays import I32, I64, Mask
 from driftgraph.stream.time import time_kernels
-from driftgraph.stream.time.clock import Clock, Mask
+from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.time.time_text import TIME_MS_MAX
 
 
@@ -126,16 +126,13 @@ class Watermark:
         slots = self._slots(partition, len(time_ms))
         self._hear(slots, time_ms)
         time_kernels.advance_watermark(
-            self._high_ms,
-            self._active,
-            slots,
-            time_ms,
+            time_kernels.Partitions(self._high_ms, self._active),
+            time_kernels.Arrivals(slots, time_ms),
             self.value_ms,
-            self.rules.out_of_orderness_ms,
-            self.rules.allowed_lateness_ms,
-            self._ceiling_ms(),
-            late,
-            after_ms,
+            time_kernels.Limits(
+                self.rules.out_of_orderness_ms, self.rules.allowed_lateness_ms, self._ceiling_ms()
+            ),
+            time_kernels.Judged(late, after_ms),
         )
         self.value_ms = int(after_ms[-1])
         return late, after_ms

@@ -1,16 +1,17 @@
 """The shared header of a window: the counters that make lock-free reading exact.
 
-int64 words: [version counter, watermark, user rows, item rows, erasures begun, erasures done, watermark of
-the last one, 0], then first[R], next[R], reserved[R], and first[R] of the last erasure.
+The header is int64 words: [version counter, watermark, user rows, item rows, erasures begun, erasures done,
+watermark of the last erasure, 0], then first[R], next[R], reserved[R], and first[R] of the last erasure.
 ``first`` and ``next`` are the published cut. ``reserved`` is ahead of it: records of sequence numbers below
-it may be written by now, so a reader who has read a cut's records and then finds ``reserved`` not more than
-a ring's capacity past the cut's first event knows that none of them was overwritten. An erasure changes lists
-in place: a reader who finds as many done after its answer as begun before it has seen none half-way.
+it may be written by now. A reader reads the records of a cut first and ``reserved`` afterwards. If
+``reserved`` is at most a ring's capacity past the cut's first event, no record of the cut was overwritten. An
+erasure changes lists in place. If a reader finds as many erasures done after its answer as were begun before
+it, no erasure was half done meanwhile.
 """
 
 from __future__ import annotations
 
-from driftgraph.stream.events import I64
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.kernels.atomics import fence, load_acquire, store_release
 from driftgraph.stream.kernels.compile import kernel
 
@@ -43,7 +44,7 @@ def announce(header: I64, index: int, value: int) -> None:  # pragma: no cover -
 
 @kernel
 def read(header: I64, out: I64) -> bool:  # pragma: no cover - compiled
-    """Copy the header; whether it was whole."""
+    """Copy the header; return whether the copy is of one cut."""
     before = load_acquire(header, SEQUENCE)
     for i in range(len(header)):
         out[i] = header[i]
@@ -60,7 +61,7 @@ def load_reserved(reserved: I64, relation: int) -> int:  # pragma: no cover - co
 
 @kernel
 def erasures(header: I64) -> int:  # pragma: no cover - compiled
-    """How many erasures there have been, read after everything that was read before; -1 during one."""
+    """The number of erasures done, read after everything that was read before; -1 while one is under way."""
     fence()
     done = load_acquire(header, ERASURES_DONE)
     fence()

@@ -1,4 +1,4 @@
-"""The heterograph: the window with names. What ingestion writes into and everything else reads from.
+"""The heterograph: the window with external ids. Ingestion writes it, and everything else reads it.
 
 EventBatch ──► [Heterograph.apply] ──► ids ──► window        worker, replay ──► [HeterographView]
 """
@@ -12,9 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, U32, EventBatch, Strings
+from driftgraph.stream.arrays import I64, U32, Mask
+from driftgraph.stream.events import EventBatch, Strings
+from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
@@ -25,14 +26,14 @@ KINDS = ("user", "item")  # by side
 
 # Two odd constants for each of the two halves of a digest: the golden ratio and three primes of xxHash64.
 DIGEST_MIX = (
-    (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)),
+    (GOLDEN, np.uint64(0xC2B2AE3D27D4EB4F)),
     (np.uint64(0x9E3779B185EBCA87), np.uint64(0x165667B19E3779F9)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A cut and who owned the rows at it."""
+    """A cut, and the owners of the rows at it."""
 
     cut: Cut
     versions: tuple[U32, U32]  # by side
@@ -48,20 +49,20 @@ class Owners:
 
 @dataclass(frozen=True, slots=True)
 class NamedEvents:
-    """N events of one relation in order of arrival, each by the places of its ids in two lists."""
+    """N events of one relation in order of arrival. An event names its ids by their places in two lists."""
 
-    users: Strings  # different ones
+    users: Strings  # no id occurs twice
     items: Strings
     user: U32  # [N] places in ``users``; 0 where lost
     item: U32
     time_ms: I64
-    lost: npt.NDArray[np.bool_]  # erased or gone: only their place in the order is left
+    lost: Mask  # the event was erased or is gone: only its place in the order is left
 
     def __len__(self) -> int:
         return len(self.time_ms)
 
     def since(self, start: int) -> NamedEvents:
-        """Without the first ``start``."""
+        """The events without the first ``start``."""
         return replace(
             self,
             user=self.user[start:],
@@ -70,8 +71,8 @@ class NamedEvents:
             lost=self.lost[start:],
         )
 
-    def without(self, gone: npt.NDArray[np.bool_]) -> NamedEvents:
-        """With those [N] lost, too, and without the users who have no other."""
+    def without(self, gone: Mask) -> NamedEvents:
+        """The events with those of ``gone`` [N] lost, too. ``users`` loses a user who has no other event."""
         if not gone.any():
             return self
         lost = self.lost | gone
@@ -80,7 +81,7 @@ class NamedEvents:
         return replace(self, users=self.users.take(kept), user=user, lost=lost)
 
     def behind(self, count: int) -> NamedEvents:
-        """Behind so many lost ones."""
+        """The events with ``count`` lost ones before them."""
         place, time_ms = np.zeros(count, np.uint32), np.zeros(count, np.int64)
         return replace(
             self,
@@ -142,22 +143,22 @@ class HeterographView:
         return Moment(Cut(now.cut.watermark_ms, first, cut.next), now.versions)
 
     def names(self, side: int, rows: U32, moment: Moment) -> list[str | None]:
-        """The id of each row as of ``moment``; None if the row has had another owner since, or none."""
+        """The id of each row as of ``moment``; None if the row has changed its owner since, or has none."""
         names, known = self._strings(side, rows, moment)
         raw, ends = names.data.tobytes(), names.offsets.tolist()
-        # a name half wiped is no UTF-8, and its row is not known any more
+        # an id that is half wiped may be no UTF-8; its row is then not known any more
         return [
             raw[a:b].decode(errors="replace") if kept else None
             for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
         ]
 
     def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
-        """A relation's events from sequence number ``start`` to ``stop`` as they came, by name.
+        """A relation's events from sequence number ``start`` to ``stop`` in order of arrival, by id.
 
-        Lost is what was erased, and what expired or was truncated since ``moment`` so that its id is gone.
+        An event is lost if it was erased, or if it left the window since ``moment`` and its id went with it.
 
         Raises:
-            StaleCut: Some were overwritten meanwhile.
+            StaleCut: Some of the events were overwritten meanwhile.
         """
         user, item, time_ms = self.window.arrivals(relation, start, stop)
         lost = user == NIL
@@ -174,8 +175,8 @@ class HeterographView:
             users, items, user_place.astype(np.uint32), item_place.astype(np.uint32), time_ms, lost
         )
 
-    def _strings(self, side: int, rows: U32, moment: Moment) -> tuple[Strings, npt.NDArray[np.bool_]]:
-        """The ids of rows, and which of them are still of who had the row at ``moment``."""
+    def _strings(self, side: int, rows: U32, moment: Moment) -> tuple[Strings, Mask]:
+        """The ids of rows, and which of the rows still have the owner that they had at ``moment``."""
         names = self._ids[side].strings(rows)
         now = self.window.row_versions(side)  # after the names
         then = moment.versions[side]
@@ -184,7 +185,7 @@ class HeterographView:
         return names, known & (np.diff(names.offsets) > 0)
 
     def digest(self, cut: Cut) -> str:
-        """128 bits of the live events by external id, whatever their order, rows and batches. O(window)."""
+        """128 bits of the live events by external id. Order, rows and batches do not change it. O(window)."""
         events = self.window.events(cut)
         relation_names = Strings.of([relation.name for relation in self.window.relations])
         relation_hash = IdTable(len(relation_names), Folder(None), "relation")
@@ -198,9 +199,7 @@ class HeterographView:
         halves = []
         for multiply, add in DIGEST_MIX:
             mixed = np.full(len(events), add, np.uint64)
-            for column in columns:
-                mixed = (mixed ^ column) * multiply
-                mixed ^= mixed >> np.uint64(29)
+            fold(columns, multiply, into=mixed)
             halves.append(int(mixed.sum(dtype=np.uint64)))
         return "".join(f"{half:016x}" for half in halves)
 
@@ -227,7 +226,7 @@ class Heterograph(HeterographView):
         item_rows: int,
         history: tuple[Life, ...] = (),
     ) -> Heterograph:
-        """Make an empty graph: in ``directory`` for readers elsewhere, or without one in private memory."""
+        """Make an empty graph: in ``directory``, which other processes can read, or in private memory."""
         folder = Folder(directory, writable=True)
         if directory is None:
             window = windows.in_memory(relations, user_rows=user_rows, item_rows=item_rows)
@@ -245,7 +244,7 @@ class Heterograph(HeterographView):
         return {kind: len(table) for kind, table in zip(KINDS, self._tables, strict=True)}
 
     def apply(self, batch: EventBatch) -> None:
-        """Append a batch whose lateness was judged already. O(batch).
+        """Append a batch. The caller has judged which events are late. O(batch).
 
         Raises:
             IdTableFullError: More users or items are live than there is room for.
@@ -260,16 +259,16 @@ class Heterograph(HeterographView):
         self._release(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
 
     def expire(self, watermark_ms: int) -> None:
-        """Move event time on: what is older than its span leaves, ids that nothing refers to are freed."""
+        """Move event time on: events older than their span leave, and ids without an event lose their row."""
         self._release(self.window.expire(watermark_ms))
 
     def erase(self, users: Sequence[str]) -> int:
-        """Remove users with all their events, from older moments too.
+        """Remove users with all their events, also from older moments.
 
-        An id that is erased and comes again is a new user.
+        An erased id that comes again is a new user.
 
         Returns:
-            The time in ms of the newest event that went; 0 if there was none.
+            The time in ms of the newest removed event; 0 if there was none.
         """
         newest_ms = 0
         for row in self._tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
@@ -292,9 +291,10 @@ class Heterograph(HeterographView):
         return int(near.time_ms_BRK[0][real].min()) if real.any() else None
 
     def restore(self, relation: int, events: NamedEvents) -> None:
-        """Put back events of one relation, from where the window begins, in order and without a gap.
+        """Put back events of one relation, in order and without a gap, from the window's first number on.
 
-        A lost one becomes a tombstone. Before anything is applied or expires; then call ``restored``.
+        A lost event becomes a tombstone. The caller restores before it applies or expires anything, and calls
+        ``restored`` at the end.
 
         Raises:
             IdTableFullError: More users or items are live than there is room for.
@@ -307,7 +307,7 @@ class Heterograph(HeterographView):
         self.window.restore(relation, rows[USER], rows[ITEM], events.time_ms)
 
     def restored(self, watermark_ms: int) -> None:
-        """All is put back: let go of what expired, and of names that only expired or lost events had."""
+        """End a restore: drop the expired events, and the ids that only expired or lost events had."""
         self.expire(watermark_ms)
         self._release((self._tables[USER].rows_in_use(), self._tables[ITEM].rows_in_use()))
 
@@ -317,7 +317,7 @@ class Heterograph(HeterographView):
             free = rows[~self.window.has_events(side, rows)]
             self.window.recycle(
                 side, free
-            )  # before another can have the row: who reads its name then sees it
+            )  # before another id can get the row, so that a reader of the old id notices
             self._tables[side].release(free)
 
 

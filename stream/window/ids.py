@@ -1,28 +1,28 @@
-"""External ids: a string for each user and item outside, a dense row inside, and the way between.
+"""External ids: a user or item is a string outside and a dense row inside; this maps one to the other.
 
     EventBatch ──► [IdTable.assign] ──► rows ──► window           rows ──► [IdView.strings] ──► Redis
 
-Exact: two ids share a row only if their bytes are equal; the hash only finds the place to look. Rows are
-reused once nothing in the window refers to them, and so is the memory of their names: both are bounded
-by the window, not by the age of the process.
+The map is exact: two ids share a row only if their bytes are equal, and the hash only says where to look. A
+row and the memory of its id are reused once nothing in the window refers to the row. So the window bounds
+both, not the age of the process.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from driftgraph.stream.arrays import I64, U8, U16, U32, U64
 from driftgraph.stream.errors import DriftgraphError
-from driftgraph.stream.events import I64, ID_BYTES_MAX, U8, U32, Strings
+from driftgraph.stream.events import ID_BYTES_MAX, Strings
 from driftgraph.stream.kernels.atomics import prefetch
-from driftgraph.stream.kernels.byte_kernels import TOGETHER, equal_bytes, hash_bytes
+from driftgraph.stream.kernels.byte_kernels import TOGETHER, equal_bytes
 from driftgraph.stream.kernels.compile import kernel
+from driftgraph.stream.kernels.hashing import hash_bytes
 from driftgraph.stream.window.shared_files import Folder
 
-U64 = np.ndarray[Any, np.dtype[np.uint64]]
-
-CHUNK = 16  # bytes: a name's room is a multiple of it, and its size class is the multiple
+CHUNK = 16  # bytes: an id has a chunk of a multiple of it, and the multiple is the size class
 CLASSES = ID_BYTES_MAX // CHUNK + 1
 NAME_BYTES_MEAN = 64  # arena bytes provided a row; ids of 36 bytes (a UUID) take 48
 INDEX_SLOTS_MIN = 4  # grows with the first batches
@@ -36,6 +36,25 @@ class IdTableFullError(DriftgraphError):
     """More ids are live at once than the table has rows or bytes for."""
 
 
+class Names(NamedTuple):
+    """The id of each row: its bytes, where they begin, how many they are, and their hash."""
+
+    bytes: U8
+    offsets: I64
+    lengths: U16
+    hashes: U64
+
+
+class Spare(NamedTuple):
+    """The free rows and the free chunks of bytes that new ids get."""
+
+    rooms: U8  # of each row: the size class of its chunk
+    links: I64  # the bytes as words; the first of a free chunk names the next free one of its class
+    free_chunks: I64  # of each size class: the offset of the first free one + 1, or 0
+    free_rows: U32
+    counters: I64
+
+
 @kernel
 def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
     for i in range(len(hashes)):
@@ -44,7 +63,7 @@ def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover -
 
 @kernel
 def _entry(h: Any, row: int) -> Any:  # pragma: no cover - compiled
-    """An index entry: the upper half of the hash, which also says where the entry belongs, and row + 1."""
+    """An index entry: the upper half of the hash, which also gives the home of the entry, and row + 1."""
     return (h & np.uint64(0xFFFFFFFF00000000)) | np.uint64(row + 1)
 
 
@@ -54,35 +73,36 @@ def _home(entry: Any, mask: int) -> Any:  # pragma: no cover - compiled
 
 
 @kernel
-def _room_for(
-    row: int, length: int, offsets: I64, rooms: Any, links: I64, free_chunks: I64, counters: I64
-) -> Any:  # pragma: no cover - compiled
-    """Where a new name goes: the row's own chunk if large enough, a free one, or new memory; -1: full."""
+def _room_for(row: int, length: int, names: Names, spare: Spare) -> Any:  # pragma: no cover - compiled
+    """The offset for a new id: of the row's own chunk if it is large enough, of a free one, or of new memory.
+
+    -1 if the memory is full.
+    """
     size = (length + CHUNK - 1) // CHUNK
-    had = rooms[row]
+    had = spare.rooms[row]
     if had >= size:
-        return offsets[row]
+        return names.offsets[row]
     if had:
-        links[offsets[row] // 8] = free_chunks[had]
-        free_chunks[had] = offsets[row] + 1
-        rooms[row] = 0
-    if free_chunks[size]:
-        offset = free_chunks[size] - 1
-        free_chunks[size] = links[offset // 8]
+        spare.links[names.offsets[row] // 8] = spare.free_chunks[had]
+        spare.free_chunks[had] = names.offsets[row] + 1
+        spare.rooms[row] = 0
+    if spare.free_chunks[size]:
+        offset = spare.free_chunks[size] - 1
+        spare.free_chunks[size] = spare.links[offset // 8]
     else:
-        offset = counters[ARENA_USED]
-        if offset + size * CHUNK > len(links) * 8:
+        offset = spare.counters[ARENA_USED]
+        if offset + size * CHUNK > len(spare.links) * 8:
             return -1
-        counters[ARENA_USED] += size * CHUNK
-    rooms[row] = size
+        spare.counters[ARENA_USED] += size * CHUNK
+    spare.rooms[row] = size
     return offset
 
 
 @kernel
 def _find(
-    data: U8, start: int, length: int, h: Any, index: Any, lengths: Any, offsets: I64, arena: U8
+    data: U8, start: int, length: int, h: Any, index: U64, names: Names
 ) -> Any:  # pragma: no cover - compiled
-    """(The row of an id, or -1; where in the index it is, or where it would go.)"""
+    """(The row of an id, or -1; the place of its entry in the index, or the one where it would go.)"""
     mask = len(index) - 1
     at = _home(_entry(h, 0), mask)
     while index[at]:
@@ -90,8 +110,8 @@ def _find(
         row = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
         if (
             _entry(h, row) == entry
-            and lengths[row] == length
-            and equal_bytes(arena, offsets[row], data, start, length)
+            and names.lengths[row] == length
+            and equal_bytes(names.bytes, names.offsets[row], data, start, length)
         ):
             return row, at
         at = (at + 1) & mask
@@ -100,43 +120,46 @@ def _find(
 
 @kernel
 def _ask_for(
-    wanted: U64, first: int, stop: int, index: Any, lengths: Any, offsets: I64, arena: U8
+    wanted: U64, first: int, stop: int, index: U64, names: Names
 ) -> None:  # pragma: no cover - compiled
-    """Bring what finding some ids will look at into the cache."""
+    """Prefetch the memory that ``_find`` reads for the ids ``first`` to ``stop``."""
     mask = len(index) - 1
     for i in range(first, stop):
         prefetch(index, _home(wanted[i], mask))
     for i in range(first, stop):
         row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
         if row >= 0:
-            prefetch(lengths, row)
-            prefetch(offsets, row)
+            prefetch(names.lengths, row)
+            prefetch(names.offsets, row)
     for i in range(first, stop):
         row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
         if row >= 0:
-            prefetch(arena, offsets[row])
+            prefetch(names.bytes, names.offsets[row])
 
 
 @kernel
 def _assign(
-    data: U8, bounds: I64, wanted: U64, index: Any, hashes: Any, offsets: I64, lengths: Any, rooms: Any,
-    arena: U8, links: I64, free_chunks: I64, free_rows: U32, counters: I64, rows: U32, fresh: U32,
-) -> tuple[int, int]:  # fmt: skip  # pragma: no cover - compiled
-    """Fill ``rows`` (and ``fresh`` with the new ones); return (new rows, ids done: fewer than N if full)."""
+    data: U8, bounds: I64, wanted: U64, index: U64, names: Names, spare: Spare, rows: U32, fresh: U32
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Fill ``rows``, and ``fresh`` with those that are new.
+
+    Returns (the number of new rows, the number of ids done, which is less than N if the table is full).
+    """
+    counters, free_rows = spare.counters, spare.free_rows
     fresh_count, count = 0, len(wanted)
     for i in range(count):
         if i % TOGETHER == 0:
-            _ask_for(wanted, i, min(i + TOGETHER, count), index, lengths, offsets, arena)
+            _ask_for(wanted, i, min(i + TOGETHER, count), index, names)
         start, length, h = bounds[i], bounds[i + 1] - bounds[i], wanted[i]
-        row, at = _find(data, start, length, h, index, lengths, offsets, arena)
+        row, at = _find(data, start, length, h, index, names)
         if row < 0:
             if counters[FREE_COUNT]:
                 row = np.int64(free_rows[counters[FREE_COUNT] - 1])
-            elif counters[ROW_COUNT] < len(offsets):
+            elif counters[ROW_COUNT] < len(names.offsets):
                 row = counters[ROW_COUNT]
             else:
                 return fresh_count, i
-            offset = _room_for(row, length, offsets, rooms, links, free_chunks, counters)
+            offset = _room_for(row, length, names, spare)
             if offset < 0:
                 return fresh_count, i
             if counters[FREE_COUNT]:
@@ -144,8 +167,8 @@ def _assign(
             else:
                 counters[ROW_COUNT] += 1
             for k in range(length):
-                arena[offset + k] = data[start + k]
-            offsets[row], lengths[row], hashes[row] = offset, length, h
+                names.bytes[offset + k] = data[start + k]
+            names.offsets[row], names.lengths[row], names.hashes[row] = offset, length, h
             index[at] = _entry(h, row)
             fresh[fresh_count] = row
             fresh_count += 1
@@ -155,23 +178,21 @@ def _assign(
 
 @kernel
 def _find_all(
-    data: U8, bounds: I64, index: Any, lengths: Any, offsets: I64, arena: U8, rows: I64
+    data: U8, bounds: I64, index: U64, names: Names, rows: I64
 ) -> None:  # pragma: no cover - compiled
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
         h = hash_bytes(data, start, start + length)
-        rows[i] = _find(data, start, length, h, index, lengths, offsets, arena)[0]
+        rows[i] = _find(data, start, length, h, index, names)[0]
 
 
 @kernel
-def _release(
-    rows: U32, index: Any, hashes: Any, lengths: Any, free_rows: U32, counters: I64
-) -> None:  # pragma: no cover - compiled
+def _release(rows: U32, index: U64, names: Names, spare: Spare) -> None:  # pragma: no cover - compiled
     """Take rows out of the index, closing each gap (Knuth, TAOCP volume 3, 6.4, algorithm R)."""
     mask = len(index) - 1
     for i in range(len(rows)):
         row = np.int64(rows[i])
-        entry = _entry(hashes[row], row)
+        entry = _entry(names.hashes[row], row)
         at = _home(entry, mask)
         while index[at] != entry:
             at = (at + 1) & mask
@@ -184,9 +205,9 @@ def _release(
                 gap = at
             at = (at + 1) & mask
         index[gap] = 0
-        lengths[row] = 0
-        free_rows[counters[FREE_COUNT]] = row
-        counters[FREE_COUNT] += 1
+        names.lengths[row] = 0
+        spare.free_rows[spare.counters[FREE_COUNT]] = row
+        spare.counters[FREE_COUNT] += 1
 
 
 @kernel
@@ -202,41 +223,43 @@ def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
 
 
 @kernel
-def _gather(rows: U32, offsets: I64, arena: U8, bounds: I64, out: U8) -> None:  # pragma: no cover
+def _gather(rows: U32, names: Names, bounds: I64, out: U8) -> None:  # pragma: no cover - compiled
     for i in range(len(rows)):
-        offset = offsets[rows[i]]
+        offset = names.offsets[rows[i]]
         for k in range(bounds[i + 1] - bounds[i]):
-            out[bounds[i] + k] = arena[offset + k]
+            out[bounds[i] + k] = names.bytes[offset + k]
 
 
 class IdView:
-    """Rows to ids, for any process. Says nothing about whether a row still belongs to who had it at a cut."""
+    """Rows to ids, for any process. It does not know whether a row still has the owner of some cut."""
 
     def __init__(self, row_capacity: int, folder: Folder, kind: str) -> None:
         self.row_capacity = row_capacity
-        self.kind = kind  # "user" or "item": names the files, and the errors
-        self._offsets = folder.array(f"{kind}_id_offsets", row_capacity, np.int64)
-        self._lengths = folder.array(f"{kind}_id_lengths", row_capacity, np.uint16)
-        self._hashes = folder.array(f"{kind}_id_hashes", row_capacity, np.uint64)
-        self._arena = folder.array(f"{kind}_id_bytes", row_capacity * NAME_BYTES_MEAN, np.uint8)
+        self.kind = kind  # "user" or "item", for the names of the files and for errors
+        self._names = Names(
+            folder.array(f"{kind}_id_bytes", row_capacity * NAME_BYTES_MEAN, np.uint8),
+            folder.array(f"{kind}_id_offsets", row_capacity, np.int64),
+            folder.array(f"{kind}_id_lengths", row_capacity, np.uint16),
+            folder.array(f"{kind}_id_hashes", row_capacity, np.uint64),
+        )
 
     def strings(self, rows: U32) -> Strings:
-        """The id of each row; empty where a row has no owner, anything where it loses it just now."""
+        """The id of each row. It is empty for a row without an owner, and torn for one that loses it now."""
         rows = np.ascontiguousarray(rows, np.uint32)
         bounds = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(self._lengths[rows], out=bounds[1:])
+        np.cumsum(self._names.lengths[rows], out=bounds[1:])
         data = np.empty(bounds[-1], np.uint8)
-        _gather(rows, self._offsets, self._arena, bounds, data)
+        _gather(rows, self._names, bounds, data)
         return Strings(bounds, data)
 
     def hashes(self, rows: U32) -> U64:
         """A 64-bit hash of each row's id, the same in every process and run."""
-        hashes: U64 = self._hashes[rows]
+        hashes: U64 = self._names.hashes[rows]
         return hashes
 
 
 class IdTable(IdView):
-    """Ids to rows and back: the writer.
+    """Ids to rows and back, for the writer.
 
     Always true: a row belongs to at most one id; rows in use are below ``row_count``; the index is at most
     half full.
@@ -244,19 +267,22 @@ class IdTable(IdView):
 
     def __init__(self, row_capacity: int, folder: Folder, kind: str) -> None:
         super().__init__(row_capacity, folder, kind)
-        columns = (self._offsets, self._lengths, self._hashes)
+        names = self._names
         self._row_room = [
             (folder.room(f"{kind}_id_{name}", 0, column.nbytes), column.itemsize)
-            for name, column in zip(("offsets", "lengths", "hashes"), columns, strict=True)
-        ]
-        self._arena_room = folder.room(f"{kind}_id_bytes", 0, self._arena.nbytes)
-        self._rooms = np.zeros(row_capacity, np.uint8)
-        self._links = self._arena.view(
-            np.int64
-        )  # a free chunk's first word: the next free chunk of its class
-        self._free_chunks = np.zeros(CLASSES, np.int64)
-        self._free_rows = np.zeros(row_capacity, np.uint32)
-        self._counters = np.zeros(COUNTERS, np.int64)
+            for name, column in (
+                ("offsets", names.offsets), ("lengths", names.lengths), ("hashes", names.hashes)
+            )
+        ]  # fmt: skip
+        self._byte_room = folder.room(f"{kind}_id_bytes", 0, names.bytes.nbytes)
+        self._spare = Spare(
+            rooms=np.zeros(row_capacity, np.uint8),
+            links=names.bytes.view(np.int64),
+            free_chunks=np.zeros(CLASSES, np.int64),
+            free_rows=np.zeros(row_capacity, np.uint32),
+            counters=np.zeros(COUNTERS, np.int64),
+        )
+        self._counters = self._spare.counters
         self._index = np.zeros(INDEX_SLOTS_MIN, np.uint64)
 
     def __len__(self) -> int:
@@ -277,7 +303,7 @@ class IdTable(IdView):
         for room, size in self._row_room:
             room.provide(rows_max * size)
         arena_max = int(self._counters[ARENA_USED]) + int(ids.offsets[-1] - ids.offsets[0]) + CHUNK * len(ids)
-        self._arena_room.provide(min(arena_max, len(self._arena)))
+        self._byte_room.provide(min(arena_max, len(self._names.bytes)))
         while 2 * (len(self) + len(ids)) > len(self._index):
             old, self._index = self._index, np.zeros(2 * len(self._index), np.uint64)
             _rebuild(self._index, old)
@@ -285,39 +311,31 @@ class IdTable(IdView):
         wanted = np.empty(len(ids), np.uint64)
         _hash_all(ids.data, ids.offsets, wanted)
         fresh_count, done = _assign(
-            ids.data, ids.offsets, wanted, self._index, self._hashes, self._offsets, self._lengths,
-            self._rooms, self._arena, self._links, self._free_chunks, self._free_rows, self._counters, rows,
-            fresh,
-        )  # fmt: skip
+            ids.data, ids.offsets, wanted, self._index, self._names, self._spare, rows, fresh
+        )
         if done < len(ids):
             raise IdTableFullError(
                 f"{len(self)} {self.kind} ids are live and the table holds {self.row_capacity} "
-                f"({len(self._arena)} bytes of names): raise window.{self.kind}_rows"
+                f"({len(self._names.bytes)} bytes of names): raise window.{self.kind}_rows"
             )
         return rows, fresh[:fresh_count]
 
     def find(self, ids: Strings) -> I64:
         """The row of each id, [N]; -1 for one that has none."""
         rows = np.empty(len(ids), np.int64)
-        _find_all(ids.data, ids.offsets, self._index, self._lengths, self._offsets, self._arena, rows)
+        _find_all(ids.data, ids.offsets, self._index, self._names, rows)
         return rows
 
     def rows_in_use(self) -> U32:
         """The rows that have an id, ascending. O(rows)."""
-        return np.flatnonzero(self._lengths[: self._counters[ROW_COUNT]]).astype(np.uint32)
+        return np.flatnonzero(self._names.lengths[: self._counters[ROW_COUNT]]).astype(np.uint32)
 
     def forget(self, row: int) -> None:
-        """Release a row and wipe its name. A reader must have a way to tell that it read half of one."""
-        self._arena[self._offsets[row] : self._offsets[row] + self._lengths[row]] = 0
+        """Release a row and wipe its id. A reader must be able to tell that it read half of an id."""
+        start = self._names.offsets[row]
+        self._names.bytes[start : start + self._names.lengths[row]] = 0
         self.release(np.array([row], np.uint32))
 
     def release(self, rows: U32) -> None:
-        """Take the rows, each in use and named once, from their ids; they may go to others from now on."""
-        _release(
-            np.ascontiguousarray(rows, np.uint32),
-            self._index,
-            self._hashes,
-            self._lengths,
-            self._free_rows,
-            self._counters,
-        )
+        """Take the rows from their ids, for other ids to get them. Each row is in use and occurs once."""
+        _release(np.ascontiguousarray(rows, np.uint32), self._index, self._names, self._spare)

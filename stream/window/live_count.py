@@ -1,30 +1,49 @@
-"""How many events of a relation are live, without a look at each of them.
+"""The number of live events of a relation, counted without a look at each of them.
 
     Window.append, erase ──► [LiveCount] ──► status
 
-An event leaves its ring in turn, so one that expired, or was erased, may stay in it for a while behind an
-older arrival that is still live. For each block of slots the lowest and the highest time are kept, and how
-many were erased. A block on one side of the horizon is counted by them, and only the others are looked into.
+Events leave a ring in turn, so an expired or erased event may stay in it for a while, behind an older arrival
+that is still live. Each block of slots has a summary: the lowest and the highest time, and the number of
+erased events. The summary is enough to count a block whose times are all on one side of the horizon. Only the
+other blocks are read event by event.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from driftgraph.stream.arrays import I64
 from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.window.adjacency import LONG_AGO, TIME, TIMES
 
-BLOCK: Final = 4_096  # slots: 128 kB of records, which take 2 µs to look into
+BLOCK: Final = 4_096  # slots: 128 kB of records, which take 2 µs to read
 NEVER: Final = np.iinfo(np.int64).max
 
 
+class Slots(NamedTuple):
+    """The slots of one relation's ring: ``capacity`` of them from ``base`` on."""
+
+    times: I64
+    base: int
+    capacity: int
+
+
+class Blocks(NamedTuple):
+    """The summary of each block of ``size`` slots: its lowest and highest time, and how many were erased."""
+
+    size: int
+    low: I64
+    high: I64
+    erased: I64
+
+
 @kernel
-def _note(
-    times: Any, base: int, capacity: int, next_: int, count: int, block: int, low: Any, high: Any, erased: Any
-) -> None:  # pragma: no cover - compiled
+def _note(slots: Slots, next_: int, count: int, blocks: Blocks) -> None:  # pragma: no cover - compiled
     """Take in ``count`` records from sequence number ``next_`` on."""
+    times, base, capacity = slots
+    block, low, high, erased = blocks
     offset = next_ % capacity
     while count > 0:
         at = offset // block
@@ -47,10 +66,11 @@ def _note(
 
 @kernel
 def _count(
-    times: Any, base: int, capacity: int, first: int, next_: int, horizon_ms: int, block: int,
-    low: Any, high: Any, erased: Any,
-) -> int:  # fmt: skip  # pragma: no cover - compiled
-    """Events with sequence numbers from ``first`` to ``next_`` that are at ``horizon_ms`` or later."""
+    slots: Slots, first: int, next_: int, horizon_ms: int, blocks: Blocks
+) -> int:  # pragma: no cover - compiled
+    """The number of events from ``first`` to ``next_`` with a time of ``horizon_ms`` or later."""
+    times, base, capacity = slots
+    block, low, high, erased = blocks
     live = 0
     number = first
     while number < next_:
@@ -73,29 +93,27 @@ def _count(
 class LiveCount:
     """The summaries of one relation's ring, for its writer.
 
-    Always true: a block of which every slot is in use and of one turn of the ring has its summary. A block in
-    which the ring begins or ends is looked into.
+    Always true: a block has its summary if all its slots are in use and belong to one turn of the ring. A
+    block in which the ring begins or ends is read event by event.
     """
 
-    def __init__(self, times: Any, base: int, capacity: int, *, block: int) -> None:
-        blocks = -(-capacity // block)
-        self._ring = (times, base, capacity)
-        self._block = block
-        self._low = np.full(blocks, NEVER, np.int64)
-        self._high = np.full(blocks, LONG_AGO, np.int64)
-        self.erased = np.zeros(blocks, np.int64)  # of each block; ``ring.erase_events`` counts there, too
-
-    @property
-    def block(self) -> int:
-        """Slots of a block."""
-        return self._block
+    def __init__(self, times: I64, base: int, capacity: int, *, block: int) -> None:
+        count = -(-capacity // block)
+        self._slots = Slots(times, base, capacity)
+        self.blocks = Blocks(  # ``ring.erase_events`` counts in it, too
+            block,
+            np.full(count, NEVER, np.int64),
+            np.full(count, LONG_AGO, np.int64),
+            np.zeros(count, np.int64),
+        )
 
     def note(self, next_: int, count: int) -> None:
         """Take in events that were just written from sequence number ``next_`` on. O(count)."""
-        _note(*self._ring, next_, count, self._block, self._low, self._high, self.erased)
+        _note(self._slots, next_, count, self.blocks)
 
     def count(self, first: int, next_: int, horizon_ms: int) -> int:
-        """Live events among those. O(events / BLOCK), and the blocks that the horizon lies in."""
-        return int(
-            _count(*self._ring, first, next_, horizon_ms, self._block, self._low, self._high, self.erased)
-        )
+        """The number of live events from ``first`` to ``next_``.
+
+        The cost is O(events / BLOCK), plus a read of each block that the horizon lies in.
+        """
+        return int(_count(self._slots, first, next_, horizon_ms, self.blocks))

@@ -1,14 +1,15 @@
-"""The ring of a relation: how events enter the window, leave it in turn, or are erased (writer kernels).
+"""The writer's kernels: events enter the ring of a relation, leave it in turn, or are erased.
 
 Window ──► [append, drop, erase] ──► adjacency: link, unlink
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from driftgraph.stream.arrays import I64, U32
 from driftgraph.stream.kernels.atomics import prefetch
 from driftgraph.stream.kernels.compile import helper, kernel
 from driftgraph.stream.window.adjacency import (
@@ -26,26 +27,75 @@ from driftgraph.stream.window.adjacency import (
     TIMES,
     USER,
     WORDS,
+    Adjacency,
+    Live,
+    Side,
     follow,
     level_bit,
     link,
     offset_of,
     unlink,
 )
+from driftgraph.stream.window.live_count import Blocks
 
-AHEAD = 32  # events between a prefetch and its use: about 200 ns of work, a miss to memory
+AHEAD = 32  # events between a prefetch and its use: their work takes 200 ns, as long as a miss to memory
+
+
+class Ring(NamedTuple):
+    """A relation's ring: ``capacity`` records from ``base`` on. It holds events ``first`` to ``next_``."""
+
+    relation: int
+    relation_count: int
+    base: int
+    capacity: int
+    first: int
+    next_: int
+
+
+class Arrivals(NamedTuple):
+    """N events in order of arrival, by row."""
+
+    user: U32
+    item: U32
+    time_ms: I64
+
+
+class Emptied(NamedTuple):
+    """For each event that left, the node that has no event of its relation any more, or -1."""
+
+    users: I64
+    items: I64
+
+
+@helper
+def _users(memory: Adjacency) -> Side:
+    return Side(memory.words, memory.times, memory.user_heads, USER)
+
+
+@helper
+def _items(memory: Adjacency) -> Side:
+    return Side(memory.words, memory.times, memory.item_heads, ITEM)
+
+
+@helper
+def _head(ring: Ring, node: Any) -> Any:
+    return np.int64(node) * ring.relation_count + ring.relation
+
+
+@helper
+def _behind(ring: Ring, slot: int) -> int:
+    """The slot that comes after this one in the ring."""
+    return slot + 1 if slot + 1 < ring.base + ring.capacity else ring.base
 
 
 @kernel
-def _leave(
-    words: Any, times: Any, heads: Any, side: int, relation: int, relation_count: int,
-    slot: int, expired: bool, start: int, capacity: int, count: int,
-) -> Any:  # fmt: skip
+def _leave(lists: Side, ring: Ring, slot: int, expired: bool, live: Live) -> Any:
     """Let the event at ``slot`` leave its list on one side; return the node if it was its last, else -1."""
-    node = np.int64(words[slot * WORDS + side])
-    head = node * relation_count + relation
+    heads = lists.heads
+    node = np.int64(lists.words[slot * WORDS + lists.side])
+    head = _head(ring, node)
     if not expired and (heads[head * HEAD_WORDS + DEGREE] & COUNT) > 1:
-        unlink(words, times, heads, side, node, head, slot, start, capacity, count)
+        unlink(lists, node, head, slot, live)
     degree = heads[head * HEAD_WORDS + DEGREE] - np.uint32(1)
     if heads[head * HEAD_WORDS] == slot + 1:
         degree |= STALE
@@ -55,144 +105,133 @@ def _leave(
 
 @kernel
 def drop_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any,
-    relation: int, relation_count: int, base: int, capacity: int, first: int, next_: int,
-    horizon_ms: int, exactly: int, emptied_users: Any, emptied_items: Any,
-) -> tuple[int, int]:  # fmt: skip
-    """Let the oldest arrivals go: ``exactly`` so many, or with 0 those older than ``horizon_ms``.
+    memory: Adjacency, ring: Ring, horizon_ms: int, exactly: int, emptied: Emptied
+) -> tuple[int, int]:
+    """Let the oldest arrivals go: ``exactly`` that many, or, if it is 0, those older than ``horizon_ms``.
 
-    Stops when ``emptied_users`` and ``emptied_items`` are full; they get, for each event, the node that has
-    no event of this relation left, or -1. Returns (events gone, those of them that had not expired).
+    The kernel stops when ``emptied`` is full. It returns (events gone, those of them that had not expired).
     """
-    start = base + first % capacity
-    count = next_ - first
+    words, times, user_heads, item_heads = memory
+    users, items = _users(memory), _items(memory)
+    base, capacity = ring.base, ring.capacity
+    start = base + ring.first % capacity
+    count = ring.next_ - ring.first
     gone, early = 0, 0
-    limit = min(exactly or count, len(emptied_users))
+    limit = min(exactly or count, len(emptied.users))
     while gone < limit:
         expired = times[start * TIMES + TIME] < horizon_ms
         if not exactly and not expired:
             break
         if words[start * WORDS + USER] == NIL:
-            emptied_users[gone] = emptied_items[gone] = -1
+            emptied.users[gone] = emptied.items[gone] = -1
             gone += 1
-            start = start + 1 if start + 1 < base + capacity else base
+            start = _behind(ring, start)
             continue
         if gone + AHEAD < count:
             ahead = start + AHEAD if start + AHEAD < base + capacity else start + AHEAD - capacity
-            prefetch(
-                user_heads, (np.int64(words[ahead * WORDS + USER]) * relation_count + relation) * HEAD_WORDS
-            )
-            prefetch(
-                item_heads, (np.int64(words[ahead * WORDS + ITEM]) * relation_count + relation) * HEAD_WORDS
-            )
-        emptied_users[gone] = _leave(
-            words, times, user_heads, USER, relation, relation_count, start, expired,
-            start, capacity, count - gone,
-        )  # fmt: skip
-        emptied_items[gone] = _leave(
-            words, times, item_heads, ITEM, relation, relation_count, start, expired,
-            start, capacity, count - gone,
-        )  # fmt: skip
+            prefetch(user_heads, _head(ring, words[ahead * WORDS + USER]) * HEAD_WORDS)
+            prefetch(item_heads, _head(ring, words[ahead * WORDS + ITEM]) * HEAD_WORDS)
+        live = Live(start, capacity, count - gone)
+        emptied.users[gone] = _leave(users, ring, start, expired, live)
+        emptied.items[gone] = _leave(items, ring, start, expired, live)
         early += not expired
         gone += 1
-        start = start + 1 if start + 1 < base + capacity else base
+        start = _behind(ring, start)
     return gone, early
 
 
 @helper
-def _bury(
-    words: Any, times: Any, item_heads: Any, relation: int, relation_count: int, slot: int,
-    horizon_ms: int, start: int, capacity: int, count: int,
-) -> Any:  # fmt: skip
+def _bury(items: Side, ring: Ring, slot: int, horizon_ms: int, live: Live) -> Any:
     """Make the event at ``slot`` a tombstone; return the item if it was its last, else -1."""
-    item = _leave(
-        words, times, item_heads, ITEM, relation, relation_count, slot,
-        times[slot * TIMES + TIME] < horizon_ms, start, capacity, count,
-    )  # fmt: skip
-    words[slot * WORDS + USER] = words[slot * WORDS + ITEM] = NIL
-    times[slot * TIMES + TIME] = LONG_AGO
+    item = _leave(items, ring, slot, items.times[slot * TIMES + TIME] < horizon_ms, live)
+    items.words[slot * WORDS + USER] = items.words[slot * WORDS + ITEM] = NIL
+    items.times[slot * TIMES + TIME] = LONG_AGO
     return item
 
 
 @helper
-def _count_erased(erased: Any, block: int, offset: int, tail: int) -> None:
-    """Count one in its block, unless the ring's newer turn, which ends at ``tail``, has begun there."""
-    if offset // block != tail // block or offset < tail or tail % block == 0:
-        erased[offset // block] += 1
+def _count_erased(blocks: Blocks, offset: int, tail: int) -> None:
+    """Count an erased event in its block, unless the block already belongs to the ring's newer turn.
+
+    The newer turn ends at ``tail``.
+    """
+    size = blocks.size
+    if offset // size != tail // size or offset < tail or tail % size == 0:
+        blocks.erased[offset // size] += 1
 
 
 @kernel
 def erase_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any, user: int, relation: int, relation_count: int,
-    base: int, capacity: int, first: int, next_: int, horizon_ms: int, emptied_items: Any,
-    erased: Any, block: int,
-) -> None:  # fmt: skip
-    """Make tombstones of all events of a user, as many as ``emptied_items`` has room for.
+    memory: Adjacency, ring: Ring, user: int, horizon_ms: int, emptied_items: I64, blocks: Blocks
+) -> None:
+    """Make tombstones of all events of a user; ``emptied_items`` has room for exactly that many.
 
-    It gets, for each, the item that has no event of this relation left, or -1. ``erased`` counts them for
-    each ``block`` slots of the ring.
+    ``emptied_items`` gets, for each event, the item that has no event of this relation left, or -1.
+    ``blocks`` counts the erased events.
     """
-    start = base + first % capacity
-    count = next_ - first
-    head = user * relation_count + relation
+    words, user_heads = memory.words, memory.user_heads
+    users, items = _users(memory), _items(memory)
+    start = ring.base + ring.first % ring.capacity
+    live = Live(start, ring.capacity, ring.next_ - ring.first)
+    tail = ring.next_ % ring.capacity
+    head = _head(ring, user)
     found, slot = 0, np.int64(user_heads[head * HEAD_WORDS]) - 1
-    if slot >= 0 and (offset_of(slot, start, capacity) >= count or words[slot * WORDS + USER] != user):
+    if slot >= 0 and (
+        offset_of(slot, start, live.capacity) >= live.length or words[slot * WORDS + USER] != user
+    ):
         slot = -1
     while slot >= 0:
-        older = follow(words, times, USER, user, slot, PREV, start, capacity, count)
-        emptied_items[found] = _bury(
-            words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
-        )
-        _count_erased(erased, block, slot - base, next_ % capacity)
+        older = follow(users, user, slot, PREV, live)
+        emptied_items[found] = _bury(items, ring, slot, horizon_ms, live)
+        _count_erased(blocks, slot - ring.base, tail)
         found += 1
         slot = older
     slot = start
-    while found < len(emptied_items):  # rare: expired ones that wait for their turn, and no list knows of
+    while found < len(emptied_items):  # rare: expired events that wait for their turn, and that no list holds
         if words[slot * WORDS + USER] == user:
-            emptied_items[found] = _bury(
-                words, times, item_heads, relation, relation_count, slot, horizon_ms, start, capacity, count
-            )
-            _count_erased(erased, block, slot - base, next_ % capacity)
+            emptied_items[found] = _bury(items, ring, slot, horizon_ms, live)
+            _count_erased(blocks, slot - ring.base, tail)
             found += 1
-        slot = slot + 1 if slot + 1 < base + capacity else base
+        slot = _behind(ring, slot)
     for word in range(HEAD_WORDS):
         user_heads[head * HEAD_WORDS + word] = 0
 
 
 @kernel
 def append_events(
-    words: Any, times: Any, user_heads: Any, item_heads: Any, relation: int, relation_count: int,
-    base: int, capacity: int, first: int, next_: int, user: Any, item: Any, time_ms: Any,
-    horizon_ms: int, user_events_max: int, item_events_max: int, left_out: Any,
-) -> int:  # fmt: skip
+    memory: Adjacency, ring: Ring, events: Arrivals, horizon_ms: int, limits: tuple[int, int], left_out: I64
+) -> int:
     """Put N events, at most ``capacity``, behind the newest and link each into its two lists.
 
-    Left out, and listed by index in ``left_out`` [N], are those that expired already and those whose user or
-    item holds as many events of the relation as it may. Returns how many these are. An event of user ``NIL``
-    becomes a tombstone.
+    The kernel leaves out an event that has expired, and one whose user or item holds as many events of the
+    relation as ``limits`` (user, item) allow. It lists these by index in ``left_out`` [N] and returns their
+    number. An event of user ``NIL`` becomes a tombstone.
     """
+    words, times, user_heads, item_heads = memory
+    users, items = _users(memory), _items(memory)
+    user, item, time_ms = events
+    user_events_max, item_events_max = limits
     total = len(user)
-    start = base + first % capacity
-    slot = base + next_ % capacity
-    before = next_ - first
+    start = ring.base + ring.first % ring.capacity
+    slot = ring.base + ring.next_ % ring.capacity
+    before = ring.next_ - ring.first
     out = 0
     for i in range(total):
         if user[i] == NIL:
             words[slot * WORDS + USER] = words[slot * WORDS + ITEM] = NIL
             times[slot * TIMES + TIME] = LONG_AGO
-            slot = slot + 1 if slot + 1 < base + capacity else base
+            slot = _behind(ring, slot)
             continue
         if i + AHEAD < total:
-            prefetch(user_heads, (np.int64(user[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-            prefetch(item_heads, (np.int64(item[i + AHEAD]) * relation_count + relation) * HEAD_WORDS)
-        soon = i + AHEAD // 2  # its head is here by now; one event of 16 needs a record besides
+            prefetch(user_heads, _head(ring, user[i + AHEAD]) * HEAD_WORDS)
+            prefetch(item_heads, _head(ring, item[i + AHEAD]) * HEAD_WORDS)
+        soon = i + AHEAD // 2  # its head has arrived by now; one event of 16 needs another record
         if soon < total and user[soon] != NIL and level_bit(slot + AHEAD // 2) > LEVEL_1:
-            at = (np.int64(user[soon]) * relation_count + relation) * HEAD_WORDS + HIGH
+            at = _head(ring, user[soon]) * HEAD_WORDS + HIGH
             prefetch(words, max(np.int64(user_heads[at]) - 1, 0) * WORDS)
-            at = (np.int64(item[soon]) * relation_count + relation) * HEAD_WORDS + HIGH
+            at = _head(ring, item[soon]) * HEAD_WORDS + HIGH
             prefetch(words, max(np.int64(item_heads[at]) - 1, 0) * WORDS)
-        user_head = np.int64(user[i]) * relation_count + relation
-        item_head = np.int64(item[i]) * relation_count + relation
+        user_head, item_head = _head(ring, user[i]), _head(ring, item[i])
         if (
             time_ms[i] < horizon_ms
             or (user_heads[user_head * HEAD_WORDS + DEGREE] & COUNT) >= user_events_max
@@ -204,13 +243,8 @@ def append_events(
         words[slot * WORDS + USER] = user[i]
         words[slot * WORDS + ITEM] = item[i]
         times[slot * TIMES + TIME] = time_ms[i]
-        link(
-            words, times, user_heads, USER, np.int64(user[i]), user_head, slot, time_ms[i], horizon_ms,
-            start, capacity, before + i - out, before + total,
-        )  # fmt: skip
-        link(
-            words, times, item_heads, ITEM, np.int64(item[i]), item_head, slot, time_ms[i], horizon_ms,
-            start, capacity, before + i - out, before + total,
-        )  # fmt: skip
-        slot = slot + 1 if slot + 1 < base + capacity else base
+        live = Live(start, ring.capacity, before + i - out)
+        link(users, np.int64(user[i]), user_head, slot, time_ms[i], horizon_ms, live, before + total)
+        link(items, np.int64(item[i]), item_head, slot, time_ms[i], horizon_ms, live, before + total)
+        slot = _behind(ring, slot)
     return out

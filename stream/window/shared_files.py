@@ -1,9 +1,9 @@
-"""Flat arrays that several processes share: sparse files mapped into memory, and what they hold.
+"""Flat arrays that several processes share: sparse files mapped into memory, and their description.
 
-A folder is opened by one writer, which makes it, and by any number of readers. Files are sparse, so that
-capacity costs nothing until it is used. Whoever touches a page that the disk has no room for is killed by the
-system (SIGBUS), reader or writer; so the writer asks for disk space before it uses it (``Room``), and readers
-look only at what is in use.
+One writer makes a folder, and any number of readers open it. The files are sparse, so capacity costs nothing
+until it is used. The system kills a process, reader or writer, that touches a page for which the disk has no
+room (SIGBUS). So the writer asks for disk space before it uses it (``Room``), and readers read only memory
+that is in use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOM_STEP_MIN, ROOM_STEP_MAX = 1 << 16, 4 << 20  # bytes of a file asked for at 
 
 
 class WindowError(DriftgraphError):
-    """A window that cannot be opened or written: says which, and what to do."""
+    """A window cannot be opened or written. The message says which one, and what to do."""
 
 
 class RelationDescription(msgspec.Struct, frozen=True):
@@ -42,10 +42,10 @@ class RelationDescription(msgspec.Struct, frozen=True):
 
 
 class Life(msgspec.Struct, frozen=True):
-    """A process that wrote a window which others went on with from a checkpoint.
+    """A process that wrote a window before another one continued it from a checkpoint.
 
-    Its sequence numbers are this window's below ``until``, one for each relation, ``ANEW`` where a relation's
-    numbers began again since; None: it writes it still.
+    Below ``until``, one number for each relation, its sequence numbers are those of this window. ``ANEW``
+    says that the relation's numbers began again since. None says that the process still writes the window.
     """
 
     id: str
@@ -66,10 +66,10 @@ class WindowInUseError(WindowError):
 
 
 def claim(directory: Path) -> Callable[[], None]:
-    """Make this process the one writer of a folder, until it calls what is returned or ends.
+    """Make this process the one writer of a folder, until it ends or calls the returned function.
 
     Raises:
-        WindowInUseError: Another process is; says which.
+        WindowInUseError: Another process is the writer; the message says which.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -96,18 +96,18 @@ def claim(directory: Path) -> Callable[[], None]:
 
 
 class Room:
-    """Disk space for a part of a sparse file, provided in steps before it is written.
+    """Disk space for a part of a sparse file. The writer gets it in steps, before it writes.
 
     Always true: the first ``size`` bytes from ``start`` on can be written.
     """
 
     def __init__(self, path: Path | None, start: int, limit: int) -> None:
         self.size = 0
-        self._path = path  # None: private memory, where the system cares for it
+        self._path = path  # None: private memory, for which the system provides
         self._start, self._limit = start, limit
 
     def provide(self, size: int) -> None:
-        """Make sure of the first ``size`` bytes; O(1) if they are there.
+        """Make sure that the first ``size`` bytes can be written. O(1) if they can already.
 
         Raises:
             WindowError: The disk is full; nothing has changed.
@@ -132,7 +132,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where the arrays lie; without a path, in memory that only this process sees."""
+    """The folder of the arrays. Without a path they are in memory that only this process sees."""
 
     path: Path | None
     writable: bool = False
@@ -141,7 +141,7 @@ class Folder:
         """Make (all zeros) or open one flat array.
 
         Raises:
-            WindowError: The file cannot be made, or is not there or not as long as it has to be.
+            WindowError: The file cannot be made, is missing, or has another length.
         """
         if self.path is None:
             return np.zeros(length, dtype)
@@ -149,7 +149,7 @@ class Folder:
         try:
             if self.writable:
                 self.path.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)  # a reader of the window before keeps its own file
+                path.unlink(missing_ok=True)  # a reader of the previous window keeps its own file
                 with path.open("wb") as file:
                     file.truncate(size)
                 return np.asarray(np.memmap(path, dtype, "r+", shape=(length,)))
@@ -172,22 +172,22 @@ class Folder:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Why a file cannot be mapped. What volumes say of it does not name the cause."""
+    """Why a file cannot be mapped. The errors of a volume that does not allow it do not name that cause."""
     if isinstance(error, OSError) and error.errno in (errno.ENODEV, errno.EINVAL, errno.ENOSYS):
         return f"its volume does not allow it ({error.strerror})"
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 
 def write_description(directory: Path, description: Description) -> None:
-    """Write it whole. It need not survive a crash of the machine, since a start makes the window anew."""
+    """Write the description whole. A crash of the machine may cost it: a start makes the window anew."""
     disk.write_whole(directory / DESCRIPTION, msgspec.json.encode(description), synced=False)
 
 
 def read_description(directory: Path) -> Description:
-    """Read what the writer published.
+    """Read the description that the writer published.
 
     Raises:
-        WindowError: There is no window, or it is not one of this version.
+        WindowError: There is no window, or another version wrote it.
     """
     path = directory / DESCRIPTION
     try:

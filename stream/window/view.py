@@ -1,8 +1,9 @@
-"""The window as readers see it, and the words it is described in.
+"""The window as readers see it, and the types that describe it.
 
     Window (the writer) ──► shared memory ──► [WindowView] at a cut ──► training, evaluation, refresh
 
-There is no lock: a reader works at a cut and learns at the end whether it still held (``cut_header``).
+There is no lock: a reader works at a cut, and learns at the end whether the cut was still whole
+(``cut_header``).
 """
 
 from __future__ import annotations
@@ -17,34 +18,36 @@ from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I32, I64, U8, U32
+from driftgraph.stream.arrays import I32, I64, U8, U32
+from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import adjacency, cut_header, recent_kernels
-from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.adjacency import ITEM, USER, Side
 from driftgraph.stream.window.shared_files import ANEW, Folder, Life, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
-ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # for the writer to end one: it takes a fraction of that
+ERASURE_WAITS_MAX, ERASURE_WAIT_S = (
+    1_000,
+    0.001,
+)  # waits for the writer to end an erasure, which takes a fraction of one
 THREADS = min(os.cpu_count() or 1, 8)
-DRAW_MIX = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio
 Answer = TypeVar("Answer")
-SEEDS_PER_THREAD = 4_096  # below it, handing work to a thread costs more than it saves
+SEEDS_PER_THREAD = 4_096  # with fewer, a thread costs more than it saves
 
 
 class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again at a newer cut
-    """Events of the cut were overwritten meanwhile; take a newer cut and ask again."""
+    """Events of the cut were overwritten meanwhile. The reader takes a newer cut and asks again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One behavior: how long its events live, and how many of them fit."""
+    """One behavior: how long its events live, and how many events the window holds."""
 
     name: str
     span_ms: int
-    capacity: int = 1 << 24  # 32 bytes each, used only where events have been
-    user_events_max: int = EVENTS_MAX  # in the window, of one user; whoever has more is no shopper
+    capacity: int = 1 << 24  # events of 32 bytes; a place takes memory once an event has been there
+    user_events_max: int = EVENTS_MAX  # in the window, of one user; a user with more is no shopper
     item_events_max: int = EVENTS_MAX
 
     def __post_init__(self) -> None:
@@ -78,7 +81,7 @@ class Cut:
 class Neighborhood:
     """Recent neighbors. Shape suffixes: B seeds, R relations, K neighbors, newest first.
 
-    Only the first ``count_BR[b, r]`` of the K are real; behind them stand zeros.
+    The first ``count_BR[b, r]`` of the K are real; the others are zeros.
     """
 
     neighbor_BRK: U32
@@ -113,16 +116,19 @@ class Arrays:
 class WindowView:
     """The window as a reader sees it, in the writer's process or another. Every answer is as of a cut.
 
-    Erasure is the one change that reaches back: an older cut then no longer shows the erased user, nor what
-    had expired by then.
+    Only an erasure changes older cuts: they no longer show the erased user, nor events that had expired by
+    then.
     """
 
     def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
         self.relations = tuple(relations)
         self.row_capacity = row_capacity
-        self.history: tuple[Life, ...] = ()  # whose sequence numbers these are
+        self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
         self._times = arrays.words.view(np.int64)
+        self._sides = tuple(
+            Side(arrays.words, self._times, arrays.heads[side], side) for side in (USER, ITEM)
+        )
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
@@ -143,18 +149,19 @@ class WindowView:
         )
 
     def rows(self, side: int) -> int:
-        """Rows in use are below this number."""
+        """The number that all rows in use are below."""
         return int(self._arrays.header[cut_header.ROWS + side])
 
     @property
     def erasure_count(self) -> int:
-        """Users erased since the window was made."""
+        """The number of users erased since the window was made."""
         return int(self._arrays.header[cut_header.ERASURES_DONE])
 
     def numbers_here(self, life: str, next_: Mapping[str, int]) -> tuple[int, ...] | None:
-        """Sequence numbers by relation, of a cut in that life of the window, as this window has them.
+        """The sequence numbers of a cut, which the process ``life`` gave out, as numbers of this window.
 
-        None if they mean other events here. A relation whose numbers began again since begins with 0.
+        ``next_`` is by relation. The result is None if the numbers mean other events here. A relation whose
+        numbers began again since gets 0.
         """
         lives = [one.until for one in self.history if one.id == life]
         if not lives:
@@ -169,9 +176,9 @@ class WindowView:
         return tuple(numbers)
 
     def row_versions(self, side: int) -> U32:
-        """How many owners each row has had, [rows]. Who keeps a value by row starts it anew when this grows.
+        """How many owners each row has had, [rows]. A value kept by row starts anew when this number grows.
 
-        Read it before the cut: a row that changes its owner in between then shows as changed.
+        Read it before the cut: a row that changes its owner in between then counts as changed.
         """
         return self._arrays.versions[side][: self.rows(side)].copy()
 
@@ -181,12 +188,13 @@ class WindowView:
         return len(versions), int(versions.sum(dtype=np.int64))
 
     def arrivals(self, relation: int, start: int, stop: int) -> tuple[U32, U32, I64]:
-        """Users, items and times of a relation's events from number ``start`` to ``stop``, as they came.
+        """Users, items and times of a relation's events ``start`` to ``stop``, in order of arrival.
 
-        Both rows are ``NIL`` where an event was erased. One may have expired, and its rows be others' by now.
+        Both rows of an erased event are ``NIL``. An event may have expired, and its rows may have other
+        owners by now.
 
         Raises:
-            StaleCut: Some were overwritten meanwhile.
+            StaleCut: Some of the events were overwritten meanwhile.
         """
         capacity = self.relations[relation].capacity
         slots = self._base[relation] + np.arange(start, stop) % capacity
@@ -215,15 +223,16 @@ class WindowView:
         """The k most recent neighbors of each node by each relation, strictly before the node's own time.
 
         Args:
-            side: ``USER`` if ``nodes`` are user rows (the neighbors are items), ``ITEM`` the other way round.
+            side: ``USER`` if ``nodes`` are user rows and the neighbors items; ``ITEM`` for the opposite.
             nodes: [B] rows; a row that has no event gets no neighbor.
             times_ms: [B] event times.
-            k: Neighbors per relation, one number or one for each; the result is as wide as the largest.
-            cut: The answer is as of this cut.
+            k: Neighbors by relation, one number for all or one for each; the largest is the width of the
+            result. cut: The answer is as of this cut.
 
         Returns:
-            Neighbors not older than ``max(time, watermark) - span``, newest first, ties newest arrival first.
-            Exact for every batch size and every order of arrival. Releases the GIL.
+            Neighbors not older than ``max(time, watermark) - span``, newest first, and of one time the newest
+            arrival first. The answer is exact for every batch size and every order of arrival. The call
+            releases the GIL.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -247,18 +256,25 @@ class WindowView:
             np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
         )
         first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
-        starts = self._base + first % self._capacity
-
-        rows = self.rows(side)  # what lies behind them may not be on the disk yet
+        rings = recent_kernels.Rings(
+            start=self._base + first % self._capacity,
+            capacity=self._capacity,
+            first=first,
+            length=next_ - first,
+            span_ms=self._span_ms,
+            reserved=self._reserved,
+            watermark_ms=cut.watermark_ms,
+        )
+        rows = self.rows(side)  # the heads of later rows may have no room on the disk yet
 
         def fill(part: slice) -> None:
-            recent_kernels.recent_events(
-                self._arrays.words, self._times, self._arrays.heads[side], rows, self._reserved, side,
-                nodes[part], times_ms[part], fanout, starts, self._capacity, first, next_ - first,
-                self._span_ms, cut.watermark_ms,
-                result.neighbor_BRK[part].reshape(-1), result.time_ms_BRK[part].reshape(-1),
-                result.count_BR[part].reshape(-1), *recent_kernels.scratch(),
-            )  # fmt: skip
+            seeds = recent_kernels.Seeds(nodes[part], times_ms[part], fanout, rows)
+            found = recent_kernels.Found(
+                result.neighbor_BRK[part].reshape(-1),
+                result.time_ms_BRK[part].reshape(-1),
+                result.count_BR[part].reshape(-1),
+            )
+            recent_kernels.recent_events(self._sides[side], rings, seeds, found, recent_kernels.scratch())
 
         _in_parallel(fill, len(nodes))
         return result
@@ -275,9 +291,9 @@ class WindowView:
     ) -> Neighborhood:
         """As ``recent``, but k neighbors drawn from the ``pool`` most recent, each as likely, none twice.
 
-        So it is uniform over the whole history of a node that has no more events than ``pool``, and a hub
-        costs no more. The draw is a hash of node, time and event: asked again, the answer is the same.
-        Newest first, like ``recent``.
+        The draw is uniform over the whole history of a node that has at most ``pool`` events, and a hub costs
+        no more. It is a hash of node, time and event, so the same call gives the same answer. The neighbors
+        are in the order of ``recent``, newest first.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -312,7 +328,7 @@ class WindowView:
         return Events(user[order], item[order], relation_column[order], time[order])
 
     def _answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
-        """The answer at the cut, given again if a user was erased meanwhile."""
+        """The answer at the cut. It is made again if a user was erased meanwhile."""
         for _ in range(ERASURE_WAITS_MAX):
             erasures = cut_header.erasures(self._arrays.header)
             if erasures < 0:
@@ -326,7 +342,7 @@ class WindowView:
         raise StaleCut("users are being erased all the while; take a newer cut and ask again")
 
     def _as_erased(self, cut: Cut) -> Cut:
-        """What is left of a cut: nothing that had expired at the last erasure."""
+        """The cut without the events that had expired at the last erasure."""
         return Cut(
             max(cut.watermark_ms, int(self._arrays.header[cut_header.ERASURE_WATERMARK])),
             tuple(
@@ -343,7 +359,7 @@ class WindowView:
         counts = np.bincount(self.events(cut).relation, minlength=len(self.relations))
         return {relation.name: int(n) for relation, n in zip(self.relations, counts, strict=True)}
 
-    def degree(self, side: int, cut: Cut) -> npt.NDArray[np.int32]:
+    def degree(self, side: int, cut: Cut) -> I32:
         """Live events of each node by relation, [rows, R]. O(window)."""
         rows, events, relation_count = self.rows(side), self.events(cut), len(self.relations)
         node = (events.user if side == USER else events.item).astype(np.int64)
@@ -355,15 +371,8 @@ def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64) -> Neighb
     """The neighbors of ``pool`` whose hashes are lowest, as many as each relation's fanout."""
     place_P = np.arange(pool.neighbor_BRK.shape[2])
     chance_BRP = np.zeros(pool.neighbor_BRK.shape, np.uint64)
-    for value in (
-        nodes[:, None, None],
-        times_ms[:, None, None],
-        pool.neighbor_BRK,
-        pool.time_ms_BRK,
-        place_P,
-    ):
-        chance_BRP = (chance_BRP ^ value.astype(np.uint64)) * DRAW_MIX
-        chance_BRP ^= chance_BRP >> np.uint64(29)
+    seeds = (nodes[:, None, None], times_ms[:, None, None])
+    fold((*seeds, pool.neighbor_BRK, pool.time_ms_BRK, place_P), GOLDEN, into=chance_BRP)
     chance_BRP[place_P >= pool.count_BR[:, :, None]] = np.iinfo(np.uint64).max
     width = int(fanout.max(initial=0))
     chosen = np.argsort(chance_BRP, axis=2)[:, :, :width]

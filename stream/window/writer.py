@@ -1,10 +1,10 @@
-"""The window: the live part of the heterograph, in memory that one process writes and many read.
+"""The window: the live part of the heterograph, in memory that one process writes and many processes read.
 
     EventBatch ──► ids ──► [Window.append, expire] ──► cut ──► WindowView.recent, events ──► training
 
-Everything lies in flat arrays (files mapped into memory, or anonymous): the event records and list heads
+The window is flat arrays, in files mapped into memory or in private memory: the event records and list heads
 of ``adjacency``, and the counters of ``cut_header``. The writer raises ``reserved`` before it overwrites a
-record and publishes the cut last. Time is event time and nothing here reads a clock.
+record, and publishes the cut last. Time is event time, and nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from driftgraph.stream.events import I64, U8, U32
+from driftgraph.stream.arrays import I64, U8, U32, Mask
 from driftgraph.stream.window import adjacency, cut_header, live_count, ring
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.shared_files import (
@@ -69,8 +68,11 @@ class Window(WindowView):
         self._first = np.array(newest.first, np.int64)
         self._next = np.array(newest.next, np.int64)
         self.watermark_ms = newest.watermark_ms
-        self.truncated = np.zeros(len(self.relations), np.int64)  # let go early by a full ring
-        self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
+        self._memory = adjacency.Adjacency(arrays.words, self._times, *arrays.heads)
+        self.truncated = np.zeros(len(self.relations), np.int64)  # events that a full ring dropped early
+        self.capped = np.zeros(
+            len(self.relations), np.int64
+        )  # events left out because the node had as many as it may
         self._live = [
             live_count.LiveCount(self._times, int(base), relation.capacity, block=live_count.BLOCK)
             for base, relation in zip(self._base, self.relations, strict=True)
@@ -88,17 +90,17 @@ class Window(WindowView):
         self.close: Callable[[], object] = _nothing_to_close
 
     def append(self, user: U32, item: U32, relation: U8, time_ms: I64) -> tuple[U32, U32]:
-        """Add N events in order of arrival. O(N) if they come in order of time; late ones O(log²) each.
+        """Add N events in order of arrival. O(N) for events in order of time; O(log²) for each late one.
 
-        An event older than its relation's span is left out. So is one whose user (item) has
-        ``user_events_max`` (``item_events_max``) of them that were not let go yet: a bot's first events stay,
-        and it costs no more than they do.
+        The window leaves out an event older than its relation's span. It also leaves out an event whose user
+        (item) already has ``user_events_max`` (``item_events_max``) events in the ring: a bot's first events
+        stay, and its later ones cost nothing.
 
         Returns:
-            The rows that may be without events now, users and items, perhaps repeated.
+            The rows that may be without events now, users and items; a row may occur more than once.
 
         Raises:
-            ValueError: Columns disagree, or a row or relation is out of range; nothing was appended.
+            ValueError: Columns disagree, or a row or relation is out of range; no event was appended.
             WindowError: The disk is full; events of some relations may have been appended.
         """
         self._validate(user, item, relation, time_ms)
@@ -117,10 +119,10 @@ class Window(WindowView):
         return _joined(emptied)
 
     def expire(self, watermark_ms: int) -> tuple[U32, U32]:
-        """Move the watermark and let go of what is older than each span. O(expired).
+        """Move the watermark, and let the events go that are older than their span. O(expired).
 
-        An event that expired before one that arrived earlier stays in its ring, invisible, until that one
-        has gone too. Returns the rows left without events of some relation, as ``append`` does.
+        An expired event stays in its ring, invisible, until all events that arrived earlier have gone.
+        Returns the rows left without events of some relation, as ``append`` does.
         """
         self.watermark_ms = max(self.watermark_ms, watermark_ms)
         emptied: list[tuple[U32, U32]] = []
@@ -137,7 +139,7 @@ class Window(WindowView):
         return int((low | high << 32).max(initial=0))
 
     def degrees(self, side: int, row: int) -> I64:
-        """[R] how many events of a row were not let go yet."""
+        """[R] the number of events of a row that are in the ring of each relation."""
         heads = self._arrays.heads[side].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)
         return (heads[row, :, adjacency.DEGREE] & adjacency.COUNT).astype(np.int64)
 
@@ -145,11 +147,11 @@ class Window(WindowView):
         """Remove every event of a user row, at once and from every cut. O(its events · log²).
 
         Returns:
-            The items that were left without events of some relation, perhaps repeated.
+            The items that were left without events of some relation; one may occur more than once.
         """
         if not 0 <= user < self.rows(USER):
             raise ValueError(f"user row {user} is out of range: {self.rows(USER)} are in use")
-        arrays, relation_count = self._arrays, len(self.relations)
+        arrays = self._arrays
         degrees = self.degrees(USER, user)
         number = int(arrays.header[cut_header.ERASURES_BEGUN]) + 1
         cut_header.announce(arrays.header, cut_header.ERASURES_BEGUN, number)
@@ -157,11 +159,8 @@ class Window(WindowView):
         emptied = []
         for r, relation in enumerate(self.relations):
             items = np.empty(int(degrees[r]), np.int64)
-            ring.erase_events(
-                arrays.words, self._times, *arrays.heads, user, r, relation_count,
-                int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
-                self.watermark_ms - relation.span_ms, items, self._live[r].erased, self._live[r].block,
-            )  # fmt: skip
+            horizon_ms = self.watermark_ms - relation.span_ms
+            ring.erase_events(self._memory, self._ring(r), user, horizon_ms, items, self._live[r].blocks)
             emptied.append(items[items >= 0].astype(np.uint32))
         arrays.header[cut_header.ERASURE_WATERMARK] = self.watermark_ms
         self._first_at_erasure[:] = self._first
@@ -183,8 +182,9 @@ class Window(WindowView):
     def restore(self, relation: int, user: U32, item: U32, time_ms: I64) -> None:
         """Put back N events of one relation that ``arrivals`` gave, from its ``begin`` on and without a gap.
 
-        None is left out, so that each gets its old number, also where a node may hold fewer by now. To be
-        done before the first ``append`` or ``expire``: what expired since leaves with the latter.
+        No event is left out, even if a node may hold fewer by now, so that each event gets its old number.
+        The caller restores before the first ``append`` or ``expire``; events that expired since leave with
+        the first ``expire``.
         """
         real = user != adjacency.NIL
         if real.any():
@@ -196,22 +196,22 @@ class Window(WindowView):
         self._publish()
 
     def recycle(self, side: int, rows: U32) -> None:
-        """Say that rows change their owner: as they lose one, and as they get one."""
+        """Count a new version of rows that lose an owner or get one."""
         if len(rows):
             self._check_range("user" if side == USER else "item", rows, self.row_capacity[side])
             self._raise_rows(side, rows)
             self._arrays.versions[side][rows] += 1
 
-    def has_events(self, side: int, rows: U32) -> npt.NDArray[np.bool_]:
-        """Whether any relation still holds an event of each row, live or not yet let go."""
+    def has_events(self, side: int, rows: U32) -> Mask:
+        """Whether the ring of any relation still holds an event of each row, live or expired."""
         heads = self._arrays.heads[side].reshape(
             self.row_capacity[side], len(self.relations), adjacency.HEAD_WORDS
         )
-        held: npt.NDArray[np.bool_] = np.any(heads[rows, :, adjacency.DEGREE] & adjacency.COUNT, axis=1)
+        held: Mask = np.any(heads[rows, :, adjacency.DEGREE] & adjacency.COUNT, axis=1)
         return held
 
     def live(self) -> dict[str, int]:
-        """Live events by relation, now: as ``live_counts``, at the cost of a look at each 4,096th event."""
+        """Live events by relation, now: the counts of ``live_counts``, in one step for 4,096 events."""
         return {
             relation.name: live.count(int(first), int(next_), self.watermark_ms - relation.span_ms)
             for relation, live, first, next_ in zip(
@@ -220,7 +220,7 @@ class Window(WindowView):
         }
 
     def counted(self) -> dict[str, dict[str, int]]:
-        """Events since the start that a full ring let go early, and that a cap left out, by relation."""
+        """By relation, the events since the start that a full ring dropped early or a cap left out."""
         names = [relation.name for relation in self.relations]
         return {
             "truncated": dict(zip(names, self.truncated.tolist(), strict=True)),
@@ -245,43 +245,41 @@ class Window(WindowView):
         word = cut_header.HEADER_WORDS + 2 * relation_count + r
         reserved = int(arrays.header[word])
         cut_header.announce(arrays.header, word, max(reserved, int(self._next[r]) + n))
-        # room for the whole batch, though some of it may be left out
+        # make room for the whole batch, though some of its events may be left out
         surplus = left = int(self._next[r] - self._first[r]) + n - relation.capacity
         while left > 0:
             left -= self._drop(r, left, emptied)
         horizon_ms = self.watermark_ms - relation.span_ms
         left_out = np.empty(n, np.int64)
-        out = ring.append_events(
-            arrays.words, self._times, *arrays.heads, r, relation_count,
-            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
-            user, item, time_ms, horizon_ms, *limits, left_out,
-        )  # fmt: skip
+        events = ring.Arrivals(user, item, time_ms)
+        out = ring.append_events(self._memory, self._ring(r), events, horizon_ms, limits, left_out)
         self._live[r].note(int(self._next[r]), n - out)
         self._next[r] += n - out
         if out:
-            if surplus <= 0:  # nothing was truncated, and fewer records overwritten than announced
+            if surplus <= 0:  # nothing was truncated, and fewer records were overwritten than announced
                 cut_header.announce(arrays.header, word, max(reserved, int(self._next[r])))
             left_out = left_out[:out]
             self.capped[r] += np.count_nonzero(time_ms[left_out] >= horizon_ms)
             emptied.append((user[left_out], item[left_out]))
 
     def _drop(self, r: int, exactly: int, emptied: list[tuple[U32, U32]]) -> int:
-        """Let the oldest events of a relation go: ``exactly`` so many, or with 0 those that expired.
+        """Let the oldest events of a relation go: ``exactly`` that many, or, if it is 0, those that expired.
 
-        At most EXPIRE_CHUNK; returns how many.
+        One call lets at most ``EXPIRE_CHUNK`` events go; it returns how many.
         """
-        relation, arrays = self.relations[r], self._arrays
+        horizon_ms = self.watermark_ms - self.relations[r].span_ms
         room = min(EXPIRE_CHUNK, int(self._next[r] - self._first[r]))
-        lists = (np.empty(room, np.int64), np.empty(room, np.int64))
-        gone, early = ring.drop_events(
-            arrays.words, self._times, *arrays.heads, r, len(self.relations),
-            int(self._base[r]), relation.capacity, int(self._first[r]), int(self._next[r]),
-            self.watermark_ms - relation.span_ms, exactly, *lists,
-        )  # fmt: skip
+        nodes = ring.Emptied(np.empty(room, np.int64), np.empty(room, np.int64))
+        gone, early = ring.drop_events(self._memory, self._ring(r), horizon_ms, exactly, nodes)
         self._first[r] += gone
         self.truncated[r] += early
-        emptied.append(_rows(lists, gone))
+        emptied.append(_rows(nodes, gone))
         return int(gone)
+
+    def _ring(self, r: int) -> ring.Ring:
+        """The ring of a relation as it is now."""
+        base, first, next_ = int(self._base[r]), int(self._first[r]), int(self._next[r])
+        return ring.Ring(r, len(self.relations), base, self.relations[r].capacity, first, next_)
 
     def _publish(self) -> None:
         cut_header.publish(
@@ -311,15 +309,15 @@ class Window(WindowView):
 
 
 def in_memory(relations: Sequence[Relation], *, user_rows: int = 1 << 20, item_rows: int = 1 << 20) -> Window:
-    """Make a window that only this process sees; untouched memory costs nothing."""
+    """Make a window that only this process sees. Memory that was not touched costs nothing."""
     rows = (user_rows, item_rows)
     return Window(relations, rows, _arrays(relations, rows, Folder(None)))
 
 
 def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, item_rows: int) -> Window:
-    """Make a window of sparse files that other processes can open; replaces one that is there.
+    """Make a window of sparse files that other processes can open, in place of one that is there.
 
-    Call ``describe`` when whatever else belongs to the window is there too: readers wait for it.
+    Call ``describe`` when all that belongs to the window is there: readers wait for the description.
 
     Raises:
         WindowInUseError: Another process writes it.
@@ -337,7 +335,7 @@ def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, it
 
 
 def describe(directory: Path, window: Window) -> None:
-    """Publish a new window: a reader that finds the description finds everything else in place."""
+    """Publish a new window. A reader that finds the description finds everything else in place."""
     relations = [RelationDescription(r.name, r.span_ms, r.capacity) for r in window.relations]
     write_description(directory, Description(FORMAT, relations, window.row_capacity, window.history))
 
@@ -346,7 +344,7 @@ def attach(directory: Path) -> WindowView:
     """Open another process's window for reading.
 
     Raises:
-        WindowError: There is none, or its files are of another format or size.
+        WindowError: There is no window, or its files have another format or size.
     """
     description = read_description(directory)
     relations = [Relation(r.name, r.span_ms, r.capacity) for r in description.relations]
@@ -384,8 +382,8 @@ def _nothing_to_close() -> None:
     """A window in private memory has no folder."""
 
 
-def _rows(lists: tuple[I64, I64], used: int) -> tuple[U32, U32]:
-    user, item = (column[:used] for column in lists)
+def _rows(emptied: ring.Emptied, used: int) -> tuple[U32, U32]:
+    user, item = (column[:used] for column in emptied)
     return user[user >= 0].astype(np.uint32), item[item >= 0].astype(np.uint32)
 
 

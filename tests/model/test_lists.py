@@ -8,7 +8,7 @@ import pytest
 from driftgraph.model.co_visitation import HISTORY, CoVisitation
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.lists import LIST_MAX, Lists
-from driftgraph.stream.events import U32
+from driftgraph.stream.arrays import U32
 from tests.model_worlds import SMALL, blocks, window_of
 
 

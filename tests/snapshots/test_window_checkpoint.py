@@ -202,7 +202,7 @@ def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
     users = again.names(USER, events.user, again.moment())
     assert sorted(zip(map(str, users), events.time_ms.tolist(), strict=True)) == sorted(left)
     assert again.id_counts == {"user": 2, "item": len(left)}
-    assert b"u2" not in again._tables[USER]._arena.tobytes()
+    assert b"u2" not in again._tables[USER]._names.bytes.tobytes()
 
 
 def test_one_of_another_stream_is_passed_over(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     raw = msgspec.json.decode(msgspec.json.encode(state))
     for name in ("counted", "regular_mark", "early_mark"):
         del raw[name]
-    old = msgspec.json.decode(msgspec.json.encode(raw), type=window_checkpoint.State)
+    old = msgspec.json.decode(msgspec.json.encode(raw), type=window.State)
     assert (old.counted, old.marks([own, other])) == (Counted(), Marks())
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from driftgraph.app.demo.shop import BEHAVIORS, TASTE_SHARES, Shop, ShopOptions, open_shop
-
-Scores = npt.NDArray[np.float64]
+from driftgraph.stream.arrays import F64, I32, Mask
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +16,7 @@ def shop() -> Shop:
     return open_shop()
 
 
-def first_contacts(shop: Shop) -> npt.NDArray[np.bool_]:
+def first_contacts(shop: Shop) -> Mask:
     """Is an event the first of its user and item?"""
     _, first = np.unique(shop.user.astype(np.int64) * len(shop.item_ids) + shop.item, return_index=True)
     mask = np.zeros(len(shop), np.bool_)
@@ -26,9 +24,7 @@ def first_contacts(shop: Shop) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def recall_at_20(
-    shop: Shop, events: npt.NDArray[np.bool_], taste: npt.NDArray[np.int32] | None, known_I: Scores
-) -> float:
+def recall_at_20(shop: Shop, events: Mask, taste: I32 | None, known_I: F64) -> float:
     """How often the item of a first contact is among the 20 best of those not touched and on sale.
 
     With ``taste`` an item scores the share of its category times ``known_I``; without it ``known_I`` alone.

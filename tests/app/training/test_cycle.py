@@ -34,8 +34,9 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.arrays import U32
 from driftgraph.stream.errors import ConfigError
-from driftgraph.stream.events import U32, EventBatch, Strings
+from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER

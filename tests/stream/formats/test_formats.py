@@ -296,14 +296,15 @@ def test_a_message_with_other_values_goes_the_shorter_way(layout: bytes) -> None
         ]
 
 
-def _goes_short(model: bytes, message: bytes) -> bool:
-    data = np.frombuffer(model + message, np.uint8)
+def _goes_short(like: bytes, message: bytes) -> bool:
+    data = np.frombuffer(like + message, np.uint8)
     names = Strings.of(["user_id", "item_id", "behavior", "ts", "event_id"])
     spans, places = np.zeros((2, len(names), 2), np.int64), np.zeros((len(names), 4), np.int64)
-    size = len(model)
-    assert json_kernels._message(data, 0, size, names.data, names.offsets[1:], 2, 3, True, spans, 0)
-    count = json_kernels._places(data, spans, 0, places)
-    return bool(json_kernels._like(data, size, len(data), 0, size, places, count, 3, True, spans, 1))
+    size = len(like)
+    fields = json_kernels.Fields(names.data, names.offsets[1:], 2, 3, True)
+    assert json_kernels._message(data, 0, size, fields, spans, 0)
+    model = json_kernels._Model(0, size, places, json_kernels._places(data, spans, 0, places))
+    return bool(json_kernels._like(data, size, len(data), model, fields, spans, 1))
 
 
 # CSV

@@ -6,15 +6,10 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from driftgraph.stream.events import U8
-from driftgraph.stream.kernels.byte_kernels import (
-    equal_bytes,
-    gather,
-    hash_bytes,
-    other_hash_bytes,
-    plain_text,
-)
+from driftgraph.stream.arrays import U8
+from driftgraph.stream.kernels.byte_kernels import equal_bytes, gather, plain_text
 from driftgraph.stream.kernels.compile import kernel
+from driftgraph.stream.kernels.hashing import hash_bytes, other_hash_bytes
 
 TEXTS = st.binary(max_size=40)
 PADS = st.binary(max_size=9)

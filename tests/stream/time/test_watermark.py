@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.stream.events import I32
+from driftgraph.stream.arrays import I32
 from driftgraph.stream.time.clock import FLOOR_MS, ManualClock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules, WatermarkState
 

@@ -115,7 +115,7 @@ def test_an_erased_user_is_gone_from_older_moments_too_and_comes_back_as_another
     assert g.id_counts == {"user": 1, "item": 1}  # jam was hers alone
     assert g.window.events(then.cut).time_ms.tolist() == [11]
     assert g.names(USER, np.array([row], np.uint32), then) == [None]
-    assert b"ann" not in g._tables[USER]._arena.tobytes()
+    assert b"ann" not in g._tables[USER]._names.bytes.tobytes()
 
     only_bob = graph()
     only_bob.apply(batch(("bob", "tea", CLICK, 11)))

@@ -45,11 +45,11 @@ def test_ids_that_collide_in_every_bit_the_index_keeps_stay_apart(monkeypatch: p
     """Force equal hashes: the bytes decide."""
     ids = table()
     rows, _ = ids.assign(Strings.of(["a", "b"]))
-    ids._hashes[rows[1]] = ids._hashes[rows[0]]
+    ids._names.hashes[rows[1]] = ids._names.hashes[rows[0]]
     ids._index[:] = 0
-    home = int(ids._hashes[rows[0]] >> np.uint64(32)) & (len(ids._index) - 1)
+    home = int(ids._names.hashes[rows[0]] >> np.uint64(32)) & (len(ids._index) - 1)
     for place, row in enumerate(rows.tolist()):
-        high = int(ids._hashes[rows[0]]) & 0xFFFFFFFF00000000
+        high = int(ids._names.hashes[rows[0]]) & 0xFFFFFFFF00000000
         ids._index[(home + place) % len(ids._index)] = np.uint64(high | (row + 1))
     assert ids.assign(Strings.of(["a"]))[0].tolist() == [rows[0]]
 
