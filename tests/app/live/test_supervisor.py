@@ -129,6 +129,26 @@ def test_it_is_well_again_when_it_outlives_those_that_failed(
     watch.stop()
 
 
+def test_the_pauses_between_its_starts_grow_up_to_a_minute(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, pauses_s = watched.watch, list[int]()
+
+    def refused() -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(watch, "_start", refused)
+    for failures in range(6):
+        pauses_s.append(0)
+        watch.tend()
+        while watch.failures == failures:
+            assert pauses_s[-1] < 100
+            pauses_s[-1] += 1
+            watched.clock.advance(1_000)
+            watch.tend()
+    assert pauses_s == [0, 1, 5, 15, 60, 60]
+
+
 def test_failures_that_are_hours_apart_are_not_in_a_row(watched: Watched) -> None:
     for _ in range(3):
         watched.lives(worker_ends.by_saying_why, lived_ms=LONG_MS + 1)

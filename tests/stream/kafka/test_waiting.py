@@ -97,6 +97,22 @@ def test_it_is_a_live_source_and_reads_like_one(kafka: str, topic: str) -> None:
     assert source.next_batch(0.1) is None
 
 
+def test_the_pauses_between_its_tries_grow_up_to_five_seconds(kafka: str, topic: str) -> None:
+    moody, wall, pauses_s = Moody(), Wall(), list[float]()
+    moody.is_away = True
+    source = waiting_source(kafka, topic, moody, wall)
+    poll_until_messages_wait(source, moody)
+    for asked in range(moody.asked, moody.asked + 5):
+        pauses_s.append(0)
+        while moody.asked == asked:
+            assert pauses_s[-1] < 10
+            pauses_s[-1] += 0.5
+            wall.now_s += 0.5
+            source.next_batch(0)
+    assert pauses_s == [0.5, 1, 2, 5, 5]
+    source.close()
+
+
 def test_messages_wait_and_are_decoded_when_the_registry_is_back(
     kafka: str, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
