@@ -39,7 +39,7 @@ def taken(client: LeaseClient) -> int:
     return epoch
 
 
-def until(is_true: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(is_true: Callable[[], object], timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < end, f"not in {timeout_s:g} s"
