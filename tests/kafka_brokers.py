@@ -61,7 +61,7 @@ def source_of(
 
 
 def read_until(
-    source: KafkaSource, done: Callable[[list[Decoded]], bool], timeout_s: float = 20.0
+    source: KafkaSource, done: Callable[[list[Decoded]], bool], timeout_s: float = 60.0
 ) -> list[Decoded]:
     """Poll until ``done`` says so of the batches that held something."""
     end, parts = time.monotonic() + timeout_s, list[Decoded]()

@@ -90,6 +90,6 @@ def test_events_on_kafka_become_vectors_in_redis(
         assert reader.recommend("u1", 5).source == "embedding"
 
         produce(kafka, topic, [{"value": event("newcomer", "i1", time_ms=SystemClock().now_ms())}])
-        until("a newcomer has a vector", lambda: reader.users(["newcomer"])[1][0], 30)
+        until("a newcomer has a vector", lambda: reader.users(["newcomer"])[1][0])
         code, _ = updater.terminate()
     assert code == 0

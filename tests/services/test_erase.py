@@ -29,7 +29,7 @@ from tests.services.updaters import RunningUpdater, configured, model_served, un
 pytestmark = pytest.mark.services
 
 ANN = "ann-to-be-forgotten"
-GONE_WITHIN_S = 15.0
+GONE_WITHIN_S = 90.0
 ANN_COUNT = 12
 
 

@@ -100,9 +100,9 @@ def test_a_rollback_stays_until_redis_is_flushed(world: World) -> None:
     world.client.hset("shop:emb:current", "previous", store.generations()[0].number)
     went_to = store.rollback()
     before = world.client.hgetall("shop:emb:current")
-    until("the worker has seen it", lambda: "an operator rolled back" in world.updater.output(), 30)
+    until("the worker has seen it", lambda: "an operator rolled back" in world.updater.output())
     at_ms = world.act("during")
-    until("the window has it", lambda: world.updater.status()["events"]["applied"], 30)
+    until("the window has it", lambda: world.updater.status()["events"]["applied"])
     assert world.client.hgetall("shop:emb:current") == before
     assert world.served() == went_to
     assert not world.knows("during", at_ms)

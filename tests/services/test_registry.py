@@ -113,7 +113,7 @@ def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> WaitingSo
     return source
 
 
-def read(source: WaitingSource, count: int, timeout_s: float = 30) -> tuple[list[Decoded], float]:
+def read(source: WaitingSource, count: int, timeout_s: float = 90) -> tuple[list[Decoded], float]:
     """Batches until ``count`` events have come, and the usual time of a call in seconds."""
     parts, took_s, end_s = list[Decoded](), list[float](), time.monotonic() + timeout_s
     while sum(part.read_count for part in parts) < count:

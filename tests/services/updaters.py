@@ -24,7 +24,7 @@ ENDS_WITHIN_S = 60.0
 TASTED = 3_000  # clicks by taste that a first generation needs to be accepted, whatever their times
 
 
-def until(what: str, is_true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+def until(what: str, is_true: Callable[[], Any], timeout_s: float = 90.0) -> Any:
     """Look ten times a second until ``is_true`` says so; what it said."""
     end = time.monotonic() + timeout_s
     while not (said := is_true()):
@@ -133,7 +133,7 @@ class RunningUpdater:
             return found if found["pid"] == self.process.pid else {}
         return {}
 
-    def wait_for(self, what: str, is_true: Callable[[dict[str, Any]], Any], timeout_s: float = 60.0) -> None:
+    def wait_for(self, what: str, is_true: Callable[[dict[str, Any]], Any], timeout_s: float = 90.0) -> None:
         """Wait until the status satisfies ``is_true``."""
         until(f"{what}; {self.output()}", lambda: (s := self.status()) and is_true(s), timeout_s)
 

@@ -67,7 +67,7 @@ def waiting_source(
     return WaitingSource(connect, moody, give_up_after_s=60, now_s=wall or Wall())
 
 
-def users_until(source: WaitingSource, count: int, timeout_s: float = 15) -> list[str]:
+def users_until(source: WaitingSource, count: int, timeout_s: float = 60) -> list[str]:
     users: list[str] = []
     end_s = time.monotonic() + timeout_s
     while len(users) < count:
