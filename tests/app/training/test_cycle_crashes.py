@@ -99,7 +99,10 @@ def served(client: redis.Redis) -> tuple[int, Mapping[str, str]]:
     store = GenerationStore(client, namespace=NAMESPACE, epoch=9)
     current = next(one for one in store.generations() if one.current)
     users, items = (
-        [i.decode() for i in client.lrange(f"{NAMESPACE}:emb:{current.number}:{kind}-ids", 0, -1)]
+        [
+            i.decode()
+            for i in cast("list[bytes]", client.lrange(f"{NAMESPACE}:emb:{current.number}:{kind}-ids", 0, -1))
+        ]
         for kind in ("user", "item")
     )
     batch = EmbeddingReader(client, namespace=NAMESPACE).batch(users=users, items=items)

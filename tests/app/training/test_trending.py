@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from driftgraph.app.cli.faust import options_of
+from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.by_id import trending_by_id
 from driftgraph.app.training.cycle import Worker
@@ -16,7 +17,7 @@ from driftgraph.snapshots.generations.keys import Keys, StoreError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.faust.options import Sink
-from tests.services_redis import NAMESPACE, EmbeddedRedis
+from tests.services_redis import NAMESPACE
 from tests.shop_worlds import RELATIONS, batch_of, graph_of, small_shop, trainer_of
 
 SHOP = small_shop()
