@@ -134,19 +134,8 @@ class Trainer:
         todo = plan(view, since, cut, self.options, rng)
         if todo.new_count == 0:
             self.fit_count += 1
-            return FitReport(
-                self.model_version,
-                False,
-                "no_events",
-                "no new event to train on",
-                0,
-                0,
-                math.nan,
-                0,
-                0,
-                0,
-                {},
-            )
+            version, why = self.model_version, "no new event to train on"
+            return FitReport(version, False, "no_events", why, 0, 0, math.nan, 0, 0, 0, {})
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
         is_first = self.model_version == 0
         rival = [

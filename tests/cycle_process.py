@@ -17,6 +17,7 @@ from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.stream import disk
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.window.heterograph import HeterographView
@@ -62,6 +63,11 @@ def _is_switch(args: tuple[Any, ...]) -> bool:
     return args[1] is scripts.SWITCH
 
 
+def _is_trend(args: tuple[Any, ...]) -> bool:
+    """Whether a script is the one that writes a list of rising items."""
+    return args[1] is scripts.TRENDING
+
+
 # In the order of Worker.cycle: what was done last | what comes next.
 POINTS: Final[dict[str, Callable[[], _Death]]] = {
     "evaluate | fit": lambda: _Death(trainer.Trainer, "fit"),
@@ -73,8 +79,8 @@ POINTS: Final[dict[str, Callable[[], _Death]]] = {
     "publish: users | items": lambda: _Death(GenerationStore, "_write", after=True),
     "publish: verify | switch": lambda: _Death(Scripts, "run_or_refuse", counts=_is_switch),
     "publish: switch | tidy": lambda: _Death(Scripts, "run_or_refuse", after=True, counts=_is_switch),
-    "publish | trends": lambda: _Death(GenerationStore, "trending"),
-    "trends: the first | the second": lambda: _Death(GenerationStore, "trending", after=True),
+    "publish | trends": lambda: _Death(TrendingLists, "replace"),
+    "trends: the first | the second": lambda: _Death(Scripts, "run", after=True, counts=_is_trend),
     "trends | the next look": lambda: _Death(cycle.Worker, "cycle", after=True),
 }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from driftgraph.stream.faust.options import FaustOptions, Sink
 
 METADATA_TIMEOUT_S = 10.0
+TRENDS_OWNED_S = 60  # the app writes every 5 s; a start of it after a kill takes less
 
 
 def faust(
@@ -168,10 +169,10 @@ def _credentials(client: Mapping[str, str | int | float | bool]) -> Any:
 
 
 def _redis_sink(settings: Settings) -> Sink:
-    """Writes a behavior's list to the key that readers use, under the current epoch.
+    """Writes the lists of rising items to where readers look for them, under the epoch in force.
 
-    The worker writes the same lists with each generation; while this app runs, it replaces them within
-    seconds.
+    They are this app's for ``TRENDS_OWNED_S`` after each time, and the worker leaves them alone so long. When
+    the app has ended, or nothing rises, the worker keeps them again.
     """
     from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.keys import connect
@@ -179,8 +180,8 @@ def _redis_sink(settings: Settings) -> Sink:
 
     client = connect(settings.redis.address())
 
-    def write(behavior: str, scores: Mapping[str, float]) -> None:
+    def write(lists: Mapping[str, Mapping[str, float]]) -> None:
         epoch = read_epoch(client, settings.redis.namespace)
-        generation_store(settings, client, epoch=epoch).trending(behavior, scores)
+        generation_store(settings, client, epoch=epoch).trending.replace(lists, owned_s=TRENDS_OWNED_S)
 
     return write

@@ -1,1 +1,1 @@
-"""The train loop: evaluate, fit, gate, publish; in the worker's process, or in lockstep with a replay."""
+"""The train loop: evaluate, fit, gate, save, publish; in the worker's process, or in turns with a replay."""

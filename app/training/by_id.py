@@ -1,6 +1,7 @@
 """From rows to external ids: users and items of one moment as Redis gets them.
 
     Embedding, Lists, rows of a graph ──► [users_by_id, items_by_id] ──► Vectors ──► GenerationStore
+    live events ──► [trending_by_id] ──► lists of rising items ──► GenerationStore
 
 A row that has changed hands since the moment has no id any more and is left out.
 """
@@ -13,14 +14,18 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
+from driftgraph.model.examples import take
 from driftgraph.model.lists import Lists
 from driftgraph.model.neighbors import now_ms
+from driftgraph.model.popularity import Popularity
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
+from driftgraph.snapshots.generations.trending import TRENDING_MAX
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 
+TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
 LISTED_USERS_MAX = 200_000  # the most recent ones: a list takes 1 to 2 kB
 USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
 
@@ -43,6 +48,25 @@ def items_by_id(graph: HeterographView, rows: U32, vectors: F32, moment: Moment,
     """Items, each with the time of its newest event [N]."""
     chosen, names = _kept(graph, ITEM, rows, moment)
     return Vectors(names, vectors[chosen], event_ms[chosen])
+
+
+def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str, float]]:
+    """For each relation the items of its live events by recent popularity, ``TRENDING_MAX`` at most."""
+    view = graph.window
+    events = view.events(moment.cut)
+    found: dict[str, dict[str, float]] = {}
+    for r, relation in enumerate(view.relations):
+        mine = take(events, events.relation == r)
+        popularity = Popularity([relation.span_ms / TRENDING_SHARE], view.rows(ITEM))
+        popularity.advance(mine, int(events.time_ms.max(initial=0)) + 1)
+        score = popularity.count[0]
+        order = np.argsort(-score, kind="stable")[:TRENDING_MAX]
+        best = order[score[order] > 0].astype(np.uint32)
+        names = graph.names(ITEM, best, moment)
+        found[relation.name] = {
+            name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
+        }
+    return found
 
 
 def touched_items(

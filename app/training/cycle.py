@@ -22,7 +22,7 @@ import torch
 
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
-from driftgraph.app.training.by_id import items_by_id, users_by_id
+from driftgraph.app.training.by_id import items_by_id, trending_by_id, users_by_id
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
@@ -33,7 +33,7 @@ from driftgraph.model.neighbors import now_ms
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
-from driftgraph.snapshots.generations.store import TRENDING_MAX, GenerationStore
+from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.ingest.fit_schedule import Mark
@@ -41,8 +41,6 @@ from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import Cut
-
-TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +72,10 @@ class Worker:
         self.published = 0  # the generation's number
         self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
         self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
-        self.gone: tuple[str, ...] = ()  # relations of the saved model that are no longer configured
         self.since = self.seen = Cut(
             0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
         )
         self._refreshed = self.since
-        self._trending: set[str] = set()  # relations that have had a list of rising items
         self._lists: Lists | None = None  # of what is served, before model version 1
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
@@ -98,7 +94,7 @@ class Worker:
           3. the gate accepts the fit, or the trainer takes it back;
           4. save the trainer's state, accepted or not, with how far it is trained and the metrics;
           5. publish an accepted fit as a new generation;
-          6. write the lists of what is trending.
+          6. write the lists of what is trending, where the Faust app does not keep them.
 
         A crash in 1 to 4 costs the fit: the next start has the state before it, which is what Redis serves,
         and makes the fit again. After 4 nothing of the fit is lost: the next start publishes the state that
@@ -325,28 +321,11 @@ class Worker:
         return digest.hexdigest()[:16]
 
     def _publish_trending(self, moment: Moment) -> None:
-        """Recent popularity by relation, the answer for users nobody knows."""
-        if self.store is None:
+        """Recent popularity by relation, the answer for users nobody knows, unless the Faust app keeps it."""
+        if self.store is None or moment.cut.next == moment.cut.first:  # what Redis has stays
             return
-        events = self.graph.window.events(moment.cut)
-        if not len(events):  # nothing is served anew, so what Redis has stays
-            return
-        for r, relation in enumerate(self.graph.window.relations):
-            mine = events.relation == r
-            age_ms = events.time_ms[-1:] - events.time_ms[mine]
-            score = np.bincount(events.item[mine], np.exp2(-age_ms * TRENDING_SHARE / relation.span_ms))
-            order = np.argsort(-score, kind="stable")[:TRENDING_MAX]
-            best = order[score[order] > 0].astype(np.uint32)
-            names = self.graph.names(ITEM, best, moment)
-            scores = {
-                name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
-            }
-            if scores or relation.name in self._trending:  # without any, the list goes
-                self.store.trending(relation.name, scores)
-                self._trending.add(relation.name)
-        for name in self.gone:  # or strangers would be told of it until its list runs out
-            self.store.trending(name, {})
-        self.gone = ()
+        if not self.store.trending.replace(trending_by_id(self.graph, moment)):
+            log.info("the Faust app keeps the lists of rising items, and the worker leaves them alone")
 
     def _named(self, evaluation: Evaluation, generation: int, moment: Moment) -> PredictionRows | None:
         found = evaluation.predictions

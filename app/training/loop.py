@@ -286,7 +286,6 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
         worker.evaluated = trainer_state.evaluated(found)
-        worker.gone = tuple(name for name in saved.relations if name not in settings.relations)
         changes = saved.changes(settings)
         log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
     worker.go_on()

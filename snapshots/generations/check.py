@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
@@ -71,7 +71,6 @@ class Served:
     token: str = ""  # of the attempt that wrote it; another generation of the same number has another token
     mark: int = 0  # of the last refresh that Redis has acknowledged
     indexed: bool = False
-    trending: set[str] = field(default_factory=set)  # behaviors whose lists were written, and had items
 
     def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
         """The state of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.

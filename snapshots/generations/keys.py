@@ -17,8 +17,9 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
                                         {"event": "checked"} from doctor, which means nothing
-    {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
-    {ns}:trending               SET     the behaviors that have one
+    {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
+    {ns}:trending               SET     the behaviors that have had one
+    {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 
@@ -134,6 +135,11 @@ class Keys:
     def lease_epoch(self) -> str:
         """The epoch of the last updater that worked."""
         return f"{self.namespace}:lease-epoch"
+
+    @property
+    def trending_owner(self) -> str:
+        """Whether somebody else than the worker keeps the lists of trending items."""
+        return f"{self.namespace}:trending-owner"
 
     def trending(self, behavior: str) -> str:
         """Rising items of one behavior."""

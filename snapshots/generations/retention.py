@@ -75,7 +75,11 @@ class GenerationKeys:
             for kind, n in zip(("user", "item", "index", "manifest", "id_list"), pipe.execute(), strict=True):
                 counts[kind] += n
         behaviors = cast("set[bytes]", self._client.smembers(keys.trending_behaviors))
-        names = [keys.trending_behaviors, *(keys.trending(b.decode()) for b in behaviors)]
+        names = [
+            keys.trending_behaviors,
+            keys.trending_owner,
+            *(keys.trending(b.decode()) for b in behaviors),
+        ]
         counts["trending"] = self._client.exists(*names)
         counts["pointer"] = self._client.exists(keys.current, keys.generations)
         return counts

@@ -178,15 +178,23 @@ end
 return {'ok'}
 """
 
-# KEYS current, trending behaviors, trending of one      ARGV epoch, behavior, ttl_s, then score, item, …
+# KEYS current, owner, trending behaviors, trending of one
+# ARGV epoch, behavior, ttl_s, owned_s (0: by the worker), then score, item, …
+# One writer at a time: who writes with ``owned_s`` has the lists of all behaviors for so long, and meanwhile
+# the worker is told ``owned`` and changes nothing.
 TRENDING = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
-redis.call('SADD', KEYS[2], ARGV[2])
-redis.call('DEL', KEYS[3])
-if #ARGV > 3 then
-  redis.call('ZADD', KEYS[3], unpack(ARGV, 4))
-  redis.call('EXPIRE', KEYS[3], ARGV[3])
+if ARGV[4] ~= '0' then
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[4])
+elseif redis.call('EXISTS', KEYS[2]) == 1 then
+  return {'owned'}
+end
+if #ARGV > 4 then redis.call('SADD', KEYS[3], ARGV[2]) end
+redis.call('DEL', KEYS[4])
+if #ARGV > 4 then
+  redis.call('ZADD', KEYS[4], unpack(ARGV, 5))
+  redis.call('EXPIRE', KEYS[4], ARGV[3])
 end
 return {'ok'}
 """

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import redis
 
 from driftgraph.snapshots.generations import scripts
@@ -29,8 +28,8 @@ from driftgraph.snapshots.generations.keys import (
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.snapshots.generations.vectors import (
-    NORM_MAX,
     Vectors,
     check,
     chunks,
@@ -44,7 +43,6 @@ KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
 HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
 ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
-TRENDING_MAX = 1_000  # items of a behavior; readers ask for tens
 
 # Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
 # 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
@@ -92,9 +90,10 @@ class GenerationStore:
         self._calls = Scripts(client, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
         self._served = Served()
-        self._highest = 0  # the highest number used, also by an attempt that failed
-        self._has_vector_sets: bool | None = None  # None before the first publish asks
-        self._told = set[str]()  # the consequences of missing rights that were logged
+        self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
+        self._highest = 0  # number used, also by an attempt that failed
+        self._has_vector_sets: bool | None = None  # asked once, at the first publish
+        self._told = set[str]()  # what a missing right costs, said once
 
     # --- publish ---------------------------------------------------------------------------------------
 
@@ -156,7 +155,7 @@ class GenerationStore:
             self._verify(number, users, items, indexed=indexed)
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
-        self._served = Served(number, token, indexed=indexed, trending=self._served.trending)
+        self._served = Served(number, token, indexed=indexed)
         self._tend(f"generation {number} is served", self._tidy)
 
     def _tend(self, done: str, tidy: Callable[[], None]) -> None:
@@ -284,26 +283,6 @@ class GenerationStore:
                 calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
                 self._calls.run_many(scripts.ERASE, number, calls)
 
-    def trending(self, behavior: str, scores: Mapping[str, float]) -> None:
-        """Replace the list of rising items of a behavior. It runs out after ``ttl_s`` unless it is replaced.
-
-        Raises:
-            ValueError: If there are more than ``TRENDING_MAX`` items, or a score is too large to add up.
-        """
-        if len(scores) > TRENDING_MAX:
-            raise ValueError(
-                f"trending takes at most {TRENDING_MAX} items, got {len(scores)}; send the highest"
-            )
-        if not (np.abs(list(scores.values())) <= NORM_MAX).all():
-            raise ValueError(f"trending scores of {behavior!r} must be finite, {NORM_MAX:g} at most")
-        keys = [self._keys.current, self._keys.trending_behaviors, self._keys.trending(behavior)]
-        parts = [part for item, score in scores.items() for part in (float(score), item)]
-        with redis_errors(self._client, f"writing what is trending for {behavior!r}"):
-            args = [self.epoch, behavior, self.ttl_s, *parts]
-            self._calls.run_or_refuse(scripts.TRENDING, 0, keys, args)
-        change = self._served.trending.add if scores else self._served.trending.discard
-        change(behavior)
-
     def standing(self, number: int) -> Standing:
         """The state of generation ``number``, which this worker has published. Called every second.
 
@@ -316,12 +295,6 @@ class GenerationStore:
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
         return found
-
-    def has_trending(self) -> bool:
-        """Whether the lists of rising items that were written still exist."""
-        names = [self._keys.trending_behaviors, *map(self._keys.trending, self._served.trending)]
-        with redis_errors(self._client, "looking for what is trending"):
-            return len(names) == 1 or self._client.exists(*names) == len(names)
 
     def rolled_back_from(self) -> Generation | None:
         """The generation from which an operator rolled back, until another one is published."""

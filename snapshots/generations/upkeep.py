@@ -25,8 +25,8 @@ class ToDo(Enum):
     """What the worker has to do after a check."""
 
     NOTHING = 0
-    PUBLISH = 1  # the generation is gone, is an older state, or lacks keys
-    WRITE_TRENDING = 2  # only the lists of rising items are gone
+    PUBLISH = 1  # the generation is gone, older, or has holes
+    WRITE_TRENDING = 2  # only the lists of rising items are gone, or nobody else keeps them any more
     REST = 3  # an operator rolled back: nothing is refreshed until the next publish
 
 
@@ -59,7 +59,11 @@ class Upkeep:
         if standing is Standing.LOST:
             log.warning("Redis has lost generation %d, or refreshes of it; it is published again", number)
             return ToDo.PUBLISH
-        if standing is Standing.SERVED and self._store.has_trending():
+        trends = self._store.trending.standing() if standing is Standing.SERVED else standing
+        if trends is Standing.LOST:
+            log.info("nobody keeps the lists of rising items; the worker writes them")
+            return ToDo.WRITE_TRENDING
+        if trends is Standing.SERVED:
             if not self._looks_left:
                 self._pause = PAUSE_LOOKS_MIN
             return ToDo.NOTHING

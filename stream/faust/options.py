@@ -11,9 +11,9 @@ from driftgraph.stream.formats import FieldNames
 from driftgraph.stream.formats.event_rules import EventRules
 
 Sink = Callable[
-    [str, Mapping[str, float]], None
-]  # behavior, score by item: replaces the list of the behavior
-Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # the headers of a dead letter
+    [Mapping[str, Mapping[str, float]]], None
+]  # score by item, by behavior: replaces the lists of all behaviors
+Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # what a dead letter says of itself
 
 
 @dataclass(frozen=True, slots=True)

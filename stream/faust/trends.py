@@ -136,8 +136,8 @@ class TrendAgents:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(None, rising, cells, TOP)
         self._lists = {behavior: found.get(behavior, []) for behavior in self._behaviors}
-        if self._options.sink is not None:
-            await loop.run_in_executor(None, self._write, self._options.sink, found)
+        if self._options.sink is not None and any(self._lists.values()):  # else nothing that could be served
+            await loop.run_in_executor(None, self._write, self._options.sink, self._lists)
 
     def _is_mine(self) -> bool:
         name = self._steps.get_topic_name()
@@ -146,9 +146,8 @@ class TrendAgents:
     @staticmethod
     def _write(sink: Sink, lists: Mapping[str, Sequence[Rising]]) -> None:
         try:
-            for behavior, items in lists.items():
-                sink(behavior, {one.item: one.score for one in items})
-        except Exception as error:  # any error of a sink: trends go on, and the next round gives it all lists
+            sink({behavior: {one.item: one.score for one in items} for behavior, items in lists.items()})
+        except Exception as error:  # whatever a sink is: trends go on, and the next round writes them all
             LOG.warning("trends are not written: %s", error)
 
     def add_views(self) -> None:

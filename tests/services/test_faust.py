@@ -232,6 +232,7 @@ def test_what_rises_is_shown_and_is_the_answer_for_users_nobody_knows(
     [(item, score)] = reader.trending("click", 1)
     assert item == "new"
     assert score == pytest.approx(40 / 41**0.5)
+    assert redis_client.ttl("shop:trending-owner") > 0, "the worker leaves them alone"
     nobody = reader.recommend("nobody", 2)
     assert (nobody.source, [item for item, _ in nobody.items]) == ("trending", ["new", "b"])
 

@@ -91,7 +91,7 @@ def test_a_switch_is_announced(store: GenerationStore, redis_client: redis.Redis
 def test_only_the_last_generations_are_kept_and_every_key_is_counted(
     store: GenerationStore, redis_client: redis.Redis
 ) -> None:
-    store.trending("click", {"i1": 3.0})
+    store.trending.replace({"click": {"i1": 3.0}})
     for number in range(1, 7):
         publish(store, number)
     assert [g.number for g in store.generations()] == [4, 5, 6]
@@ -312,17 +312,17 @@ def test_a_refresh_by_the_model_of_another_generation_is_refused(
 
 def test_unsound_trending_scores_are_refused(store: GenerationStore, redis_client: redis.Redis) -> None:
     with pytest.raises(ValueError, match="finite"):
-        store.trending("click", {"i1": float("nan")})
+        store.trending.replace({"click": {"i1": float("nan")}})
     with pytest.raises(ValueError, match="finite"):
-        store.trending("click", {"i1": 1e308})  # the sum over two behaviors would be infinite
+        store.trending.replace({"click": {"i1": 1e308}})  # the sum over two behaviors would be infinite
     with pytest.raises(ValueError, match="at most 1000 items, got 1001"):
-        store.trending("click", {f"i{n}": 1.0 for n in range(1_001)})
+        store.trending.replace({"click": {f"i{n}": 1.0 for n in range(1_001)}})
     assert redis_client.dbsize() == 0
 
 
 def test_trending_is_replaced_not_added_to(store: GenerationStore, redis_client: redis.Redis) -> None:
-    store.trending("click", {"i1": 1.0, "i2": 2.0})
-    store.trending("click", {"i3": 3.0})
+    store.trending.replace({"click": {"i1": 1.0, "i2": 2.0}})
+    store.trending.replace({"click": {"i3": 3.0}})
     assert redis_client.zrange("shop:trending:click", 0, -1, withscores=True) in (
         [(b"i3", 3.0)],
         [[b"i3", 3.0]],

@@ -138,7 +138,7 @@ def test_a_stale_worker_can_neither_publish_nor_refresh_nor_roll_back(
     for act in (
         lambda: publish(store, 3),
         lambda: store.refresh(2, filled("u", 3, 9)),
-        lambda: store.trending("click", {"i1": 1.0}),
+        lambda: store.trending.replace({"click": {"i1": 1.0}}),
         store.rollback,
         store.clean_up,
     ):

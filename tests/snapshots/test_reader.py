@@ -209,8 +209,7 @@ def test_trending_items_of_one_behavior_are_read_best_first(
 ) -> None:
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     assert reader.trending("click") == []
-    store.trending("click", {"b": 3.0, "a": 5.0, "é": 3.0})
-    store.trending("purchase", {"c": 10.0})
+    store.trending.replace({"click": {"b": 3.0, "a": 5.0, "é": 3.0}, "purchase": {"c": 10.0}})
     assert reader.trending("click") == [("a", 5.0), ("b", 3.0), ("é", 3.0)]
     assert reader.trending("click", 1) == [("a", 5.0)]
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
@@ -221,8 +220,7 @@ def test_an_unknown_user_gets_what_is_trending_and_is_told_so(
     store: GenerationStore, redis_client: redis.Redis
 ) -> None:
     publish(store, 1)
-    store.trending("click", {"a": 5.0, "b": 3.0, "c": 1.0})
-    store.trending("purchase", {"c": 10.0, "a": 1.0})
+    store.trending.replace({"click": {"a": 5.0, "b": 3.0, "c": 1.0}, "purchase": {"c": 10.0, "a": 1.0}})
     every = EmbeddingReader(redis_client, namespace=NAMESPACE)
     assert every.recommend("nobody", 2) == Recommendation(1, "trending", [("c", 11.0), ("a", 6.0)])
     one = EmbeddingReader(redis_client, namespace=NAMESPACE, trending_behavior="click")
@@ -234,7 +232,7 @@ def test_a_user_without_any_direction_gets_what_is_trending(
 ) -> None:
     users = Vectors(["zero"], np.zeros((1, DIM), np.float32), np.zeros(1, np.int64), [[]])
     store.publish(1, users, filled("i", 9, 1), {})
-    store.trending("click", {"a": 5.0})
+    store.trending.replace({"click": {"a": 5.0}})
     assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("zero").source == "trending"
 
 
@@ -285,7 +283,7 @@ def test_scores_are_finite_whoever_wrote_the_vectors(redis_client: redis.Redis, 
     assert found.items[0][0] == "i2"
     assert {item for item, _ in found.items}.isdisjoint(["i3", "i4"])
     assert np.isfinite([score for _, score in found.items]).all()
-    store.trending("click", {"i1": 1.0})
+    store.trending.replace({"click": {"i1": 1.0}})
     redis_client.zadd("shop:trending:click", {"i5": float("inf")})
     for user in ("u1", "u2"):
         assert reader.recommend(user, 10) == Recommendation(1, "trending", [("i1", 1.0)])

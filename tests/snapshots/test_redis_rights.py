@@ -50,8 +50,8 @@ def whole_life(client: redis.Redis) -> GenerationStore:
         publish(store, store.next_number())
     store.refresh(4, filled("new", 3, 4))
     store.erase(["new0"])
-    store.trending("click", {"i1": 1.0})
-    assert store.has_trending()
+    store.trending.replace({"click": {"i1": 1.0}})
+    assert store.trending.standing() == "served"
     assert store.standing(4) == "served"
     assert store.rollback() == 3
     assert store.rolled_back_from() is not None
@@ -198,7 +198,7 @@ def test_a_replica_is_told_from_one_that_is_away(redis_server: EmbeddedRedis) ->
         contextlib.closing(connect(replica.url)) as client,
         pytest.raises(StoreError, match="is a replica and takes no writes"),
     ):
-        GenerationStore(client, namespace=NAMESPACE, epoch=1).trending("click", {"i": 1.0})
+        GenerationStore(client, namespace=NAMESPACE, epoch=1).trending.replace({"click": {"i": 1.0}})
 
 
 def test_a_full_redis_is_rolled_back(store: GenerationStore, redis_client: redis.Redis) -> None:

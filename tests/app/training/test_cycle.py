@@ -623,7 +623,6 @@ def test_a_worker_goes_on_with_other_relations(
     other = (Relation("view", DAY_MS, 1 << 10), purchase, click)
     changed = opened("three", other, (Life("one", (ANEW, until[2], until[0])), Life("three")))
     assert changed.since.next == (0, until[2], until[0])
-    assert changed.gone == (favorite.name,)
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     assert reader.trending(favorite.name)
     changed.publish(changed.graph.moment())
@@ -700,12 +699,12 @@ def test_a_device_that_is_not_here_is_refused_by_name(wanted: str) -> None:
 def test_the_newest_generation_is_kept_even_if_the_trends_are_not_published(
     redis_client: redis.Redis, store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(behavior: str, scores: object) -> None:
+    def away(_: object) -> None:
         raise StoreError("Redis went away")
 
     graph = graph_of([batch_of(SHOP)])
     worker = worker_of(graph, store, checkpoints=tmp_path)
-    monkeypatch.setattr(store, "trending", away)
+    monkeypatch.setattr(store.trending, "replace", away)
     with pytest.raises(StoreError, match="went away"):
         worker.cycle(graph.moment())
     found, _ = checkpoint.latest(tmp_path)
@@ -928,4 +927,4 @@ def test_a_relation_without_live_events_has_no_list_of_rising_items_and_is_not_m
     grow(graph, one_event("u", "i", 1, newest_ms + 1))
     worker.publish(graph.moment())
     assert reader.trending(name) == []
-    assert store.has_trending()
+    assert store.trending.standing() == "served"

@@ -100,8 +100,8 @@ def served(client: redis.Redis) -> tuple[int, Mapping[str, str]]:
     current = next(one for one in store.generations() if one.current)
     users, items = (
         [
-            cast("bytes", i).decode()
-            for i in client.lrange(f"{NAMESPACE}:emb:{current.number}:{kind}-ids", 0, -1)
+            i.decode()
+            for i in cast("list[bytes]", client.lrange(f"{NAMESPACE}:emb:{current.number}:{kind}-ids", 0, -1))
         ]
         for kind in ("user", "item")
     )

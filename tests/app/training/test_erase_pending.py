@@ -55,7 +55,7 @@ def test_no_checkpoint_has_the_user_and_the_newest_has_all_the_others(
     redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
 ) -> None:
     worker, graph = trained(store, tmp_path)
-    worker.publish(graph.moment())
+    worker._save(graph.moment())  # as a next fit does
     other = SHOP.user_ids[int(SHOP.user[-1])]
     assert other != USER
     assert len(checkpoint.numbers(tmp_path)) == 2
@@ -71,7 +71,7 @@ def test_no_checkpoint_has_the_user_and_the_newest_has_all_the_others(
     assert damaged == []
     assert found.facts["model_version"] == worker.trainer.model_version
     assert found.facts["next"] == " ".join(map(str, fitted.next))
-    worker.publish(graph.moment())
+    worker._save(graph.moment())
     assert checkpoint.latest(tmp_path)[0] != found, "a later checkpoint must be the newer one"
 
 
