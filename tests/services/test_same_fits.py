@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ HOUR_MS = 3_600_000
 START_MS = 1_782_864_000_000
 FITS_MIN = 3  # that were accepted
 FIT_WITHIN_S = 120.0
-MODEL = "worker: model "
+FIT = re.compile(r"worker: (generation \d+ \(model version \d+\).*|no new generation: .*)")
 
 CONFIG = """
 name = "{topic}"
@@ -93,7 +94,7 @@ def replayed(
     def noted(worker: Worker, moment: Moment) -> tuple[GenerationReport, Any]:
         report, predictions = plain(worker, moment)
         examples = (report.fit.new_examples, report.fit.replayed_examples)
-        fits.append(Fit(moment.cut.next, describe(report), examples, worker._model_hash()))
+        fits.append(Fit(moment.cut.next, said_of(describe(report)), examples, worker._model_hash()))
         return report, predictions
 
     settings = load(config)
@@ -123,6 +124,11 @@ def hashes(store: GenerationStore) -> list[str]:
     return [one.manifest["model_hash"] for one in found if one.manifest["made_by"] == "model"]
 
 
+def said_of(line: str) -> str:
+    """A line about a fit, without the number under which Redis has it: the lists before took one."""
+    return re.sub(r"generation \d+ \((model version \d+)\)", r"\1", line)
+
+
 @dataclass(frozen=True)
 class Live:
     """A running updater, and what its worker says of fits."""
@@ -131,9 +137,7 @@ class Live:
     data_dir: Path
 
     def said(self) -> list[str]:
-        """Of each fit, without the number under which Redis has it."""
-        lines = [line for line in self.updater.output().splitlines() if MODEL in line]
-        return [line.partition(MODEL)[2].partition(", served as")[0] for line in lines]
+        return [said_of(line[1]) for line in map(FIT.search, self.updater.output().splitlines()) if line]
 
     def wait_for_fits(self, count: int) -> None:
         until(
