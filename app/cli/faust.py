@@ -169,10 +169,10 @@ def _credentials(client: Mapping[str, str | int | float | bool]) -> Any:
 
 
 def _redis_sink(settings: Settings) -> Sink:
-    """Writes the lists of rising items to where readers look for them, under the epoch in force.
+    """Writes the lists of rising items to the keys that readers use, under the current epoch.
 
-    They are this app's for ``TRENDS_OWNED_S`` after each time, and the worker leaves them alone so long. When
-    the app has ended, or nothing rises, the worker keeps them again.
+    They are this app's for ``TRENDS_OWNED_S`` after each write, and meanwhile the worker writes none. When
+    the app has ended, or no item rises, the worker writes the lists again.
     """
     from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.keys import connect

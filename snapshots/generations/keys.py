@@ -17,7 +17,7 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
                                         {"event": "checked"} from doctor, which means nothing
-    {ns}:trending:{behavior}    ZSET    rising items, the answer for users nobody knows
+    {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
     {ns}:trending               SET     the behaviors that have had one
     {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself

@@ -91,9 +91,9 @@ class GenerationStore:
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
         self._served = Served()
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
-        self._highest = 0  # number used, also by an attempt that failed
-        self._has_vector_sets: bool | None = None  # asked once, at the first publish
-        self._told = set[str]()  # what a missing right costs, said once
+        self._highest = 0  # the highest number used, also by an attempt that failed
+        self._has_vector_sets: bool | None = None  # None before the first publish asks
+        self._told = set[str]()  # the consequences of missing rights that were logged
 
     # --- publish ---------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ class ToDo(Enum):
     """What the worker has to do after a check."""
 
     NOTHING = 0
-    PUBLISH = 1  # the generation is gone, older, or has holes
-    WRITE_TRENDING = 2  # only the lists of rising items are gone, or nobody else keeps them any more
+    PUBLISH = 1  # the generation is gone, is an older state, or lacks keys
+    WRITE_TRENDING = 2  # only the lists of rising items are gone, or nobody else writes them any more
     REST = 3  # an operator rolled back: nothing is refreshed until the next publish
 
 

@@ -13,7 +13,7 @@ from driftgraph.stream.formats.event_rules import EventRules
 Sink = Callable[
     [Mapping[str, Mapping[str, float]]], None
 ]  # score by item, by behavior: replaces the lists of all behaviors
-Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # what a dead letter says of itself
+Headers = Callable[[Rejected], list[tuple[str, bytes]]]  # the headers of a dead letter
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class TrendAgents:
     def _write(sink: Sink, lists: Mapping[str, Sequence[Rising]]) -> None:
         try:
             sink({behavior: {one.item: one.score for one in items} for behavior, items in lists.items()})
-        except Exception as error:  # whatever a sink is: trends go on, and the next round writes them all
+        except Exception as error:  # any error of a sink: trends go on, and the next round gives it all lists
             LOG.warning("trends are not written: %s", error)
 
     def add_views(self) -> None:
