@@ -256,14 +256,9 @@ class WindowView:
             np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
         )
         first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        start, length = self._base + first % self._capacity, next_ - first
         rings = recent_kernels.Rings(
-            start=self._base + first % self._capacity,
-            capacity=self._capacity,
-            first=first,
-            length=next_ - first,
-            span_ms=self._span_ms,
-            reserved=self._reserved,
-            watermark_ms=cut.watermark_ms,
+            start, self._capacity, first, length, self._span_ms, self._reserved, cut.watermark_ms
         )
         rows = self.rows(side)  # the heads of later rows may have no room on the disk yet
 
