@@ -68,7 +68,7 @@ class ErasureList:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             unnamed = self._path.with_name(f"{self._path.name}{disk.UNNAMED}")
-            if unnamed.exists() and not self._path.exists():  # a crash, where a rename takes two steps
+            if unnamed.exists() and not self._path.exists():  # a crash where a rename has two steps
                 unnamed.rename(self._path)
             if not self._key_path.exists() and not self._path.exists():
                 disk.write_whole(self._key_path, secrets.token_bytes(KEY_BYTES), mode=PRIVATE)
@@ -149,7 +149,7 @@ class PendingErasures:
         self._next = 1
 
     def begin(self) -> None:
-        """As the one who writes: go on behind the files that a process before has left."""
+        """Begin writing, behind the files that an earlier process has left."""
         for path in self._folder.glob(f"*{disk.UNNAMED}"):
             path.unlink()
         names = [path.stem for path in self._folder.iterdir() if path.stem.isdecimal()]

@@ -28,7 +28,7 @@ _MISSING: Final = frozenset(
         errno.EMLINK, errno.ENODEV, errno.ENOTTY, errno.ENOLCK, errno.EBADF, errno.EISDIR,
     }
 )  # fmt: skip
-_BROKEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})  # another way has no other result
+_BROKEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})  # another way would fail, too
 UNNAMED: Final = ".new"  # suffix of a file that is written and not yet renamed
 _ZEROS: Final = bytes(1 << 20)
 _LOCK_LOOK_S: Final = 0.02

@@ -42,7 +42,7 @@ class _Meta(msgspec.Struct, frozen=True):
     layers: int
     model_version: int = 0
     generation: int = 0  # what older states call ``model_version``
-    heads: int | None = None  # older states do not say it
+    heads: int | None = None  # None in older states
 
 
 @dataclass(frozen=True, slots=True)

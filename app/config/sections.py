@@ -27,7 +27,7 @@ from driftgraph.stream.addresses import public_url
 from driftgraph.stream.time.durations import Duration, DurationField, PositiveDurationField
 
 ENV_PREFIX = "DRIFTGRAPH__"
-# Whoever changed these would lose or repeat events: the updater owns position and commits.
+# properties that the user may not set, since events would be lost or repeated: the updater commits
 OWNED_OPTIONS = frozenset(
     {
         "bootstrap.servers", "metadata.broker.list", "group.id", "auto.offset.reset", "enable.auto.commit",

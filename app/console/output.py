@@ -59,7 +59,7 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
 
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """One line for each generation that can be served, the newest first."""
+    """Print a line for each generation that can be served, the newest first."""
     table = _table("generation", "model version", "served", "published", "users", "items", "dim")
     for one in reversed(generations):
         manifest = one["manifest"]

@@ -2,7 +2,7 @@
 
     Updater ──► [Supervisor.tend] ──► a process that runs ``work``
                        └──►── the newest marks, where a fit is due
-                       └──◄── its last words, why it ended
+                       └──◄── why it ended, through a pipe
 
 A worker that ends is started again with growing pauses. A worker that ends again and again is failing.
 """
@@ -63,8 +63,8 @@ class Supervisor:
         self._is_running = False
         self._is_stopped = False
         self._marks = self._sent = Marks()  # ``_sent`` to the worker that runs
-        self._changed_ms = 0  # when it was started, or seen to have ended
-        self._longest_ms = 0  # life of those that failed
+        self._changed_ms = 0  # when the process was started, or its end was noticed
+        self._longest_ms = 0  # the longest life of the workers that failed
         self._said: tuple[str, int] = ("", 0)
         self.starts = 0
         self.failures = 0  # in a row

@@ -111,7 +111,7 @@ class Updater:
                 pass  # the newest marks are told below
             self.backpressure.apply()
             self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
-            away = self.source.away or self.backpressure.paused  # what we do not read is not silent
+            away = self.source.away or self.backpressure.paused  # a paused partition is not silent
             self.ingest.pass_time(
                 self.ingest.watermark.tick(
                     away=away, caught_up=self.source.caught_up, behind=self.source.behind

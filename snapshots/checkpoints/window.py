@@ -51,7 +51,7 @@ class Snapshot:
     position: Mapping[str, int]
     watermark: WatermarkState
     ids: tuple[IdSet, ...]  # oldest first
-    topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics that ``position`` is of
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics in ``position``
     counted: Counted = field(default_factory=Counted)  # for the schedule of fits
     marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
 

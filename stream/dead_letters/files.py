@@ -219,7 +219,7 @@ class FileLetterBox:
                 for at, line in enumerate(old, start=1):
                     new.write(b"\n" if at in gone else line)
         else:
-            path.unlink()  # before what is done of it, so that nothing comes to life again
+            path.unlink()  # before its .done file, so that no letter is open again after a crash
             _done_path(self._folder, number).unlink(missing_ok=True)
             disk.sync_folder(self._folder)
 

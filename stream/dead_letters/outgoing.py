@@ -1,7 +1,7 @@
 """The queue between ingestion and the place of dead letters: ingestion never waits for a disk or a broker.
 
     Ingest ──► [Outbox.put] ──► SafeQueue ──► thread ──► files or topic ──► safe
-                    └ KeptLetters: a letter that is safe already is not kept twice
+                    └ KeptLetters: a letter that is already safe is not kept twice
 
 A start reads part of the topic again, with events that were rejected before. So the identities of letters are
 remembered in data_dir, and a restart keeps no letter twice.
@@ -99,7 +99,7 @@ class Outbox:
         return dict(self._counts)
 
     def status(self) -> dict[str, Any]:
-        """For the status file."""
+        """The part of the status file about dead letters."""
         return {
             "kept": self.queue.safe_count,
             "waiting": self.queue.waiting,
@@ -132,7 +132,7 @@ class Outbox:
     def _make_safe(self, batch: list[tuple[int, Rejected]]) -> None:
         """Hand each letter to the place once, flush it, and remember the letters."""
         for _, rejected in batch[self._handed :]:
-            with suppress(DeadLetterError):  # it is taken all the same, and flush says why
+            with suppress(DeadLetterError):  # the place keeps the letter, and ``flush`` tells the error
                 self._place.put(rejected)
             self._handed += 1
         self._place.flush()

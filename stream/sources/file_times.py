@@ -20,8 +20,8 @@ from driftgraph.stream.arrays import I64, Mask
 
 HOUR_MS: Final = 3_600_000
 RARE_SHARE: Final = 50  # at most one row in 50 can be implausible: two in a hundred are a part of the file
-ROWS_MIN: Final = 20  # in a smaller file no row is: nobody can tell what is usual there
-RATE_SHARE: Final = 500  # how much rarer than the rest, over the gap in front of them, implausible rows are
+ROWS_MIN: Final = 20  # a smaller file has too few rows to tell what is usual, so none is implausible
+RATE_SHARE: Final = 500  # implausible rows are so much rarer than the rest, over the gap before them
 DOUBTED_SHARE: Final = 50  # the same for rows that are kept, and that the user is told of
 
 
