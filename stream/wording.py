@@ -5,6 +5,7 @@ replay, produce, validate: an option      run: a key of the configuration      d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -13,15 +14,22 @@ class Wording:
     """Advice: each value is half a sentence that begins with a verb."""
 
     columns: str
+    some_columns: str  # with {} for them
     positions: str  # of columns without a header
     no_header: str
     separator: str  # the caller appends the separator
     format: str  # the caller appends the formats
     relations: str
 
+    def these_columns(self, columns: Mapping[str, str]) -> str:
+        """Name these columns, given by field."""
+        pairs = ",".join(f"{field}={name}" for field, name in columns.items())
+        return self.some_columns.format(pairs)
+
 
 BY_OPTION = Wording(
     columns="name the columns with --columns user=…,item=…,behavior=…,ts=…",
+    some_columns="give --columns {}",
     positions="name the columns by number with --columns user=0,item=1,behavior=2,ts=3",
     no_header="give --no-header",
     separator="give --separator",
@@ -30,6 +38,7 @@ BY_OPTION = Wording(
 )
 BY_KEY = Wording(
     columns="name the columns under [events.columns] in driftgraph.toml: user, item, behavior, ts",
+    some_columns="name them under [events.columns] in driftgraph.toml: {}",
     positions="name the columns by number under [events.columns] in driftgraph.toml: user = 0, item = 1, …",
     no_header="set events.header = false in driftgraph.toml",
     separator="set events.separator in driftgraph.toml to",
@@ -38,6 +47,7 @@ BY_KEY = Wording(
 )
 BY_RENAMING = Wording(
     columns="name the columns in its first line user_id,item_id,behavior,timestamp",
+    some_columns="name the columns in its first line user_id,item_id,behavior,timestamp, where it has {}",
     positions="give it a first line: user_id,item_id,behavior,timestamp",
     no_header="give it a first line with the names user_id,item_id,behavior,timestamp",
     separator="write it with commas instead of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,12 +20,13 @@ from driftgraph.app.cli.shared_options import (
 from driftgraph.stream.errors import DriftgraphError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
     from driftgraph.app.config.settings import Settings
     from driftgraph.stream.dead_letters.letters import Letter
+    from driftgraph.stream.kafka.topics import TopicRules
 
 PlaceOption = Annotated[
     Literal["files", "kafka"] | None,
@@ -107,16 +109,23 @@ def retry(
     Delivery is at least once: after a crash up to a thousand letters may be sent again; events with an
     event_id are still applied once.
     """
+    from driftgraph.app.config.formats import time_counts
     from driftgraph.app.config.letter_place import letter_box, letters_folder
-    from driftgraph.stream.dead_letters.redrive import alone
+    from driftgraph.stream.dead_letters.redrive import Keeping, alone
     from driftgraph.stream.dead_letters.redrive import retry as send_back
     from driftgraph.stream.kafka.producer import EventProducer
+    from driftgraph.stream.time.clock import SystemClock
 
     settings = _settings(ctx, config, place)
     producer = EventProducer(settings.kafka.librdkafka(), settings.kafka.topic)
     with alone(letters_folder(settings)):
         report = send_back(
-            letter_box(settings), producer, topic=settings.kafka.topic, reason=reason, limit=limit
+            letter_box(settings),
+            producer,
+            topic=settings.kafka.topic,
+            reason=reason,
+            limit=limit,
+            keeping=Keeping(_rules_of(settings), SystemClock().now_ms(), time_counts(settings.events)),
         )
     if as_json:
         print_as_json(report.to_json())
@@ -127,6 +136,13 @@ def retry(
         print(f"{report.cut:,} were not sent: their payload was cut")
     if report.foreign:
         print(f"{report.foreign:,} were not sent: they came from a file, not from a topic")
+    if report.retimed:
+        print(f"{report.retimed:,} have the record time of now: the topic would soon remove older records")
+    if report.too_old:
+        print(
+            f"{report.too_old:,} were not sent: the topic would remove them at once, and the time of their "
+            "record counts; raise its retention.ms and try again"
+        )
 
 
 @dlq_app.command()
@@ -151,6 +167,19 @@ def purge(
     before_ms = None if older_than is None else SystemClock().now_ms() - _duration_ms(older_than)
     count = remove(letter_box(_settings(ctx, config, place)), before_ms=before_ms, reason=reason)
     print_result(as_json, {"removed": count}, lambda _, out: out.print(f"removed {count:,} letters"))
+
+
+def _rules_of(settings: Settings) -> Callable[[str], TopicRules | None]:
+    from driftgraph.stream.kafka.topics import TopicError, topic_rules
+
+    def rules(topic: str) -> TopicRules | None:
+        try:
+            return topic_rules(settings.kafka.librdkafka(), topic)
+        except TopicError as error:
+            print(f"driftgraph: whether {topic} keeps old records is not known: {error}", file=sys.stderr)
+            return None
+
+    return rules
 
 
 def _settings(ctx: typer.Context, config: Path | None, place: str | None) -> Settings:

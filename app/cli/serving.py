@@ -171,6 +171,9 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
+    if forgotten := letters.get("forgotten"):
+        said = f"{forgotten:,} are remembered no longer, and are kept twice if their events are read again"
+        pairs += [("dead letters", said)]
     erasures = updater.get("erasures") or {}
     pairs += (
         [("erasures not done", n)] if (n := erasures.get("waiting", 0) + erasures.get("pending", 0)) else []

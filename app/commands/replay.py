@@ -33,7 +33,8 @@ from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.ingest.erasures import MemoryErasures
 from driftgraph.stream.ingest.ingest import Counts
 from driftgraph.stream.ingest.lateness import late_warning
-from driftgraph.stream.sources.file import FileSource, Sorting
+from driftgraph.stream.sources.event_sort import Sorting
+from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.time.clock import Clock, SystemClock
 
 PREDICTION_SCHEMA = pa.schema(

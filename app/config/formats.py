@@ -11,6 +11,7 @@ from collections.abc import Callable
 from driftgraph.app.config.events import FILES_ONLY, KAFKA_ONLY, EventSettings
 from driftgraph.app.config.settings import Settings
 from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.events import Rejected
 from driftgraph.stream.formats import JSON_NAMES
 from driftgraph.stream.formats.arrow_stream import ArrowStream
 from driftgraph.stream.formats.canonical_json import CanonicalJson
@@ -90,3 +91,11 @@ def _reader(events: EventSettings) -> Reader | None:
     password = "" if registry.password is None else registry.password.get_secret_value()
     options = RegistryOptions(registry.url or "", registry.username or "", password, registry.ca_file)
     return RegisteredReader(SchemaRegistry(options))
+
+
+def time_counts(events: EventSettings) -> Callable[[Rejected], bool]:
+    """Whether the time of a record is that of its event, or says how far a request to erase reaches."""
+    mapping = events.event_mapping()
+    is_events = mapping is not None and any(path.record == "timestamp" for path in mapping.values[3].paths)
+    erase = events.erase.encode()
+    return lambda rejected: is_events or erase in rejected.payload

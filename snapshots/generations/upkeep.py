@@ -17,6 +17,10 @@ from driftgraph.snapshots.generations.store import GenerationStore
 
 PAUSE_LOOKS_MIN: Final = 60  # calls before the next repair: a Redis that evicts would evict the repair
 PAUSE_LOOKS_MAX: Final = 3_600
+AT_ONCE_MAX: Final = 3  # losses of a whole generation that are repaired without a pause
+EVICTS: Final = (
+    "if it evicts keys (maxmemory), set its maxmemory-policy to noeviction and give it more memory"
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +31,15 @@ class ToDo(Enum):
     NOTHING = 0
     PUBLISH = 1  # the generation is gone, is an older state, or lacks keys
     WRITE_TRENDING = 2  # only the lists of rising items are gone, or nobody else writes them any more
-    REST = 3  # an operator rolled back: nothing is refreshed until the next publish
+    REST = 3  # after a rollback, or while a lost generation waits for its publish: nothing is refreshed
 
 
 class Upkeep:
     """Checks one generation at a time.
 
-    Always true: a generation that is gone is published again at once; a generation that keeps losing single
-    keys is published again at once, then at growing intervals of 60 to 3,600 calls.
+    Always true: a generation that is gone is published again at once; from its fourth loss on it is published
+    again at growing intervals of 60 to 3,600 calls, until it has stayed for 3,600. A generation that keeps
+    losing single keys is published again at once, then at such intervals.
     """
 
     def __init__(self, store: GenerationStore) -> None:
@@ -42,6 +47,10 @@ class Upkeep:
         self._pause = PAUSE_LOOKS_MIN
         self._looks_left = 0  # calls before the next repair of single keys
         self._rests = False
+        self._losses = 0  # of the whole generation, since it stayed
+        self._loss_pause = PAUSE_LOOKS_MIN
+        self._loss_looks_left = 0  # before it is published again
+        self._looks_since_loss = 0
 
     def look(self, number: int) -> ToDo:
         """Check whether Redis serves all of generation ``number``.
@@ -52,13 +61,16 @@ class Upkeep:
         standing = self._store.standing(number)
         rested, self._rests = self._rests, standing is Standing.ROLLED_BACK
         self._looks_left = max(0, self._looks_left - 1)
+        self._loss_looks_left = max(0, self._loss_looks_left - 1)
+        self._looks_since_loss += 1
+        if self._looks_since_loss > PAUSE_LOOKS_MAX:
+            self._losses, self._loss_pause = 0, PAUSE_LOOKS_MIN
         if standing is Standing.ROLLED_BACK:
             if not rested:
                 log.warning("an operator rolled back from generation %d: no refresh until the next", number)
             return ToDo.REST
         if standing is Standing.LOST:
-            log.warning("Redis has lost generation %d, or refreshes of it; it is published again", number)
-            return ToDo.PUBLISH
+            return self._publish_again(number)
         trends = self._store.trending.standing() if standing is Standing.SERVED else standing
         if trends is Standing.LOST:
             log.info("nobody keeps the lists of rising items; the worker writes them")
@@ -69,14 +81,28 @@ class Upkeep:
             return ToDo.NOTHING
         return self._repair(number, ToDo.PUBLISH if standing is Standing.DAMAGED else ToDo.WRITE_TRENDING)
 
+    def _publish_again(self, number: int) -> ToDo:
+        self._looks_since_loss = 0
+        if self._loss_looks_left:
+            return ToDo.REST
+        self._losses += 1
+        log.warning("Redis has lost generation %d, or refreshes of it; it is published again", number)
+        if self._losses >= AT_ONCE_MAX:
+            self._loss_looks_left = self._loss_pause
+            self._loss_pause = min(2 * self._loss_pause, PAUSE_LOOKS_MAX)
+            log.warning(
+                "Redis has lost what it serves %d times; if it does so again, it serves nothing for up to %d "
+                "s, as another publish might be evicted too; %s",
+                self._losses,
+                self._loss_looks_left,
+                EVICTS,
+            )
+        return ToDo.PUBLISH
+
     def _repair(self, number: int, to_do: ToDo) -> ToDo:
         if self._looks_left:
             return ToDo.NOTHING
         what = f"keys of generation {number}" if to_do is ToDo.PUBLISH else "lists of rising items"
-        log.warning(
-            "Redis has lost %s, which are written again; if it evicts keys, set its maxmemory-policy to "
-            "noeviction and give it more memory",
-            what,
-        )
+        log.warning("Redis has lost %s, which are written again; %s", what, EVICTS)
         self._looks_left, self._pause = self._pause, min(2 * self._pause, PAUSE_LOOKS_MAX)
         return to_do

@@ -42,6 +42,7 @@ class KeptLetters:
     def __init__(self, folder: Path, *, kept_max: int = KEPT_MAX) -> None:
         self._current_path, self._previous_path = folder / "kept.new", folder / "kept.old"
         self._kept_max = kept_max
+        self.forgotten = 0  # letters of this process and before that are known no longer
         folder.mkdir(parents=True, exist_ok=True)
         self._previous = _identities_in(self._previous_path)
         self._current = _identities_in(self._current_path)
@@ -63,6 +64,14 @@ class KeptLetters:
         """Remember letters that are safe from now on."""
         new = list(identities)
         if len(self._current) + len(new) > self._kept_max:
+            if self._previous:
+                self.forgotten += len(self._previous)
+                log.warning(
+                    "of the dead letters the newest %d are remembered: %d older ones are so no longer, and "
+                    "are kept twice if their events are read again; what rejects so many events?",
+                    self._kept_max,
+                    len(self._previous),
+                )
             with suppress(FileNotFoundError):
                 disk.replace(self._current_path, self._previous_path)
             self._previous, self._current = self._current, set()
@@ -104,6 +113,7 @@ class Outbox:
             "kept": self.queue.safe_count,
             "waiting": self.queue.waiting,
             "failure": self.queue.failure,
+            "forgotten": self._kept.forgotten,
         }
 
     def put(self, rejected: Rejected) -> None:

@@ -10,9 +10,9 @@ block is read by column with Arrow first, unless Arrow might split it otherwise 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,45 @@ from driftgraph.stream.formats.rules_by_column import Columns, RowAnswer, decode
 from driftgraph.stream.time.clock import TimeBounds
 
 FIELD_CHARACTERS_MAX = 131_072  # the csv module refuses a longer field
+# ids that exports of Hive, MySQL and pandas write where there is no value
+NO_VALUE = ("\\N", "NULL", "null", "NaN", "nan", "None")
 _NEWLINE = 10
+
+
+# names of columns in the exports of others, in lower case and without _
+USUAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "user": ("user", "userid", "uid", "visitorid", "customerid", "customer", "memberid"),
+    "item": ("item", "itemid", "iid", "productid", "product", "sku", "articleid"),
+    "behavior": (
+        "behavior",
+        "behaviour",
+        "behaviortype",
+        "event",
+        "eventtype",
+        "eventname",
+        "action",
+        "type",
+    ),
+    "ts": (
+        "ts",
+        "timestamp",
+        "time",
+        "eventtime",
+        "datetime",
+        "date",
+        "createdat",
+        "timestampms",
+        "unixtime",
+    ),
+}
+
+
+class NoColumnError(ValueError):
+    """When a header lacks a column. ``meant``: the columns that are probably meant, by field."""
+
+    def __init__(self, message: str, meant: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.meant = meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +118,35 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str 
     places: dict[str, int] = {}
     for field in ("user", "item", "behavior", "ts"):
         name = getattr(names, field)
-        if name not in header:
-            raise ValueError(
-                f"there is no column {name!r}; the first line has: {', '.join(map(shown, header))}"
+        place = _place_of(name, header)
+        if place is None:
+            raise NoColumnError(
+                f"there is no column {name!r}; the first line has: {', '.join(map(shown, header))}",
+                _meant(names, header),
             )
-        places[field] = header.index(name)
-    event_id = header.index(names.event_id) if names.event_id in header else None
-    return Layout(**places, width=len(header), event_id=event_id)
+        places[field] = place
+    return Layout(**places, width=len(header), event_id=_place_of(names.event_id, header))
+
+
+def _place_of(name: str, header: Sequence[str]) -> int | None:
+    """Where a column is: by its name, else by the one that differs in upper and lower case alone."""
+    if name in header:
+        return header.index(name)
+    same = [place for place, other in enumerate(header) if other.casefold() == name.casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def _meant(names: FieldNames, header: Sequence[str]) -> dict[str, str]:
+    """For each column that is not there the one that is usual in its place; empty if one has none or two."""
+    meant: dict[str, str] = {}
+    for field, usual in USUAL.items():
+        if _place_of(getattr(names, field), header) is not None:
+            continue
+        there = [one for one in header if one.casefold().replace("_", "").replace(" ", "") in usual]
+        if len(there) != 1:
+            return {}
+        meant[field] = there[0]
+    return meant
 
 
 def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str = ",") -> Layout:
@@ -170,11 +230,11 @@ class Delimited:
                 Reason.BAD_ROW, f"expected {layout.width} fields, got {len(fields)}: {shown(line)}"
             )
         return self.rules.event_of(
-            user=fields[layout.user],
-            item=fields[layout.item],
+            user=_id(fields[layout.user]),
+            item=_id(fields[layout.item]),
             behavior=fields[layout.behavior],
             ts=fields[layout.ts],
-            event_id=MISSING if layout.event_id is None else fields[layout.event_id],
+            event_id=MISSING if layout.event_id is None else _id(fields[layout.event_id]),
             bounds=bounds,
         )
 
@@ -205,6 +265,8 @@ class Delimited:
                 convert_options=arrow_csv.ConvertOptions(
                     check_utf8=False,  # checked before
                     column_types={str(place): pa.string() for place in places},
+                    null_values=NO_VALUE,  # empty, so that the definition is asked
+                    strings_can_be_null=True,
                     include_columns=[str(place) for place in places],
                 ),
             )
@@ -253,6 +315,10 @@ class Delimited:
             bounds=bounds,
             row=row,
         )
+
+
+def _id(field: str) -> object:
+    return MISSING if field in NO_VALUE else field
 
 
 def _set_of(value: int | None) -> set[int]:

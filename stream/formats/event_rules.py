@@ -232,7 +232,7 @@ class EventRules:
         time_ms = time_ms_of(ts, bounds)
         if isinstance(time_ms, TimeFault):
             return Refusal(Reason(time_ms.value), _time_detail(time_ms, ts, bounds))
-        if event_id is MISSING or event_id is None or event_id == "":
+        if event_id is MISSING or event_id is None or (isinstance(event_id, str) and not event_id.strip()):
             return Event(user_id, item_id, relation, time_ms)
         own_id = id_of(event_id, "event id")
         return own_id if isinstance(own_id, Refusal) else Event(user_id, item_id, relation, time_ms, own_id)

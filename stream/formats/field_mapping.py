@@ -268,7 +268,7 @@ class EventMapping:
                 name = chosen.relation
         if turn:
             own_id, depth = self._pick(self.values[-1], scopes, record)
-            if depth < len(turn) and own_id and isinstance(own_id, str | int) and own_id is not True:
+            if depth < len(turn) and not is_empty(own_id) and type(own_id) in (str, int):
                 own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # ids of a message differ
         else:
             own_id = event_id(scopes, record)
@@ -319,8 +319,8 @@ class EventMapping:
             if not is_empty(found):
                 return found, path.depth
             if not isinstance(found, UnsetNumber | UnsetText) and empty is ABSENT:
-                empty = found  # returned if no other path finds a value
-        return empty, 0
+                empty = found
+        return (empty if len(value.paths) == 1 else ABSENT), 0  # one empty path is refused as what it is
 
     def _at(self, path: Path, scopes: _Scopes, record: Record | None) -> object:
         if path.record:

@@ -25,6 +25,7 @@ from driftgraph.stream.formats.delimited import (
     TAOBAO,
     Delimited,
     Layout,
+    NoColumnError,
     layout_of_header,
     layout_of_positions,
 )
@@ -40,8 +41,9 @@ from driftgraph.stream.formats.event_rules import (
     TooManyBehaviorsError,
     shown,
 )
-from driftgraph.stream.sources.event_sort import EventSort
+from driftgraph.stream.sources.event_sort import EventSort, Sorting
 from driftgraph.stream.sources.file_times import minute_of
+from driftgraph.stream.sources.first_lines import check_json_lines, head_of
 from driftgraph.stream.sources.first_pass import FirstPass, first_pass_of
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
@@ -83,19 +85,6 @@ class FileOptions:
     sort_in: Path | None = None  # a folder for sorting; None: events come in the order of the file
     empty_is_fine: bool = False  # True: a file without a good event is no error
     wording: Wording = BY_KEY
-
-
-@dataclass(slots=True)
-class Sorting:
-    """How a file was sorted, and what that took."""
-
-    out_of_order: int  # events that are older than one before them
-    rows: int = 0
-    seconds: float = 0.0
-
-    def said(self) -> str:
-        """The same as a sentence."""
-        return f"the file is not in order of time: sorted {self.rows:,} rows in {self.seconds:.1f} s"
 
 
 class FileSource:
@@ -311,49 +300,57 @@ class FileSource:
         file = TextFile(self._part.path)
         self._file, self._share = file, file.read_share
         decode: Callable[[bytes, int], Decoded] | None = None
+        head_lines = 0
         for first, block in line_blocks(file, self._part.path):
             if decode is None:
-                decode = self._block_decoder(rules, block.partition(b"\n")[0])
-            skipped = max(0, (start if first > 1 else max(start, self._header_lines())) - (first - 1))
+                decode, head_lines = self._block_decoder(rules, block)
+            skipped = max(0, (start if first > 1 else max(start, head_lines)) - (first - 1))
             lines = block.count(b"\n") + (not block.endswith(b"\n"))
             fresh = decode(_without_lines(block, skipped), first + skipped) if skipped < lines else None
             yield fresh, first - 1 + lines
         file.close()
 
-    def _header_lines(self) -> int:
-        return int(self.format == "csv" and not self._options.no_header)
-
-    def _block_decoder(self, rules: EventRules, first_line: bytes) -> Callable[[bytes, int], Decoded]:
+    def _block_decoder(self, rules: EventRules, block: bytes) -> tuple[Callable[[bytes, int], Decoded], int]:
+        """What decodes the blocks of a file, by its first one, and how many lines stand before its events."""
         if self.format == "json":
+            check_json_lines(block, self._part.path)
             make = self._options.decoder
             json = CanonicalJson(rules, self._names) if make is None else make(rules)
-            return lambda block, first: json.decode(_rows_of(block, first, self._origin))
-        delimited = Delimited(rules, self._layout(first_line), self._separator)
-        return lambda block, first: delimited.decode(block, first, self._origin)
+            return lambda block, first: json.decode(_rows_of(block, first, self._origin)), 0
+        head = head_of(block, self._part.path)
+        separator = self._options.separator or head.separator or self._separator
+        delimited = Delimited(rules, self._layout(head.line, separator), separator)
+        has_header = self.format == "csv" and not self._options.no_header
+        return lambda block, first: delimited.decode(block, first, self._origin), head.skipped + has_header
 
-    def _layout(self, first_line: bytes) -> Layout:
+    def _layout(self, first_line: bytes, separator: str) -> Layout:
+        path = self._part.path
         try:
             if self.format == "taobao":
                 return TAOBAO
             if self._options.no_header:
-                return layout_of_positions(first_line, self._options.columns, self._separator)
-            return layout_of_header(first_line, self._names, self._separator)
+                return layout_of_positions(first_line, self._options.columns, separator)
+            return layout_of_header(first_line, self._names, separator)
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{self._path} is no text in UTF-8 ({error}); convert it, or if it is no CSV "
+                f"{path} is no text in UTF-8 ({error}); convert it, or if it is no CSV "
                 f"{self._options.wording.format} {', '.join(FORMATS)}"
             ) from error
         except (ValueError, csv.Error) as error:
-            raise SourceError(f"cannot read {self._path}: {error}; {self._way_out(first_line)}") from error
+            meant = error.meant if isinstance(error, NoColumnError) else {}
+            what_to_do = self._way_out(first_line, separator, meant)
+            raise SourceError(f"cannot read {path}: {error}; {what_to_do}") from error
 
-    def _way_out(self, first_line: bytes) -> str:
+    def _way_out(self, first_line: bytes, separator: str, meant: Mapping[str, str]) -> str:
         """What to do about a first line that does not name the columns."""
         say = self._options.wording
         other = next((sign for sign in (b";", b"\t", b"|", b",") if first_line.count(sign) >= 3), None)
-        if other is not None and other.decode() != self._separator:
+        if other is not None and other.decode() != separator:
             return f"{say.separator} {shown(other.decode())}"
         if self._options.no_header:
             return say.positions
+        if meant:
+            return say.these_columns(meant)
         return f"{say.columns}, or {say.no_header} if the first line is an event"
 
     def _origin(self, line: int) -> str:

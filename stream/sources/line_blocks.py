@@ -121,8 +121,9 @@ def line_blocks(file: TextFile, path: Path) -> Iterator[tuple[int, bytes]]:
             rest += chunk
             if len(rest) > LINE_BYTES_MAX:
                 limit = LINE_BYTES_MAX >> 20
+                ends = "; its lines seem to end with CR alone: convert them" if rest.count(b"\r") > 1 else ""
                 raise SourceError(
-                    f"line {line} of {path} is longer than {limit} MiB; is it a file of events?"
+                    f"line {line} of {path} is longer than {limit} MiB{ends or '; is it a file of events?'}"
                 )
             continue
         for block, count in _cut(rest + whole + seam):

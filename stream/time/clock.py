@@ -129,14 +129,16 @@ def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
     Numbers are seconds, milliseconds, microseconds or nanoseconds by range (limits: ``time_kernels``);
     a fraction of a millisecond is rounded half to even in float seconds and milliseconds and cut off in
     finer units and in text. Text is digits, digits with a fraction, or a date and time (``time_text``). No
-    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. A ``numpy.datetime64`` is taken as it is.
+    exponents: ``1.5E+09`` is a time that a spreadsheet destroyed. Fourteen digits that begin with a year from
+    1973 to 2286 are a date and time, ``20260702134640``; as milliseconds they would be of the year 2600. A
+    ``numpy.datetime64`` is taken as it is.
     """
     if isinstance(value, str):
         parsed = _ms_of_text(value, bounds.zone)
     elif isinstance(value, bool):
         parsed = TimeFault.BAD_TIME
     elif isinstance(value, int):
-        parsed = _ms_of_int(value)
+        parsed = _ms_of_int(value, bounds.zone)
     elif isinstance(value, float):
         parsed = _ms_of_float(value)
     elif isinstance(value, np.datetime64):
@@ -152,7 +154,9 @@ def time_ms_of(value: object, bounds: TimeBounds) -> int | TimeFault:
     return parsed
 
 
-def _ms_of_int(value: int) -> int | TimeFault:
+def _ms_of_int(value: int, zone: ZoneInfo | None) -> int | TimeFault:
+    if time_kernels.COMPACT_FROM <= value < time_kernels.COMPACT_BELOW:
+        return ms_of_text(f"{value // 1_000_000}T{value % 1_000_000:06}", zone)
     if not 0 < value < time_kernels.NUMBER_BELOW:
         return TimeFault.BAD_TIME
     if value < time_kernels.SECONDS_BELOW:
@@ -167,7 +171,7 @@ def _ms_of_float(value: float) -> int | TimeFault:
         return TimeFault.BAD_TIME
     if value < time_kernels.SECONDS_BELOW:
         return round(value * 1_000)
-    return round(value) if value < time_kernels.MILLISECONDS_BELOW else _ms_of_int(int(value))
+    return round(value) if value < time_kernels.MILLISECONDS_BELOW else _ms_of_int(int(value), None)
 
 
 def _ms_of_instant(value: np.datetime64) -> int | TimeFault:
@@ -181,7 +185,7 @@ def _ms_of_text(text: str, zone: ZoneInfo | None) -> int | TimeFault:
     number = _NUMBER.fullmatch(text)
     if number is None:
         return ms_of_text(text, zone)
-    return _ms_of_float(float(text)) if number[1] else _ms_of_int(int(text))
+    return _ms_of_float(float(text)) if number[1] else _ms_of_int(int(text), zone)
 
 
 def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> tuple[I64, U8]:
@@ -207,6 +211,7 @@ def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> t
     for row in np.flatnonzero(fault == time_kernels.ASK).tolist():
         try:
             value = column.bytes_at(row).decode() if isinstance(column, Strings) else column[row]
+            value = int(value) if isinstance(value, np.int64) else value
             answer = time_ms_of(value, bounds)
         except UnicodeDecodeError:
             answer = TimeFault.BAD_TIME

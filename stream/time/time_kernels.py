@@ -20,6 +20,8 @@ NUMBER_BELOW = 9_000_000_000_000_000_000  # nanoseconds of the year 2255; int64 
 
 BAD, WITHOUT_ZONE, TOO_OLD, IN_FUTURE = 1, 2, 3, 4  # indexes into time_text.FAULTS
 LOCAL = 254  # not a fault yet: a time without a zone, its own milliseconds
+COMPACT_FROM = 19_730_000_000_000  # 20260702134640 is a date and time; as milliseconds the year 2612
+COMPACT_BELOW = 22_870_000_000_000
 ASK = 255
 
 _DIGITS_MAX = 18  # more could overflow int64
@@ -45,7 +47,9 @@ def _scaled(value: int) -> int:
 def scale_ints(values: Any, ms: Any, fault: Any) -> None:
     """int64[N] of unknown unit → ms[N]."""
     for i in range(len(values)):
-        if 0 < values[i] < NUMBER_BELOW:
+        if COMPACT_FROM <= values[i] < COMPACT_BELOW:
+            fault[i] = ASK
+        elif 0 < values[i] < NUMBER_BELOW:
             ms[i] = _scaled(values[i])
         else:
             fault[i] = BAD
@@ -171,7 +175,9 @@ def parse_texts(offsets: Any, data: Any, ms: Any, fault: Any) -> None:
         local = False
         if 0 < length <= _DIGITS_MAX:
             value = _number(data, start, stop)
-            if value > 0:
+            if COMPACT_FROM <= value < COMPACT_BELOW:
+                value = -1
+            elif value > 0:
                 value = _scaled(value)
         elif _DATED_MIN <= length <= _DATED_MAX:
             value, local = _dated_ms(data, start, stop)

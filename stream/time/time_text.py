@@ -28,12 +28,15 @@ _TIME: Final = re.compile(
     r"(.*)",
     re.ASCII,
 )
-_UTC: Final = re.compile(r" ?(?:[Zz]|[Uu][Tt][Cc]|[Gg][Mm][Tt])(?:\[[\w/+-]+\])?", re.ASCII)
-# an offset; Go and Java also write the name of the zone after it, which adds nothing
+_BRACKETS: Final = r"(?: ?\[!?[\w/+:=-]+\])*"  # [Asia/Kolkata], as Java, Go and RFC 9557 write it
+_UTC: Final = re.compile(rf" ?(?:[Zz]|[Uu][Tt][Cc]|[Gg][Mm][Tt]){_BRACKETS}", re.ASCII)
+# an offset; the name of the zone after it, as Go and Java write it, adds nothing
 _OFFSET: Final = re.compile(
-    r" ?([+-])(\d\d)(?::?(\d\d)(?::?(\d\d))?)?(?: [A-Z]{3,5}|\[[\w/+-]+\])?", re.ASCII
+    rf" ?([+-])(\d\d)(?::?(\d\d)(?::?(\d\d))?)?(?: [A-Z]{{3,5}})?{_BRACKETS}", re.ASCII
 )
-_REGION: Final = re.compile(r" ([A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})", re.ASCII)
+_REGION: Final = re.compile(
+    r" ([A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})| ?\[([A-Za-z_]+(?:/[A-Za-z0-9_+-]+){0,2})\]", re.ASCII
+)
 
 
 class TimeFault(StrEnum):
@@ -88,7 +91,7 @@ def _shift_of(written: str, local_ms: int, zone: ZoneInfo | None) -> int | TimeF
         return ahead_ms if offset[1] == "-" else -ahead_ms
     region = _REGION.fullmatch(written)
     if region is not None:
-        zone = zone_named(region[1])
+        zone = zone_named(region[1] or region[2])
     elif written:
         return TimeFault.BAD_TIME
     elif zone is None:

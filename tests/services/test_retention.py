@@ -24,7 +24,7 @@ from tests.kafka_brokers import event, produce, source_of
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 from tests.services.updaters import until
-from tests.stream.dead_letters.test_dead_letters import LETTER
+from tests.stream.dead_letters.test_dead_letters import LETTER, records_of
 
 pytestmark = pytest.mark.services
 
@@ -250,3 +250,35 @@ def test_doctor_holds_what_a_topic_keeps_against_the_longest_span(
     [check] = [check for check in examine(settings).checks if check.name == "retention"]
     assert check.state is state, check
     assert said in check.detail
+
+
+def test_a_retry_of_an_old_letter_is_not_removed_from_its_topic(
+    shell: Shell, real_kafka: RealKafka, topic: str
+) -> None:
+    """The record has the time of now; of one whose time is that of a request to erase, the letter stays."""
+    make_topic(real_kafka.address, topic, 1, **WEEK)
+    old_ms = IN_2017_S * 1_000
+    Path("driftgraph.toml").write_text(
+        f'[kafka]\nbootstrap_servers = "{real_kafka.address}"\ntopic = "{topic}"\n[relations.click]\n',
+        encoding="utf-8",
+    )
+    settings = load()
+    place = letter_place(settings)
+    place.put(replace(LETTER, origin=f"{topic}[0]@1", payload=b'{"user_id": "u1"}', timestamp_ms=old_ms))
+    place.put(replace(LETTER, origin=f"{topic}[0]@2", reason="tombstone", payload=b"", timestamp_ms=old_ms))
+    place.flush()
+    place.close()
+    before_ms = SystemClock().now_ms()
+    report = shell("dlq", "retry", "--json").json()
+    assert report == {
+        "sent": 1,
+        "reasons": {LETTER.reason: 1},
+        "cut": 0,
+        "foreign": 0,
+        "retimed": 1,
+        "too_old": 1,
+    }
+    [record] = records_of(real_kafka.address, topic, 1)
+    assert record.value() == b'{"user_id": "u1"}'
+    assert before_ms <= record.timestamp()[1] <= SystemClock().now_ms()
+    assert [one.rejected.reason for one in letter_box(settings).letters() if not one.done] == ["tombstone"]

@@ -11,6 +11,7 @@ import redis
 
 from driftgraph.app.training.cycle import Worker
 from driftgraph.model.trainer import Trainer
+from driftgraph.snapshots.generations import upkeep as upkeep_module
 from driftgraph.snapshots.generations.check import Standing
 from driftgraph.snapshots.generations.keys import LostError, StaleWorkerError, VerifyError
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -412,3 +413,41 @@ def test_a_redis_that_keeps_losing_keys_is_repaired_at_once_and_then_at_growing_
     assert repaired == [1, 1 + PAUSE_LOOKS_MIN, 1 + 3 * PAUSE_LOOKS_MIN]
     redis_client.flushall()
     assert upkeep.look(number) is ToDo.PUBLISH, "what is gone altogether waits for nothing"
+
+
+@pytest.mark.parametrize("what", ["current", "1:manifest", "*"])
+def test_a_redis_that_keeps_losing_all_that_it_serves_is_given_growing_pauses(
+    store: GenerationStore, redis_client: redis.Redis, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three times at once; then it would evict what is published as well."""
+    upkeep, number, repaired = Upkeep(store), 1, list[int]()
+    publish(store, number)
+    for n in range(1, 4 * PAUSE_LOOKS_MIN):
+        evict(redis_client, f"shop:emb:{what.replace('1:', f'{number}:')}")
+        found = upkeep.look(number)
+        if found is ToDo.PUBLISH:
+            repaired.append(n)
+            number += 1
+            publish(store, number)
+        else:
+            assert found is ToDo.REST, "nothing may be refreshed into what is gone"
+            publish(store, number := number + 1)
+    assert repaired == [1, 2, 3, 3 + PAUSE_LOOKS_MIN, 3 + 3 * PAUSE_LOOKS_MIN]
+    assert "serves nothing for up to 60 s" in caplog.text
+    assert "set its maxmemory-policy to noeviction" in caplog.text
+
+
+def test_after_an_hour_in_which_it_stayed_a_loss_is_repaired_at_once_again(
+    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "PAUSE_LOOKS_MAX", 80)
+    upkeep, number = Upkeep(store), 1
+    publish(store, number)
+    for _ in range(2):
+        for _ in range(3):
+            redis_client.flushall()
+            assert upkeep.look(number) is ToDo.PUBLISH
+            number += 1
+            publish(store, number)
+        for _ in range(81):
+            assert upkeep.look(number) is ToDo.NOTHING

@@ -227,6 +227,17 @@ def test_it_knows_what_was_added_and_forgets_the_oldest_alone(
     assert sum(len(f.read_bytes()) for f in folder.iterdir()) <= 8 * 2 * (kept_max + 10)
 
 
+def test_it_says_how_many_it_has_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = KeptLetters(tmp_path, kept_max=3)
+    kept.add([1, 2, 3])
+    kept.add([4, 5])
+    assert (kept.forgotten, caplog.text) == (0, "")
+    kept.add([6, 7])
+    assert [n for n in range(1, 8) if not kept.knows(n)] == [1, 2, 3]
+    assert kept.forgotten == 3
+    assert "3 older ones are so no longer, and are kept twice if their events are read again" in caplog.text
+
+
 def test_a_file_of_what_is_kept_may_be_cut_anywhere(tmp_path: Path) -> None:
     KeptLetters(tmp_path).add([1, 2, 3])
     path = tmp_path / "kept.new"
@@ -303,7 +314,7 @@ def test_reading_is_paused_once_while_it_is_full_and_resumed_once(
             backpressure.apply()
         assert source.told == ["pause"]
         assert backpressure.paused
-        assert box.status() == {"kept": 0, "waiting": 6, "failure": None}
+        assert box.status() == {"kept": 0, "waiting": 6, "failure": None, "forgotten": 0}
         place.slow.set()
         box.flush()
         backpressure.apply()

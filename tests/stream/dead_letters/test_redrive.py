@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftgraph.app.config.events import EventSettings
+from driftgraph.app.config.formats import time_counts
 from driftgraph.stream.dead_letters import redrive
 from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
 from driftgraph.stream.dead_letters.letters import DeadLetterError, Letter, LetterBox
@@ -19,6 +21,7 @@ from driftgraph.stream.dead_letters.redrive import alone, purge, retry, summariz
 from driftgraph.stream.dead_letters.topic import KafkaDeadLetters, TopicLetterBox
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.kafka.producer import EventProducer
+from driftgraph.stream.kafka.topics import TopicRules
 from driftgraph.stream.time.clock import ManualClock
 from tests.kafka_brokers import mock_kafka, produce
 from tests.stream.dead_letters.test_dead_letters import LETTER, records_of
@@ -255,6 +258,75 @@ def test_what_cannot_go_back_is_counted_and_stays(tmp_path: Path, monkeypatch: p
     report = send_back(box, sink)
     assert report.to_json() == {"sent": 1, "reasons": {"bad_id": 1}, "cut": 1, "foreign": 1}
     assert still_open(box) == [LETTER.origin, from_file.origin]
+
+
+# --- the time of a record ------------------------------------------
+
+DAY_MS = 86_400_000
+NOW_MS = 1_783_000_000_123 + 100 * DAY_MS
+
+
+def aged(number: int, days: float, **changed: Any) -> Rejected:
+    return replace(letter(number), timestamp_ms=NOW_MS - round(days * DAY_MS), **changed)
+
+
+def times_after(
+    folder: Path, letters: list[Rejected], rules: TopicRules | None, **more: Any
+) -> tuple[list[int | None], redrive.Redriven, FileLetterBox]:
+    box, sink = files_of(folder, letters), Sink()
+    report = send_back(box, sink, keeping=redrive.Keeping(lambda _: rules, NOW_MS, **more))
+    return [event["timestamp_ms"] for event in sink.sent], report, box
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        (None, True),
+        (TopicRules(1), True),
+        (TopicRules(1, retention_ms=21 * DAY_MS), True),
+        (TopicRules(1, retention_ms=7 * DAY_MS, append_time=True), True),
+        (TopicRules(1, retention_ms=7 * DAY_MS), False),
+        (TopicRules(1, retention_ms=15 * DAY_MS), False),  # removed within days: it has to be read before
+        (TopicRules(1, before_max_ms=DAY_MS), False),
+    ],
+)
+def test_a_record_that_the_topic_would_soon_remove_has_the_time_of_now(
+    tmp_path: Path, rules: TopicRules | None, kept: bool
+) -> None:
+    times, report, box = times_after(tmp_path, [aged(1, 10), aged(2, 0.1)], rules)
+    assert times == [NOW_MS - (10 * DAY_MS if kept else 0), NOW_MS - DAY_MS // 10]
+    assert (report.sent, report.retimed, report.too_old) == (2, int(not kept), 0)
+    assert report.to_json().get("retimed") == (None if kept else 1)
+    assert still_open(box) == []
+
+
+def test_where_the_time_of_a_record_counts_it_stays_or_the_letter_does(tmp_path: Path) -> None:
+    """A request to erase must not reach further than it asked, and an event keeps its time."""
+    letters = [
+        aged(1, 10, reason="tombstone", payload=b""),
+        aged(2, 5, reason="tombstone", payload=b""),
+        aged(3, 10, payload=b"{}"),
+    ]
+    rules = TopicRules(1, retention_ms=7 * DAY_MS)
+    times, report, box = times_after(tmp_path / "a", letters, rules)
+    assert times == [NOW_MS - 5 * DAY_MS, NOW_MS]
+    assert (report.sent, report.retimed, report.too_old) == (2, 1, 1)
+    assert still_open(box) == [letters[0].origin]
+    times, report, _ = times_after(tmp_path / "b", letters, rules, time_counts=lambda _: True)
+    assert (times, report.too_old) == ([NOW_MS - 5 * DAY_MS], 2)
+
+
+@pytest.mark.parametrize(
+    ("ts", "payload", "counts"),
+    [("$timestamp", b"{}", True), ("at", b"{}", False), ("at", b'{"kind": "$erase"}', True)],
+)
+def test_whose_time_is_that_of_the_record_is_known_from_the_configuration(
+    ts: str, payload: bytes, counts: bool
+) -> None:
+    mapping = {"user": "u", "item": "i", "behavior": "kind", "ts": ts}
+    events = EventSettings.model_validate({"format": "mapping", "mapping": mapping})
+    assert time_counts(events)(replace(LETTER, payload=payload)) is counts
+    assert not time_counts(EventSettings())(LETTER)
 
 
 class Crash(Exception):  # noqa: N818  it is an event of a test

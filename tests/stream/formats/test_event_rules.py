@@ -92,6 +92,12 @@ def test_a_number_too_long_to_write_is_refused_everywhere() -> None:
     assert reason(behavior=[10**5_000]) is Reason.BAD_BEHAVIOR
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t", " \n ", "\u00a0", None])
+def test_a_blank_event_id_means_none(blank: object) -> None:
+    assert answer(event_id=blank) == Event("u1", "i1", 1, NOW_MS)
+    assert reason(event_id=" x") is Reason.BAD_ID
+
+
 def test_an_id_is_measured_in_bytes_and_the_longest_is_taken() -> None:
     assert ID_BYTES_MAX == 512
     assert isinstance(answer(user="é" * 256), Event)

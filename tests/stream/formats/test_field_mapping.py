@@ -216,7 +216,18 @@ def test_what_is_empty_gives_way_to_the_next_path(empty: object) -> None:
         decoded = decoded_by({**written, "none": none}, {**dict.fromkeys("uibte", empty), **good})
         assert events(decoded) == [("u", "7", 1, NOW_MS, "x")]
     [(reason, _)] = faults(decoded_by({**FLAT, "user": ["u", "v"]}, {"u": empty, "b": "buy", "v": empty}))
-    assert reason == "bad_id"  # it is told as what it is, and not as a field that is not there
+    assert reason == "missing_field"
+    [(reason, _)] = faults(decoded_by(FLAT, {"u": empty, "i": "i", "b": "buy", "t": NOW_MS}))
+    assert reason == "bad_id"  # a single one is told as what it is, and not as a field that is not there
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", None])
+def test_a_blank_event_id_means_none_with_a_loop_and_without(blank: object) -> None:
+    flat = {"u": "u", "i": "i", "b": "buy", "t": NOW_MS, "e": blank}
+    assert events(decoded_by({**FLAT, "event_id": "e"}, flat)) == [("u", "i", 1, NOW_MS, "")]
+    message = {"customer": {"id": "u1"}, "order": blank, "at": NOW_MS, "lines": [{"sku": "a"}, {"sku": "b"}]}
+    decoded = decoded_by(ORDER, message)
+    assert (len(decoded.batch), faults(decoded)) == (2, [])
 
 
 def test_an_empty_part_makes_no_joined_value() -> None:

@@ -13,6 +13,7 @@ from driftgraph.stream.events import Decoded, Strings
 from driftgraph.stream.formats import FieldNames, json_kernels
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.delimited import (
+    NO_VALUE,
     PLAIN,
     TAOBAO,
     Delimited,
@@ -347,8 +348,47 @@ def test_a_stray_quote_swallows_no_other_line() -> None:
 
 
 def test_ids_of_a_csv_keep_their_zeros() -> None:
-    decoded = Delimited(RULES, PLAIN).decode(b"007,1.50,click,1783000000\nNULL,nan,buy,1783000000\n", 1, line)
-    assert [event[:2] for event in events_of(decoded.batch)] == [("007", "1.50"), ("NULL", "nan")]
+    decoded = Delimited(RULES, PLAIN).decode(b"007,1.50,click,1783000000\n", 1, line)
+    assert [event[:2] for event in events_of(decoded.batch)] == [("007", "1.50")]
+
+
+@pytest.mark.parametrize("word", NO_VALUE)
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_what_exports_write_for_no_value_is_no_id_in_a_csv(word: str, quote: str) -> None:
+    written = f"{quote}{word}{quote}"
+    block = (
+        f"e1,{written},i1,click,1783000000\ne2,u1,{written},click,1783000000\n"
+        f"{written},u1,i1,click,1783000000\ne3,{word}x,{word.swapcase()}1,click,1783000000\n"
+    ).encode()
+    layout = Layout(user=1, item=2, behavior=3, ts=4, width=5, event_id=0)
+    for decode in (Delimited(RULES, layout).decode, Delimited(RULES, layout).decode_by_line):
+        decoded = decode(block, 1, line)
+        assert [(one.reason, one.detail) for one in decoded.rejected] == [
+            ("missing_field", "the event has no user id"), ("missing_field", "the event has no item id"),
+        ]  # fmt: skip
+        found = [(event[0], event[1], event[-1]) for event in events_of(decoded.batch)]
+        assert found == [("u1", "i1", ""), (f"{word}x", f"{word.swapcase()}1", "e3")]
+
+
+def test_such_a_word_is_an_id_in_json_and_a_behavior_in_a_csv() -> None:
+    payload = b'{"user_id":"null","item_id":"None","behavior":"buy","ts":1783000000}'
+    assert events_of(JSON.decode(rows_of([payload])).batch)[0][:2] == ("null", "None")
+    rules = EventRules(Behaviors(["nan"]))
+    decoded = Delimited(rules, PLAIN).decode(b"u1,i1,nan,1783000000\n", 1, line)
+    assert len(decoded.batch) == 1
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u00a0"])
+def test_a_blank_event_id_is_none_in_every_way_of_reading(blank: str) -> None:
+    layout = Layout(user=1, item=2, behavior=3, ts=4, width=5, event_id=0)
+    block = f"{blank},u1,i1,click,1783000000\ne2,u1,i1,click,1783000000\n".encode()
+    delimited = Delimited(RULES, layout)
+    for decoded in (delimited.decode(block, 1, line), delimited.decode_by_line(block, 1, line)):
+        assert [event[-1] for event in events_of(decoded.batch)] == ["", "e2"]
+    message = {"user_id": "u1", "item_id": "i1", "behavior": "buy", "ts": 1783000000, "event_id": blank}
+    rows = rows_of([json.dumps(message).encode()])
+    for decoded in (JSON.decode(rows), JSON.decode_by_row(rows)):
+        assert [event[-1] for event in events_of(decoded.batch)] == [""]
 
 
 def test_the_taobao_layout_skips_the_category() -> None:
@@ -384,8 +424,8 @@ def test_without_a_header_columns_are_positions() -> None:
 
 
 FIELDS = st.sampled_from(
-    ["u1", "click", "buy", "x", "", "1783000000", " a", '"q"', '"a,b"', '"a""b"', 'a"b', '"a"b', '"open', "é",
-     "a\rb"]
+    ["u1", "click", "buy", "x", "", "NULL", "\\N", '"nan"', "1783000000", " a", '"q"', '"a,b"', '"a""b"',
+     'a"b', '"a"b', '"open', "é", "a\rb"]
 ) | st.text(max_size=4)  # fmt: skip
 RECORDS = st.lists(FIELDS, min_size=3, max_size=5).map(",".join) | st.tuples(
     FIELDS, FIELDS, st.sampled_from(["click", "buy", "$erase"]), st.just("1783000000")

@@ -58,6 +58,13 @@ def both(text: str, bounds: TimeBounds = ANY) -> int | TimeFault:
         ("2026-07-02 15:46:40 +0200 CEST", AT_MS),
         ("2026-07-02T15:46:40.123+02:00[Europe/Berlin]", NOW_MS),  # Java
         ("2026-07-02T13:46:40Z[UTC]", AT_MS),
+        ("2026-07-02T19:16:40+05:30[Asia/Kolkata]", AT_MS),
+        ("2026-07-02T19:16:40.123456789+05:30[Asia/Kolkata]", NOW_MS),
+        ("2026-07-02T19:16:40+05:30 [Asia/Kolkata]", AT_MS),
+        ("2026-07-02T19:16:40+05:30[+05:30]", AT_MS),
+        ("2026-07-02T19:16:40+05:30[Asia/Kolkata][u-ca=gregory]", AT_MS),  # RFC 9557
+        ("2026-07-02T19:16:40[Asia/Kolkata]", AT_MS),
+        ("2026-07-02T19:16:40 [Asia/Kolkata]", AT_MS),
         ("2026-07-02 15:46:40.123 Europe/Berlin", NOW_MS),  # Trino, Athena
         ("2026-07-02 06:46:40 America/Los_Angeles", AT_MS),
         ("2026-07-02T13:46:40,123Z", NOW_MS),  # ISO 8601 allows a comma
@@ -228,3 +235,29 @@ def test_what_is_a_timestamp_by_its_type_is_never_scaled(instants: list[int], bo
 def test_a_timestamp_that_is_not_there_is_no_time() -> None:
     assert time_ms_of(np.datetime64("NaT"), ANY) is TimeFault.BAD_TIME
     assert times_ms_of(np.array(["NaT"], "datetime64[ms]"), ANY)[1].tolist() == [1]
+
+
+COMPACT = [20260702134640, 20260702154640, 19730303094640, 22860702134640]
+
+
+def test_fourteen_digits_are_a_date_and_time_in_the_configured_zone() -> None:
+    for value in ("20260702154640", 20260702154640):
+        assert time_ms_of(value, TimeBounds(zone=BERLIN)) == AT_MS
+        assert time_ms_of(value, ANY) is TimeFault.WITHOUT_ZONE
+    assert both("20260702154640", TimeBounds(zone=BERLIN)) == AT_MS
+    assert both("20260702154640") is TimeFault.WITHOUT_ZONE
+
+
+@pytest.mark.parametrize("text", ["20261302134640", "20260702246140", "20260230000000"])
+def test_fourteen_digits_that_are_no_date_are_no_time(text: str) -> None:
+    assert both(text) is both(text, TimeBounds(zone=BERLIN)) is TimeFault.BAD_TIME
+
+
+@pytest.mark.parametrize("zone", [None, BERLIN])
+def test_a_column_of_numbers_says_of_fourteen_digits_what_each_one_says(zone: ZoneInfo | None) -> None:
+    values = [*COMPACT, 19_729_999_999_999, 22_870_000_000_000, AT_MS, 20261302134640]
+    bounds = TimeBounds(zone=zone)
+    ms, fault = times_ms_of(np.array(values, np.int64), bounds)
+    got = [FAULTS[f] if f else int(m) for m, f in zip(ms, fault, strict=True)]
+    assert got == [time_ms_of(value, bounds) for value in values]
+    assert got == [both(str(value), bounds) for value in values]
