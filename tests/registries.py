@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
 
 import fastavro
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from driftgraph.stream.formats.registry import client
 from driftgraph.stream.formats.registry.protobuf import ProtoSchema
+
+PATIENCE_S = 60.0  # with a registry that shares a busy machine with its test
 
 AVRO_EVENT = {
     "type": "record",
@@ -99,7 +103,8 @@ def fake_registry() -> Iterator[FakeRegistry]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield registry
+        with mock.patch.object(client, "WAIT_S", PATIENCE_S):
+            yield registry
     finally:
         registry.hold.set()
         server.shutdown()

@@ -102,7 +102,8 @@ class FaustWorker:
 
     def wait_ready(self) -> None:
         """Until the trends are its own."""
-        until("the worker answers", lambda: self.get("/trends/click/")[0] == 200 or self._fail_if_ended())
+        answers = lambda: self.get("/trends/click/")[0] == 200 or self._fail_if_ended()  # noqa: E731
+        until("the worker answers", answers, 180)
 
     def _fail_if_ended(self) -> bool:
         assert self.ended() is None, self.said()[-3_000:]

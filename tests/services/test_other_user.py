@@ -20,11 +20,11 @@ from tests.other_user import UID, OtherUser
 from tests.services.test_kafka import make_topic
 from tests.services.updaters import configured, until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 HOUR_MS = 3_600_000
 EVENTS = 300
-SERVED_WITHIN_S = 180.0  # with everything to compile, twice: in the updater and in its worker
+SERVED_WITHIN_S = 500.0  # with everything to compile, twice: in the updater and in its worker
 
 
 def fill(kafka: str, topic: str) -> None:

