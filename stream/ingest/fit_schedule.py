@@ -21,6 +21,9 @@ from driftgraph.stream.window.writer import Cut
 
 FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first generation
 FIRST_EVENTS: Final = 100  # applied before the first mark, and again between two early ones
+EARLY_EVENTS: Final = (
+    10_000  # applied before an early mark that no regular one precedes: a model of fewer is poor
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,11 @@ class FitSchedule:
     """Where marks are.
 
     A regular one: before the event with which the watermark passes a multiple of ``every_ms``, and after each
-    ``events`` applied events since the last regular one. An early one, behind the first regular one and until
-    ``first_is_made``: where the watermark passes a multiple of ``FIRST_AGAIN_MS`` and ``FIRST_EVENTS`` were
-    applied since the last mark. Early ones change nothing of where regular ones are.
+    ``events`` applied events since the last regular one. An early one, until ``first_is_made``: where the
+    watermark passes a multiple of ``FIRST_AGAIN_MS`` and enough was applied since the last mark:
+    ``FIRST_EVENTS``, or ``EARLY_EVENTS`` while there has been no regular one. So a topic with history gets a
+    model at once, also if its history is shorter than ``every_ms``. Early ones change nothing of where
+    regular ones are.
 
     No mark is where the watermark was not known before, none by event time is before ``FIRST_EVENTS`` applied
     events, and none is where nothing was applied since the last one. A row of a slow clock, years before all
@@ -142,8 +147,7 @@ class FitSchedule:
                 yield Due(place, is_early=False)
             elif (
                 early[place]
-                and then.all + regular_at > 0
-                and now - any_at >= FIRST_EVENTS
+                and now - any_at >= _needed(then.all + regular_at > 0)
                 and not self._is_first_made
             ):
                 any_at = now
@@ -166,11 +170,16 @@ class FitSchedule:
             self.counted = Counted(counted.all)
             return Due(0, is_early=False)
         passes = watermark_ms // FIRST_AGAIN_MS > before_ms // FIRST_AGAIN_MS
-        is_behind_regular = counted.since_regular < counted.all
-        if passes and is_behind_regular and counted.since_any >= FIRST_EVENTS and not self._is_first_made:
+        needed = _needed(counted.since_regular < counted.all)
+        if passes and counted.since_any >= needed and not self._is_first_made:
             self.counted = replace(counted, since_any=0)
             return Due(0, is_early=True)
         return None
+
+
+def _needed(is_behind_regular: bool) -> int:
+    """Applied events from the last mark to an early one."""
+    return FIRST_EVENTS if is_behind_regular else EARLY_EVENTS
 
 
 def _passes(before_ms: I64, after_ms: I64, every_ms: int) -> Mask:

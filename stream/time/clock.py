@@ -211,7 +211,7 @@ def times_ms_of(column: I64 | F64 | Instants | Strings, bounds: TimeBounds) -> t
     for row in np.flatnonzero(fault == time_kernels.ASK).tolist():
         try:
             value = column.bytes_at(row).decode() if isinstance(column, Strings) else column[row]
-            value = int(value) if isinstance(value, np.int64) else value
+            value = int(value) if isinstance(value, np.integer) else value
             answer = time_ms_of(value, bounds)
         except UnicodeDecodeError:
             answer = TimeFault.BAD_TIME

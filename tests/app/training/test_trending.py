@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis import exceptions as redis_exceptions
 
 from driftgraph.app.cli.faust import options_of
 from driftgraph.app.commands.embedded import EmbeddedRedis
@@ -94,7 +95,7 @@ def test_lists_that_redis_did_not_take_are_written_by_the_next_look(
 
     def full(lua: str, *args: Any) -> list[str]:
         if lua is scripts.TRENDING:
-            raise redis.exceptions.OutOfMemoryError("OOM command not allowed")
+            raise redis_exceptions.OutOfMemoryError("OOM command not allowed")
         return run(lua, *args)
 
     with monkeypatch.context() as patch:
