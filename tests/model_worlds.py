@@ -9,6 +9,7 @@ import numpy as np
 
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
+from driftgraph.stream.ingest.fit_schedule import FitSchedule
 from driftgraph.stream.window.writer import Cut, Events, Relation, Window, in_memory
 
 RELATIONS = (Relation("click", 1_000_000_000, 1 << 16), Relation("buy", 2_000_000_000, 1 << 16))
@@ -91,3 +92,17 @@ def empty_cut(window: Window) -> Cut:
     """The point before the first event."""
     cut = window.cut()
     return replace(cut, watermark_ms=0, first=(0,) * len(cut.first), next=(0,) * len(cut.next))
+
+
+def exploding(options: TrainerOptions) -> TrainerOptions:
+    """With a learning rate far beyond the limit that options have, so that no fit of it can be accepted."""
+    broken = replace(options)
+    object.__setattr__(broken, "learning_rate", 30.0)
+    return broken
+
+
+def without_marks() -> FitSchedule:
+    """A schedule by which no fit is ever due."""
+    schedule = FitSchedule(1 << 62)
+    schedule.first_is_made()
+    return schedule

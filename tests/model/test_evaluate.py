@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,17 @@ from driftgraph.model.evaluate import NO_ITEM, Evaluation, Published, dot_produc
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Window
-from tests.model_worlds import RELATIONS, START_MS, Row, append, blocks, empty_cut, trainer_of, window_of
+from tests.model_worlds import (
+    RELATIONS,
+    START_MS,
+    Row,
+    append,
+    blocks,
+    empty_cut,
+    exploding,
+    trainer_of,
+    window_of,
+)
 
 SCORERS = {"model", "frozen_first", "recent_popularity", "co_visitation"}
 
@@ -253,7 +262,7 @@ def test_after_a_rejected_fit_the_old_vectors_are_what_is_scored() -> None:
     assert trainer.serving is not None
     published = trainer.serving.item.copy()
     usual = trainer.options
-    trainer.options = replace(usual, learning_rate=30.0)
+    trainer.options = exploding(usual)
     assert not trainer.fit(window, since, cut).accepted
     assert np.array_equal(trainer.serving.item, published)
 

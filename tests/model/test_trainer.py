@@ -28,6 +28,7 @@ from tests.model_worlds import (
     append,
     blocks,
     empty_cut,
+    exploding,
     noise,
     trainer_of,
     window_of,
@@ -443,7 +444,7 @@ def test_an_exploding_fit_is_rejected_the_live_version_stays_and_the_next_fit_wo
     live = trainer.embed(window, window.cut())
     before = trainer.state_dict()[0]
     usual = trainer.options
-    trainer.options = replace(usual, learning_rate=20.0)
+    trainer.options = exploding(usual)
     report = fit_all(trainer, window)
     assert (report.accepted, report.model_version) == (False, 1)
     assert report.code in ("norm", "holdout", "not_finite")

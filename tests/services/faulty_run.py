@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ KILLED = Path("killed")
 
 
 def no_worker(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
-    updater.poll(None)  # until it closes its end
+    with suppress(EOFError, OSError):  # the updater has closed its end
+        while True:
+            updater.recv_bytes()  # marks
 
 
 def long_fit(*_: Any, **__: Any) -> None:

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
-from driftgraph.stream.ingest.fit_schedule import FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.time.clock import ManualClock
@@ -16,6 +15,7 @@ from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import Relation
 from tests.kafka_brokers import DECODER, NOW_MS, event, produce
+from tests.model_worlds import without_marks
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 
@@ -67,7 +67,7 @@ def catch_up(address: str, topic: str, alignment_ms: int) -> CaughtUp:
     watermark.assign(source.partitions)
     relations = tuple(Relation(name, 10 * DOWNTIME_MS, 1 << 17) for name in ("click", "buy"))
     graph = Heterograph.create(None, relations, user_rows=1 << 17, item_rows=1 << 10)
-    ingest = Ingest(graph, watermark, MemoryDeadLetters(), FitSchedule(1 << 62))
+    ingest = Ingest(graph, watermark, MemoryDeadLetters(), without_marks())
     newest_ms = disorder_ms = holds = 0
     held: frozenset[int] = frozenset()
     for _ in range(20_000):

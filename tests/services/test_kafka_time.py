@@ -10,7 +10,6 @@ import pytest
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules
-from driftgraph.stream.ingest.fit_schedule import FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.sources.source import Position
@@ -19,6 +18,7 @@ from driftgraph.stream.time.watermark import Watermark, WatermarkRules, Watermar
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import Relation
 from tests.kafka_brokers import NOW_MS, event, produce
+from tests.model_worlds import without_marks
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 
@@ -55,7 +55,7 @@ class Flow:
         graph = Heterograph.create(
             None, (Relation("click", span_ms, 1 << 12),), user_rows=1 << 10, item_rows=1 << 10
         )
-        self.ingest = Ingest(graph, self.watermark, self.letters, FitSchedule(1 << 62))
+        self.ingest = Ingest(graph, self.watermark, self.letters, without_marks())
 
     def read_all(self) -> Flow:
         """To the end of every partition."""

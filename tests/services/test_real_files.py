@@ -22,12 +22,12 @@ from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Rejected
-from driftgraph.stream.ingest.fit_schedule import FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark
 from driftgraph.stream.window.heterograph import Heterograph
+from tests.model_worlds import without_marks
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
 
@@ -136,7 +136,7 @@ def ingested(address: str, topic: str, settings: Settings) -> tuple[Ingest, AllL
     graph = Heterograph.create(None, window_relations(settings), user_rows=1 << 17, item_rows=1 << 17)
     watermark, letters = Watermark(watermark_rules(settings), clock), AllLetters()
     watermark.assign(source.partitions)
-    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62))
+    ingest = Ingest(graph, watermark, letters, without_marks())
     end = time.monotonic() + 60
     while not source.caught_up:
         assert time.monotonic() < end, ingest.counts

@@ -13,7 +13,8 @@ from driftgraph.app.console.output import print_replay
 
 def generation(number: int, recall: float) -> dict[str, Any]:
     return {
-        "number": number,
+        "generation": number,
+        "model_version": number,
         "metrics": {"recall_at_20": recall},
         "baselines": {"recent_popularity": {"recall_at_20": recall / 2}},
     }
@@ -28,5 +29,5 @@ def test_a_metric_of_no_event_is_a_blank_in_the_table() -> None:
     }
     print_replay(report, Console(file=out, width=100))
     lines = [line.split() for line in out.getvalue().splitlines() if line[:1] == " "]
-    assert lines == [["1", "0.5", "0.25"], ["2"]]
+    assert lines == [["1", "1", "0.5", "0.25"], ["2", "2"]]
     assert "nan" not in out.getvalue()

@@ -9,6 +9,7 @@ import multiprocessing
 import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ import redis
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training import loop
+from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.window.heterograph import Heterograph
@@ -59,6 +61,8 @@ def _settings(data_dir: Path, url: str) -> Settings:
 def world(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> World:
     folder = tmp_path_factory.mktemp("world")
     settings = _settings(folder, redis_server.url)
+    with closing(connect(redis_server.url)) as client:
+        client.flushall()
     graph = Heterograph.create(
         folder / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
