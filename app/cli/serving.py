@@ -244,4 +244,7 @@ def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
 def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a manifest, with numbers as numbers."""
     number = {True: float, False: int}
-    return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in fields.items()}
+    named = {
+        "model_version" if k == "model_generation" else k: v for k, v in fields.items()
+    }  # its former name
+    return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in named.items()}

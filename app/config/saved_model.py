@@ -102,7 +102,7 @@ class SavedModel:
         longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
         fits = max(1, min(self.model_version, math.ceil(longest_ms / every_ms)))
         return (
-            "a new model then starts from nothing with a fit as soon as the window is full, Redis serves "
+            "a new model then starts from nothing with a fit soon after the window is full, Redis serves "
             "what it has until then, and the new model has had as many fits as this one "
             f"({fits} within the longest span) after about {_about(fits * every_ms)}"
         )

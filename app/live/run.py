@@ -40,7 +40,7 @@ from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
-from driftgraph.stream.ingest.fit_schedule import FitSchedule
+from driftgraph.stream.ingest.fit_schedule import Counted, FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.kafka.client import look_for
@@ -147,7 +147,7 @@ def _ingest(
     schedule = FitSchedule(
         settings.fit.every.ms,
         settings.fit.events,
-        counted=None if state is None else state.counted,
+        counted=None if state is None else state.counted or _counted_in(graph),
         watermark_ms=watermark.value_ms,
     )
     own = settings.deduplication
@@ -196,6 +196,13 @@ def _check_worker(settings: Settings) -> None:
         from driftgraph.app.training.cycle import device_of  # noqa: PLC0415  # imports torch
 
         device_of(settings.model.device)
+
+
+def _counted_in(graph: Heterograph) -> Counted:
+    """For a checkpoint that does not say it: all that is in the window, so that its fit is due soon."""
+    cut = graph.window.cut()
+    events = sum(cut.next) - sum(cut.first)
+    return Counted(events, events, events)
 
 
 def window_folder(settings: Settings) -> Path:

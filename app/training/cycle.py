@@ -78,6 +78,7 @@ class Worker:
         self._refreshed = self.since
         self._lists: Lists | None = None  # of what is served, before model version 1
         self.is_rolled_back = False  # Redis serves a generation that is not ours
+        self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def wants(self, mark: Mark) -> bool:
@@ -103,7 +104,7 @@ class Worker:
 
         Raises:
             StaleCut: The moment is too old for the ring; ask for a newer one.
-            CheckpointError: The disk did not take the state; nothing was published.
+            CheckpointError: The disk did not take the state, and nothing is published until it does.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
         view, version = self.graph.window, self.trainer.model_version + 1
@@ -125,22 +126,36 @@ class Worker:
         self.status.fitted(fit)
         if fit.accepted:
             self.evaluated = facts_of(evaluation)
-        if self.trainer.model_version and fit.code != "no_events":
-            self._save(moment)
-        if fit.accepted:
             self.published = 0
+        if self.trainer.model_version and fit.code != "no_events":
+            self._unsaved = moment
+            self.save_what_is_due()
+        if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
         report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit)
         return report, predictions
 
+    def save_what_is_due(self) -> None:
+        """Step 4 of a cycle, again if the disk did not take the state. Free if it did.
+
+        Raises:
+            CheckpointError: The disk does not take it.
+        """
+        if self._unsaved is not None:
+            self._save(self._unsaved)
+            self._unsaved = None
+
     def may_publish(self, moment: Moment) -> bool:
-        """Whether there is something to serve, and nothing better than it stands in Redis.
+        """Whether there is something to serve, nothing better is in Redis, and no operator went back from it.
 
         Raises:
             StoreError: Redis does not answer.
         """
         if self.store is None or moment.cut.next == moment.cut.first:
+            return False
+        self.go_on()
+        if self.published:
             return False
         if self.trainer.model_version:
             return True
@@ -266,7 +281,7 @@ class Worker:
             self._publish_trending(moment)
 
     def go_on(self) -> None:
-        """After a start: what an operator went back from, this very model or lists, is not published again.
+        """What an operator went back from, this very model or lists, is not published again.
 
         Raises:
             StoreError: Redis does not answer.

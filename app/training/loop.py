@@ -31,6 +31,7 @@ from driftgraph.app.training.generation_report import describe
 from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
 from driftgraph.snapshots.generations.lease import LeaseOwner, raise_epoch
@@ -149,6 +150,7 @@ class _Loop:
         self._failures = 0  # of Redis to do what it should, in a row
         self._newest_marks = newest_marks
         self._outage = OutageLog(log.warning)
+        self._disk = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
         self._rounds = 0
         self._ring = OutageLog(log.warning)
@@ -167,6 +169,12 @@ class _Loop:
                     self._ring.missing(RING_TOO_SMALL)
             except StaleWorkerError:
                 raise
+            except CheckpointError as error:  # a full disk: what Redis has is served on
+                self._failures += 1
+                self.worker.status.trouble(f"{error}; nothing new is published until the disk takes it")
+                self._disk.missing(f"{error}; it is tried again and again")
+                if wait(pause_after(self._failures, REDIS_PAUSES_S)):
+                    return
             except StoreError as error:
                 self._failures += 1
                 pause_s = pause_after(self._failures, REDIS_PAUSES_S)
@@ -178,6 +186,7 @@ class _Loop:
             else:
                 self._failures = 0
                 self._outage.over("Redis takes what it should again")
+                self._disk.over("the disk takes the trainer's state again")
                 self._stale = 0
                 self._ring.over("the worker keeps up with the window again")
                 self.worker.status.trouble(None)
@@ -194,6 +203,7 @@ class _Loop:
 
     def _step(self, moment: Moment) -> None:
         worker = self.worker
+        worker.save_what_is_due()
         if not worker.published and worker.may_publish(moment):
             worker.publish(moment)
         elif (mark := self._due()) is not None:

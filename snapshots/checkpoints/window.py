@@ -94,7 +94,7 @@ class State(msgspec.Struct, frozen=True):
     seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
     wall_ms: int = 0
     away_since_ms: int | None = None
-    counted: Counted = Counted()  # this and the next two: none in a checkpoint from before there were any
+    counted: Counted | None = None  # this and the next two: none in a checkpoint from before there were any
     regular_mark: _Mark | None = None
     early_mark: _Mark | None = None
 

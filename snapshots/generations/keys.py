@@ -12,8 +12,9 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:{gen}:item-ids     LIST    every item
     {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent, and
                                         what the trainer says about itself
-    {ns}:emb:current            HASH    gen, previous, epoch; left: the newest generation that an operator
-                                        rolled back from, 0 once another is published
+    {ns}:emb:current            HASH    gen, previous, epoch; left, left_hash: the newest generation that an
+                                        operator rolled back from, left 0 once another is published, and
+                                        the hash of its model
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
                                         {"event": "checked"} from doctor, which means nothing

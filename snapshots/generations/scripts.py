@@ -112,7 +112,8 @@ local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({{event = 'published',
 return {{'ok', type(told) == 'table' and told.err or ''}}
 """
 
-# KEYS current, generations, manifest of the target, its id lists      ARGV epoch, from, to, channel
+# KEYS current, generations, manifest of the target, its id lists
+# ARGV epoch, from, to, channel, hash of the model of from
 # The caller names both generations: a script must be given its keys, and one that is sent twice must not go
 # back twice. A generation whose keys ran out is no target. ``left`` is the mark of a rollback: the newest
 # generation from which an operator rolled back. It tells a worker that Redis has not just forgotten the
@@ -128,9 +129,10 @@ if redis.call('HGET', KEYS[3], 'status') ~= 'live' or redis.call('EXISTS', KEYS[
 end
 local older = redis.call('ZREVRANGEBYSCORE', KEYS[2], '(' .. ARGV[3], '-inf', 'LIMIT', 0, 1)[1]
 local left = tonumber(redis.call('HGET', KEYS[1], 'left') or '0')
-if left == 0 then left = ARGV[2] end
+local left_hash = redis.call('HGET', KEYS[1], 'left_hash') or ''
+if left == 0 then left, left_hash = ARGV[2], ARGV[5] end
 redis.call('PERSIST', KEYS[1])  -- so that the next write is no first one: a full Redis is rolled back, too
-redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', older or '0', 'left', left)
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', older or '0', 'left', left, 'left_hash', left_hash)
 local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back', gen = tonumber(ARGV[3]),
                                                           previous = tonumber(ARGV[2])}))
 return {'ok', type(told) == 'table' and told.err or ''}

@@ -299,8 +299,10 @@ class GenerationStore:
     def rolled_back_from(self) -> Generation | None:
         """The generation from which an operator rolled back, until another one is published."""
         with redis_errors(self._client, "looking for a rollback"):
-            number = int(cast("bytes | None", self._client.hget(self._keys.current, "left")) or 0)
-            return Generation(number, False, self._tended.manifest(number)) if number else None
+            found = cast("list[bytes | None]", self._client.hmget(self._keys.current, "left", "left_hash"))
+            number, model_hash = int(found[0] or 0), (found[1] or b"").decode()
+            manifest = {"model_hash": model_hash, **self._tended.manifest(number)}  # which may have run out
+            return Generation(number, False, manifest) if number else None
 
     def rollback(self) -> int:
         """Serve the generation before the current one again, by one script; returns its number.
@@ -323,7 +325,10 @@ class GenerationStore:
                 raise NothingToRollBackError(f"there is no generation before {left} to go back to")
             names = [keys.current, keys.generations, keys.of(target, "manifest")]
             names += [keys.of(target, "user-ids"), keys.of(target, "item-ids")]
-            answer = self._calls.run(scripts.ROLL_BACK, names, [self.epoch, left, target, keys.events])
+            model_hash = self._tended.manifest(left).get("model_hash", "")
+            answer = self._calls.run(
+                scripts.ROLL_BACK, names, [self.epoch, left, target, keys.events, model_hash]
+            )
             if answer[0] == "gone":
                 raise NothingToRollBackError(
                     f"generation {target}, the one before {left}, is no longer there: its keys have expired "

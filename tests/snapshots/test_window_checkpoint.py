@@ -345,7 +345,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     for name in ("counted", "regular_mark", "early_mark"):
         del raw[name]
     old = msgspec.json.decode(msgspec.json.encode(raw), type=window.State)
-    assert (old.counted, old.marks([own, other])) == (Counted(), Marks())
+    assert (old.counted, old.marks([own, other])) == (None, Marks())
 
 
 def test_ids_that_a_checkpoint_has_are_let_go_of_and_linked_from_then_on(

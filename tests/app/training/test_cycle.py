@@ -31,7 +31,7 @@ from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.gate import Verdict
 from driftgraph.model.neighbors import now_ms
 from driftgraph.snapshots.checkpoints import checkpoint
-from driftgraph.snapshots.generations.keys import RedisUnavailableError, StoreError, connect
+from driftgraph.snapshots.generations.keys import Keys, RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.arrays import U32
@@ -319,6 +319,56 @@ def test_a_refresh_that_redis_refused_is_made_good_by_the_next(
     assert worker.refresh(graph.moment()) == 1
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     assert reader.recommend("newcomer", 1).event_ms == at_ms
+
+
+def test_what_an_operator_went_back_from_rests_also_when_its_manifest_has_run_out(
+    store: GenerationStore, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """By a start, and by a worker whose publish failed while the operator went back."""
+    graph = graph_of([])
+    worker = worker_of(graph, store, checkpoints=tmp_path)
+    two_cycles(worker, graph)
+    assert store.rollback() == 1
+    redis_client.delete(Keys(NAMESPACE).of(2, "manifest"))
+    worker.published = 0
+    assert not worker.may_publish(graph.moment())
+    assert (worker.published, worker.is_rolled_back) == (2, True)
+    [current] = [one.number for one in store.generations() if one.current]
+    assert current == 1
+
+
+def test_a_disk_that_does_not_take_the_state_delays_the_publish_and_loses_no_fit(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop goes on, says it, and publishes the same model when there is room again."""
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store, checkpoints=tmp_path / "trainer")
+    loop = worker_process._Loop(
+        Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(regular=mark_of(graph))
+    )
+    full, tries = True, 0
+    write = checkpoint.write
+
+    def written(*args: Any, **named: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if full:
+            raise checkpoint.CheckpointError("no room")
+        return write(*args, **named)
+
+    monkeypatch.setattr(checkpoint, "write", written)
+    monkeypatch.setattr(worker_process, "REDIS_PAUSES_S", (0,))
+
+    def wait(_: float) -> bool:
+        nonlocal full
+        full = tries < 3
+        return worker.published > 0 and not worker._lists
+
+    loop.run(wait)
+    assert tries == 4, "three tries in vain, and one"
+    assert worker.trainer.model_version == 1, "one fit"
+    assert [one.manifest["made_by"] for one in store.generations() if one.current] == ["model"]
+    assert "no room; it is tried again and again" in caplog.text
 
 
 def test_after_a_rollback_nothing_is_refreshed_until_the_next_publish(
