@@ -28,11 +28,11 @@ def _is_flat_integer_array(array: Any) -> bool:
 
 @compiled
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """Read ``array[index]`` of a flat integer array. Nothing notices a negative index, which is an error.
+    """Read ``array[index]`` of a flat array of numbers. Nothing notices a negative index, which is an error.
 
     numba makes ``array[-1]`` the last element, three instructions for each access of a hot loop.
     """
-    if not _is_flat_integer_array(array):
+    if not (isinstance(array, types.Array) and array.ndim == 1 and isinstance(array.dtype, types.Number)):
         return None
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -77,6 +77,19 @@ def trailing_zeros(typing_context: Any, word: Any) -> Any:
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), build
+
+
+@compiled
+def bit_length(typing_context: Any, word: Any) -> Any:
+    """The number of bits from the highest one of a 64-bit word down to the lowest; 0 for a word of zeros."""
+    if word != types.uint64:
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zeros = builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+        return builder.sub(ir.Constant(ir.IntType(64), 64), zeros)
 
     return types.int64(types.uint64), build
 

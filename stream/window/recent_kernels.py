@@ -84,7 +84,7 @@ def scratch() -> Scratch:
 
 
 @helper
-def _usable(lists: Side, rings: Rings, walks: I64, at: int, slot: int) -> bool:
+def usable(lists: Side, rings: Rings, walks: I64, at: int, slot: int) -> bool:
     """Whether ``slot`` is an event of the node's list behind the one last seen.
 
     An event that arrived after the cut is part of the list, too: its offset is ``length`` or more. The caller
@@ -99,14 +99,14 @@ def _usable(lists: Side, rings: Rings, walks: I64, at: int, slot: int) -> bool:
 
 
 @helper
-def _look_at(words: U32, pointer: int) -> int:
+def look_at(words: U32, pointer: int) -> int:
     """Prefetch the record that a pointer names, and return its slot; -1 if it names none."""
     prefetch(words, max(pointer - 1, 0) * WORDS)
     return pointer - 1
 
 
 @kernel
-def _find(lists: Side, rings: Rings, scratch: Scratch, count: int) -> int:
+def find(lists: Side, rings: Rings, scratch: Scratch, count: int) -> int:
     """Walk to each list's newest event before its time. O(log² degree) expected rounds.
 
     At first ``going`` names ``count`` lists with their head at SLOT. At the end it names those that have such
@@ -124,10 +124,10 @@ def _find(lists: Side, rings: Rings, scratch: Scratch, count: int) -> int:
             if (
                 slot < 0
                 or load(times, slot * TIMES + TIME) < before_ms
-                or not _usable(lists, rings, walks, at, slot)
+                or not usable(lists, rings, walks, at, slot)
             ):
                 slot = load(walks, at + SLOT)
-                if slot < 0 or not _usable(lists, rings, walks, at, slot):
+                if slot < 0 or not usable(lists, rings, walks, at, slot):
                     continue
             time_ms = load(times, slot * TIMES + TIME)
             if time_ms < before_ms:  # move it to the front part, in exchange for a list that goes on
@@ -138,8 +138,8 @@ def _find(lists: Side, rings: Rings, scratch: Scratch, count: int) -> int:
             r = load(walks, at + RELATION)
             walks[at + AT_MS] = time_ms
             walks[at + AT_OFFSET] = offset_of(slot, load(rings.start, r), load(rings.capacity, r))
-            walks[at + LONG] = _look_at(words, np.int64(load(words, slot * WORDS + SKIP + side)))
-            walks[at + SLOT] = _look_at(words, np.int64(load(words, slot * WORDS + PREV + side)))
+            walks[at + LONG] = look_at(words, np.int64(load(words, slot * WORDS + SKIP + side)))
+            walks[at + SLOT] = look_at(words, np.int64(load(words, slot * WORDS + PREV + side)))
             going[found + kept] = at
             kept += 1
         count = kept
@@ -161,7 +161,7 @@ def _take(lists: Side, rings: Rings, fanout: I64, found: Found, scratch: Scratch
             time_ms = load(times, slot * TIMES + TIME)
             if time_ms < max(load(walks, at + BEFORE_MS), rings.watermark_ms) - load(rings.span_ms, r):
                 continue
-            if not _usable(lists, rings, walks, at, slot):
+            if not usable(lists, rings, walks, at, slot):
                 continue
             offset = offset_of(slot, load(rings.start, r), load(rings.capacity, r))
             if offset < load(rings.length, r):
@@ -175,7 +175,7 @@ def _take(lists: Side, rings: Rings, fanout: I64, found: Found, scratch: Scratch
             pointer = np.int64(load(words, slot * WORDS + PREV + side))
             if pointer == 0:
                 continue
-            walks[at + SLOT] = _look_at(words, pointer)
+            walks[at + SLOT] = look_at(words, pointer)
             walks[at + AT_MS], walks[at + AT_OFFSET] = time_ms, offset
             going[kept] = at
             kept += 1
@@ -210,8 +210,8 @@ def recent_events(lists: Side, rings: Rings, seeds: Seeds, found: Found, scratch
                 walks[at + NUMBER], walks[at + NODE], walks[at + RELATION] = b * relation_count + r, node, r
                 walks[at + BEFORE_MS] = before_ms[b]
                 walks[at + AT_MS], walks[at + AT_OFFSET] = END_OF_TIME, END_OF_TIME
-                walks[at + SLOT], walks[at + LONG] = _look_at(words, pointer), -1
+                walks[at + SLOT], walks[at + LONG] = look_at(words, pointer), -1
                 going[count] = at
                 count += 1
-        count = _find(lists, rings, scratch, count)
+        count = find(lists, rings, scratch, count)
         _take(lists, rings, fanout, found, scratch, count)

@@ -27,10 +27,7 @@ from driftgraph.stream.window.shared_files import ANEW, Folder, Life, WindowErro
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
-ERASURE_WAITS_MAX, ERASURE_WAIT_S = (
-    1_000,
-    0.001,
-)  # waits for the writer to end an erasure, which takes a fraction of one
+ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # an erasure takes the writer a fraction of one wait
 THREADS = min(os.cpu_count() or 1, 8)
 Answer = TypeVar("Answer")
 SEEDS_PER_THREAD = 4_096  # with fewer, a thread costs more than it saves
@@ -126,9 +123,7 @@ class WindowView:
         self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
         self._times = arrays.words.view(np.int64)
-        self._sides = tuple(
-            Side(arrays.words, self._times, arrays.heads[side], side) for side in (USER, ITEM)
-        )
+        self.sides = tuple(Side(arrays.words, self._times, arrays.heads[side], side) for side in (USER, ITEM))
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
@@ -242,7 +237,7 @@ class WindowView:
             raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
         nodes = np.ascontiguousarray(nodes, np.uint32)
         times_ms = np.ascontiguousarray(times_ms, np.int64)
-        return self._answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
+        return self.answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
 
     def _fanout(self, k: int | Sequence[int]) -> I64:
         fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
@@ -255,11 +250,7 @@ class WindowView:
         result = Neighborhood(
             np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
         )
-        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
-        start, length = self._base + first % self._capacity, next_ - first
-        rings = recent_kernels.Rings(
-            start, self._capacity, first, length, self._span_ms, self._reserved, cut.watermark_ms
-        )
+        rings = self.rings(cut)
         rows = self.rows(side)  # the heads of later rows may have no room on the disk yet
 
         def fill(part: slice) -> None:
@@ -269,10 +260,18 @@ class WindowView:
                 result.time_ms_BRK[part].reshape(-1),
                 result.count_BR[part].reshape(-1),
             )
-            recent_kernels.recent_events(self._sides[side], rings, seeds, found, recent_kernels.scratch())
+            recent_kernels.recent_events(self.sides[side], rings, seeds, found, recent_kernels.scratch())
 
-        _in_parallel(fill, len(nodes))
+        in_parallel(fill, len(nodes), SEEDS_PER_THREAD)
         return result
+
+    def rings(self, cut: Cut) -> recent_kernels.Rings:
+        """The rings as of the cut, as kernels take them."""
+        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        start = self._base + first % self._capacity
+        return recent_kernels.Rings(
+            start, self._capacity, first, next_ - first, self._span_ms, self._reserved, cut.watermark_ms
+        )
 
     def uniform(
         self,
@@ -305,7 +304,7 @@ class WindowView:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        return self._answered(cut, partial(self._events, since))
+        return self.answered(cut, partial(self._events, since))
 
     def _events(self, since: Cut | None, cut: Cut) -> Events:
         columns: list[tuple[U32, U32, U8, I64]] = []
@@ -322,7 +321,7 @@ class WindowView:
         order = np.argsort(time, kind="stable")
         return Events(user[order], item[order], relation_column[order], time[order])
 
-    def _answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
+    def answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
         """The answer at the cut. It is made again if a user was erased meanwhile."""
         for _ in range(ERASURE_WAITS_MAX):
             erasures = cut_header.erasures(self._arrays.header)
@@ -386,14 +385,13 @@ def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64) -> Neighb
 _pool: ThreadPoolExecutor | None = None
 
 
-def _in_parallel(work: Callable[[slice], None], total: int) -> None:
-    """Call ``work(slice)`` over ``total`` rows, on several threads if they are worth it."""
+def in_parallel(work: Callable[[slice], Answer], total: int, per_thread: int) -> list[Answer]:
+    """``work(slice)`` over ``total`` rows in order, on as many threads as have ``per_thread`` rows each."""
     global _pool  # noqa: PLW0603  # one pool a process, made when first needed
-    parts = min(THREADS, max(1, total // SEEDS_PER_THREAD))
+    parts = min(THREADS, max(1, total // per_thread))
     if parts == 1:
-        work(slice(0, total))
-        return
+        return [work(slice(0, total))]
     if _pool is None:
-        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="recent")
+        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="window")
     edges = [total * i // parts for i in range(parts + 1)]
-    list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
+    return list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
