@@ -34,10 +34,10 @@ def measure_hubs(scale: float = 1.0) -> tuple[Figures, list[Required]]:
     ordinary = ordinary.take((ordinary.user != bot) & (ordinary.item != hub))
     history, rest = ordinary.part(0, len(ordinary) - 2 * TURNS * BATCH), 2 * TURNS * BATCH
     tail = ordinary.part(len(ordinary) - rest, len(ordinary))
-    crowd = _hubs(bot, hub, int(scale * HUB_EVENTS), end_ms=int(tail.time_ms[0]))
+    crowd = hubs(bot, hub, int(scale * HUB_EVENTS), end_ms=int(tail.time_ms[0]))
     plain, crowded = (Ours(shop, 2 * len(ordinary) + len(crowd)) for _ in range(2))
     try:
-        plain.load(joined([history, _spread(crowd, bot, hub)]).in_order())
+        plain.load(joined([history, spread(crowd, bot, hub)]).in_order())
         crowded.load(joined([history, crowd]).in_order())
         late = made_late(tail, LATE_SHARE, LATE_MS_MAX)
         batches = list(late.batches(0, rest, BATCH))
@@ -70,7 +70,7 @@ def measure_hubs(scale: float = 1.0) -> tuple[Figures, list[Required]]:
     return figures, [at_most(f"beside hubs: {name.replace('_', ' ')}", figures[name], 2) for name in names]
 
 
-def _hubs(bot: int, hub: int, hub_events: int, *, end_ms: int) -> Traffic:
+def hubs(bot: int, hub: int, hub_events: int, *, end_ms: int) -> Traffic:
     """The bot's minute at the end, and the item's events all the time before it."""
     random = np.random.default_rng(9)
     bots = int(min(BOT_EVENTS, hub_events))
@@ -96,7 +96,7 @@ def _hubs(bot: int, hub: int, hub_events: int, *, end_ms: int) -> Traffic:
     )
 
 
-def _spread(crowd: Traffic, bot: int, hub: int) -> Traffic:
+def spread(crowd: Traffic, bot: int, hub: int) -> Traffic:
     """The same events by anybody, to any item."""
     random = np.random.default_rng(10)
     user = np.where(crowd.user == bot, random.integers(0, bot, len(crowd)), crowd.user).astype(np.uint32)

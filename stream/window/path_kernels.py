@@ -14,15 +14,13 @@ from driftgraph.stream.kernels.atomics import bit_length, load
 from driftgraph.stream.kernels.compile import helper, kernel
 from driftgraph.stream.window.adjacency import ITEM, TIME, TIMES, WORDS
 from driftgraph.stream.window.path_steps import (
-    BLOCK,
     NOT_REACHED,
     Limits,
     Lists,
     Room,
     Targets,
-    end_of,
     history_of,
-    near,
+    neighbors_of,
     visits_of,
 )
 
@@ -110,28 +108,26 @@ def walk_targets(
         before_ms, begun = targets.before_ms[n], total
         items = history_of(lists, targets, n, limits, room)
         visits, left_out = visits_of(lists, targets, n, limits, room, items)
-        for first in range(0, visits, BLOCK):
-            count = min(BLOCK, visits - first)
-            near(lists, before_ms, limits, room, first, count)
-            for b in range(count):
-                at = load(room.chosen, first + b)
-                k = at // limits.visits
-                via = load(room.via, k)
-                left_out += load(room.earlier, b) == NOT_REACHED
-                for lag in range(-limits.lag, limits.lag + 1):
-                    end = end_of(limits, room, b, lag)
-                    slot = end // relation_count
-                    if end < 0 or load(side.words, slot * WORDS + ITEM) == via:
-                        continue
-                    time_ms = load(side.times, slot * TIMES + TIME)
-                    out.item[total], out.via[total] = load(side.words, slot * WORDS + ITEM), via
-                    out.place[total], out.lag[total], out.rank[total] = k, lag, at % limits.visits
-                    out.via_relation[total] = load(room.via_relation, k)
-                    out.relation[total] = end % relation_count
-                    out.via_age_ms[total] = before_ms - load(room.via_ms, k)
-                    out.gap_ms[total] = abs(time_ms - load(room.visit_ms, at))
-                    out.age_ms[total] = before_ms - time_ms
-                    total += 1
+        neighbors_of(lists, before_ms, limits, room, visits)
+        for x in range(visits):
+            at = load(room.chosen, x)
+            k = at // limits.visits
+            via = load(room.via, k)
+            left_out += load(room.position, at) == NOT_REACHED
+            for lag in range(-limits.lag, limits.lag + 1):
+                end = load(room.near, at * (2 * limits.lag + 1) + limits.lag + lag)
+                slot = end // relation_count
+                if end < 0 or load(side.words, slot * WORDS + ITEM) == via:
+                    continue
+                time_ms = load(side.times, slot * TIMES + TIME)
+                out.item[total], out.via[total] = load(side.words, slot * WORDS + ITEM), via
+                out.place[total], out.lag[total], out.rank[total] = k, lag, at % limits.visits
+                out.via_relation[total] = load(room.via_relation, k)
+                out.relation[total] = end % relation_count
+                out.via_age_ms[total] = before_ms - load(room.via_ms, k)
+                out.gap_ms[total] = abs(time_ms - load(room.visit_ms, at))
+                out.age_ms[total] = before_ms - time_ms
+                total += 1
         out.count_N[n], out.left_out_N[n] = total - begun, left_out
         n += 1
     return n, total
@@ -186,38 +182,36 @@ def sum_targets(
         before_ms, begun, weighed = targets.before_ms[n], total, -1
         items = history_of(lists, targets, n, limits, room)
         visits, left_out = visits_of(lists, targets, n, limits, room, items)
-        for first in range(0, visits, BLOCK):
-            count = min(BLOCK, visits - first)
-            near(lists, before_ms, limits, room, first, count)
-            for b in range(count):
-                at = load(room.chosen, first + b)
-                k = at // limits.visits
-                left_out += load(room.earlier, b) == NOT_REACHED
-                if k != weighed:
-                    _weigh_via(out, room, k, before_ms, len(targets.bounds) == 0)
-                    weighed = k
-                rank = min(bit_length(np.uint64(1 + at % limits.visits)) - 1, RANK_BUCKETS - 1)
+        neighbors_of(lists, before_ms, limits, room, visits)
+        for x in range(visits):
+            at = load(room.chosen, x)
+            k = at // limits.visits
+            left_out += load(room.position, at) == NOT_REACHED
+            if k != weighed:
+                _weigh_via(out, room, k, before_ms, len(targets.bounds) == 0)
+                weighed = k
+            rank = min(bit_length(np.uint64(1 + at % limits.visits)) - 1, RANK_BUCKETS - 1)
+            for v in range(variants):
+                out.visit_V[v] = load(out.via_V, v) * load(weights.rank, rank * variants + v)
+            for lag in range(-limits.lag, limits.lag + 1):
+                end = load(room.near, at * (2 * limits.lag + 1) + limits.lag + lag)
+                slot, r = end // relation_count, end % relation_count
+                if end < 0 or load(side.words, slot * WORDS + ITEM) == load(room.via, k):
+                    continue
+                time_ms = load(side.times, slot * TIMES + TIME)
+                item = load(side.words, slot * WORDS + ITEM)
+                place = _place_of(out, begun, total, item, variants) * variants
+                total += place == total * variants
+                gap = _age_bucket(abs(time_ms - load(room.visit_ms, at))) * variants
+                age = _age_bucket(before_ms - time_ms) * variants
                 for v in range(variants):
-                    out.visit_V[v] = load(out.via_V, v) * load(weights.rank, rank * variants + v)
-                for lag in range(-limits.lag, limits.lag + 1):
-                    end = end_of(limits, room, b, lag)
-                    slot, r = end // relation_count, end % relation_count
-                    if end < 0 or load(side.words, slot * WORDS + ITEM) == load(room.via, k):
-                        continue
-                    time_ms = load(side.times, slot * TIMES + TIME)
-                    item = load(side.words, slot * WORDS + ITEM)
-                    place = _place_of(out, begun, total, item, variants) * variants
-                    total += place == total * variants
-                    gap = _age_bucket(abs(time_ms - load(room.visit_ms, at))) * variants
-                    age = _age_bucket(before_ms - time_ms) * variants
-                    for v in range(variants):
-                        out.sum[place + v] += (
-                            load(out.visit_V, v)
-                            * load(weights.lag, (lag + limits.lag) * variants + v)
-                            * load(weights.gap, gap + v)
-                            * load(weights.age, age + v)
-                            * load(weights.relation, r * variants + v)
-                        )
+                    out.sum[place + v] += (
+                        load(out.visit_V, v)
+                        * load(weights.lag, (lag + limits.lag) * variants + v)
+                        * load(weights.gap, gap + v)
+                        * load(weights.age, age + v)
+                        * load(weights.relation, r * variants + v)
+                    )
         for number in range(total - begun):
             out.table[load(out.used, number)] = 0
         out.count_N[n], out.left_out_N[n] = total - begun, left_out

@@ -1,10 +1,10 @@
 """The steps from a target to what lies around the visits of its items, in compiled loops.
 
-    merged_walk ──► [history_of, visits_of, near] ──► path_kernels
+    merged_walk ──► [history_of, visits_of, neighbors_of] ──► path_kernels
 
 A target is worked on in three steps: the items of its user's newest events; the newest visits of all these
-items, walked together; what lies around each visit in its visitor's sequence, ``BLOCK`` visits together. The
-last step is nearly all of the work. Its results are used in the order of the visits, so that no answer
+items, walked together; what lies around each visit in its visitor's sequence, ``BLOCK`` visitors together.
+The last step is nearly all of the work. Its results are used in the order of the visits, so that no answer
 depends on which walk ended first.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from driftgraph.stream.arrays import I64, U32
+from driftgraph.stream.arrays import I32, I64, U32
 from driftgraph.stream.kernels.atomics import load, prefetch
 from driftgraph.stream.kernels.compile import helper, kernel
 from driftgraph.stream.kernels.hashing import GOLDEN
@@ -66,14 +66,24 @@ class Room(NamedTuple):
     via_ms: I64
     via_relation: I64
     visit_count: I64  # [H]
-    visitor: I64  # [H · V]
+    visitor: I64  # [H · V] by visit, as the next five
     visit_slot: I64
     visit_ms: I64
     chance: I64
-    chosen: I64  # places in the four above, in order
-    near: I64  # [B · 2 L] slot · R + relation: L later events in a ring, L earlier events
-    later: I64  # [B] events of the visitor after the visit
-    earlier: I64  # [B] how many of at most L there are; ``NOT_REACHED``
+    next_visit: I64  # of the same visitor; -1
+    position: I64  # in the visitor's sequence, from the newest event on; ``NOT_REACHED``
+    near: I64  # [H · V, 2 L + 1] slot · R + relation of the event at each lag; -1 if there is none
+    chosen: I64  # [H · V] visits, in order
+    walked: I64  # [W] visitors, each once, and the number and the first of the chosen visits of each
+    pending: I64
+    first_visit: I64
+    sequence: I64  # [B, reach + L] slot · R + relation of a visitor's events, from the newest on
+    seen: I64  # [B] how many of them there are, and how many are wanted
+    wanted: I64
+    visit_table: (
+        I32  # hash tables, a power of two of places: 1 + visit by slot, 1 + place in ``walked``; or 0
+    )
+    visitor_table: I32
 
 
 def room(limits: Limits, relation_count: int) -> Room:
@@ -81,11 +91,14 @@ def room(limits: Limits, relation_count: int) -> Room:
     together, visits = max(limits.history, BLOCK), limits.history * limits.visits
 
     def numbers(count: int) -> I64:
-        return np.zeros(count, np.int64)
+        return np.empty(count, np.int64)
 
+    table = 1 << (2 * visits - 1).bit_length()
     return Room(
         room_for(together, relation_count), numbers(together), *(numbers(limits.history) for _ in range(4)),
-        *(numbers(visits) for _ in range(5)), numbers(BLOCK * 2 * limits.lag), numbers(BLOCK), numbers(BLOCK),
+        *(numbers(visits) for _ in range(6)), numbers(visits * (2 * limits.lag + 1)), numbers(visits),
+        *(numbers(visits) for _ in range(3)), numbers(BLOCK * (limits.reach + limits.lag)),
+        numbers(BLOCK), numbers(BLOCK), np.empty(table, np.int32), np.empty(table, np.int32),
     )  # fmt: skip
 
 
@@ -204,20 +217,53 @@ def visits_of(
     return limits.kept, count - _choose(limits, room, count)
 
 
+@helper
+def _place(table: I32, numbers: I64, number: int) -> int:  # pragma: no cover - compiled
+    """Where the table has the place of ``number`` in ``numbers``, or where it belongs."""
+    mask = len(table) - 1
+    at = (number * 0x9E3779B1 >> 8) & mask
+    while load(table, at) != 0 and load(numbers, np.int64(load(table, at)) - 1) != number:
+        at = (at + 1) & mask
+    return at
+
+
 @kernel
-def near(
+def _by_visitor(room: Room, visits: int) -> int:  # pragma: no cover - compiled
+    """List the visitors of the chosen visits, each once, with its visits; return how many there are."""
+    for at in range(len(room.visit_table)):
+        room.visit_table[at] = room.visitor_table[at] = 0
+    count = 0
+    for x in range(visits):
+        visit = load(room.chosen, x)
+        visitor = load(room.visitor, visit)
+        room.position[visit] = NOT_REACHED
+        room.visit_table[_place(room.visit_table, room.visit_slot, load(room.visit_slot, visit))] = visit + 1
+        at = _place(room.visitor_table, room.walked, visitor)
+        if load(room.visitor_table, at) == 0:
+            room.walked[count], room.pending[count], room.first_visit[count] = visitor, 0, -1
+            count += 1
+            room.visitor_table[at] = count
+        w = np.int64(load(room.visitor_table, at)) - 1
+        room.next_visit[visit] = load(room.first_visit, w)
+        room.first_visit[w] = visit
+        room.pending[w] += 1
+    return count
+
+
+@kernel
+def _walk(
     lists: Lists, before_ms: int, limits: Limits, room: Room, first: int, count: int
-) -> None:  # pragma: no cover
-    """Find what lies around ``count`` chosen visits, from the one at ``first`` on."""
-    side, rings, lag = lists.users, lists.rings, limits.lag
-    relation_count = len(rings.start)
+) -> None:  # pragma: no cover - compiled
+    """Walk ``count`` visitors, from the one at ``first`` on, past the last of their visits."""
+    side, rings = lists.users, lists.rings
+    relation_count, width = len(rings.start), limits.reach + limits.lag
     for b in range(count):
-        prefetch(side.heads, load(room.visitor, load(room.chosen, first + b)) * relation_count * HEAD_WORDS)
+        prefetch(side.heads, load(room.walked, first + b) * relation_count * HEAD_WORDS)
     put_in = 0
     for b in range(count):
-        visitor = load(room.visitor, load(room.chosen, first + b))
+        visitor = load(room.walked, first + b)
         put_in = begin(side, rings, room.walk, b, visitor, before_ms, lists.user_rows, put_in)
-        room.later[b], room.earlier[b], room.going[b] = 0, NOT_REACHED, b
+        room.seen[b], room.wanted[b], room.going[b] = 0, 0, b
     ready(side, rings, room.walk, put_in)
     going = count
     while going:
@@ -227,30 +273,39 @@ def near(
             slot, r, _ = next_event(side, rings, room.walk.walks, b)
             if slot < 0:
                 continue
-            later, earlier = load(room.later, b), load(room.earlier, b)
-            if earlier != NOT_REACHED:
-                room.near[b * 2 * lag + lag + earlier] = slot * relation_count + r
-                room.earlier[b] = earlier + 1
-                if earlier + 1 == lag:
-                    continue
-            elif slot == load(room.visit_slot, load(room.chosen, first + b)):
-                room.earlier[b] = 0
-            elif later + 1 == limits.reach:
+            seen = load(room.seen, b)
+            room.sequence[b * width + seen] = slot * relation_count + r
+            room.seen[b] = seen + 1
+            if seen < limits.reach:
+                visit = load(room.visit_table, _place(room.visit_table, room.visit_slot, slot))
+                if visit != 0:
+                    room.position[visit - 1] = seen
+                    room.pending[first + b] -= 1
+                    room.wanted[b] = seen + 1 + limits.lag
+            is_searched = seen + 1 >= limits.reach or load(room.pending, first + b) == 0
+            if is_searched and seen + 1 >= load(room.wanted, b):
                 continue
-            else:
-                room.near[b * 2 * lag + later % lag] = slot * relation_count + r
-                room.later[b] = later + 1
             room.going[kept] = b
             kept += 1
         going = kept
 
 
-@helper
-def end_of(limits: Limits, room: Room, b: int, lag: int) -> int:  # pragma: no cover - compiled
-    """The event ``lag`` places after visit ``b``, as ``near`` has it; -1 if there is none."""
-    later, earlier, width = load(room.later, b), load(room.earlier, b), limits.lag
-    if lag > 0 and lag <= later and earlier != NOT_REACHED:
-        return load(room.near, b * 2 * width + (later - lag) % width)
-    if lag < 0 and -lag <= earlier:
-        return load(room.near, b * 2 * width + width - lag - 1)
-    return -1
+@kernel
+def neighbors_of(
+    lists: Lists, before_ms: int, limits: Limits, room: Room, visits: int
+) -> None:  # pragma: no cover - compiled
+    """Find what lies around each of the chosen visits. A visitor of many visits is walked once."""
+    visitors, width, lag = _by_visitor(room, visits), limits.reach + limits.lag, limits.lag
+    for first in range(0, visitors, BLOCK):
+        count = min(BLOCK, visitors - first)
+        _walk(lists, before_ms, limits, room, first, count)
+        for b in range(count):
+            visit = load(room.first_visit, first + b)
+            while visit >= 0:
+                position = load(room.position, visit)
+                for places in range(-lag, lag + 1):
+                    at = position - places
+                    is_there = position != NOT_REACHED and places != 0 and 0 <= at < load(room.seen, b)
+                    end = load(room.sequence, b * width + at) if is_there else -1
+                    room.near[visit * (2 * lag + 1) + lag + places] = end
+                visit = load(room.next_visit, visit)

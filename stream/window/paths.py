@@ -67,7 +67,7 @@ class Shape:
     reach: int = 256  # newest events of a visitor
 
     def __post_init__(self) -> None:
-        for name, most in (("history", 255), ("visits", 65_535), ("lag", 127), ("reach", 1 << 31)):
+        for name, most in (("history", 255), ("visits", 65_535), ("lag", 127), ("reach", 65_535)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be 1 to {most}, got {getattr(self, name)}")
         if self.paths_max < 2 * self.lag:
