@@ -98,7 +98,7 @@ def status(
     with _redis(ctx, config, redis, namespace) as (client, settings):
         try:
             store = _store(client, settings)
-            served = next((g for g in store.generations() if g.current), None)
+            served = store.served()
             keys = store.count_keys()
         except StoreError as error:
             away = error
