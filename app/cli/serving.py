@@ -151,7 +151,7 @@ def _print_status(value: Mapping[str, Any]) -> None:
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.console.output import time_of
-    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of
+    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, first_fit_of
     from driftgraph.app.live.worker_end import failed
 
     if updater is None:
@@ -168,6 +168,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
+    if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
+        pairs.append(("first fit", first_fit_of(waiting)))
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []

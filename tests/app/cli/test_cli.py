@@ -566,13 +566,14 @@ def saved_by(folder: Path, **meta: object) -> None:
     ("meta", "state", "words"),
     [
         ({}, "ok", "model version 7 in var/trainer/7 goes on"),
+        ({"format": 2}, "ok", "model version 7 in var/trainer/7 goes on"),
         ({"relations": ["view", "click"]}, "warn", "model version 7 in var/trainer/7 goes on: view is gone"),
         ({"relations": ["view"]}, "warn", "click is new and untrained, view is gone"),
         ({"dim": 32}, "fail", "has dim 32, this configuration 64: set model.dim = 32"),
         (
-            {"format": 2},
+            {"format": 3},
             "fail",
-            "has format 2, this version of driftgraph reads 1: run the version that saved it",
+            "has format 3, this version of driftgraph reads 1 and 2: run the version that saved it",
         ),
     ],
 )

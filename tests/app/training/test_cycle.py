@@ -548,6 +548,8 @@ def test_a_state_of_before_the_numbers_had_two_names_goes_on(store: GenerationSt
     found, _ = checkpoint.latest(tmp_path / "trainer")
     assert found is not None
     meta, facts = json.loads(found.read("trainer.json")), dict(found.facts)
+    del facts["model_hash"], facts["trained_to_ms"]
+    meta["format"] = 1
     meta["generation"], facts["generation"] = meta.pop("model_version"), facts.pop("model_version")
     files = {name: found.read(name) for name in found.files} | {"trainer.json": json.dumps(meta).encode()}
     checkpoint.write(tmp_path / "trainer", found.number + 1, files.items(), facts)

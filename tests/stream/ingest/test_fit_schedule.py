@@ -207,3 +207,21 @@ def test_a_restored_schedule_counts_on() -> None:
     watermark_ms, applied = np.full(5, START_MS), np.ones(5, np.bool_)
     assert [due.place for due in schedule.split(watermark_ms, applied)] == [3]
     assert schedule.counted == Counted(205, 2, 2)
+
+
+@given(RUNS, st.integers(0, 30), EVERY_MS, st.sampled_from([None, 7, 120]))
+def test_what_the_first_fit_is_said_to_wait_for_is_where_the_next_mark_is(
+    runs: list[tuple[int, int, bool, int]], unknown: int, every_ms: int, events: int | None
+) -> None:
+    """Asked before each event, by whoever has no model."""
+    stream, schedule = Stream(runs, unknown), FitSchedule(every_ms, events)
+    for watermark_ms, applied in zip(stream.watermarks, stream.applied, strict=True):
+        early, regular, count = waits = schedule.first_fit()
+        is_known = early.at_ms is not None
+        assert (regular.at_ms is not None) == is_known
+        assert (count is None) == (events is None)
+        is_due = is_known and any(
+            one.events >= one.needed and watermark_ms >= (one.at_ms or 0) for one in waits if one is not None
+        )
+        marks = list(schedule.split(np.array([watermark_ms]), np.array([applied])))
+        assert [due.place for due in marks] == [0] * is_due, waits
