@@ -1,6 +1,6 @@
 """Tells whether a generation in Redis has the vectors that this worker would publish.
 
-    Trainer ──► [hash_of_weights, hash_of_configuration] ──► manifest ──► Worker.go_on of a later start
+Trainer ──► [hash_of_weights, hash_of_configuration] ──► manifest ──► Worker.go_on of a later start
 """
 
 from __future__ import annotations

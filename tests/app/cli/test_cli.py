@@ -150,6 +150,18 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert f"\n  {name} " in done.stdout
 
 
+@pytest.mark.parametrize("group", [(), ("config",), ("dlq",)])
+def test_on_a_narrow_terminal_no_command_is_described_by_half_a_sentence(
+    group: tuple[str, ...], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, commands = shell(*group, "--help").out.partition("Commands:\n")
+    assert commands
+    for line in commands.strip().splitlines():
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
 def test_a_usage_error_exits_with_2(shell: Shell) -> None:
     assert shell("replay").code == 2
     assert shell("nonsense").code == 2

@@ -140,7 +140,9 @@ def test_a_start_applies_what_else_has_changed_and_writes_what_is_missing(
     assert user not in hashes(redis_client, 3, "user")
 
 
-@pytest.mark.parametrize("lost", ["user-ids", "manifest", "items", f"user:{SHOP.user_ids[int(SHOP.user[-1])]}"])
+@pytest.mark.parametrize(
+    "lost", ["user-ids", "manifest", "items", f"user:{SHOP.user_ids[int(SHOP.user[-1])]}"]
+)
 def test_a_generation_that_lacks_keys_is_published_again(
     lost: str, machine: Machine, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
