@@ -39,8 +39,8 @@ ReasonOption = Annotated[
 dlq_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at dead letters, send them back, or remove them.\n\nA dead letter is an event that could not be "
-    "applied, kept with its reason.",
+    help="Look at dead letters, send them back, or remove them.\n\nA dead letter is an event that could not "
+    "be applied, kept with its reason.",
 )
 
 

@@ -89,9 +89,9 @@ def status(
 ) -> None:
     """Say how far the updater is, and what Redis serves.
 
-    The updater is that of this data_dir. What it and its worker say of themselves is shown also while Redis is
-    away. Exits with 1 if the updater is degraded, which means that its worker fails again and again, or if
-    Redis does not answer; with --check a Redis that is away is no fault.
+    The updater is that of this data_dir. What it and its worker say of themselves is shown also while Redis
+    is away. Exits with 1 if the updater is degraded, which means that its worker fails again and again, or
+    if Redis does not answer; with --check a Redis that is away is no fault.
     """
     from driftgraph.app.commands.health import fault
     from driftgraph.app.console.status_files import told

@@ -73,8 +73,8 @@ class SavedModel:
         if self.format not in FORMATS_READ:
             return (
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
-                f"{_list(map(str, FORMATS_READ))}: run the version that saved it, or remove {self.folder.parent}; "
-                f"{self._cost(settings)}"
+                f"{_list(map(str, FORMATS_READ))}: run the version that saved it, or remove "
+                f"{self.folder.parent}; {self._cost(settings)}"
             )
         own = {name: getattr(settings.model, name) for name in SIZES}
         other = [name for name in SIZES if self.sizes[name] != own[name]]

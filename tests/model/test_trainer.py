@@ -236,7 +236,7 @@ def test_a_saved_model_of_another_version_is_refused() -> None:
     tensors, meta = trainer_of().state_dict()
     assert meta["format"] == 2, "1 had other names, so a version that reads 1 alone must refuse it"
     for number in (0, 3):
-        with pytest.raises(ValueError, match=f"has format {number}, this version of driftgraph reads 1 and 2"):
+        with pytest.raises(ValueError, match=f"has format {number}, .* reads 1 and 2;"):
             trainer_of().load_state_dict(tensors, meta | {"format": number})
     with pytest.raises(ValueError, match=r"another version of driftgraph .*network\.other"):
         trainer_of().load_state_dict(tensors | {"network.network.other": torch.ones(2)}, meta)

@@ -66,8 +66,8 @@ def waits(early: int, regular: int, count: int | None = None, at_ms: int | None 
         ),
         (
             waits(37, 37, 37),
-            "due once 10,000 events are applied (37 so far) and event time passes the next quarter of an hour, "
-            "or once 5,000 events are applied (37 so far), "
+            "due once 10,000 events are applied (37 so far) and event time passes the next quarter of an "
+            "hour, or once 5,000 events are applied (37 so far), "
             "or when event time passes 2026-07-02 15:00:00+00:00 and 100 are applied",
         ),
         (waits(10_000, 10_000), "due when event time passes 2026-07-02 14:00:00+00:00"),
