@@ -249,7 +249,7 @@ class Worker:
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
 
-        By the serving generation's model, into that generation only: after a rollback nothing is refreshed
+        By the serving model, into the generation that it made only: after a rollback nothing is refreshed
         until the next publish.
 
         Raises:

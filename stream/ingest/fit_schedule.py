@@ -19,7 +19,7 @@ from driftgraph.stream.arrays import I64, Mask
 from driftgraph.stream.window.heterograph import Owners
 from driftgraph.stream.window.writer import Cut
 
-FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first generation
+FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first model version
 FIRST_EVENTS: Final = 100  # applied before the first mark, and again between two early ones
 EARLY_EVENTS: Final = (
     10_000  # applied before an early mark that no regular one precedes: a model of fewer is poor
@@ -30,7 +30,7 @@ EARLY_EVENTS: Final = (
 class Mark:
     """A place in the stream at which a fit is due.
 
-    An early mark is for a model without a first generation; whoever has one passes it over.
+    An early mark is for a worker without a first model version; whoever has one passes it over.
     """
 
     cut: Cut
@@ -125,7 +125,7 @@ class FitSchedule:
         self._is_first_made = False
 
     def first_is_made(self) -> None:
-        """There is a first generation: no early mark from here on."""
+        """There is a first model version: no early mark from here on."""
         self._is_first_made = True
 
     def first_fit(self) -> FirstFit:

@@ -66,7 +66,7 @@ def worker_of(
 
 
 def two_cycles(worker: Worker, graph: Heterograph) -> tuple[GenerationReport, PredictionRows]:
-    """A first generation of two thirds of the shop, a second of all; the second's report and predictions."""
+    """A first fit of two thirds of the shop, a second of all; the second's report and predictions."""
     edge = len(SHOP) * 2 // 3
     grow(graph, batch_of(SHOP, 0, edge))
     first, nothing = worker.cycle(graph.moment())
@@ -411,7 +411,7 @@ def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.M
             assert EmbeddingReader(client, namespace=NAMESPACE).current() == 1
 
 
-# --- before the first generation -----------------------------------------------------------------------
+# --- before the first model version -----------------------------------------------------------------------
 
 
 def test_before_the_first_generation_lists_are_served_refreshed_and_then_replaced_by_the_model(

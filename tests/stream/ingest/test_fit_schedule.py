@@ -63,7 +63,7 @@ class Stream:
     def marks(
         self, schedule: FitSchedule, sizes: list[int], start: int = 0, made: int = 1 << 62
     ) -> list[Place]:
-        """In batches of these sizes in turn; the first generation is there after so many marks."""
+        """In batches of these sizes in turn; the first model version is there after so many marks."""
         found, turn, at = list[Place](), 0, start
         while at < len(self.watermarks):
             ends = (len(self.watermarks), *(end for end in self.silence if end > at))
@@ -181,7 +181,7 @@ def mark_at(number: int, *, early: bool = False) -> Mark:
 
 
 def test_who_was_busy_makes_the_fit_of_the_newest_mark_only() -> None:
-    """Of any kind before the first generation, of the regular ones after it."""
+    """Of any kind before the first model version, of the regular ones after it."""
     marks = Marks()
     assert marks.newest(has_model=False) is None
     for number in (1, 2):
