@@ -110,7 +110,7 @@ def test_the_writer_counts_the_owners_of_rows_as_a_reader_sums_them(tmp_path: Pa
             g.erase([f"u{chance.randrange(9)}"])
         g.expire(now_ms)
         assert g.owners() == reader.owners()
-    assert min(g.owners().changes) > 50
+    assert min(g.owners().changes) > 9, "rows were given anew"
 
 
 def test_an_earlier_cut_that_was_overwritten_is_stale() -> None:
