@@ -1,4 +1,4 @@
-"""What is served before the first generation of the model: lists by co-visitation, then by popularity.
+"""What is served before the first model version: lists by co-visitation, then by popularity.
 
     live events at a cut ──► [Lists] ──► a list for each user, and vectors whose dot product is the popularity
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-STATE_FORMAT = 1  # of what a trainer saves
+STATE_FORMAT = 2  # of what a trainer saves
+FORMATS_READ = (1, 2)  # 1 may have names of before: model/saved_state.py
 SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
 # Of options; the words are pydantic's, since the tables of the configuration take their limits from here.
 LIMITS: Final[Mapping[str, Mapping[str, float]]] = {

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
+from driftgraph.model.options import FORMATS_READ, SIZES, TrainerOptions
 
 NEW = -1  # the place of a relation that the saved model does not have
 RENAMED = {"cold_gate": "cold_share"}  # parameters: name in older states → name now
@@ -34,10 +34,10 @@ def check_sizes(meta: Mapping[str, object], network: Mapping[str, Tensor], optio
     Raises:
         ValueError: It has another format or other sizes; all of them are named.
     """
-    if meta.get("format") != STATE_FORMAT:
+    if meta.get("format") not in FORMATS_READ:
         raise ValueError(
             f"the saved model has format {meta.get('format')}, this version of driftgraph reads "
-            f"{STATE_FORMAT}; start with an empty model"
+            f"{' and '.join(map(str, FORMATS_READ))}; start with an empty model"
         )
     heads = network["layers.0.0.attend_target_RHC"].shape[1]  # older states do not say it
     saved = {"heads": heads} | {name: meta[name] for name in SIZES if name in meta}

@@ -49,7 +49,7 @@ class Recommendation:
     """Items to show a user, best first; equal scores by id.
 
     ``source`` says how they were found: ``embedding`` (scores are dot products), ``co_visitation`` (a list
-    that the worker made before the model's first generation: co-visitation, behind it popularity),
+    that the worker made before the first model version: co-visitation, behind it popularity),
     ``trending`` (for an unknown user; scores are those of the trend lists) or ``none``.
     """
 

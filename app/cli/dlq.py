@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PlaceOption = Annotated[
     Literal["files", "kafka"] | None,
-    typer.Option("--place", help="Where the letters are, instead of dead_letters.to."),
+    typer.Option("--place", help="Where the letters are kept, instead of dead_letters.to."),
 ]
 ReasonOption = Annotated[
     str | None, typer.Option("--reason", metavar="R", help="Only letters of this reason, such as bad_json.")
@@ -39,7 +39,8 @@ ReasonOption = Annotated[
 dlq_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at events that could not be applied, send them back, remove them.",
+    help="Look at dead letters, send them back, or remove them.\n\nA dead letter is an event that could not "
+    "be applied, kept with its reason.",
 )
 
 
@@ -48,13 +49,19 @@ def list_letters(
     ctx: typer.Context,
     reason: ReasonOption = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=10_000, metavar="N", help="With --reason: letters to name, the newest.")
+        int,
+        typer.Option(
+            min=1, max=10_000, metavar="N", help="With --reason: how many letters to list, the newest."
+        ),
     ] = 20,
     place: PlaceOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the dead letters by reason, each with its newest; with --reason, name them one by one."""
+    """Count the dead letters by reason.
+
+    Shows the newest letter of each reason, or with --reason a list of letters.
+    """
     from driftgraph.app.config.letter_place import letter_box
     from driftgraph.stream.dead_letters.redrive import summarize
 
@@ -78,12 +85,17 @@ def list_letters(
 @dlq_app.command()
 def show(
     ctx: typer.Context,
-    letter: Annotated[str, typer.Argument(metavar="N", help="Its name, such as 1-17, as in dlq ls.")],
+    letter: Annotated[
+        str, typer.Argument(metavar="N", help="The letter's name, such as 1-17, as dlq ls shows it.")
+    ],
     place: PlaceOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print one dead letter in full: why, from where, its headers, and its payload as text or hex."""
+    """Print one dead letter in full.
+
+    Shows its reason, the place that it came from, its headers, and its payload as text or hex.
+    """
     from driftgraph.app.config.letter_place import letter_box
     from driftgraph.stream.dead_letters.letters import parts_of_id
 
@@ -99,15 +111,15 @@ def show(
 def retry(
     ctx: typer.Context,
     reason: ReasonOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Send at most so many.")] = None,
     place: PlaceOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send dead letters back to the topic they came from, the oldest first, and mark them as done.
+    """Send dead letters back to the topic that they came from.
 
-    Delivery is at least once: after a crash up to a thousand letters may be sent again; events with an
-    event_id are still applied once.
+    The oldest go first, and what is sent is marked as done. Delivery is at least once: after a crash up to
+    1,000 letters may be sent again. Events with an event_id are applied once all the same.
     """
     from driftgraph.app.config.formats import time_counts
     from driftgraph.app.config.letter_place import letter_box, letters_folder
@@ -149,15 +161,21 @@ def retry(
 def purge(
     ctx: typer.Context,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="30d", help="Only those kept longer than this.")
+        str | None,
+        typer.Option("--older-than", metavar="30d", help="Only letters that were kept longer ago than this."),
     ] = None,
     reason: ReasonOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Really remove them.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Confirm it: without this option nothing is removed.")
+    ] = False,
     place: PlaceOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove dead letters for ever; without --older-than and --reason all of them."""
+    """Remove dead letters for ever.
+
+    Without --older-than and --reason: all of them.
+    """
     from driftgraph.app.config.letter_place import letter_box
     from driftgraph.stream.dead_letters.redrive import purge as remove
     from driftgraph.stream.time.clock import SystemClock

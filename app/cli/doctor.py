@@ -16,11 +16,11 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check Kafka, a sample of events, the window's capacity and memory, data_dir, Redis and the
-    device.
+    """Check everything that a run needs.
 
-    Writes nothing but keys of its own in Redis and a probe in data_dir, which it removes. Exits 0 if
-    nothing failed, 1 otherwise.
+    Looks at Kafka, a sample of events, the window's capacity and memory, data_dir, Redis and the device.
+    Writes nothing but keys of its own in Redis and a probe in data_dir, and removes them. Exits with 0 if
+    nothing failed, with 1 otherwise.
     """
     settings = read_settings(ctx, config)
     from driftgraph.app.commands.doctor import examine

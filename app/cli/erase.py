@@ -16,15 +16,16 @@ NEXT = (
 
 def erase(
     ctx: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as it stands in the events.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the events have it.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget a user: send a record without a value, whose key is the user, to every partition of the topic.
+    """Ask to forget a user.
 
-    A header of it names the user again, so that it asks also in a topic whose keys are no users. It reaches
-    everything up to now. To every partition, since only the site's own producers know which one
-    has the user's events. Sending it twice does no harm.
+    Sends a record without a value, whose key is the user, to every partition of the topic, since only the
+    site's own producers know which one has the user's events. A header of the record names the user again,
+    for a topic whose keys are no users. The request reaches all events up to now, and what was made of them.
+    Sending it twice does no harm.
     """
     settings = read_settings(ctx, config)
 

@@ -28,14 +28,18 @@ TRENDS_OWNED_S = 60  # the app writes every 5 s; a start of it after a kill take
 def faust(
     ctx: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND …", help="Faust's own, such as: worker -l info")
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND …", help="A command of Faust, such as: worker -l info"),
     ] = None,
     config: ConfigOption = None,
     normalize: Annotated[
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Instead of faust.normalize.")
     ] = None,
 ) -> None:
-    """Make a site's own events canonical and keep trends, in a Faust worker beside the updater."""
+    """Run the Faust app beside the updater.
+
+    It makes canonical events of a site's own records, and keeps the lists of rising items.
+    """
     settings = read_settings(ctx, config, {"faust": {"normalize": normalize}})
     _check(settings)
     sys.path.insert(0, os.getcwd())  # so that a module of the site is found in the current folder

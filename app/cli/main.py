@@ -53,7 +53,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # main() reports, in one sentence
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
@@ -136,7 +136,11 @@ def init(
 
 @app.command()
 def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Follow the topic and publish, until SIGTERM or Ctrl-C."""
+    """Follow the topic and publish, until SIGTERM or Ctrl-C.
+
+    Appends events to the window, fits the model to them, and keeps the vectors in Redis fresh. A second run
+    with the same name or data_dir waits as a standby. Exits with 1 if it cannot go on, with a sentence why.
+    """
     from driftgraph.app.console.progress import progress_on_stderr
 
     settings = read_settings(ctx, config)
@@ -174,9 +178,9 @@ def replay(
     predictions: PredictionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a file of past events through the same code as the live stream, and report.
+    """Run past events of a file through the code of a live run.
 
-    A file that is not in order of time is sorted.
+    Reports the events and every fit with its metrics. A file that is not in order of time is sorted.
     """
     check_file(source, "name a CSV, JSONL or Parquet file of events")
     settings = replay_settings(
@@ -218,14 +222,20 @@ app.command()(faust.faust)
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Stream this file, not a made-up shop.")
+        Path | None, typer.Option(metavar="FILE", help="Stream this file instead of a made-up shop.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave Kafka and Redis up, and say where.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave Kafka and Redis running, and say where they are.")
+    ] = False,
     seconds: Annotated[float, typer.Option(min=5, max=3600, metavar="S", help="How long events flow.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Start of every random number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch the whole job: a shop whose customers change their taste, and a model that follows."""
+    """Watch the whole job in a shop whose customers change taste.
+
+    Starts a Kafka and a Redis of its own, and holds the model that follows against one that is not trained
+    any more.
+    """
     if data is not None:
         check_file(data, "name a CSV of events, or leave --data out")
     from driftgraph.app.console.progress import progress_on_stderr
@@ -243,7 +253,10 @@ def demo(
 
 @config_app.command("show")
 def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print every setting as it is after file and environment; secrets stay hidden."""
+    """Print every setting as a run would have it.
+
+    Reads the file, the environment and the defaults. Secrets stay hidden.
+    """
     from driftgraph.app.config import saved_model
     from driftgraph.app.config.text import shown, toml_of
 

@@ -41,16 +41,17 @@ def produce(
         float | None, typer.Option(metavar="N", help="Events a second; default: as fast as it goes.")
     ] = None,
     speed: Annotated[
-        str | None, typer.Option(metavar="10x", help="Event time passes so many times as fast as the clock.")
+        str | None, typer.Option(metavar="10x", help="Send as the events happened, so many times as fast.")
     ] = None,
     bootstrap: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Instead of kafka.bootstrap_servers.")
     ] = None,
     partitions: Annotated[
-        int | None, typer.Option(min=1, max=10_000, metavar="N", help="Of a topic that is not there yet.")
+        int | None,
+        typer.Option(min=1, max=10_000, metavar="N", help="How many a topic gets that is not there yet."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Send also events that the topic would not keep.")
+        bool, typer.Option("--force", help="Also send events that the topic would not keep.")
     ] = False,
     config: ConfigOption = None,
     relations: RelationsOption = None,
@@ -60,11 +61,12 @@ def produce(
     format_: FormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a file of events on Kafka: as canonical JSON, keyed by user, stamped with the event time.
+    """Put a file of events on Kafka.
 
-    A file that is not in order of time is sorted. Rows that make no event are left out and counted. A topic
-    that is not there is made, to keep all; one that keeps less long than the events are old is refused,
-    unless --force is given. Ctrl-C ends it; what was sent until then is reported.
+    Each becomes a record of canonical JSON, with the user as its key and the event's time as its time. A file
+    that is not in order of time is sorted. Rows of the file that make no event are left out and counted. A
+    topic that is not there is made, and keeps everything; one that would remove the events since they are too
+    old is refused, unless --force is given. Ctrl-C ends it; what was sent until then is reported.
     """
     check_file(file, "name a CSV, JSONL or Parquet file of events")
     pace = _pace(rate, speed)

@@ -34,8 +34,8 @@ NUMBER = re.compile(r"-?\d{1,18}(\.\d+)?")
 
 def recommend(
     ctx: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
-    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Items to name.")] = 20,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the events have it.")],
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many items to name.")] = 20,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
@@ -80,14 +80,18 @@ def status(
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if no updater of this data_dir runs or waits.")
+        bool,
+        typer.Option(
+            "--check", help="For a health check: exit with 1 if no updater of this data_dir runs or waits."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far the updater of this data_dir is, which generation Redis serves, and what it holds.
+    """Say how far the updater is, and what Redis serves.
 
-    What the updater says of itself is shown also while Redis is away. Exits 1 if Redis does not answer, or if
-    the updater is degraded: its worker fails again and again.
+    The updater is that of this data_dir. What it and its worker say of themselves is shown also while Redis
+    is away. Exits with 1 if the updater is degraded, which means that its worker fails again and again, or
+    if Redis does not answer; with --check a Redis that is away is no fault.
     """
     from driftgraph.app.commands.health import fault
     from driftgraph.app.console.status_files import told
@@ -98,7 +102,7 @@ def status(
     with _redis(ctx, config, redis, namespace) as (client, settings):
         try:
             store = _store(client, settings)
-            served = next((g for g in store.generations() if g.current), None)
+            served = store.served()
             keys = store.count_keys()
         except StoreError as error:
             away = error
@@ -151,7 +155,7 @@ def _print_status(value: Mapping[str, Any]) -> None:
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.console.output import time_of
-    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of
+    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, first_fit_of
     from driftgraph.app.live.worker_end import failed
 
     if updater is None:
@@ -168,6 +172,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
+    if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
+        pairs.append(("first fit", first_fit_of(waiting)))
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
@@ -208,7 +214,10 @@ def rollback(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve the generation before the current one again, at once."""
+    """Go back to the generation before the served one, at once.
+
+    That generation is served as it is, without a refresh, until the next fit is published.
+    """
     with _redis(ctx, config, redis, namespace) as (client, settings):
         number = _store(client, settings).rollback()
     print_result(

@@ -18,52 +18,75 @@ COLUMNS = ("user", "item", "behavior", "ts", "event_id")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Configuration; default: driftgraph.toml here."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="The configuration; default: driftgraph.toml in this folder."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RelationsOption = Annotated[
     str | None,
     typer.Option(
-        "--relations", metavar="A,B", help="Behaviors that become edges; default: those configured, or found."
+        "--relations",
+        metavar="A,B",
+        help="The relations; default: the configured ones, or all that are found.",
     ),
 ]
 ColumnsOption = Annotated[
     str | None,
     typer.Option(
-        "--columns", metavar="user=…,item=…,behavior=…,ts=…", help="Columns by name, or by number from 0."
+        "--columns",
+        metavar="user=…,item=…,behavior=…,ts=…",
+        help="Which column has what, by name or by number from 0.",
     ),
 ]
-NoHeaderOption = Annotated[bool, typer.Option("--no-header", help="The file's first line is an event.")]
+NoHeaderOption = Annotated[
+    bool, typer.Option("--no-header", help="The first line is an event and has no names.")
+]
 SeparatorOption = Annotated[
     str | None,
     typer.Option(
-        "--separator", metavar=r"';'", help="Between the fields of a CSV; default: a comma, in a .tsv a tab."
+        "--separator",
+        metavar=r"';'",
+        help="Between the fields of a CSV; default: a comma, or a tab in a .tsv.",
     ),
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="csv|taobao|json|parquet", help="Default: by the file's name."),
+    typer.Option(
+        "--format",
+        metavar="csv|taobao|json|parquet",
+        help="How events are written down; default: by the file's name.",
+    ),
 ]
 TargetOption = Annotated[
     str | None,
     typer.Option(
         "--redis",
         metavar="URL|embedded|none",
-        help="Where to publish; default: the configured one, else embedded.",
+        help="Where to publish; default: the configured Redis, or else one of its own (embedded).",
     ),
 ]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Instead of data_dir.")]
 FitEveryOption = Annotated[
-    str | None, typer.Option("--fit-every", metavar="6h", help="Event time between two fine-tunes.")
+    str | None,
+    typer.Option("--fit-every", metavar="6h", help="Event time between two fits, instead of fit.every."),
 ]
 SpanOption = Annotated[
-    str | None, typer.Option("--span", metavar="30d", help="Span of relations that name none.")
+    str | None,
+    typer.Option("--span", metavar="30d", help="Span of relations that name none, instead of window.span."),
 ]
-DimOption = Annotated[int | None, typer.Option("--dim", metavar="N", help="Length of an embedding.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Start of every random number.")]
+DimOption = Annotated[
+    int | None, typer.Option("--dim", metavar="N", help="Length of an embedding, instead of model.dim.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Seed of all random numbers, instead of the key seed."),
+]
 PredictionsOption = Annotated[
     Path | None,
-    typer.Option("--predictions", metavar="FILE.parquet", help="Write the top 20 of each evaluated event."),
+    typer.Option(
+        "--predictions", metavar="FILE.parquet", help="Write the 20 best items for each evaluated event."
+    ),
 ]
 RedisOption = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Instead of redis.url.")]
 NamespaceOption = Annotated[

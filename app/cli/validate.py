@@ -41,7 +41,9 @@ TOPIC_PREFIX = "kafka:"
 
 def validate(
     ctx: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE|kafka:TOPIC", help="Events as they come.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|kafka:TOPIC", help="A file of events, or a topic of Kafka.")
+    ],
     config: ConfigOption = None,
     relations: RelationsOption = None,
     columns: ColumnsOption = None,
@@ -69,11 +71,11 @@ def validate(
     predictions: PredictionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at events with the configured format: what would be applied, what rejected, and why.
+    """Say which events would be applied, which rejected, and why.
 
-    Takes every option of replay, so that a replay can be tried with its own command line; those about
-    training and publishing are checked and change nothing here. Writes nothing and commits nothing. Exits 0
-    if no event is rejected, 1 otherwise.
+    Reads them in the configured format. Takes every option of replay, so that a replay can be tried with its
+    own command line; those about fits and publishing are checked and change nothing here. Writes nothing and
+    commits nothing. Exits with 0 if no event is rejected, with 1 otherwise.
     """
     settings = replay_settings(
         ctx,

@@ -249,7 +249,7 @@ def _model(settings: Settings) -> Iterator[Check]:
 
 
 def _device(settings: Settings) -> Iterator[Check]:
-    from driftgraph.app.training.cycle import described_device  # noqa: PLC0415  # torch: two seconds
+    from driftgraph.app.training.device import described_device  # noqa: PLC0415  # torch: two seconds
 
     yield Check("device", State.OK, described_device(settings.model.device))
 

@@ -54,10 +54,10 @@ class ModelSettings(Section):
 
 
 class FitSettings(Section):
-    """When a fine-tune is due."""
+    """When a fit is due."""
 
     every: PositiveDurationField = Field(
-        default=Duration.parse("6h"), description="Event time between two fine-tunes."
+        default=Duration.parse("6h"), description="Event time between two fits."
     )
     events: int | None = Field(
         default=None,
@@ -66,11 +66,11 @@ class FitSettings(Section):
         examples=[100_000],
     )
     examples_max: int = _of_trainer(
-        "examples_max", "New events one fine-tune learns from at most, the newest ones."
+        "examples_max", "New events that one fit learns from at most, the newest ones."
     )
     replay_ratio: float = _of_trainer(
         "replay_ratio", "Older events repeated for each new one, against forgetting."
     )
     evaluations_max: int = _of_trainer(
-        "evaluations_max", "Events scored before a fine-tune at most, drawn by the seed."
+        "evaluations_max", "Events scored before a fit at most, drawn by the seed."
     )

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
-from driftgraph.model.options import SIZES, STATE_FORMAT
+from driftgraph.model.options import FORMATS_READ, SIZES
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.stream.errors import DriftgraphError
@@ -70,11 +70,11 @@ class SavedModel:
 
     def refusal(self, settings: Settings) -> str | None:
         """Why the configuration cannot go on with the model, and what is lost without it; None if it can."""
-        if self.format != STATE_FORMAT:
+        if self.format not in FORMATS_READ:
             return (
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
-                f"{STATE_FORMAT}: run the version that saved it, or remove {self.folder.parent}; "
-                f"{self._cost(settings)}"
+                f"{_list(map(str, FORMATS_READ))}: run the version that saved it, or remove "
+                f"{self.folder.parent}; {self._cost(settings)}"
             )
         own = {name: getattr(settings.model, name) for name in SIZES}
         other = [name for name in SIZES if self.sizes[name] != own[name]]

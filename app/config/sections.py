@@ -254,7 +254,7 @@ class RedisSettings(Section):
     )
     ttl: PositiveDurationField = Field(
         default=Duration.parse("7d"),
-        description="Life of the keys of a generation that is no longer the current one.",
+        description="How long a generation that is not served any more stays for a rollback.",
     )
     username: str | None = Field(default=None, description="ACL user.", examples=["driftgraph"])
     password: SecretStr | None = Field(

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(
         default=ModelSettings(), description="The multi-behavior graph attention network."
     )
-    fit: FitSettings = Field(default=FitSettings(), description="When a fine-tune is due.")
+    fit: FitSettings = Field(
+        default=FitSettings(), description="When a fit of the model, an incremental fine-tune, is due."
+    )
     deduplication: DeduplicationSettings = Field(
         default=DeduplicationSettings(), description="How a repeated delivery of an event is recognized."
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from driftgraph.app.console.output import time_of
+
 
 def span_of(ms: int) -> str:
     """A duration for people: 12 s, 5 min, 3.2 h, 2.0 d."""
@@ -27,6 +29,24 @@ def checkpoint_of(updater: dict[str, Any]) -> str:
         return f"overdue, {newest}: {one['reason']}"
     said = f"number {one['number']}, {age} old" if one["number"] else "none yet"
     return f"{said}; {one['failure']}" if one["failure"] else said
+
+
+def first_fit_of(waits: Mapping[str, Any]) -> str:
+    """When the first fit is due; ``waits`` has the fields of a ``FirstFit``."""
+    early, regular, count = waits["early"], waits["regular"], waits["count"]
+    if early["at_ms"] is None:
+        return "due once there are events"
+    parts = []
+    for one, and_then in ((early, " and event time passes the next quarter of an hour"), (count, "")):
+        if one is not None and one["events"] < one["needed"]:
+            parts.append(f"once {one['needed']:,} events are applied ({one['events']:,} so far){and_then}")
+    ready_ms = [one["at_ms"] for one in (early, regular) if one["events"] >= one["needed"]]
+    if ready_ms:
+        parts.append(f"when event time passes {time_of(min(ready_ms))}")
+    else:
+        at = time_of(regular["at_ms"])
+        parts.append(f"when event time passes {at} and {regular['needed']:,} are applied")
+    return f"due {', or '.join(parts)}"
 
 
 def deduplication_of(status: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ class Feed:
     relations: tuple[str, ...]
     span_ms: int
     fit_every: str
-    first_fit_ms: int  # event time up to which the first generation learns: the history
+    first_fit_ms: int  # event time up to which the first fit learns: the history
     shop: Shop | None
     path: Path | None
     partitions: tuple[int, ...]  # those that have an event

@@ -193,7 +193,7 @@ def _check_worker(settings: Settings) -> None:
     """
     saved_model.check(settings)
     if settings.model.device not in ("auto", "cpu"):  # every machine has these
-        from driftgraph.app.training.cycle import device_of  # noqa: PLC0415  # imports torch
+        from driftgraph.app.training.device import device_of  # noqa: PLC0415  # imports torch
 
         device_of(settings.model.device)
 

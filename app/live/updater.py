@@ -13,13 +13,15 @@ import os
 import threading
 from typing import Any
 
+from driftgraph.app.config.saved_model import trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import write_json
-from driftgraph.app.console.status_text import deduplication_of
+from driftgraph.app.console.status_text import deduplication_of, first_fit_of
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
+from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.window import Snapshot
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease
@@ -73,6 +75,8 @@ class Updater:
         self.clock = clock
         self.progress = progress
         self._status_path = settings.data_dir / "status" / "updater.json"
+        self._trainer_folder = trainer_folder(settings.data_dir)
+        self._has_model = False  # once it is seen on disk
         self._alignment_ms = settings.time.alignment.ms
         self._polled_ms = self._started_ms = clock.now_ms()
         self._poll_gap_max_ms = 0  # the longest time between two polls since the status was last written
@@ -148,6 +152,8 @@ class Updater:
         if self.source.caught_up or all(position.get(part, end) >= end for part, end in self._ends.items()):
             self._full = True
             self.progress.note(self._said("the window is full"))
+            if waiting := self._first_fit():
+                self.progress.note(f"there is no model yet: its first fit is {first_fit_of(waiting)}")
             self.progress.close()
 
     def _tell_away(self) -> None:
@@ -209,6 +215,14 @@ class Updater:
         if position is not None:
             self.source.commit(position)
 
+    def _first_fit(self) -> dict[str, Any] | None:
+        """What the first fit waits for; None once there is a model."""
+        self._has_model = self._has_model or bool(checkpoint.numbers(self._trainer_folder))
+        if self._has_model:
+            return None
+        waits = self.ingest.schedule.first_fit()
+        return {kind: one and one._asdict() for kind, one in waits._asdict().items()}
+
     def _snapshot(self) -> Snapshot:
         return Snapshot(
             self.ingest.graph.moment(),
@@ -256,6 +270,7 @@ class Updater:
             **self.ingest.graph.window.counted(),
             "ids": self.ingest.graph.id_counts,
             "worker": self.worker.status(),
+            "first_fit": self._first_fit(),
         }
         write_json(self._status_path, status)
         self._poll_gap_max_ms = 0

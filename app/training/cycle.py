@@ -9,21 +9,19 @@ The same object runs inside a replay, in lockstep with ingestion, and in the GPU
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.by_id import items_by_id, trending_by_id, users_by_id
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
+from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
@@ -35,7 +33,6 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
-from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -72,12 +69,13 @@ class Worker:
         self.published = 0  # the generation's number
         self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
         self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
-        self.since = self.seen = Cut(
-            0, (0,) * len(graph.window.relations), (0,) * len(graph.window.relations)
-        )
-        self._refreshed = self.since
+        self.model_hash = hash_of_weights(trainer.network)  # as its fit left it, under whatever relations
+        self.trained_to_ms = 0  # the watermark up to which the serving model is trained
+        zeros = (0,) * len(graph.window.relations)
+        self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
         self._lists: Lists | None = None  # of what is served, before model version 1
         self.is_rolled_back = False  # Redis serves a generation that is not ours
+        self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
@@ -119,13 +117,14 @@ class Worker:
             self.status.close()
         self.seen = moment.cut
         if fit.accepted or self.trainer.model_version:
-            self.since = moment.cut
+            self.since, self.trained_to_ms = moment.cut, moment.cut.watermark_ms
         self._item_names = self.graph.names(
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
         self.status.fitted(fit)
         if fit.accepted:
             self.evaluated = facts_of(evaluation)
+            self.model_hash = hash_of_weights(self.trainer.network)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
             self._unsaved = moment
@@ -147,7 +146,11 @@ class Worker:
             self._unsaved = None
 
     def may_publish(self, moment: Moment) -> bool:
-        """Whether there is something to serve, nothing better is in Redis, and no operator went back from it.
+        """Whether there is something to serve, and Redis has neither it nor anything better.
+
+        Better than lists is any model, and better than a model one that is trained on newer events, as a
+        standby finds it that has a data_dir of its own. Users are not refreshed in such a generation, which
+        stays until our next fit: that has newer events again.
 
         Raises:
             StoreError: Redis does not answer.
@@ -157,10 +160,21 @@ class Worker:
         self.go_on()
         if self.published:
             return False
-        if self.trainer.model_version:
+        served = self.store.served()
+        if served is None or served.manifest.get("made_by") == MADE_BY:
             return True
-        served = next((one for one in self.store.generations() if one.current), None)
-        return served is None or served.manifest.get("made_by") == MADE_BY
+        if not self.trainer.model_version:
+            return False
+        is_newer = int(served.manifest.get("trained_to_ms", 0)) > self.trained_to_ms
+        if is_newer and not self._rests_behind:
+            log.warning(
+                "Redis serves generation %d, whose model was trained on newer events than ours, model "
+                "version %d: it stays, and no user is refreshed, until our next fit",
+                served.number,
+                self.trainer.model_version,
+            )
+        self._rests_behind = is_newer
+        return not is_newer
 
     def publish(self, moment: Moment) -> None:
         """Publish the serving model as of ``moment``, then the trends: steps 5 and 6 of a cycle.
@@ -235,7 +249,7 @@ class Worker:
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
 
-        By the serving generation's model, into that generation only: after a rollback nothing is refreshed
+        By the serving model, into the generation that it made only: after a rollback nothing is refreshed
         until the next publish.
 
         Raises:
@@ -281,14 +295,28 @@ class Worker:
             self._publish_trending(moment)
 
     def go_on(self) -> None:
-        """What an operator went back from, this very model or lists, is not published again.
+        """Go on with what Redis serves, if it is this very model: it is not published once more.
+
+        A start finds it so, and a worker whose publish was done though the answer was lost. All users are
+        refreshed, since nobody knows up to which event they are; the next look writes the lists of rising
+        items. What an operator went back from, this very model or lists, is not published again either.
 
         Raises:
             StoreError: Redis does not answer.
         """
-        left = None if self.store is None else self.store.rolled_back_from()
-        if left is not None and left.manifest.get("model_hash") == self._model_hash():
+        if self.store is None:
+            return
+        left = self.store.rolled_back_from()
+        if left is not None and left.manifest.get("model_hash") == self.model_hash:
             self.published, self.is_rolled_back = left.number, True
+            return
+        served, version = self.store.served(), self.trainer.model_version
+        own = {"model_hash": self.model_hash, "configuration": hash_of_configuration(self.trainer)}
+        if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
+            log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
+            self.published, self.is_rolled_back = served.number, False
+            self._refreshed = self._nothing
+            self.status.serves(served.number, version, served.manifest.get("made_by", ""))
 
     def erase(self, users: Sequence[str]) -> None:
         """Remove users whom the window has forgotten from all generations and checkpoints.
@@ -304,7 +332,7 @@ class Worker:
         moment = self.graph.moment()
         rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
         if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):
-            self._refreshed = Cut(0, (0,) * len(self.since.next), (0,) * len(self.since.next))
+            self._refreshed = self._nothing
         if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
             self._save(moment, keep=1)
 
@@ -314,26 +342,23 @@ class Worker:
             return
         files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
         number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
-        checkpoint.write(self.checkpoints, number, files.items(), {**facts, **self.evaluated}, keep=keep)
+        facts |= {"model_hash": self.model_hash, "trained_to_ms": self.trained_to_ms, **self.evaluated}
+        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
     def _manifest(self, number: int, moment: Moment) -> Facts:
         return {
             "made_by": MADE_BY if self._lists is not None else "model",
             "generation": number,
             "model_version": self.trainer.model_version,
-            "model_hash": self._model_hash(),
+            "model_hash": self.model_hash,
+            "configuration": hash_of_configuration(self.trainer),
+            "trained_to_ms": self.trained_to_ms,
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
             **self.evaluated,
         }
-
-    def _model_hash(self) -> str:
-        digest = hashlib.sha256()
-        for _, weight in sorted(self.trainer.network.state_dict().items()):
-            digest.update(weight.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows, unless the Faust app keeps it."""
@@ -361,36 +386,3 @@ class Worker:
     def _item_name(self, row: int) -> str:
         """What a candidate was called; empty for one that came while ``since`` was taken."""
         return (self._item_names[row] if row < len(self._item_names) else None) or ""
-
-
-def use_threads() -> None:
-    """Let torch have half of the cores, the rest is ingestion's, unless ``OMP_NUM_THREADS`` says how many.
-
-    A step is many small products: on two cores, two threads took 8.5 s for a fit where one took 5.4 s.
-    """
-    if not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-
-
-def device_of(wanted: str) -> str:
-    """What ``model.device`` comes out as on this machine.
-
-    Raises:
-        ConfigError: It is a CUDA device that is not here.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return "cuda" if count else "cpu"
-    if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= count:
-        raise ConfigError(
-            f"model.device = {wanted}, but PyTorch {torch.__version__} sees {count} CUDA devices here; "
-            'set it to "auto" or "cpu", or give this process the device'
-        )
-    return wanted
-
-
-def described_device(wanted: str) -> str:
-    """What trains, in words. Raises like ``device_of``."""
-    device = device_of(wanted)
-    named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
-    return f"PyTorch {torch.__version__} on {named}"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from driftgraph.app.config.builders import trainer_options
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training.cycle import Worker, device_of, use_threads
+from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.store import GenerationStore

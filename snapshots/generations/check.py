@@ -6,7 +6,7 @@ GenerationStore ──► [verify] ──► switch ──► [Served.standing],
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -65,12 +65,18 @@ def verify(
 
 @dataclass(slots=True)
 class Served:
-    """The generation that a store has published last. ``number`` is 0 before the first publish."""
+    """The generation that a store has published or taken up last. ``number`` is 0 before the first."""
 
     number: int = 0
     token: str = ""  # of the attempt that wrote it; another generation of the same number has another token
     mark: int = 0  # of the last refresh that Redis has acknowledged
     indexed: bool = False
+
+    @classmethod
+    def of(cls, number: int, manifest: Mapping[str, str]) -> Served:
+        """As its manifest tells it, to a store that has not published it."""
+        mark, index = int(manifest.get("refreshed", 0)), manifest.get("index", "none")
+        return cls(number, manifest.get("token", ""), mark, indexed=index != "none")
 
     def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
         """The state of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.

@@ -5,7 +5,7 @@
 Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
 
     {ns}:emb:{gen}:user:{id}    HASH    embedding (float32 little-endian), gen, event_ms, touched (JSON list);
-                                        before the model's first generation list (JSON, [item, score] pairs)
+                                        before the first model version list (JSON, [item, score] pairs)
     {ns}:emb:{gen}:item:{id}    HASH    embedding, gen, event_ms
     {ns}:emb:{gen}:items        vector set of the items, where the server has them (Redis 8)
     {ns}:emb:{gen}:user-ids     LIST    every user of the generation, so that it can be removed without SCAN

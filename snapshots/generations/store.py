@@ -296,6 +296,20 @@ class GenerationStore:
                 self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
         return found
 
+    def take_up(self, served: Generation) -> bool:
+        """Go on with a generation that another store has published, as if this one had; whether it is whole.
+
+        Raises:
+            StaleWorkerError: If a newer worker has taken over.
+            StoreError: If Redis does not answer.
+        """
+        own, self._served = self._served, Served.of(served.number, served.manifest)
+        if self.standing(served.number) is not Standing.SERVED:
+            self._served = own
+            return False
+        self.trending.written_by_others()
+        return True
+
     def rolled_back_from(self) -> Generation | None:
         """The generation from which an operator rolled back, until another one is published."""
         with redis_errors(self._client, "looking for a rollback"):
@@ -367,6 +381,13 @@ class GenerationStore:
         with redis_errors(self._client, "reading the generations"):
             current, _ = self._tended.current()
             return [Generation(n, n == current, self._tended.manifest(n)) for n in self._tended.live()]
+
+    def served(self) -> Generation | None:
+        """The served generation, with what its manifest says; None if there is none."""
+        with redis_errors(self._client, "reading the served generation"):
+            number, _ = self._tended.current()
+            manifest = self._tended.manifest(number) if number else {}
+        return Generation(number, True, manifest) if manifest.get("status") == LIVE else None
 
     def count_keys(self) -> dict[str, int]:
         """How many keys of each kind exist by lists and manifests: user, item, index, manifest, id_list, …"""

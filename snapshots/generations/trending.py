@@ -71,6 +71,10 @@ class TrendingLists:
         self._written = {behavior for behavior, scores in lists.items() if scores}
         return True
 
+    def written_by_others(self) -> None:
+        """From here on the lists count as not ours, until they are written."""
+        self._written = None
+
     def standing(self) -> Standing:
         """What became of the lists since they were written.
 

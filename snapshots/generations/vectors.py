@@ -124,8 +124,8 @@ def one_length(items: F32) -> F32:
 
 
 def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
-    """The arguments of the scripts for rows ``first`` to ``stop``: for each id, embedding, event_ms, touched,
-    list.
+    """The arguments of the scripts for vectors ``first`` to ``stop``: for each id, embedding, event_ms,
+    touched, list.
     """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
     for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):

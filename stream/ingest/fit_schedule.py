@@ -19,7 +19,7 @@ from driftgraph.stream.arrays import I64, Mask
 from driftgraph.stream.window.heterograph import Owners
 from driftgraph.stream.window.writer import Cut
 
-FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first generation
+FIRST_AGAIN_MS: Final = 900_000  # event time between two tries, while the gate refuses a first model version
 FIRST_EVENTS: Final = 100  # applied before the first mark, and again between two early ones
 EARLY_EVENTS: Final = (
     10_000  # applied before an early mark that no regular one precedes: a model of fewer is poor
@@ -30,7 +30,7 @@ EARLY_EVENTS: Final = (
 class Mark:
     """A place in the stream at which a fit is due.
 
-    An early mark is for a model without a first generation; whoever has one passes it over.
+    An early mark is for a worker without a first model version; whoever has one passes it over.
     """
 
     cut: Cut
@@ -74,6 +74,22 @@ class Due(NamedTuple):
     is_early: bool
 
 
+class Waits(NamedTuple):
+    """What a mark waits for: ``needed`` applied events, of which ``events`` are there, and an event time."""
+
+    events: int
+    needed: int
+    at_ms: int | None  # None: the count alone makes the mark, or the watermark is not known yet
+
+
+class FirstFit(NamedTuple):
+    """What the first fit waits for: the next mark, of whichever kind."""
+
+    early: Waits
+    regular: Waits
+    count: Waits | None  # None: ``fit.events`` is not set
+
+
 class FitSchedule:
     """Where marks are.
 
@@ -109,8 +125,17 @@ class FitSchedule:
         self._is_first_made = False
 
     def first_is_made(self) -> None:
-        """There is a first generation: no early mark from here on."""
+        """There is a first model version: no early mark from here on."""
         self._is_first_made = True
+
+    def first_fit(self) -> FirstFit:
+        """What the next mark of each kind waits for, for whoever has no model."""
+        counted, now_ms = self.counted, self._watermark_ms
+        at_regular = counted.all - counted.since_regular  # applied when the last one was
+        early = Waits(counted.since_any, _needed(at_regular > 0), _next_ms(now_ms, FIRST_AGAIN_MS))
+        regular = Waits(counted.all, max(FIRST_EVENTS, at_regular + 1), _next_ms(now_ms, self.every_ms))
+        count = None if self.events is None else Waits(counted.since_regular, self.events, None)
+        return FirstFit(early, regular, count)
 
     def split(self, watermark_ms: I64, applied: Mask) -> Iterator[Due]:
         """The marks in a batch, ascending. The caller must exhaust it.
@@ -180,6 +205,11 @@ class FitSchedule:
 def _needed(is_behind_regular: bool) -> int:
     """Applied events from the last mark to an early one."""
     return FIRST_EVENTS if is_behind_regular else EARLY_EVENTS
+
+
+def _next_ms(watermark_ms: int, every_ms: int) -> int | None:
+    """The multiple that the watermark passes next; None while it is not known."""
+    return None if watermark_ms == 0 else (watermark_ms // every_ms + 1) * every_ms
 
 
 def _passes(before_ms: I64, after_ms: I64, every_ms: int) -> Mask:

@@ -73,7 +73,7 @@ class FileOptions:
     format: str | None = None  # one of FORMATS; None: the file's name tells
     # user, item, behavior, ts → name, or position from 0
     columns: Mapping[str, str] = field(default_factory=dict)
-    no_header: bool = False  # CSV: the first line is an event, and columns are positions
+    no_header: bool = False  # CSV: the first line is an event, and columns are numbers
     relations: tuple[str, ...] | None = None  # None: those found in the file
     others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
     ignore: tuple[str, ...] = ("impression",)  # seeing an item is no behavior

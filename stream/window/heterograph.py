@@ -120,7 +120,7 @@ class HeterographView:
         return Moment(self.window.cut(), versions)
 
     def owners(self) -> Owners:
-        """Of the rows now. O(rows)."""
+        """Of the rows now. O(1) for the writer, O(rows) for a reader."""
         (users, user_changes), (items, item_changes) = map(self.window.row_changes, (USER, ITEM))
         return Owners((users, items), (user_changes, item_changes))
 

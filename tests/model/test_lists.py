@@ -1,4 +1,4 @@
-"""What is served before the first generation of the model: whom it names, and in which order."""
+"""What is served before the first model version: whom it names, and in which order."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def replayed(
     def noted(worker: Worker, moment: Moment) -> tuple[GenerationReport, Any]:
         report, predictions = plain(worker, moment)
         examples = (report.fit.new_examples, report.fit.replayed_examples)
-        fits.append(Fit(moment.cut.next, said_of(describe(report)), examples, worker._model_hash()))
+        fits.append(Fit(moment.cut.next, said_of(describe(report)), examples, worker.model_hash))
         return report, predictions
 
     settings = load(config)

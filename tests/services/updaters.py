@@ -21,7 +21,7 @@ from driftgraph.snapshots.reader import EmbeddingReader
 CODE = "from driftgraph.app.cli.main import main; main()"
 FAULTY = Path(__file__).with_name("faulty_run.py")
 ENDS_WITHIN_S = 60.0
-TASTED = 3_000  # clicks by taste that a first generation needs to be accepted, whatever their times
+TASTED = 3_000  # clicks by taste that a first fit needs to be accepted, whatever their times
 
 
 def until(what: str, is_true: Callable[[], Any], timeout_s: float = 90.0) -> Any:
@@ -72,7 +72,7 @@ def configured(folder: Path, *, kafka: str, topic: str, redis: str, namespace: s
 def two_tastes(count: int, last_ms: int) -> list[tuple[str, str, int]]:
     """Clicks (user, item, time) a millisecond apart, each of them by taste alone; the last is at ``last_ms``.
 
-    For tests that wait for the model: the gate lets the first generation pass whose loss is not worse than
+    For tests that wait for the model: the gate lets the first fit pass whose loss is not worse than
     popularity's, and here popularity knows nothing and a model half of what there is to know. Of clicks
     without a taste the gate refuses one set in twenty, and the next fit is due after minutes of event time.
     """

@@ -150,6 +150,18 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert f"\n  {name} " in done.stdout
 
 
+@pytest.mark.parametrize("group", [(), ("config",), ("dlq",)])
+def test_on_a_narrow_terminal_no_command_is_described_by_half_a_sentence(
+    group: tuple[str, ...], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, commands = shell(*group, "--help").out.partition("Commands:\n")
+    assert commands
+    for line in commands.strip().splitlines():
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
 def test_a_usage_error_exits_with_2(shell: Shell) -> None:
     assert shell("replay").code == 2
     assert shell("nonsense").code == 2
@@ -566,13 +578,14 @@ def saved_by(folder: Path, **meta: object) -> None:
     ("meta", "state", "words"),
     [
         ({}, "ok", "model version 7 in var/trainer/7 goes on"),
+        ({"format": 2}, "ok", "model version 7 in var/trainer/7 goes on"),
         ({"relations": ["view", "click"]}, "warn", "model version 7 in var/trainer/7 goes on: view is gone"),
         ({"relations": ["view"]}, "warn", "click is new and untrained, view is gone"),
         ({"dim": 32}, "fail", "has dim 32, this configuration 64: set model.dim = 32"),
         (
-            {"format": 2},
+            {"format": 3},
             "fail",
-            "has format 2, this version of driftgraph reads 1: run the version that saved it",
+            "has format 3, this version of driftgraph reads 1 and 2: run the version that saved it",
         ),
     ],
 )

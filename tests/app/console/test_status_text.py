@@ -42,6 +42,45 @@ def test_the_newest_checkpoint_and_the_event_ids_are_told() -> None:
     assert "checkpoint" not in text(checkpoint=None), "an older updater wrote the file"
 
 
+AT_MS = 1_783_000_800_000
+
+
+def waits(early: int, regular: int, count: int | None = None, at_ms: int | None = AT_MS) -> dict[str, object]:
+    """So many events of 10,000, of 100 and of 5,000; the quarter of an hour is ``at_ms``."""
+    hour_ms = None if at_ms is None else at_ms + HOUR_MS
+    return {
+        "early": {"events": early, "needed": 10_000, "at_ms": at_ms},
+        "regular": {"events": regular, "needed": 100, "at_ms": hour_ms},
+        "count": None if count is None else {"events": count, "needed": 5_000, "at_ms": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("first_fit", "said"),
+    [
+        (waits(0, 0, at_ms=None), "due once there are events"),
+        (
+            waits(4_213, 4_213),
+            "due once 10,000 events are applied (4,213 so far) and event time passes the next quarter of an "
+            "hour, or when event time passes 2026-07-02 15:00:00+00:00",
+        ),
+        (
+            waits(37, 37, 37),
+            "due once 10,000 events are applied (37 so far) and event time passes the next quarter of an "
+            "hour, or once 5,000 events are applied (37 so far), "
+            "or when event time passes 2026-07-02 15:00:00+00:00 and 100 are applied",
+        ),
+        (waits(10_000, 10_000), "due when event time passes 2026-07-02 14:00:00+00:00"),
+    ],
+)
+def test_what_the_first_fit_waits_for_is_said_while_the_updater_runs(
+    first_fit: dict[str, object], said: str
+) -> None:
+    assert text(first_fit=first_fit)["first fit"] == said
+    assert "first fit" not in text(first_fit=None), "there is a model"
+    assert "first fit" not in text(first_fit=first_fit, state="stopped")
+
+
 def test_an_overdue_checkpoint_says_for_how_long_and_why() -> None:
     one = {**STATUS["checkpoint"], "age_ms": 3 * HOUR_MS, "overdue": True, "reason": "Redis is away"}
     assert text(checkpoint=one)["checkpoint"] == "overdue, the newest, number 7, is 3.0 h old: Redis is away"

@@ -20,6 +20,7 @@ from driftgraph.app.live import updater as updater_module
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import POLL_S, Updater
+from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease, LeaseOwner
@@ -91,7 +92,19 @@ def clicks(partition: int, *hours: float) -> Decoded:
     )
 
 
-def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tuple[Source, dict[str, Any]]:
+class Notes(NoProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said = list[str]()
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def ran(
+    folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int], progress: NoProgress | None = None
+) -> tuple[Source, dict[str, Any]]:
     """The loop until the source ends; the status that it left."""
     settings = load(
         options={"data_dir": str(folder), "relations": {"click": {}}, "time": {"idle_timeout": "10m"}}
@@ -105,15 +118,14 @@ def ran(folder: Path, batches: Sequence[Decoded], costs_ms: Sequence[int]) -> tu
     erasures = DurableErasures(folder / "erasures", key_users, lambda: (0, 0))
     worker = Supervisor(settings, folder, cast(LeaseOwner, None), clock)
     ids = Deduplicator(ids_max=24, for_checkpoints=True)
-    ingest = Ingest(graph, watermark, letters, FitSchedule(1 << 62), dedupe=ids)
+    ingest = Ingest(graph, watermark, letters, FitSchedule(24 * HOUR_MS), dedupe=ids)
     kafka = cast(KafkaSource, source)
     checkpoints = CheckpointTimer(
         WindowCheckpoints(folder / "kept", graph, "one"), [letters.queue], 60_000, clock
     )
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
-    updater = Updater(
-        settings, kafka, ingest, letters, erasures, checkpoints, lease, worker, clock, NoProgress()
-    )
+    shown = progress or NoProgress()
+    updater = Updater(settings, kafka, ingest, letters, erasures, checkpoints, lease, worker, clock, shown)
     updater.run(threading.Event())
     erasures.close()
     letters.close()
@@ -145,6 +157,27 @@ def test_records_without_a_value_that_are_left_out_stand_in_the_status_and_are_l
     _, status = ran(tmp_path / "none", [clicks(0, 1)], [0])
     assert status["ignored_tombstones"] == 0
     assert caplog.text.count("records without a value are ignored") == 1
+
+
+def test_the_status_says_what_the_first_fit_waits_for_until_there_is_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so does the progress, once the window is full."""
+    notes = Notes()
+    monkeypatch.setattr(Source, "caught_up", True)  # by the only batch: no worker is started any more
+    both = np.array([0, 1, 1], np.int32)
+    batch = replace(clicks(0, 9, 8.9, 8.8), batch=replace(clicks(0, 9, 8.9, 8.8).batch, partition=both))
+    _, status = ran(tmp_path, [batch], [0], progress=notes)
+    assert status["first_fit"]["early"]["events"] == 3
+    assert status["first_fit"]["early"]["needed"] == 10_000
+    assert status["first_fit"]["early"]["at_ms"] % 900_000 == 0
+    assert status["first_fit"]["count"] is None
+    [note] = [note for note in notes.said if "no model" in note]
+    assert "its first fit is due once 10,000 events are applied (3 so far)" in note
+    checkpoint.write(tmp_path / "saved" / "trainer", 1, [("trainer.json", b"{}")], {})
+    _, status = ran(tmp_path / "saved", [clicks(0, 9)], [0], progress=notes)
+    assert status["first_fit"] is None
+    assert len([note for note in notes.said if "no model" in note]) == 1
 
 
 def test_the_status_counts_live_events_alone(tmp_path: Path) -> None:

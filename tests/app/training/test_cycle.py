@@ -22,10 +22,10 @@ from driftgraph.app.config import saved_model
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import by_id, trainer_state
-from driftgraph.app.training import loop as worker_process
+from driftgraph.app.training import by_id, loop, trainer_state
 from driftgraph.app.training.by_id import touched_items
-from driftgraph.app.training.cycle import Worker, device_of
+from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.device import device_of
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.gate import Verdict
@@ -66,7 +66,7 @@ def worker_of(
 
 
 def two_cycles(worker: Worker, graph: Heterograph) -> tuple[GenerationReport, PredictionRows]:
-    """A first generation of two thirds of the shop, a second of all; the second's report and predictions."""
+    """A first fit of two thirds of the shop, a second of all; the second's report and predictions."""
     edge = len(SHOP) * 2 // 3
     grow(graph, batch_of(SHOP, 0, edge))
     first, nothing = worker.cycle(graph.moment())
@@ -343,7 +343,7 @@ def test_a_disk_that_does_not_take_the_state_delays_the_publish_and_loses_no_fit
     """The loop goes on, says it, and publishes the same model when there is room again."""
     graph = graph_of([batch_of(SHOP)])
     worker = worker_of(graph, store, checkpoints=tmp_path / "trainer")
-    loop = worker_process._Loop(
+    looking = loop._Loop(
         Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(regular=mark_of(graph))
     )
     full, tries = True, 0
@@ -357,14 +357,14 @@ def test_a_disk_that_does_not_take_the_state_delays_the_publish_and_loses_no_fit
         return write(*args, **named)
 
     monkeypatch.setattr(checkpoint, "write", written)
-    monkeypatch.setattr(worker_process, "REDIS_PAUSES_S", (0,))
+    monkeypatch.setattr(loop, "REDIS_PAUSES_S", (0,))
 
     def wait(_: float) -> bool:
         nonlocal full
         full = tries < 3
         return worker.published > 0 and not worker._lists
 
-    loop.run(wait)
+    looking.run(wait)
     assert tries == 4, "three tries in vain, and one"
     assert worker.trainer.model_version == 1, "one fit"
     assert [one.manifest["made_by"] for one in store.generations() if one.current] == ["model"]
@@ -411,7 +411,7 @@ def test_a_publish_into_an_absent_redis_may_be_tried_again(monkeypatch: pytest.M
             assert EmbeddingReader(client, namespace=NAMESPACE).current() == 1
 
 
-# --- before the first generation -----------------------------------------------------------------------
+# --- before the first model version -----------------------------------------------------------------------
 
 
 def test_before_the_first_generation_lists_are_served_refreshed_and_then_replaced_by_the_model(
@@ -543,20 +543,22 @@ def test_a_state_of_before_the_numbers_had_two_names_goes_on(store: GenerationSt
     )
     grow(graph, batch_of(SHOP))
     settings = settings_of(tmp_path)
-    worker = worker_process._worker(settings, tmp_path / "window", store)
+    worker = loop._worker(settings, tmp_path / "window", store)
     worker.cycle(graph.moment())
     found, _ = checkpoint.latest(tmp_path / "trainer")
     assert found is not None
     meta, facts = json.loads(found.read("trainer.json")), dict(found.facts)
+    del facts["model_hash"], facts["trained_to_ms"]
+    meta["format"] = 1
     meta["generation"], facts["generation"] = meta.pop("model_version"), facts.pop("model_version")
     files = {name: found.read(name) for name in found.files} | {"trainer.json": json.dumps(meta).encode()}
     checkpoint.write(tmp_path / "trainer", found.number + 1, files.items(), facts)
     saved = saved_model.newest(tmp_path)
     assert saved is not None
     assert (meta["generation"], saved.model_version) == (1, 1)
-    again = worker_process._worker(settings, tmp_path / "window", store)
+    again = loop._worker(settings, tmp_path / "window", store)
     assert again.trainer.model_version == 1
-    assert again._model_hash() == worker._model_hash()
+    assert again.model_hash == worker.model_hash
 
 
 def test_a_vector_of_a_former_owner_is_not_given_to_the_new_one(tmp_path: Path) -> None:
@@ -596,7 +598,7 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
         graph.apply(batch)
         graph.expire(int(batch.time_ms.max()))
         graphs.append(graph)
-        return worker_process._worker(settings, tmp_path / name, store)
+        return loop._worker(settings, tmp_path / name, store)
 
     graphs: list[Heterograph] = []
     shop, half = batch_of(SHOP), batch_of(SHOP, 0, len(SHOP) // 2)
@@ -648,7 +650,7 @@ def test_a_worker_goes_on_with_other_relations(
         graph.apply(renamed_batch(batch_of(SHOP), relations))
         graph.expire(int(SHOP.time_ms.max()))
         graphs.append(graph)
-        return worker_process._worker(settings_of(tmp_path, relations), tmp_path / name, store)
+        return loop._worker(settings_of(tmp_path, relations), tmp_path / name, store)
 
     first = opened("one", RELATIONS, (Life("one"),))
     first.cycle(first.graph.moment())
@@ -706,7 +708,7 @@ def test_a_model_of_another_size_is_refused_with_what_it_costs(
     grow(one, batch_of(SHOP))
     settings = settings_of(tmp_path)
     store = cast(GenerationStore, None)
-    worker = worker_process._worker(settings, tmp_path / "window", store)
+    worker = loop._worker(settings, tmp_path / "window", store)
     worker.cycle(worker.graph.moment())
     saved_model.check(settings)
     if not says_heads:
@@ -719,7 +721,7 @@ def test_a_model_of_another_size_is_refused_with_what_it_costs(
         checkpoint.write(tmp_path / "trainer", 2, files.items(), found.facts)
     for refuse in (
         lambda: saved_model.check(settings_of(tmp_path, model=model)),
-        lambda: worker_process._worker(settings_of(tmp_path, model=model), tmp_path / "window", store),
+        lambda: loop._worker(settings_of(tmp_path, model=model), tmp_path / "window", store),
     ):
         with pytest.raises(OtherModelError, match=re.escape(words)) as refused:
             refuse()
@@ -768,7 +770,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
         tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
     settings = settings_of(tmp_path)
-    worker = worker_process._worker(settings, tmp_path / "window", store)
+    worker = loop._worker(settings, tmp_path / "window", store)
     two_cycles(worker, graph)
     worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
     later = int(SHOP.time_ms.max()) + 1_000
@@ -777,7 +779,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
     graph.expire(later + 200)
     report, _ = worker.cycle(graph.moment())
     assert not report.fit.accepted
-    again = worker_process._worker(settings, tmp_path / "window", store)
+    again = loop._worker(settings, tmp_path / "window", store)
     assert (again.since.next, again.seen.next) == (worker.since.next, worker.seen.next)
     assert (again.trainer.fit_count, again.trainer.model_version) == (worker.trainer.fit_count, 2)
 
@@ -792,7 +794,7 @@ class MarkedLoop:
         self.worker, self.marks, self.fits = worker, Marks(), list[Cut]()
         self.meanwhile: Callable[[], None] = lambda: None
         settings = Settings.model_validate({"data_dir": folder})
-        self.loop = worker_process._Loop(settings, worker, lambda: self.marks)
+        self.loop = loop._Loop(settings, worker, lambda: self.marks)
         monkeypatch.setattr(self.loop, "_fit", self._fit)
         worker.published = 1  # or it would publish first
 
@@ -868,11 +870,11 @@ def test_a_fit_is_made_at_its_mark_and_what_came_since_is_published(
     newest_ms = int(SHOP.time_ms.max())
     grow(graph, one_event("newcomer", SHOP.item_ids[0], 0, newest_ms + 1))
     worker = worker_of(graph, store)
-    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
-    loop._fit(mark)
+    looking = loop._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
+    looking._fit(mark)
     assert worker.since == mark.cut
     assert worker.trainer.model_version == there.trainer.model_version == 1
-    assert worker._model_hash() == there._model_hash()
+    assert worker.model_hash == there.model_hash
     assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("newcomer", 1).source == "embedding"
     assert caplog.records == []
 
@@ -888,12 +890,12 @@ def test_a_fit_whose_mark_has_left_the_ring_is_made_at_the_newest_moment(
     with pytest.raises(StaleCut):
         graph.window.check(mark.cut)
     worker = worker_of(graph, None)
-    loop = worker_process._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
-    loop._fit(mark)
+    looking = loop._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks)
+    looking._fit(mark)
     assert "so it is made on the window as it is now; raise window.capacity" in caplog.text
     assert worker.seen == graph.window.cut()
     with pytest.raises(StaleCut):
-        loop._fit(mark)
+        looking._fit(mark)
 
 
 def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
@@ -905,22 +907,22 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
 ) -> None:
     graph = graph_of([batch_of(SHOP)])
     worker, reader = worker_of(graph, store), EmbeddingReader(redis_client, namespace=NAMESPACE)
-    loop = worker_process._Loop(
+    looking = loop._Loop(
         Settings.model_validate({"data_dir": tmp_path}),
         worker,
         lambda: Marks(early=mark_of(graph, early=True)),
     )
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
-    loop._step(graph.moment())
+    looking._step(graph.moment())
     assert reader.recommend(user).source == "co_visitation"
     refuse = Verdict(False, "popularity", "the loss is worse than recent popularity's")
     with monkeypatch.context() as patch:
         patch.setattr("driftgraph.model.trainer.judge", lambda *_, **__: refuse)
-        loop._step(graph.moment())
+        looking._step(graph.moment())
     assert "no new generation: the loss is worse than recent popularity's" in caplog.text
     assert reader.recommend(user).source == "co_visitation"
     before = reader.current()
-    loop._step(graph.moment())
+    looking._step(graph.moment())
     assert reader.current() == before + 1, "the lists are made anew, as popularity has moved on"
     assert reader.recommend(user).source == "co_visitation"
 
@@ -931,7 +933,7 @@ def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
     graph = graph_of([batch_of(SHOP)])
     status = WorkerStatus(tmp_path / "worker.json", SystemClock(), NoProgress())
     worker = Worker(graph, trainer_of(), store, checkpoints=None, status=status)
-    loop = worker_process._Loop(
+    looking = loop._Loop(
         Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(mark_of(graph))
     )
 
@@ -941,12 +943,12 @@ def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
     waits = iter([False] * 5 + [True])
     with monkeypatch.context() as patch:
         patch.setattr(worker, "publish", stale)
-        loop.run(lambda _: next(waits))
+        looking.run(lambda _: next(waits))
     assert caplog.text.count("events leave their ring while the worker reads them") == 1
     told = json.loads((tmp_path / "worker.json").read_bytes())
     assert "raise window.capacity" in told["trouble"]
     waits = iter([False, True])
-    loop.run(lambda _: next(waits))
+    looking.run(lambda _: next(waits))
     assert json.loads((tmp_path / "worker.json").read_bytes())["trouble"] is None
 
 

@@ -135,13 +135,19 @@ def test_after_a_kill_the_next_start_serves_what_was_saved_and_loses_no_fit(
     settings = world.settings(data_dir)
     worker = worker_started(settings, world.folder / "window", epoch=2)
     assert (worker.since.next == worker.graph.moment().cut.next) == is_kept, "what is saved is trained on"
+    is_served = is_switched or not is_kept
+    assert worker.published == (number if is_served else 0), "what is saved and served is not published again"
     steps(settings, worker, 1)
-    _, manifest = served(redis_client)
-    assert (manifest["model_hash"] == world.uncrashed["model_hash"]) == is_kept, "what is saved is served"
+    now, manifest = served(redis_client)
+    assert now == number + (not is_switched), "what is saved is published, or the fit is made again"
     steps(settings, worker, 1)
-    _, manifest = served(redis_client)
+    worker.look(worker.graph.moment())  # as a second later
+    assert served(redis_client) == (now, manifest)
     for name in ("model_hash", "metrics", "evaluated_events", "watermark_ms", "users", "items"):
         assert manifest[name] == world.uncrashed[name], f"{name} is that of a worker that was not killed"
+    generations = GenerationStore(redis_client, namespace=NAMESPACE, epoch=9).generations()
+    hashes = [one.manifest["model_hash"] for one in generations]
+    assert len(set(hashes)) == len(hashes) == 2, "a model has one generation"
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     assert all(reader.trending(relation.name) for relation in RELATIONS)
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=9)

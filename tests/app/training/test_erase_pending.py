@@ -11,8 +11,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import erase_pending
-from driftgraph.app.training import loop as worker_process
+from driftgraph.app.training import erase_pending, loop
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.erase_pending import erasing
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -199,7 +198,7 @@ def test_the_loop_removes_the_file_only_after_redis_did_it(
     worker, graph = trained(store)
     graph.erase([USER])
     pending = pending_in(tmp_path, USER)
-    loop = worker_process._Loop(settings_of(redis_server, tmp_path), worker, Marks)
+    looking = loop._Loop(settings_of(redis_server, tmp_path), worker, Marks)
     erase = store.erase
 
     def absent(users: list[str]) -> None:
@@ -207,11 +206,11 @@ def test_the_loop_removes_the_file_only_after_redis_did_it(
 
     monkeypatch.setattr(store, "erase", absent)
     waits = iter([False, True])
-    loop.run(lambda _: next(waits))
+    looking.run(lambda _: next(waits))
     assert len(pending.waiting(REDIS)) == 1
     assert keys_of(redis_client)
     monkeypatch.setattr(store, "erase", erase)
     waits = iter([False, True])
-    loop.run(lambda _: next(waits))
+    looking.run(lambda _: next(waits))
     assert pending.waiting(REDIS) == []
     assert keys_of(redis_client) == set()

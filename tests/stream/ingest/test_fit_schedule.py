@@ -63,7 +63,7 @@ class Stream:
     def marks(
         self, schedule: FitSchedule, sizes: list[int], start: int = 0, made: int = 1 << 62
     ) -> list[Place]:
-        """In batches of these sizes in turn; the first generation is there after so many marks."""
+        """In batches of these sizes in turn; the first model version is there after so many marks."""
         found, turn, at = list[Place](), 0, start
         while at < len(self.watermarks):
             ends = (len(self.watermarks), *(end for end in self.silence if end > at))
@@ -181,7 +181,7 @@ def mark_at(number: int, *, early: bool = False) -> Mark:
 
 
 def test_who_was_busy_makes_the_fit_of_the_newest_mark_only() -> None:
-    """Of any kind before the first generation, of the regular ones after it."""
+    """Of any kind before the first model version, of the regular ones after it."""
     marks = Marks()
     assert marks.newest(has_model=False) is None
     for number in (1, 2):
@@ -207,3 +207,21 @@ def test_a_restored_schedule_counts_on() -> None:
     watermark_ms, applied = np.full(5, START_MS), np.ones(5, np.bool_)
     assert [due.place for due in schedule.split(watermark_ms, applied)] == [3]
     assert schedule.counted == Counted(205, 2, 2)
+
+
+@given(RUNS, st.integers(0, 30), EVERY_MS, st.sampled_from([None, 7, 120]))
+def test_what_the_first_fit_is_said_to_wait_for_is_where_the_next_mark_is(
+    runs: list[tuple[int, int, bool, int]], unknown: int, every_ms: int, events: int | None
+) -> None:
+    """Asked before each event, by whoever has no model."""
+    stream, schedule = Stream(runs, unknown), FitSchedule(every_ms, events)
+    for watermark_ms, applied in zip(stream.watermarks, stream.applied, strict=True):
+        early, regular, count = waits = schedule.first_fit()
+        is_known = early.at_ms is not None
+        assert (regular.at_ms is not None) == is_known
+        assert (count is None) == (events is None)
+        is_due = is_known and any(
+            one.events >= one.needed and watermark_ms >= (one.at_ms or 0) for one in waits if one is not None
+        )
+        marks = list(schedule.split(np.array([watermark_ms]), np.array([applied])))
+        assert [due.place for due in marks] == [0] * is_due, waits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,22 @@ def test_an_earlier_cut_is_read_as_it_was_until_a_row_changes_hands() -> None:
     assert moment.cut.next == cut.next
     assert live_at(g, moment) == [70]
     assert g.names(USER, g.window.events(moment.cut).user, moment) == ["b"]
+
+
+def test_the_writer_counts_the_owners_of_rows_as_a_reader_sums_them(tmp_path: Path) -> None:
+    """Random events, expiry, rows that are given anew, and erasures."""
+    g, chance = graph(tmp_path), random.Random(3)
+    reader = HeterographView.attach(tmp_path)
+    for n in range(300):
+        now_ms = 1_000 + 7 * n
+        count = 1 + chance.randrange(3)
+        users, items = ([f"{kind}{chance.randrange(9)}" for _ in range(count)] for kind in "ui")
+        g.apply(batch(*((u, i, chance.randrange(2), now_ms) for u, i in zip(users, items, strict=True))))
+        if not chance.randrange(5):
+            g.erase([f"u{chance.randrange(9)}"])
+        g.expire(now_ms)
+        assert g.owners() == reader.owners()
+    assert min(g.owners().changes) > 9, "rows were given anew"
 
 
 def test_an_earlier_cut_that_was_overwritten_is_stale() -> None:

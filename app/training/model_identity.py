@@ -1,0 +1,30 @@
+"""Tells whether a generation in Redis has the vectors that this worker would publish.
+
+Trainer ──► [hash_of_weights, hash_of_configuration] ──► manifest ──► Worker.go_on of a later start
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+
+from torch.nn import Module
+
+from driftgraph.model.trainer import Trainer
+
+
+def hash_of_weights(network: Module) -> str:
+    """Of the weights, which every accepted fit moves: equal for the same model only."""
+    digest = hashlib.sha256()
+    for _, weight in sorted(network.state_dict().items()):
+        digest.update(weight.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def hash_of_configuration(trainer: Trainer) -> str:
+    """Of all else that decides what a worker publishes of the same model: options, relations, our version."""
+    relations = [(relation.name, relation.span_ms) for relation in trainer.relations]
+    parts = [version("driftgraph"), relations, asdict(trainer.options)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
