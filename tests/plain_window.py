@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from driftgraph.stream.arrays import I32, I64, U8, U32
-from driftgraph.stream.window.writer import Cut, Events, Neighborhood, Relation
+from driftgraph.stream.window.writer import (
+    Cut,
+    DistinctNeighborhood,
+    DistinctUnion,
+    Events,
+    Neighborhood,
+    Relation,
+)
 
 USER, ITEM = 0, 1
 GONE = (-1, -1, -(1 << 62))  # an erased event keeps its place in the order of arrival
@@ -98,25 +105,69 @@ class PlainWindow:
         return Cut(self.watermark_ms, tuple(self.first), tuple(len(events) for events in self.kept))
 
     def recent(self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut) -> Neighborhood:
-        cut = self.as_erased(cut)
         shape = (len(nodes), len(self.relations), k)
         neighbor, time = np.zeros(shape, np.uint32), np.zeros(shape, np.int64)
         count = np.zeros(shape[:2], np.int32)
         for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times_ms.tolist(), strict=True)):
-            for r, relation in enumerate(self.relations):
-                oldest_ms = max(before_ms, cut.watermark_ms) - relation.span_ms
-                found = [
-                    (t, s, (i if side == USER else u))
-                    for s, (u, i, t) in enumerate(self.kept[r])
-                    if cut.first[r] <= s < cut.next[r]
-                    and (u if side == USER else i) == node
-                    and oldest_ms <= t < before_ms
-                ]
-                newest = sorted(found, reverse=True)[:k]  # by time, then by arrival
+            for r in range(len(self.relations)):
+                newest = self.newest(side, node, before_ms, r, cut)[:k]
                 count[b, r] = len(newest)
-                for place, (t, _, other) in enumerate(newest):
+                for place, (t, other) in enumerate(newest):
                     neighbor[b, r, place], time[b, r, place] = other, t
         return Neighborhood(neighbor, time, count)
+
+    def newest(self, side: int, node: int, before_ms: int, r: int, cut: Cut) -> list[tuple[int, int]]:
+        """(time, other row) of all events of a node by relation r before a time, newest first."""
+        cut = self.as_erased(cut)
+        oldest_ms = max(before_ms, cut.watermark_ms) - self.relations[r].span_ms
+        found = [
+            (t, s, (i if side == USER else u))
+            for s, (u, i, t) in enumerate(self.kept[r])
+            if cut.first[r] <= s < cut.next[r]
+            and (u if side == USER else i) == node
+            and oldest_ms <= t < before_ms
+        ]
+        return [(t, other) for t, _, other in sorted(found, reverse=True)]  # by time, then by arrival
+
+    def distinct(
+        self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut, looks: int
+    ) -> DistinctNeighborhood:
+        """Of each node and relation the newest ``looks`` · k events are looked at, at most."""
+        shape = (len(nodes), len(self.relations), k)
+        neighbor, time, repeats = (np.zeros(shape, dtype) for dtype in (np.uint32, np.int64, np.int32))
+        count = np.zeros(shape[:2], np.int32)
+        for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times_ms.tolist(), strict=True)):
+            for r in range(len(self.relations)):
+                kept = distinct_of(self.newest(side, node, before_ms, r, cut), k, looks)
+                count[b, r] = len(kept)
+                for place, (other, (t, n)) in enumerate(kept.items()):
+                    neighbor[b, r, place], time[b, r, place], repeats[b, r, place] = other, t, n
+        return DistinctNeighborhood(neighbor, time, count, repeats)
+
+    def distinct_union(
+        self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut, looks: int
+    ) -> DistinctUnion:
+        shape = (len(nodes), k)
+        neighbor, time = np.zeros(shape, np.uint32), np.zeros(shape, np.int64)
+        relation, repeats = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
+        count = np.zeros(len(nodes), np.int32)
+        for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times_ms.tolist(), strict=True)):
+            entries = [
+                (t, r, -place, other, n)
+                for r in range(len(self.relations))
+                for place, (other, (t, n)) in enumerate(
+                    distinct_of(self.newest(side, node, before_ms, r, cut), k, looks).items()
+                )
+            ]
+            newest: dict[int, tuple[int, int, int]] = {}  # time, relation, events by neighbor
+            for t, r, _, other, n in sorted(entries, reverse=True):
+                newest_ms, newest_r, before = newest.get(other, (t, r, 0))
+                newest[other] = newest_ms, newest_r, before + n
+            for place, (other, (t, r, n)) in enumerate(list(newest.items())[:k]):
+                neighbor[b, place], time[b, place] = other, t
+                relation[b, place], repeats[b, place] = r, n
+            count[b] = min(len(newest), k)
+        return DistinctUnion(neighbor, time, relation, repeats, count)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
         cut = self.as_erased(cut)
@@ -148,3 +199,14 @@ class PlainWindow:
         for node, r in zip(events.user if side == USER else events.item, events.relation, strict=True):
             degree[node, r] += 1
         return degree
+
+
+def distinct_of(newest: list[tuple[int, int]], k: int, looks: int) -> dict[int, tuple[int, int]]:
+    """The k first distinct neighbors of (time, neighbor) pairs, each with its first time and its count."""
+    kept: dict[int, tuple[int, int]] = {}
+    for t, other in newest[: looks * k]:
+        first, n = kept.get(other, (t, 0))
+        kept[other] = first, n + 1
+        if len(kept) == k:
+            break
+    return kept

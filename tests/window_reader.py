@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream.window import cut_header
+from driftgraph.stream.window import cut_header, samplers
 from driftgraph.stream.window import writer as windows
-from driftgraph.stream.window.writer import USER, Cut, StaleCut
+from driftgraph.stream.window.writer import USER, Cut, Neighborhood, StaleCut
+from tests.plain_window import distinct_of
 from tests.window_writer import (
     BATCH,
     BATCHES,
@@ -29,7 +30,7 @@ K = 6
 def expected(
     log: Log, cut: Cut, erasures: int, side: int, node: int, before_ms: int, relation: int
 ) -> list[tuple[int, int]]:
-    """(time, other row) of the K most recent, by looking at every event of the cut."""
+    """(time, other row), newest first, by looking at every event of the cut."""
     mine = np.flatnonzero(log[2] == relation)
     at_erasure = int(np.searchsorted(mine, erasures * ERASE_EVERY * BATCH))
     first = max(cut.first[relation], at_erasure - RELATIONS[relation].capacity)  # truncated by then
@@ -41,8 +42,14 @@ def expected(
     oldest_ms = max(before_ms, watermark_ms) - RELATIONS[relation].span_ms
     times = log[3][mine]
     mine = mine[(own[mine] == node) & (times < before_ms) & (times >= oldest_ms)]
-    newest = mine[np.lexsort((mine, log[3][mine]))][::-1][:K]
+    newest = mine[np.lexsort((mine, log[3][mine]))][::-1]
     return list(zip(log[3][newest].tolist(), other[newest].tolist(), strict=True))
+
+
+def pairs(near: Neighborhood, b: int, r: int) -> list[tuple[int, int]]:
+    """(time, other row) of what a sampler gave."""
+    n = near.count_BR[b, r]
+    return list(zip(near.time_ms_BRK[b, r, :n].tolist(), near.neighbor_BRK[b, r, :n].tolist(), strict=True))
 
 
 def main() -> None:
@@ -50,7 +57,8 @@ def main() -> None:
     folder, log = Path(sys.argv[1]), log_of(int(sys.argv[2]))
     rng = np.random.default_rng(int(sys.argv[3]))
     view = windows.attach(folder)
-    view.recent(USER, np.zeros(1, np.uint32), np.ones(1, np.int64), K, view.cut())  # compiled from here on
+    for sampler in (view.recent, view.distinct):
+        sampler(USER, np.zeros(1, np.uint32), np.ones(1, np.int64), K, view.cut())  # compiled from here on
     print("ready", flush=True)
     total = BATCHES * BATCH
     answers, stale, cuts = 0, 0, list[Cut]()
@@ -64,6 +72,7 @@ def main() -> None:
         erasures = cut_header.erasures(view._arrays.header)
         try:
             near = view.recent(side, nodes, times, K, cut)
+            distinct = view.distinct(side, nodes, times, K, cut)
         except StaleCut:
             stale += 1
             cuts = [newest]
@@ -72,12 +81,13 @@ def main() -> None:
             continue  # it is exact, but for how many erasures nobody can say
         for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times.tolist(), strict=True)):
             for r in range(len(RELATIONS)):
-                n = near.count_BR[b, r]
-                pairs = zip(
-                    near.time_ms_BRK[b, r, :n].tolist(), near.neighbor_BRK[b, r, :n].tolist(), strict=True
-                )
+                asked = cut, side, node, before_ms, r
                 wanted = expected(log, cut, erasures, side, node, before_ms, r)
-                assert list(pairs) == wanted, (cut, side, node, before_ms, r, wanted)
+                assert pairs(near, b, r) == wanted[:K], (asked, wanted)
+                kept = distinct_of(wanted, K, samplers.LOOKS)
+                assert pairs(distinct, b, r) == [(t, other) for other, (t, _) in kept.items()], asked
+                repeats = distinct.repeats_BRK[b, r, : len(kept)].tolist()
+                assert repeats == [n for _, n in kept.values()], asked
                 answers += 1
         if sum(newest.next) == total:
             print(answers, stale, flush=True)

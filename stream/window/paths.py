@@ -36,7 +36,8 @@ from driftgraph.stream.window import path_kernels, path_steps
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.path_kernels import AGE_BUCKETS, RANK_BUCKETS
 from driftgraph.stream.window.path_steps import SCAN
-from driftgraph.stream.window.view import Cut, WindowView, in_parallel
+from driftgraph.stream.window.samplers import in_parallel
+from driftgraph.stream.window.view import Cut, WindowView
 
 __all__ = [
     "AGE_BUCKETS",

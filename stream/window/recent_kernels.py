@@ -105,6 +105,26 @@ def look_at(words: U32, pointer: int) -> int:
     return pointer - 1
 
 
+@helper
+def is_taken(lists: Side, rings: Rings, walks: I64, at: int, slot: int, time_ms: int) -> bool:
+    """Whether ``slot``, an event of ``time_ms``, is in the relation's span and ``usable``."""
+    now_ms = max(load(walks, at + BEFORE_MS), rings.watermark_ms)
+    if time_ms < now_ms - load(rings.span_ms, load(walks, at + RELATION)):
+        return False
+    return usable(lists, rings, walks, at, slot)
+
+
+@helper
+def step_on(lists: Side, walks: I64, at: int, slot: int, time_ms: int, offset: int) -> bool:
+    """Go from ``slot`` on to the next older event of the list; false if there is none."""
+    pointer = np.int64(load(lists.words, slot * WORDS + PREV + lists.side))
+    if pointer == 0:
+        return False
+    walks[at + SLOT] = look_at(lists.words, pointer)
+    walks[at + AT_MS], walks[at + AT_OFFSET] = time_ms, offset
+    return True
+
+
 @kernel
 def find(lists: Side, rings: Rings, scratch: Scratch, count: int) -> int:
     """Walk to each list's newest event before its time. O(log² degree) expected rounds.
@@ -159,9 +179,7 @@ def _take(lists: Side, rings: Rings, fanout: I64, found: Found, scratch: Scratch
             at = load(going, j)
             slot, r = load(walks, at + SLOT), load(walks, at + RELATION)
             time_ms = load(times, slot * TIMES + TIME)
-            if time_ms < max(load(walks, at + BEFORE_MS), rings.watermark_ms) - load(rings.span_ms, r):
-                continue
-            if not usable(lists, rings, walks, at, slot):
+            if not is_taken(lists, rings, walks, at, slot, time_ms):
                 continue
             offset = offset_of(slot, load(rings.start, r), load(rings.capacity, r))
             if offset < load(rings.length, r):
@@ -172,14 +190,41 @@ def _take(lists: Side, rings: Rings, fanout: I64, found: Found, scratch: Scratch
                 count_N[number] = taken + 1
                 if taken + 1 == load(fanout, r):
                     continue
-            pointer = np.int64(load(words, slot * WORDS + PREV + side))
-            if pointer == 0:
-                continue
-            walks[at + SLOT] = look_at(words, pointer)
-            walks[at + AT_MS], walks[at + AT_OFFSET] = time_ms, offset
-            going[kept] = at
-            kept += 1
+            if step_on(lists, walks, at, slot, time_ms, offset):
+                going[kept] = at
+                kept += 1
         count = kept
+
+
+@kernel
+def found_lists(lists: Side, rings: Rings, seeds: Seeds, scratch: Scratch, begin: int, end: int) -> int:
+    """Begin the walks of the seeds from ``begin`` to ``end``, and search each for its newest event.
+
+    The result is the number of lists that have such an event. ``going`` names them, with the event at SLOT.
+    """
+    words, heads = lists.words, lists.heads
+    nodes, before_ms, fanout, row_count = seeds
+    walks, going = scratch
+    relation_count = len(rings.start)
+    for b in range(begin, end):
+        prefetch(heads, np.int64(nodes[b]) * relation_count * HEAD_WORDS)
+    count = 0
+    for b in range(begin, end):
+        node = np.int64(nodes[b])
+        if node >= row_count:
+            continue
+        for r in range(relation_count):
+            pointer = np.int64(load_acquire(heads, (node * relation_count + r) * HEAD_WORDS))
+            if pointer == 0 or load(rings.length, r) == 0 or load(fanout, r) == 0:
+                continue
+            at = count * WALK_WORDS
+            walks[at + NUMBER], walks[at + NODE], walks[at + RELATION] = b * relation_count + r, node, r
+            walks[at + BEFORE_MS] = before_ms[b]
+            walks[at + AT_MS], walks[at + AT_OFFSET] = END_OF_TIME, END_OF_TIME
+            walks[at + SLOT], walks[at + LONG] = look_at(words, pointer), -1
+            going[count] = at
+            count += 1
+    return find(lists, rings, scratch, count)
 
 
 @kernel
@@ -188,30 +233,8 @@ def recent_events(lists: Side, rings: Rings, seeds: Seeds, found: Found, scratch
 
     ``WindowView.recent`` says which neighbors these are.
     """
-    words, heads = lists.words, lists.heads
-    nodes, before_ms, fanout, row_count = seeds
-    walks, going = scratch
-    relation_count = len(rings.start)
-    seeds_at_once = max(1, BLOCK // relation_count)
-    for begin in range(0, len(nodes), seeds_at_once):
-        end = min(begin + seeds_at_once, len(nodes))
-        for b in range(begin, end):
-            prefetch(heads, np.int64(nodes[b]) * relation_count * HEAD_WORDS)
-        count = 0
-        for b in range(begin, end):
-            node = np.int64(nodes[b])
-            if node >= row_count:
-                continue
-            for r in range(relation_count):
-                pointer = np.int64(load_acquire(heads, (node * relation_count + r) * HEAD_WORDS))
-                if pointer == 0 or load(rings.length, r) == 0 or load(fanout, r) == 0:
-                    continue
-                at = count * WALK_WORDS
-                walks[at + NUMBER], walks[at + NODE], walks[at + RELATION] = b * relation_count + r, node, r
-                walks[at + BEFORE_MS] = before_ms[b]
-                walks[at + AT_MS], walks[at + AT_OFFSET] = END_OF_TIME, END_OF_TIME
-                walks[at + SLOT], walks[at + LONG] = look_at(words, pointer), -1
-                going[count] = at
-                count += 1
-        count = find(lists, rings, scratch, count)
-        _take(lists, rings, fanout, found, scratch, count)
+    seeds_at_once = max(1, BLOCK // len(rings.start))
+    for begin in range(0, len(seeds.node), seeds_at_once):
+        end = min(begin + seeds_at_once, len(seeds.node))
+        count = found_lists(lists, rings, seeds, scratch, begin, end)
+        _take(lists, rings, seeds.fanout, found, scratch, count)

@@ -8,29 +8,31 @@ There is no lock: a reader works at a cut, and learns at the end whether the cut
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
 from driftgraph.stream.arrays import I32, I64, U8, U32
-from driftgraph.stream.kernels.hashing import GOLDEN, fold
-from driftgraph.stream.window import adjacency, cut_header, recent_kernels
+from driftgraph.stream.window import adjacency, cut_header, samplers
 from driftgraph.stream.window.adjacency import ITEM, USER, Side
+from driftgraph.stream.window.recent_kernels import Rings
+from driftgraph.stream.window.samplers import (
+    DistinctNeighborhood,
+    DistinctUnion,
+    Lists,
+    Neighborhood,
+    Question,
+)
 from driftgraph.stream.window.shared_files import ANEW, Folder, Life, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
 EVENTS_MAX = (1 << 31) - 1  # of one node and relation: what a head can count
 ERASURE_WAITS_MAX, ERASURE_WAIT_S = 1_000, 0.001  # an erasure takes the writer a fraction of one wait
-THREADS = min(os.cpu_count() or 1, 8)
 Answer = TypeVar("Answer")
-SEEDS_PER_THREAD = 4_096  # with fewer, a thread costs more than it saves
 
 
 class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again at a newer cut
@@ -72,18 +74,6 @@ class Cut:
     watermark_ms: int
     first: tuple[int, ...]
     next: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Neighborhood:
-    """Recent neighbors. Shape suffixes: B seeds, R relations, K neighbors, newest first.
-
-    The first ``count_BR[b, r]`` of the K are real; the others are zeros.
-    """
-
-    neighbor_BRK: U32
-    time_ms_BRK: I64
-    count_BR: I32
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,44 +222,52 @@ class WindowView:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        fanout = self._fanout(k)
-        if len(nodes) != len(times_ms):
-            raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
-        nodes = np.ascontiguousarray(nodes, np.uint32)
-        times_ms = np.ascontiguousarray(times_ms, np.int64)
-        return self.answered(cut, partial(self._recent, side, nodes, times_ms, fanout))
+        question = self._question(nodes, times_ms, k)
+        return self.answered(cut, lambda seen: samplers.recent(self._lists(side, seen), question))
 
-    def _fanout(self, k: int | Sequence[int]) -> I64:
+    def distinct(
+        self, side: int, nodes: U32, times_ms: I64, k: int | Sequence[int], cut: Cut
+    ) -> DistinctNeighborhood:
+        """As ``recent``, but the k newest distinct neighbors: each once, with its newest time and its count.
+
+        Events are looked at from the newest on, until the k-th distinct neighbor is found, and at most
+        ``samplers.LOOKS`` · k of a node and relation, so that a hub or a bot costs no more. The count of a
+        neighbor is the number of its events among those that were looked at.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        question = self._question(nodes, times_ms, k)
+        return self.answered(cut, lambda seen: samplers.distinct(self._lists(side, seen), question))
+
+    def distinct_union(self, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut) -> DistinctUnion:
+        """The k newest distinct neighbors over all relations together, of those that ``distinct`` gives.
+
+        A count is the sum of its counts by relation. Of one time, the later relation comes first.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        question = self._question(nodes, times_ms, k)
+        return self.answered(cut, lambda seen: samplers.distinct_union(self._lists(side, seen), question))
+
+    def _question(self, nodes: U32, times_ms: I64, k: int | Sequence[int]) -> Question:
         fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
         if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
             raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
-        return fanout
+        if len(nodes) != len(times_ms):
+            raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
+        nodes = np.ascontiguousarray(nodes, np.uint32)
+        return Question(nodes, np.ascontiguousarray(times_ms, np.int64), fanout)
 
-    def _recent(self, side: int, nodes: U32, times_ms: I64, fanout: I64, cut: Cut) -> Neighborhood:
-        shape = (len(nodes), len(self.relations), int(fanout.max(initial=0)))
-        result = Neighborhood(
-            np.zeros(shape, np.uint32), np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
-        )
-        rings = self.rings(cut)
-        rows = self.rows(side)  # the heads of later rows may have no room on the disk yet
+    def _lists(self, side: int, cut: Cut) -> Lists:
+        return Lists(self.sides[side], self.rings(cut), self.rows(side))
 
-        def fill(part: slice) -> None:
-            seeds = recent_kernels.Seeds(nodes[part], times_ms[part], fanout, rows)
-            found = recent_kernels.Found(
-                result.neighbor_BRK[part].reshape(-1),
-                result.time_ms_BRK[part].reshape(-1),
-                result.count_BR[part].reshape(-1),
-            )
-            recent_kernels.recent_events(self.sides[side], rings, seeds, found, recent_kernels.scratch())
-
-        in_parallel(fill, len(nodes), SEEDS_PER_THREAD)
-        return result
-
-    def rings(self, cut: Cut) -> recent_kernels.Rings:
+    def rings(self, cut: Cut) -> Rings:
         """The rings as of the cut, as kernels take them."""
         first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
         start = self._base + first % self._capacity
-        return recent_kernels.Rings(
+        return Rings(
             start, self._capacity, first, next_ - first, self._span_ms, self._reserved, cut.watermark_ms
         )
 
@@ -292,11 +290,12 @@ class WindowView:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        fanout = self._fanout(k)
+        question = self._question(nodes, times_ms, k)
+        fanout = question.fanout
         if pool < fanout.max(initial=0):
             raise ValueError(f"pool must be at least k ({int(fanout.max())}), got {pool}")
         drawn_from = self.recent(side, nodes, times_ms, np.where(fanout > 0, pool, 0).tolist(), cut)
-        return _drawn(drawn_from, nodes, times_ms, fanout)
+        return samplers.drawn(drawn_from, question)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
         """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
@@ -359,39 +358,3 @@ class WindowView:
         node = (events.user if side == USER else events.item).astype(np.int64)
         flat = np.bincount(node * relation_count + events.relation, minlength=rows * relation_count)
         return flat.astype(np.int32).reshape(rows, relation_count)
-
-
-def _drawn(pool: Neighborhood, nodes: U32, times_ms: I64, fanout: I64) -> Neighborhood:
-    """The neighbors of ``pool`` whose hashes are lowest, as many as each relation's fanout."""
-    place_P = np.arange(pool.neighbor_BRK.shape[2])
-    chance_BRP = np.zeros(pool.neighbor_BRK.shape, np.uint64)
-    seeds = (nodes[:, None, None], times_ms[:, None, None])
-    fold((*seeds, pool.neighbor_BRK, pool.time_ms_BRK, place_P), GOLDEN, into=chance_BRP)
-    chance_BRP[place_P >= pool.count_BR[:, :, None]] = np.iinfo(np.uint64).max
-    width = int(fanout.max(initial=0))
-    chosen = np.argsort(chance_BRP, axis=2)[:, :, :width]
-    count = np.minimum(pool.count_BR, fanout).astype(np.int32)
-    behind = np.arange(width) >= count[:, :, None]
-    chosen[behind] = len(place_P)  # sorts them to the end
-    chosen.sort(axis=2)
-    chosen[behind] = 0
-    neighbor: U32 = np.take_along_axis(pool.neighbor_BRK, chosen, 2)
-    time_ms: I64 = np.take_along_axis(pool.time_ms_BRK, chosen, 2)
-    neighbor[behind] = 0
-    time_ms[behind] = 0
-    return Neighborhood(neighbor, time_ms, count)
-
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def in_parallel(work: Callable[[slice], Answer], total: int, per_thread: int) -> list[Answer]:
-    """``work(slice)`` over ``total`` rows in order, on as many threads as have ``per_thread`` rows each."""
-    global _pool  # noqa: PLW0603  # one pool a process, made when first needed
-    parts = min(THREADS, max(1, total // per_thread))
-    if parts == 1:
-        return [work(slice(0, total))]
-    if _pool is None:
-        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="window")
-    edges = [total * i // parts for i in range(parts + 1)]
-    return list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))

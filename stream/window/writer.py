@@ -19,6 +19,7 @@ import numpy as np
 from driftgraph.stream.arrays import I64, U8, U32, Mask
 from driftgraph.stream.window import adjacency, cut_header, live_count, ring
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.samplers import DistinctNeighborhood, DistinctUnion, Neighborhood
 from driftgraph.stream.window.shared_files import (
     FORMAT,
     Description,
@@ -35,15 +36,15 @@ from driftgraph.stream.window.view import (
     Arrays,
     Cut,
     Events,
-    Neighborhood,
     Relation,
     StaleCut,
     WindowView,
 )
 
 __all__ = [
-    "EVENTS_MAX", "ITEM", "USER", "Cut", "Events", "Neighborhood", "Relation", "StaleCut", "Window",
-    "WindowError", "WindowView", "attach", "create", "describe", "in_memory",
+    "EVENTS_MAX", "ITEM", "USER", "Cut", "DistinctNeighborhood", "DistinctUnion", "Events", "Neighborhood",
+    "Relation", "StaleCut", "Window", "WindowError", "WindowView", "attach", "create", "describe",
+    "in_memory",
 ]  # fmt: skip
 
 HEADS, VERSIONS = ("user_heads", "item_heads"), ("user_versions", "item_versions")  # files, by side

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftgraph.stream.window import live_count
+from driftgraph.stream.window import live_count, samplers
 from driftgraph.stream.window import writer as window_module
 from driftgraph.stream.window.view import EVENTS_MAX
 from driftgraph.stream.window.writer import (
     ITEM,
     USER,
     Cut,
+    DistinctUnion,
     Neighborhood,
     Relation,
     StaleCut,
@@ -94,15 +95,18 @@ class Pair:
         for side in (USER, ITEM):
             seeds = np.tile(times_ms, ROWS)
             same(self.real.recent(side, nodes, seeds, k, cut), self.plain.recent(side, nodes, seeds, k, cut))
+            question = side, nodes, seeds, k, cut
+            same(self.real.distinct(*question), self.plain.distinct(*question, samplers.LOOKS))
+            same(self.real.distinct_union(*question), self.plain.distinct_union(*question, samplers.LOOKS))
         ours, theirs = self.real.events(cut), self.plain.events(cut)
         for name in ("user", "item", "relation", "time_ms"):
             assert getattr(ours, name).tolist() == getattr(theirs, name).tolist(), name
 
 
-def same(ours: Neighborhood, theirs: Neighborhood) -> None:
-    assert ours.count_BR.tolist() == theirs.count_BR.tolist()
-    assert ours.time_ms_BRK.tolist() == theirs.time_ms_BRK.tolist()
-    assert ours.neighbor_BRK.tolist() == theirs.neighbor_BRK.tolist()
+def same(ours: Neighborhood | DistinctUnion, theirs: Neighborhood | DistinctUnion) -> None:
+    assert type(ours) is type(theirs)
+    for column in fields(ours):
+        assert getattr(ours, column.name).tolist() == getattr(theirs, column.name).tolist(), column.name
 
 
 event = st.tuples(
