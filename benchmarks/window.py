@@ -1,4 +1,4 @@
-"""The window beside its peers: append, late append, expire, recent-K, memory, and whether answers are right.
+"""The window beside its peers: append, expire, recent-K, distinct-K, memory, and whether answers are right.
 
     python benchmarks/window.py [--json] [--quick] [--events 1,10,50] [--peers dgl,scipy] [--picture FILE.png]
     python benchmarks/window.py --scale article [--json]
@@ -35,6 +35,7 @@ from benchmarks.peers import BATCH, USER, K, MissingPeer, Store
 from benchmarks.peers.ours import SPAN_MS, Ours
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import START_MS, STREAM_MS, Shop, Traffic, draw, joined, made_late, seeds
+from benchmarks.window_distinct import measure_distinct
 from benchmarks.window_flat import measure_flatness
 from benchmarks.window_hub import measure_hubs
 
@@ -77,7 +78,9 @@ def main() -> None:
         draw_costs(figures["sizes"], given.picture)
     _say("hubs", note=not given.json)
     figures["hubs"], beside_hubs = measure_hubs(0.1 if given.quick else 1)
-    required = [*_required(figures, names), *beside_hubs]
+    _say("distinct neighbors", note=not given.json)
+    figures["distinct"], beside_recent = measure_distinct(0.1 if given.quick else 1)
+    required = [*_required(figures, names), *beside_hubs, *beside_recent]
     if max(sizes) >= 2 * min(sizes):
         _say("flatness", note=not given.json)
         figures["flatness"], flat = measure_flatness(min(sizes), max(sizes))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from driftgraph.stream.arrays import I32, I64, U8, U32
+from driftgraph.stream.arrays import I32, I64, U8, U16, U32
 from driftgraph.stream.kernels.atomics import load
 from driftgraph.stream.kernels.compile import helper, kernel
 from driftgraph.stream.window.adjacency import TIME, TIMES, WORDS, Side, offset_of
@@ -60,7 +60,7 @@ class Tables(NamedTuple):
     An entry is the neighbor's place among the kept ones + 1; 0 is free. At least half of a table is free.
     """
 
-    entry_T: I32
+    entry_T: U16
     size: int  # of one table, a power of two
     shift: int  # from 32 bits of hash to an entry
 
@@ -68,7 +68,7 @@ class Tables(NamedTuple):
 def tables(width: int, count: int = BLOCK) -> Tables:
     """``count`` tables for up to ``width`` neighbors each."""
     bits = max(2 * width - 1, 1).bit_length()
-    return Tables(np.zeros(count << bits, np.int32), 1 << bits, 32 - bits)
+    return Tables(np.zeros(count << bits, np.uint16), 1 << bits, 32 - bits)
 
 
 @helper
