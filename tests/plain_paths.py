@@ -42,7 +42,7 @@ def plain_paths(
     if given is None:
         history = history_of(events, user, shape)
     else:
-        history = [(before_ms, 0, 0, user, item) for item in given[: shape.history]]
+        history = [(before_ms, 0, 0, user, item) for item in list(dict.fromkeys(given))[: shape.history]]
     visits = [
         (place, rank, visit)
         for place, via in enumerate(history)

@@ -193,8 +193,9 @@ def sums_from(
 ) -> PathSums:  # fmt: skip
     """As ``sums``, from given histories: items ``bounds_N1[n]`` to ``bounds_N1[n + 1]``, newest first.
 
-    The first ``Shape.history`` of each are taken. There is no user: no visitor is left out, and the tables
-    ``via_age`` and ``via_relation`` do not count. One item alone has the items near it at the ends.
+    The first ``Shape.history`` distinct items of each are taken. There is no user: no visitor is left out,
+    and the tables ``via_age`` and ``via_relation`` do not count. One item alone has the items near it at the
+    ends.
     """
     bounds_N1 = np.ascontiguousarray(bounds_N1, np.int64)
     times_ms = np.ascontiguousarray(times_ms, np.int64)
