@@ -42,7 +42,7 @@ def plain_paths(
     if given is None:
         history = history_of(events, user, shape)
     else:
-        history = [(before_ms, 0, 0, user, item) for item in given[: shape.history]]
+        history = [(before_ms, 0, 0, user, item) for item in list(dict.fromkeys(given))[: shape.history]]
     visits = [
         (place, rank, visit)
         for place, via in enumerate(history)
@@ -88,7 +88,7 @@ def plain_sums(
     found: dict[int, list[float]] = {}
 
     def bucket(number: float, table: np.ndarray) -> int:
-        return min(int(np.log2(1 + number)), table.shape[1] - 1)
+        return int(min(np.log2(1 + number), table.shape[1] - 1))
 
     for item, place, lag, via, rank, via_relation, relation, via_age, gap, age in paths:
         total = found.setdefault(item, [0.0] * len(tables.place))

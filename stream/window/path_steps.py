@@ -95,21 +95,49 @@ def room(limits: Limits, relation_count: int) -> Room:
 
     table = 1 << (2 * visits - 1).bit_length()
     return Room(
-        room_for(together, relation_count), numbers(together), *(numbers(limits.history) for _ in range(4)),
-        *(numbers(visits) for _ in range(6)), numbers(visits * (2 * limits.lag + 1)), numbers(visits),
-        *(numbers(visits) for _ in range(3)), numbers(BLOCK * (limits.reach + limits.lag)),
-        numbers(BLOCK), numbers(BLOCK), np.empty(table, np.int32), np.empty(table, np.int32),
-    )  # fmt: skip
+        walk=room_for(together, relation_count),
+        going=numbers(together),
+        via=numbers(limits.history),
+        via_ms=numbers(limits.history),
+        via_relation=numbers(limits.history),
+        visit_count=numbers(limits.history),
+        visitor=numbers(visits),
+        visit_slot=numbers(visits),
+        visit_ms=numbers(visits),
+        chance=numbers(visits),
+        next_visit=numbers(visits),
+        position=numbers(visits),
+        near=numbers(visits * (2 * limits.lag + 1)),
+        chosen=numbers(visits),
+        walked=numbers(visits),
+        pending=numbers(visits),
+        first_visit=numbers(visits),
+        sequence=numbers(BLOCK * (limits.reach + limits.lag)),
+        seen=numbers(BLOCK),
+        wanted=numbers(BLOCK),
+        visit_table=np.empty(table, np.int32),
+        visitor_table=np.empty(table, np.int32),
+    )
+
+
+@helper
+def _is_known(room: Room, count: int, item: int) -> bool:  # pragma: no cover - compiled
+    """Whether the item is among the first ``count`` of the history."""
+    known = False
+    for k in range(count):
+        known |= load(room.via, k) == item
+    return known
 
 
 @kernel
 def history_of(lists: Lists, targets: Targets, n: int, limits: Limits, room: Room) -> int:  # pragma: no cover
     """Fill in the items of target ``n``, newest first, and return how many there are."""
     if len(targets.bounds) > 0:
-        first = targets.bounds[n]
-        count = min(targets.bounds[n + 1] - first, limits.history)
-        for k in range(count):
-            room.via[k] = targets.given[first + k]
+        count = 0
+        for at in range(targets.bounds[n], targets.bounds[n + 1]):
+            if count < limits.history and not _is_known(room, count, np.int64(targets.given[at])):
+                room.via[count] = targets.given[at]
+                count += 1
         return count
     side, rings, before_ms = lists.users, lists.rings, targets.before_ms[n]
     user = np.int64(targets.user[n])
@@ -120,10 +148,7 @@ def history_of(lists: Lists, targets: Targets, n: int, limits: Limits, room: Roo
         if slot < 0:
             break
         item = np.int64(load(side.words, slot * WORDS + ITEM))
-        known = False
-        for k in range(count):
-            known |= load(room.via, k) == item
-        if not known:
+        if not _is_known(room, count, item):
             room.via[count], room.via_ms[count], room.via_relation[count] = item, time_ms, r
             count += 1
             if count == limits.history:

@@ -194,8 +194,9 @@ def sums_from(
 ) -> PathSums:  # fmt: skip
     """As ``sums``, from given histories: items ``bounds_N1[n]`` to ``bounds_N1[n + 1]``, newest first.
 
-    The first ``Shape.history`` of each are taken. There is no user: no visitor is left out, and the tables
-    ``via_age`` and ``via_relation`` do not count. One item alone has the items near it at the ends.
+    The first ``Shape.history`` distinct items of each are taken. There is no user: no visitor is left out,
+    and the tables ``via_age`` and ``via_relation`` do not count. One item alone has the items near it at the
+    ends.
     """
     bounds_N1 = np.ascontiguousarray(bounds_N1, np.int64)
     times_ms = np.ascontiguousarray(times_ms, np.int64)
@@ -219,13 +220,13 @@ def _sums(
         raise ValueError(f"item_weight must be [rows] or [{variants}, rows], got {np.shape(item_weight)}")
     item_rows = by_variant.shape[1]
     weights = path_kernels.Weights(
-        *(
-            np.ascontiguousarray(getattr(tables, one.name).T, np.float64).reshape(-1)
+        **{
+            one.name: np.ascontiguousarray(getattr(tables, one.name).T, np.float64).reshape(-1)
             for one in fields(tables)
-        ),
-        by_variant.reshape(-1),
-        item_rows,
-        item_rows if len(by_variant) > 1 else 0,
+        },
+        item=by_variant.reshape(-1),
+        item_rows=item_rows,
+        item_stride=item_rows if len(by_variant) > 1 else 0,
     )
     rows = max(shape.limits().rows, ROWS_AT_ONCE // variants)
 
@@ -283,7 +284,7 @@ def _answer(
         sides, rows = view.sides, (view.rows(USER), view.rows(ITEM))
         lists = path_steps.Lists(sides[USER], sides[ITEM], view.rings(seen), *rows)
         parts = in_parallel(partial(fill, lists), len(targets.user), TARGETS_PER_THREAD)
-        found = zip(*(copy for copies, _ in parts for copy in copies), strict=True)
+        found: list[Any] = list(zip(*(copy for copies, _ in parts for copy in copies), strict=True))
         counts = np.concatenate([done.count_N for _, done in parts])
         left_out_N = np.concatenate([done.left_out_N for _, done in parts])
         return (
