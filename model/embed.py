@@ -92,9 +92,14 @@ def embed(encoder: Encoder) -> Embedding:
 
 def popularity_now(events: Events, view: WindowView, network: MBGNN) -> Popularity:
     """Popularity right after the newest of ``events``."""
-    popularity = Popularity(half_lives_ms(view.relations, network.options), view.rows(ITEM))
+    popularity = popularity_of(view, network)
     popularity.advance(events, int(events.time_ms[-1]) + 1 if len(events) else 0)
     return popularity
+
+
+def popularity_of(view: WindowView, network: MBGNN) -> Popularity:
+    """Popularity before the first event, with the half-lives that the network takes."""
+    return Popularity(half_lives_ms(view.relations, network.options), view.rows(ITEM))
 
 
 def newest_events(rows: U32, time_ms: I64) -> tuple[U32, I64]:

@@ -1,10 +1,12 @@
 """Test, then train: how well the serving model ranks the events that it is about to be trained on.
 
     events of [since, cut) ──► [evaluate] by model version n ──► Evaluation ──► manifest, report
+                                     └──► Lessons ──► the scorer, in the fit that follows
 
-A target is the first contact of a user and an item. It competes with every item that was live at ``since``
-and that the user had not touched. Users are as of their event, from strictly earlier events; items are as
-published, because that is what readers rank. Ties count at their mean rank.
+A target is the first contact of a user and an item. It competes with every item that was seen before it and
+that the user had not touched. Everything is as of the target's time, from strictly earlier events: users,
+popularity, paths. The vectors of items are as published, because that is what readers rank; an item that has
+come since has a vector from its users so far. Ties count at their mean rank.
 """
 
 from __future__ import annotations
@@ -13,70 +15,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from driftgraph.model.bank import Bank, later_of
 from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.co_visitation import Histories
-from driftgraph.model.embed import Embedding, Encoder
-from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, take
+from driftgraph.model.embed import Encoder, popularity_of
+from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, take
+from driftgraph.model.published import Published
+from driftgraph.model.ranking import Stage, best_of, joined, ranks_of
+from driftgraph.model.scorer import PARTS, Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
-NO_ITEM = np.uint32(0xFFFF_FFFF)  # in predictions, where fewer items compete than places
-SCORE_CHUNK = 256  # users ranked at once, against all candidates
+CHUNK = 256  # targets ranked at once, against all candidates
+CELLS_MAX = 1 << 23  # of a chunk's scores: fewer targets at once in a large catalog
+NEW_BIAS = 0.1  # of published items' biases: the quantile that an item without a vector gets
 HEAD_SHARE = 0.5  # the head are the items that made this share of the events before
 
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """Vectors as they were published, by row; a row that has changed its owner since is unknown.
-
-    ``user_rows`` is empty where only the items are kept. Rows ascend.
-    """
-
-    user_rows: I64
-    user: F32
-    user_version: I64
-    item_rows: I64
-    item: F32
-    item_version: I64
-
-    @classmethod
-    def of(cls, embedding: Embedding, versions: tuple[U32, U32], *, with_users: bool) -> Published:
-        """Keep what an embedding publishes, with the owners of the rows at that time (users, items)."""
-        users = slice(None) if with_users else slice(0)
-        return cls(
-            embedding.user_rows[users].astype(np.int64),
-            embedding.user[users],
-            versions[USER][embedding.user_rows[users]].astype(np.int64),
-            embedding.item_rows.astype(np.int64),
-            embedding.item,
-            versions[ITEM][embedding.item_rows].astype(np.int64),
-        )
-
-    def users(self, rows: U32, version: U32) -> tuple[F32, Mask]:
-        """[n, D] and whether each is known; zeros where not."""
-        return _look_up(self.user_rows, self.user, self.user_version, rows, version)
-
-    def items(self, rows: U32, version: U32) -> tuple[F32, Mask]:
-        """[n, D] and whether each is known; zeros where not."""
-        return _look_up(self.item_rows, self.item, self.item_version, rows, version)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """As tensors."""
-        return {name: torch.from_numpy(getattr(self, name)) for name in PUBLISHED_COLUMNS}
-
-    @classmethod
-    def of_state(cls, state: Mapping[str, Tensor]) -> Published:
-        """From ``state_dict``."""
-        return cls(*(state[name].numpy() for name in PUBLISHED_COLUMNS))
-
-
-PUBLISHED_COLUMNS = ("user_rows", "user", "user_version", "item_rows", "item", "item_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +49,14 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics of one interval, by scorer: ``model`` and ``frozen_first`` (from model version 1 on),
-    ``recent_popularity``, ``co_visitation``; each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
+    """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
+
+    The scorers: ``model``, the sum that lists are made by; its parts alone, ``vectors`` (the dot product),
+    ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity`` and ``co_visitation``.
+    The model, its vectors and the frozen first are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
-    are nan. An item that was not live at ``since`` is a miss for all of them, and their share is
+    are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
     ``new_item_share``. The frozen first model version answers with the vectors it published: a user or item
     it did not have is a miss.
     """
@@ -112,7 +72,46 @@ class Evaluation:
     by_behavior: dict[str, dict[str, Metrics]]
     slices: dict[str, dict[str, Metrics]]  # warm and cold users, head and tail items
     counts: dict[str, int]  # events of each behavior and slice
+    shares: dict[str, float]  # how much each part moves the scores; sums to 1
     predictions: Predictions | None  # None before model version 1
+    lessons: Lessons
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is to be ranked, in order of time, among the candidates of ``question``."""
+
+    events: Events
+    column: I64  # place of each target's item among the candidates; −1 if it was not seen before
+    touched: list[I64]  # places that its user had touched before
+    warm: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The events of an interval and of all before it that live, sorted by time, and every item in them."""
+
+    events: Events
+    candidate: U32
+    first_ms_C: I64
+    histories: Histories
+
+    @classmethod
+    def of(cls, events: Events) -> Past:
+        """O(events · log events)."""
+        candidate, first = np.unique(events.item, return_index=True)
+        return cls(events, candidate, events.time_ms[first], Histories.of(events))
+
+    def targets(self, chosen: Events) -> Targets:
+        """The chosen events as targets."""
+        rows = max(int(self.candidate.max(initial=0)), int(chosen.item.max(initial=0))) + 1
+        place = np.full(rows, -1, np.int64)
+        place[self.candidate] = np.arange(len(self.candidate))
+        column = place[chosen.item] if len(chosen) else np.zeros(0, np.int64)
+        seen = np.zeros(len(chosen), np.bool_)
+        seen[column >= 0] = self.first_ms_C[column[column >= 0]] < chosen.time_ms[column >= 0]
+        touched, warm = _touched(self.histories, chosen, place)
+        return Targets(chosen, np.where(seen, column, -1), touched, warm)
 
 
 def evaluate(
@@ -121,6 +120,7 @@ def evaluate(
     cut: Cut,
     *,
     encoder: Encoder,
+    scorer: Scorer,
     model_version: int,
     serving: Published | None,
     first: Published | None,
@@ -132,9 +132,9 @@ def evaluate(
     """
     options = encoder.network.options
     old, new = view.events(before(since, cut)), view.events(cut, since)
-    events = _merged(old, new)
+    past = Past.of(_merged(old, new))
     seen_ms = int(old.time_ms[-1]) if len(old) else -1
-    contacts = take(new, np.isin(identity(new), first_contacts(events)))
+    contacts = take(new, np.isin(identity(new), first_contacts(past.events)))
     scorable = take(contacts, contacts.time_ms > seen_ms)
     late = len(contacts) - len(scorable)
     if len(old) == 0:  # nothing competes: a miss would say nothing of any scorer
@@ -143,41 +143,156 @@ def evaluate(
     chosen = np.arange(len(scorable))
     if len(chosen) > evaluations_max:
         chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
-    targets = take(scorable, chosen)
-
-    candidate = np.unique(old.item)
-    rows = max(view.rows(ITEM), int(events.item.max(initial=0)) + 1)
-    place = np.full(rows, -1, np.int64)
-    place[candidate] = np.arange(len(candidate))
-    column = place[targets.item] if len(targets) else np.zeros(0, np.int64)
-    histories = Histories.of(events)
-    touched, warm = _touched(histories, targets, place)
-
-    ranks = {
-        "recent_popularity": popularity_ranks(
-            events,
-            targets,
-            column,
-            candidate,
-            touched,
-            half_life_ms=half_lives_ms(view.relations, options)[0],
-            rows=rows,
-        ),
-        "co_visitation": co_visitation_ranks(events, targets, column, candidate, touched, rows=rows),
-    }
-    predictions = None
-    if serving is not None:
-        item, known = serving.items(candidate, view.row_versions(ITEM))
-        user = encoder.users(targets.user, targets.time_ms)
-        ranks["model"], top = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
-        predictions = Predictions(targets.user, targets.item, targets.relation, targets.time_ms, top)
+    targets = past.targets(take(scorable, chosen))
+    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
+    ranks = dict(ranked.ranks)
     if first is not None:
-        item, known = first.items(candidate, view.row_versions(ITEM))
-        user, user_known = first.users(targets.user, view.row_versions(USER))
-        frozen, _ = dot_product_ranks(user, item, known, column, touched, candidate, options.top)
-        ranks["frozen_first"] = np.where(user_known, frozen, np.inf)
-    return _summary(view, targets, old, ranks, column, warm, options.top, model_version, predictions,
-                    len(contacts), late, len(candidate))  # fmt: skip
+        ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
+    rows = max(view.rows(ITEM), int(past.events.item.max(initial=0)) + 1)
+    asked = (past.events, targets.events, targets.column, past.candidate, targets.touched)
+    half_life_ms = half_lives_ms(view.relations, options)[0]
+    ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
+    ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
+    chosen_events = targets.events
+    behaviors = {r.name: chosen_events.relation == n for n, r in enumerate(view.relations)}
+    head = np.isin(chosen_events.item, _head(old))
+    slices = {"warm": targets.warm, "cold": ~targets.warm, "head": head, "tail": ~head}
+    return Evaluation(
+        model_version=model_version,
+        target_count=len(contacts),
+        event_count=len(chosen_events),
+        not_scored_late=late,
+        candidate_count=len(past.candidate),
+        new_item_share=_share(targets.column < 0),
+        cold_user_share=_share(~targets.warm),
+        metrics={name: metrics_of(rank, options.top) for name, rank in ranks.items()},
+        by_behavior=_split(ranks, behaviors, options.top),
+        slices=_split(ranks, slices, options.top),
+        counts={name: int(mask.sum()) for name, mask in {**behaviors, **slices}.items()},
+        shares=scorer.shares(ranked.lessons),
+        predictions=ranked.predictions if serving is not None else None,
+        lessons=ranked.lessons,
+    )
+
+
+def held_out_lessons(
+    view: WindowView, cut: Cut, encoder: Encoder, scorer: Scorer, serving: Published
+) -> Lessons:
+    """What there is to learn of the newest held-out events, for a first model, which nothing was scored with.
+
+    The model has not been trained on these events, but on events around them: it looks better than it is.
+    """
+    options = encoder.network.options
+    past = Past.of(view.events(cut))
+    held = take(past.events, np.isin(identity(past.events), first_contacts(past.events)))
+    held = take(held, is_held(held, options))
+    newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
+    return rank(past, past.targets(newest), encoder=encoder, scorer=scorer, serving=serving).lessons
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The ranks of targets by the sum and by each of its parts, the best items, and what there is to learn."""
+
+    ranks: dict[str, F64]
+    predictions: Predictions
+    lessons: Lessons
+
+
+def rank(
+    past: Past, targets: Targets, *, encoder: Encoder, scorer: Scorer, serving: Published | None
+) -> Ranked:
+    """Rank targets by the scorer's sum and by each part alone, each as of its own time."""
+    options, chosen = encoder.network.options, targets.events
+    weights = {"model": scorer.weight_F, **{part: alone(part, scorer.mean_F) for part in PARTS}}
+    if serving is None:
+        weights = {name: weight for name, weight in weights.items() if name not in ("model", "vectors")}
+    ranks: dict[str, list[F64]] = {name: [] for name in weights}
+    tops: list[U32] = []
+    lessons: list[tuple[F32, I64, I64]] = []
+    size = max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
+    moments = _Moments(past, encoder, serving)
+    for start in range(0, len(chosen), size):
+        part = slice(start, min(start + size, len(chosen)))
+        at_ms = chosen.time_ms[part]
+        stage = moments.stage(int(at_ms[0]))
+        later = later_of(past.events, moments.done, at_ms)
+        user = encoder.users(chosen.user[part], at_ms)
+        excluded = _excluded(past, targets, part)
+        parts = stage.parts(chosen.user[part], user, at_ms, later, scorer.mean_F)
+        for name, weight in weights.items():
+            ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
+        scores = parts.scores(scorer.weight_F)
+        tops.append(best_of(scores, excluded, stage.candidate, options.top)[0])
+        lessons.append(stage.lessons(parts, scores, excluded, targets.column[part], later))
+    top = np.concatenate(tops) if tops else np.zeros((0, options.top), np.uint32)
+    predictions = Predictions(chosen.user, chosen.item, chosen.relation, chosen.time_ms, top)
+    joined_ranks = {name: np.concatenate(own) if own else np.zeros(0) for name, own in ranks.items()}
+    return Ranked(joined_ranks, predictions, joined(lessons))
+
+
+class _Moments:
+    """The stages of an evaluation, one after the other in time."""
+
+    def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
+        self._past, self._encoder = past, encoder
+        self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
+        self._popularity = popularity_of(encoder.view, encoder.network)
+        self.done = 0  # events that are counted
+        self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
+        self._known = np.ones(len(past.candidate), np.bool_)
+        if serving is not None:
+            self._item_CD, self._known = serving.items(past.candidate, encoder.view.row_versions(ITEM))
+
+    def stage(self, time_ms: int) -> Stage:
+        """The stage of a moment; the next one is later."""
+        events, stop = self._past.events, int(np.searchsorted(self._past.events.time_ms, time_ms, "left"))
+        self._bank.advance(time_ms)
+        self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
+        self.done = stop
+        encoder, candidate = self._encoder, self._past.candidate
+        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
+
+    def _items(self, time_ms: int) -> F32:
+        """Vectors of all candidates. One that is neither published nor seen yet is like the mean of the others."""
+        item_CD, known = self._item_CD.copy(), self._known
+        if known.all():
+            return item_CD
+        if known.any():
+            item_CD[~known] = item_CD[known].mean(0)
+            item_CD[~known, -1] = np.quantile(item_CD[known, -1], NEW_BIAS)
+        come = np.flatnonzero(~known & (self._past.first_ms_C < time_ms))
+        if len(come):
+            self._popularity.advance(self._past.events, time_ms)
+            rows = self._past.candidate[come]
+            times_ms = np.full(len(come), time_ms, np.int64)
+            made = self._encoder.items(rows, times_ms, self._popularity.features(rows))
+            item_CD[come, :-1] = made[:, :-1]  # its bias is fresh, and theirs are of the last fit
+        return item_CD
+
+
+def _excluded(past: Past, targets: Targets, part: slice) -> Mask:
+    """[n, C] candidates that do not compete: the user has touched them, or nobody has yet."""
+    at_ms = targets.events.time_ms[part]
+    excluded = np.zeros((len(at_ms), len(past.candidate)), np.bool_)
+    for n, touched in enumerate(targets.touched[part]):
+        excluded[n, touched] = True
+    late = np.flatnonzero(past.first_ms_C >= at_ms[0])
+    excluded[:, late] |= past.first_ms_C[late] >= at_ms[:, None]
+    return excluded
+
+
+def _frozen_ranks(past: Past, targets: Targets, view: WindowView, first: Published) -> F64:
+    """By the dot product of the vectors that the first model version published."""
+    item, known = first.items(past.candidate, view.row_versions(ITEM))
+    user, user_known = first.users(targets.events.user, view.row_versions(USER))
+    ranks = np.full(len(user), np.inf)
+    for start in range(0, len(user), CHUNK):
+        part = slice(start, min(start + CHUNK, len(user)))
+        scores = user[part] @ item.T
+        scores[:, ~known] = -np.inf
+        ranks[part] = ranks_of(scores, targets.column[part], _excluded(past, targets, part))
+    return np.where(user_known, ranks, np.inf)
 
 
 def metrics_of(ranks: F64, top: int) -> Metrics:
@@ -193,86 +308,16 @@ def metrics_of(ranks: F64, top: int) -> Metrics:
     }
 
 
-def _summary(
-    view: WindowView,
-    targets: Events,
-    old: Events,
-    ranks: dict[str, F64],
-    column: I64,
-    warm: Mask,
-    top: int,
-    model_version: int,
-    predictions: Predictions | None,
-    target_count: int,
-    late: int,
-    candidate_count: int,
-) -> Evaluation:
-    head = np.isin(targets.item, _head(old))
-    parts = {"warm": warm, "cold": ~warm, "head": head, "tail": ~head}
-    behaviors = {r.name: targets.relation == n for n, r in enumerate(view.relations)}
-
-    def split(masks: Mapping[str, Mask]) -> dict[str, dict[str, Metrics]]:
-        return {
-            name: {scorer: metrics_of(rank[mask], top) for scorer, rank in ranks.items()}
-            for name, mask in masks.items()
-            if mask.any()
-        }
-
-    return Evaluation(
-        model_version=model_version,
-        target_count=target_count,
-        event_count=len(targets),
-        not_scored_late=late,
-        candidate_count=candidate_count,
-        new_item_share=_share(column < 0),
-        cold_user_share=_share(~warm),
-        metrics={scorer: metrics_of(rank, top) for scorer, rank in ranks.items()},
-        by_behavior=split(behaviors),
-        slices=split(parts),
-        counts={name: int(mask.sum()) for name, mask in {**behaviors, **parts}.items()},
-        predictions=predictions,
-    )
+def _split(ranks: Mapping[str, F64], masks: Mapping[str, Mask], top: int) -> dict[str, dict[str, Metrics]]:
+    return {
+        name: {scorer: metrics_of(rank[mask], top) for scorer, rank in ranks.items()}
+        for name, mask in masks.items()
+        if mask.any()
+    }
 
 
 def _share(chosen: Mask) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
-
-
-def dot_product_ranks(
-    user_ND: F32,
-    item_ID: F32,
-    known_I: Mask,
-    column: I64,
-    touched: list[I64],
-    candidate: U32,
-    top: int,
-) -> tuple[F64, U32]:
-    """Rank of each target by dot product (inf where it is no known candidate), and the best rows."""
-    ranks, best = np.full(len(user_ND), np.inf), np.full((len(user_ND), top), NO_ITEM, np.uint32)
-    if len(candidate) == 0:
-        return ranks, best
-    item_T = torch.from_numpy(item_ID).T
-    unknown = torch.from_numpy(~known_I)
-    width = min(top, len(candidate))
-    for start in range(0, len(user_ND), SCORE_CHUNK):
-        part = range(start, min(start + SCORE_CHUNK, len(user_ND)))
-        score = torch.from_numpy(user_ND[part.start : part.stop]) @ item_T
-        score[:, unknown] = -torch.inf
-        row = np.repeat(np.arange(len(part)), [len(touched[n]) for n in part])
-        score[
-            torch.from_numpy(row), torch.from_numpy(np.concatenate([touched[n] for n in part]))
-        ] = -torch.inf
-        at = torch.from_numpy(np.maximum(column[part.start : part.stop], 0)).unsqueeze(1)
-        own = score.gather(1, at)
-        better, equal = (score > own).sum(1), (score == own).sum(1)
-        rank = (better + (equal - 1) / 2 + 1).double().numpy()
-        valid = (column[part.start : part.stop] >= 0) & (own.squeeze(1) > -torch.inf).numpy()
-        ranks[part.start : part.stop] = np.where(valid, rank, np.inf)
-        value, index = torch.topk(score, width, dim=1)
-        best[part.start : part.stop, :width] = np.where(
-            (value > -torch.inf).numpy(), candidate[index.numpy()], NO_ITEM
-        )
-    return ranks, best
 
 
 def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I64], Mask]:
@@ -299,20 +344,10 @@ def _head(old: Events) -> U32:
 
 def _merged(old: Events, new: Events) -> Events:
     """Both, sorted by time, the older arrivals first where times tie."""
-    joined = Events(
+    joined_events = Events(
         np.concatenate([old.user, new.user]),
         np.concatenate([old.item, new.item]),
         np.concatenate([old.relation, new.relation]),
         np.concatenate([old.time_ms, new.time_ms]),
     )
-    return take(joined, np.argsort(joined.time_ms, kind="stable"))
-
-
-def _look_up(rows: I64, vectors: F32, versions: I64, wanted: U32, version_now: U32) -> tuple[F32, Mask]:
-    found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-    known = np.zeros(len(wanted), np.bool_)
-    if len(rows):
-        at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-        known = (rows[at] == wanted) & (versions[at] == version_now[wanted])
-        found[known] = vectors[at[known]]
-    return found, known
+    return take(joined_events, np.argsort(joined_events.time_ms, kind="stable"))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from driftgraph.model import saved_state
 from driftgraph.model.embed import Embedding, Encoder, embed
-from driftgraph.model.evaluate import Evaluation, Published, evaluate
+from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, steps_of
 from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
@@ -28,6 +28,8 @@ from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import untrained
 from driftgraph.model.options import STATE_FORMAT, TrainerOptions
+from driftgraph.model.published import Published
+from driftgraph.model.scorer import Lessons, Scorer
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Relation, WindowView
@@ -66,6 +68,7 @@ class Trainer:
         self.model_version = 0  # fits that the gate accepted
         self.fit_count = 0
         self.norms: list[tuple[float, float]] = []
+        self.scorer = Scorer()
         self.serving: Published | None = None
         self.first: Published | None = None
         self._latest: tuple[Cut, int, Embedding] | None = None
@@ -86,13 +89,22 @@ class Trainer:
             since,
             cut,
             encoder=Encoder(self.network, self.table, view, cut),
+            scorer=self.scorer,
             model_version=self.model_version,
             serving=self.serving,
             first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
         )
 
-    def fit(self, view: WindowView, since: Cut, cut: Cut, on_step: OnStep | None = None) -> FitReport:
+    def fit(
+        self,
+        view: WindowView,
+        since: Cut,
+        cut: Cut,
+        on_step: OnStep | None = None,
+        *,
+        lessons: Lessons | None = None,
+    ) -> FitReport:
         """Fine-tune on the events of [since, cut) and a replay sample of older ones.
 
         An attempt that the gate refuses is made again from where it began, with the next of ``RATES``.
@@ -102,6 +114,7 @@ class Trainer:
             since: The new events arrived at or after this cut,
             cut: and before this one.
             on_step: Told after each step, for whoever waits.
+            lessons: What the evaluation of the same cuts found for the scorer to learn.
 
         Raises:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
@@ -109,14 +122,20 @@ class Trainer:
         refused: list[str] = []
         while True:
             told = steps_of(on_step, len(refused) + 1)
-            report = self._attempt(view, since, cut, RATES[len(refused)], told)
+            report = self._attempt(view, since, cut, RATES[len(refused)], told, lessons)
             if not report.accepted and report.code != "no_events":
                 refused.append(report.reason)
             if report.accepted or report.code == "no_events" or len(refused) == len(RATES):
                 return replace(report, refused=tuple(refused))
 
     def _attempt(
-        self, view: WindowView, since: Cut, cut: Cut, rate: float, on_step: Callable[[int, int], None]
+        self,
+        view: WindowView,
+        since: Cut,
+        cut: Cut,
+        rate: float,
+        on_step: Callable[[int, int], None],
+        lessons: Lessons | None,
     ) -> FitReport:
         """One attempt, with ``rate`` times the learning rates. The order:
 
@@ -158,7 +177,15 @@ class Trainer:
                     held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
             if verdict.accepted and candidate is not None:
-                self._accept(view, candidate, cut)
+                published = Published.of(
+                    candidate, (view.row_versions(USER), self.table.version), with_users=is_first
+                )
+                if is_first:
+                    encoder = Encoder(self.network, self.table, view, cut)
+                    lessons = held_out_lessons(view, cut, encoder, self.scorer, published)
+                self._accept(candidate, published, cut)
+                if lessons is not None:
+                    self.scorer.learn(lessons)
                 moved, accepted = self.table.commit(), True
         finally:
             if not accepted:
@@ -217,6 +244,7 @@ class Trainer:
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
                 tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
+        tensors |= {f"scorer.{k}": torch.from_numpy(v) for k, v in self.scorer.state_dict().items()}
         meta: dict[str, object] = {
             "format": STATE_FORMAT,
             "relations": [r.name for r in self.relations],
@@ -227,6 +255,7 @@ class Trainer:
             "fit_count": self.fit_count,
             "norms": [list(pair) for pair in self.norms],
             "scaler": dict(self.scaler.state_dict()),
+            "fallback": self.scorer.fallback,
         }
         return tensors, meta
 
@@ -274,6 +303,10 @@ class Trainer:
         assert isinstance(scaler, dict)
         if scaler:
             self.scaler.load_state_dict(scaler)
+        if "scorer" in parts:  # not in older states: they begin from the prior
+            self.scorer.load_state_dict(
+                {k: v.numpy() for k, v in parts["scorer"].items()}, str(meta.get("fallback", ""))
+            )
         self._latest = None
 
     def _trained(self) -> list[str]:
@@ -369,13 +402,12 @@ class Trainer:
         by_half_life = [torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)]
         return min(by_half_life, key=_mean)
 
-    def _accept(self, view: WindowView, candidate: Embedding, cut: Cut) -> None:
+    def _accept(self, candidate: Embedding, published: Published, cut: Cut) -> None:
         self.model_version += 1
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
-        versions = (view.row_versions(USER), self.table.version)
-        self.serving = Published.of(candidate, versions, with_users=False)
         if self.model_version == 1:
-            self.first = Published.of(candidate, versions, with_users=True)
+            self.first = published
+        self.serving = published.without_users()
         self._latest = (cut, self.model_version, candidate)
 
     def _check(self, view: WindowView) -> None:

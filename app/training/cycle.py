@@ -25,9 +25,10 @@ from driftgraph.app.training.model_identity import hash_of_configuration, hash_o
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
-from driftgraph.model.evaluate import NO_ITEM, Evaluation
+from driftgraph.model.evaluate import Evaluation
 from driftgraph.model.lists import MADE_BY, Lists
 from driftgraph.model.neighbors import now_ms
+from driftgraph.model.ranking import NO_ITEM
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
@@ -112,7 +113,7 @@ class Worker:
             evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
             predictions = self._named(evaluation, evaluated, moment)
             told = self._told(f"training model version {version}")
-            fit = self.trainer.fit(view, self.since, moment.cut, on_step=told)
+            fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=evaluation.lessons)
         finally:
             self.status.close()
         self.seen = moment.cut

@@ -1,0 +1,173 @@
+"""The popularity bank: what each item's popularity is at a moment, over seven half-lives at once.
+
+    events ──► [Bank] ──► a number for each item and half-life: features of the scorer (``scorer``)
+
+An hour's rush and a month's favorites are different things, and how much each tells differs from stream to
+stream. So the bank offers all of them, and the scorer learns their weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from driftgraph.stream.arrays import F32, F64, I64, U32
+from driftgraph.stream.kernels.compile import helper, kernel
+from driftgraph.stream.window.view import in_parallel
+from driftgraph.stream.window.writer import Events
+
+HOUR_MS = 3_600_000.0
+HALF_LIVES_H = (1, 4, 12, 24, 48, 168, 720)
+NAMES = ("1h", "4h", "12h", "1d", "2d", "7d", "30d")
+COUNT_SCALE = 10.0  # the feature of a decayed count n is log(1 + 10 n): a tenth of an event begins to tell
+COUNT_MIN = 1e-4  # a smaller count is none: its feature would be below .001
+HALF_LIVES_MAX = 500.0  # counts are brought to a new time of reference before float64 ends
+TARGETS_PER_THREAD = 32
+
+
+class Later(NamedTuple):
+    """Events behind a bank's moment, in order of time, and the times [N] that are asked for, ascending."""
+
+    item: U32
+    time_ms: I64
+    at_ms: I64
+
+
+class Pairs(NamedTuple):
+    """For each asked time n the items ``bounds[n]`` to ``bounds[n + 1]``."""
+
+    bounds: I64
+    item: I64
+
+
+class Bank:
+    """Decayed counts of every item row.
+
+    Always true: ``count_FR`` has the events that were added, each worth 2^−(age / half-life), the age being
+    taken at ``time_ms``; ``degree_R`` counts them, and ``first_ms_R`` is the time of the oldest.
+    """
+
+    def __init__(self, rows: int, time_ms: int) -> None:
+        self.time_ms = time_ms
+        self.half_lives_ms = HOUR_MS * np.array(HALF_LIVES_H, np.float64)
+        self.count_FR: F64 = np.zeros((len(HALF_LIVES_H), rows))
+        self.degree_R: I64 = np.zeros(rows, np.int64)
+        self.first_ms_R: I64 = np.full(rows, np.iinfo(np.int64).max)
+
+    def add(self, item: U32, time_ms: I64) -> None:
+        """Count events, in any order, at or before the bank's moment or not far behind it. O(events)."""
+        _add(self.count_FR, self.degree_R, self.first_ms_R, item, time_ms, self.time_ms, self.half_lives_ms)
+
+    def advance(self, time_ms: int) -> None:
+        """Move the moment on: every count decays."""
+        self.count_FR *= 2.0 ** ((self.time_ms - time_ms) / self.half_lives_ms[:, None])
+        self.time_ms = time_ms
+
+    def age(self, items: I64) -> F32:
+        """[n]: log of 1 + the hours since each item was first seen."""
+        hours = np.maximum(self.time_ms - self.first_ms_R[items], 0) / HOUR_MS
+        age: F32 = np.log1p(hours).astype(np.float32)
+        return age
+
+    def scores(self, later: Later, items: I64, weight_F: F64) -> F32:
+        """[N, C]: Σ over half-lives of weight · feature of each of C items, at each of the N asked times.
+
+        Every event of ``later`` strictly before an asked time counts for it. The bank does not change.
+        """
+        scores = np.zeros((len(later.at_ms), len(items)), np.float32)
+
+        def fill(part: slice) -> None:
+            asked = later._replace(at_ms=later.at_ms[part])
+            count = np.ascontiguousarray(self.count_FR.T)
+            room = np.empty(len(weight_F))
+            _scores(count, self.time_ms, self.half_lives_ms, asked, items, weight_F, room, scores[part])
+
+        in_parallel(fill, len(later.at_ms), TARGETS_PER_THREAD)
+        return scores
+
+    def features(self, later: Later, pairs: Pairs) -> F32:
+        """[P, F]: the feature log(1 + 10 n) of each pair of an asked time and an item, by half-life."""
+        features = np.zeros((len(pairs.item), len(self.half_lives_ms)), np.float32)
+        count = np.ascontiguousarray(self.count_FR.T)
+        _features(count, self.time_ms, self.half_lives_ms, later, pairs, features)
+        return features
+
+
+def later_of(events: Events, start: int, at_ms: I64) -> Later:
+    """The events from place ``start`` on up to the last asked time, for questions at ``at_ms``."""
+    stop = int(np.searchsorted(events.time_ms, at_ms[-1], side="left")) if len(at_ms) else start
+    part = slice(start, max(start, stop))
+    return Later(events.item[part], events.time_ms[part], np.ascontiguousarray(at_ms))
+
+
+@kernel
+def _add(
+    count: F64, degree: I64, first_ms: I64, item: U32, time_ms: I64, now_ms: int, half_lives_ms: F64
+) -> None:  # pragma: no cover - compiled
+    for n in range(len(item)):
+        i = item[n]
+        degree[i] += 1
+        first_ms[i] = min(first_ms[i], time_ms[n])
+        for f in range(len(half_lives_ms)):
+            count[f, i] += 2.0 ** ((time_ms[n] - now_ms) / half_lives_ms[f])
+
+
+@helper
+def _go_on(count: F64, now_ms: int, half_lives_ms: F64, later: Later, done: int, at_ms: int) -> int:
+    """Count the events of ``later`` strictly before ``at_ms``, of which ``done`` are counted."""
+    while done < len(later.item) and later.time_ms[done] < at_ms:
+        for f in range(len(half_lives_ms)):
+            count[later.item[done], f] += 2.0 ** ((later.time_ms[done] - now_ms) / half_lives_ms[f])
+        done += 1
+    return done
+
+
+@helper
+def _moved(count: F64, now_ms: int, half_lives_ms: F64, at_ms: int) -> int:
+    """A new time of reference, if the old one is too many half-lives ago."""
+    if at_ms - now_ms <= HALF_LIVES_MAX * half_lives_ms[0]:
+        return now_ms
+    for f in range(len(half_lives_ms)):
+        factor = 2.0 ** ((now_ms - at_ms) / half_lives_ms[f])
+        for row in range(count.shape[0]):
+            count[row, f] *= factor
+    return at_ms
+
+
+@kernel
+def _scores(
+    count: F64, now_ms: int, half_lives_ms: F64, later: Later, items: I64, weight: F64, factor: F64, scores: F32
+) -> None:  # pragma: no cover - compiled
+    done = 0
+    for n in range(len(later.at_ms)):
+        at_ms = later.at_ms[n]
+        # An event may be far behind the reference, too, so the reference moves before the events count.
+        now_ms = _moved(count, now_ms, half_lives_ms, at_ms)
+        done = _go_on(count, now_ms, half_lives_ms, later, done, at_ms)
+        for f in range(len(half_lives_ms)):
+            factor[f] = 2.0 ** ((now_ms - at_ms) / half_lives_ms[f])
+        for c in range(len(items)):
+            i = items[c]
+            total = 0.0
+            for f in range(len(half_lives_ms)):
+                own = count[i, f] * factor[f]
+                if own >= COUNT_MIN and weight[f] != 0.0:
+                    total += weight[f] * np.log1p(COUNT_SCALE * own)
+            scores[n, c] = total
+
+
+@kernel
+def _features(
+    count: F64, now_ms: int, half_lives_ms: F64, later: Later, pairs: Pairs, features: F32
+) -> None:  # pragma: no cover - compiled
+    done = 0
+    for n in range(len(later.at_ms)):
+        at_ms = later.at_ms[n]
+        now_ms = _moved(count, now_ms, half_lives_ms, at_ms)
+        done = _go_on(count, now_ms, half_lives_ms, later, done, at_ms)
+        for p in range(pairs.bounds[n], pairs.bounds[n + 1]):
+            for f in range(len(half_lives_ms)):
+                own = count[pairs.item[p], f] * 2.0 ** ((now_ms - at_ms) / half_lives_ms[f])
+                if own >= COUNT_MIN:
+                    features[p, f] = np.log1p(COUNT_SCALE * own)

@@ -1,0 +1,192 @@
+"""Scores of all candidates for users at a moment: evaluation ranks by them, and lists are made by them.
+
+    vectors, Bank, paths over the window ──► [Stage] ──► Parts ──► one score for each user and candidate
+                                                           │ weights of the Scorer
+
+A stage is a moment: the candidates, their vectors, and their popularity, age and degree as of then. Paths and
+users are as of each user's own time, which is at the moment or shortly behind it.
+
+Shape suffixes: n users at times, C candidates, D channels, F features, E ends of paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftgraph.model.bank import Bank, Later, Pairs
+from driftgraph.model.scorer import AGE, BANK, FEATURES, PATHS, Lessons
+from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
+from driftgraph.stream.window import paths
+from driftgraph.stream.window.writer import Cut, WindowView
+
+NO_ITEM = np.uint32(0xFFFF_FFFF)  # in lists of rows, where fewer items compete than places
+SHAPE = paths.Shape()
+BACKWARD = 0.5  # worth of an item that came before a visit, against one that came after
+DEGREE_POWER = 0.25  # popular items are worth less, as the way and as the end of a path
+PATH_SCALE = float(np.exp(5.0))  # 1 / ε: the feature of paths that sum up to P is log(1 + P / ε)
+HARDEST = 64  # candidates of each part that a target's lesson has
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the scores of n users at times and C candidates are made of. Bank values are weighted already."""
+
+    vectors_nC: F32
+    bias_C: F32
+    bank_nC: F32  # n may be 1: for all users at one time
+    age_C: F32
+    end_n: I64  # [E] which user a path belongs to,
+    end_C: I64  # [E] the candidate at its end; each pair is there once,
+    path_E: F32  # and the feature
+
+    def scores(self, weight_F: F64) -> F32:
+        """[n, C]."""
+        weight = weight_F.astype(np.float32)
+        scores: F32 = self.vectors_nC * weight[0]
+        if weight[BANK].any():
+            scores += self.bank_nC
+        scores += weight[1] * self.bias_C + weight[AGE] * self.age_C
+        scores[self.end_n, self.end_C] += weight[PATHS] * self.path_E
+        return scores
+
+
+class Stage:
+    """One moment's candidates and what is known of them.
+
+    Always true: nothing at or after the bank's moment counts, but for the later events that a question brings
+    with it, which count for later times only.
+    """
+
+    def __init__(self, view: WindowView, cut: Cut, bank: Bank, candidate: U32, item_CD: F32) -> None:
+        self._view, self._cut, self._bank = view, cut, bank
+        self.candidate = candidate.astype(np.int64)
+        self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
+        self._bias_C = np.ascontiguousarray(item_CD[:, -1])
+        rows = max(len(bank.degree_R), view.rows(1))
+        self._place = np.full(rows, -1, np.int64)
+        self._place[self.candidate] = np.arange(len(candidate))
+        degree = np.ones(rows)
+        degree[: len(bank.degree_R)] = np.maximum(bank.degree_R, 1)
+        self._worth: F64 = degree**-DEGREE_POWER
+        self._tables = path_tables(len(view.relations))
+
+    def parts(self, rows: U32, user_nD: F32, times_ms: I64, later: Later, weight_F: F64) -> Parts:
+        """Of n users at their times; ``later`` has the events behind the moment that count for later ones.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        reached = paths.sums(self._view, rows, times_ms, self._cut, SHAPE, self._tables, self._worth)
+        end_n, end_C, path_E = self._ends(reached)
+        return Parts(
+            user_nD[:, :-1] @ self._item_DC,
+            self._bias_C,
+            self._bank.scores(later, self.candidate, np.ascontiguousarray(weight_F[BANK])),
+            self._bank.age(self.candidate),
+            end_n,
+            end_C,
+            path_E,
+        )
+
+    def lessons(
+        self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later
+    ) -> tuple[F32, I64, I64]:
+        """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
+
+        The hardest are the best of each part: vectors, paths, each half-life of the bank, and the sum.
+        """
+        popular = self._popular()
+        best = [_best(parts.vectors_nC + parts.bias_C, excluded_nC), _best(scores_nC, excluded_nC)]
+        ends = np.split(parts.end_C, np.searchsorted(parts.end_n, np.arange(1, len(column))))
+        end_of = np.split(parts.path_E, np.searchsorted(parts.end_n, np.arange(1, len(column))))
+        chosen, target = [], np.full(len(column), -1, np.int64)
+        for n in range(len(column)):
+            near = ends[n][np.argsort(-end_of[n], kind="stable")[:HARDEST]]
+            one = np.unique(np.concatenate([popular, near, *(part[n] for part in best)]))
+            one = one[~excluded_nC[n, one]]
+            at = np.searchsorted(one, column[n])
+            if at < len(one) and one[at] == column[n]:
+                target[n] = at
+            chosen.append(one)
+        counts = np.array([len(one) for one in chosen], np.int64)
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        user, place = np.repeat(np.arange(len(column)), counts), np.concatenate(chosen)
+        features = np.zeros((len(place), len(FEATURES)), np.float32)
+        features[:, 0] = parts.vectors_nC[user, place]
+        features[:, 1] = parts.bias_C[place]
+        features[:, BANK] = self._bank.features(later, Pairs(bounds, self.candidate[place]))
+        features[:, AGE] = parts.age_C[place]
+        path = np.zeros(scores_nC.shape, np.float32)
+        path[parts.end_n, parts.end_C] = parts.path_E
+        features[:, PATHS] = path[user, place]
+        return features, counts, target
+
+    def _ends(self, reached: paths.PathSums) -> tuple[I64, I64, F32]:
+        user = np.repeat(np.arange(len(reached.bounds_N1) - 1), np.diff(reached.bounds_N1))
+        place = self._place[reached.item]
+        kept = place >= 0
+        worth = reached.sum_PV[kept, 0] * self._worth[reached.item[kept]]
+        return user[kept], place[kept], np.log1p(PATH_SCALE * worth).astype(np.float32)
+
+    def _popular(self) -> I64:
+        """Candidates that are among the most popular ones by some half-life."""
+        count_FC = self._bank.count_FR[:, self.candidate]
+        most = min(HARDEST // 2, count_FC.shape[1])
+        return np.unique(np.argpartition(-count_FC, most - 1, axis=1)[:, :most])
+
+
+def path_tables(relation_count: int) -> paths.Tables:
+    """The weights of a path: 1 / (1 + place of j in the history) / |lag|, and ``BACKWARD`` times that before a visit."""
+    tables = paths.Tables.ones(SHAPE, relation_count)
+    tables.place[0] = 1 / (1 + np.arange(SHAPE.history))
+    lag = np.arange(-SHAPE.lag, SHAPE.lag + 1)
+    worth = np.where(lag > 0, 1.0, BACKWARD) / np.maximum(np.abs(lag), 1)
+    tables.lag[0] = np.where(lag == 0, 0.0, worth)
+    return tables
+
+
+def ranks_of(scores_nC: F32, column: I64, excluded_nC: Mask) -> F64:
+    """Rank of each target among the candidates that are not excluded: 1 is the best, ties at their mean rank.
+
+    It is inf where a target is no candidate, is excluded itself, or has no score.
+    """
+    scores_nC = np.where(excluded_nC, -np.inf, scores_nC)
+    own = scores_nC[np.arange(len(column)), np.maximum(column, 0)]
+    better = (scores_nC > own[:, None]).sum(1)
+    equal = (scores_nC == own[:, None]).sum(1)
+    ranked: F64 = np.where((column >= 0) & (own > -np.inf), better + (equal - 1) / 2 + 1, np.inf)
+    return ranked
+
+
+def best_of(scores_nC: F32, excluded_nC: Mask, candidate: I64, top: int) -> tuple[U32, F32]:
+    """[n, top] rows and scores, best first and equal ones by row; ``NO_ITEM`` behind the last."""
+    scores_nC = np.where(excluded_nC | ~np.isfinite(scores_nC), -np.inf, scores_nC)
+    rows = np.full((len(scores_nC), top), NO_ITEM, np.uint32)
+    found = np.full((len(scores_nC), top), -np.inf, np.float32)
+    width = min(top, scores_nC.shape[1])
+    if width == 0:
+        return rows, found
+    at = np.argpartition(-scores_nC, width - 1, axis=1)[:, :width]
+    at = np.sort(at, axis=1)
+    value = np.take_along_axis(scores_nC, at, 1)
+    order = np.argsort(-value, axis=1, kind="stable")
+    at, value = np.take_along_axis(at, order, 1), np.take_along_axis(value, order, 1)
+    rows[:, :width] = np.where(value > -np.inf, candidate[at], NO_ITEM)
+    found[:, :width] = value
+    return rows, found
+
+
+def joined(parts: list[tuple[F32, I64, I64]]) -> Lessons:
+    """The lessons of all chunks as one."""
+    if not parts:
+        return Lessons(np.zeros((0, len(FEATURES)), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+    features, counts, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Lessons(features, np.concatenate([[0], np.cumsum(counts)]), targets)
+
+
+def _best(scores_nC: F32, excluded_nC: Mask) -> I64:
+    """[n, m] the candidates of the highest scores, in no order."""
+    width = min(HARDEST, scores_nC.shape[1])
+    return np.argpartition(np.where(excluded_nC, np.inf, -scores_nC), width - 1, axis=1)[:, :width]
