@@ -137,7 +137,14 @@ def _moved(count: F64, now_ms: int, half_lives_ms: F64, at_ms: int) -> int:
 
 @kernel
 def _scores(
-    count: F64, now_ms: int, half_lives_ms: F64, later: Later, items: I64, weight: F64, factor: F64, scores: F32
+    count: F64,
+    now_ms: int,
+    half_lives_ms: F64,
+    later: Later,
+    items: I64,
+    weight: F64,
+    factor: F64,
+    scores: F32,
 ) -> None:  # pragma: no cover - compiled
     done = 0
     for n in range(len(later.at_ms)):

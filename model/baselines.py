@@ -19,7 +19,7 @@ def popularity_ranks(
     targets: Events,
     column: I64,
     candidate: U32,
-    touched: list[I64],
+    excluded: list[I64],
     *,
     half_life_ms: float,
     rows: int,
@@ -31,7 +31,7 @@ def popularity_ranks(
         targets: What to rank, sorted by time.
         column: Place of each target's item in ``candidate``, −1 if it is not there.
         candidate: Rows that compete.
-        touched: For each target the places in ``candidate`` that its user has touched.
+        excluded: For each target the places in ``candidate`` that do not compete.
         half_life_ms: Of the popularity.
         rows: Item rows in use.
     """
@@ -41,7 +41,7 @@ def popularity_ranks(
         if column[n] < 0:
             continue
         popularity.advance(events, int(targets.time_ms[n]))
-        ranks[n] = rank_of(popularity.count[0, candidate], int(column[n]), touched[n])
+        ranks[n] = rank_of(popularity.count[0, candidate], int(column[n]), excluded[n])
     return ranks
 
 
@@ -56,7 +56,7 @@ def rank_of(score: npt.NDArray[np.floating], column: int, excluded: I64) -> floa
 
 
 def co_visitation_ranks(
-    events: Events, targets: Events, column: I64, candidate: U32, touched: list[I64], *, rows: int
+    events: Events, targets: Events, column: I64, candidate: U32, excluded: list[I64], *, rows: int
 ) -> F64:
     """Rank of each target's item among what was visited near the user's newest items; inf as above.
 
@@ -69,6 +69,6 @@ def co_visitation_ranks(
         time_ms = int(targets.time_ms[n])
         found, near = visits.near(visits.histories.newest(int(targets.user[n]), time_ms), time_ms)
         score[found] = near
-        ranks[n] = rank_of(score[candidate], int(column[n]), touched[n])
+        ranks[n] = rank_of(score[candidate], int(column[n]), excluded[n])
         score[found] = 0
     return ranks

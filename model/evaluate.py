@@ -83,7 +83,7 @@ class Targets:
 
     events: Events
     column: I64  # place of each target's item among the candidates; −1 if it was not seen before
-    touched: list[I64]  # places that its user had touched before
+    excluded: list[I64]  # places that do not compete: its user had touched them, or nobody had yet
     warm: Mask
 
 
@@ -111,7 +111,10 @@ class Past:
         seen = np.zeros(len(chosen), np.bool_)
         seen[column >= 0] = self.first_ms_C[column[column >= 0]] < chosen.time_ms[column >= 0]
         touched, warm = _touched(self.histories, chosen, place)
-        return Targets(chosen, np.where(seen, column, -1), touched, warm)
+        new = np.flatnonzero(self.first_ms_C >= chosen.time_ms.min(initial=np.iinfo(np.int64).max))
+        unseen = [new[self.first_ms_C[new] >= time_ms] for time_ms in chosen.time_ms]
+        excluded = [np.concatenate(pair) for pair in zip(touched, unseen, strict=True)]
+        return Targets(chosen, np.where(seen, column, -1), excluded, warm)
 
 
 def evaluate(
@@ -149,7 +152,7 @@ def evaluate(
     if first is not None:
         ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
     rows = max(view.rows(ITEM), int(past.events.item.max(initial=0)) + 1)
-    asked = (past.events, targets.events, targets.column, past.candidate, targets.touched)
+    asked = (past.events, targets.events, targets.column, past.candidate, targets.excluded)
     half_life_ms = half_lives_ms(view.relations, options)[0]
     ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
     ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
@@ -272,13 +275,10 @@ class _Moments:
 
 
 def _excluded(past: Past, targets: Targets, part: slice) -> Mask:
-    """[n, C] candidates that do not compete: the user has touched them, or nobody has yet."""
-    at_ms = targets.events.time_ms[part]
-    excluded = np.zeros((len(at_ms), len(past.candidate)), np.bool_)
-    for n, touched in enumerate(targets.touched[part]):
-        excluded[n, touched] = True
-    late = np.flatnonzero(past.first_ms_C >= at_ms[0])
-    excluded[:, late] |= past.first_ms_C[late] >= at_ms[:, None]
+    """[n, C] candidates that do not compete."""
+    excluded = np.zeros((len(targets.excluded[part]), len(past.candidate)), np.bool_)
+    for n, places in enumerate(targets.excluded[part]):
+        excluded[n, places] = True
     return excluded
 
 

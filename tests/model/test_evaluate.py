@@ -10,10 +10,15 @@ import pytest
 from driftgraph.model.baselines import rank_of
 from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS
 from driftgraph.model.embed import Encoder
-from driftgraph.model.evaluate import NO_ITEM, Evaluation, Published, dot_product_ranks, metrics_of
+from driftgraph.model.evaluate import Evaluation, metrics_of
+from driftgraph.model.published import Published
+from driftgraph.model.ranking import DEGREE_POWER as PATH_DEGREE_POWER
+from driftgraph.model.ranking import NO_ITEM, PATH_SCALE, SHAPE, best_of, path_tables, ranks_of
+from driftgraph.model.scorer import AGE, BANK, PATHS, alone
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Window
+from tests.model.test_bank import plain_features
 from tests.model_worlds import (
     RELATIONS,
     START_MS,
@@ -21,12 +26,17 @@ from tests.model_worlds import (
     append,
     blocks,
     empty_cut,
+    events_of,
     exploding,
+    noise,
     trainer_of,
     window_of,
 )
+from tests.plain_paths import plain_paths, plain_sums
+from tests.plain_window import PlainWindow
 
-SCORERS = {"model", "frozen_first", "recent_popularity", "co_visitation"}
+BASELINES = {"recent_popularity", "co_visitation"}
+SCORERS = BASELINES | {"model", "vectors", "bank", "paths", "frozen_first"}
 
 
 def trained(rows: list[Row], later: list[Row], **changes: object) -> tuple[Trainer, Window, Cut, Cut]:
@@ -95,10 +105,11 @@ def test_baselines_agree_with_plain_loops() -> None:
     trainer, window, since, cut = trained(rows, later)
     got = trainer.evaluate(window, since, cut)
     half_life_ms = max(r.span_ms for r in RELATIONS) * trainer.options.half_life_share
-    candidates, events = {e[1] for e in rows}, rows + later
-    targets = plain_targets(rows, later)
-    popular, visited = [], []
+    events, targets = rows + later, plain_targets(rows, later)
+    popular, visited, new = [], [], 0
     for user, item, _, time_ms in targets:
+        candidates = {e[1] for e in events if e[3] < time_ms}
+        new += item not in candidates
         touched = {e[1] for e in events if e[0] == user and e[3] < time_ms}
         popularity = plain_popularity(events, time_ms, half_life_ms)
         popular.append(plain_rank({i: popularity[i] for i in candidates}, item, touched))
@@ -111,7 +122,8 @@ def test_baselines_agree_with_plain_loops() -> None:
         assert got.metrics[name]["ndcg_at_20"] == pytest.approx(ndcg, rel=1e-6), name
         mrr = sum(1 / r for r in ranks if r <= 20) / len(ranks)
         assert got.metrics[name]["mrr_at_20"] == pytest.approx(mrr, rel=1e-6), name
-    assert got.new_item_share == pytest.approx(sum(t[1] not in candidates for t in targets) / len(targets))
+    assert new > 0
+    assert got.new_item_share == pytest.approx(new / len(targets))
 
 
 def test_the_model_and_the_frozen_one_are_ranked_by_their_published_vectors() -> None:
@@ -120,7 +132,7 @@ def test_the_model_and_the_frozen_one_are_ranked_by_their_published_vectors() ->
     trainer, window, since, cut = trained(rows, later)
     got = trainer.evaluate(window, since, cut)
     published = trainer.embed(window, since)
-    targets = plain_targets(rows, later)
+    targets, weight = plain_targets(rows, later), alone("vectors", trainer.scorer.mean_F)
     users = {int(u): v for u, v in zip(published.user_rows, published.user, strict=True)}
     ranks: list[float] = []
     frozen: list[float] = []
@@ -130,13 +142,16 @@ def test_the_model_and_the_frozen_one_are_ranked_by_their_published_vectors() ->
         vector = Encoder(trainer.network, trainer.table, window, cut).users(
             np.array([user], np.uint32), np.array([START_MS + time_ms])
         )[0]
-        for found, mine in ((ranks, vector), (frozen, users.get(user))):
-            if mine is None:
-                found.append(math.inf)
-                continue
-            score = dict(zip(published.item_rows.tolist(), (published.item @ mine).tolist(), strict=True))
-            found.append(plain_rank(score, item, touched))
-    assert got.metrics["model"]["recall_at_20"] == pytest.approx(recall_of(ranks), abs=0.011)
+        of_items = published.item[:, :-1] @ vector[:-1] * weight[0] + published.item[:, -1] * weight[1]
+        score = dict(zip(published.item_rows.tolist(), of_items.tolist(), strict=True))
+        ranks.append(plain_rank(score, item, touched))
+        if user not in users:
+            frozen.append(math.inf)
+            continue
+        of_items = published.item @ users[user]
+        score = dict(zip(published.item_rows.tolist(), of_items.tolist(), strict=True))
+        frozen.append(plain_rank(score, item, touched))
+    assert got.metrics["vectors"]["recall_at_20"] == pytest.approx(recall_of(ranks), abs=0.011)
     assert got.metrics["frozen_first"]["recall_at_20"] == pytest.approx(recall_of(frozen), abs=0.011)
 
 
@@ -214,23 +229,90 @@ def test_shares_of_no_event_are_no_number() -> None:
     assert math.isnan(got.cold_user_share)
 
 
-def test_new_items_are_misses_and_their_share_is_told() -> None:
+def test_an_item_that_nobody_touched_before_is_a_miss_and_their_share_is_told() -> None:
     later = [(0, 60, 0, 10**6), (1, 61, 0, 10**6 + 1), (70, 5, 0, 10**6 + 2), (71, 6, 0, 10**6 + 3)]
     trainer, window, since, cut = trained(blocks(300, seed=11), later)
     got = trainer.evaluate(window, since, cut)
     assert got.new_item_share == 0.5
     assert all(got.metrics[name]["recall_at_20"] <= 0.5 for name in SCORERS)
     assert got.predictions is not None
-    assert 60 not in got.predictions.top_items
+    assert 60 not in got.predictions.top_items[0]
 
 
-def test_before_the_first_generation_only_the_baselines_are_scored() -> None:
+def test_an_item_that_came_since_the_last_fit_is_recommended_from_then_on() -> None:
+    """Its path, its popularity and a vector from its users: at the time of its own first event it is none yet."""
+    later = [(n, 60, 0, 10**6 + n) for n in range(20)] + [(25, 60, 0, 2 * 10**6)]
+    trainer, window, since, cut = trained(blocks(600, seed=11), later)
+    got = trainer.evaluate(window, since, cut)
+    assert got.predictions is not None
+    assert 60 not in got.predictions.top_items[0]
+    assert 60 in got.predictions.top_items[-1]
+    assert got.new_item_share == pytest.approx(1 / got.event_count)
+
+
+def test_before_the_first_model_version_what_needs_no_model_is_scored() -> None:
     window = window_of(blocks(200, seed=12))
     since = window.cut()
     cut = append(window, blocks(50, seed=13, first_ms=10**6))
     got = trainer_of().evaluate(window, since, cut)
     assert (got.model_version, got.predictions) == (0, None)
-    assert set(got.metrics) == {"recent_popularity", "co_visitation"}
+    assert set(got.metrics) == BASELINES | {"bank", "paths"}
+
+
+def test_the_sum_is_that_of_the_plainest_parts() -> None:
+    """Vectors as published, popularity, age and paths by looking at every event; also what there is to learn."""
+    rows, later = blocks(400, seed=30), blocks(60, seed=31, first_ms=10**6)
+    trainer, window, since, cut = trained(rows, later)
+    trainer.scorer.mean_F = np.linspace(0.2, 1.0, len(trainer.scorer.mean_F))
+    got = trainer.evaluate(window, since, cut)
+    published, plain = trainer.embed(window, since), PlainWindow(RELATIONS)
+    every = events_of([(u, i, r, t + START_MS) for u, i, r, t in rows + later])
+    plain.append(every.user, every.item, every.relation, every.time_ms)
+    events = [(i, t + START_MS) for _, i, _, t in rows + later]
+    targets = plain_targets(rows, later)
+    first_target_ms = targets[0][3] + START_MS  # a chunk's degrees and ages are as of its first target
+    degree = np.ones(64)
+    for item in range(64):
+        degree[item] = max(1, sum(i == item and t < first_target_ms for i, t in events))
+    weight, worth = trainer.scorer.weight_F, degree**-PATH_DEGREE_POWER
+    ranks = []
+    for user, item, _, time_ms in targets:
+        at_ms = time_ms + START_MS
+        vector = Encoder(trainer.network, trainer.table, window, cut).users(
+            np.array([user], np.uint32), np.array([at_ms])
+        )[0]
+        found, _ = plain_paths(plain, cut, user, at_ms, SHAPE)
+        ends = plain_sums(found, path_tables(len(RELATIONS)), worth, is_user=True)
+        score = {}
+        for row, own in zip(published.item_rows.tolist(), published.item, strict=True):
+            age_ms = max(0, first_target_ms - min(t for i, t in events if i == row))
+            score[row] = (
+                weight[0] * float(own[:-1] @ vector[:-1])
+                + weight[1] * float(own[-1])
+                + float(weight[BANK] @ plain_features(row, events, at_ms))
+                + weight[AGE] * math.log1p(age_ms / 3_600_000)
+                + weight[PATHS] * math.log1p(PATH_SCALE * ends.get(row, [0.0])[0] * worth[row])
+            )
+        touched = {e[1] for e in rows + later if e[0] == user and e[3] < time_ms}
+        ranks.append(plain_rank(score, item, touched))
+    ndcg = sum(1 / math.log2(r + 1) for r in ranks if r <= 20) / len(ranks)
+    assert got.event_count == len(ranks) > 30
+    assert got.metrics["model"]["ndcg_at_20"] == pytest.approx(ndcg, abs=2e-3)
+    assert got.metrics["model"]["recall_at_20"] == pytest.approx(recall_of(ranks), abs=0.02)
+    assert len(got.lessons.target_N) == len(ranks)
+    assert sum(got.shares.values()) == pytest.approx(1)
+
+
+def test_random_events_teach_nothing_and_rank_by_chance() -> None:
+    """A part that saw what it ranks would show here: users and items have nothing to do with each other."""
+    rows = noise(2_000, seed=1)
+    later = [(u, i, r, t + 3 * 10**6) for u, i, r, t in noise(1_000, seed=2)]
+    trainer, window, since, cut = trained(rows, later)
+    got = trainer.evaluate(window, since, cut)
+    chance = 20 / 90  # a user has touched about ten of the hundred items
+    error = math.sqrt(chance * (1 - chance) / got.event_count)
+    for name in ("model", "vectors", "bank", "paths"):
+        assert abs(got.metrics[name]["recall_at_20"] - chance) < 4 * error, name
 
 
 def test_the_frozen_first_generation_stays_what_it_was() -> None:
@@ -304,23 +386,16 @@ def test_fewer_candidates_than_places_are_told_apart_from_items() -> None:
 
 
 def test_equal_scores_share_their_mean_rank_among_items_that_compete() -> None:
-    """Two users, five items: a tie of three, one of them touched; an unknown item; no candidate at all."""
-    user = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
-    item = np.array([[2.0, 0], [1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
-    none = np.zeros(0, np.int64)
-    ranks, best = dot_product_ranks(
-        user,
-        item,
-        np.array([True, True, True, True, False]),
-        np.array([1, 4, -1]),
-        [np.array([2]), none, none],
-        np.arange(10, 15, dtype=np.uint32),
-        4,
-    )
+    """Five items: a tie of three, one of them excluded; no score; no candidate at all."""
+    scores = np.array([[2.0, 1, 1, 1, -np.inf]] * 3, np.float32)
+    excluded = np.zeros((3, 5), np.bool_)
+    excluded[0, 2] = True
+    ranks = ranks_of(scores, np.array([1, 4, -1]), excluded)
     assert ranks.tolist() == [2.5, np.inf, np.inf]
-    assert (best[0, 0], best[0, 3]) == (10, NO_ITEM)
-    assert set(best[0, 1:3].tolist()) == {11, 13}
-    assert 14 not in best
+    rows, value = best_of(scores, excluded, np.arange(10, 15), 4)
+    assert rows[0].tolist() == [10, 11, 13, NO_ITEM]
+    assert rows[1].tolist() == [10, 11, 12, 13]
+    assert value[0].tolist() == [2, 1, 1, -np.inf]
 
 
 def test_ties_share_their_mean_rank_and_a_constant_scorer_earns_nothing() -> None:
