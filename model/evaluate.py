@@ -22,8 +22,8 @@ from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Encoder, popularity_of
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, take
 from driftgraph.model.published import Published
-from driftgraph.model.ranking import Stage, best_of, joined, ranks_of
-from driftgraph.model.scorer import PARTS, Lessons, Scorer, alone
+from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, standing_bias
+from driftgraph.model.scorer import Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
@@ -51,8 +51,8 @@ class Predictions:
 class Evaluation:
     """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
-    The scorers: ``model``, the sum that lists are made by; its parts alone, ``vectors`` (the dot product),
-    ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity`` and ``co_visitation``.
+    The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is
+    published; the other parts alone, ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity`` and ``co_visitation``.
     The model, its vectors and the frozen first are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
@@ -147,7 +147,9 @@ def evaluate(
     if len(chosen) > evaluations_max:
         chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
     targets = past.targets(take(scorable, chosen))
-    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
+    ranked = rank(
+        past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=seen_ms + 1
+    )
     ranks = dict(ranked.ranks)
     if first is not None:
         ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
@@ -190,7 +192,10 @@ def held_out_lessons(
     held = take(past.events, np.isin(identity(past.events), first_contacts(past.events)))
     held = take(held, is_held(held, options))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
-    return rank(past, past.targets(newest), encoder=encoder, scorer=scorer, serving=serving).lessons
+    targets, first_ms = past.targets(newest), int(newest.time_ms[0]) if len(newest) else 0
+    return rank(
+        past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=first_ms
+    ).lessons
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +208,27 @@ class Ranked:
 
 
 def rank(
-    past: Past, targets: Targets, *, encoder: Encoder, scorer: Scorer, serving: Published | None
+    past: Past,
+    targets: Targets,
+    *,
+    encoder: Encoder,
+    scorer: Scorer,
+    serving: Published | None,
+    published_ms: int,
 ) -> Ranked:
-    """Rank targets by the scorer's sum and by each part alone, each as of its own time."""
+    """Rank targets by the scorer's sum and by each part alone, each as of its own time.
+
+    ``vectors`` are ranked as a service does that reads vectors alone: items as of ``published_ms``.
+    """
     options, chosen = encoder.network.options, targets.events
-    weights = {"model": scorer.weight_F, **{part: alone(part, scorer.mean_F) for part in PARTS}}
-    if serving is None:
-        weights = {name: weight for name, weight in weights.items() if name not in ("model", "vectors")}
-    ranks: dict[str, list[F64]] = {name: [] for name in weights}
+    weights = {part: alone(part, scorer.mean_F) for part in ("bank", "paths")}
+    if serving is not None:
+        weights["model"] = scorer.weight_F
+    ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
     tops: list[U32] = []
     lessons: list[tuple[F32, I64, I64]] = []
     size = max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
-    moments = _Moments(past, encoder, serving)
+    moments = _Moments(past, encoder, scorer, serving, published_ms)
     for start in range(0, len(chosen), size):
         part = slice(start, min(start + size, len(chosen)))
         at_ms = chosen.time_ms[part]
@@ -225,6 +239,9 @@ def rank(
         parts = stage.parts(chosen.user[part], user, at_ms, later, scorer.mean_F)
         for name, weight in weights.items():
             ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
+        if serving is not None:
+            read = parts.vectors_nC * np.float32(scorer.weight_F[0]) + moments.published_C
+            ranks["vectors"].append(ranks_of(read, targets.column[part], excluded))
         scores = parts.scores(scorer.weight_F)
         tops.append(best_of(scores, excluded, stage.candidate, options.top)[0])
         lessons.append(stage.lessons(parts, scores, excluded, targets.column[part], later))
@@ -237,7 +254,9 @@ def rank(
 class _Moments:
     """The stages of an evaluation, one after the other in time."""
 
-    def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
+    def __init__(
+        self, past: Past, encoder: Encoder, scorer: Scorer, serving: Published | None, published_ms: int
+    ) -> None:
         self._past, self._encoder = past, encoder
         self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
         self._popularity = popularity_of(encoder.view, encoder.network)
@@ -246,15 +265,22 @@ class _Moments:
         self._known = np.ones(len(past.candidate), np.bool_)
         if serving is not None:
             self._item_CD, self._known = serving.items(past.candidate, encoder.view.row_versions(ITEM))
+        self._count_before(max(published_ms, self._bank.time_ms))
+        rows, bias_C = past.candidate.astype(np.int64), np.ascontiguousarray(self._item_CD[:, -1])
+        self.published_C = standing_bias(self._bank, rows, bias_C, scorer.weight_F)
+        self.published_C[~self._known] = -np.inf
 
     def stage(self, time_ms: int) -> Stage:
         """The stage of a moment; the next one is later."""
+        self._count_before(time_ms)
+        encoder, candidate = self._encoder, self._past.candidate
+        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
+
+    def _count_before(self, time_ms: int) -> None:
         events, stop = self._past.events, int(np.searchsorted(self._past.events.time_ms, time_ms, "left"))
         self._bank.advance(time_ms)
         self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
         self.done = stop
-        encoder, candidate = self._encoder, self._past.candidate
-        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates. One that is neither published nor seen yet is like the mean of the others."""

@@ -3,7 +3,7 @@
     parts of a score (``ranking``) ──► [Scorer] ──► one score ──► evaluation, lists
                                           ▲ learn, on the targets of an interval that no fit has seen yet
 
-    s(u, i, t) = w_v · u·i + w_b · bias_i + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age) + Σ w_p · log(1 + P / ε)
+    s(u, i, t) = w_v · u·i + w_b · bias_i + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age) + w_p · log(1 + P / ε)
 
 The weights are those of a multinomial logit over candidates, learned with a Gaussian prior: in each fit the
 interval's targets move them, the more the more there are, and what was learned before is forgotten slowly. Streams differ so much in
@@ -34,6 +34,7 @@ PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that b
     "paths": (PATHS,),
 }
 PRIOR: Mapping[str, float] = {"vectors": 1.0, "item_bias": 1.0, "popularity_1d": 0.2, "paths": 0.5}
+PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
 FORGET = 0.8  # what was learned counts so much after another fit
 STEPS_MAX = 20  # of Newton's method
@@ -64,8 +65,7 @@ class Scorer:
     """
 
     def __init__(self) -> None:
-        self.prior_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
-        self.mean_F: F64 = self.prior_F.copy()
+        self.mean_F: F64 = PRIOR_F.copy()
         self.information_FF: F64 = np.zeros((len(FEATURES), len(FEATURES)))
         self.fallback = ""  # the part that is served alone; "": the sum
 
@@ -117,19 +117,16 @@ class Scorer:
         """The weights after the lessons, and the information that lessons so far and these have given."""
         prior_FF = PRIOR_PRECISION * np.eye(len(FEATURES))
         known_FF = prior_FF + self.information_FF
-        begin_F = np.linalg.solve(known_FF, prior_FF @ self.prior_F + self.information_FF @ self.mean_F)
+        begin_F = np.linalg.solve(known_FF, prior_FF @ PRIOR_F + self.information_FF @ self.mean_F)
         mean_F, curvature_FF = _newton(_covered(lessons), begin_F, known_FF)
         return mean_F, curvature_FF - prior_FF
 
 
 def alone(part: str, weight_F: F64) -> F64:
-    """Weights under which one part ranks alone. A part that the sum counts nothing or less ranks as in the prior."""
+    """Weights under which one part ranks alone: the bank's half-lives as learned, the others as in the prior."""
     chosen = list(PARTS[part])
-    prior_F = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
     made: F64 = np.zeros(len(FEATURES))
-    made[chosen] = weight_F[chosen]
-    if part != "bank" and made[chosen[0]] <= 0:
-        made[chosen] = prior_F[chosen]
+    made[chosen] = (weight_F if part == "bank" else PRIOR_F)[chosen]
     return made
 
 
