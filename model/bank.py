@@ -14,7 +14,7 @@ import numpy as np
 
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.kernels.compile import helper, kernel
-from driftgraph.stream.window.view import in_parallel
+from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Events
 
 HOUR_MS = 3_600_000.0

@@ -51,9 +51,9 @@ class Predictions:
 class Evaluation:
     """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
-    The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is
-    published; the other parts alone, ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity`` and ``co_visitation``.
-    The model, its vectors and the frozen first are there from model version 1 on.
+    The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is published;
+    the other parts alone, ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity``
+    and ``co_visitation``. The model, its vectors and the frozen first are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
     are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
@@ -147,9 +147,7 @@ def evaluate(
     if len(chosen) > evaluations_max:
         chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
     targets = past.targets(take(scorable, chosen))
-    ranked = rank(
-        past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=seen_ms + 1
-    )
+    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=seen_ms + 1)
     ranks = dict(ranked.ranks)
     if first is not None:
         ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
@@ -193,14 +191,12 @@ def held_out_lessons(
     held = take(held, is_held(held, options))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
     targets, first_ms = past.targets(newest), int(newest.time_ms[0]) if len(newest) else 0
-    return rank(
-        past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=first_ms
-    ).lessons
+    return rank(past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=first_ms).lessons
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The ranks of targets by the sum and by each of its parts, the best items, and what there is to learn."""
+    """Ranks of targets by the sum and by each of its parts, the best items, and what there is to learn."""
 
     ranks: dict[str, F64]
     predictions: Predictions
@@ -283,7 +279,7 @@ class _Moments:
         self.done = stop
 
     def _items(self, time_ms: int) -> F32:
-        """Vectors of all candidates. One that is neither published nor seen yet is like the mean of the others."""
+        """Vectors of all candidates. One that is neither published nor seen yet is the mean of the others."""
         item_CD, known = self._item_CD.copy(), self._known
         if known.all():
             return item_CD

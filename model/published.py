@@ -1,4 +1,4 @@
-"""Vectors as they were published: what the first model version is remembered by, and the items of the serving one."""
+"""Vectors as they were published: all of the first model version, and the items of the serving one."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Stage:
 
 
 def path_tables(relation_count: int) -> paths.Tables:
-    """The weights of a path: 1 / (1 + place of j in the history) / |lag|, and ``BACKWARD`` times that before a visit."""
+    """A path weighs 1 / (1 + place of j in the history) / |lag|, ``BACKWARD`` times that before a visit."""
     tables = paths.Tables.ones(SHAPE, relation_count)
     tables.place[0] = 1 / (1 + np.arange(SHAPE.history))
     lag = np.arange(-SHAPE.lag, SHAPE.lag + 1)

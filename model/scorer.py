@@ -3,11 +3,13 @@
     parts of a score (``ranking``) ──► [Scorer] ──► one score ──► evaluation, lists
                                           ▲ learn, on the targets of an interval that no fit has seen yet
 
-    s(u, i, t) = w_v · u·i + w_b · bias_i + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age) + w_p · log(1 + P / ε)
+    s(u, i, t) = w_v · u·i + w_b · bias_i                                       vectors
+               + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age of i)      bank
+               + w_p · log(1 + P(u, i, t) / ε)                                  paths
 
-The weights are those of a multinomial logit over candidates, learned with a Gaussian prior: in each fit the
-interval's targets move them, the more the more there are, and what was learned before is forgotten slowly. Streams differ so much in
-what they live on that no fixed weights win everywhere.
+The weights are those of a multinomial logit over candidates, learned with a Gaussian prior. In each fit the
+targets of the interval move them, the more the more there are, and what was learned before is forgotten
+slowly. Streams differ so much in what they live on that no fixed weights win everywhere.
 
 The parts stand beside each other, since each alone is a recommender. A sum that ranks worse than one of them
 is not served: the scorer falls back to that part.
@@ -70,7 +72,7 @@ class Scorer:
         self.fallback = ""  # the part that is served alone; "": the sum
 
     @property
-    def weight_F(self) -> F64:
+    def weight_F(self) -> F64:  # noqa: N802  # F is the shape
         """The weights that are served."""
         return self.mean_F if not self.fallback else alone(self.fallback, self.mean_F)
 
@@ -80,8 +82,8 @@ class Scorer:
         Deterministic. The older lessons are learned first, and the sum is held against its parts on the
         newest; then all of them are learned.
 
-        Source of the rule: a Laplace approximation of the posterior, carried on as the next prior (Spiegelhalter and
-        Lauritzen, "Sequential updating of conditional probabilities", Networks 1990).
+        Source of the rule: a Laplace approximation of the posterior, carried on as the next prior
+        (Spiegelhalter and Lauritzen, "Sequential updating of conditional probabilities", Networks 1990).
         """
         count = len(lessons.target_N)
         older = count - round(CHECKED_SHARE * count)
@@ -117,13 +119,14 @@ class Scorer:
         """The weights after the lessons, and the information that lessons so far and these have given."""
         prior_FF = PRIOR_PRECISION * np.eye(len(FEATURES))
         known_FF = prior_FF + self.information_FF
-        begin_F = np.linalg.solve(known_FF, prior_FF @ PRIOR_F + self.information_FF @ self.mean_F)
+        pull_F = prior_FF @ PRIOR_F + self.information_FF @ self.mean_F
+        begin_F = np.linalg.solve(known_FF, pull_F).astype(np.float64)
         mean_F, curvature_FF = _newton(_covered(lessons), begin_F, known_FF)
         return mean_F, curvature_FF - prior_FF
 
 
 def alone(part: str, weight_F: F64) -> F64:
-    """Weights under which one part ranks alone: the bank's half-lives as learned, the others as in the prior."""
+    """Weights under which one part ranks alone: the bank as learned, the others as in the prior."""
     chosen = list(PARTS[part])
     made: F64 = np.zeros(len(FEATURES))
     made[chosen] = (weight_F if part == "bank" else PRIOR_F)[chosen]
@@ -131,7 +134,7 @@ def alone(part: str, weight_F: F64) -> F64:
 
 
 def ndcg(score_P: F64, lessons: Lessons) -> F64:
-    """[N]: NDCG@20 of each target among its candidates; 0 for one that no part found. Ties at their mean rank."""
+    """[N]: NDCG@20 of each target among its candidates, ties at their mean rank; 0 for one not among them."""
     found = lessons.target_N >= 0
     bounds = lessons.bounds_N1
     own_N = np.full(len(found), np.nan)
@@ -160,7 +163,10 @@ def _better_part(weight_F: F64, lessons: Lessons) -> str:
 
 
 def _newton(lessons: Lessons, begin_F: F64, precision_FF: F64) -> tuple[F64, F64]:
-    """The minimum of the lessons' cross entropy + ½ (w − begin)ᵀ precision (w − begin), and its Hessian there."""
+    """The minimum of cross entropy + ½ (w − begin)ᵀ precision (w − begin), and the Hessian there.
+
+    By Newton's method with halved steps; the function is convex.
+    """
     weight_F = begin_F.copy()
     value = _value(lessons, weight_F, begin_F, precision_FF)
     hessian_FF = precision_FF

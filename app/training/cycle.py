@@ -358,6 +358,7 @@ class Worker:
             "cut": json.dumps(
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
+            "weights": json.dumps(self.trainer.scorer.readable()),
             **self.evaluated,
         }
 
@@ -373,17 +374,18 @@ class Worker:
         if found is None:
             return None
         relations = [relation.name for relation in self.graph.window.relations]
+        ranked = np.unique(found.top_items[found.top_items != NO_ITEM])
+        named = zip(ranked.tolist(), self.graph.names(ITEM, ranked, moment), strict=True)
+        names = {row: self._then_called(row) if name is None else name for row, name in named}
         return PredictionRows(
             ts_ms=found.time_ms.tolist(),
             user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
             item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
             behavior=[relations[r] for r in found.relation.tolist()],
             generation=generation,
-            top_items=[
-                [self._item_name(row) for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()
-            ],
+            top_items=[[names[row] for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()],
         )
 
-    def _item_name(self, row: int) -> str:
-        """What a candidate was called; empty for one that came while ``since`` was taken."""
+    def _then_called(self, row: int) -> str:
+        """What an item was called at ``since`` that has left the window by now; empty if it came and went."""
         return (self._item_names[row] if row < len(self._item_names) else None) or ""

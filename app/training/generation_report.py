@@ -47,6 +47,7 @@ class GenerationReport:
             "cold_user_share": self.evaluation.cold_user_share,
             "candidates": self.evaluation.candidate_count,
             "metrics": scorers.pop("model", None),
+            "shares": self.evaluation.shares,
             "baselines": scorers,
             "by_behavior": self.evaluation.by_behavior,
             "slices": self.evaluation.slices,
@@ -71,7 +72,11 @@ def facts_of(evaluation: Evaluation) -> dict[str, str | int | float]:
     """What a manifest says of an evaluation."""
     if not evaluation.event_count:
         return {}
-    return {"metrics": json.dumps(evaluation.metrics), "evaluated_events": evaluation.event_count}
+    return {
+        "metrics": json.dumps(evaluation.metrics),
+        "evaluated_events": evaluation.event_count,
+        "shares": json.dumps(evaluation.shares),
+    }
 
 
 def describe(report: GenerationReport) -> str:

@@ -29,7 +29,11 @@ NO_VERSION = 0xFFFF_FFFF  # of a row that had no state: never a real one, so the
 TABLE = "table."
 PUBLISHED = ("serving", "first")
 
-EVALUATED = ("metrics", "evaluated_events")  # facts about the evaluation before the serving model's fit
+EVALUATED = (
+    "metrics",
+    "evaluated_events",
+    "shares",
+)  # facts about the evaluation before the serving model's fit
 
 Facts = Mapping[str, str | int | float]
 

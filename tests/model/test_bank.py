@@ -45,7 +45,7 @@ def test_scores_and_features_are_those_of_the_plainest_count(seed: int, gap_ms: 
     later, items = later_of(columns, start, asked), np.arange(ITEMS)
     pairs = Pairs(ITEMS * np.arange(len(asked) + 1), np.tile(items, len(asked)))
     features = bank.features(later, pairs).reshape(len(asked), ITEMS, -1)
-    expected = np.array([[plain_features(i, events, int(t)) for i in items] for t in asked])
+    expected = np.array([[plain_features(i, events, int(t)) for i in range(ITEMS)] for t in asked])
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
     weight: F64 = np.random.default_rng(seed).normal(size=len(HALF_LIVES_H))
     np.testing.assert_allclose(bank.scores(later, items, weight), expected @ weight, rtol=1e-4, atol=1e-5)

@@ -251,7 +251,7 @@ def test_an_item_that_nobody_touched_before_is_a_miss_and_their_share_is_told() 
 
 
 def test_an_item_that_came_since_the_last_fit_is_recommended_from_then_on() -> None:
-    """Its path, its popularity and a vector from its users: at the time of its own first event it is none yet."""
+    """By its paths, its popularity and its users; at its own first event it is none yet."""
     later = [(n, 60, 0, 10**6 + n) for n in range(20)] + [(25, 60, 0, 2 * 10**6)]
     trainer, window, since, cut = trained(blocks(600, seed=11), later)
     got = trainer.evaluate(window, since, cut)
@@ -271,7 +271,7 @@ def test_before_the_first_model_version_what_needs_no_model_is_scored() -> None:
 
 
 def test_the_sum_is_that_of_the_plainest_parts() -> None:
-    """Vectors as published, popularity, age and paths by looking at every event; also what there is to learn."""
+    """Vectors as published; popularity, age and paths by looking at every event."""
     rows, later = blocks(400, seed=30), blocks(60, seed=31, first_ms=10**6)
     trainer, window, since, cut = trained(rows, later)
     trainer.scorer.mean_F = np.linspace(0.2, 1.0, len(trainer.scorer.mean_F))

@@ -1,4 +1,4 @@
-"""The scorer's weights: their learning against known weights and numerical slopes, and when a part is served."""
+"""The scorer's weights: against known weights and numerical slopes, and when a part is served alone."""
 
 from __future__ import annotations
 
