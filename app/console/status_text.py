@@ -33,11 +33,11 @@ def checkpoint_of(updater: dict[str, Any]) -> str:
 
 def first_fit_of(waits: Mapping[str, Any]) -> str:
     """When the first fit is due; ``waits`` has the fields of a ``FirstFit``."""
-    early, regular, count = waits["early"], waits["regular"], waits["count"]
+    early, regular, by_count = waits["early"], waits["regular"], waits["by_count"]
     if early["at_ms"] is None:
         return "due once there are events"
     parts = []
-    for one, and_then in ((early, " and event time passes the next quarter of an hour"), (count, "")):
+    for one, and_then in ((early, " and event time passes the next quarter of an hour"), (by_count, "")):
         if one is not None and one["events"] < one["needed"]:
             parts.append(f"once {one['needed']:,} events are applied ({one['events']:,} so far){and_then}")
     ready_ms = [one["at_ms"] for one in (early, regular) if one["events"] >= one["needed"]]

@@ -87,7 +87,7 @@ class FirstFit(NamedTuple):
 
     early: Waits
     regular: Waits
-    count: Waits | None  # None: ``fit.events`` is not set
+    by_count: Waits | None  # None: ``fit.events`` is not set
 
 
 class FitSchedule:
@@ -134,8 +134,8 @@ class FitSchedule:
         at_regular = counted.all - counted.since_regular  # applied when the last one was
         early = Waits(counted.since_any, _needed(at_regular > 0), _next_ms(now_ms, FIRST_AGAIN_MS))
         regular = Waits(counted.all, max(FIRST_EVENTS, at_regular + 1), _next_ms(now_ms, self.every_ms))
-        count = None if self.events is None else Waits(counted.since_regular, self.events, None)
-        return FirstFit(early, regular, count)
+        by_count = None if self.events is None else Waits(counted.since_regular, self.events, None)
+        return FirstFit(early, regular, by_count)
 
     def split(self, watermark_ms: I64, applied: Mask) -> Iterator[Due]:
         """The marks in a batch, ascending. The caller must exhaust it.

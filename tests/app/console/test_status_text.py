@@ -51,7 +51,7 @@ def waits(early: int, regular: int, count: int | None = None, at_ms: int | None 
     return {
         "early": {"events": early, "needed": 10_000, "at_ms": at_ms},
         "regular": {"events": regular, "needed": 100, "at_ms": hour_ms},
-        "count": None if count is None else {"events": count, "needed": 5_000, "at_ms": None},
+        "by_count": None if count is None else {"events": count, "needed": 5_000, "at_ms": None},
     }
 
 

@@ -171,7 +171,7 @@ def test_the_status_says_what_the_first_fit_waits_for_until_there_is_a_model(
     assert status["first_fit"]["early"]["events"] == 3
     assert status["first_fit"]["early"]["needed"] == 10_000
     assert status["first_fit"]["early"]["at_ms"] % 900_000 == 0
-    assert status["first_fit"]["count"] is None
+    assert status["first_fit"]["by_count"] is None
     [note] = [note for note in notes.said if "no model" in note]
     assert "its first fit is due once 10,000 events are applied (3 so far)" in note
     checkpoint.write(tmp_path / "saved" / "trainer", 1, [("trainer.json", b"{}")], {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -96,7 +96,7 @@ def numbers(client: redis.Redis) -> list[int]:
 def hashes(client: redis.Redis, number: int, kind: str) -> dict[str, dict[bytes, bytes]]:
     """Every hash of a side, without the field that names its generation."""
     found = {}
-    for i in client.lrange(f"{NAMESPACE}:emb:{number}:{kind}-ids", 0, -1):  # type: ignore[union-attr]
+    for i in cast("list[bytes]", client.lrange(f"{NAMESPACE}:emb:{number}:{kind}-ids", 0, -1)):
         fields: Any = client.hgetall(f"{NAMESPACE}:emb:{number}:{kind}:{i.decode()}")
         found[i.decode()] = {name: value for name, value in fields.items() if name != b"gen"}
     return found
@@ -107,6 +107,7 @@ def test_a_worker_that_crashes_again_and_again_publishes_its_model_once(
 ) -> None:
     """What an operator can go back to stays, and users are as fresh as after a publish."""
     assert numbers(redis_client) == [1, 2, 3]
+    worker = machine.start()
     for n in range(5):
         grow(machine.graph, one_event(f"new{n}", SHOP.item_ids[n], 0, LATER_MS + n))
         worker = machine.start()

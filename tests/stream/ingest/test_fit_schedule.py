@@ -216,10 +216,10 @@ def test_what_the_first_fit_is_said_to_wait_for_is_where_the_next_mark_is(
     """Asked before each event, by whoever has no model."""
     stream, schedule = Stream(runs, unknown), FitSchedule(every_ms, events)
     for watermark_ms, applied in zip(stream.watermarks, stream.applied, strict=True):
-        early, regular, count = waits = schedule.first_fit()
+        early, regular, by_count = waits = schedule.first_fit()
         is_known = early.at_ms is not None
         assert (regular.at_ms is not None) == is_known
-        assert (count is None) == (events is None)
+        assert (by_count is None) == (events is None)
         is_due = is_known and any(
             one.events >= one.needed and watermark_ms >= (one.at_ms or 0) for one in waits if one is not None
         )
