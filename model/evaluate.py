@@ -22,7 +22,7 @@ from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Encoder, popularity_of
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, take
 from driftgraph.model.published import Published
-from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, standing_bias
+from driftgraph.model.ranking import Stage, best_of, joined, ranks_of
 from driftgraph.model.scorer import Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -147,7 +147,7 @@ def evaluate(
     if len(chosen) > evaluations_max:
         chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
     targets = past.targets(take(scorable, chosen))
-    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=seen_ms + 1)
+    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
     ranks = dict(ranked.ranks)
     if first is not None:
         ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
@@ -190,8 +190,7 @@ def held_out_lessons(
     held = take(past.events, np.isin(identity(past.events), first_contacts(past.events)))
     held = take(held, is_held(held, options))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
-    targets, first_ms = past.targets(newest), int(newest.time_ms[0]) if len(newest) else 0
-    return rank(past, targets, encoder=encoder, scorer=scorer, serving=serving, published_ms=first_ms).lessons
+    return rank(past, past.targets(newest), encoder=encoder, scorer=scorer, serving=serving).lessons
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +209,10 @@ def rank(
     encoder: Encoder,
     scorer: Scorer,
     serving: Published | None,
-    published_ms: int,
 ) -> Ranked:
     """Rank targets by the scorer's sum and by each part alone, each as of its own time.
 
-    ``vectors`` are ranked as a service does that reads vectors alone: items as of ``published_ms``.
+    ``vectors`` are ranked as a service does that reads vectors alone.
     """
     options, chosen = encoder.network.options, targets.events
     weights = {part: alone(part, scorer.mean_F) for part in ("bank", "paths")}
@@ -224,7 +222,7 @@ def rank(
     tops: list[U32] = []
     lessons: list[tuple[F32, I64, I64]] = []
     size = max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
-    moments = _Moments(past, encoder, scorer, serving, published_ms)
+    moments = _Moments(past, encoder, serving)
     for start in range(0, len(chosen), size):
         part = slice(start, min(start + size, len(chosen)))
         at_ms = chosen.time_ms[part]
@@ -236,7 +234,7 @@ def rank(
         for name, weight in weights.items():
             ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
         if serving is not None:
-            read = parts.vectors_nC * np.float32(scorer.weight_F[0]) + moments.published_C
+            read = np.where(moments.is_published_C, parts.vectors_nC + parts.bias_C, -np.inf)
             ranks["vectors"].append(ranks_of(read, targets.column[part], excluded))
         scores = parts.scores(scorer.weight_F)
         tops.append(best_of(scores, excluded, stage.candidate, options.top)[0])
@@ -250,37 +248,30 @@ def rank(
 class _Moments:
     """The stages of an evaluation, one after the other in time."""
 
-    def __init__(
-        self, past: Past, encoder: Encoder, scorer: Scorer, serving: Published | None, published_ms: int
-    ) -> None:
+    def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
         self._past, self._encoder = past, encoder
         self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
         self._popularity = popularity_of(encoder.view, encoder.network)
         self.done = 0  # events that are counted
         self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
-        self._known = np.ones(len(past.candidate), np.bool_)
+        self.is_published_C = np.ones(len(past.candidate), np.bool_)
         if serving is not None:
-            self._item_CD, self._known = serving.items(past.candidate, encoder.view.row_versions(ITEM))
-        self._count_before(max(published_ms, self._bank.time_ms))
-        rows, bias_C = past.candidate.astype(np.int64), np.ascontiguousarray(self._item_CD[:, -1])
-        self.published_C = standing_bias(self._bank, rows, bias_C, scorer.weight_F)
-        self.published_C[~self._known] = -np.inf
+            self._item_CD, self.is_published_C = serving.items(
+                past.candidate, encoder.view.row_versions(ITEM)
+            )
 
     def stage(self, time_ms: int) -> Stage:
         """The stage of a moment; the next one is later."""
-        self._count_before(time_ms)
-        encoder, candidate = self._encoder, self._past.candidate
-        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
-
-    def _count_before(self, time_ms: int) -> None:
         events, stop = self._past.events, int(np.searchsorted(self._past.events.time_ms, time_ms, "left"))
         self._bank.advance(time_ms)
         self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
         self.done = stop
+        encoder, candidate = self._encoder, self._past.candidate
+        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates. One that is neither published nor seen yet is the mean of the others."""
-        item_CD, known = self._item_CD.copy(), self._known
+        item_CD, known = self._item_CD.copy(), self.is_published_C
         if known.all():
             return item_CD
         if known.any():

@@ -52,18 +52,6 @@ class Parts:
         return scores
 
 
-def standing_bias(bank: Bank, candidate: I64, bias_C: F32, weight_F: F64) -> F32:
-    """[C]: what the score of each candidate has beside vectors and paths, at the bank's moment.
-
-    It is the last channel of a published item, so that the dot product of published vectors is the score
-    without its paths.
-    """
-    nothing = Later(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.array([bank.time_ms], np.int64))
-    standing: F32 = bank.scores(nothing, candidate, np.ascontiguousarray(weight_F[BANK]))[0]
-    standing += (weight_F[1] * bias_C + weight_F[AGE] * bank.age(candidate)).astype(np.float32)
-    return standing
-
-
 class Stage:
     """One moment's candidates and what is known of them.
 

@@ -132,19 +132,8 @@ def test_the_model_and_the_frozen_one_are_ranked_by_their_published_vectors() ->
     trainer, window, since, cut = trained(rows, later)
     got = trainer.evaluate(window, since, cut)
     published = trainer.embed(window, since)
-    targets, weight = plain_targets(rows, later), trainer.scorer.weight_F
+    targets = plain_targets(rows, later)
     users = {int(u): v for u, v in zip(published.user_rows, published.user, strict=True)}
-    published_ms = rows[-1][3] + 1  # popularity and age are as of then, too
-    before = [(i, t) for _, i, _, t in rows]
-    first_ms = {i: min(t for j, t in before if j == i) for i, _ in before}
-    standing = np.array(
-        [
-            weight[1] * bias
-            + weight[BANK] @ plain_features(i, before, published_ms)
-            + weight[AGE] * math.log1p((published_ms - first_ms[i]) / 3_600_000)
-            for i, bias in zip(published.item_rows.tolist(), published.item[:, -1].tolist(), strict=True)
-        ]
-    )
     ranks: list[float] = []
     frozen: list[float] = []
     for user, item, _, time_ms in targets:
@@ -153,7 +142,7 @@ def test_the_model_and_the_frozen_one_are_ranked_by_their_published_vectors() ->
         vector = Encoder(trainer.network, trainer.table, window, cut).users(
             np.array([user], np.uint32), np.array([START_MS + time_ms])
         )[0]
-        of_items = published.item[:, :-1] @ vector[:-1] * weight[0] + standing
+        of_items = published.item @ vector
         score = dict(zip(published.item_rows.tolist(), of_items.tolist(), strict=True))
         ranks.append(plain_rank(score, item, touched))
         if user not in users:
