@@ -75,12 +75,17 @@ class _Scratch(NamedTuple):
     found: U32
 
 
-class _Best(NamedTuple):
-    """The lists of N users, best first: rows and scores, [N, count], and how long each list is."""
+class Best(NamedTuple):
+    """N lists of items, best first; in list n, what is behind ``lengths[n]`` means nothing."""
 
-    rows: U32
-    score: F64
-    lengths: I64
+    rows: U32  # [N, count]
+    score: F64  # [N, count]
+    lengths: I64  # [N]
+
+    @classmethod
+    def empty(cls, lists: int, count: int) -> Best:
+        """Lists of up to ``count`` items that have none yet."""
+        return cls(np.zeros((lists, count), np.uint32), np.zeros((lists, count)), np.zeros(lists, np.int64))
 
 
 class CoVisitation:
@@ -105,11 +110,10 @@ class CoVisitation:
             events.user[by_item],
         )
         self._scratch = _Scratch(np.zeros(rows), np.zeros(rows, np.uint32))
+        self.rows = rows
 
-    def best(
-        self, touched: U32, bounds: I64, before_ms: int, popular: U32, worth: F64, count: int
-    ) -> tuple[U32, F64, I64]:
-        """The ``count`` best items of each of N users, best first: rows [N, count], scores, and how many.
+    def best(self, touched: U32, bounds: I64, before_ms: int, popular: U32, worth: F64, count: int) -> Best:
+        """The ``count`` best items of each of N users.
 
         Args:
             touched: Item rows that user n touched, newest first, at ``bounds[n]`` to ``bounds[n + 1]``; the
@@ -120,10 +124,9 @@ class CoVisitation:
             worth: [rows] added to the score of ``near``; small beside it.
             count: Length of a list.
         """
-        users = len(bounds) - 1
-        best = _Best(np.zeros((users, count), np.uint32), np.zeros((users, count)), np.zeros(users, np.int64))
+        best = Best.empty(len(bounds) - 1, count)
         _fill(touched, bounds, before_ms, self._index, popular, worth, self._scratch, best)
-        return best.rows, best.score, best.lengths
+        return best
 
     def near(self, history: U32, before_ms: int) -> tuple[U32, F64]:
         """Item rows visited near those of ``history`` (newest first), in no order, and the score of each.
@@ -191,7 +194,7 @@ def _first_at(times_ms: I64, first: int, stop: int, time_ms: int) -> int:  # pra
 @kernel
 def _fill(
     touched: U32, bounds: I64, before_ms: int, index: _Index, popular: U32, worth: F64, scratch: _Scratch,
-    lists: _Best,
+    lists: Best,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     score, found = scratch
     rows, best, lengths = lists

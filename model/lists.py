@@ -1,43 +1,79 @@
-"""What is served before the first model version: lists by co-visitation, then by popularity.
+"""Lists of items for users and for items: what ``recommend`` and ``similar`` read from Redis.
 
-    live events at a cut ──► [Lists] ──► a list for each user, and vectors whose dot product is the popularity
+    item vectors, live events at a cut ──► [a ListMaker] ──► app/training/by_id.py ──► GenerationStore
 
-They need no training, so a start has them within seconds.
+``FirstLists`` is served before the first model version: it needs no training, so a start has it within
+seconds. ``VectorLists`` is that of a trained model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from driftgraph.model.co_visitation import CoVisitation
+from driftgraph.model.co_visitation import Best, CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.examples import half_lives_ms
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import ListLengths, TrainerOptions
 from driftgraph.model.popularity import Popularity
-from driftgraph.stream.arrays import F32, F64, U32, Mask
+from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM
-from driftgraph.stream.window.writer import Cut, WindowView
+from driftgraph.stream.window.heterograph import Moment
+from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 MADE_BY = "co-visitation and popularity"  # in the manifest, where a model's generation says "model"
-LIST_MAX = 50  # items of a list
 POPULARITY_WORTH = 1e-6  # of a popular item's share: it orders what co-visitation leaves equal
+SCORES_AT_ONCE = 1 << 23  # of users and items, 32 MB
+SIMILAR_AT_ONCE = 16_384  # items: 10 MB at 50 similar ones each
 
 
-class Lists:
-    """Scores as of one cut.
+class AskedUsers(NamedTuple):
+    """N users whose lists are asked for."""
 
-    Always true: a list has the ``LIST_MAX`` best of the live items that the user has not touched, or all of
-    them, best first.
+    rows: U32  # [N]
+    vectors: F32  # [N, D] as they are published
+    times_ms: I64  # [N] only events strictly before it count,
+    cut: Cut  # and only those of the window at it
+    touched: U32  # item rows that user n touched, newest first, at bounds[n] to bounds[n + 1]
+    bounds: I64  # [N + 1]
+
+
+class ListMaker(Protocol):
+    """Makes lists out of what was live at one cut. One thread uses it.
+
+    Always true: no list has an item that its user has touched, or a row whose owner has changed since the
+    cut; the best come first.
     """
 
-    def __init__(self, view: WindowView, cut: Cut, options: TrainerOptions) -> None:
-        """Index the live events of ``cut``. O(live events · log live events)."""
-        self._view, self._versions = view, view.row_versions(ITEM).copy()
-        events = view.events(cut)
-        rows = max(view.rows(ITEM), int(events.item.max(initial=0)) + 1)
-        self._now_ms = int(events.time_ms[-1]) + 1 if len(events) else 0
+    def of(self, users: AskedUsers) -> Best:
+        """The best items of each of N users; as long as ``ListLengths.lists`` where so many are left."""
+
+    def similar(self, items: U32) -> Iterator[Best]:
+        """The items that are most similar to each of these, in the order given, ``SIMILAR_AT_ONCE`` a time.
+
+        A list may be shorter than ``ListLengths.similar``, also empty.
+        """
+
+
+class FirstLists:
+    """By co-visitation, behind that by popularity. It has vectors, too, whose dot product is the popularity.
+
+    Always true: a list has all live items that the user has not touched, if they are no more than fit.
+    """
+
+    def __init__(
+        self, view: WindowView, moment: Moment, options: TrainerOptions, lengths: ListLengths
+    ) -> None:
+        """Index the live events of ``moment``. O(live events · log live events)."""
+        self._owners = _Owners(view, moment.versions[ITEM])
+        self._lengths = lengths
+        events = view.events(moment.cut)
+        rows = _rows_of(view, events)
+        self._now_ms = _right_after(events)
         self._visits = CoVisitation(events, rows)
         popularity = Popularity(half_lives_ms(view.relations, options), rows)
         popularity.advance(events, self._now_ms)
@@ -52,36 +88,20 @@ class Lists:
         self._popular = item_rows[np.argsort(-self._worth[item_rows], kind="stable")]
         self._dim = options.dim
 
-    def of(self, touched: Sequence[U32]) -> list[tuple[U32, F64]]:
-        """The lists of N users who touched these item rows, newest first: rows and scores, best first."""
-        bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in touched])]).astype(np.int64)
-        joined = np.concatenate(touched) if len(touched) else np.zeros(0, np.uint32)
-        owned = self._still_owned()
-        known = joined < len(owned)  # an item that came after the cut has no place here
-        known[known] = owned[joined[known]]
-        bounds = np.concatenate([[0], np.cumsum(known)])[bounds]
-        rows, score, lengths = self._visits.best(
-            joined[known], bounds, self._now_ms, self._popular, self._worth, LIST_MAX
+    def of(self, users: AskedUsers) -> Best:
+        """By the items that each user touched. ``vectors``, ``times_ms`` and ``cut`` change nothing."""
+        owned = self._owners.same(len(self._worth))
+        known = users.touched < len(owned)  # an item that came after the cut has no place here
+        known[known] = owned[users.touched[known]]
+        bounds = np.concatenate([[0], np.cumsum(known)])[users.bounds]
+        best = self._visits.best(
+            users.touched[known], bounds, self._now_ms, self._popular, self._worth, self._lengths.lists
         )
-        made = []
-        for n, length in enumerate(lengths.tolist()):
-            kept = owned[rows[n, :length]]
-            made.append((rows[n, :length][kept], score[n, :length][kept]))
-        return made
+        return _kept(best, owned)
 
-    def _still_owned(self) -> Mask:
-        """[rows] whether the item of a row is that of the cut: a row may have changed hands since."""
-        now = self._view.row_versions(ITEM)
-        owned = np.zeros(len(self._worth), np.bool_)
-        known = min(len(owned), len(now), len(self._versions))
-        owned[:known] = self._versions[:known] == now[:known]
-        return owned
-
-    def users(self, count: int) -> F32:
-        """[count, D] vectors of users, all the same: the dot product with an item is its popularity."""
-        vectors = np.zeros((count, self._dim), np.float32)
-        vectors[:, -1] = 1
-        return vectors
+    def similar(self, items: U32) -> Iterator[Best]:
+        """By co-visitation with the item alone."""
+        return _similar(self._visits, self._owners, items, self._now_ms, self._lengths.similar)
 
     def embedding(self) -> Embedding:
         """Every live user and item, with vectors that rank by the log of popularity alone."""
@@ -89,9 +109,138 @@ class Lists:
         items[:, -1] = self._log_share
         return Embedding(
             self._user_rows,
-            self.users(len(self._user_rows)),
+            popularity_users(len(self._user_rows), self._dim),
             self._user_event_ms,
             self._item_rows,
             items,
             self._item_event_ms,
         )
+
+
+class VectorLists:
+    """The exact best by the dot product of the published vectors; similar items by co-visitation."""
+
+    def __init__(
+        self,
+        view: WindowView,
+        moment: Moment,
+        embedding: Embedding,
+        lengths: ListLengths,
+        device: torch.device,
+    ) -> None:
+        """Rank the items of ``embedding``, which is of ``moment``, on ``device``."""
+        self._view, self._cut, self._lengths = view, moment.cut, lengths
+        self._owners = _Owners(view, moment.versions[ITEM])
+        self._count = len(embedding.item_rows)
+        self._length = min(lengths.lists, self._count)
+        self._block = max(1, int((self._count / max(1, self._length)) ** 0.5))
+        extra = -self._count % self._block  # columns of nothing, so that blocks are whole
+        self._item_rows = np.append(embedding.item_rows, np.zeros(extra, np.uint32))
+        self._items = torch.from_numpy(np.pad(embedding.item, ((0, extra), (0, 0)))).to(device)
+        self._column: I64 = np.full(int(embedding.item_rows.max(initial=0)) + 1, -1, np.int64)
+        self._column[embedding.item_rows] = np.arange(self._count)
+
+    def of(self, users: AskedUsers) -> Best:
+        """By the users' vectors. ``rows``, ``times_ms`` and ``cut`` change nothing. O(users · items · D)."""
+        device = self._items.device
+        gone = ~self._owners.same(len(self._column))[self._item_rows]
+        gone[self._count :] = True
+        gone_columns = torch.from_numpy(np.flatnonzero(gone)).to(device)
+        user, column = self._touched(users)
+        best = Best.empty(len(users.rows), self._length)
+        at_once = max(1, SCORES_AT_ONCE // max(1, len(gone)))
+        for first in range(0, len(users.rows), at_once):
+            part = slice(first, first + at_once)
+            score = torch.from_numpy(users.vectors[part]).to(device) @ self._items.T
+            score[:, gone_columns] = -torch.inf
+            own = slice(*np.searchsorted(user, (first, first + at_once)).tolist())
+            place = torch.from_numpy(np.stack([user[own] - first, column[own]])).to(device)
+            score[place[0], place[1]] = -torch.inf
+            top, columns = _top(score, self._length, self._block)
+            best.score[part] = top.cpu().numpy()
+            best.rows[part] = self._item_rows[columns.cpu().numpy()]
+        best.lengths[:] = np.isfinite(best.score).sum(axis=1)
+        return best
+
+    def _touched(self, users: AskedUsers) -> tuple[I64, I64]:
+        """The number of the user, ascending, and the column of the item, of each item that was touched."""
+        user = np.repeat(np.arange(len(users.rows)), np.diff(users.bounds))
+        known = users.touched < len(self._column)  # not an item that came after the cut
+        user, column = user[known], self._column[users.touched[known]]
+        return user[column >= 0], column[column >= 0]
+
+    def similar(self, items: U32) -> Iterator[Best]:
+        """By co-visitation with the item alone; the index of it goes with the iterator."""
+        events = self._view.events(self._cut)
+        visits = CoVisitation(events, _rows_of(self._view, events))
+        yield from _similar(visits, self._owners, items, _right_after(events), self._lengths.similar)
+
+
+def popularity_users(count: int, dim: int) -> F32:
+    """[count, dim] vectors of users before the first model version, all the same.
+
+    The dot product with the vector of an item is the item's popularity.
+    """
+    vectors = np.zeros((count, dim), np.float32)
+    vectors[:, -1] = 1
+    return vectors
+
+
+class _Owners:
+    """Who owned the item rows at a cut."""
+
+    def __init__(self, view: WindowView, versions: U32) -> None:
+        self._view, self._then = view, versions
+
+    def same(self, rows: int) -> Mask:
+        """[rows] whether the item of a row is that of the cut: a row may have changed hands since."""
+        now = self._view.row_versions(ITEM)
+        owned = np.zeros(rows, np.bool_)
+        known = min(rows, len(now), len(self._then))
+        owned[:known] = self._then[:known] == now[:known]
+        return owned
+
+
+def _top(score: Tensor, length: int, block: int) -> tuple[Tensor, Tensor]:
+    """The ``length`` largest of each row, largest first, and their columns; [n, length] both.
+
+    The largest are in the ``length`` blocks of columns with the largest maxima, so only these are looked
+    through: of 20,000 columns 1,428 maxima and 1,400 columns, where ``torch.topk`` orders all.
+    """
+    blocks = score.view(len(score), score.shape[1] // block, block)
+    chosen = blocks.amax(dim=2).topk(min(length, blocks.shape[1])).indices
+    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)
+    top, place = inside.topk(length)
+    return top, chosen.gather(1, place // block) * block + place % block
+
+
+def _similar(
+    visits: CoVisitation, owners: _Owners, items: U32, before_ms: int, length: int
+) -> Iterator[Best]:
+    owned = owners.same(visits.rows)
+    nothing, worth = np.zeros(0, np.uint32), np.zeros(visits.rows)
+    for first in range(0, len(items), SIMILAR_AT_ONCE):
+        part = items[first : first + SIMILAR_AT_ONCE]
+        best = visits.best(part, np.arange(len(part) + 1), before_ms, nothing, worth, length)
+        yield _kept(best, owned)
+
+
+def _kept(best: Best, owned: Mask) -> Best:
+    """The lists without rows that changed hands, in the same order."""
+    length = best.rows.shape[1]
+    kept = owned[best.rows] & (np.arange(length) < best.lengths[:, None])
+    lengths = kept.sum(axis=1)
+    if np.array_equal(lengths, best.lengths):
+        return best
+    order = np.argsort(~kept, axis=1, kind="stable")
+    rows, score = (np.take_along_axis(part, order, axis=1) for part in (best.rows, best.score))
+    return Best(rows, score, lengths)
+
+
+def _rows_of(view: WindowView, events: Events) -> int:
+    return max(view.rows(ITEM), int(events.item.max(initial=0)) + 1)
+
+
+def _right_after(events: Events) -> int:
+    """The time at which every one of these events is in the past."""
+    return int(events.time_ms[-1]) + 1 if len(events) else 0

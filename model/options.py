@@ -9,6 +9,7 @@ from typing import Any, Final
 
 STATE_FORMAT = 2  # of what a trainer saves
 FORMATS_READ = (1, 2)  # 1 may have names of before: model/saved_state.py
+LIST_LENGTH_MAX = 1_000  # of a published list; the longest that ``recommend`` prints, too
 SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
 # Of options; the words are pydantic's, since the tables of the configuration take their limits from here.
 LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -112,3 +113,11 @@ class TrainerOptions:
             raise ValueError(f"dim {self.dim} should be a multiple of heads {self.heads}")
         if self.activation not in ("none", "elu", "leaky_relu"):
             raise ValueError(f"activation must be none, elu or leaky_relu, got {self.activation!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListLengths:
+    """How many items the lists that are published have at most; 0: there are none."""
+
+    lists: int = 100  # recommended to a user
+    similar: int = 50  # similar to an item

@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import numpy as np
 import redis
 from redis.client import Pipeline
 
-from driftgraph.snapshots.generations.keys import LIVE, Keys, StoreError, redis_errors, require_binary
+from driftgraph.snapshots.answers import Batch, Recommendation, SimilarItems
+from driftgraph.snapshots.generations.keys import (
+    LIST_FIELDS,
+    LIVE,
+    Keys,
+    StoreError,
+    redis_errors,
+    require_binary,
+)
 from driftgraph.stream.arrays import F32, F64, Mask
 
 T = TypeVar("T")
@@ -29,34 +37,13 @@ SPARE = 8  # more candidates than asked for: the vector set rounds scores, and i
 GRAPH_EF = 500  # effort of a search in a vector set too large for an exact one
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Vectors of some users and some items, all of one generation.
+class _Described(NamedTuple):
+    """What the manifest of a generation says."""
 
-    A row whose ``found`` is False is zero. ``generation`` is 0 if nothing was published yet; then no row is
-    found and the vectors have no columns.
-    """
-
-    generation: int
-    users: F32
-    users_found: Mask
-    items: F32
-    items_found: Mask
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """Items to show a user, best first; equal scores by id.
-
-    ``source`` says how they were found: ``embedding`` (scores are dot products), ``co_visitation`` (a list
-    that the worker made before the first model version: co-visitation, behind it popularity),
-    ``trending`` (for an unknown user; scores are those of the trend lists) or ``none``.
-    """
-
-    generation: int
-    source: Literal["embedding", "co_visitation", "trending", "none"]
-    items: list[tuple[str, float]]
-    event_ms: int | None = None  # time of the newest event that is in the user's vector
+    dim: int
+    search: str  # its index: exact, graph or none
+    lists: int  # items of a user's list at most
+    made_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +90,7 @@ class EmbeddingReader:
         self._cache_items = cache_items
         self._generation = 0  # the generation of the last read; every read checks it
         self._token = b""  # of its publish: after a FLUSHALL another generation may have the same number
-        self._described: tuple[tuple[int, bytes], int, str] = ((0, b""), 0, "none")  # dim, how to search
+        self._described: tuple[tuple[int, bytes], _Described] = ((0, b""), _Described(0, "none", 0, ""))
         self._catalog: _Catalog | None = None
 
     def current(self) -> int:
@@ -135,7 +122,7 @@ class EmbeddingReader:
             names = [self._keys.user(generation, i) for i in users]
             names += [self._keys.item(generation, i) for i in items]
             blobs = self._consistent(generation, [("HGET", name, "embedding") for name in names])
-            dim = self._describe(generation)[0]
+            dim = self._describe(generation).dim
             return Batch(
                 generation,
                 *_rows(blobs[: len(users)], len(users), dim),
@@ -146,11 +133,12 @@ class EmbeddingReader:
             return self._follow(read)
 
     def recommend(self, user_id: str, top: int = 20) -> Recommendation:
-        """The items with the highest dot product that the user has not touched.
+        """The best items that the user has not touched: the user's list, in one round trip.
 
-        Exact, except in a catalog beyond 100,000 items without ``cache_items``, where the vector set is
-        searched approximately. ``touched`` holds a user's newest 200 items, so an older one may be
-        recommended.
+        Items are ranked by the dot product of the vectors instead where the user has no list, or where
+        fewer than ``top`` are left of a list that was cut off at ``publish.lists``. This is exact, except in
+        a catalog beyond 100,000 items without ``cache_items``, where the vector set is searched
+        approximately. ``touched`` holds a user's newest 200 items, so an older one may be recommended.
 
         Raises:
             ValueError: If ``top`` is not positive.
@@ -163,17 +151,18 @@ class EmbeddingReader:
             if not generation:
                 return self._trending(0, top)
             name = self._keys.user(generation, user_id)
-            command = ("HMGET", name, "embedding", "touched", "event_ms", "list")
-            blob, touched, event_ms, listed = self._consistent(generation, [command])[0]
+            command = ("HMGET", name, "embedding", "touched", "event_ms", *LIST_FIELDS["user"])
+            blob, touched, event_ms, ids, scores = self._consistent(generation, [command])[0]
+            left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
+            if scores is not None:  # a former version wrote the field ``list`` alone, in another form
+                items = _pairs(ids, scores)
+                kept = [pair for pair in items if pair[0] not in left_out]
+                if len(kept) >= top or len(items) < self._describe(generation).lists:
+                    return Recommendation(generation, "list", kept[:top], int(event_ms))
             user = np.frombuffer(blob or b"", "<f4")
             if not (user.any() and np.isfinite(user).all()):  # unknown, or a vector without a direction
                 return self._trending(generation, top)
-            left_out = set(msgspec.json.decode(touched or b"[]", type=list[str]))
-            if listed:
-                items = msgspec.json.decode(listed, type=list[tuple[str, float]])
-                kept = [pair for pair in items if pair[0] not in left_out]
-                return Recommendation(generation, "co_visitation", kept[:top], int(event_ms))
-            if self._cache_items or self._describe(generation)[1] == "none":
+            if self._cache_items or self._describe(generation).search == "none":
                 ranked = self._rank_catalog(generation, user, left_out, top)
             else:
                 ranked = self._rank_index(generation, user, left_out, top)
@@ -181,6 +170,36 @@ class EmbeddingReader:
 
         with redis_errors(self._client, f"recommending for {user_id!r}"):
             return self._follow(read)
+
+    def similar(self, item_id: str, top: int = 20) -> SimilarItems:
+        """The items that are most similar to one, at most ``publish.similar``, in one round trip.
+
+        Raises:
+            ValueError: If ``top`` is not positive.
+            StoreError: As for ``batch``.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+
+        def read(generation: int) -> SimilarItems:
+            if not generation:
+                return SimilarItems(0, "none", [])
+            name, manifest = self._keys.item(generation, item_id), self._keys.of(generation, "manifest")
+            commands = [("HMGET", name, "gen", *LIST_FIELDS["item"]), ("HGET", manifest, "similar")]
+            (known, *listed), length = self._consistent(generation, commands)
+            if known is None:
+                return SimilarItems(generation, "unknown", [])
+            if not int(length or 0):
+                return SimilarItems(generation, "off", [])
+            return SimilarItems(generation, "list", _pairs(*listed)[:top])
+
+        with redis_errors(self._client, f"reading what is similar to {item_id!r}"):
+            return self._follow(read)
+
+    def made_by(self) -> str:
+        """What made the served generation: ``model``, what went before it, or nothing that says so."""
+        with redis_errors(self._client, "reading who made the generation"):
+            return self._follow(lambda generation: self._describe(generation).made_by if generation else "")
 
     def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
         """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.
@@ -239,13 +258,14 @@ class EmbeddingReader:
             answers += found
         return answers
 
-    def _describe(self, generation: int) -> tuple[int, str]:
-        """(dim, how to search the index: exact, graph or none), kept for the generation."""
+    def _describe(self, generation: int) -> _Described:
+        """What the manifest says, kept for the generation."""
         if self._described[0] != (generation, self._token):
-            names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index")
-            dim, index = self._consistent(generation, [names])[0]
-            self._described = ((generation, self._token), int(dim), index.decode())
-        return self._described[1:]
+            names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index", "lists", "made_by")
+            dim, index, lists, made_by = self._consistent(generation, [names])[0]
+            described = _Described(int(dim), index.decode(), int(lists or 0), (made_by or b"").decode())
+            self._described = ((generation, self._token), described)
+        return self._described[1]
 
     # --- ranking ---------------------------------------------------------------------------------------
 
@@ -253,7 +273,7 @@ class EmbeddingReader:
         self, generation: int, user: F32, left_out: set[str], top: int
     ) -> list[tuple[str, float]]:
         """Ask the vector set for candidates, then rank those by their dot product."""
-        effort = ("TRUTH",) if self._describe(generation)[1] == "exact" else ("EF", str(GRAPH_EF))
+        effort = ("TRUTH",) if self._describe(generation).search == "exact" else ("EF", str(GRAPH_EF))
         query = np.append(user, np.float32(0)).astype("<f4").tobytes()  # see vectors.one_length
         count = str(top + len(left_out) + SPARE)
         name = self._keys.of(generation, "items")
@@ -289,7 +309,7 @@ class EmbeddingReader:
             raw: list[bytes] = self._consistent(generation, [("LRANGE", name, "0", "-1")])[0]
             ids = sorted(i.decode() for i in raw)
             commands = [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
-            dim = self._describe(generation)[0]
+            dim = self._describe(generation).dim
             vectors, _ = _rows(self._consistent(generation, commands), len(ids), dim)
             places = {i: n for n, i in enumerate(ids)}
             self._catalog = _Catalog((generation, self._token), ids, vectors, places)
@@ -312,6 +332,16 @@ class EmbeddingReader:
     def _behaviors(self) -> list[str]:
         found = cast("set[bytes]", self._client.smembers(self._keys.trending_behaviors))
         return sorted(behavior.decode() for behavior in found)
+
+
+def _pairs(ids: bytes | None, scores: bytes | None) -> list[tuple[str, float]]:
+    """The items of a list with their scores, without those that are not finite, whoever wrote them."""
+    found = zip(
+        msgspec.json.decode(ids or b"[]", type=list[str]),
+        np.frombuffer(scores or b"", "<f4").tolist(),
+        strict=False,
+    )
+    return sorted((pair for pair in found if isfinite(pair[1])), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _scores(vectors: F32, user: F32) -> F32 | F64:

@@ -214,7 +214,7 @@ app.command()(validate.validate)
 app.command()(produce.produce)
 app.command()(erase.erase)
 
-for command in (serving.recommend, serving.status, serving.generations, serving.rollback):
+for command in (serving.recommend, serving.similar, serving.status, serving.generations, serving.rollback):
     app.command()(command)
 app.command()(faust.faust)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,32 +46,77 @@ def recommend(
     from driftgraph.snapshots.reader import EmbeddingReader
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
-        found = EmbeddingReader(client, namespace=settings.redis.namespace).recommend(user, top)
+        reader = EmbeddingReader(client, namespace=settings.redis.namespace)
+        found = reader.recommend(user, top)
+        is_first = found.source == "list" and reader.made_by() != "model"
     if found.source == "none" and not found.generation:
-        raise DriftgraphError(
-            f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
-            "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
-        )
+        raise _no_generation(settings)
     if as_json:
-        items = [{"item": item, "score": score} for item, score in found.items]
         print_as_json(
             {
                 "user": user,
                 "generation": found.generation,
                 "source": found.source,
                 "event_ms": found.event_ms,
-                "items": items,
+                "items": _scored(found.items),
             }
         )
         return
-    if found.source == "co_visitation":
+    if is_first:
         print(
             f"generation {found.generation} has lists by co-visitation and popularity: no model yet",
             file=sys.stderr,
         )
-    elif found.source != "embedding":
+    elif found.source not in ("list", "embedding"):
         print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
     print_pairs(found.items, console())
+
+
+def similar(
+    ctx: typer.Context,
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="The item's id, as in the events.")],
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Items to name.")] = 20,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the items that are most similar to an item, from Redis alone."""
+    from driftgraph.app.console.output import print_pairs
+    from driftgraph.snapshots.reader import EmbeddingReader
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = EmbeddingReader(client, namespace=settings.redis.namespace).similar(item, top)
+    generation = f"generation {found.generation} of namespace {settings.redis.namespace!r}"
+    if found.source == "none":
+        raise _no_generation(settings)
+    if found.source == "off":
+        raise DriftgraphError(
+            f"{generation} has no lists of similar items: set publish.similar above 0 for driftgraph run or "
+            "driftgraph replay, and the next generation has them"
+        )
+    if found.source == "unknown":
+        raise DriftgraphError(
+            f"{generation} does not know item {item!r}: name one that has an event in the window, as its id "
+            "is written in the events"
+        )
+    if as_json:
+        print_as_json({"item": item, "generation": found.generation, "items": _scored(found.items)})
+        return
+    if not found.items:
+        print(f"{generation} has nothing similar to item {item!r} yet", file=sys.stderr)
+    print_pairs(found.items, console())
+
+
+def _scored(items: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"item": item, "score": score} for item, score in items]
+
+
+def _no_generation(settings: Settings) -> DriftgraphError:
+    return DriftgraphError(
+        f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
+        "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
+    )
 
 
 def status(

@@ -12,7 +12,7 @@ import redis
 
 from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors
 from driftgraph.app.config.settings import Settings
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import ListLengths, TrainerOptions
 from driftgraph.snapshots.generations.lease import LeaseClient, impatient
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
@@ -101,6 +101,11 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
         seed=settings.seed,
         device=device,
     )
+
+
+def list_lengths(settings: Settings) -> ListLengths:
+    """How long the lists are that a generation has."""
+    return ListLengths(lists=settings.publish.lists, similar=settings.publish.similar)
 
 
 def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> GenerationStore:

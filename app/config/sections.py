@@ -23,6 +23,7 @@ from pydantic import (
 
 from driftgraph.app.config import values
 from driftgraph.app.config.values import PathField
+from driftgraph.model.options import LIST_LENGTH_MAX, ListLengths
 from driftgraph.stream.addresses import public_url
 from driftgraph.stream.time.durations import Duration, DurationField, PositiveDurationField
 
@@ -234,6 +235,24 @@ class DeduplicationSettings(Section):
         description="Ids remembered at most, 9 to 20 bytes of memory each; the default is 2,500 events a "
         "second for a day. Where a horizon has more, the oldest are forgotten early, which status and doctor "
         "tell.",
+    )
+
+
+class PublishSettings(Section):
+    """Which lists are published beside the embeddings."""
+
+    lists: int = Field(
+        default=ListLengths().lists,
+        ge=0,
+        le=LIST_LENGTH_MAX,
+        description="Items recommended to each user, kept as a list that a service reads with one command; "
+        "0: none, and readers rank by the embeddings.",
+    )
+    similar: int = Field(
+        default=ListLengths().similar,
+        ge=0,
+        le=LIST_LENGTH_MAX,
+        description="Items similar to each item, kept as such a list; 0: none.",
     )
 
 

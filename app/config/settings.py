@@ -30,6 +30,7 @@ from driftgraph.app.config.sections import (
     CheckpointSettings,
     DeduplicationSettings,
     KafkaSettings,
+    PublishSettings,
     RedisSettings,
     RelationSettings,
     TimeSettings,
@@ -98,6 +99,9 @@ class Settings(BaseSettings):
     )
     checkpoint: CheckpointSettings = Field(
         default=CheckpointSettings(), description="How much a crash costs."
+    )
+    publish: PublishSettings = Field(
+        default=PublishSettings(), description="Lists that are published beside the embeddings."
     )
     redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
     faust: FaustSettings = Field(

@@ -1,6 +1,7 @@
 """From rows to external ids: users and items of one moment as Redis gets them.
 
-    Embedding, Lists, rows of a graph ──► [users_by_id, items_by_id] ──► Vectors ──► GenerationStore
+    Embedding, a ListMaker ──► [generation_by_id] ──► users and items as Vectors ──► GenerationStore
+    rows of a refresh, a ListMaker ──► [users_by_id] ──► Vectors ──► GenerationStore
     live events ──► [trending_by_id] ──► lists of rising items ──► GenerationStore
 
 A row that has changed hands since the moment has no id any more and is left out.
@@ -14,40 +15,64 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
+from driftgraph.model.co_visitation import Best
+from driftgraph.model.embed import Embedding
 from driftgraph.model.examples import take
-from driftgraph.model.lists import Lists
+from driftgraph.model.lists import AskedUsers, ListMaker
 from driftgraph.model.neighbors import now_ms
+from driftgraph.model.options import ListLengths
 from driftgraph.model.popularity import Popularity
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 from driftgraph.snapshots.generations.trending import TRENDING_MAX
-from driftgraph.snapshots.generations.vectors import Vectors
-from driftgraph.stream.arrays import F32, F64, I64, U32
+from driftgraph.snapshots.generations.vectors import NO_LIST, Listed, Vectors
+from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 
 TRENDING_SHARE = 14  # an item counts half after the 14th part of its relation's span
-LISTED_USERS_MAX = 200_000  # the most recent ones: a list takes 1 to 2 kB
+LISTED_USERS_MAX = 200_000  # the most recent ones
 USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: about 10 MB at three relations
 
 
+def generation_by_id(
+    graph: HeterographView, embedding: Embedding, moment: Moment, maker: ListMaker, lengths: ListLengths
+) -> tuple[Vectors, Vectors]:
+    """The users and the items of a generation, with lists unless their length is 0."""
+    of_items = maker if lengths.similar else None
+    items = items_by_id(graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items)
+    times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.window, moment.cut))
+    of_users = maker if lengths.lists else None
+    users = users_by_id(graph, embedding.user_rows, embedding.user, moment, times_ms, of_users)
+    return users, items
+
+
 def users_by_id(
-    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, times_ms: I64, lists: Lists | None = None
+    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, times_ms: I64, maker: ListMaker | None
 ) -> Vectors:
-    """Users with what they touched before ``times_ms`` [N] and, if there are ``lists``, the list of each."""
+    """Users with what they touched before ``times_ms`` [N] and, if there is a ``maker``, the list of each."""
     touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
     chosen, names = _kept(graph, USER, rows, moment)
-    listed = None
-    if lists is not None:
-        oldest_ms = _oldest_listed_ms(event_ms[chosen])
-        asked = [item_rows[n] if event_ms[n] >= oldest_ms else None for n in chosen]
-        listed = _lists_by_id(graph, lists, asked, moment)
-    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], listed)
+    lists = None
+    if maker is not None:
+        lists, of_chosen = [NO_LIST] * len(chosen), np.array(chosen, np.int64)
+        recent = np.flatnonzero(event_ms[of_chosen] >= _oldest_listed_ms(event_ms[of_chosen]))
+        for start in range(0, len(recent), USERS_AT_ONCE):
+            part = recent[start : start + USERS_AT_ONCE]
+            best = maker.of(_asked(of_chosen[part], rows, vectors, times_ms, moment, item_rows))
+            for place, listed in zip(part.tolist(), _listed(graph, best, moment), strict=True):
+                lists[place] = listed
+    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], lists)
 
 
-def items_by_id(graph: HeterographView, rows: U32, vectors: F32, moment: Moment, event_ms: I64) -> Vectors:
-    """Items, each with the time of its newest event [N]."""
+def items_by_id(
+    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, event_ms: I64, maker: ListMaker | None
+) -> Vectors:
+    """Items, each with the time of its newest event [N] and, if there is a ``maker``, those similar to it."""
     chosen, names = _kept(graph, ITEM, rows, moment)
-    return Vectors(names, vectors[chosen], event_ms[chosen])
+    lists = None
+    if maker is not None:
+        lists = [one for best in maker.similar(rows[chosen]) for one in _listed(graph, best, moment)]
+    return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists)
 
 
 def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str, float]]:
@@ -118,25 +143,24 @@ def _oldest_listed_ms(event_ms: I64) -> int:
     return int(np.partition(event_ms, -LISTED_USERS_MAX)[-LISTED_USERS_MAX])
 
 
-def _lists_by_id(
-    graph: HeterographView, lists: Lists, touched: Sequence[U32 | None], moment: Moment
-) -> list[bytes]:
-    """The list of each user who touched these items, as Redis has it; empty for None."""
-    encoded: list[bytes] = []
-    for start in range(0, len(touched), USERS_AT_ONCE):
-        part = touched[start : start + USERS_AT_ONCE]
-        made = iter(lists.of([rows for rows in part if rows is not None]))
-        encoded += _encoded(graph, [None if rows is None else next(made) for rows in part], moment)
-    return encoded
+def _asked(
+    places: I64, rows: U32, vectors: F32, times_ms: I64, moment: Moment, item_rows: Sequence[U32]
+) -> AskedUsers:
+    """The users at these places, with the items that they touched."""
+    touched = [item_rows[n] for n in places.tolist()]
+    bounds = np.concatenate([[0], np.cumsum([len(one) for one in touched])]).astype(np.int64)
+    return AskedUsers(
+        rows[places], vectors[places], times_ms[places], moment.cut, np.concatenate(touched), bounds
+    )
 
 
-def _encoded(
-    graph: HeterographView, made: Sequence[tuple[U32, F64] | None], moment: Moment
-) -> Iterator[bytes]:
-    rows = [one[0] for one in made if one is not None]
-    distinct = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.uint32)
-    names = dict(zip(distinct.tolist(), graph.names(ITEM, distinct, moment), strict=True))
-    for one in made:
-        pairs = [] if one is None else zip(one[0].tolist(), one[1].tolist(), strict=True)
-        named = [(name, score) for row, score in pairs if (name := names[row]) is not None]
-        yield msgspec.json.encode(named) if named else b""
+def _listed(graph: HeterographView, best: Best, moment: Moment) -> Iterator[Listed]:
+    """Each list as Redis has it, without rows that have changed hands since."""
+    is_there = np.arange(best.rows.shape[1]) < best.lengths[:, None]
+    distinct, place = np.unique(best.rows[is_there], return_inverse=True)
+    names = np.array(graph.names(ITEM, distinct, moment), object)
+    known = np.not_equal(names, None).astype(np.bool_)[place]
+    ids, score = names[place[known]].tolist(), best.score[is_there][known].astype("<f4")
+    ends = np.searchsorted(is_there.nonzero()[0][known], np.arange(len(best.rows)), side="right")
+    for first, end in pairwise([0, *ends.tolist()]):
+        yield msgspec.json.encode(ids[first:end]), score[first:end].tobytes()

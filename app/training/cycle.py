@@ -12,22 +12,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
-from driftgraph.app.training.by_id import items_by_id, trending_by_id, users_by_id
+from driftgraph.app.training.by_id import generation_by_id, trending_by_id, users_by_id
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import Evaluation
-from driftgraph.model.lists import MADE_BY, Lists
+from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, VectorLists, popularity_users
 from driftgraph.model.neighbors import now_ms
+from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import NO_ITEM
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -60,6 +61,7 @@ class Worker:
         *,
         checkpoints: Path | None,
         status: WorkerStatus | None = None,
+        lengths: ListLengths | None = None,
     ) -> None:
         self.graph = graph
         self.status = status or WorkerStatus(None, SystemClock(), NoProgress())
@@ -74,7 +76,8 @@ class Worker:
         self.trained_to_ms = 0  # the watermark up to which the serving model is trained
         zeros = (0,) * len(graph.window.relations)
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
-        self._lists: Lists | None = None  # of what is served, before model version 1
+        self._lengths = lengths or ListLengths()
+        self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
@@ -180,24 +183,27 @@ class Worker:
     def publish(self, moment: Moment) -> None:
         """Publish the serving model as of ``moment``, then the trends: steps 5 and 6 of a cycle.
 
-        Before the first model version: lists by co-visitation and popularity, unless Redis serves a
-        model's generation of an earlier life, which is left there. A window without users or items has
-        nothing to serve: what Redis has stays.
+        Before the first model version: lists by co-visitation and popularity. A window without users or
+        items has nothing to serve: what Redis has stays.
 
         Raises:
             StoreError: Redis did not take it. ``published`` is 0 if nothing of it is served.
         """
         try:
             if self.trainer.model_version:
-                self._lists = None
-                self._publish(moment, self._embedding(moment))
+                embedding = self._embedding(moment)
+                self._publish(moment, embedding, self._list_maker(moment, embedding))
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
-                self._lists = Lists(self.graph.window, moment.cut, self.trainer.options)
-                self._publish(moment, self._lists.embedding())
+                lists = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
+                self._publish(moment, lists.embedding(), lists)
             self._publish_trending(moment)
         finally:
             self.status.close()
+
+    def _list_maker(self, moment: Moment, embedding: Embedding) -> ListMaker:
+        """What makes the lists that are published with these vectors, and those of each refresh."""
+        return VectorLists(self.graph.window, moment, embedding, self._lengths, self.trainer.device)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
@@ -212,25 +218,23 @@ class Worker:
         )
         return replace(embedding, user=vectors)
 
-    def _publish(self, moment: Moment, embedding: Embedding) -> None:
+    def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker) -> None:
         if self.store is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
                 self._unstored += 1
                 self.published = self._unstored
             return
-        times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(self.graph.window, moment.cut))
-        users = users_by_id(self.graph, embedding.user_rows, embedding.user, moment, times_ms, self._lists)
-        items = items_by_id(self.graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms)
+        self.status.start("ids and lists of all users and items")
+        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths)
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
-        manifest = self._manifest(number, moment)
-        version = self.trainer.model_version
+        manifest, version = self._manifest(number, moment), self.trainer.model_version
         self.status.start(f"publishing {named(number, version)}", total=len(users) + len(items))
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
         self.status.serves(number, version, str(manifest["made_by"]))
-        self._refreshed = moment.cut
+        self._refreshed, self._lists = moment.cut, lists if self._lengths.lists else None
         self.is_rolled_back = False
 
     def _told(self, label: str) -> OnStep:
@@ -263,11 +267,10 @@ class Worker:
         rows, newest_ms = newest_events(events.user, events.time_ms)
         if len(rows):
             times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
-            vectors = (
-                self._lists.users(len(rows))
-                if self._lists is not None
-                else self.trainer.embed_users(view, rows, moment.cut, times_ms)
-            )
+            if self.trainer.model_version:
+                vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
+            else:
+                vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
                 users = users_by_id(self.graph, rows, vectors, moment, times_ms, self._lists)
                 self.store.refresh(self.published, users)
@@ -348,7 +351,8 @@ class Worker:
 
     def _manifest(self, number: int, moment: Moment) -> Facts:
         return {
-            "made_by": MADE_BY if self._lists is not None else "model",
+            "made_by": "model" if self.trainer.model_version else MADE_BY,
+            **asdict(self._lengths),
             "generation": number,
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from driftgraph.app.config.builders import trainer_options
+from driftgraph.app.config.builders import list_lengths, trainer_options
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
@@ -78,7 +78,7 @@ class Lockstep:
             [r.span_ms for r in relations],
             trainer_options(settings, device=device_of(settings.model.device)),
         )
-        self.worker = Worker(self.graph, trainer, store, checkpoints=None)
+        self.worker = Worker(self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings))
         self.reports: list[GenerationReport] = []
         self._on_cycle = on_cycle
 

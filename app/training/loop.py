@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from driftgraph.app.config.builders import generation_store, trainer_options
+from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.writable import settle
@@ -280,7 +280,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()
     status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, progress_of_worker(clock))
-    worker = Worker(graph, trainer, store, checkpoints=root, status=status)
+    worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
     if found is None:

@@ -14,8 +14,8 @@ from typing import cast
 import numpy as np
 import redis
 
-from driftgraph.snapshots.generations.keys import LIVE, Keys, VerifyError
-from driftgraph.snapshots.generations.vectors import Vectors, chunks
+from driftgraph.snapshots.generations.keys import LIST_FIELDS, LIVE, Keys, VerifyError
+from driftgraph.snapshots.generations.vectors import NO_LIST, Vectors, chunks
 
 SAMPLE = 256  # vectors of each side read back and compared bit for bit
 LOOKED_AT = 64  # hashes of each side that one check looks at, at a random place
@@ -39,23 +39,25 @@ def verify(
         VerifyError: If they differ.
     """
     for kind, entity, vectors in (("user", keys.user, users), ("item", keys.item, items)):
-        listed = client.llen(keys.of(number, f"{kind}-ids"))
+        in_list = client.llen(keys.of(number, f"{kind}-ids"))
         pipe = client.pipeline(transaction=False)
         for first, stop in chunks(len(vectors), 1_000):
             pipe.exists(*(entity(number, i) for i in vectors.ids[first:stop]))
         there = sum(pipe.execute())
-        if (listed, there) != (len(vectors), len(vectors)):
+        if (in_list, there) != (len(vectors), len(vectors)):
             raise VerifyError(
-                f"generation {number} has {there} {kind} keys and lists {listed}, "
+                f"generation {number} has {there} {kind} keys and lists {in_list}, "
                 f"where {len(vectors)} were written; is Redis evicting keys? "
                 "Set its maxmemory-policy to noeviction"
             )
         places = np.linspace(0, len(vectors) - 1, min(SAMPLE, len(vectors)))
         sample = [int(place) for place in places]
         for n in sample:
-            pipe.hget(entity(number, vectors.ids[n]), "embedding")
-        for n, blob in zip(sample, pipe.execute(), strict=True):
-            if blob != vectors.vectors[n].astype("<f4").tobytes():
+            pipe.hmget(entity(number, vectors.ids[n]), ["embedding", *LIST_FIELDS[kind]])
+        for n, (blob, *lists) in zip(sample, pipe.execute(), strict=True):
+            wanted = NO_LIST if vectors.lists is None else vectors.lists[n]
+            is_same_list = tuple(part or b"" for part in lists) == wanted
+            if blob != vectors.vectors[n].astype("<f4").tobytes() or not is_same_list:
                 raise VerifyError(f"{kind} {vectors.ids[n]!r} of generation {number} reads back different")
     if indexed:
         count = client.execute_command("VCARD", keys.of(number, "items"))  # type: ignore[no-untyped-call]

@@ -4,13 +4,14 @@
 
 Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
 
-    {ns}:emb:{gen}:user:{id}    HASH    embedding (float32 little-endian), gen, event_ms, touched (JSON list);
-                                        before the first model version list (JSON, [item, score] pairs)
-    {ns}:emb:{gen}:item:{id}    HASH    embedding, gen, event_ms
+    {ns}:emb:{gen}:user:{id}    HASH    embedding (float32 little-endian), gen, event_ms, touched (JSON list),
+                                        list (items recommended, best first, JSON list), list_scores (float32)
+    {ns}:emb:{gen}:item:{id}    HASH    embedding, gen, event_ms, similar (items, as list), similar_scores
     {ns}:emb:{gen}:items        vector set of the items, where the server has them (Redis 8)
     {ns}:emb:{gen}:user-ids     LIST    every user of the generation, so that it can be removed without SCAN
     {ns}:emb:{gen}:item-ids     LIST    every item
-    {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent, and
+    {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent,
+                                        lists, similar (the longest lists that there may be; 0: none), and
                                         what the trainer says about itself
     {ns}:emb:current            HASH    gen, previous, epoch; left, left_hash: the newest generation that an
                                         operator rolled back from, left 0 once another is published, and
@@ -32,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -50,6 +51,7 @@ RETRY_PAUSE_S_MAX = 0.5
 CALL_FAILS_WITHIN_S = 11.0
 
 TOUCHED_MAX = 200  # ids in a user's ``touched``, newest first; a reader does not recommend them
+LIST_FIELDS: Final = {"user": ("list", "list_scores"), "item": ("similar", "similar_scores")}
 LIVE = "live"  # manifest status of a generation that can be served
 
 

@@ -25,7 +25,7 @@ from driftgraph.snapshots.generations.keys import (
     StoreError,
 )
 
-SCRIPTS_PER_PIPELINE = 10  # sent at once: 1,000 hashes, about 0.4 MB at 64 dims
+SCRIPTS_PER_PIPELINE = 10  # sent at once: 1,000 hashes, about 0.4 MB at 64 dims, 2 MB with lists of 100
 
 # KEYS current                             ARGV epoch
 # The first step of a new worker: from here on Redis refuses an older epoch. A full Redis cannot store the
@@ -64,22 +64,23 @@ if token ~= ARGV[2] then return {'gone'} end
 """
 
 # KEYS current, manifest, id list, hash …
-# ARGV epoch, token, number, first; each: id, embedding, event_ms, touched, list
+# ARGV epoch, token, number, the two fields of a list, first; each: id, embedding, event_ms, touched, list,
+# its scores
 # ``first`` is the index of the first id in the list: a chunk that was pushed before is not pushed again, and
 # a chunk behind one that failed is refused, or there would be keys that no list names.
 WRITE = f"""{OURS}
-local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
+local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[6])
 if listed < first then return {{'gap'}} end
 if listed == first then
   local ids = {{}}
-  for i = 1, count do ids[i] = ARGV[5 * i] end
+  for i = 1, count do ids[i] = ARGV[6 * i + 1] end
   redis.call('RPUSH', KEYS[3], unpack(ids))
 end
 for i = 1, count do
-  local key, at = KEYS[i + 3], 5 * i
+  local key, at = KEYS[i + 3], 6 * i + 1
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
-  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
+  if ARGV[at + 4] ~= '' then redis.call('HSET', key, ARGV[4], ARGV[at + 4], ARGV[5], ARGV[at + 5]) end
 end
 return {{'ok'}}
 """
@@ -139,8 +140,9 @@ return {'ok', type(told) == 'table' and told.err or ''}
 """
 
 # KEYS current, id list, manifest, hash …
-# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list
-# Users that the generation did not have are added to its list, so that they are removed with it. The mark is
+# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list, its scores
+# Users that the generation did not have are added to its list, so that they are removed with it. A list of
+# recommendations does not outlive the vector that it was made with. The mark is
 # a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
 REFRESH = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
@@ -151,17 +153,21 @@ if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
 end
 local fresh = {}
 for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[5 * i - 1] end
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[6 * i - 2] end
 end
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
 for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 5 * i - 1
+  local key, at = KEYS[i + 3], 6 * i - 2
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
-  if ARGV[at + 4] ~= '' then redis.call('HSET', key, 'list', ARGV[at + 4]) end
+  if ARGV[at + 4] ~= '' then
+    redis.call('HSET', key, 'list', ARGV[at + 4], 'list_scores', ARGV[at + 5])
+  else
+    redis.call('HDEL', key, 'list', 'list_scores')
+  end
 end
 redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
 return {'ok'}

@@ -18,6 +18,7 @@ import redis
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
+    LIST_FIELDS,
     LIVE,
     Keys,
     NothingToRollBackError,
@@ -195,11 +196,12 @@ class GenerationStore:
         """Step 3, hashes: an id is in the list before the key that it names."""
         entity = self._keys.user if kind == "user" else self._keys.item
         head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
+        fixed = [self.epoch, token, number, *LIST_FIELDS[kind]]
 
         def calls() -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
             for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT):
                 names = [*head, *(entity(number, i) for i in vectors.ids[first:stop])]
-                yield names, [self.epoch, token, number, first, *hash_args(vectors, first, stop)]
+                yield names, [*fixed, first, *hash_args(vectors, first, stop)]
                 on_written(stop - first)
 
         self._calls.run_many(scripts.WRITE, number, calls())
@@ -243,8 +245,8 @@ class GenerationStore:
     def refresh(self, number: int, users: Vectors) -> None:
         """Write newer user vectors, made by the model of generation ``number``, into that generation.
 
-        Users that it did not have are added. ``touched`` is not changed where it is None. Each user is
-        written whole, and 100 users at a time.
+        Users that it did not have are added. ``touched`` is not changed where it is None; without ``lists``
+        the list of a user goes. Each user is written whole, and 100 users at a time.
 
         Raises:
             ValueError: If the vectors are not valid or have another dimension. Nothing was written.

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ from driftgraph.stream.arrays import F32, F64, I64
 # the limit of float32 at 3.4e38. Lengths of a trained model are near 1.
 NORM_MAX = 1e18
 
+Listed = tuple[bytes, bytes]  # items, best first: ids as a JSON list, scores as float32 little-endian
+NO_LIST: Final[Listed] = (b"", b"")  # for a user or an item without one; an empty list is (b"[]", b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -28,15 +31,15 @@ class Vectors:
 
     ``event_ms`` is the time of the newest event that is in the vector. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
-    ``lists`` (users only) has recommendations that replace a ranking by vectors: items with scores, best
-    first, as JSON; empty for a user whose items are ranked by vectors.
+    ``lists`` has the items recommended to each user, which replace a ranking by vectors, or the items similar
+    to each item.
     """
 
     ids: Sequence[str]
     vectors: F32  # [N, dim]
     event_ms: I64  # [N]
     touched: Sequence[Sequence[str]] | None = None
-    lists: Sequence[bytes] | None = None
+    lists: Sequence[Listed] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,7 +107,8 @@ def digest_of(*sides: Vectors) -> str:
     for side in sides:
         digest.update(msgspec.json.encode((side.ids, side.event_ms.tolist(), side.touched)))
         digest.update(side.vectors.tobytes())
-        digest.update(b"".join(side.lists or ()))
+        for ids, scores in side.lists or ():
+            digest.update(b"%d:%b%b" % (len(ids), ids, scores))
     return digest.hexdigest()
 
 
@@ -124,16 +128,16 @@ def one_length(items: F32) -> F32:
 
 
 def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
-    """The arguments of the scripts for vectors ``first`` to ``stop``: for each id, embedding, event_ms,
-    touched, list.
+    """The arguments of the scripts for rows ``first`` to ``stop``: for each id, embedding, event_ms, touched,
+    ids and scores of its list.
     """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
     for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
         touched = (
             "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
         )
-        listed = b"" if vectors.lists is None else vectors.lists[first + n]
-        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, listed)
+        listed = NO_LIST if vectors.lists is None else vectors.lists[first + n]
+        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, *listed)
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:

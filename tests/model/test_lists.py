@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import torch
 
+from driftgraph.model import lists as lists_module
 from driftgraph.model.co_visitation import HISTORY, CoVisitation
+from driftgraph.model.embed import Embedding
 from driftgraph.model.examples import half_lives_ms
-from driftgraph.model.lists import LIST_MAX, Lists
-from driftgraph.stream.arrays import U32
+from driftgraph.model.lists import AskedUsers, FirstLists, ListMaker, VectorLists
+from driftgraph.model.options import ListLengths
+from driftgraph.stream.arrays import F32, F64, U32
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.heterograph import Moment
+from driftgraph.stream.window.writer import Window
 from tests.model_worlds import SMALL, blocks, window_of
+
+LENGTHS = ListLengths(lists=50, similar=10)
 
 
 def rows_of(*rows: int) -> U32:
     return np.array(rows, np.uint32)
+
+
+def moment_of(window: Window) -> Moment:
+    return Moment(window.cut(), (window.row_versions(USER).copy(), window.row_versions(ITEM).copy()))
+
+
+def first_lists(window: Window) -> FirstLists:
+    return FirstLists(window, moment_of(window), SMALL, LENGTHS)
+
+
+def asked(window: Window, touched: Sequence[U32], vectors: F32 | None = None) -> AskedUsers:
+    count = len(touched)
+    return AskedUsers(
+        np.arange(count, dtype=np.uint32),
+        np.zeros((count, SMALL.dim), np.float32) if vectors is None else vectors,
+        np.full(count, 1 << 60),
+        window.cut(),
+        np.concatenate([rows_of(), *touched]),
+        np.cumsum([0, *(len(rows) for rows in touched)]),
+    )
+
+
+def lists_of(
+    maker: ListMaker, window: Window, touched: Sequence[U32], vectors: F32 | None = None
+) -> list[tuple[U32, F64]]:
+    best = maker.of(asked(window, touched, vectors))
+    return [(best.rows[n, :end], best.score[n, :end]) for n, end in enumerate(best.lengths.tolist())]
 
 
 @pytest.mark.parametrize("touched", [(), (3,), (3, 17, 4, 90)])
@@ -23,10 +61,9 @@ def test_a_list_has_what_is_near_first_then_what_is_popular_and_nothing_touched(
     window = window_of(blocks(4_000, seed=1, users=200, items=120))
     cut = window.cut()
     events = window.events(cut)
-    lists = Lists(window, cut, SMALL)
-    [(rows, score)] = lists.of([rows_of(*touched)])
-    assert len(rows) == LIST_MAX
-    assert len(set(rows.tolist())) == LIST_MAX
+    [(rows, score)] = lists_of(first_lists(window), window, [rows_of(*touched)])
+    assert len(rows) == LENGTHS.lists
+    assert len(set(rows.tolist())) == LENGTHS.lists
     assert not set(rows.tolist()) & set(touched)
     assert (np.diff(score) <= 0).all()
     near, worth = CoVisitation(events, window.rows(1)).near(
@@ -45,7 +82,7 @@ def test_a_list_has_what_is_near_first_then_what_is_popular_and_nothing_touched(
 def test_the_vectors_rank_by_popularity_for_everybody() -> None:
     window = window_of(blocks(2_000, seed=2, users=100, items=50))
     cut = window.cut()
-    made = Lists(window, cut, SMALL).embedding()
+    made = first_lists(window).embedding()
     assert set(made.user_rows.tolist()) == set(window.events(cut).user.tolist())
     assert made.user.shape[1] == made.item.shape[1] == SMALL.dim
     score = made.user @ made.item.T
@@ -59,21 +96,112 @@ def test_the_vectors_rank_by_popularity_for_everybody() -> None:
 
 def test_a_small_window_gives_short_lists_and_an_empty_one_none() -> None:
     window = window_of([(0, 1, 0, 1), (0, 2, 0, 5), (1, 1, 0, 7)])
-    lists = Lists(window, window.cut(), SMALL)
-    made = lists.of([rows_of(1), rows_of(1, 2), rows_of(), rows_of(77)])
+    lists = first_lists(window)
+    made = lists_of(lists, window, [rows_of(1), rows_of(1, 2), rows_of(), rows_of(77)])
     assert [rows.tolist() for rows, _ in made] == [[2], [], [1, 2], [1, 2]]
-    assert lists.of([]) == []
-    empty = window_of([])
-    assert len(Lists(empty, empty.cut(), SMALL).embedding().user) == 0
+    assert lists_of(lists, window, []) == []
+    assert len(first_lists(window_of([])).embedding().user) == 0
 
 
 def test_a_row_that_changed_hands_since_is_in_no_list_and_counts_for_nobody() -> None:
     window = window_of(blocks(2_000, seed=4, users=100, items=40))
-    lists = Lists(window, window.cut(), SMALL)
-    [(before, _)] = lists.of([rows_of(3, 5)])
+    lists = first_lists(window)
+    [(before, _)] = lists_of(lists, window, [rows_of(3, 5)])
     assert 7 in before.tolist()
     window.recycle(1, rows_of(7, 3))
-    [(after, _)] = lists.of([rows_of(3, 5)])
+    [(after, _)] = lists_of(lists, window, [rows_of(3, 5)])
     assert not {3, 7} & set(after.tolist())
-    [(alone, _)] = lists.of([rows_of(5)])
+    [(alone, _)] = lists_of(lists, window, [rows_of(5)])
     assert after.tolist() == alone.tolist()
+    assert all(7 not in rows.tolist() and 3 not in rows.tolist() for rows, _ in similar_of(lists, rows_of(5)))
+
+
+# --- by the vectors of a trained model ---------------------------------------------------------------
+
+
+def embedding_of(window: Window, *, seed: int) -> Embedding:
+    """Random vectors of every live user and item."""
+    rng, events = np.random.default_rng(seed), window.events(window.cut())
+    users, items = np.unique(events.user), np.unique(events.item)
+    vectors = [rng.standard_normal((len(rows), SMALL.dim)).astype(np.float32) for rows in (users, items)]
+    times = [np.zeros(len(rows), np.int64) for rows in (users, items)]
+    return Embedding(users, vectors[0], times[0], items, vectors[1], times[1])
+
+
+def vector_lists(window: Window, embedding: Embedding, lengths: ListLengths = LENGTHS) -> VectorLists:
+    return VectorLists(window, moment_of(window), embedding, lengths, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 700, 1 << 23])
+def test_a_list_of_a_model_is_the_exact_ranking_of_its_vectors(
+    scores_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists_module, "SCORES_AT_ONCE", scores_at_once)
+    window = window_of(blocks(4_000, seed=3, users=90, items=150))
+    embedding = embedding_of(window, seed=4)
+    rng = np.random.default_rng(5)
+    touched = [rng.permutation(300)[: rng.integers(0, 140)].astype(np.uint32) for _ in embedding.user_rows]
+    made = lists_of(vector_lists(window, embedding), window, touched, embedding.user)
+    for user, (rows, score) in enumerate(made):
+        exact = embedding.item.astype(np.float64) @ embedding.user[user].astype(np.float64)
+        order = [n for n in np.argsort(-exact) if embedding.item_rows[n] not in touched[user]][:50]
+        assert rows.tolist() == embedding.item_rows[order].tolist()
+        np.testing.assert_allclose(score, exact[order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_list_of_a_model_is_as_long_as_items_are_left_and_knows_none_that_came_later() -> None:
+    window = window_of(blocks(2_000, seed=6, users=50, items=30))
+    embedding = embedding_of(window, seed=7)
+    everything = embedding.item_rows
+    touched = [everything, everything[:10], rows_of(), rows_of(4_000)]
+    made = lists_of(vector_lists(window, embedding), window, touched, embedding.user[:4])
+    assert [len(rows) for rows, _ in made] == [0, len(everything) - 10, len(everything), len(everything)]
+    assert lists_of(vector_lists(window, embedding), window, [], embedding.user[:0]) == []
+
+
+def test_a_row_that_changed_hands_since_is_in_no_list_of_a_model() -> None:
+    window = window_of(blocks(2_000, seed=8, users=50, items=60))
+    embedding = embedding_of(window, seed=9)
+    lists = vector_lists(window, embedding)
+    [(before, _)] = lists_of(lists, window, [rows_of()], embedding.user[:1])
+    gone = before[[0, 3]]
+    window.recycle(ITEM, gone)
+    [(after, _)] = lists_of(lists, window, [rows_of()], embedding.user[:1])
+    assert after.tolist()[: len(before) - 2] == [row for row in before.tolist() if row not in gone]
+
+
+# --- similar items -----------------------------------------------------------------------------------
+
+
+def similar_of(maker: ListMaker, items: U32) -> list[tuple[U32, F64]]:
+    return [
+        (best.rows[n, :end], best.score[n, :end])
+        for best in maker.similar(items)
+        for n, end in enumerate(best.lengths.tolist())
+    ]
+
+
+@pytest.mark.parametrize("at_once", [7, 1 << 14])
+def test_similar_items_are_those_of_co_visitation_with_the_item_alone(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists_module, "SIMILAR_AT_ONCE", at_once)
+    window = window_of(blocks(2_000, seed=10, users=300, items=200))
+    events = window.events(window.cut())
+    embedding = embedding_of(window, seed=11)
+    visits, now_ms = CoVisitation(events, window.rows(ITEM)), int(events.time_ms[-1]) + 1
+    for maker in (first_lists(window), vector_lists(window, embedding)):
+        made = similar_of(maker, embedding.item_rows)
+        assert len(made) == len(embedding.item_rows)
+        for item, (rows, score) in zip(embedding.item_rows, made, strict=True):
+            near, worth = visits.near(rows_of(item), now_ms)
+            expected = sorted(zip(-worth, near, strict=True))[: LENGTHS.similar]
+            assert rows.tolist() == [row for _, row in expected]
+            np.testing.assert_allclose(score, [-value for value, _ in expected], rtol=1e-9)
+            assert item not in rows
+
+
+def test_an_item_that_nobody_saw_beside_another_has_nothing_similar() -> None:
+    window = window_of([(0, 1, 0, 1), (1, 2, 0, 5), (1, 3, 0, 7)])
+    for maker in (first_lists(window), vector_lists(window, embedding_of(window, seed=1))):
+        assert [rows.tolist() for rows, _ in similar_of(maker, rows_of(1, 2, 3))] == [[], [3], [2]]

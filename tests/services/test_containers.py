@@ -87,7 +87,7 @@ def test_events_on_kafka_become_vectors_in_redis(
         vectors, found = reader.users([f"u{n}" for n in range(USERS)])
         assert found.all()
         assert (abs(vectors).sum(axis=1) > 0).all()
-        assert reader.recommend("u1", 5).source == "embedding"
+        assert reader.recommend("u1", 5).source == "list"
 
         produce(kafka, topic, [{"value": event("newcomer", "i1", time_ms=SystemClock().now_ms())}])
         until("a newcomer has a vector", lambda: reader.users(["newcomer"])[1][0])

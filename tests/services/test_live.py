@@ -136,7 +136,7 @@ def test_an_event_is_in_its_users_vector_without_another_fit(live: Live) -> None
     assert (live.reader.users([user])[0] != vector).any()
     assert best not in [item for item, _ in live.reader.recommend(user, 100).items]
     live.act("newcomer", best)
-    until("a new user has a vector", lambda: live.reader.recommend("newcomer", 1).source == "embedding")
+    until("a new user has a vector", lambda: live.reader.recommend("newcomer", 1).source == "list")
 
 
 def test_a_bad_message_costs_itself(live: Live) -> None:

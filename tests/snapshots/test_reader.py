@@ -11,12 +11,13 @@ import pytest
 import redis
 
 from driftgraph.app.commands.embedded import free_port
+from driftgraph.snapshots.answers import Recommendation
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations import store as store_module
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors, one_length
-from driftgraph.snapshots.reader import EmbeddingReader, Recommendation
+from driftgraph.snapshots.reader import EmbeddingReader
 from tests.services_redis import DIM, NAMESPACE, filled, publish
 
 RNG = np.random.default_rng(5)

@@ -145,7 +145,18 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    names = ("init", "run", "replay", "produce", "dlq", "recommend", "status", "generations", "rollback")
+    names = (
+        "init",
+        "run",
+        "replay",
+        "produce",
+        "dlq",
+        "recommend",
+        "similar",
+        "status",
+        "generations",
+        "rollback",
+    )
     for name in (*names, "demo", "config"):
         assert f"\n  {name} " in done.stdout
 
@@ -166,6 +177,7 @@ def test_a_usage_error_exits_with_2(shell: Shell) -> None:
     assert shell("replay").code == 2
     assert shell("nonsense").code == 2
     assert shell("recommend", "u", "--top", "0").code == 2
+    assert shell("similar", "i", "--top", "0").code == 2
 
 
 def test_version_is_printed(shell: Shell) -> None:
@@ -386,7 +398,7 @@ def test_demo_passes_its_options_and_prints_its_report(shell: Shell, parts: Part
 # --- Redis -----------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["recommend", "u1"], ["generations"], ["rollback"]])
+@pytest.mark.parametrize("argv", [["recommend", "u1"], ["similar", "i1"], ["generations"], ["rollback"]])
 def test_a_redis_that_is_away_is_one_sentence(shell: Shell, argv: list[str]) -> None:
     port = free_port()
     failed = shell(*argv, "--redis", f"redis://127.0.0.1:{port}", "--json")
@@ -446,12 +458,47 @@ def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: s
     client = connect(redis_url)
     store = GenerationStore(client, namespace="lists", epoch=1)
     vectors, times_ms = np.ones((1, 2), np.float32), np.ones(1, np.int64)
-    users = Vectors(["u"], vectors, times_ms, [["b"]], [b'[["a",0.5],["b",0.2],["c",0.1]]'])
-    store.publish(1, users, Vectors(["a"], vectors, times_ms), {})
-    client.close()
+    lists = [(b'["a","b","c"]', np.array([0.5, 0.25, 0.125], "<f4").tobytes())]
+    users, items = Vectors(["u"], vectors, times_ms, [["b"]], lists), Vectors(["a"], vectors, times_ms)
+    store.publish(1, users, items, {"lists": 5, "made_by": "co-visitation and popularity"})
     told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
-    assert told.out.split() == ["a", "0.5", "c", "0.1"]
+    assert told.out.split() == ["a", "0.5", "c", "0.125"]
     assert "lists by co-visitation and popularity: no model yet" in told.sentence()
+    answer = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists", "--json").json()
+    assert (answer["source"], [one["item"] for one in answer["items"]]) == ("list", ["a", "c"])
+    store.publish(2, users, items, {"lists": 5, "made_by": "model"})
+    told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
+    assert (told.out.split()[0], told.err) == ("a", "")
+    client.close()
+
+
+@pytest.mark.services
+def test_similar_answers_from_redis_alone_and_says_why_there_is_nothing(shell: Shell, redis_url: str) -> None:
+    options = ("--redis", redis_url, "--namespace", "similar")
+    failed = shell("similar", "a", *options)
+    assert (failed.code, failed.out) == (1, "")
+    assert "has no generation in namespace 'similar'" in failed.sentence()
+    client = connect(redis_url)
+    store = GenerationStore(client, namespace="similar", epoch=1)
+    vectors, times_ms = np.ones((3, 2), np.float32), np.ones(3, np.int64)
+    lists = [(b'["b","c"]', np.array([0.5, 0.25], "<f4").tobytes()), (b"[]", b""), (b"[]", b"")]
+    users = Vectors(["u"], vectors[:1], times_ms[:1])
+    store.publish(1, users, Vectors(["a", "b", "c"], vectors, times_ms, lists=lists), {"similar": 5})
+    assert shell("similar", "a", *options).out.split() == ["b", "0.5", "c", "0.25"]
+    answer = shell("similar", "a", *options, "--top", "1", "--json").json()
+    assert answer == {"item": "a", "generation": 1, "items": [{"item": "b", "score": 0.5}]}
+    nothing = shell("similar", "b", *options)
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "generation 1 of namespace 'similar' has nothing similar to item 'b' yet" in nothing.sentence()
+    assert shell("similar", "b", *options, "--json").json()["items"] == []
+    unknown = shell("similar", "x", *options, "--json")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "does not know item 'x'" in unknown.sentence()
+    store.publish(2, users, Vectors(["a", "b", "c"], vectors, times_ms), {"similar": 0})
+    client.close()
+    off = shell("similar", "a", *options)
+    assert (off.code, off.out) == (1, "")
+    assert "set publish.similar above 0" in off.sentence()
 
 
 @pytest.mark.services

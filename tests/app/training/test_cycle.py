@@ -173,7 +173,7 @@ def test_recommendations_leave_out_what_was_touched_and_strangers_get_what_is_tr
     user = int(np.argmax(np.bincount(SHOP.user)))
     touched = {SHOP.item_ids[n] for n in SHOP.item[SHOP.user == user].tolist()}
     found = reader.recommend(SHOP.user_ids[user], 20)
-    assert found.source == "embedding"
+    assert found.source == "list"
     assert touched.isdisjoint(item for item, _ in found.items)
     assert found.event_ms == SHOP.time_ms[SHOP.user == user].max()
     stranger = reader.recommend("nobody", 5)
@@ -300,7 +300,7 @@ def test_a_refresh_changes_the_touched_users_only(redis_client: redis.Redis, sto
     assert found.event_ms == at_ms
     assert best not in [item for item, _ in found.items]
     newcomer = reader.recommend("newcomer", 5)
-    assert (newcomer.source, newcomer.event_ms) == ("embedding", at_ms + 1)
+    assert (newcomer.source, newcomer.event_ms) == ("list", at_ms + 1)
     assert worker.refresh(graph.moment()) == 0
 
 
@@ -362,7 +362,7 @@ def test_a_disk_that_does_not_take_the_state_delays_the_publish_and_loses_no_fit
     def wait(_: float) -> bool:
         nonlocal full
         full = tries < 3
-        return worker.published > 0 and not worker._lists
+        return worker.published > 0 and worker.trainer.model_version > 0
 
     looking.run(wait)
     assert tries == 4, "three tries in vain, and one"
@@ -427,12 +427,12 @@ def test_before_the_first_generation_lists_are_served_refreshed_and_then_replace
     assert served.manifest["made_by"] == "co-visitation and popularity"
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
     before = reader.recommend(user, 10)
-    assert (before.source, len(before.items)) == ("co_visitation", 10)
+    assert (before.source, len(before.items)) == ("list", 10)
     favorite = before.items[0][0]
     grow(graph, one_event(user, favorite, 0, now_ms(graph.window, moment.cut) + 1_000))
     assert worker.refresh(graph.moment()) == 1
     after = reader.recommend(user, 10)
-    assert after.source == "co_visitation"
+    assert after.source == "list"
     assert favorite not in [item for item, _ in after.items]
     assert (after.event_ms or 0) > (before.event_ms or 0)
     vectors, found = reader.users([user])
@@ -440,7 +440,7 @@ def test_before_the_first_generation_lists_are_served_refreshed_and_then_replace
     assert vectors[0, -1] == 1
     report, _ = worker.cycle(graph.moment())
     assert report.fit.accepted
-    assert reader.recommend(user, 10).source == "embedding"
+    assert reader.recommend(user, 10).source == "list"
     assert next(g for g in store.generations() if g.current).manifest["made_by"] == "model"
 
 
@@ -875,7 +875,7 @@ def test_a_fit_is_made_at_its_mark_and_what_came_since_is_published(
     assert worker.since == mark.cut
     assert worker.trainer.model_version == there.trainer.model_version == 1
     assert worker.model_hash == there.model_hash
-    assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("newcomer", 1).source == "embedding"
+    assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("newcomer", 1).source == "list"
     assert caplog.records == []
 
 
@@ -914,17 +914,17 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
     )
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
     looking._step(graph.moment())
-    assert reader.recommend(user).source == "co_visitation"
+    assert reader.recommend(user).source == "list"
     refuse = Verdict(False, "popularity", "the loss is worse than recent popularity's")
     with monkeypatch.context() as patch:
         patch.setattr("driftgraph.model.trainer.judge", lambda *_, **__: refuse)
         looking._step(graph.moment())
     assert "no new generation: the loss is worse than recent popularity's" in caplog.text
-    assert reader.recommend(user).source == "co_visitation"
+    assert reader.recommend(user).source == "list"
     before = reader.current()
     looking._step(graph.moment())
     assert reader.current() == before + 1, "the lists are made anew, as popularity has moved on"
-    assert reader.recommend(user).source == "co_visitation"
+    assert reader.recommend(user).source == "list"
 
 
 def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
