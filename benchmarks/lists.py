@@ -1,6 +1,6 @@
 """What the lists cost: lists a second by size of the catalog, and a publish and a refresh with and without.
 
-    random vectors ──► VectorLists ──► lists a second
+    random vectors and events ──► ScoredLists ──► lists a second
     random events ──► Worker ──► Redis ──► bytes of a user and of an item, seconds
 
 Prints one JSON object. ``--threads 2`` lets torch have two; ``--items 20000,1000000`` names the catalogs.
@@ -25,8 +25,10 @@ from benchmarks.report import Figures, finish
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.training.cycle import Worker
 from driftgraph.model.embed import Embedding
-from driftgraph.model.lists import AskedUsers, VectorLists
+from driftgraph.model.lists import AskedUsers
 from driftgraph.model.options import ListLengths, TrainerOptions
+from driftgraph.model.scored_lists import ScoredLists
+from driftgraph.model.scorer import Scorer
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -70,7 +72,8 @@ def rate(items: int) -> Figures:
     embedding = Embedding(nobody, np.zeros((0, DIM), np.float32), times[:0], rows, vectors, times)
     versions = (window.row_versions(USER).copy(), window.row_versions(ITEM).copy())
     moment = Moment(window.cut(), versions)
-    lists = VectorLists(window, moment, embedding, ListLengths(), torch.device("cpu"))
+    weights, none = Scorer().weight_F, lambda rows, *_: np.zeros((len(rows), DIM), np.float32)
+    lists = ScoredLists(window, moment, embedding, weights, ListLengths(), none)
     users = AskedUsers(
         rows[:ASKED],
         rng.standard_normal((ASKED, DIM), dtype=np.float32),

@@ -59,6 +59,14 @@ class Bank:
         """Count events, in any order, at or before the bank's moment or not far behind it. O(events)."""
         _add(self.count_FR, self.degree_R, self.first_ms_R, item, time_ms, self.time_ms, self.half_lives_ms)
 
+    def make_room(self, rows: int) -> None:
+        """Follow the window: rows that it has added have no events yet."""
+        more = max(0, rows - len(self.degree_R))
+        if more:
+            self.count_FR = np.pad(self.count_FR, ((0, 0), (0, more)))
+            self.degree_R = np.pad(self.degree_R, (0, more))
+            self.first_ms_R = np.pad(self.first_ms_R, (0, more), constant_values=np.iinfo(np.int64).max)
+
     def advance(self, time_ms: int) -> None:
         """Move the moment on: every count decays."""
         self.count_FR *= 2.0 ** ((self.time_ms - time_ms) / self.half_lives_ms[:, None])

@@ -11,7 +11,7 @@ from torch import Tensor
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import localize, now_ms, sample
-from driftgraph.model.network import MBGNN
+from driftgraph.model.network import MBGNN, POPULARITY_FEATURES
 from driftgraph.model.popularity import Popularity
 from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -51,6 +51,11 @@ class Encoder:
         """[n, D] of items as they were strictly before ``times_ms``."""
         parts = [self._encode(ITEM, rows[s], times_ms[s], popularity_NF[s]) for s in _chunks(len(rows))]
         return self._joined(parts)
+
+    def new_items(self, rows: U32, time_ms: int) -> F32:
+        """[n, D] of items as they were strictly before a time. Their last channel means nothing."""
+        times_ms = np.full(len(rows), time_ms, np.int64)
+        return self.items(rows, times_ms, np.zeros((len(rows), POPULARITY_FEATURES), np.float32))
 
     @torch.no_grad()
     def _encode(self, side: int, rows: U32, times_ms: I64, popularity_NF: F32 | None) -> Tensor:
@@ -92,14 +97,9 @@ def embed(encoder: Encoder) -> Embedding:
 
 def popularity_now(events: Events, view: WindowView, network: MBGNN) -> Popularity:
     """Popularity right after the newest of ``events``."""
-    popularity = popularity_of(view, network)
+    popularity = Popularity(half_lives_ms(view.relations, network.options), view.rows(ITEM))
     popularity.advance(events, int(events.time_ms[-1]) + 1 if len(events) else 0)
     return popularity
-
-
-def popularity_of(view: WindowView, network: MBGNN) -> Popularity:
-    """Popularity before the first event, with the half-lives that the network takes."""
-    return Popularity(half_lives_ms(view.relations, network.options), view.rows(ITEM))
 
 
 def newest_events(rows: U32, time_ms: I64) -> tuple[U32, I64]:

@@ -19,10 +19,10 @@ import numpy as np
 from driftgraph.model.bank import Bank, later_of
 from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.co_visitation import Histories
-from driftgraph.model.embed import Encoder, popularity_of
+from driftgraph.model.embed import Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, take
 from driftgraph.model.published import Published
-from driftgraph.model.ranking import Stage, best_of, joined, ranks_of
+from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, with_new_items
 from driftgraph.model.scorer import Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -30,7 +30,6 @@ from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates
 CELLS_MAX = 1 << 23  # of a chunk's scores: fewer targets at once in a large catalog
-NEW_BIAS = 0.1  # of published items' biases: the quantile that an item without a vector gets
 HEAD_SHARE = 0.5  # the head are the items that made this share of the events before
 
 Metrics = dict[str, float]
@@ -230,7 +229,7 @@ def rank(
         later = later_of(past.events, moments.done, at_ms)
         user = encoder.users(chosen.user[part], at_ms)
         excluded = _excluded(past, targets, part)
-        parts = stage.parts(chosen.user[part], user, at_ms, later, scorer.mean_F)
+        parts = stage.parts(chosen.user[part], user, at_ms, encoder.cut, later, scorer.mean_F)
         for name, weight in weights.items():
             ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
         if serving is not None:
@@ -251,7 +250,6 @@ class _Moments:
     def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
         self._past, self._encoder = past, encoder
         self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
-        self._popularity = popularity_of(encoder.view, encoder.network)
         self.done = 0  # events that are counted
         self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
         self.is_published_C = np.ones(len(past.candidate), np.bool_)
@@ -267,24 +265,13 @@ class _Moments:
         self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
         self.done = stop
         encoder, candidate = self._encoder, self._past.candidate
-        return Stage(encoder.view, encoder.cut, self._bank, candidate, self._items(time_ms))
+        return Stage(encoder.view, self._bank, candidate, self._items(time_ms))
 
     def _items(self, time_ms: int) -> F32:
-        """Vectors of all candidates. One that is neither published nor seen yet is the mean of the others."""
-        item_CD, known = self._item_CD.copy(), self.is_published_C
-        if known.all():
-            return item_CD
-        if known.any():
-            item_CD[~known] = item_CD[known].mean(0)
-            item_CD[~known, -1] = np.quantile(item_CD[known, -1], NEW_BIAS)
-        come = np.flatnonzero(~known & (self._past.first_ms_C < time_ms))
-        if len(come):
-            self._popularity.advance(self._past.events, time_ms)
-            rows = self._past.candidate[come]
-            times_ms = np.full(len(come), time_ms, np.int64)
-            made = self._encoder.items(rows, times_ms, self._popularity.features(rows))
-            item_CD[come, :-1] = made[:, :-1]  # its bias is fresh, and theirs are of the last fit
-        return item_CD
+        """Vectors of all candidates."""
+        new = np.flatnonzero(~self.is_published_C & (self._past.first_ms_C < time_ms))
+        made = self._encoder.new_items(self._past.candidate[new], time_ms)
+        return with_new_items(self._item_CD, self.is_published_C, made, new)
 
 
 def _excluded(past: Past, targets: Targets, part: slice) -> Mask:

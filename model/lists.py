@@ -3,7 +3,7 @@
     item vectors, live events at a cut ──► [a ListMaker] ──► app/training/by_id.py ──► GenerationStore
 
 ``FirstLists`` is served before the first model version: it needs no training, so a start has it within
-seconds. ``VectorLists`` is that of a trained model.
+seconds. ``scored_lists.ScoredLists`` is that of a trained model.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from driftgraph.model.co_visitation import Best, CoVisitation
 from driftgraph.model.embed import Embedding, newest_events
@@ -27,7 +25,6 @@ from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 MADE_BY = "co-visitation and popularity"  # in the manifest, where a model's generation says "model"
 POPULARITY_WORTH = 1e-6  # of a popular item's share: it orders what co-visitation leaves equal
-SCORES_AT_ONCE = 1 << 23  # of users and items, 32 MB
 SIMILAR_AT_ONCE = 16_384  # items: 10 MB at 50 similar ones each
 
 
@@ -69,11 +66,11 @@ class FirstLists:
         self, view: WindowView, moment: Moment, options: TrainerOptions, lengths: ListLengths
     ) -> None:
         """Index the live events of ``moment``. O(live events · log live events)."""
-        self._owners = _Owners(view, moment.versions[ITEM])
+        self._owners = Owners(view, moment.versions[ITEM])
         self._lengths = lengths
         events = view.events(moment.cut)
-        rows = _rows_of(view, events)
-        self._now_ms = _right_after(events)
+        rows = rows_of(view, events)
+        self._now_ms = right_after(events)
         self._visits = CoVisitation(events, rows)
         popularity = Popularity(half_lives_ms(view.relations, options), rows)
         popularity.advance(events, self._now_ms)
@@ -117,65 +114,6 @@ class FirstLists:
         )
 
 
-class VectorLists:
-    """The exact best by the dot product of the published vectors; similar items by co-visitation."""
-
-    def __init__(
-        self,
-        view: WindowView,
-        moment: Moment,
-        embedding: Embedding,
-        lengths: ListLengths,
-        device: torch.device,
-    ) -> None:
-        """Rank the items of ``embedding``, which is of ``moment``, on ``device``."""
-        self._view, self._cut, self._lengths = view, moment.cut, lengths
-        self._owners = _Owners(view, moment.versions[ITEM])
-        self._count = len(embedding.item_rows)
-        self._length = min(lengths.lists, self._count)
-        self._block = max(1, int((self._count / max(1, self._length)) ** 0.5))
-        extra = -self._count % self._block  # columns of nothing, so that blocks are whole
-        self._item_rows = np.append(embedding.item_rows, np.zeros(extra, np.uint32))
-        self._items = torch.from_numpy(np.pad(embedding.item, ((0, extra), (0, 0)))).to(device)
-        self._column: I64 = np.full(int(embedding.item_rows.max(initial=0)) + 1, -1, np.int64)
-        self._column[embedding.item_rows] = np.arange(self._count)
-
-    def of(self, users: AskedUsers) -> Best:
-        """By the users' vectors. ``rows``, ``times_ms`` and ``cut`` change nothing. O(users · items · D)."""
-        device = self._items.device
-        gone = ~self._owners.same(len(self._column))[self._item_rows]
-        gone[self._count :] = True
-        gone_columns = torch.from_numpy(np.flatnonzero(gone)).to(device)
-        user, column = self._touched(users)
-        best = Best.empty(len(users.rows), self._length)
-        at_once = max(1, SCORES_AT_ONCE // max(1, len(gone)))
-        for first in range(0, len(users.rows), at_once):
-            part = slice(first, first + at_once)
-            score = torch.from_numpy(users.vectors[part]).to(device) @ self._items.T
-            score[:, gone_columns] = -torch.inf
-            own = slice(*np.searchsorted(user, (first, first + at_once)).tolist())
-            place = torch.from_numpy(np.stack([user[own] - first, column[own]])).to(device)
-            score[place[0], place[1]] = -torch.inf
-            top, columns = _top(score, self._length, self._block)
-            best.score[part] = top.cpu().numpy()
-            best.rows[part] = self._item_rows[columns.cpu().numpy()]
-        best.lengths[:] = np.isfinite(best.score).sum(axis=1)
-        return best
-
-    def _touched(self, users: AskedUsers) -> tuple[I64, I64]:
-        """The number of the user, ascending, and the column of the item, of each item that was touched."""
-        user = np.repeat(np.arange(len(users.rows)), np.diff(users.bounds))
-        known = users.touched < len(self._column)  # not an item that came after the cut
-        user, column = user[known], self._column[users.touched[known]]
-        return user[column >= 0], column[column >= 0]
-
-    def similar(self, items: U32) -> Iterator[Best]:
-        """By co-visitation with the item alone; the index of it goes with the iterator."""
-        events = self._view.events(self._cut)
-        visits = CoVisitation(events, _rows_of(self._view, events))
-        yield from _similar(visits, self._owners, items, _right_after(events), self._lengths.similar)
-
-
 def popularity_users(count: int, dim: int) -> F32:
     """[count, dim] vectors of users before the first model version, all the same.
 
@@ -186,7 +124,7 @@ def popularity_users(count: int, dim: int) -> F32:
     return vectors
 
 
-class _Owners:
+class Owners:
     """Who owned the item rows at a cut."""
 
     def __init__(self, view: WindowView, versions: U32) -> None:
@@ -201,22 +139,7 @@ class _Owners:
         return owned
 
 
-def _top(score: Tensor, length: int, block: int) -> tuple[Tensor, Tensor]:
-    """The ``length`` largest of each row, largest first, and their columns; [n, length] both.
-
-    The largest are in the ``length`` blocks of columns with the largest maxima, so only these are looked
-    through: of 20,000 columns 1,428 maxima and 1,400 columns, where ``torch.topk`` orders all.
-    """
-    blocks = score.view(len(score), score.shape[1] // block, block)
-    chosen = blocks.amax(dim=2).topk(min(length, blocks.shape[1])).indices
-    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)
-    top, place = inside.topk(length)
-    return top, chosen.gather(1, place // block) * block + place % block
-
-
-def _similar(
-    visits: CoVisitation, owners: _Owners, items: U32, before_ms: int, length: int
-) -> Iterator[Best]:
+def _similar(visits: CoVisitation, owners: Owners, items: U32, before_ms: int, length: int) -> Iterator[Best]:
     owned = owners.same(visits.rows)
     nothing, worth = np.zeros(0, np.uint32), np.zeros(visits.rows)
     for first in range(0, len(items), SIMILAR_AT_ONCE):
@@ -237,10 +160,11 @@ def _kept(best: Best, owned: Mask) -> Best:
     return Best(rows, score, lengths)
 
 
-def _rows_of(view: WindowView, events: Events) -> int:
+def rows_of(view: WindowView, events: Events) -> int:
+    """The number that every item row of the window and of the events is below."""
     return max(view.rows(ITEM), int(events.item.max(initial=0)) + 1)
 
 
-def _right_after(events: Events) -> int:
+def right_after(events: Events) -> int:
     """The time at which every one of these events is in the past."""
     return int(events.time_ms[-1]) + 1 if len(events) else 0

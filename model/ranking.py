@@ -26,6 +26,7 @@ SHAPE = paths.Shape()
 BACKWARD = 0.5  # worth of an item that came before a visit, against one that came after
 DEGREE_POWER = 0.25  # popular items are worth less, as the way and as the end of a path
 PATH_SCALE = float(np.exp(5.0))  # 1 / ε: the feature of paths that sum up to P is log(1 + P / ε)
+NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
 HARDEST = 64  # candidates of each part that a target's lesson has
 
 
@@ -59,8 +60,8 @@ class Stage:
     with it, which count for later times only.
     """
 
-    def __init__(self, view: WindowView, cut: Cut, bank: Bank, candidate: U32, item_CD: F32) -> None:
-        self._view, self._cut, self._bank = view, cut, bank
+    def __init__(self, view: WindowView, bank: Bank, candidate: U32, item_CD: F32) -> None:
+        self._view, self._bank = view, bank
         self.candidate = candidate.astype(np.int64)
         self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
         self._bias_C = np.ascontiguousarray(item_CD[:, -1])
@@ -72,13 +73,13 @@ class Stage:
         self._worth: F64 = degree**-DEGREE_POWER
         self._tables = path_tables(len(view.relations))
 
-    def parts(self, rows: U32, user_nD: F32, times_ms: I64, later: Later, weight_F: F64) -> Parts:
+    def parts(self, rows: U32, user_nD: F32, times_ms: I64, cut: Cut, later: Later, weight_F: F64) -> Parts:
         """Of n users at their times; ``later`` has the events behind the moment that count for later ones.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        reached = paths.sums(self._view, rows, times_ms, self._cut, SHAPE, self._tables, self._worth)
+        reached = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
         end_n, end_C, path_E = self._ends(reached)
         return Parts(
             user_nD[:, :-1] @ self._item_DC,
@@ -125,10 +126,28 @@ class Stage:
 
     def _ends(self, reached: paths.PathSums) -> tuple[I64, I64, F32]:
         user = np.repeat(np.arange(len(reached.bounds_N1) - 1), np.diff(reached.bounds_N1))
-        place = self._place[reached.item]
+        place = self.place_of(reached.item)
         kept = place >= 0
         worth = reached.sum_PV[kept, 0] * self._worth[reached.item[kept]]
         return user[kept], place[kept], np.log1p(PATH_SCALE * worth).astype(np.float32)
+
+    def around(self, items: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, F32]:
+        """The ends of the paths from each of N items alone: number of the item, candidate, feature.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        bounds = np.arange(len(items) + 1)
+        return self._ends(
+            paths.sums_from(self._view, bounds, items, times_ms, cut, SHAPE, self._tables, self._worth)
+        )
+
+    def place_of(self, rows: U32) -> I64:
+        """The places of item rows among the candidates; −1 for one that is none."""
+        place = np.full(len(rows), -1, np.int64)
+        known = rows < len(self._place)
+        place[known] = self._place[rows[known]]
+        return place
 
     def _popular(self) -> I64:
         """Candidates that are among the most popular ones by some half-life."""
@@ -176,6 +195,30 @@ def best_of(scores_nC: F32, excluded_nC: Mask, candidate: I64, top: int) -> tupl
     rows[:, :width] = np.where(value > -np.inf, candidate[at], NO_ITEM)
     found[:, :width] = value
     return rows, found
+
+
+def with_new_items(item_CD: F32, known_C: Mask, made_nD: F32, new: I64 | None = None) -> F32:
+    """Item vectors, with those of items that no fit has had.
+
+    Args:
+        item_CD: Vectors of all candidates; those that are not ``known_C`` are replaced.
+        known_C: Which were published.
+        made_nD: Vectors made of the users of new items, at the places ``new``.
+        new: None: all that are not known. One that is neither known nor new is the mean of the known.
+
+    A new item's bias would be fresher than theirs, so it is one of the lower biases that were published.
+    """
+    if known_C.all():
+        return item_CD
+    item_CD = item_CD.copy()
+    lower = 0.0
+    if known_C.any():
+        item_CD[~known_C] = item_CD[known_C].mean(0)
+        lower = float(np.quantile(item_CD[known_C, -1], NEW_BIAS))
+    new = np.flatnonzero(~known_C) if new is None else new
+    item_CD[new] = made_nD
+    item_CD[~known_C, -1] = lower
+    return item_CD
 
 
 def joined(parts: list[tuple[F32, I64, I64]]) -> Lessons:

@@ -227,6 +227,11 @@ class Trainer:
             times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
         return Encoder(self.network, self.table, view, cut).users(rows, times_ms)
 
+    def new_items(self, view: WindowView, rows: U32, cut: Cut, time_ms: int) -> F32:
+        """[n, D] of items that no fit has had, as of a time; see ``Encoder.new_items``."""
+        self.table.adopt(view.row_versions(ITEM))
+        return Encoder(self.network, self.table, view, cut).new_items(rows, time_ms)
+
     def relation_importance(self) -> dict[str, dict[str, float]]:
         """The learned share of each relation where a user (an item) has all of them; sums to 1."""
         return {

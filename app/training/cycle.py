@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
 from driftgraph.model.evaluate import Evaluation
-from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, VectorLists, popularity_users
+from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, popularity_users
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import NO_ITEM
+from driftgraph.model.scored_lists import ScoredLists
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
@@ -203,7 +205,9 @@ class Worker:
 
     def _list_maker(self, moment: Moment, embedding: Embedding) -> ListMaker:
         """What makes the lists that are published with these vectors, and those of each refresh."""
-        return VectorLists(self.graph.window, moment, embedding, self._lengths, self.trainer.device)
+        view, weight_F = self.graph.window, self.trainer.scorer.weight_F
+        new_items = partial(self.trainer.new_items, view)
+        return ScoredLists(view, moment, embedding, weight_F, self._lengths, new_items)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the

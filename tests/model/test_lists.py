@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from driftgraph.model import lists as lists_module
 from driftgraph.model.co_visitation import HISTORY, CoVisitation
-from driftgraph.model.embed import Embedding
 from driftgraph.model.examples import half_lives_ms
-from driftgraph.model.lists import AskedUsers, FirstLists, ListMaker, VectorLists
+from driftgraph.model.lists import AskedUsers, FirstLists, ListMaker
 from driftgraph.model.options import ListLengths
 from driftgraph.stream.arrays import F32, F64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -116,60 +114,6 @@ def test_a_row_that_changed_hands_since_is_in_no_list_and_counts_for_nobody() ->
     assert all(7 not in rows.tolist() and 3 not in rows.tolist() for rows, _ in similar_of(lists, rows_of(5)))
 
 
-# --- by the vectors of a trained model ---------------------------------------------------------------
-
-
-def embedding_of(window: Window, *, seed: int) -> Embedding:
-    """Random vectors of every live user and item."""
-    rng, events = np.random.default_rng(seed), window.events(window.cut())
-    users, items = np.unique(events.user), np.unique(events.item)
-    vectors = [rng.standard_normal((len(rows), SMALL.dim)).astype(np.float32) for rows in (users, items)]
-    times = [np.zeros(len(rows), np.int64) for rows in (users, items)]
-    return Embedding(users, vectors[0], times[0], items, vectors[1], times[1])
-
-
-def vector_lists(window: Window, embedding: Embedding, lengths: ListLengths = LENGTHS) -> VectorLists:
-    return VectorLists(window, moment_of(window), embedding, lengths, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("scores_at_once", [1, 700, 1 << 23])
-def test_a_list_of_a_model_is_the_exact_ranking_of_its_vectors(
-    scores_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lists_module, "SCORES_AT_ONCE", scores_at_once)
-    window = window_of(blocks(4_000, seed=3, users=90, items=150))
-    embedding = embedding_of(window, seed=4)
-    rng = np.random.default_rng(5)
-    touched = [rng.permutation(300)[: rng.integers(0, 140)].astype(np.uint32) for _ in embedding.user_rows]
-    made = lists_of(vector_lists(window, embedding), window, touched, embedding.user)
-    for user, (rows, score) in enumerate(made):
-        exact = embedding.item.astype(np.float64) @ embedding.user[user].astype(np.float64)
-        order = [n for n in np.argsort(-exact) if embedding.item_rows[n] not in touched[user]][:50]
-        assert rows.tolist() == embedding.item_rows[order].tolist()
-        np.testing.assert_allclose(score, exact[order], rtol=1e-4, atol=1e-5)
-
-
-def test_a_list_of_a_model_is_as_long_as_items_are_left_and_knows_none_that_came_later() -> None:
-    window = window_of(blocks(2_000, seed=6, users=50, items=30))
-    embedding = embedding_of(window, seed=7)
-    everything = embedding.item_rows
-    touched = [everything, everything[:10], rows_of(), rows_of(4_000)]
-    made = lists_of(vector_lists(window, embedding), window, touched, embedding.user[:4])
-    assert [len(rows) for rows, _ in made] == [0, len(everything) - 10, len(everything), len(everything)]
-    assert lists_of(vector_lists(window, embedding), window, [], embedding.user[:0]) == []
-
-
-def test_a_row_that_changed_hands_since_is_in_no_list_of_a_model() -> None:
-    window = window_of(blocks(2_000, seed=8, users=50, items=60))
-    embedding = embedding_of(window, seed=9)
-    lists = vector_lists(window, embedding)
-    [(before, _)] = lists_of(lists, window, [rows_of()], embedding.user[:1])
-    gone = before[[0, 3]]
-    window.recycle(ITEM, gone)
-    [(after, _)] = lists_of(lists, window, [rows_of()], embedding.user[:1])
-    assert after.tolist()[: len(before) - 2] == [row for row in before.tolist() if row not in gone]
-
-
 # --- similar items -----------------------------------------------------------------------------------
 
 
@@ -188,20 +132,19 @@ def test_similar_items_are_those_of_co_visitation_with_the_item_alone(
     monkeypatch.setattr(lists_module, "SIMILAR_AT_ONCE", at_once)
     window = window_of(blocks(2_000, seed=10, users=300, items=200))
     events = window.events(window.cut())
-    embedding = embedding_of(window, seed=11)
+    items = np.unique(events.item)
     visits, now_ms = CoVisitation(events, window.rows(ITEM)), int(events.time_ms[-1]) + 1
-    for maker in (first_lists(window), vector_lists(window, embedding)):
-        made = similar_of(maker, embedding.item_rows)
-        assert len(made) == len(embedding.item_rows)
-        for item, (rows, score) in zip(embedding.item_rows, made, strict=True):
-            near, worth = visits.near(rows_of(item), now_ms)
-            expected = sorted(zip(-worth, near, strict=True))[: LENGTHS.similar]
-            assert rows.tolist() == [row for _, row in expected]
-            np.testing.assert_allclose(score, [-value for value, _ in expected], rtol=1e-9)
-            assert item not in rows
+    made = similar_of(first_lists(window), items)
+    assert len(made) == len(items)
+    for item, (rows, score) in zip(items, made, strict=True):
+        near, worth = visits.near(rows_of(item), now_ms)
+        expected = sorted(zip(-worth, near, strict=True))[: LENGTHS.similar]
+        assert rows.tolist() == [row for _, row in expected]
+        np.testing.assert_allclose(score, [-value for value, _ in expected], rtol=1e-9)
+        assert item not in rows
 
 
 def test_an_item_that_nobody_saw_beside_another_has_nothing_similar() -> None:
     window = window_of([(0, 1, 0, 1), (1, 2, 0, 5), (1, 3, 0, 7)])
-    for maker in (first_lists(window), vector_lists(window, embedding_of(window, seed=1))):
-        assert [rows.tolist() for rows, _ in similar_of(maker, rows_of(1, 2, 3))] == [[], [3], [2]]
+    similar = similar_of(first_lists(window), rows_of(1, 2, 3))
+    assert [rows.tolist() for rows, _ in similar] == [[], [3], [2]]
