@@ -48,12 +48,14 @@ class ListMaker(Protocol):
 
     def of(self, users: AskedUsers) -> Best:
         """The best items of each of N users; as long as ``ListLengths.lists`` where so many are left."""
+        ...
 
     def similar(self, items: U32) -> Iterator[Best]:
         """The items that are most similar to each of these, in the order given, ``SIMILAR_AT_ONCE`` a time.
 
         A list may be shorter than ``ListLengths.similar``, also empty.
         """
+        ...
 
 
 class FirstLists:
@@ -156,8 +158,8 @@ def _kept(best: Best, owned: Mask) -> Best:
     if np.array_equal(lengths, best.lengths):
         return best
     order = np.argsort(~kept, axis=1, kind="stable")
-    rows, score = (np.take_along_axis(part, order, axis=1) for part in (best.rows, best.score))
-    return Best(rows, score, lengths)
+    rows = np.take_along_axis(best.rows, order, axis=1)
+    return Best(rows, np.take_along_axis(best.score, order, axis=1), lengths)
 
 
 def rows_of(view: WindowView, events: Events) -> int:

@@ -158,8 +158,9 @@ def _listed(graph: HeterographView, best: Best, moment: Moment) -> Iterator[List
     """Each list as Redis has it, without rows that have changed hands since."""
     is_there = np.arange(best.rows.shape[1]) < best.lengths[:, None]
     distinct, place = np.unique(best.rows[is_there], return_inverse=True)
-    names = np.array(graph.names(ITEM, distinct, moment), object)
-    known = np.not_equal(names, None).astype(np.bool_)[place]
+    found = graph.names(ITEM, distinct, moment)
+    names = np.array(found, object)
+    known = np.array([name is not None for name in found], np.bool_)[place]
     ids, score = names[place[known]].tolist(), best.score[is_there][known].astype("<f4")
     ends = np.searchsorted(is_there.nonzero()[0][known], np.arange(len(best.rows)), side="right")
     for first, end in pairwise([0, *ends.tolist()]):

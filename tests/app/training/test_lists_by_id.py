@@ -48,6 +48,9 @@ class Served:
     def names(self, key: str) -> list[str]:
         return [raw.decode() for raw in cast("list[bytes]", self.client.lrange(self.head + key, 0, -1))]
 
+    def fields(self, key: str) -> set[str]:
+        return {raw.decode() for raw in cast("list[bytes]", self.client.hkeys(self.head + key))}
+
     def exact(self, user: str, touched: set[str]) -> Pairs:
         score = self.item_vectors @ self.reader.users([user])[0][0].astype(np.float64)
         pairs = [(i, s) for i, s in zip(self.items, score.tolist(), strict=True) if i not in touched]
@@ -123,8 +126,8 @@ def test_lengths_of_0_publish_no_lists_and_readers_rank_by_the_vectors(
         grow(graph, one_event(user, served.items[0], 0, graph.moment().cut.watermark_ms + 1_000))
         assert worker.refresh(graph.moment()) == 1
         fields = {"embedding", "gen", "event_ms"}
-        assert {f.decode() for f in redis_client.hkeys(f"{served.head}user:{user}")} == {*fields, "touched"}
-        assert {f.decode() for f in redis_client.hkeys(f"{served.head}item:{served.items[0]}")} == fields
+        assert served.fields(f"user:{user}") == {*fields, "touched"}
+        assert served.fields(f"item:{served.items[0]}") == fields
         assert served.reader.recommend(user, 5).source == "embedding"
         assert served.reader.similar(served.items[0]).source == "off"
 
