@@ -110,6 +110,22 @@ class Due(NamedTuple):
     is_early: bool
 
 
+class Waits(NamedTuple):
+    """What a mark waits for: ``needed`` applied events, of which ``events`` are there, and an event time."""
+
+    events: int
+    needed: int
+    at_ms: int | None  # None: the count alone makes the mark, or the watermark is not known yet
+
+
+class FirstFit(NamedTuple):
+    """What the first fit waits for: the next mark, of whichever kind."""
+
+    early: Waits
+    regular: Waits
+    by_count: Waits | None  # None: ``fit.events`` is not set
+
+
 class _Batch(NamedTuple):
     """The watermark before and after each of N events, and how many were applied before each and in all."""
 
@@ -180,7 +196,13 @@ class FitSchedule:
         counted, now_ms = self.counted, self._watermark_ms
         at_regular = counted.all - counted.since_regular  # applied when the last one was
         early = Waits(counted.since_any, _needed(at_regular > 0), _next_ms(now_ms, FIRST_AGAIN_MS))
-        regular = Waits(counted.all, max(FIRST_EVENTS, at_regular + 1), _next_ms(now_ms, self.every_ms))
+        if isinstance(self.every, Auto):
+            due_ms = (counted.then_ms or now_ms) + self.every.least_ms
+            at_ms = max(due_ms, now_ms + 1) if now_ms else None
+            regular = Waits(counted.since_regular, self.every.needed(counted.live_then), at_ms)
+        else:
+            at_ms = _next_ms(now_ms, self.every)
+            regular = Waits(counted.all, max(FIRST_EVENTS, at_regular + 1), at_ms)
         by_count = None if self.events is None else Waits(counted.since_regular, self.events, None)
         return FirstFit(early, regular, by_count)
 
@@ -209,7 +231,7 @@ class FitSchedule:
         while True:
             place = self._next(batch, start, regular_at)
             for at in early[np.searchsorted(early, start) : np.searchsorted(early, place)].tolist():
-                needed = FIRST_EVENTS if then.all + regular_at > 0 else EARLY_EVENTS
+                needed = _needed(then.all + regular_at > 0)
                 if int(total[at]) - any_at >= needed and not self._is_first_made:
                     any_at = int(total[at])
                     yield Due(at, is_early=True)
@@ -280,3 +302,13 @@ def _multiples(before_ms: I64, after_ms: I64, every_ms: int | None) -> I64:
     if every_ms is None:
         return np.zeros(0, np.int64)
     return np.flatnonzero((before_ms > 0) & (after_ms // every_ms > before_ms // every_ms))
+
+
+def _needed(is_behind_regular: bool) -> int:
+    """Applied events from the last mark to an early one."""
+    return FIRST_EVENTS if is_behind_regular else EARLY_EVENTS
+
+
+def _next_ms(watermark_ms: int, every_ms: int) -> int | None:
+    """The multiple that the watermark passes next; None while it is not known."""
+    return None if watermark_ms == 0 else (watermark_ms // every_ms + 1) * every_ms
