@@ -47,6 +47,19 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
+class Staleness:
+    """How vectors that were published some fits ago would rank today's targets, users and items as of then.
+
+    ``model`` is the served model on the same ``event_count`` targets, with users as of now. A user or an item
+    that was not there then is a miss. Ages that are not kept are missing.
+    """
+
+    event_count: int
+    model: Metrics
+    fits_ago: dict[int, Metrics]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
@@ -74,6 +87,7 @@ class Evaluation:
     shares: dict[str, float]  # how much each part moves the scores; sums to 1
     predictions: Predictions | None  # None before model version 1
     lessons: Lessons
+    staleness: Staleness | None = None  # of older generations; filled in by the trainer, which has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,15 @@ class Past:
         return Targets(chosen, np.where(seen, column, -1), excluded, warm)
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was ranked, for whoever ranks it by other vectors: see ``published_ranks``."""
+
+    past: Past
+    targets: Targets
+    model_ranks: F64 | None  # None before model version 1
+
+
 def evaluate(
     view: WindowView,
     since: Cut,
@@ -127,7 +150,7 @@ def evaluate(
     serving: Published | None,
     first: Published | None,
     evaluations_max: int,
-) -> Evaluation:
+) -> tuple[Evaluation, Scored]:
     """Rank the first contacts of [since, cut); see the module for the protocol. Reads only.
 
     At most ``evaluations_max`` events are scored, drawn by the seed and the cut.
@@ -149,7 +172,7 @@ def evaluate(
     ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
     ranks = dict(ranked.ranks)
     if first is not None:
-        ranks["frozen_first"] = _frozen_ranks(past, targets, view, first)
+        ranks["frozen_first"] = published_ranks(past, targets, view, first)
     rows = max(view.rows(ITEM), int(past.events.item.max(initial=0)) + 1)
     asked = (past.events, targets.events, targets.column, past.candidate, targets.excluded)
     half_life_ms = half_lives_ms(view.relations, options)[0]
@@ -159,7 +182,7 @@ def evaluate(
     behaviors = {r.name: chosen_events.relation == n for n, r in enumerate(view.relations)}
     head = np.isin(chosen_events.item, _head(old))
     slices = {"warm": targets.warm, "cold": ~targets.warm, "head": head, "tail": ~head}
-    return Evaluation(
+    found = Evaluation(
         model_version=model_version,
         target_count=len(contacts),
         event_count=len(chosen_events),
@@ -175,6 +198,7 @@ def evaluate(
         predictions=ranked.predictions if serving is not None else None,
         lessons=ranked.lessons,
     )
+    return found, Scored(past, targets, ranks.get("model"))
 
 
 def held_out_lessons(
@@ -282,8 +306,8 @@ def _excluded(past: Past, targets: Targets, part: slice) -> Mask:
     return excluded
 
 
-def _frozen_ranks(past: Past, targets: Targets, view: WindowView, first: Published) -> F64:
-    """By the dot product of the vectors that the first model version published."""
+def published_ranks(past: Past, targets: Targets, view: WindowView, first: Published) -> F64:
+    """By the dot product of vectors that were published once; a user or an item without one is a miss."""
     item, known = first.items(past.candidate, view.row_versions(ITEM))
     user, user_known = first.users(targets.events.user, view.row_versions(USER))
     ranks = np.full(len(user), np.inf)

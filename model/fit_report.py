@@ -6,6 +6,7 @@ Trainer.fit ──► [OnStep] ──► whoever waits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,12 @@ class FitReport:
     rows_moved: int
     holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (the gate's rival, candidate)
     refused: tuple[str, ...] = ()
+
+
+def no_fit(model_version: int) -> FitReport:
+    """The report where nothing is there to train on."""
+    why = "no new event to train on"
+    return FitReport(model_version, False, "no_events", why, 0, 0, math.nan, 0, 0, 0, {})
 
 
 def steps_of(on_step: OnStep | None, attempt: int) -> Callable[[int, int], None]:

@@ -106,3 +106,11 @@ def _has_relation_axis(name: str) -> bool:
 def _stacked(saved: Tensor, new: Tensor, place_R: Sequence[int]) -> Tensor:
     """[R, …]: relation r from its place in ``saved``, a new one from ``new[r]``."""
     return torch.stack([new[r] if place == NEW else saved[place] for r, place in enumerate(place_R)])
+
+
+def integer(meta: Mapping[str, object], name: str) -> int:
+    """A number of the state."""
+    value = meta[name]
+    if not isinstance(value, int):
+        raise ValueError(f"the saved model has {name} {value!r}, expected a number")  # noqa: TRY004
+    return value

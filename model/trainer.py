@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from driftgraph.model import saved_state
+from driftgraph.model.drift import Elders
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
-from driftgraph.model.fit_report import FitReport, OnStep, steps_of
+from driftgraph.model.fit_report import FitReport, OnStep, no_fit, steps_of
 from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
 from driftgraph.model.inputs import Inputs, batch_loss, contrast, inputs_of, popularity_losses
 from driftgraph.model.item_table import ItemTable
@@ -71,6 +72,8 @@ class Trainer:
         self.scorer = Scorer()
         self.serving: Published | None = None
         self.first: Published | None = None
+        self.before: Published | None = None  # the items of the version before ``serving``
+        self._elders = Elders()
         self._latest: tuple[Cut, int, Embedding] | None = None
         weights = [options.behavior_weights.get(name, 1.0) for name in relations]
         self._behavior_weight_R = torch.tensor(weights, device=self.device)
@@ -78,13 +81,14 @@ class Trainer:
     def evaluate(
         self, view: WindowView, since: Cut, cut: Cut, *, evaluations_max: int | None = None
     ) -> Evaluation:
-        """Score the serving model and the baselines on the events of [since, cut); changes nothing.
+        """Score the serving model, the baselines and older generations on the events of [since, cut).
 
-        Call it before ``fit`` of the same cuts: what is scored must not have been trained on.
+        Changes nothing. Call it before ``fit`` of the same cuts: what is scored must not have been
+        trained on.
         """
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
-        return evaluate(
+        found, scored = evaluate(
             view,
             since,
             cut,
@@ -95,6 +99,7 @@ class Trainer:
             first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
         )
+        return replace(found, staleness=self._elders.curve(scored, view, self.options.top))
 
     def fit(
         self,
@@ -153,8 +158,7 @@ class Trainer:
         todo = plan(view, since, cut, self.options, rng)
         if todo.new_count == 0:
             self.fit_count += 1
-            version, why = self.model_version, "no new event to train on"
-            return FitReport(version, False, "no_events", why, 0, 0, math.nan, 0, 0, 0, {})
+            return no_fit(self.model_version)
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
         is_first = self.model_version == 0
         rival = [
@@ -300,7 +304,10 @@ class Trainer:
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
         )
         version = "model_version" if "model_version" in meta else "generation"  # its name in older states
-        self.model_version, self.fit_count = _integer(meta, version), _integer(meta, "fit_count")
+        self.model_version, self.fit_count = (
+            saved_state.integer(meta, version),
+            saved_state.integer(meta, "fit_count"),
+        )
         saved_norms = meta["norms"]
         assert isinstance(saved_norms, list)
         self.norms = [(float(a), float(b)) for a, b in saved_norms]
@@ -312,7 +319,7 @@ class Trainer:
             self.scorer.load_state_dict(
                 {k: v.numpy() for k, v in parts["scorer"].items()}, str(meta.get("fallback", ""))
             )
-        self._latest = None
+        self.before, self._elders, self._latest = None, Elders(), None
 
     def _trained(self) -> list[str]:
         """The parameters that the optimizer has, in its order."""
@@ -410,9 +417,10 @@ class Trainer:
     def _accept(self, candidate: Embedding, published: Published, cut: Cut) -> None:
         self.model_version += 1
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
+        self._elders.keep(published)
         if self.model_version == 1:
             self.first = published
-        self.serving = published.without_users()
+        self.before, self.serving = self.serving, published.without_users()
         self._latest = (cut, self.model_version, candidate)
 
     def _check(self, view: WindowView) -> None:
@@ -425,10 +433,3 @@ class Trainer:
 
 def _mean(values: F64) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _integer(meta: Mapping[str, object], name: str) -> int:
-    value = meta[name]
-    if not isinstance(value, int):
-        raise ValueError(f"the saved model has {name} {value!r}, expected a number")  # noqa: TRY004
-    return value

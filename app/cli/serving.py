@@ -243,12 +243,21 @@ def generations(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the generations that Redis can serve."""
+    """List the generations that Redis can serve, and what moved since the one before the current one."""
+    from driftgraph.app.console.drift_text import drift_in
     from driftgraph.app.console.output import print_generations
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
         found = _store(client, settings).generations()
-    rows = [{"generation": g.number, "current": g.current, "manifest": _manifest(g.manifest)} for g in found]
+    rows = [
+        {
+            "generation": g.number,
+            "current": g.current,
+            "manifest": _manifest(g.manifest),
+            **drift_in(g.manifest),
+        }
+        for g in found
+    ]
     print_result(as_json, rows, print_generations)
 
 
@@ -296,9 +305,15 @@ def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
 
 
 def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a manifest, with numbers as numbers."""
+    """The fields of a manifest without drift, with numbers as numbers."""
+    from driftgraph.app.console.drift_text import FIELDS, is_user
+
     number = {True: float, False: int}
     named = {
         "model_version" if k == "model_generation" else k: v for k, v in fields.items()
     }  # its former name
-    return {k: number["." in v](v) if NUMBER.fullmatch(v) else v for k, v in named.items()}
+    return {
+        k: number["." in v](v) if NUMBER.fullmatch(v) else v
+        for k, v in named.items()
+        if k not in FIELDS and not is_user(k)
+    }

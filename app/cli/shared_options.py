@@ -69,7 +69,9 @@ TargetOption = Annotated[
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Instead of data_dir.")]
 FitEveryOption = Annotated[
     str | None,
-    typer.Option("--fit-every", metavar="6h", help="Event time between two fits, instead of fit.every."),
+    typer.Option(
+        "--fit-every", metavar="6h", help='Event time between two fits or "auto", instead of fit.every.'
+    ),
 ]
 SpanOption = Annotated[
     str | None,

@@ -19,13 +19,14 @@ from driftgraph.app.commands.doctor_redis import redis_checks
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
 from driftgraph.app.config import saved_model
-from driftgraph.app.config.builders import window_relations
+from driftgraph.app.config.builders import auto_interval, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Reason, Rows
+from driftgraph.stream.ingest.fit_schedule import EVENTS_MIN, SHARE
 from driftgraph.stream.kafka.retention import duration_text, span_faults
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.topics import TopicError, topic_rules
@@ -102,6 +103,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("data_dir", lambda: data_dir_checks(settings))
     findings.checks += _guarded("redis", lambda: redis_checks(settings))
     findings.checks += _guarded("model", lambda: _model(settings))
+    findings.checks += _guarded("fits", lambda: _fits(settings, findings.needs))
     findings.checks += _guarded("device", lambda: _device(settings))
     findings.checks += _guarded("updater", lambda: _updater(settings))
     return findings
@@ -246,6 +248,27 @@ def _model(settings: Settings) -> Iterator[Check]:
         said = f"model version {saved.model_version} in {saved.folder} goes on"
         changes = saved.changes(settings)
         yield Check("model", State.WARN if changes else State.OK, f"{said}: {changes}" if changes else said)
+
+
+def _fits(settings: Settings, needs: list[Need]) -> Iterator[Check]:
+    """Say when a fit is due, and how often that is at the measured rate."""
+    fit = settings.fit
+    also = "" if fit.events is None else f", and after each {fit.events:,} new events"
+    if fit.every != "auto":
+        yield Check("fits", State.OK, f"one each {fit.every} of event time{also}")
+        return
+    auto = auto_interval(settings, window_relations(settings))
+    fewest, most = auto.needed(EVENTS_MIN), auto.events_max
+    if per_day := sum(need.per_day for need in needs):
+        due_ms = auto.needed(sum(need.events for need in needs)) / per_day * RATE_OVER_MS
+        each = duration_text(round(min(max(due_ms, auto.least_ms), auto.most_ms)))
+        also += f"; about one each {each} at this rate"
+    yield Check(
+        "fits",
+        State.OK,
+        f"one is due once one in {SHARE} of the window's events is new ({fewest:,} to {most:,} events), "
+        f"{duration_text(auto.least_ms)} to {duration_text(auto.most_ms)} after the one before{also}",
+    )
 
 
 def _device(settings: Settings) -> Iterator[Check]:

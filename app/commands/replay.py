@@ -106,7 +106,23 @@ def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
             sums = metrics.setdefault(scorer, dict.fromkeys(values, 0.0))
             for name, value in values.items():
                 sums[name] += value * evaluation.event_count / total
-    return {"evaluated_events": total, "metrics": metrics}
+    return {"evaluated_events": total, "metrics": metrics, "staleness": _staleness(reports)}
+
+
+def _staleness(reports: tuple[GenerationReport, ...]) -> dict[str, dict[str, Any]]:
+    """By how many fits ago it was published: the metrics of a generation, and the served model's beside."""
+    found: dict[str, dict[str, Any]] = {}
+    for curve in (report.evaluation.staleness for report in reports):
+        if curve is None or not curve.event_count:
+            continue
+        for age, metrics in curve.fits_ago.items():
+            own = found.setdefault(str(age), {"events": 0, "metrics": {}, "model": {}})
+            count = own["events"]
+            own["events"] = whole = count + curve.event_count
+            for kind, values in (("metrics", metrics), ("model", curve.model)):
+                for name, value in values.items():
+                    own[kind][name] = (own[kind].get(name, 0.0) * count + value * curve.event_count) / whole
+    return found
 
 
 def replay(

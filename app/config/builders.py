@@ -1,12 +1,13 @@
 """Builds the options of stream, model and snapshots from the configuration. It only translates.
 
-Settings ──► [window_relations, file_options, watermark_rules, trainer_options]  ──► stream, model
+Settings ──► [window_relations, file_options, watermark_rules, fit_schedule]      ──► stream
+         ├─► [trainer_options]                                                    ──► model
          └─► [lease_client, generation_store]                                   ──► snapshots
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import redis
 
@@ -17,6 +18,7 @@ from driftgraph.snapshots.generations.lease import LeaseClient, impatient
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.formats.event_rules import Others
+from driftgraph.stream.ingest.fit_schedule import Auto, Counted, FitSchedule
 from driftgraph.stream.sources.file import FileOptions
 from driftgraph.stream.time.clock import Clock, SystemClock
 from driftgraph.stream.time.watermark import WatermarkRules
@@ -64,6 +66,25 @@ def watermark_rules(settings: Settings) -> WatermarkRules:
         idle_timeout_ms=settings.time.idle_timeout.ms,
         future_skew_ms=settings.time.skew.ms,
     )
+
+
+def fit_schedule(
+    settings: Settings,
+    relations: Sequence[Relation],
+    *,
+    counted: Counted | None = None,
+    watermark_ms: int = 0,
+) -> FitSchedule:
+    """When fits are due, live and in a replay; it goes on from ``counted`` and ``watermark_ms``."""
+    fit = settings.fit
+    every = auto_interval(settings, relations) if fit.every == "auto" else fit.every.ms
+    return FitSchedule(every, fit.events, counted=counted, watermark_ms=watermark_ms)
+
+
+def auto_interval(settings: Settings, relations: Sequence[Relation]) -> Auto:
+    """The rule of ``fit.every = "auto"`` for a window of these relations."""
+    longest_ms = max((relation.span_ms for relation in relations), default=settings.window.span.ms)
+    return Auto.of(longest_ms, settings.fit.examples_max)
 
 
 def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:

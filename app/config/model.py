@@ -6,14 +6,15 @@ Defaults and limits are those of ``TrainerOptions``; only what a user reads abou
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from driftgraph.app.config.sections import Section
 from driftgraph.model.options import LIMITS, TrainerOptions
-from driftgraph.stream.time.durations import Duration, PositiveDurationField
+from driftgraph.stream.time.durations import Duration, positive_duration
 
+Auto = Literal["auto"]
 _TRAINER: Final = {option.name: option for option in fields(TrainerOptions)}
 
 
@@ -53,11 +54,34 @@ class ModelSettings(Section):
         return self
 
 
+def _every(value: object) -> Duration | Auto:
+    """The event time between two fits, or ``auto``."""
+    if value == "auto":
+        return "auto"
+    try:
+        return positive_duration(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "auto"') from None
+
+
+EveryField = Annotated[
+    Duration | Auto,
+    PlainValidator(_every),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+
+
 class FitSettings(Section):
     """When a fit is due."""
 
-    every: PositiveDurationField = Field(
-        default=Duration.parse("6h"), description="Event time between two fits."
+    every: EveryField = Field(
+        default="auto",
+        description=(
+            'Event time between two fits, such as "6h". "auto": a fit is due once one in 16 of '
+            "the events in the window is new (2,000 events at least, examples_max at most), from 6 hours to "
+            "14 days after the one before."
+        ),
     )
     events: int | None = Field(
         default=None,

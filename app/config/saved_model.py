@@ -23,6 +23,7 @@ from driftgraph.model.options import FORMATS_READ, SIZES
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.stream.errors import DriftgraphError
+from driftgraph.stream.ingest.fit_schedule import MOST_MS, SHARE
 from driftgraph.stream.time.durations import Duration
 
 DAY_MS: Final = 86_400_000
@@ -98,8 +99,9 @@ class SavedModel:
 
     def _cost(self, settings: Settings) -> str:
         """The time that training a new model takes, which the window bounds: no model learns older events."""
-        every_ms = settings.fit.every.ms
         longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
+        every = settings.fit.every
+        every_ms = min(longest_ms // SHARE, MOST_MS) if every == "auto" else every.ms  # at a steady rate
         fits = max(1, min(self.model_version, math.ceil(longest_ms / every_ms)))
         return (
             "a new model then starts from nothing with a fit soon after the window is full, Redis serves "

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from driftgraph.app.console.drift_text import ago, lines_of
 
 METRIC = "recall_at_20"  # the metric in tables, beside the baselines; --json has all metrics
 
@@ -47,6 +49,18 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(*numbers, *(_shown(row.get(METRIC)) for row in rows))
     if generations:
         console.print(table)
+    with_drift = [one for one in generations if one.get("drift")]
+    if with_drift:
+        console.print(f"generation {with_drift[-1]['generation']}, against the one before:", highlight=False)
+        _print_lines(lines_of(with_drift[-1]["drift"], None), console)
+    for age, one in ((report.get("overall") or {}).get("staleness") or {}).items():
+        _print_lines(
+            [
+                f"as published {ago(age)}: {METRIC.replace('_at_', '@')} {_shown(one['metrics'][METRIC])}, "
+                f"served {_shown(one['model'][METRIC])}, on {one['events']:,} events"
+            ],
+            console,
+        )
     sorting = report.get("sorted")
     if sorting:
         console.print(
@@ -72,6 +86,14 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
             *fields,
         )
     console.print(table)
+    for one in generations:
+        if one["current"]:
+            _print_lines(lines_of(one["drift"], one["staleness"]), console)
+
+
+def _print_lines(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]], console: Console) -> None:

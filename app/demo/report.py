@@ -69,6 +69,7 @@ class DemoReport:
     digest: str
     generations: tuple[GenerationReport, ...]
     drift_ms: int | None
+    drifters: frozenset[str]  # the users whose taste changes then
     before: UserStory | None
     after: UserStory | None
     redis: Mapping[str, int]
@@ -89,6 +90,15 @@ class DemoReport:
         phases = {"before": old[-quarter:], "after": new[:quarter], "end": new[-quarter:]}
         return {name: _mean(reports) for name, reports in phases.items() if reports}
 
+    def moved(self) -> dict[str, int] | None:
+        """How many users are named as moved right after the drift, and how many of them did change."""
+        for report in self.generations:
+            if self.drifters and self.drift_ms is not None and report.drift is not None:
+                named = [one["id"] for one in report.drift["users"]["top"]]
+                if report.watermark_ms > self.drift_ms and named:
+                    return {"named": len(named), "drifted": len(self.drifters.intersection(named))}
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         counts = self.counts
@@ -106,6 +116,7 @@ class DemoReport:
             "drift_ms": self.drift_ms,
             "recall_at_20": self.phases(),
             "overall": overall(self.generations),
+            "moved": self.moved(),
             "user_before": None if self.before is None else self.before.to_json(),
             "user_after": None if self.after is None else self.after.to_json(),
             "generations": [report.to_json() for report in self.generations],
@@ -121,6 +132,12 @@ class DemoReport:
             highlight=False,
         )
         self._render_metrics(console)
+        if (moved := self.moved()) is not None:
+            console.print(
+                f"\nOf the {moved['named']} users that moved most right after the drift, {moved['drifted']} "
+                "have a new taste.",
+                highlight=False,
+            )
         if self.before is not None and self.after is not None:
             _render_stories(console, self.before, self.after)
 

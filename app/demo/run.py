@@ -205,6 +205,7 @@ class _Runner:
             digest=graph.digest(cut),
             generations=tuple(self.lockstep.reports),
             drift_ms=None if shop is None else shop.options.drift_ms,
+            drifters=frozenset() if shop is None else shop.drifters(),
             before=self._before,
             after=None if shop is None else story_of(self.reader, shop, self._star, cut.watermark_ms),
             redis=self.store.count_keys(),

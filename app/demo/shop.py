@@ -109,6 +109,10 @@ class Shop:
         taste = self.taste_before if time_ms < self.options.drift_ms else self.taste_after
         return [self.categories[c] for c in taste[self.user_ids.index(user_id)].tolist()]
 
+    def drifters(self) -> frozenset[str]:
+        """The users whose taste changes."""
+        return frozenset(self.user_ids[n] for n in np.flatnonzero(self.user_drifts).tolist())
+
     def payloads(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         """(key, canonical JSON) of events ``first`` to ``stop``; the key is the user's id."""
         columns = (self.user, self.item, self.behavior, self.time_ms)

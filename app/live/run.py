@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from driftgraph.app.config import saved_model
-from driftgraph.app.config.builders import lease_client, watermark_rules, window_relations
+from driftgraph.app.config.builders import fit_schedule, lease_client, watermark_rules, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.letter_place import letter_place, letters_folder
 from driftgraph.app.config.settings import Settings
@@ -40,7 +40,7 @@ from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.ingest.breaker import Breaker
 from driftgraph.stream.ingest.dedupe import Deduplicator
-from driftgraph.stream.ingest.fit_schedule import Counted, FitSchedule
+from driftgraph.stream.ingest.fit_schedule import Counted
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.kafka.client import look_for
@@ -144,9 +144,9 @@ def _ingest(
     limits = settings.events
     breaker = Breaker(share_max=limits.reject_share_max, window=limits.reject_window)
     # the early marks go on when there is a model: they cost little, and the worker passes them over
-    schedule = FitSchedule(
-        settings.fit.every.ms,
-        settings.fit.events,
+    schedule = fit_schedule(
+        settings,
+        graph.window.relations,
         counted=None if state is None else state.counted or _counted_in(graph),
         watermark_ms=watermark.value_ms,
     )
@@ -202,7 +202,7 @@ def _counted_in(graph: Heterograph) -> Counted:
     """For a checkpoint that does not say it: all that is in the window, so that its fit is due soon."""
     cut = graph.window.cut()
     events = sum(cut.next) - sum(cut.first)
-    return Counted(events, events, events)
+    return Counted(events, events, events, live=events, live_then=events)
 
 
 def window_folder(settings: Settings) -> Path:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.by_id import generation_by_id, trending_by_id, users_by_id
+from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.trainer_state import Facts
@@ -119,6 +121,7 @@ class Worker:
             predictions = self._named(evaluation, evaluated, moment)
             told = self._told(f"training model version {version}")
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=evaluation.lessons)
+            drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
         self.seen = moment.cut
@@ -129,7 +132,7 @@ class Worker:
         )
         self.status.fitted(fit)
         if fit.accepted:
-            self.evaluated = facts_of(evaluation)
+            self.evaluated = facts_of(evaluation, drift)
             self.model_hash = hash_of_weights(self.trainer.network)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
@@ -138,7 +141,7 @@ class Worker:
         if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
-        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit)
+        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift)
         return report, predictions
 
     def save_what_is_due(self) -> None:
@@ -337,6 +340,8 @@ class Worker:
         """
         if self.store is not None:
             self.store.erase(users)
+        gone = {f"{MOVED_USER}{user}" for user in users}
+        self.evaluated = {name: fact for name, fact in self.evaluated.items() if name not in gone}
         moment = self.graph.moment()
         rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
         if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):

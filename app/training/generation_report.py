@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from driftgraph.app.console.drift_text import fields_of
+from driftgraph.app.training.drift_report import staleness_of
 from driftgraph.app.training.worker_status import named
 from driftgraph.model.evaluate import Evaluation
 from driftgraph.model.trainer import FitReport
@@ -31,6 +33,7 @@ class GenerationReport:
     watermark_ms: int
     evaluation: Evaluation
     fit: FitReport
+    drift: dict[str, Any] | None = None  # by name; None without an accepted fit, and for the first
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: the model's metrics, and every baseline's on the same events."""
@@ -53,6 +56,8 @@ class GenerationReport:
             "slices": self.evaluation.slices,
             "counts": self.evaluation.counts,
             "fit": fit,
+            "drift": self.drift,
+            "staleness": staleness_of(self.evaluation.staleness),
         }
 
 
@@ -68,14 +73,16 @@ class PredictionRows:
     top_items: list[list[str]]
 
 
-def facts_of(evaluation: Evaluation) -> dict[str, str | int | float]:
-    """What a manifest says of an evaluation."""
+def facts_of(evaluation: Evaluation, drift: dict[str, Any] | None) -> dict[str, str | int | float]:
+    """What a manifest says of an evaluation, and of what moved by the fit behind it."""
+    moved = fields_of(drift, staleness_of(evaluation.staleness))
     if not evaluation.event_count:
-        return {}
+        return {**moved}
     return {
         "metrics": json.dumps(evaluation.metrics),
         "evaluated_events": evaluation.event_count,
         "shares": json.dumps(evaluation.shares),
+        **moved,
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from driftgraph.app.config.builders import list_lengths, trainer_options
+from driftgraph.app.config.builders import fit_schedule, list_lengths, trainer_options
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
@@ -22,7 +22,7 @@ from driftgraph.stream.dead_letters.letters import DeadLetters
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erasures import MemoryErasures
-from driftgraph.stream.ingest.fit_schedule import FitSchedule, Mark
+from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
@@ -66,7 +66,7 @@ class Lockstep:
             ),
             clock,
         )
-        schedule = FitSchedule(settings.fit.every.ms, settings.fit.events)
+        schedule = fit_schedule(settings, relations)
         self.erasures = erasures or MemoryErasures()
         own = settings.deduplication
         ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max)

@@ -17,6 +17,7 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.model.saved_state import names_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
@@ -33,7 +34,9 @@ EVALUATED = (
     "metrics",
     "evaluated_events",
     "shares",
-)  # facts about the evaluation before the serving model's fit
+    "drift",
+    "staleness",
+)  # and moved users; facts about the evaluation before the serving model's fit
 
 Facts = Mapping[str, str | int | float]
 
@@ -78,7 +81,7 @@ def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
 
 def evaluated(found: Checkpoint) -> Facts:
     """What was saved of the evaluation before the serving model's fit; an older state says nothing of it."""
-    return {name: found.facts[name] for name in EVALUATED if name in found.facts}
+    return {k: fact for k, fact in found.facts.items() if k in EVALUATED or k.startswith(MOVED_USER)}
 
 
 def relations_of(found: Checkpoint) -> list[str]:

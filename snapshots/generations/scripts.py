@@ -179,6 +179,7 @@ ERASE = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
 redis.call('UNLINK', KEYS[4])
+redis.call('HDEL', KEYS[2], 'moved_user:' .. ARGV[2])
 local listed = redis.call('LREM', KEYS[3], 0, ARGV[2])
 if listed > 0 and redis.call('HEXISTS', KEYS[2], 'users') == 1 then
   redis.call('HINCRBY', KEYS[2], 'users', -listed)

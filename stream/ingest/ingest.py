@@ -165,6 +165,7 @@ class Ingest:
         chosen = keep[(keep >= start) & (keep < stop)]
         self.graph.expire(int(after_ms[stop - 1]))
         self.graph.apply(batch if len(chosen) == len(batch) else batch.take(chosen))
+        self.schedule.live = sum(self.graph.window.live().values())
 
     def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:
         counts = self.counts

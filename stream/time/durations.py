@@ -55,6 +55,15 @@ def _positive(value: Duration) -> Duration:
     return value
 
 
+def positive_duration(value: object) -> Duration:
+    """A value of the configuration as a duration that is longer than zero.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return _positive(_read(value))
+
+
 # What a field of the configuration is declared with: text in the file, a Duration in the program.
 DurationField = Annotated[
     Duration,

@@ -54,7 +54,7 @@ span = "90h"
 out_of_orderness = "1s"
 idle_timeout = "1h"
 [fit]
-every = "12h"
+every = "{every}"
 [model]
 dim = 16
 device = "cpu"
@@ -75,11 +75,11 @@ class Fit:
     model_hash: str
 
 
-def busy_shop() -> Shop:
+def busy_shop(event_count: int) -> Shop:
     """Three days in which nobody and nothing is gone for as long as a span."""
     return open_shop(
         ShopOptions(
-            user_count=40, item_count=40, category_count=6, event_count=3_000, start_ms=START_MS,
+            user_count=40, item_count=40, category_count=6, event_count=event_count, start_ms=START_MS,
             span_ms=72 * HOUR_MS,
         )
     )  # fmt: skip
@@ -158,13 +158,14 @@ class Live:
         return tuple(int(number) for number in str(found.facts["next"]).split())
 
 
+@pytest.mark.parametrize(("every", "event_count"), [("12h", 3_000), ("auto", 8_000)])
 def test_the_same_events_have_the_same_fits_live_and_in_a_replay(
-    real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str, event_count: int
 ) -> None:
     """Cuts, examples, metrics, model. Events come until one passes a mark, and go on after the fit there."""
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the worker's process reads
-    topic, shop = f"same-{uuid4().hex[:8]}", busy_shop()
+    topic, shop = f"same-{uuid4().hex[:8]}", busy_shop(event_count)
     make_topic(real_kafka.address, topic, 1)
     events = tmp_path / "shop.jsonl"
     events.write_bytes(b"".join(value + b"\n" for _, value in shop.payloads()))
@@ -175,7 +176,7 @@ def test_the_same_events_have_the_same_fits_live_and_in_a_replay(
         config.write_text(
             CONFIG.format(
                 topic=topic, folder=tmp_path / "var", kafka=real_kafka.address, redis=server.url,
-                namespace=topic,
+                namespace=topic, every=every,
             ),
             encoding="utf-8",
         )  # fmt: skip

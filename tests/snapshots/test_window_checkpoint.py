@@ -327,7 +327,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     marks = Marks().having(Mark(g.window.cut(), g.owners(), is_early=False))
     go(g, dedupe, ("batch", [(8, 8, 0, 1_010)]))
     marks = marks.having(Mark(g.window.cut(), g.owners(), is_early=True))
-    kept = replace(snapshot(g, dedupe, 900), counted=Counted(8, 1, 0), marks=marks)
+    kept = replace(snapshot(g, dedupe, 900), counted=Counted(8, 1, 0, 7, 6, 5), marks=marks)
     WindowCheckpoints(tmp_path, g, STREAM).write(kept)
     _, state, _ = latest(tmp_path, STREAM)
     assert state is not None

@@ -10,9 +10,20 @@ import pytest
 from typer.testing import CliRunner
 
 from driftgraph.app.cli.main import app
-from driftgraph.app.commands.doctor import EVENT_BYTES, HEAD_BYTES, HEADROOM, Need, _memory, examine, needs_of
+from driftgraph.app.commands.doctor import (
+    EVENT_BYTES,
+    HEAD_BYTES,
+    HEADROOM,
+    Need,
+    _fits,
+    _memory,
+    examine,
+    needs_of,
+)
 from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.config.model import FitSettings
 from driftgraph.app.config.settings import Settings
+from driftgraph.stream.time.durations import Duration
 from driftgraph.stream.window.writer import Relation
 
 DAY_MS = 86_400_000
@@ -61,6 +72,19 @@ def test_memory_is_held_against_the_disk_that_is_there(tmp_path: Path) -> None:
     assert check.state is State.WARN, check.detail
 
 
+def test_it_says_when_a_fit_is_due_and_how_often_that_is() -> None:
+    every_day = Settings(fit=FitSettings(every=Duration.parse("1d"), events=500))
+    [check] = _fits(every_day, [])
+    assert check.detail == "one each 1d of event time, and after each 500 new events"
+    need = Need("click", per_day=32_000, span_days=30, events=960_000, capacity=1 << 22)
+    [check] = _fits(Settings(), [need])
+    assert (
+        "one in 16 of the window's events is new (2,000 to 100,000 events), 6 hours to 14 days"
+        in check.detail
+    )
+    assert check.detail.endswith("about one each 45 hours at this rate")
+
+
 def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("config") / "driftgraph.toml"
     path.write_text(
@@ -77,5 +101,6 @@ def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytes
         "data_dir": "ok",
         "redis": "fail",
         "model": "ok",
+        "fits": "ok",
         "device": "ok",
     }

@@ -12,13 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from driftgraph.app.config.builders import file_options, trainer_options, window_relations
+from driftgraph.app.config.builders import (
+    auto_interval,
+    file_options,
+    fit_schedule,
+    trainer_options,
+    window_relations,
+)
 from driftgraph.app.config.model import ModelSettings
 from driftgraph.app.config.sections import Section
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.config.text import STARTER_RELATIONS, shown, starter_file, toml_of
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.ingest.fit_schedule import Auto
 from driftgraph.stream.time.durations import Duration
 
 
@@ -72,6 +79,18 @@ def test_command_line_beats_environment_beats_file_beats_default(monkeypatch: py
     assert settings.kafka.shard == "0/1"
 
 
+def test_the_interval_of_fits_follows_from_the_events_unless_it_is_set() -> None:
+    for text in ("", '[fit]\nevery = "auto"'):
+        settings = load(written(text))
+        assert settings.fit.every == "auto"
+        assert shown(settings)["fit"]["every"] == "auto"
+        assert auto_interval(settings, window_relations(settings)).events_max == settings.fit.examples_max
+        assert isinstance(fit_schedule(settings, window_relations(settings)).every, Auto)
+    settings = load(written('[fit]\nevery = "6h"'))
+    assert fit_schedule(settings, window_relations(settings)).every == Duration.parse("6h").ms
+    assert shown(settings)["fit"]["every"] == "6h"
+
+
 def test_the_file_here_is_read_without_being_named_and_may_be_missing() -> None:
     assert load() == Settings()
     written("seed = 7")
@@ -102,6 +121,7 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
         ('[relations.click]\nspam = "3d"', "unknown key relations.click.spam, did you mean span?"),
         ('[fit]\nevery = "6"', 'fit.every = "6": should be a number and a unit'),
         ("[fit]\nevery = 6", "fit.every = 6: should be text with a unit"),
+        ('[fit]\nevery = "often"', 'such as "90s", "15m", "6h" or "3d", or "auto"'),
         ('[fit]\nevery = "0s"', "should be longer than zero"),
         ('[fit]\nevery = "2000000d"', "should be at most 1000 years"),
         ('[events]\nformat = "xml"', "should be 'json', 'mapping', 'cloudevents'"),

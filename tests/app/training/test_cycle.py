@@ -21,6 +21,7 @@ from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.drift_text import drift_in
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import by_id, loop, trainer_state
 from driftgraph.app.training.by_id import touched_items
@@ -159,6 +160,14 @@ def test_the_manifest_says_what_was_published(redis_client: redis.Redis, store: 
     first, second = (generation.manifest for generation in store.generations())
     assert second["watermark_ms"] == str(SHOP.time_ms.max())
     assert json.loads(second["metrics"]) == report.evaluation.metrics
+    assert drift_in(first) == {"drift": None, "staleness": None}
+    told = drift_in(second)
+    assert report.drift is not None
+    assert report.drift["items"]["top"]
+    assert told["drift"]["behaviors"] == report.drift["behaviors"]
+    assert told["drift"]["items"] == report.drift["items"]
+    assert told["staleness"]["fits_ago"].keys() == {"1"}
+    assert told["staleness"] == report.to_json()["staleness"]
     assert (second["generation"], second["model_version"]) == ("2", "2")
     assert second["model_hash"] != first["model_hash"]
     assert sum(json.loads(second["cut"]).values()) == len(SHOP)

@@ -11,6 +11,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.training import erase_pending, loop
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.erase_pending import erasing
@@ -214,3 +215,20 @@ def test_the_loop_removes_the_file_only_after_redis_did_it(
     looking.run(lambda _: next(waits))
     assert pending.waiting(REDIS) == []
     assert keys_of(redis_client) == set()
+
+
+def test_a_moved_user_leaves_manifest_and_checkpoint(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
+) -> None:
+    worker, graph = trained(store, tmp_path)
+    field = f"{MOVED_USER}{USER}"
+    worker.evaluated = {**worker.evaluated, field: 0.5, f"{MOVED_USER}another": 0.4}
+    worker._save(graph.moment())
+    worker.publish(graph.moment())
+    assert any(field.encode() in path.read_bytes() for path in tmp_path.rglob("manifest.json"))
+    graph.erase([USER])
+    worker.erase([USER])
+    assert not any(field.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    newest = store.generations()[-1].manifest
+    assert field not in newest
+    assert newest[f"{MOVED_USER}another"] == "0.4"

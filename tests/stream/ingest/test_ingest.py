@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import Decoded, EventBatch, Rejected, Strings
-from driftgraph.stream.ingest.fit_schedule import FIRST_EVENTS, Counted, FitSchedule
+from driftgraph.stream.ingest.fit_schedule import FIRST_EVENTS, Auto, Counted, FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
@@ -198,6 +198,24 @@ def test_a_fit_by_count_comes_after_so_many_applied_events() -> None:
     schedule = FitSchedule(1 << 62, events=3)
     stream = [Event(0, n, 0, n, event_id=name) for n, name in enumerate("aabbccdefg")]
     assert [count for _, count in feed(ingest_of(schedule), [stream])] == [3, 6]
+
+
+def test_a_mark_in_silence_is_as_if_the_next_event_had_made_it() -> None:
+    """What expires before the mark was live after the newest event, by which the next interval is chosen."""
+    stream = [Event(n, n, n % 2, n * 10) for n in range(150)]
+    behind = Event(0, 0, 0, 9_000)
+    before = Counted(all=FIRST_EVENTS, live_then=3_000)
+    silent, spoken = (ingest_of(FitSchedule(Auto(1, 8_000, 1 << 20), counted=before)) for _ in range(2))
+    for ingest in (silent, spoken):
+        feed(ingest, [stream])
+        assert ingest.schedule.counted.live == 150
+    for time_ms in range(2_000, 8_200, 100):
+        silent.pass_time(START_MS + time_ms)
+    assert sum(silent.graph.window.live().values()) < 150
+    assert silent.marks.regular is not None
+    assert len(feed(silent, [[behind]])) + 1 == len(feed(spoken, [[behind]])) == 1
+    assert silent.schedule.counted == spoken.schedule.counted
+    assert silent.schedule.counted.live_then == 150
 
 
 def test_no_fit_is_due_while_the_watermark_is_not_known() -> None:
