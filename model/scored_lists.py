@@ -96,8 +96,8 @@ class ScoredLists:
     def similar(self, items: U32) -> Iterator[Best]:
         """By the paths from the item alone: others touched a similar item shortly before or after it."""
         length, gone = self._lengths.similar, self._gone()
-        for first in range(0, len(items), SIMILAR_AT_ONCE):
-            part = items[first : first + SIMILAR_AT_ONCE]
+        for start in range(0, len(items), SIMILAR_AT_ONCE):
+            part = items[start : start + SIMILAR_AT_ONCE]
             times_ms = np.full(len(part), self._bank.time_ms, np.int64)
             user, place, worth = self._stage.around(part, times_ms, self._counted)
             kept = ~gone[place]
@@ -105,7 +105,13 @@ class ScoredLists:
             order = np.lexsort((self._rows[place], -worth, user))
             user, place, worth = user[order], place[order], worth[order]
             rank = np.arange(len(user)) - np.searchsorted(user, user)
-            user, place, worth, rank = (one[rank < length] for one in (user, place, worth, rank))
+            first_ones = rank < length
+            user, place, worth, rank = (
+                user[first_ones],
+                place[first_ones],
+                worth[first_ones],
+                rank[first_ones],
+            )
             best = Best.empty(len(part), length)
             best.rows[user, rank], best.score[user, rank] = self._rows[place], worth
             best.lengths[:] = np.bincount(user, minlength=len(part))
