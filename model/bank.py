@@ -63,9 +63,9 @@ class Bank:
         """Follow the window: rows that it has added have no events yet."""
         more = max(0, rows - len(self.degree_R))
         if more:
-            self.count_FR = np.pad(self.count_FR, ((0, 0), (0, more)))
-            self.degree_R = np.pad(self.degree_R, (0, more))
-            self.first_ms_R = np.pad(self.first_ms_R, (0, more), constant_values=np.iinfo(np.int64).max)
+            self.count_FR = np.concatenate([self.count_FR, np.zeros((len(self.count_FR), more))], axis=1)
+            self.degree_R = np.concatenate([self.degree_R, np.zeros(more, np.int64)])
+            self.first_ms_R = np.concatenate([self.first_ms_R, np.full(more, np.iinfo(np.int64).max)])
 
     def advance(self, time_ms: int) -> None:
         """Move the moment on: every count decays."""

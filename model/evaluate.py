@@ -3,7 +3,8 @@
     events of [since, cut) ──► [evaluate] by model version n ──► Evaluation ──► manifest, report
                                      └──► Lessons ──► the scorer, in the fit that follows
 
-A target is the first contact of a user and an item. It competes with every item that was seen before it and
+A target is the first contact of a user and an item, or any event where items may be repeated
+(``TrainerOptions.repeats``). It competes with every item that was seen before it and
 that the user had not touched. Everything is as of the target's time, from strictly earlier events: users,
 popularity, paths. The vectors of items are as published, because that is what readers rank; an item that has
 come since has a vector from its users so far. Ties count at their mean rank.
@@ -115,8 +116,8 @@ class Past:
         candidate, first = np.unique(events.item, return_index=True)
         return cls(events, candidate, events.time_ms[first], Histories.of(events))
 
-    def targets(self, chosen: Events) -> Targets:
-        """The chosen events as targets."""
+    def targets(self, chosen: Events, *, repeats: bool) -> Targets:
+        """The chosen events as targets; ``repeats``: what a user has touched competes."""
         rows = max(int(self.candidate.max(initial=0)), int(chosen.item.max(initial=0))) + 1
         place = np.full(rows, -1, np.int64)
         place[self.candidate] = np.arange(len(self.candidate))
@@ -125,6 +126,8 @@ class Past:
         seen[column >= 0] = self.first_ms_C[column[column >= 0]] < chosen.time_ms[column >= 0]
         touched, warm = _touched(self.histories, chosen, place)
         new = np.flatnonzero(self.first_ms_C >= chosen.time_ms.min(initial=np.iinfo(np.int64).max))
+        if repeats:
+            touched = [one[:0] for one in touched]
         unseen = [new[self.first_ms_C[new] >= time_ms] for time_ms in chosen.time_ms]
         excluded = [np.concatenate(pair) for pair in zip(touched, unseen, strict=True)]
         return Targets(chosen, np.where(seen, column, -1), excluded, warm)
@@ -159,7 +162,7 @@ def evaluate(
     old, new = view.events(before(since, cut)), view.events(cut, since)
     past = Past.of(_merged(old, new))
     seen_ms = int(old.time_ms[-1]) if len(old) else -1
-    contacts = take(new, np.isin(identity(new), first_contacts(past.events)))
+    contacts = new if options.repeats else take(new, np.isin(identity(new), first_contacts(past.events)))
     scorable = take(contacts, contacts.time_ms > seen_ms)
     late = len(contacts) - len(scorable)
     if len(old) == 0:  # nothing competes: a miss would say nothing of any scorer
@@ -168,7 +171,7 @@ def evaluate(
     chosen = np.arange(len(scorable))
     if len(chosen) > evaluations_max:
         chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
-    targets = past.targets(take(scorable, chosen))
+    targets = past.targets(take(scorable, chosen), repeats=options.repeats)
     ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
     ranks = dict(ranked.ranks)
     if first is not None:
@@ -210,10 +213,13 @@ def held_out_lessons(
     """
     options = encoder.network.options
     past = Past.of(view.events(cut))
-    held = take(past.events, np.isin(identity(past.events), first_contacts(past.events)))
-    held = take(held, is_held(held, options))
+    held = take(past.events, is_held(past.events, options))
+    if not options.repeats:
+        held = take(held, np.isin(identity(held), first_contacts(past.events)))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
-    return rank(past, past.targets(newest), encoder=encoder, scorer=scorer, serving=serving).lessons
+    return rank(
+        past, past.targets(newest, repeats=options.repeats), encoder=encoder, scorer=scorer, serving=serving
+    ).lessons
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +244,7 @@ def rank(
     ``vectors`` are ranked as a service does that reads vectors alone.
     """
     options, chosen = encoder.network.options, targets.events
-    weights = {part: alone(part, scorer.mean_F) for part in ("bank", "paths")}
+    weights = {part: alone(part, scorer.mean_F) for part in ("bank", "paths", *["own"] * options.repeats)}
     if serving is not None:
         weights["model"] = scorer.weight_F
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
@@ -289,7 +295,8 @@ class _Moments:
         self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
         self.done = stop
         encoder, candidate = self._encoder, self._past.candidate
-        return Stage(encoder.view, self._bank, candidate, self._items(time_ms))
+        repeats = encoder.network.options.repeats
+        return Stage(encoder.view, self._bank, candidate, self._items(time_ms), repeats=repeats)
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates."""

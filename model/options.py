@@ -92,6 +92,7 @@ class TrainerOptions:
     loss_margin: float = 0.10  # nats that a holdout may get worse; a first model version must beat popularity
     norm_factor: float = 10.0  # the median norm may leave the running median by it
 
+    repeats: bool = False  # recommend what a user has touched, too; then every event is a target
     evaluations_max: int = 2_000  # scored events of an interval, drawn by the seed
     top: int = 20
     seed: int = 0
@@ -121,3 +122,4 @@ class ListLengths:
 
     lists: int = 100  # recommended to a user
     similar: int = 50  # similar to an item
+    repeats: bool = False  # whether a user's list has items that the user has touched

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from driftgraph.model.bank import Bank, Later, Pairs
-from driftgraph.model.scorer import AGE, BANK, FEATURES, PATHS, Lessons
+from driftgraph.model.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
+from driftgraph.model.scorer import AGE, BANK, FEATURES, OWN, PATHS, Lessons
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window import paths
+from driftgraph.stream.window.adjacency import USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
 NO_ITEM = np.uint32(0xFFFF_FFFF)  # in lists of rows, where fewer items compete than places
@@ -27,6 +28,8 @@ BACKWARD = 0.5  # worth of an item that came before a visit, against one that ca
 DEGREE_POWER = 0.25  # popular items are worth less, as the way and as the end of a path
 PATH_SCALE = float(np.exp(5.0))  # 1 / ε: the feature of paths that sum up to P is log(1 + P / ε)
 NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
+OWN_HALF_LIVES_MS = np.array([24, 14 * 24]) * HOUR_MS
+OWN_EVENTS = 64  # newest events of a user by relation that its own repeats are counted from
 HARDEST = 64  # candidates of each part that a target's lesson has
 
 
@@ -41,6 +44,9 @@ class Parts:
     end_n: I64  # [E] which user a path belongs to,
     end_C: I64  # [E] the candidate at its end; each pair is there once,
     path_E: F32  # and the feature
+    own_n: I64  # [O] which user has touched,
+    own_C: I64  # [O] which candidate before; each pair is there once,
+    own_O2: F32  # and the features; nothing where no item may be repeated
 
     def scores(self, weight_F: F64) -> F32:
         """[n, C]."""
@@ -50,6 +56,7 @@ class Parts:
             scores += self.bank_nC
         scores += weight[1] * self.bias_C + weight[AGE] * self.age_C
         scores[self.end_n, self.end_C] += weight[PATHS] * self.path_E
+        scores[self.own_n, self.own_C] += self.own_O2 @ weight[OWN]
         return scores
 
 
@@ -60,8 +67,9 @@ class Stage:
     with it, which count for later times only.
     """
 
-    def __init__(self, view: WindowView, bank: Bank, candidate: U32, item_CD: F32) -> None:
-        self._view, self._bank = view, bank
+    def __init__(self, view: WindowView, bank: Bank, candidate: U32, item_CD: F32, *, repeats: bool) -> None:
+        """``repeats``: items that a user has touched are candidates, too."""
+        self._view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
         self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
         self._bias_C = np.ascontiguousarray(item_CD[:, -1])
@@ -81,6 +89,7 @@ class Stage:
         """
         reached = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
         end_n, end_C, path_E = self._ends(reached)
+        own_n, own_C, own_O2 = self._own(rows if self._repeats else rows[:0], times_ms, cut)
         return Parts(
             user_nD[:, :-1] @ self._item_DC,
             self._bias_C,
@@ -89,6 +98,9 @@ class Stage:
             end_n,
             end_C,
             path_E,
+            own_n,
+            own_C,
+            own_O2,
         )
 
     def lessons(
@@ -102,10 +114,11 @@ class Stage:
         best = [_best(parts.vectors_nC + parts.bias_C, excluded_nC), _best(scores_nC, excluded_nC)]
         ends = np.split(parts.end_C, np.searchsorted(parts.end_n, np.arange(1, len(column))))
         end_of = np.split(parts.path_E, np.searchsorted(parts.end_n, np.arange(1, len(column))))
+        own = np.split(parts.own_C, np.searchsorted(parts.own_n, np.arange(1, len(column))))
         chosen, target = [], np.full(len(column), -1, np.int64)
         for n in range(len(column)):
             near = ends[n][np.argsort(-end_of[n], kind="stable")[:HARDEST]]
-            one = np.unique(np.concatenate([popular, near, *(part[n] for part in best)]))
+            one = np.unique(np.concatenate([popular, near, own[n], *(part[n] for part in best)]))
             one = one[~excluded_nC[n, one]]
             at = np.searchsorted(one, column[n])
             if at < len(one) and one[at] == column[n]:
@@ -122,6 +135,10 @@ class Stage:
         path = np.zeros(scores_nC.shape, np.float32)
         path[parts.end_n, parts.end_C] = parts.path_E
         features[:, PATHS] = path[user, place]
+        for feature, own_O in zip(range(OWN.start, OWN.stop), parts.own_O2.T, strict=True):
+            path[:] = 0
+            path[parts.own_n, parts.own_C] = own_O
+            features[:, feature] = path[user, place]
         return features, counts, target
 
     def _ends(self, reached: paths.PathSums) -> tuple[I64, I64, F32]:
@@ -148,6 +165,19 @@ class Stage:
         known = rows < len(self._place)
         place[known] = self._place[rows[known]]
         return place
+
+    def _own(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, F32]:
+        """Each pair of a user and a candidate that it has touched, and the features of its decayed count."""
+        times_ms = times_ms[: len(rows)]
+        near = self._view.recent(USER, rows, times_ms, OWN_EVENTS, cut)
+        real = np.arange(OWN_EVENTS) < near.count_BR[:, :, None]
+        user, place = real.nonzero()[0], self.place_of(near.neighbor_BRK[real])
+        age_ms = times_ms[user] - near.time_ms_BRK[real]
+        user, place, age_ms = user[place >= 0], place[place >= 0], age_ms[place >= 0]
+        pair, at = np.unique(user * len(self.candidate) + place, return_inverse=True)
+        count = [np.bincount(at, 2.0 ** (-age_ms / one), minlength=len(pair)) for one in OWN_HALF_LIVES_MS]
+        features = np.log1p(COUNT_SCALE * np.stack(count, 1)).astype(np.float32)
+        return pair // max(len(self.candidate), 1), pair % max(len(self.candidate), 1), features
 
     def _popular(self) -> I64:
         """Candidates that are among the most popular ones by some half-life."""

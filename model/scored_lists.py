@@ -58,7 +58,7 @@ class ScoredLists:
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = embedding.item_rows, embedding.item
         self._later_rows = np.zeros(0, np.uint32)  # of items that are new since the publish
-        self._stage = Stage(view, self._bank, self._rows, self._item_CD)
+        self._stage = Stage(view, self._bank, self._rows, self._item_CD, repeats=lengths.repeats)
 
     def of(self, users: AskedUsers) -> Best:
         """By the scorer. O(users · items · D), and the paths of each user."""
@@ -136,7 +136,8 @@ class ScoredLists:
                 np.concatenate([self._item_CD, made]), np.arange(len(rows)) < len(self._rows), made
             )
             self._rows, self._later_rows = rows, np.concatenate([self._later_rows, new])
-            self._stage = Stage(self._view, self._bank, self._rows, self._item_CD)
+            repeats = self._lengths.repeats
+            self._stage = Stage(self._view, self._bank, self._rows, self._item_CD, repeats=repeats)
 
     def _gone(self) -> Mask:
         """[C] whether the row of a candidate has changed hands since the publish."""

@@ -6,6 +6,7 @@
     s(u, i, t) = w_v · u·i + w_b · bias_i                                       vectors
                + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age of i)      bank
                + w_p · log(1 + P(u, i, t) / ε)                                  paths
+               + Σ_h w_o,h · log(1 + 10 n_h(u, i, t))                           own (with repeats)
 
 The weights are those of a multinomial logit over candidates, learned with a Gaussian prior. In each fit the
 targets of the interval move them, the more the more there are, and what was learned before is forgotten
@@ -27,15 +28,31 @@ import numpy as np
 from driftgraph.model.bank import NAMES as BANK_NAMES
 from driftgraph.stream.arrays import F32, F64, I64
 
-FEATURES = ("vectors", "item_bias", *(f"popularity_{name}" for name in BANK_NAMES), "age", "paths")
+FEATURES = (
+    "vectors",
+    "item_bias",
+    *(f"popularity_{name}" for name in BANK_NAMES),
+    "age",
+    "paths",
+    "own_1d",
+    "own_14d",
+)
 BANK = slice(2, 2 + len(BANK_NAMES))
 AGE, PATHS = BANK.stop, BANK.stop + 1
+OWN = slice(PATHS + 1, PATHS + 3)
 PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that belong to each
     "vectors": (0, 1),
     "bank": tuple(range(BANK.start, AGE + 1)),
     "paths": (PATHS,),
+    "own": tuple(range(OWN.start, OWN.stop)),
 }
-PRIOR: Mapping[str, float] = {"vectors": 1.0, "item_bias": 1.0, "popularity_1d": 0.2, "paths": 0.5}
+PRIOR: Mapping[str, float] = {
+    "vectors": 1.0,
+    "item_bias": 1.0,
+    "popularity_1d": 0.2,
+    "paths": 0.5,
+    "own_14d": 1.0,
+}
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
 FORGET = 0.8  # what was learned counts so much after another fit

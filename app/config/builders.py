@@ -118,6 +118,7 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
         examples_max=settings.fit.examples_max,
         replay_ratio=settings.fit.replay_ratio,
         evaluations_max=settings.fit.evaluations_max,
+        repeats=settings.publish.repeats,
         behavior_weights={name: own.weight for name, own in settings.relations.items()},
         seed=settings.seed,
         device=device,
@@ -126,7 +127,8 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
 
 def list_lengths(settings: Settings) -> ListLengths:
     """How long the lists are that a generation has."""
-    return ListLengths(lists=settings.publish.lists, similar=settings.publish.similar)
+    own = settings.publish
+    return ListLengths(lists=own.lists, similar=own.similar, repeats=own.repeats)
 
 
 def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> GenerationStore:

@@ -248,6 +248,9 @@ class PublishSettings(Section):
         description="Items recommended to each user, kept as a list that a service reads with one command; "
         "0: none, and readers rank by the embeddings.",
     )
+    repeats: bool = Field(
+        default=False, description="Recommend items that the user has touched, too: songs, groceries."
+    )
     similar: int = Field(
         default=ListLengths().similar,
         ge=0,

@@ -42,15 +42,29 @@ def generation_by_id(
     items = items_by_id(graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items)
     times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.window, moment.cut))
     of_users = maker if lengths.lists else None
-    users = users_by_id(graph, embedding.user_rows, embedding.user, moment, times_ms, of_users)
+    users = users_by_id(
+        graph, embedding.user_rows, embedding.user, moment, times_ms, of_users, repeats=lengths.repeats
+    )
     return users, items
 
 
 def users_by_id(
-    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, times_ms: I64, maker: ListMaker | None
+    graph: HeterographView,
+    rows: U32,
+    vectors: F32,
+    moment: Moment,
+    times_ms: I64,
+    maker: ListMaker | None,
+    *,
+    repeats: bool = False,
 ) -> Vectors:
-    """Users with what they touched before ``times_ms`` [N] and, if there is a ``maker``, the list of each."""
+    """Users with what they touched before ``times_ms`` [N] and, if there is a ``maker``, the list of each.
+
+    With ``repeats`` nothing is left out for having been touched, so a user has no touched items.
+    """
     touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
+    if repeats:
+        touched, item_rows = [[] for _ in touched], [one[:0] for one in item_rows]
     chosen, names = _kept(graph, USER, rows, moment)
     lists = None
     if maker is not None:

@@ -279,7 +279,9 @@ class Worker:
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
-                users = users_by_id(self.graph, rows, vectors, moment, times_ms, self._lists)
+                users = users_by_id(
+                    self.graph, rows, vectors, moment, times_ms, self._lists, repeats=self._lengths.repeats
+                )
                 self.store.refresh(self.published, users)
             except NotCurrentError:
                 self.look(moment)

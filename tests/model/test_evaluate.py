@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 
+from driftgraph.model.bank import Bank, Later
 from driftgraph.model.baselines import rank_of
 from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS
 from driftgraph.model.embed import Encoder
 from driftgraph.model.evaluate import Evaluation, metrics_of
 from driftgraph.model.published import Published
 from driftgraph.model.ranking import DEGREE_POWER as PATH_DEGREE_POWER
-from driftgraph.model.ranking import NO_ITEM, PATH_SCALE, SHAPE, best_of, path_tables, ranks_of
-from driftgraph.model.scorer import AGE, BANK, PATHS
+from driftgraph.model.ranking import NO_ITEM, PATH_SCALE, SHAPE, Stage, best_of, path_tables, ranks_of
+from driftgraph.model.scorer import AGE, BANK, PATHS, PRIOR_F
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Window
@@ -301,6 +302,47 @@ def test_the_sum_is_that_of_the_plainest_parts() -> None:
     assert got.metrics["model"]["recall_at_20"] == pytest.approx(recall_of(ranks), abs=0.02)
     assert len(got.lessons.target_N) == len(ranks)
     assert sum(got.shares.values()) == pytest.approx(1)
+
+
+def test_where_items_may_be_repeated_every_event_is_a_target_and_own_counts_rank() -> None:
+    """Users come back to their own two items, which nobody else touches."""
+    rng = np.random.default_rng(0)
+    rows = [(u, 2 * u + int(rng.integers(2)), 0, 1_000 * n) for n, u in enumerate(rng.integers(0, 30, 900))]
+    later = [(u, 2 * u + int(rng.integers(2)), 0, 10**6 + n) for n, u in enumerate(rng.integers(0, 30, 200))]
+    trainer, window, since, cut = trained(rows, later, repeats=True)
+    got = trainer.evaluate(window, since, cut)
+    assert got.event_count == len(later) == got.target_count
+    assert got.metrics["own"]["ndcg_at_20"] > 0.7
+    assert got.metrics["model"]["ndcg_at_20"] > 0.7
+    assert got.metrics["model"]["recall_at_20"] == 1
+    assert got.predictions is not None
+    for user, top in zip(got.predictions.user.tolist(), got.predictions.top_items.tolist(), strict=True):
+        assert {2 * user, 2 * user + 1} == set(top[:2])
+    assert trainer_of().evaluate(window, since, cut).metrics.keys().isdisjoint({"own"})
+
+
+def test_own_counts_are_those_of_the_plainest_decay() -> None:
+    rows = blocks(200, seed=40, users=6, items=12)
+    window = window_of(rows)
+    bank, at_ms = Bank(12, START_MS), START_MS + 150_500
+    stage = Stage(window, bank, np.arange(12, dtype=np.uint32), np.zeros((12, 4), np.float32), repeats=True)
+    users, times = np.arange(6, dtype=np.uint32), np.full(6, at_ms, np.int64)
+    nothing = Later(np.zeros(0, np.uint32), times[:0], times)
+    parts = stage.parts(users, np.zeros((6, 4), np.float32), times, window.cut(), nothing, PRIOR_F)
+    found = {
+        (n, c): own.tolist()
+        for n, c, own in zip(parts.own_n.tolist(), parts.own_C.tolist(), parts.own_O2, strict=True)
+    }
+    expected = {}
+    for user, item, _, time_ms in rows:
+        if time_ms + START_MS < at_ms:
+            age_ms = at_ms - START_MS - time_ms
+            one = expected.setdefault((user, item), [0.0, 0.0])
+            for h, days in enumerate((1, 14)):
+                one[h] += 2.0 ** (-age_ms / (days * 86_400_000))
+    assert found.keys() == expected.keys()
+    for pair, counts in expected.items():
+        np.testing.assert_allclose(found[pair], np.log1p(10 * np.array(counts)), rtol=1e-5)
 
 
 def test_random_events_teach_nothing_and_rank_by_chance() -> None:

@@ -11,7 +11,7 @@ from driftgraph.model.lists import AskedUsers
 from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import PATH_SCALE, SHAPE, path_tables
 from driftgraph.model.scored_lists import ScoredLists
-from driftgraph.model.scorer import PATHS, alone
+from driftgraph.model.scorer import PATHS, PRIOR_F, alone
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, F64, U32
 from driftgraph.stream.window.adjacency import ITEM
@@ -32,7 +32,7 @@ from tests.model_worlds import (
 from tests.plain_paths import plain_paths, plain_sums
 from tests.plain_window import PlainWindow
 
-VECTORS_ONLY = alone("vectors", np.zeros(len(alone("vectors", np.zeros(11)))))
+VECTORS_ONLY = alone("vectors", PRIOR_F)
 
 
 def trained(rows: list[Row]) -> tuple[Trainer, Window]:
