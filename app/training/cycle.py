@@ -21,18 +21,16 @@ import numpy as np
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
-from driftgraph.app.training.by_id import generation_by_id, trending_by_id, users_by_id
+from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id, users_by_id
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
-from driftgraph.model.evaluate import Evaluation
 from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, popularity_users
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import ListLengths
-from driftgraph.model.ranking import NO_ITEM
 from driftgraph.model.scored_lists import ScoredLists
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -118,7 +116,9 @@ class Worker:
         try:
             self.status.start(f"evaluating before model version {version}")
             evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
-            predictions = self._named(evaluation, evaluated, moment)
+            predictions = predictions_by_id(
+                self.graph, evaluation.predictions, evaluated, moment, self._item_names
+            )
             told = self._told(f"training model version {version}")
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=evaluation.lessons)
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
@@ -383,24 +383,3 @@ class Worker:
             return
         if not self.store.trending.replace(trending_by_id(self.graph, moment)):
             log.info("the Faust app keeps the lists of rising items, and the worker leaves them alone")
-
-    def _named(self, evaluation: Evaluation, generation: int, moment: Moment) -> PredictionRows | None:
-        found = evaluation.predictions
-        if found is None:
-            return None
-        relations = [relation.name for relation in self.graph.window.relations]
-        ranked = np.unique(found.top_items[found.top_items != NO_ITEM])
-        named = zip(ranked.tolist(), self.graph.names(ITEM, ranked, moment), strict=True)
-        names = {row: self._then_called(row) if name is None else name for row, name in named}
-        return PredictionRows(
-            ts_ms=found.time_ms.tolist(),
-            user_id=[name or "" for name in self.graph.names(USER, found.user, moment)],
-            item_id=[name or "" for name in self.graph.names(ITEM, found.item, moment)],
-            behavior=[relations[r] for r in found.relation.tolist()],
-            generation=generation,
-            top_items=[[names[row] for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()],
-        )
-
-    def _then_called(self, row: int) -> str:
-        """What an item was called at ``since`` that has left the window by now; empty if it came and went."""
-        return (self._item_names[row] if row < len(self._item_names) else None) or ""

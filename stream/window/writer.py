@@ -72,9 +72,7 @@ class Window(WindowView):
         self._changes = [super(Window, self).row_changes(side)[1] for side in (USER, ITEM)]
         self._memory = adjacency.Adjacency(arrays.words, self._times, *arrays.heads)
         self.truncated = np.zeros(len(self.relations), np.int64)  # events that a full ring dropped early
-        self.capped = np.zeros(
-            len(self.relations), np.int64
-        )  # events left out because the node had as many as it may
+        self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
         self._live = [
             live_count.LiveCount(self._times, int(base), relation.capacity, block=live_count.BLOCK)
             for base, relation in zip(self._base, self.relations, strict=True)
