@@ -363,7 +363,7 @@ class Worker:
     def _manifest(self, number: int, moment: Moment) -> Facts:
         return {
             "made_by": "model" if self.trainer.model_version else MADE_BY,
-            **asdict(self._lengths),
+            **{name: int(value) for name, value in asdict(self._lengths).items()},
             "generation": number,
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,

@@ -736,7 +736,7 @@ def test_a_model_of_another_size_is_refused_with_what_it_costs(
             refuse()
         assert f"or remove {tmp_path / 'trainer'}; a new model then starts from nothing" in str(refused.value)
         assert "as many fits as this one (1" in str(refused.value)
-        assert "after about 6 hours" in str(refused.value)
+        assert "after about 45 hours" in str(refused.value)
 
 
 def test_no_saved_model_and_a_damaged_one_refuse_nothing(tmp_path: Path) -> None:

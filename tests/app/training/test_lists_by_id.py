@@ -1,4 +1,4 @@
-"""The lists that a worker publishes: exact by the vectors that Redis has, of every live user and item."""
+"""The lists that a worker publishes, of every live user and item, against the plainest ranking."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from driftgraph.app.training import by_id
 from driftgraph.app.training.cycle import Worker
 from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.options import ListLengths
+from driftgraph.model.ranking import PATH_SCALE
+from driftgraph.model.scorer import PRIOR_F, Scorer, alone
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.window.adjacency import ITEM
@@ -72,6 +74,7 @@ def test_every_live_user_has_the_exact_best_of_its_vector_and_a_refresh_makes_it
     store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(by_id, "USERS_AT_ONCE", 7)
+    monkeypatch.setattr(Scorer, "weight_F", property(lambda _: alone("vectors", PRIOR_F)))
     graph = graph_of([batch_of(SHOP)])
     worker = published(store, graph)
     served = Served(redis_client)
@@ -108,6 +111,7 @@ def test_every_live_item_has_its_neighbors(
     assert set(served.items) == set(names.values())
     for row, name in names.items():
         near, score = visits.near(np.array([row], np.uint32), int(events.time_ms[-1]) + 1)
+        score = np.log1p(PATH_SCALE * score) if trained else score
         order = np.argsort(-score, kind="stable")[:8]
         found = served.reader.similar(name or "", 8)
         assert found.source == "list"
