@@ -5,7 +5,7 @@
 Seconds of linear algebra instead of days of small steps. It knows nothing of popularity; the score adds that.
 
 Shape suffixes: I item rows, U user rows, D factors, N rows of the side that is solved for, M rows of the
-other, n rows asked for, P places of a history, G parts of a sum.
+other, n rows asked for, P items of a history, G parts of a sum.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import torch
 from torch.nn import functional
 
 from driftgraph.model.item_table import initial_rows
-from driftgraph.stream.arrays import F32, F64, I32, I64, U32
+from driftgraph.model.neighbors import distinct
+from driftgraph.model.network import DECAY
+from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.window.adjacency import USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 HISTORY = 20  # newest distinct items of a user; with DECAY the 21st would weigh a hundredth of the first
-DECAY = 0.8  # worth of an item of the history against the one after it
 CONFIDENCE = 20.0  # how much more a pair that happened weighs than one that did not
 RIDGE = 10.0  # λ; below 1 + CONFIDENCE, at which a single pair would be shrunk to nothing
 SWEEPS = 10  # over users and items; more change nothing that a ranking shows
@@ -93,43 +94,19 @@ class ClosedForm:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        hood = view.recent(USER, rows, times_ms, HISTORY, cut)
-        item_nP, weight_nP = history(hood.neighbor_BRK, hood.time_ms_BRK, hood.count_BR)
+        hood, place_BRK = distinct(view.recent(USER, rows, times_ms, HISTORY, cut))
+        real = np.arange(HISTORY) < hood.count_BR[:, :, None]
+        weight_nP = np.where(real & (place_BRK < HISTORY), DECAY**place_BRK, 0).reshape(len(rows), -1)
+        item_nP = hood.neighbor_BRK.reshape(len(rows), -1).astype(np.int64)
         known_nP = item_nP < len(self.item_ID)
         summed_nD = functional.embedding_bag(
             torch.from_numpy(np.where(known_nP, item_nP, 0)),
             torch.from_numpy(self.item_ID),
-            per_sample_weights=torch.from_numpy(np.where(known_nP, weight_nP, np.float32(0))),
+            per_sample_weights=torch.from_numpy(np.where(known_nP, weight_nP, 0).astype(np.float32)),
             mode="sum",
         )
         made: F32 = summed_nD.numpy()
         return made
-
-
-def history(neighbor_BRK: U32, time_ms_BRK: I64, count_BR: I32) -> tuple[I64, F32]:
-    """The newest distinct items of each user over all relations, newest first, and the weight of each.
-
-    [n, P] each; the weight is 0 for repeats, for places behind ``HISTORY`` and for those without an item. Of
-    one time the first relation comes first.
-    """
-    n, relations, k = neighbor_BRK.shape
-    real = np.arange(k) < count_BR[:, :, None]
-    item = neighbor_BRK.reshape(n, relations * k).astype(np.int64)
-    newest = np.argsort(
-        np.where(real, -time_ms_BRK, np.iinfo(np.int64).max).reshape(n, -1), axis=1, kind="stable"
-    )
-    item = np.take_along_axis(item, newest, 1)
-    real = np.take_along_axis(real.reshape(n, -1), newest, 1)
-    by_item = np.argsort(np.where(real, item, -1), axis=1, kind="stable")
-    found = np.take_along_axis(np.where(real, item, -1), by_item, 1)
-    repeated = np.zeros_like(real)
-    repeated[:, 1:] = found[:, 1:] == found[:, :-1]
-    first = np.empty_like(real)
-    np.put_along_axis(first, by_item, ~repeated, 1)
-    first &= real
-    place = np.cumsum(first, 1) - 1
-    weight: F32 = np.where(first & (place < HISTORY), DECAY**place, 0).astype(np.float32)
-    return item, weight
 
 
 def _pairs(events: Events, rows: int) -> tuple[_Pairs, _Pairs]:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 
 from driftgraph.model import closed_form
-from driftgraph.model.closed_form import CONFIDENCE, DECAY, HISTORY, MEAN_SQUARE, RIDGE, SWEEPS, ClosedForm
+from driftgraph.model.closed_form import CONFIDENCE, HISTORY, MEAN_SQUARE, RIDGE, SWEEPS, ClosedForm
 from driftgraph.model.examples import take
 from driftgraph.model.item_table import initial_rows
+from driftgraph.model.network import DECAY
 from tests.model_worlds import START_MS, blocks, events_of, noise, window_of
 
 Matrix = npt.NDArray[np.float64]
