@@ -19,6 +19,7 @@ import numpy as np
 
 from driftgraph.model.bank import Bank, later_of
 from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
+from driftgraph.model.beginning import ANEW, anew_vectors
 from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, take
@@ -65,13 +66,15 @@ class Evaluation:
     """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
     The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is published;
-    the other parts alone, ``bank`` and ``paths``; ``frozen_first``; and the baselines ``recent_popularity``
-    and ``co_visitation``. The model, its vectors and the frozen first are there from model version 1 on.
+    the other parts alone, ``bank`` and ``paths``; ``frozen_first``; ``started_anew``; and the baselines
+    ``recent_popularity`` and ``co_visitation``. The model, its vectors, the frozen first and the one started
+    anew are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
     are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
     ``new_item_share``. The frozen first model version answers with the vectors it published: a user or item
-    it did not have is a miss.
+    it did not have is a miss. The model started anew answers with vectors in closed form of the events
+    before the interval, without training: what a restart today would begin with.
     """
 
     model_version: int  # that was evaluated; 0 before the first
@@ -176,6 +179,9 @@ def evaluate(
     ranks = dict(ranked.ranks)
     if first is not None:
         ranks["frozen_first"] = published_ranks(past, targets, view, first)
+    if serving is not None:
+        user, item = anew_vectors(view, cut, old, targets.events, past.candidate, options)
+        ranks[ANEW] = _dot_ranks(past, targets, user, item, np.isin(past.candidate, old.item))
     rows = max(view.rows(ITEM), int(past.events.item.max(initial=0)) + 1)
     asked = (past.events, targets.events, targets.column, past.candidate, targets.excluded)
     half_life_ms = half_lives_ms(view.relations, options)[0]
@@ -317,13 +323,18 @@ def published_ranks(past: Past, targets: Targets, view: WindowView, first: Publi
     """By the dot product of vectors that were published once; a user or an item without one is a miss."""
     item, known = first.items(past.candidate, view.row_versions(ITEM))
     user, user_known = first.users(targets.events.user, view.row_versions(USER))
+    return np.where(user_known, _dot_ranks(past, targets, user, item, known), np.inf)
+
+
+def _dot_ranks(past: Past, targets: Targets, user: F32, item: F32, known: Mask) -> F64:
+    """By dot product; a candidate that is not known ranks nowhere."""
     ranks = np.full(len(user), np.inf)
     for start in range(0, len(user), CHUNK):
         part = slice(start, min(start + CHUNK, len(user)))
         scores = user[part] @ item.T
         scores[:, ~known] = -np.inf
         ranks[part] = ranks_of(scores, targets.column[part], _excluded(past, targets, part))
-    return np.where(user_known, ranks, np.inf)
+    return ranks
 
 
 def metrics_of(ranks: F64, top: int) -> Metrics:

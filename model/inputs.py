@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from driftgraph.model.examples import Batch
 from driftgraph.model.loss import info_nce, sampled_softmax
 from driftgraph.model.neighbors import item_rows, localize, sample
 from driftgraph.model.network import MBGNN, Nodes
+from driftgraph.stream.arrays import F64
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -108,6 +110,16 @@ def popularity_losses(inputs: Inputs) -> list[Tensor]:
         )
         for feature_C in inputs.popularity_CF.unbind(1)
     ]
+
+
+@torch.no_grad()
+def best_popularity_losses(held: Sequence[Inputs]) -> F64:
+    """``popularity_losses`` of several batches, of the half-life with the lower mean."""
+    if not held:
+        return np.zeros(0)
+    by_half_life = zip(*(popularity_losses(inputs) for inputs in held), strict=True)
+    losses = [torch.cat(parts).double().cpu().numpy() for parts in by_half_life]
+    return min(losses, key=lambda loss_N: float(loss_N.mean()))
 
 
 def contrast(network: MBGNN, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:

@@ -73,6 +73,24 @@ class ItemTable:
         self.moment2.index_copy_(0, rows_n, second_nD)
         self.steps[rows_n] += 1
 
+    def kept(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Copies of all rows in use, for ``put``: weights, both moments, steps."""
+        n = self.rows
+        weight, first, second = (part[:n].clone() for part in (self.weight, self.moment1, self.moment2))
+        return weight, first, second, self.steps[:n].clone()
+
+    def put(self, kept: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Replace all rows in use; ``rollback`` still brings back those of ``begin``."""
+        self._keep(torch.arange(self.rows, device=self.device))
+        n = self.rows
+        for own, other in zip((self.weight, self.moment1, self.moment2, self.steps), kept, strict=True):
+            own[:n] = other
+
+    def start(self, weight: F32) -> None:
+        """Begin all rows in use with these weights, as if no step had been made."""
+        fresh, steps = torch.from_numpy(weight).to(self.device), torch.zeros_like(self.steps[: self.rows])
+        self.put((fresh, torch.zeros_like(fresh), torch.zeros_like(fresh), steps))
+
     def begin(self) -> None:
         """Remember from here on what a row was before its first step, for ``rollback``."""
         self._before = []

@@ -61,23 +61,59 @@ def sample(
         hood = view.uniform(side, rows, times_ms, k, cut, pool=max(pool, k))
     else:
         hood = view.recent(side, rows, times_ms, k, cut)
+    hood, place_BRK = distinct(hood)
     if side == USER and depth <= 1:
         index = hood.neighbor_BRK.astype(np.int64)
-        edges = edges_of(hood, index) if depth else ()
+        edges = edges_of(hood, index, place_BRK) if depth else ()
         return Nodes(USER, own, edges, None, bag_of(hood, index))
     real = _real(hood)
     owner = np.broadcast_to(np.arange(len(rows))[:, None, None], real.shape)[real]
-    source_rows, source_times_ms, place = _distinct(hood.neighbor_BRK[real], times_ms[owner])
+    source_rows, source_times_ms, which = _at_times(hood.neighbor_BRK[real], times_ms[owner])
     index = np.zeros(real.shape, np.int64)
-    index[real] = place
+    index[real] = which
     source = sample(
         view, cut, side=1 - side, rows=source_rows, times_ms=source_times_ms, depth=depth - 1,
         fanout=fanout, pool=pool,
     )  # fmt: skip
-    return Nodes(side, own, edges_of(hood, index), source, bag_of(hood, index) if side == USER else None)
+    bag = bag_of(hood, index) if side == USER else None
+    return Nodes(side, own, edges_of(hood, index, place_BRK), source, bag)
 
 
-def edges_of(hood: Neighborhood, index_BRK: I64) -> tuple[Edges, ...]:
+def distinct(hood: Neighborhood) -> tuple[Neighborhood, I64]:
+    """Each neighbor once, in the relation of its newest event, and its place [B, R, K] over all relations.
+
+    Place 0 is the newest neighbor of a node; of one time the first relation comes first.
+    """
+    real = _real(hood)
+    shape, flat = real.shape, (len(real), real.shape[1] * real.shape[2])
+    age = np.where(real, -hood.time_ms_BRK, np.iinfo(np.int64).max).reshape(flat)
+    newest = np.argsort(age, axis=1, kind="stable")
+    neighbor = np.where(real, hood.neighbor_BRK.astype(np.int64), -1).reshape(flat)
+    sorted_ = np.take_along_axis(neighbor, newest, 1)
+    alike = np.argsort(sorted_, axis=1, kind="stable")  # of each neighbor the newest first
+    found = np.take_along_axis(sorted_, alike, 1)
+    first = np.ones_like(found, np.bool_)
+    first[:, 1:] = found[:, 1:] != found[:, :-1]
+    first &= found >= 0
+    kept, place = np.empty_like(first), np.empty_like(found)
+    np.put_along_axis(kept, alike, first, 1)
+    np.put_along_axis(place, newest, np.cumsum(kept, 1) - 1, 1)
+    kept_here = np.empty_like(kept)
+    np.put_along_axis(kept_here, newest, kept, 1)
+    kept_BRK = kept_here.reshape(shape)
+    front = np.argsort(~kept_BRK, axis=2, kind="stable")
+    count = kept_BRK.sum(axis=2, dtype=np.int32)
+    behind = np.arange(shape[2]) >= count[:, :, None]
+    columns = [
+        np.take_along_axis(column, front, 2)
+        for column in (hood.neighbor_BRK, hood.time_ms_BRK, place.reshape(shape))
+    ]
+    for column in columns:
+        column[behind] = 0
+    return Neighborhood(columns[0], columns[1], count), columns[2]
+
+
+def edges_of(hood: Neighborhood, index_BRK: I64, place_BRK: I64) -> tuple[Edges, ...]:
     """One ``Edges`` for each relation, as narrow as its fullest neighborhood."""
     newest_B = hood.time_ms_BRK.max(axis=(1, 2), initial=0)
     edges = []
@@ -94,6 +130,7 @@ def edges_of(hood: Neighborhood, index_BRK: I64) -> tuple[Edges, ...]:
                 torch.from_numpy(index_BRK[target, r, :width]),
                 torch.from_numpy(mask),
                 torch.from_numpy(age),
+                torch.from_numpy(place_BRK[target, r, :width]),
             )
         )
     return tuple(edges)
@@ -123,7 +160,13 @@ def localize(nodes: Nodes, place: Tensor, device: torch.device) -> Nodes:
         if source is None:
             index = torch.where(edge.mask_nK, place[index], 0)
         edges.append(
-            Edges(edge.target_n.to(device), index.to(device), edge.mask_nK.to(device), edge.age_nK.to(device))
+            Edges(
+                edge.target_n.to(device),
+                index.to(device),
+                edge.mask_nK.to(device),
+                edge.age_nK.to(device),
+                edge.place_nK.to(device),
+            )
         )
     own = place[nodes.row_N] if nodes.side == ITEM else nodes.row_N
     bag = None
@@ -139,7 +182,7 @@ def _real(hood: Neighborhood) -> Mask:
     return real
 
 
-def _distinct(rows: U32, times_ms: I64) -> tuple[U32, I64, I64]:
+def _at_times(rows: U32, times_ms: I64) -> tuple[U32, I64, I64]:
     """Each (row, time) once, and where each given pair went."""
     times, which = np.unique(times_ms, return_inverse=True)
     key = rows.astype(np.int64) * max(len(times), 1) + which

@@ -20,6 +20,9 @@ from driftgraph.stream.window.adjacency import ITEM, USER
 
 NEGATIVE_SLOPE = 0.2  # of the attention's LeakyReLU, as in the GAT paper
 TIME_FEATURES = 4
+DECAY = 0.8  # worth of an item of a user's history against the one after it, before training
+SCALE = 4.0  # of a user, before training: makes logits of dot products of closed_form's vectors
+PLACES = 20  # of neighbors with a bias of their own; later ones have that of the last
 POPULARITY_FEATURES = 2  # fast and slow half-life
 
 
@@ -31,6 +34,7 @@ class Edges:
     source_nK: Tensor  # int64, which source node; 0 where the mask says no
     mask_nK: Tensor  # bool; the first of each row is always real
     age_nK: Tensor  # float32, log1p of the seconds behind the target's newest neighbor
+    place_nK: Tensor  # int64, 0 for the newest neighbor of the target over all relations
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,24 @@ class Nodes:
 class Attention(nn.Module):
     """One layer in one direction, every relation with its own W and a.
 
-        h_v' = Σ_r Σ_{u∈N_r(v)} α^r_vu W_r h_u
-        α^r_vu = softmax_u( LeakyReLU( a_rᵀ [W_r h_v ‖ W_r h_u] ) )
+        h_v' = Σ_r β_vr Σ_{u∈N_r(v)} α^r_vu W_r h_u
+        α^r_vu = softmax over u∈N_r(v) of z^r_vu,   β_vr = Σ_u exp z^r_vu / Σ_r Σ_u exp z^r_vu
+        z^r_vu = LeakyReLU( a_rᵀ [W_r h_v ‖ W_r h_u] ) + bias of r + bias of u's place + time
+
+    So β_vr α^r_vu is one softmax over the neighbors of all relations: a node with ten clicks and one purchase
+    is not half its purchase. Without ``relation_importance`` β and the bias of r are left out, and it is the
+    sum over relations of the paper.
 
     Always true: a node without neighbors gets zeros; the result depends on a neighbor only through its
-    vector and its age.
+    vector, its age and its place.
 
     Source: Veličković et al., "Graph Attention Networks", ICLR 2018, eq. 1 to 5, a W and a per relation as
     in Schlichtkrull et al., "Modeling Relational Data with GCNs", ESWC 2018. As aᵀ W h = (Wᵀ a)ᵀ h and
     Σ α W h = W Σ α h, W is applied once per node and not once per neighbor.
     """
 
-    def __init__(self, relation_count: int, options: TrainerOptions) -> None:
+    def __init__(self, relation_count: int, options: TrainerOptions, *, decay: float = 1.0) -> None:
+        """``decay`` is what an untrained layer gives a neighbor against the one before it."""
         super().__init__()
         heads, dim = options.heads, options.dim
         channels = dim // heads
@@ -79,26 +89,30 @@ class Attention(nn.Module):
         self.attend_target_RHC = nn.Parameter(torch.zeros(relation_count, heads, channels))
         self.attend_source_RHC = nn.Parameter(torch.zeros(relation_count, heads, channels))
         self.time_RFH = nn.Parameter(torch.zeros(relation_count, TIME_FEATURES, heads))
+        place_P1 = math.log(decay) * torch.arange(PLACES).unsqueeze(1)
+        self.place_PH = nn.Parameter(place_P1.repeat(1, heads))
         self.importance_R = nn.Parameter(torch.zeros(relation_count))
         self.use_time, self.use_importance = options.time_encoding, options.relation_importance
         self.time_RFH.requires_grad_(self.use_time)
+        self.place_PH.requires_grad_(self.use_time)
         self.importance_R.requires_grad_(self.use_importance)
 
     def forward(self, target_ND: Tensor, values: list[Tensor], edges: tuple[Edges, ...]) -> Tensor:
         """Aggregate ``values[r]`` [n, K, D], the source vectors gathered for ``edges[r]``, into [N, D]."""
         out_ND = torch.zeros_like(target_ND)
-        shares = self._shares(target_ND, edges)
+        logits = [
+            self._logits(r, target_ND.index_select(0, edge.target_n), value_nKD, edge)
+            for r, (edge, value_nKD) in enumerate(zip(edges, values, strict=True))
+        ]
+        shares = joint_shares(logits, edges, len(target_ND)) if self.use_importance else _shares(logits)
         for r, (edge, value_nKD) in enumerate(zip(edges, values, strict=True)):
-            if edge.target_n.shape[0] == 0:
-                continue
-            message_nD = self.attend(r, target_ND.index_select(0, edge.target_n), value_nKD, edge)
-            if self.use_importance:
-                message_nD = message_nD * shares[r].unsqueeze(1)
+            pooled_nHD = shares[r].to(value_nKD.dtype).transpose(1, 2) @ value_nKD
+            message_nD = torch.einsum("nhd,dhc->nhc", pooled_nHD, self.weight_RDHC[r]).flatten(1)
             out_ND = out_ND.index_add(0, edge.target_n, message_nD.to(out_ND.dtype))
         return out_ND
 
-    def attend(self, r: int, target_nD: Tensor, value_nKD: Tensor, edge: Edges) -> Tensor:
-        """One relation's Σ_u α W h_u, heads side by side: [n, D]."""
+    def _logits(self, r: int, target_nD: Tensor, value_nKD: Tensor, edge: Edges) -> Tensor:
+        """z of one relation, [n, K, H]; −inf where there is no neighbor."""
         weight_DHC = self.weight_RDHC[r]
         key_DH = torch.einsum("dhc,hc->dh", weight_DHC, self.attend_source_RHC[r])
         query_DH = torch.einsum("dhc,hc->dh", weight_DHC, self.attend_target_RHC[r])
@@ -106,20 +120,37 @@ class Attention(nn.Module):
         logit_nKH = functional.leaky_relu(logit_nKH, NEGATIVE_SLOPE)
         if self.use_time:
             logit_nKH = logit_nKH + time_features(edge.age_nK) @ self.time_RFH[r]
-        logit_nKH = full(logit_nKH).masked_fill(~edge.mask_nK.unsqueeze(2), -torch.inf)
-        share_nKH = torch.softmax(logit_nKH, dim=1).to(value_nKD.dtype)
-        pooled_nHD = share_nKH.transpose(1, 2) @ value_nKD
-        return torch.einsum("nhd,dhc->nhc", pooled_nHD, weight_DHC).flatten(1)
+            logit_nKH = logit_nKH + functional.embedding(edge.place_nK.clamp(max=PLACES - 1), self.place_PH)
+        if self.use_importance:
+            logit_nKH = logit_nKH + self.importance_R[r]
+        return full(logit_nKH).masked_fill(~edge.mask_nK.unsqueeze(2), -torch.inf)
 
-    def _shares(self, target_ND: Tensor, edges: tuple[Edges, ...]) -> list[Tensor]:
-        """For each relation its share in its targets: softmax of the importance over what a node has."""
-        if not self.use_importance:
-            return []
-        strength_R = torch.exp(self.importance_R - self.importance_R.detach().max())
-        total_N = strength_R.new_zeros(target_ND.shape[0])
-        for r, edge in enumerate(edges):
-            total_N = total_N.index_add(0, edge.target_n, strength_R[r].expand(edge.target_n.shape[0]))
-        return [strength_R[r] / total_N.index_select(0, edge.target_n) for r, edge in enumerate(edges)]
+
+def joint_shares(logits: list[Tensor], edges: tuple[Edges, ...], target_count: int) -> list[Tensor]:
+    """β α of each relation, [n, K, H]: the softmax over the neighbors of all relations of a target."""
+    if not logits:
+        return []
+    top_NH = logits[0].new_full((target_count, logits[0].shape[2]), -torch.inf)
+    for logit_nKH, edge in zip(logits, edges, strict=True):
+        if len(edge.target_n):
+            best_nH = logit_nKH.detach().amax(1)
+            top_NH[edge.target_n] = torch.maximum(top_NH[edge.target_n], best_nH)
+    strengths = [
+        torch.exp(logit_nKH - top_NH.index_select(0, edge.target_n).unsqueeze(1))
+        for logit_nKH, edge in zip(logits, edges, strict=True)
+    ]
+    total_NH = torch.zeros_like(top_NH)
+    for strength_nKH, edge in zip(strengths, edges, strict=True):
+        total_NH = total_NH.index_add(0, edge.target_n, strength_nKH.sum(1))
+    return [
+        strength_nKH / total_NH.index_select(0, edge.target_n).unsqueeze(1)
+        for strength_nKH, edge in zip(strengths, edges, strict=True)
+    ]
+
+
+def _shares(logits: list[Tensor]) -> list[Tensor]:
+    """α of each relation, [n, K, H]."""
+    return [torch.softmax(logit_nKH, dim=1) for logit_nKH in logits]
 
 
 def time_features(age_nK: Tensor) -> Tensor:
@@ -153,9 +184,9 @@ def full(value: Tensor) -> Tensor:
 class MBGNN(nn.Module):
     """User and item vectors whose dot product ranks.
 
-    A user has no row of its own: it starts as the mean of its recent items, so it has a vector after its
-    first event. An item starts as its id row; what its users say is added the more, the fewer users there are
-    to learn the row from. The last channel is 1 for a user and the popularity of an item.
+    A user has no row of its own: it is its recent items, so it has a vector after its first event; their mean
+    is h_v in the attention. An item starts as its id row; what its users say is added the more, the fewer
+    users there are to learn the row from. The last channel is 1 for a user and the popularity of an item.
 
     Always true: finite rows give finite vectors, whatever is missing from the neighborhoods.
     """
@@ -165,10 +196,10 @@ class MBGNN(nn.Module):
         self.options = options
         self.user_base_D = nn.Parameter(torch.zeros(options.dim))
         self.layers = nn.ModuleList(
-            nn.ModuleList(Attention(relation_count, options) for _ in (USER, ITEM))
+            nn.ModuleList(Attention(relation_count, options, decay=decay) for decay in (DECAY, 1.0))
             for _ in range(options.layers)
         )
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(SCALE))
         self.popularity_F = nn.Parameter(torch.tensor([0.7, 0.3]))
         self.cold_share = nn.Parameter(torch.tensor([0.0, 1.0]))  # over log1p of an item's neighbors
         self.popularity_F.requires_grad_(options.popularity)
@@ -215,6 +246,8 @@ class MBGNN(nn.Module):
         assert isinstance(layer, nn.ModuleList)
         out_ND: Tensor = layer[nodes.side](before_ND, values, nodes.edges)
         out_ND = ACTIVATIONS[self.options.activation](out_ND)
+        if level == 1 and nodes.side == USER:  # the mean of its items beside it would drown the newest
+            return out_ND + self.user_base_D
         return before_ND + out_ND if self.options.skip else out_ND
 
     def importance(self) -> dict[str, list[float]]:

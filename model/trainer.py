@@ -7,8 +7,6 @@ It works on rows of the window and never sees an external id.
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,27 +16,25 @@ import torch
 from torch import Tensor
 
 from driftgraph.model import saved_state
+from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently
 from driftgraph.model.drift import Elders
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, no_fit, steps_of
-from driftgraph.model.gate import ACCEPTED, NORMS_KEPT, Losses, Verdict, judge, median_norm
-from driftgraph.model.inputs import Inputs, batch_loss, contrast, inputs_of, popularity_losses
-from driftgraph.model.item_table import ItemTable
+from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
+from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.network import untrained
 from driftgraph.model.options import STATE_FORMAT, TrainerOptions
 from driftgraph.model.published import Published
 from driftgraph.model.scorer import Lessons, Scorer
+from driftgraph.model.weights import Trained, Weights, trained
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Relation, WindowView
 
 RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
-SCALE_FIRST = (
-    1_024.0  # of the loss in half precision; torch's 65,536 overflows, and overflows count as skipped
-)
 
 __all__ = ["Embedding", "Evaluation", "FitReport", "OnStep", "Trainer", "TrainerOptions"]
 
@@ -60,14 +56,12 @@ class Trainer:
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options = options
         self.device = torch.device(options.device)
-        self.network = untrained(len(relations), options).to(self.device)
-        self.table = ItemTable(options.dim, options.seed, self.device)
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
-        mixed = options.mixed_precision and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=SCALE_FIRST, enabled=mixed)
+        self.weights = Weights(len(relations), options)
+        self.network, self.table = self.weights.network, self.weights.table
+        self.optimizer, self.scaler = self.weights.optimizer, self.weights.scaler
         self.model_version = 0  # fits that the gate accepted
         self.fit_count = 0
+        self.behind = Behind()
         self.norms: list[tuple[float, float]] = []
         self.scorer = Scorer()
         self.serving: Published | None = None
@@ -83,7 +77,7 @@ class Trainer:
     ) -> Evaluation:
         """Score the serving model, the baselines and older generations on the events of [since, cut).
 
-        Changes nothing. Call it before ``fit`` of the same cuts: what is scored must not have been
+        Changes no weight. Call it before ``fit`` of the same cuts: what is scored must not have been
         trained on.
         """
         self._check(view)
@@ -99,6 +93,7 @@ class Trainer:
             first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
         )
+        self.behind = self.behind.after(found.metrics, found.event_count, cut)
         return replace(found, staleness=self._elders.curve(scored, view, self.options.top))
 
     def fit(
@@ -112,7 +107,8 @@ class Trainer:
     ) -> FitReport:
         """Fine-tune on the events of [since, cut) and a replay sample of older ones.
 
-        An attempt that the gate refuses is made again from where it began, with the next of ``RATES``.
+        An attempt that the gate refuses is made again from where it began, with the next of ``RATES``. Where
+        a model begun anew ranked better too often (``Behind``), the first attempt begins so.
 
         Args:
             view: The window.
@@ -125,12 +121,15 @@ class Trainer:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
         refused: list[str] = []
+        attempts = [(rate, self.model_version == 0) for rate in RATES]
+        if self.behind.too_often:
+            self.behind, attempts = Behind(), [(RATES[0], True), *attempts]
         while True:
-            told = steps_of(on_step, len(refused) + 1)
-            report = self._attempt(view, since, cut, RATES[len(refused)], told, lessons)
+            (rate, anew), told = attempts[len(refused)], steps_of(on_step, len(refused) + 1)
+            report = self._attempt(view, since, cut, lessons, rate=rate, anew=anew, on_step=told)
             if not report.accepted and report.code != "no_events":
                 refused.append(report.reason)
-            if report.accepted or report.code == "no_events" or len(refused) == len(RATES):
+            if report.accepted or report.code == "no_events" or len(refused) == len(attempts):
                 return replace(report, refused=tuple(refused))
 
     def _attempt(
@@ -138,9 +137,11 @@ class Trainer:
         view: WindowView,
         since: Cut,
         cut: Cut,
-        rate: float,
-        on_step: Callable[[int, int], None],
         lessons: Lessons | None,
+        *,
+        rate: float,
+        anew: bool,
+        on_step: Callable[[int, int], None],
     ) -> FitReport:
         """One attempt, with ``rate`` times the learning rates. The order:
 
@@ -155,6 +156,7 @@ class Trainer:
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
         rng = np.random.default_rng((self.options.seed, self.fit_count))
+        since = replace(cut, next=cut.first) if anew and self.model_version else since
         todo = plan(view, since, cut, self.options, rng)
         if todo.new_count == 0:
             self.fit_count += 1
@@ -166,46 +168,33 @@ class Trainer:
             for _, held in holdouts
         ]
 
-        kept = copy.deepcopy(
-            (self.network.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict())
-        )
-        self.table.begin()
+        self.weights.begin()
         held_losses: list[Losses] = []
         candidate: Embedding | None = None
         moved, accepted = 0, False
         try:
-            steps, skipped, mean_loss, verdict = self._train(view, cut, todo, rate, on_step)
+            done = (self._begin if anew else self._train)(view, cut, todo, rate, on_step)
+            verdict = done.verdict
             if verdict.accepted:
                 candidate = embed(Encoder(self.network, self.table, view, cut))
                 for (name, held), theirs in zip(holdouts, rival, strict=True):
                     held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
             if verdict.accepted and candidate is not None:
-                published = Published.of(
-                    candidate, (view.row_versions(USER), self.table.version), with_users=is_first
-                )
-                if is_first:
-                    encoder = Encoder(self.network, self.table, view, cut)
-                    lessons = held_out_lessons(view, cut, encoder, self.scorer, published)
-                self._accept(candidate, published, cut)
-                if lessons is not None:
-                    self.scorer.learn(lessons)
-                moved, accepted = self.table.commit(), True
+                self._accept(view, candidate, cut, lessons)
+                moved, accepted = self.weights.commit(), True
         finally:
             if not accepted:
-                self.table.rollback()
-                self.network.load_state_dict(kept[0])
-                self.optimizer.load_state_dict(kept[1])
-                self.scaler.load_state_dict(kept[2])
+                self.weights.rollback()
         self.fit_count += 1
         return FitReport(
             model_version=self.model_version,
             accepted=verdict.accepted,
             code=verdict.code,
             reason=verdict.reason,
-            steps=steps,
-            skipped=skipped,
-            loss=mean_loss,
+            steps=done.steps,
+            skipped=done.skipped,
+            loss=done.loss,
             new_examples=todo.new_count,
             replayed_examples=todo.replay_count,
             rows_moved=moved,
@@ -247,9 +236,9 @@ class Trainer:
         """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
         tensors = {f"network.{k}": v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
         tensors |= {f"table.{k}": v for k, v in self.table.state_dict().items()}
-        trained = self._trained()
+        names = self._trained()
         for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{trained[i]}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
+            tensors |= {f"optimizer.{names[i]}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
                 tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
@@ -262,6 +251,7 @@ class Trainer:
             "heads": self.options.heads,
             "model_version": self.model_version,
             "fit_count": self.fit_count,
+            "behind": self.behind.times,
             "norms": [list(pair) for pair in self.norms],
             "scaler": dict(self.scaler.state_dict()),
             "fallback": self.scorer.fallback,
@@ -281,9 +271,9 @@ class Trainer:
         for key, tensor in tensors.items():
             part, _, rest = key.partition(".")
             parts.setdefault(part, {})[rest] = tensor
-        network, trained = saved_state.by_current_name(parts["network"]), self._trained()
+        network, names = saved_state.by_current_name(parts["network"]), self._trained()
         saved_state.check_sizes(meta, network, self.options)
-        moments = saved_state.moments_by_name(parts.get("optimizer", {}), trained)
+        moments = saved_state.moments_by_name(parts.get("optimizer", {}), names)
         then, now = saved_state.names_of(meta), [r.name for r in self.relations]
         if then != now:
             place_R = saved_state.places(then, now)
@@ -298,7 +288,7 @@ class Trainer:
             ) from error
         self.table.load_state_dict(parts["table"])
         state = self.optimizer.state_dict()
-        state["state"] = {trained.index(name): own for name, own in moments.items() if name in trained}
+        state["state"] = {names.index(name): own for name, own in moments.items() if name in names}
         self.optimizer.load_state_dict(state)
         self.serving, self.first = (
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
@@ -308,6 +298,7 @@ class Trainer:
             saved_state.integer(meta, version),
             saved_state.integer(meta, "fit_count"),
         )
+        self.behind = Behind(saved_state.integer(meta, "behind"))
         saved_norms = meta["norms"]
         assert isinstance(saved_norms, list)
         self.norms = [(float(a), float(b)) for a, b in saved_norms]
@@ -315,37 +306,44 @@ class Trainer:
         assert isinstance(scaler, dict)
         if scaler:
             self.scaler.load_state_dict(scaler)
-        if "scorer" in parts:  # not in older states: they begin from the prior
-            self.scorer.load_state_dict(
-                {k: v.numpy() for k, v in parts["scorer"].items()}, str(meta.get("fallback", ""))
-            )
+        self.scorer.load_state_dict({k: v.numpy() for k, v in parts["scorer"].items()}, str(meta["fallback"]))
         self.before, self._elders, self._latest = None, Elders(), None
 
     def _trained(self) -> list[str]:
         """The parameters that the optimizer has, in its order."""
         return [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
 
+    def _begin(
+        self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
+    ) -> Trained:
+        """A first fit: item rows in closed form, then the gentle training that makes the holdouts better."""
+        rows = closed_rows(view.events(cut), self.table.version, self.options)
+        if self.model_version > 0:
+            rows = aligned(rows, self.table.weight[: self.table.rows].cpu().numpy())
+        self.weights.start(rows)
+        held, taken = (*todo.held_new, *todo.held_old), 0
+
+        def train(batches: Sequence[Batch]) -> Trained:
+            nonlocal taken
+            before, taken = taken, taken + len(batches)
+            part = replace(todo, batches=tuple(batches))
+            return self._train(
+                view, cut, part, RATE * rate, lambda done, _: on_step(before + done, len(todo.batches))
+            )
+
+        def loss() -> float:
+            return _mean(self._holdout_loss(view, cut, held))
+
+        return gently(todo.batches, train, loss, self.weights.keep)
+
     def _train(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
-    ) -> tuple[int, int, float, Verdict]:
+    ) -> Trained:
         """One step for each batch; stops when too many in a row were not finite."""
-        steps, skipped, in_a_row, total = 0, 0, 0, 0.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.options.network_learning_rate
-        for number, inputs in enumerate(self._ahead(view, cut, todo.batches)):
-            value = self._step(inputs, number, rate * self.options.learning_rate)
-            on_step(number + 1, len(todo.batches))
-            if value is None:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row >= self.options.skipped_in_a_row_max:
-                    reason = f"{in_a_row} steps in a row had a non-finite loss or gradient"
-                    return steps, skipped, total / max(steps, 1), Verdict(False, "skipped_steps", reason)
-                continue
-            steps, in_a_row, total = steps + 1, 0, total + value
-        if steps == 0:
-            reason = f"all {skipped} steps had a non-finite loss or gradient"
-            return 0, skipped, math.nan, Verdict(False, "skipped_steps", reason)
-        return steps, skipped, total / steps, ACCEPTED
+        values = (
+            self._step(inputs, n, rate) for n, inputs in enumerate(self._ahead(view, cut, todo.batches))
+        )
+        return trained(values, len(todo.batches), self.options.skipped_in_a_row_max, on_step)
 
     def _ahead(self, view: WindowView, cut: Cut, batches: Sequence[Batch]) -> Iterator[Inputs]:
         """The inputs of each batch, sampled on another thread while the batch before is trained."""
@@ -356,72 +354,43 @@ class Trainer:
                 yield inputs
             yield coming.result()
 
-    def _step(self, inputs: Inputs, number: int, learning_rate: float) -> float | None:
-        """Forward, backward, step; None if it was skipped, and then nothing has moved."""
-        rows_nD = self.table.weight.index_select(0, inputs.rows_n).requires_grad_()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
-            loss = batch_loss(self.network, inputs, rows_nD)
-            if self.options.contrastive_weight > 0:
-                chance = torch.Generator().manual_seed(
-                    (self.options.seed << 40) + (self.fit_count << 20) + number
-                )
-                loss = loss + self.options.contrastive_weight * contrast(
-                    self.network, inputs, rows_nD, chance
-                )
-        if not torch.isfinite(loss):
-            return None
-        torch.autograd.backward(self.scaler.scale(loss))
-        self.scaler.unscale_(self.optimizer)
-        row_gradient_nD = torch.zeros_like(rows_nD) if rows_nD.grad is None else rows_nD.grad
-        if self.scaler.is_enabled():
-            row_gradient_nD.div_(self.scaler.get_scale())
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(g.float()) for g in (row_gradient_nD, *gradients)])
+    def _step(self, inputs: Inputs, number: int, rate: float) -> float | None:
+        """One step at ``rate`` times the learning rates; its loss, or None if it was skipped."""
+        options = self.options
+        chance = torch.Generator().manual_seed((options.seed << 40) + (self.fit_count << 20) + number)
+        return self.weights.step(
+            inputs,
+            learning_rate=rate * options.learning_rate,
+            network_learning_rate=rate * options.network_learning_rate,
+            chance=chance,
         )
-        if not torch.isfinite(norm):  # clipping would make all of them NaN: it goes by the joint norm
-            if self.scaler.is_enabled():
-                self.scaler.update(self.scaler.get_scale() / 2)
-            return None
-        factor = min(1.0, self.options.clip_norm / max(float(norm), 1e-12))
-        for gradient in (row_gradient_nD, *gradients):
-            gradient.mul_(factor)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.table.step(inputs.rows_n, row_gradient_nD, learning_rate)
-        return float(loss.detach())
 
     def _inputs(self, view: WindowView, cut: Cut, batch: Batch) -> Inputs:
         return inputs_of(view, cut, batch, self.network, self._behavior_weight_R, self.table.rows)
 
-    @torch.no_grad()
     def _holdout_loss(self, view: WindowView, cut: Cut, held: Sequence[Batch]) -> F64:
         """Loss of each held-out example, by the weights of this moment."""
-        parts = []
-        for batch in held:
-            inputs = self._inputs(view, cut, batch)
-            loss_B = batch_loss(self.network, inputs, self.table.weight[inputs.rows_n], reduced=False)
-            parts.append(loss_B.double().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return self.weights.losses(self._inputs(view, cut, batch) for batch in held)
 
-    @torch.no_grad()
     def _popularity_loss(self, view: WindowView, cut: Cut, held: Sequence[Batch]) -> F64:
         """Loss of each held-out example if popularity alone ranked, by the half-life that does better."""
-        parts = [popularity_losses(self._inputs(view, cut, batch)) for batch in held]
-        if not parts:
-            return np.zeros(0)
-        by_half_life = [torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)]
-        return min(by_half_life, key=_mean)
+        return best_popularity_losses([self._inputs(view, cut, batch) for batch in held])
 
-    def _accept(self, candidate: Embedding, published: Published, cut: Cut) -> None:
+    def _accept(self, view: WindowView, candidate: Embedding, cut: Cut, lessons: Lessons | None) -> None:
+        """The candidate is the next model version, and the scorer learns: a first one of its holdout."""
+        is_first, versions = self.model_version == 0, (view.row_versions(USER), self.table.version)
+        published = Published.of(candidate, versions, with_users=is_first)
+        if is_first:
+            encoder = Encoder(self.network, self.table, view, cut)
+            lessons = held_out_lessons(view, cut, encoder, self.scorer, published)
         self.model_version += 1
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
         self._elders.keep(published)
-        if self.model_version == 1:
-            self.first = published
+        self.first = published if is_first else self.first
         self.before, self.serving = self.serving, published.without_users()
         self._latest = (cut, self.model_version, candidate)
+        if lessons is not None:
+            self.scorer.learn(lessons)
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:

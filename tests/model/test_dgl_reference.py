@@ -50,7 +50,9 @@ def by_dense(
         for side in (USER, ITEM):
             rows = np.arange(window.rows(side), dtype=np.uint32)
             hood = window.recent(side, rows, np.full(len(rows), START_MS + 10**9), ALL, window.cut())
-            edges = edges_of(hood, hood.neighbor_BRK.astype(np.int64))
+            edges = edges_of(
+                hood, hood.neighbor_BRK.astype(np.int64), np.zeros(hood.neighbor_BRK.shape, np.int64)
+            )
             out = pair[side](hidden[side], gathered(hidden[1 - side], edges), edges)
             found.append(ACTIVATIONS[activation](out))
         hidden = found
@@ -116,8 +118,9 @@ def test_an_empty_window_is_a_graph_and_a_forward_pass() -> None:
 
 
 def test_sampling_all_neighbors_is_the_full_neighborhood() -> None:
-    """The sampled tree that training uses names the same edges as the graph."""
-    window = window_of(blocks(100, seed=8, users=10, items=6))
+    """The sampled tree that training uses names the same edges as the graph, where no pair repeats."""
+    pairs = {(row[0], row[1]): row for row in blocks(100, seed=8, users=10, items=60)}
+    window = window_of(sorted(pairs.values(), key=lambda row: row[3]))
     rows = np.arange(window.rows(USER), dtype=np.uint32)
     times_ms = np.full(len(rows), START_MS + 10**9)
     nodes = sample(

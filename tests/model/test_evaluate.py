@@ -37,7 +37,7 @@ from tests.plain_paths import plain_paths, plain_sums
 from tests.plain_window import PlainWindow
 
 BASELINES = {"recent_popularity", "co_visitation"}
-SCORERS = BASELINES | {"model", "vectors", "bank", "paths", "frozen_first"}
+SCORERS = BASELINES | {"model", "vectors", "bank", "paths", "frozen_first", "started_anew"}
 
 
 def trained(rows: list[Row], later: list[Row], **changes: object) -> tuple[Trainer, Window, Cut, Cut]:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from driftgraph.model.neighbors import localize, sample
-from driftgraph.model.network import MBGNN, Attention, Edges, Nodes, gathered
+from driftgraph.model.closed_form import HISTORY, ClosedForm
+from driftgraph.model.neighbors import distinct, localize, sample
+from driftgraph.model.network import DECAY, MBGNN, Attention, Edges, Nodes, gathered
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
-from tests.model_worlds import RELATIONS, START_MS, Row, blocks, window_of
+from driftgraph.stream.window.writer import Neighborhood
+from tests.model_worlds import RELATIONS, START_MS, Row, blocks, events_of, noise, window_of
 
 OPTIONS = TrainerOptions(dim=8, heads=2)
 FANOUT = (5, 5, 5)
@@ -76,8 +78,15 @@ def test_a_layer_is_the_formula_of_the_paper() -> None:
         torch.tensor([[3, 4, 0], [5, 1, 2]]),
         torch.tensor([[True, True, False], [True, True, True]]),
         torch.zeros(2, 3),
+        torch.zeros(2, 3, dtype=torch.int64),
     )
-    second = Edges(torch.tensor([1]), torch.tensor([[2]]), torch.tensor([[True]]), torch.zeros(1, 1))
+    second = Edges(
+        torch.tensor([1]),
+        torch.tensor([[2]]),
+        torch.tensor([[True]]),
+        torch.zeros(1, 1),
+        torch.zeros(1, 1, dtype=torch.int64),
+    )
     got = layer(target_ND, gathered(source_SD, (first, second)), (first, second))
     wanted = [
         attention_by_hand(layer, target_ND[0], [[source_SD[3], source_SD[4]], []]),
@@ -209,13 +218,59 @@ def test_a_user_has_a_vector_after_its_first_event() -> None:
     assert not torch.allclose(user[0], user[1], atol=1e-3)
 
 
-def test_relation_importance_sums_to_one_over_the_relations_a_node_has() -> None:
-    """With W the identity and equal neighbors the result is the neighbor, by one relation or two."""
-    options = replace(OPTIONS, skip=False, time_encoding=False)
-    network = MBGNN(len(RELATIONS), options)
+def test_importance_and_place_share_a_user_out_over_all_its_items() -> None:
+    """With W the identity: one softmax over the items of both relations, by hand."""
+    network = MBGNN(len(RELATIONS), replace(OPTIONS, skip=False))
     with torch.no_grad():
         network.layers[0][USER].importance_R.copy_(torch.tensor([0.3, 1.5]))  # type: ignore[index]
+        network.scale.fill_(1.0)
     table = torch.randn(6, 8)
-    user = network.users(nodes_of([(0, 2, 0, 1), (0, 2, 1, 2), (1, 2, 1, 3)], USER, [0, 1], depth=1), table)
-    torch.testing.assert_close(user[0, :-1], table[2, :-1])
+    rows = [(0, 2, 0, 1), (0, 3, 1, 2), (0, 4, 0, 3), (1, 2, 1, 3)]
+    user = network.users(nodes_of(rows, USER, [0, 1], depth=1), table)
+    worth = torch.tensor([DECAY**2, DECAY, 1.0]) * torch.tensor([0.3, 1.5, 0.3]).exp()
+    torch.testing.assert_close(user[0, :-1], ((worth / worth.sum()) @ table[2:5])[:-1])
     torch.testing.assert_close(user[1, :-1], table[2, :-1])
+
+
+def test_an_untrained_user_is_the_closed_form_s_up_to_its_length() -> None:
+    rows = blocks(200, seed=4, users=8, items=30)
+    form = ClosedForm.of(events_of(rows), 30, factors=7, seed=0)
+    table = torch.from_numpy(np.pad(form.item_ID, ((0, 0), (0, 1))))
+    users, window = np.arange(8, dtype=np.uint32), window_of(rows)
+    times_ms = np.full(8, START_MS + 10**9)
+    nodes = sample(
+        window, window.cut(), side=USER, rows=users, times_ms=times_ms, depth=1, fanout=(HISTORY,) * 3
+    )
+    network = MBGNN(len(RELATIONS), OPTIONS)
+    got = network.users(nodes, table)[:, :-1].detach().numpy()
+    wanted = form.users(window, users, times_ms, window.cut())
+    length = np.linalg.norm(got, axis=1, keepdims=True) / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(got, wanted * length, atol=1e-5)
+
+
+def plainly_distinct(hood: Neighborhood, b: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """(relation, neighbor) → (time, place) of one node, by a loop."""
+    newest: dict[int, tuple[int, int]] = {}
+    for r in range(hood.count_BR.shape[1]):
+        for k in range(hood.count_BR[b, r]):
+            neighbor, time_ms = int(hood.neighbor_BRK[b, r, k]), int(hood.time_ms_BRK[b, r, k])
+            newest[neighbor] = max(newest.get(neighbor, (-1, 0)), (time_ms, -r))
+    order = sorted(newest, key=lambda neighbor: newest[neighbor], reverse=True)
+    return {(-newest[n][1], n): (newest[n][0], place) for place, n in enumerate(order)}
+
+
+def test_distinct_neighbors_are_those_of_a_loop() -> None:
+    rows = noise(2_000, seed=6, users=50, items=25)
+    window = window_of(rows)
+    users = np.arange(60, dtype=np.uint32)
+    hood = window.recent(USER, users, START_MS + 1_000 * np.arange(1_000, 1_060), [7, 5], window.cut())
+    got, place_BRK = distinct(hood)
+    for b in range(60):
+        found = {
+            (r, int(got.neighbor_BRK[b, r, k])): (int(got.time_ms_BRK[b, r, k]), int(place_BRK[b, r, k]))
+            for r in range(2)
+            for k in range(got.count_BR[b, r])
+        }
+        assert found == plainly_distinct(hood, b)
+        assert len(found) == got.count_BR[b].sum()
+    assert (got.count_BR < hood.count_BR).any()
