@@ -293,12 +293,10 @@ class Trainer:
         self.serving, self.first = (
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
         )
-        version = "model_version" if "model_version" in meta else "generation"  # its name in older states
-        self.model_version, self.fit_count = (
-            saved_state.integer(meta, version),
-            saved_state.integer(meta, "fit_count"),
+        self.model_version, self.fit_count, behind = (
+            saved_state.integer(meta, name) for name in ("model_version", "fit_count", "behind")
         )
-        self.behind = Behind(saved_state.integer(meta, "behind"))
+        self.behind = Behind(behind)
         saved_norms = meta["norms"]
         assert isinstance(saved_norms, list)
         self.norms = [(float(a), float(b)) for a, b in saved_norms]
@@ -394,9 +392,9 @@ class Trainer:
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:
+            ours, theirs = [r.name for r in self.relations], [r.name for r in view.relations]
             raise ValueError(
-                f"the window has relations {[r.name for r in view.relations]}, the model "
-                f"{[r.name for r in self.relations]}; start with an empty model"
+                f"the window has relations {theirs}, the model {ours}; start with an empty model"
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from driftgraph.model.closed_form import HISTORY, ClosedForm
 from driftgraph.model.neighbors import distinct, localize, sample
@@ -235,7 +236,7 @@ def test_importance_and_place_share_a_user_out_over_all_its_items() -> None:
 def test_an_untrained_user_is_the_closed_form_s_up_to_its_length() -> None:
     rows = blocks(200, seed=4, users=8, items=30)
     form = ClosedForm.of(events_of(rows), 30, factors=7, seed=0)
-    table = torch.from_numpy(np.pad(form.item_ID, ((0, 0), (0, 1))))
+    table = functional.pad(torch.from_numpy(form.item_ID), (0, 1))
     users, window = np.arange(8, dtype=np.uint32), window_of(rows)
     times_ms = np.full(8, START_MS + 10**9)
     nodes = sample(
