@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.parquet as pq
+from pyarrow import csv
 
 from driftgraph.stream.arrays import F64, I64, Mask
 from driftgraph.stream.kernels.compile import plain_kernel
@@ -91,30 +90,29 @@ def _starts(number: I64, count: int) -> I64:
 def read_stream(path: Path, relations: Sequence[str] = ()) -> Stream:
     """Read a CSV or Parquet file with the canonical columns; without ``relations`` every behavior."""
     if path.suffix == ".parquet":
-        table = pa.parquet.read_table(path)
+        table = pq.read_table(path)
     else:
         types = dict.fromkeys(ID_COLUMNS, pa.string())
-        table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=types))
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
     if relations:
-        table = table.filter(pc.is_in(table["behavior"], pa.array(relations)))
+        table = table.filter(np.isin(table["behavior"].to_numpy(), relations))
     name = next((n for n in ("timestamp", "ts", "ts_ms") if n in table.column_names), None)
     if name is None or not set(ID_COLUMNS) <= set(table.column_names):
         raise SystemExit(f"{path} has the columns {table.column_names}: it needs {ID_COLUMNS} and timestamp")
     time = table[name].to_numpy()
     scale = 1_000 if len(time) and abs(time).max() < SECONDS_BELOW else 1
     time_ms = np.round(time * scale).astype(np.int64)
-    return stream_of(*(table[column].to_pylist() for column in ID_COLUMNS), time_ms)
+    user, item, behavior = (table[column].to_pylist() for column in ID_COLUMNS)
+    return stream_of(user, item, behavior, time_ms)
 
 
 def stream_of(user: Sequence[str], item: Sequence[str], behavior: Sequence[str], time_ms: I64) -> Stream:
     """Sort events by time, stably, and number their ids."""
     order = np.argsort(time_ms, kind="stable")
-    numbers, ids = [], []
-    for column in (user, item, behavior):
-        coded = pa.array(column, pa.string()).dictionary_encode()
-        numbers.append(coded.indices.to_numpy().astype(np.int64)[order])
-        ids.append(coded.dictionary.to_pylist())
-    return Stream(*numbers, np.asarray(time_ms, np.int64)[order], *ids)  # type: ignore[misc]
+    columns = [pa.array(column, pa.string()).dictionary_encode() for column in (user, item, behavior)]
+    rows = [column.indices.to_numpy().astype(np.int64)[order] for column in columns]
+    ids = [column.dictionary.to_pylist() for column in columns]
+    return Stream(rows[0], rows[1], rows[2], np.asarray(time_ms, np.int64)[order], ids[0], ids[1], ids[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +268,8 @@ def gains_of(rank: F64) -> F64:
     """[T, 3] Recall, NDCG and MRR at 20 of each target, which has one relevant item."""
     hit = rank <= TOP
     kept = np.where(hit, rank, 1.0)
-    return np.stack([hit, hit / np.log2(kept + 1), hit / kept], 1)
+    gains: F64 = np.stack([hit.astype(np.float64), hit / np.log2(kept + 1), hit / kept], 1)
+    return gains
 
 
 def metrics_of(rank: F64) -> dict[str, float]:

@@ -145,9 +145,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
     """Everything, in order: replays, tuning, peers, the planted drift."""
     seeds = [] if arguments.peers_only else list(range(1 if arguments.quick else arguments.seeds))
     busy = machine()
-    shop, dataset = planted(folder, QUICK_SHOP if arguments.quick else DRIFT_SHOP, "12h")
-    if not arguments.quick:
-        drifting, dataset = dataset, find_dataset(arguments.dataset, arguments.every)
+    shop, drifting = planted(folder, QUICK_SHOP if arguments.quick else DRIFT_SHOP, "12h")
+    dataset = drifting if arguments.quick else find_dataset(arguments.dataset, arguments.every)
     stream = dataset.read()
     spans = Spans.of(stream)
     users, items = len(stream.user_ids), len(stream.item_ids)
@@ -173,10 +172,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
     if seeds and not arguments.quick:
         figures["product"]["retrained"] = anew(dataset, stream, spans, replays[0], folder)
     if seeds:
-        of_drift = dataset if arguments.quick else drifting
-        events = of_drift.read()
-        runs = replays if arguments.quick else [replay(of_drift, events, folder, seed) for seed in seeds]
-        figures["drift"] = drift_figures(shop, of_drift, events, runs)
+        events = drifting.read()
+        runs = replays if arguments.quick else [replay(drifting, events, folder, seed) for seed in seeds]
+        figures["drift"] = drift_figures(shop, drifting, events, runs)
     return figures
 
 

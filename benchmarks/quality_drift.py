@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
 from benchmarks.prequential import CLOCKS, Judge, Stream, metrics_of, targets_at
 from benchmarks.quality_data import Dataset
 from benchmarks.quality_product import Replay
 from benchmarks.report import Figures
 from driftgraph.app.demo.shop import BEHAVIORS, TASTE_SHARES, Shop, ShopOptions, open_shop
-from driftgraph.stream.arrays import F64
+from driftgraph.stream.arrays import F64, Index, Mask
 
 FITS = 3  # after so many fits since the change
 SHARE = 0.2  # of the users change
@@ -37,7 +37,7 @@ def planted(folder: Path, options: ShopOptions, every: str) -> tuple[Shop, Datas
     table = pa.table(
         dict(zip(("user_id", "item_id", "behavior"), ids, strict=True)) | {"timestamp": shop.time_ms}
     )
-    pyarrow.parquet.write_table(table, path)
+    pq.write_table(table, path)
     return shop, Dataset(path.stem, path, BEHAVIORS, f"{options.span_ms // 86_400_000 + 1}d", every)
 
 
@@ -87,14 +87,15 @@ def drift_figures(shop: Shop, dataset: Dataset, stream: Stream, replays: list[Re
     return {"fits_since_the_change": rows, "regained": after["regained"], "targets": len(targets), "at": FITS}
 
 
-def _ranks(one: Replay, events: np.ndarray) -> F64:  # type: ignore[type-arg]
+def _ranks(one: Replay, events: Index) -> F64:
     """[T] the replay's ranks of events; nan where it has none."""
     found = np.full(int(max(events.max(initial=0), one.events["explore"].max(initial=0))) + 1, np.nan)
     found[one.events["explore"]] = one.ranks["explore"]
-    return found[events]
+    ranks: F64 = found[events]
+    return ranks
 
 
-def _row(ours: F64, best: F64, changed: np.ndarray, inside: np.ndarray) -> Figures:  # type: ignore[type-arg]
+def _row(ours: F64, best: F64, changed: Mask, inside: Mask) -> Figures:
     """Ours and the oracle's Recall@20 among who changed and who did not, on the same targets."""
     row: Figures = {}
     for name, who in (("changed", changed & inside), ("stayed", ~changed & inside)):

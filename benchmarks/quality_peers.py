@@ -35,8 +35,8 @@ class Spans:
     def of(cls, stream: Stream) -> Spans:
         """By the shares of the span."""
         first, last = int(stream.time_ms[0]), int(stream.time_ms[-1])
-        begins = (first + round(share * (last - first)) for share in (TUNING_BEGINS, SCORING_BEGINS))
-        return cls(*begins, last + 1)
+        tuning, scoring = (round(share * (last - first)) for share in (TUNING_BEGINS, SCORING_BEGINS))
+        return cls(first + tuning, first + scoring, last + 1)
 
 
 Choice = dict[str, dict[str, Settings]]  # by set and peer

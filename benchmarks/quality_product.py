@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.parquet as pq
+from pyarrow import csv
 
 from benchmarks.prequential import Stream
 from benchmarks.quality_data import Dataset
@@ -72,7 +72,7 @@ def replay(dataset: Dataset, stream: Stream, folder: Path, seed: int) -> Replay:
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         told.write_text(json.dumps({"cpu_s": cpu_s, "report": json.loads(done.stdout)}), encoding="utf-8")
     kept = json.loads(told.read_text(encoding="utf-8"))
-    return Replay(kept["report"], kept["cpu_s"], *ranked(stream, pa.parquet.read_table(predictions)))
+    return Replay(kept["report"], kept["cpu_s"], *ranked(stream, pq.read_table(predictions)))
 
 
 def ranked(stream: Stream, table: pa.Table) -> tuple[dict[str, I64], dict[str, F64]]:
@@ -210,4 +210,4 @@ def write_events(stream: Stream, path: Path, end_ms: int) -> None:
             "timestamp": stream.time_ms[:end],
         }
     )
-    pa.csv.write_csv(table, path)
+    csv.write_csv(table, path)

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.prequential import Stream, Targets, gains_of, metrics_of, paired_intervals
 from benchmarks.report import Figures
-from driftgraph.stream.arrays import F64, Mask
+from driftgraph.stream.arrays import F64, I64, Index, Mask
 
 METRICS = ("recall_at_20", "ndcg_at_20", "mrr_at_20")
 HEAD_SHARE = 0.5  # the head are the fewest items that made this share of the events before the window
@@ -83,13 +83,13 @@ def sliced(ours: Sequence[F64], peers: Mapping[str, F64], masks: Mapping[str, Ma
     return rows
 
 
-def _first_ms(number: F64 | np.ndarray, stream: Stream) -> np.ndarray:  # type: ignore[type-arg]
+def _first_ms(number: I64, stream: Stream) -> I64:
     found = np.full(int(number.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(found, number, stream.time_ms)
     return found
 
 
-def _head(stream: Stream, before_ms: int) -> np.ndarray:  # type: ignore[type-arg]
+def _head(stream: Stream, before_ms: int) -> Index:
     end = int(np.searchsorted(stream.time_ms, before_ms))
     count = np.bincount(stream.item[:end], minlength=len(stream.item_ids))
     order = np.argsort(-count, kind="stable")

@@ -120,13 +120,14 @@ class _ByUsers:
 def _inverse(gram: npt.NDArray[Any], ridge: float) -> npt.NDArray[Any]:
     """(gram + ridge I)⁻¹ of a symmetric matrix, in place, whole."""
     gram[np.diag_indices_from(gram)] += ridge
-    factor, potri = (scipy.linalg.get_lapack_funcs(name, (gram,)) for name in ("potrf", "potri"))
-    lower, failed = factor(gram, lower=True, overwrite_a=True, clean=True)
+    potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (gram,))
+    lower, failed = potrf(gram, lower=True, overwrite_a=True, clean=True)
     inverse, failed_too = potri(lower, lower=True, overwrite_c=True)
     if failed or failed_too:
         raise ArithmeticError(f"a ridge of {ridge:g} leaves the matrix of EASE singular: take a larger one")
     inverse += np.tril(inverse, -1).T
-    return inverse
+    whole: npt.NDArray[Any] = inverse
+    return whole
 
 
 class Ials:
@@ -159,7 +160,9 @@ class Ials:
 
     def retrain(self, until_ms: int) -> None:
         """Fit anew, or solve the rows of the users and items that have something new."""
-        from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415  # only who measures needs it
+        from implicit.cpu.als import (  # noqa: PLC0415  # only who measures needs it
+            AlternatingLeastSquares,  # pyright: ignore[reportMissingImports]
+        )
 
         matrix = self._matrix.before(until_ms)
         if self._model is None or not self._is_partial:

@@ -131,7 +131,7 @@ PEERS: dict[str, Peer] = {
         lambda data, settings, _: _popularity(data, settings),
     ),
     "user_decay": Peer(
-        _grid(half_life_days=(2, 7, 20), rare_counts_more=(False, True)), _user_decay, ("popularity",)
+        _grid(half_life_days=(1, 3, 10), rare_counts_more=(False, True)), _user_decay, ("popularity",)
     ),
     "co_visitation": Peer(
         _grid(power=(0.5, 0.25), lag_max=(3, 10, 20)),
