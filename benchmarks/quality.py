@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
+from benchmarks.peers.recommenders import Prepared
 from benchmarks.prequential import CLOCKS, SETS, Stream, Targets, draw_targets, targets_at
 from benchmarks.quality_bounds import bounds
 from benchmarks.quality_data import REAL, Dataset, find_dataset
@@ -36,7 +37,9 @@ from driftgraph.stream.arrays import F64
 
 TUNING_TARGETS, TARGETS = 3_000, 10_000  # of each set
 QUICK_TUNING_TARGETS, QUICK_TARGETS = 300, 1_500
-DRIFT_SHOP = ShopOptions(drifting_share=SHARE)
+DRIFT_SHOP = ShopOptions(
+    user_count=1_500, item_count=1_500, event_count=80_000, span_ms=8 * 86_400_000, drifting_share=SHARE
+)
 QUICK_SHOP = ShopOptions(
     user_count=500,
     item_count=600,
@@ -161,11 +164,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
         most=1_500 if arguments.quick else arguments.targets,
         seed=0,
     )
-    scored = score_peers(stream, targets, chosen, 0)
+    data = Prepared(stream)
+    scored = score_peers(data, targets, chosen)
     measured = Measured(stream, targets, ranks_of_ours(replays, targets, len(stream)), scored)
     figures: Figures = {
         "dataset": dataset.name, "machine": busy, "every": dataset.every, "seeds": seeds,
         "spans_ms": asdict(spans), **figures_of(measured, 0), "chosen": chosen, "tried": tried,
+        "ease_items_share": min(one.item_share for one in data.eases.values()),
         "cpu_seconds": {peer: round(one.seconds, 1) for peer, one in scored.items()},
         "product": product_figures(replays, spans),
     }  # fmt: skip

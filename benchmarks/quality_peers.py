@@ -83,9 +83,9 @@ class Scored:
     seconds: float = 0.0
 
 
-def score_peers(stream: Stream, targets: Targets, chosen: Choice, seed: int) -> dict[str, Scored]:
+def score_peers(data: Prepared, targets: Targets, chosen: Choice) -> dict[str, Scored]:
     """Rank all targets with every peer, a window after the other, by the settings chosen for each set."""
-    judge, data = Judge(stream, targets), Prepared(stream, seed)
+    judge = Judge(data.stream, targets)
     scored: dict[str, Scored] = {}
     runs = []
     for peer, kind in PEERS.items():

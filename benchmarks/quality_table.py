@@ -93,4 +93,6 @@ def _head(stream: Stream, before_ms: int) -> Index:
     end = int(np.searchsorted(stream.time_ms, before_ms))
     count = np.bincount(stream.item[:end], minlength=len(stream.item_ids))
     order = np.argsort(-count, kind="stable")
+    if end == 0:
+        return order[:0]
     return order[: int(np.searchsorted(np.cumsum(count[order]), HEAD_SHARE * end)) + 1]
