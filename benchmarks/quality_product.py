@@ -160,7 +160,8 @@ class Retrained:
 
     begin_ms: int
     end_ms: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # empty: the gate refused the fit
+    targets: int
     cpu_s: float
 
 
@@ -190,13 +191,15 @@ def retrained(dataset: Dataset, stream: Stream, window_ms: int, seed: int, folde
     cpu_s = 0.0
     while (decoded := source.next_batch()) is not None:
         for mark in lockstep.take(decoded):
-            if not cpu_s and not mark.is_early and mark.cut.watermark_ms >= window_ms - 1_000:
+            # a mark is before the event that passes the window's start, so its watermark is earlier
+            if not cpu_s and not mark.is_early and mark.cut.watermark_ms >= window_ms - dataset.every_ms // 2:
                 begun = time.process_time()
                 lockstep.cycle()
                 cpu_s = time.process_time() - begun
     source.close()
     lockstep.finish()
-    return Retrained(window_ms, end_ms, lockstep.reports[-1].evaluation.metrics.get("model", {}), cpu_s)
+    evaluation = lockstep.reports[-1].evaluation
+    return Retrained(window_ms, end_ms, evaluation.metrics.get("model", {}), evaluation.target_count, cpu_s)
 
 
 def write_events(stream: Stream, path: Path, end_ms: int) -> None:

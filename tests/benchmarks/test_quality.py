@@ -16,7 +16,7 @@ from benchmarks.quality import choose_targets, ranks_of_ours
 from benchmarks.quality_bounds import bounds
 from benchmarks.quality_drift import Oracle, drift_figures, planted
 from benchmarks.quality_peers import Spans
-from benchmarks.quality_product import Replay, mean_named, parts_of, ranked, write_events
+from benchmarks.quality_product import Replay, mean_named, parts_of, ranked, retrained, write_events
 from benchmarks.quality_table import OURS, set_figures, sliced, slices_of
 from driftgraph.app.demo.shop import ShopOptions
 from tests.benchmarks.plain_peers import DAY_MS, tiny_stream
@@ -184,3 +184,17 @@ def test_a_prefix_reads_as_the_stream_before_it(tmp_path: Path) -> None:
     assert 0 < end < len(stream)
     assert read.time_ms.tolist() == stream.time_ms[:end].tolist()
     assert [read.item_ids[n] for n in read.item] == [stream.item_ids[n] for n in stream.item[:end]]
+
+
+def test_a_model_made_anew_is_judged_on_the_window_alone(tmp_path: Path) -> None:
+    options = ShopOptions(
+        user_count=120, item_count=120, category_count=6, event_count=3_000, span_ms=3 * DAY_MS, seed=3
+    )
+    shop, dataset = planted(tmp_path, options, "12h")
+    window_ms = options.start_ms + 2 * DAY_MS
+    made = retrained(dataset, dataset.read(), window_ms, 0, tmp_path)
+    assert (made.begin_ms, made.end_ms) == (window_ms, window_ms + DAY_MS // 2)
+    assert made.cpu_s > 0
+    assert 0 <= made.metrics["ndcg_at_20"] <= 1
+    inside = (shop.time_ms >= window_ms) & (shop.time_ms < made.end_ms)
+    assert 0 < made.targets <= inside.sum(), "first contacts of the window"
