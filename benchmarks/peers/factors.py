@@ -5,6 +5,7 @@ A user's row is folded in at the time of the event: only what is known of items 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -160,13 +161,9 @@ class Ials:
 
     def retrain(self, until_ms: int) -> None:
         """Fit anew, or solve the rows of the users and items that have something new."""
-        from implicit.cpu.als import (  # noqa: PLC0415  # only who measures needs it
-            AlternatingLeastSquares,  # pyright: ignore[reportMissingImports]
-        )
-
         matrix = self._matrix.before(until_ms)
         if self._model is None or not self._is_partial:
-            self._model = AlternatingLeastSquares(
+            self._model = importlib.import_module("implicit.cpu.als").AlternatingLeastSquares(
                 factors=self._factors, regularization=REGULARIZATION, alpha=1 + self._alpha,
                 iterations=ITERATIONS, num_threads=1, random_state=self._seed,
             )  # fmt: skip

@@ -160,7 +160,6 @@ def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does
     stream = dataset.read()
     assert len(stream) == len(shop)
     first = np.flatnonzero(stream.first_contacts())
-    none = {"repeats": np.zeros(0)}
     oracle, value = Oracle(shop, stream), np.zeros(len(stream.item_ids))
     for stale, low, high in ((False, 0.95, 1.05), (True, 0.0, 0.6)):
         found = np.zeros(len(first))
@@ -171,7 +170,7 @@ def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does
             rivals = np.delete(value, list(seen.setdefault(user, set())))
             found[n] = 1 + (rivals > value[item]).sum()
             seen[user].add(item)
-        one = Replay({"generations": []}, 1.0, {"explore": first, **none}, {"explore": found, **none})
+        one = Replay({"generations": []}, 1.0, {"explore": first}, {"explore": found})
         assert low <= drift_figures(shop, dataset, stream, [one])["regained"] <= high
 
 
