@@ -12,7 +12,7 @@ from benchmarks.quality_table import OURS
 from benchmarks.report import Figures, Required, at_least, at_most
 
 RECALL, NDCG = "recall_at_20", "ndcg_at_20"
-# Recall@20 of the served dot product before the list was learned as a whole, by this benchmark, on 2026-11-28;
+# Recall@20 of the served dot product before the list was learned as a whole, on 2026-11-28 by this benchmark;
 # taobao_9d by the product's own evaluation of the second half
 DOT_PRODUCT_BEFORE = {"taobao_9d": 0.0283, "kuairand": 0.1113, "tmall2013": 0.0560}
 CO_VISITATION_JUDGED = 0.0356  # by an independent judge, on taobao_9d
