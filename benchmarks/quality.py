@@ -1,0 +1,220 @@
+"""Does the product's list win? The product beside its peers, on the same events to come.
+
+    events ──► burn-in │ tuning span: six settings a peer │ scored span: replay's predictions and the peers
+                                                              └──► Recall, NDCG, MRR at 20, paired intervals
+
+    quality.py DATASET [--json] [--seeds 3] [--every 12h] [--keep DIR] [--peers-only]
+    quality.py --quick
+
+DATASET is a folder of the real files (``DRIFTGRAPH_SHARED``, or ``shared`` beside the repository), or an
+event file with the canonical columns. docs/quality.md has the protocol. Exits 1 if a bound does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
+
+from benchmarks.peers.recommenders import Prepared
+from benchmarks.prequential import CLOCKS, SETS, Stream, Targets, draw_targets, targets_at
+from benchmarks.quality_bounds import bounds
+from benchmarks.quality_data import REAL, Dataset, find_dataset
+from benchmarks.quality_drift import SHARE, drift_figures, planted
+from benchmarks.quality_peers import Scored, Spans, say, score_peers, tune
+from benchmarks.quality_product import Replay, mean_named, parts_of, replay, retrained
+from benchmarks.quality_table import set_figures, sliced, slices_of
+from benchmarks.report import Figures, finish, machine
+from driftgraph.app.demo.shop import ShopOptions
+from driftgraph.stream.arrays import F64
+
+TUNING_TARGETS, TARGETS = 3_000, 10_000  # of each set
+QUICK_TUNING_TARGETS, QUICK_TARGETS = 300, 1_500
+DRIFT_SHOP = ShopOptions(
+    user_count=1_500, item_count=1_500, event_count=80_000, span_ms=8 * 86_400_000, drifting_share=SHARE
+)
+QUICK_SHOP = ShopOptions(
+    user_count=500,
+    item_count=600,
+    category_count=12,
+    event_count=16_000,
+    span_ms=6 * 86_400_000,
+    drifting_share=SHARE,
+)
+RETRAINED = 3  # windows on which a model is made anew, spread over the scored span
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A dataset, what is foretold of it, and how everybody did. ``ours``: [T] ranks by set and seed."""
+
+    stream: Stream
+    targets: Targets
+    ours: Mapping[str, Sequence[F64]]
+    scored: Mapping[str, Scored]
+
+
+def choose_targets(
+    stream: Stream, spans: Spans, replays: Sequence[Replay], *, every_ms: int, most: int, seed: int
+) -> Targets:
+    """What the replays ranked of the scored span, at most so many of each set; without them a sample."""
+    drawn = draw_targets(stream, spans.scoring_ms, spans.end_ms, every_ms=every_ms, most=most, seed=seed)
+    rng, masks = np.random.default_rng(seed), {}
+    at = np.zeros(len(stream), np.bool_)
+    for name in SETS:
+        masks[name] = at.copy()
+        for one in replays:
+            events = one.events[name][stream.time_ms[one.events[name]] >= spans.scoring_ms]
+            masks[name][rng.permutation(events)[: most // len(replays)]] = True
+    if masks["explore"].any() and masks["repeats"].any():
+        return targets_at(stream, masks["explore"], masks["repeats"], every_ms=every_ms)
+    # a set that nobody of ours ranks is drawn as it is for the peers
+    for name in SETS:
+        if not masks[name].any():
+            chosen = np.zeros(len(stream), np.bool_)
+            chosen[drawn.event[getattr(drawn, name)]] = True
+            masks[name] = chosen
+    return targets_at(stream, masks["explore"], masks["repeats"], every_ms=every_ms)
+
+
+def ranks_of_ours(replays: Sequence[Replay], targets: Targets, events: int) -> dict[str, list[F64]]:
+    """[T] of each seed, by set: nan where the seed did not rank the target."""
+    found: dict[str, list[F64]] = {name: [] for name in SETS}
+    for one in replays:
+        for name in SETS:
+            by_event = np.full(events, np.nan)
+            by_event[one.events[name]] = one.ranks[name]
+            found[name].append(np.where(getattr(targets, name), by_event[targets.event], np.nan))
+    return found
+
+
+def figures_of(measured: Measured, seed: int) -> Figures:
+    """The figures of both sets and clocks. The product has the event clock alone."""
+    figures: Figures = {}
+    for name in SETS:
+        inside = getattr(measured.targets, name)
+        targets = measured.targets.take(inside)
+        ours = [rank[inside] for rank in measured.ours[name]]
+        figures[name] = {"targets": len(targets), "slices": {}}
+        for clock in CLOCKS:
+            peers = {peer: one.ranks[clock][name][inside] for peer, one in measured.scored.items()}
+            figures[name][clock] = set_figures(ours if clock == "event" else [], peers, targets, seed=seed)
+            if clock == "event":
+                figures[name]["slices"] = sliced(ours, peers, slices_of(measured.stream, targets))
+    return figures
+
+
+def arguments_of() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset", nargs="?", help=f"{', '.join(REAL)}, or an event file")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small generated stream and one seed, in a minute"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="replays of the product, each with its own seed")
+    parser.add_argument("--every", help="event time between two fits, and the length of a window")
+    parser.add_argument("--targets", type=int, default=TARGETS, help="of each set, at most")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for replays, which a later run reads instead of replaying"
+    )
+    parser.add_argument(
+        "--peers-only", action="store_true", help="leave the product out: its bounds are not measured"
+    )
+    arguments = parser.parse_args()
+    if arguments.dataset is None and not arguments.quick:
+        parser.error("name a dataset, or --quick")
+    return arguments
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    arguments = arguments_of()
+    with tempfile.TemporaryDirectory(prefix="driftgraph-quality-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = measure(arguments, folder)
+    finish(figures, bounds(figures), as_json=arguments.json)
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
+    """Everything, in order: replays, tuning, peers, the planted drift."""
+    seeds = [] if arguments.peers_only else list(range(1 if arguments.quick else arguments.seeds))
+    busy = machine()
+    shop, drifting = planted(folder, QUICK_SHOP if arguments.quick else DRIFT_SHOP, "12h")
+    dataset = drifting if arguments.quick else find_dataset(arguments.dataset, arguments.every)
+    stream = dataset.read()
+    spans = Spans.of(stream)
+    users, items = len(stream.user_ids), len(stream.item_ids)
+    say(f"{dataset.name}: {len(stream):,} events, {users:,} users, {items:,} items")
+    replays = [replay(dataset, stream, folder, seed) for seed in seeds]
+    chosen, tried = tune(stream, spans, 300 if arguments.quick else TUNING_TARGETS, 0)
+    targets = choose_targets(
+        stream,
+        spans,
+        replays,
+        every_ms=dataset.every_ms,
+        most=1_500 if arguments.quick else arguments.targets,
+        seed=0,
+    )
+    data = Prepared(stream)
+    scored = score_peers(data, targets, chosen)
+    measured = Measured(stream, targets, ranks_of_ours(replays, targets, len(stream)), scored)
+    figures: Figures = {
+        "dataset": dataset.name, "machine": busy, "every": dataset.every, "seeds": seeds,
+        "spans_ms": asdict(spans), **figures_of(measured, 0), "chosen": chosen, "tried": tried,
+        "ease_items_share": min(one.item_share for one in data.eases.values()),
+        "cpu_seconds": {peer: round(one.seconds, 1) for peer, one in scored.items()},
+        "product": product_figures(replays, spans),
+    }  # fmt: skip
+    if seeds and not arguments.quick:
+        figures["product"]["retrained"] = anew(dataset, stream, spans, replays[0], folder)
+    if seeds:
+        events = drifting.read()
+        runs = replays if arguments.quick else [replay(drifting, events, folder, seed) for seed in seeds]
+        figures["drift"] = drift_figures(shop, drifting, events, runs)
+    return figures
+
+
+def product_figures(replays: Sequence[Replay], spans: Spans) -> Figures:
+    """What the product says of itself on the scored span."""
+    stability = {name: mean_named(replays, name) for name in ("item_cosine", "overlap", "forgetting")}
+    return {
+        "parts": parts_of(replays, spans.scoring_ms),
+        "cpu_s": [one.cpu_s for one in replays],
+        "stability": stability,
+        "not_measured": [
+            f"{name}: the report of replay has no such key" for name, v in stability.items() if v is None
+        ],
+    }
+
+
+def anew(dataset: Dataset, stream: Stream, spans: Spans, kept: Replay, folder: Path) -> Figures:
+    """Models made anew for a few windows, beside the incremental one on the same windows.
+
+    A cycle of the incremental one is a replay's CPU seconds over its fits: reading and evaluation, too.
+    """
+    every_ms = dataset.every_ms
+    first, last = -(-spans.scoring_ms // every_ms), spans.end_ms // every_ms - 1
+    windows = np.unique(np.linspace(first, last, RETRAINED).round().astype(np.int64)) * every_ms
+    made = [retrained(dataset, stream, window_ms, 0, folder) for window_ms in windows.tolist()]
+    half_ms = every_ms // 2  # a report's time is that of the last event before the mark
+    beside = [parts_of([kept], one.begin_ms + half_ms, one.end_ms + half_ms).get("model", {}) for one in made]
+    return {
+        "windows_ms": windows.tolist(),
+        "ndcg": float(np.mean([one.metrics.get("ndcg_at_20", np.nan) for one in made])),
+        "incremental_ndcg": float(np.mean([one.get("ndcg_at_20", np.nan) for one in beside])),
+        "cpu_s": float(np.mean([one.cpu_s for one in made])),
+        "cycle_cpu_s": kept.cpu_s / len(kept.report["generations"]),
+    }
+
+
+if __name__ == "__main__":
+    main()

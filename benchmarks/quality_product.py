@@ -1,0 +1,216 @@
+"""The product's side of the quality benchmark: replays, their predictions, and a model made anew each window.
+
+    driftgraph replay FILE --predictions P --redis none --json ──► [Replay] ──► the rank of each target
+    Lockstep with a single fit ──► [retrained] ──► what a full retrain is worth, and what it costs
+
+A row of the predictions that is the first contact of its user and item is of the set ``explore``. A column
+``scope`` may say it instead: ``explore`` or ``all``, where lists may name what the user has touched.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from benchmarks.prequential import Stream
+from benchmarks.quality_data import Dataset
+from driftgraph.stream.arrays import F64, I64
+
+PARTS = ("recall_at_20", "ndcg_at_20", "mrr_at_20")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One replay: its report, its cost, and by set the events that it ranked, with the ranks.
+
+    ``events`` are places in the stream, ascending; the rank of an item outside of the list is inf.
+    """
+
+    report: Mapping[str, Any]
+    cpu_s: float
+    events: Mapping[str, I64]
+    ranks: Mapping[str, F64]
+
+
+def replay(dataset: Dataset, stream: Stream, folder: Path, seed: int) -> Replay:
+    """Run a replay with the product's defaults, or read what an earlier one left in the folder.
+
+    Raises:
+        SystemExit: The replay failed; what it said is above.
+    """
+    name = f"{dataset.name.replace('/', '_')}-{dataset.every}-{seed}"
+    predictions, told = folder / f"{name}.parquet", folder / f"{name}.json"
+    if not told.is_file():
+        command = [
+            str(Path(sys.executable).with_name("driftgraph")), "replay", str(dataset.path),
+            "--redis", "none", "--json",
+            "--fit-every", dataset.every, "--span", dataset.span, "--seed", str(seed),
+            "--predictions", str(predictions), "--data-dir", str(folder / f"{name}-data"),
+        ]  # fmt: skip
+        if dataset.relations:
+            command += ["--relations", ",".join(dataset.relations)]
+        predictions.unlink(missing_ok=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            raise SystemExit(
+                f"a replay of {dataset.name} failed with exit code {done.returncode}: see its words above"
+            )
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        told.write_text(json.dumps({"cpu_s": cpu_s, "report": json.loads(done.stdout)}), encoding="utf-8")
+    kept = json.loads(told.read_text(encoding="utf-8"))
+    return Replay(kept["report"], kept["cpu_s"], *ranked(stream, pq.read_table(predictions)))
+
+
+def ranked(stream: Stream, table: pa.Table) -> tuple[dict[str, I64], dict[str, F64]]:
+    """The events of the predictions as places in the stream, and the ranks of their items, by set.
+
+    Raises:
+        SystemExit: A row is of no event of the stream.
+    """
+    place: dict[tuple[str, str, int], int] = {}
+    first = stream.first_contacts()
+    columns = (stream.user.tolist(), stream.item.tolist(), stream.time_ms.tolist())
+    for n, (user, item, time_ms) in enumerate(zip(*columns, strict=True)):
+        place.setdefault((stream.user_ids[user], stream.item_ids[item], time_ms), n)
+    events: dict[str, list[int]] = {"explore": [], "repeats": []}
+    ranks: dict[str, list[float]] = {"explore": [], "repeats": []}
+    scopes = table["scope"].to_pylist() if "scope" in table.column_names else [None] * len(table)
+    rows = zip(
+        *(table[name].to_pylist() for name in ("user_id", "item_id", "ts_ms", "top_items")),
+        scopes,
+        strict=True,
+    )
+    for user_id, item_id, time_ms, top, scope in rows:
+        if (user_id, item_id, time_ms) not in place:
+            raise SystemExit(
+                f"the predictions have an event that the file has not: {user_id}, {item_id}, {time_ms}"
+            )
+        at = place[user_id, item_id, time_ms]
+        name = "explore" if (scope or ("explore" if first[at] else "all")) == "explore" else "repeats"
+        events[name].append(at)
+        ranks[name].append(top.index(item_id) + 1 if item_id in top else np.inf)
+    order = {name: np.argsort(np.array(places, np.int64), kind="stable") for name, places in events.items()}
+    return (
+        {name: np.array(places, np.int64)[order[name]] for name, places in events.items()},
+        {name: np.array(found, np.float64)[order[name]] for name, found in ranks.items()},
+    )
+
+
+def parts_of(
+    replays: Sequence[Replay], since_ms: int, end_ms: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Every scorer that the reports name, as the product measured it in the intervals that end after a time.
+
+    Intervals weigh by their events. Only those with a model count, and all seeds together.
+    """
+    sums: dict[str, np.ndarray[Any, Any]] = {}
+    weight: dict[str, float] = {}
+    for one in replays:
+        for generation in one.report["generations"]:
+            ends_ms, count = generation["watermark_ms"], generation["evaluated_events"]
+            if (
+                not count
+                or generation["metrics"] is None
+                or ends_ms <= since_ms
+                or (end_ms and ends_ms > end_ms)
+            ):
+                continue
+            for name, values in {"model": generation["metrics"], **generation["baselines"]}.items():
+                means = np.array([values[part] for part in PARTS])
+                sums[name] = sums.get(name, 0) + means * count
+                weight[name] = weight.get(name, 0) + count
+    return {
+        name: dict(zip(PARTS, (total / weight[name]).tolist(), strict=True)) for name, total in sums.items()
+    }
+
+
+def mean_named(replays: Iterable[Replay], key: str) -> float | None:
+    """The mean of the numbers that the reports' generations have under a key, at any depth, or None."""
+    found: list[float] = []
+    waiting: list[Any] = [one.report["generations"] for one in replays]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            number = value.get(key)
+            if isinstance(number, int | float) and not np.isnan(number):
+                found.append(float(number))
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return float(np.mean(found)) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """A model that one fit made of everything before a window, on that window; and the fit's CPU seconds."""
+
+    begin_ms: int
+    end_ms: int
+    metrics: Mapping[str, float]  # empty: the gate refused the fit
+    targets: int
+    cpu_s: float
+
+
+def retrained(dataset: Dataset, stream: Stream, window_ms: int, seed: int, folder: Path) -> Retrained:
+    """Train a fresh model on the events before a window as ``replay`` does, and evaluate it on the window."""
+    from driftgraph.app.config.builders import file_options, window_relations  # noqa: PLC0415  # torch is slow
+    from driftgraph.app.config.settings import Settings  # noqa: PLC0415
+    from driftgraph.app.training.lockstep import Lockstep  # noqa: PLC0415
+    from driftgraph.stream.dead_letters.letters import MemoryDeadLetters  # noqa: PLC0415
+    from driftgraph.stream.sources.file import FileSource  # noqa: PLC0415
+    from driftgraph.stream.time.clock import SystemClock  # noqa: PLC0415
+
+    end_ms = window_ms + dataset.every_ms
+    path = folder / "prefix.csv"
+    write_events(stream, path, end_ms)
+    clock = SystemClock()
+    tables = {"seed": seed, "window": {"span": dataset.span}, "fit": {"every": dataset.every}}
+    settings = Settings.model_validate(tables).with_relations(stream.behaviors)
+    source = FileSource(path, file_options(settings, clock))
+    lockstep = Lockstep(
+        settings,
+        window_relations(settings, source.relations),
+        clock,
+        dead_letters=MemoryDeadLetters(),
+        store=None,
+    )
+    cpu_s = 0.0
+    while (decoded := source.next_batch()) is not None:
+        for mark in lockstep.take(decoded):
+            # a mark is before the event that passes the window's start, so its watermark is earlier
+            if not cpu_s and not mark.is_early and mark.cut.watermark_ms >= window_ms - dataset.every_ms // 2:
+                begun = time.process_time()
+                lockstep.cycle()
+                cpu_s = time.process_time() - begun
+    source.close()
+    lockstep.finish()
+    evaluation = lockstep.reports[-1].evaluation
+    return Retrained(window_ms, end_ms, evaluation.metrics.get("model", {}), evaluation.target_count, cpu_s)
+
+
+def write_events(stream: Stream, path: Path, end_ms: int) -> None:
+    """The events before a time as a canonical CSV file."""
+    end = int(np.searchsorted(stream.time_ms, end_ms))
+    table = pa.table(
+        {
+            "user_id": pa.array(stream.user_ids).take(stream.user[:end]),
+            "item_id": pa.array(stream.item_ids).take(stream.item[:end]),
+            "behavior": pa.array(stream.behaviors).take(stream.behavior[:end]),
+            "timestamp": stream.time_ms[:end],
+        }
+    )
+    csv.write_csv(table, path)
