@@ -24,7 +24,6 @@ import torch
 from benchmarks.report import Figures, finish
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.training.cycle import Worker
-from driftgraph.model.embed import Embedding
 from driftgraph.model.lists import AskedUsers
 from driftgraph.model.options import ListLengths, TrainerOptions
 from driftgraph.model.scored_lists import ScoredLists
@@ -66,14 +65,11 @@ def rate(items: int) -> Figures:
     window = in_memory(RELATIONS, user_rows=1_024, item_rows=items)
     rows = np.arange(items, dtype=np.uint32)
     window.append(rows % 1_000, rows, np.zeros(items, np.uint8), START_MS + rows.astype(np.int64))
-    times = np.zeros(items, np.int64)
     vectors = rng.standard_normal((items, DIM), dtype=np.float32)
-    nobody = np.zeros(0, np.uint32)
-    embedding = Embedding(nobody, np.zeros((0, DIM), np.float32), times[:0], rows, vectors, times)
     versions = (window.row_versions(USER).copy(), window.row_versions(ITEM).copy())
     moment = Moment(window.cut(), versions)
     weights, none = Scorer().weight_F, lambda rows, *_: np.zeros((len(rows), DIM), np.float32)
-    lists = ScoredLists(window, moment, embedding, weights, ListLengths(), none)
+    lists = ScoredLists(window, moment, (rows, vectors), weights, ListLengths(), none)
     users = AskedUsers(
         rows[:ASKED],
         rng.standard_normal((ASKED, DIM), dtype=np.float32),

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from driftgraph.model.bank import Bank, Later
 from driftgraph.model.co_visitation import Best
-from driftgraph.model.embed import Embedding
 from driftgraph.model.lists import SIMILAR_AT_ONCE, AskedUsers, Owners, right_after, rows_of
 from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import Stage, with_new_items
@@ -41,12 +40,12 @@ class ScoredLists:
         self,
         view: WindowView,
         moment: Moment,
-        embedding: Embedding,
+        items: tuple[U32, F32],
         weight_F: F64,
         lengths: ListLengths,
         new_items: NewItems,
     ) -> None:
-        """Rank the items of ``embedding``, which is of ``moment``. O(live events + items).
+        """Rank ``items``, rows and vectors of that moment. O(live events + items).
 
         ``new_items`` gives vectors of items that come later.
         """
@@ -56,7 +55,7 @@ class ScoredLists:
         self._counted = moment.cut
         self._bank = Bank(rows_of(view, events), right_after(events))
         self._bank.add(events.item, events.time_ms)
-        self._rows, self._item_CD = embedding.item_rows, embedding.item
+        self._rows, self._item_CD = items
         self._later_rows = np.zeros(0, np.uint32)  # of items that are new since the publish
         self._stage = Stage(view, self._bank, self._rows, self._item_CD, repeats=lengths.repeats)
 

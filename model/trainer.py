@@ -225,6 +225,14 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         return Encoder(self.network, self.table, view, cut).new_items(rows, time_ms)
 
+    def served_items(self, versions: U32) -> tuple[U32, F32]:
+        """Rows and vectors of the items that the serving model published, of the same owners still."""
+        assert self.serving is not None
+        rows = self.serving.item_rows
+        known = rows < len(versions)
+        known[known] = versions[rows[known]] == self.serving.item_version[known]
+        return rows[known].astype(np.uint32), self.serving.item[known]
+
     def relation_importance(self) -> dict[str, dict[str, float]]:
         """The learned share of each relation where a user (an item) has all of them; sums to 1."""
         return {

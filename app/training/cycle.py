@@ -37,6 +37,7 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
+from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -197,7 +198,8 @@ class Worker:
         try:
             if self.trainer.model_version:
                 embedding = self._embedding(moment)
-                self._publish(moment, embedding, self._list_maker(moment, embedding))
+                items = (embedding.item_rows, embedding.item)
+                self._publish(moment, embedding, self._list_maker(moment, items))
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
                 lists = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
@@ -206,11 +208,11 @@ class Worker:
         finally:
             self.status.close()
 
-    def _list_maker(self, moment: Moment, embedding: Embedding) -> ListMaker:
-        """What makes the lists that are published with these vectors, and those of each refresh."""
+    def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
+        """What makes the lists that are published with these items, and those of each refresh."""
         view, weight_F = self.graph.window, self.trainer.scorer.weight_F
         new_items = partial(self.trainer.new_items, view)
-        return ScoredLists(view, moment, embedding, weight_F, self._lengths, new_items)
+        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
@@ -276,6 +278,8 @@ class Worker:
             times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
             if self.trainer.model_version:
                 vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
+                if self._lists is None and self._lengths.lists:  # the generation is of an earlier process
+                    self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
@@ -324,7 +328,10 @@ class Worker:
             self.published, self.is_rolled_back = left.number, True
             return
         served, version = self.store.served(), self.trainer.model_version
-        own = {"model_hash": self.model_hash, "configuration": hash_of_configuration(self.trainer)}
+        own = {
+            "model_hash": self.model_hash,
+            "configuration": hash_of_configuration(self.trainer, self._lengths),
+        }
         if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
             log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
             self.published, self.is_rolled_back = served.number, False
@@ -367,7 +374,7 @@ class Worker:
             "generation": number,
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,
-            "configuration": hash_of_configuration(self.trainer),
+            "configuration": hash_of_configuration(self.trainer, self._lengths),
             "trained_to_ms": self.trained_to_ms,
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(

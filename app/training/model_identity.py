@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from torch.nn import Module
 
+from driftgraph.model.options import ListLengths
 from driftgraph.model.trainer import Trainer
 
 
@@ -23,8 +24,8 @@ def hash_of_weights(network: Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def hash_of_configuration(trainer: Trainer) -> str:
-    """Of all else that decides what a worker publishes of the same model: options, relations, our version."""
+def hash_of_configuration(trainer: Trainer, lengths: ListLengths) -> str:
+    """Of all else that decides what a worker publishes of a model: options, relations, lists, our version."""
     relations = [(relation.name, relation.span_ms) for relation in trainer.relations]
-    parts = [version("driftgraph"), relations, asdict(trainer.options)]
+    parts = [version("driftgraph"), relations, asdict(trainer.options), asdict(lengths)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -47,7 +47,8 @@ def made_by(trainer: Trainer, window: Window, lengths: ListLengths = LENGTHS) ->
     def new_items(rows: U32, cut: Cut, time_ms: int) -> F32:
         return trainer.new_items(window, rows, cut, time_ms)
 
-    return ScoredLists(window, moment_of(window), embedding, trainer.scorer.weight_F, lengths, new_items)
+    items = (embedding.item_rows, embedding.item)
+    return ScoredLists(window, moment_of(window), items, trainer.scorer.weight_F, lengths, new_items)
 
 
 def ask(lists: ScoredLists, window: Window, users: AskedUsers) -> list[tuple[U32, F64]]:
@@ -116,7 +117,8 @@ def by_vectors(window: Window, embedding: Embedding) -> ScoredLists:
     def none(rows: U32, *_: object) -> F32:
         return np.zeros((len(rows), SMALL.dim), np.float32)
 
-    return ScoredLists(window, moment_of(window), embedding, VECTORS_ONLY, LENGTHS, none)
+    items = (embedding.item_rows, embedding.item)
+    return ScoredLists(window, moment_of(window), items, VECTORS_ONLY, LENGTHS, none)
 
 
 def lists_by(lists: ScoredLists, window: Window, touched: list[U32], vectors: F32) -> list[tuple[U32, F64]]:
