@@ -55,7 +55,6 @@ class Trainer:
             raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options = options
-        self.device = torch.device(options.device)
         self.weights = Weights(len(relations), options)
         self.network, self.table = self.weights.network, self.weights.table
         self.optimizer, self.scaler = self.weights.optimizer, self.weights.scaler
@@ -70,15 +69,14 @@ class Trainer:
         self._elders = Elders()
         self._latest: tuple[Cut, int, Embedding] | None = None
         weights = [options.behavior_weights.get(name, 1.0) for name in relations]
-        self._behavior_weight_R = torch.tensor(weights, device=self.device)
+        self._behavior_weight_R = torch.tensor(weights, device=self.weights.device)
 
     def evaluate(
         self, view: WindowView, since: Cut, cut: Cut, *, evaluations_max: int | None = None
     ) -> Evaluation:
         """Score the serving model, the baselines and older generations on the events of [since, cut).
 
-        Changes no weight. Call it before ``fit`` of the same cuts: what is scored must not have been
-        trained on.
+        Changes no weight. Call it before ``fit`` of the same cuts: nothing scored may have been trained on.
         """
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
