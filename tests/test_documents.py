@@ -257,7 +257,8 @@ def test_the_keys_of_the_readme_are_there_and_have_the_defaults_that_it_says() -
                 value = value[part]
             values.append(value)
         if len(row) == 3 and None not in values:
-            assert in_code(row[1]) == [str(value) for value in values], row
+            written = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+            assert in_code(row[1]) == written, row
 
 
 def test_commands_of_make_are_targets() -> None:
