@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -97,6 +98,7 @@ class Ingest:
         If that passes a mark, the mark comes before these events leave, and is the newest of ``marks``.
         """
         if (due := self.schedule.pass_time(watermark_ms)) is not None:
+            self.graph.free_due(watermark_ms)
             self._mark(is_early=due.is_early)
         self.graph.expire(watermark_ms)
 
@@ -130,6 +132,7 @@ class Ingest:
         start = 0
         for stop, is_early in self.schedule.split(after_ms, applied):
             self._append(batch, keep, start, stop, after_ms)
+            self.graph.free_due(int(after_ms[stop]))
             yield self._mark(is_early=is_early)
             start = stop
         self._append(batch, keep, start, len(batch), after_ms)
@@ -160,11 +163,14 @@ class Ingest:
             self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
 
     def _append(self, batch: EventBatch, keep: Index, start: int, stop: int, after_ms: I64) -> None:
+        """Apply the chosen events from ``start`` to ``stop``, one step of the graph's after the other."""
         if start == stop:
             return
-        chosen = keep[(keep >= start) & (keep < stop)]
-        self.graph.expire(int(after_ms[stop - 1]))
-        self.graph.apply(batch if len(chosen) == len(batch) else batch.take(chosen))
+        edges = start + 1 + np.flatnonzero(np.diff(after_ms[start:stop] // self.graph.step_ms))
+        for first, end in pairwise([start, *edges.tolist(), stop]):
+            low, high = np.searchsorted(keep, (first, end))
+            self.graph.expire(int(after_ms[end - 1]))
+            self.graph.apply(batch if high - low == len(batch) else batch.take(keep[low:high]))
         self.schedule.live = sum(self.graph.window.live().values())
 
     def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream.arrays import I64, U32, Mask
+from driftgraph.stream.arrays import I64, U32, Index, Mask
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
 from driftgraph.stream.window.shared_files import DESCRIPTION, LOCK, Folder, Life, WindowError, claim
+from driftgraph.stream.window.view import losses
 from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView
 
 KINDS = ("user", "item")  # by side
+STEPS = 16  # of event time in the shortest span: rows come free at steps
 
 # Two odd constants for each of the two halves of a digest: the golden ratio and three primes of xxHash64.
 DIGEST_MIX = (
@@ -41,10 +43,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Whether rows have changed hands: how many there were by side, and how many owners these had had."""
+    """Whether rows have lost their owners: how many rows there were by side, and how many owners they lost."""
 
     rows: tuple[int, int]
-    changes: tuple[int, int]
+    lost: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +123,15 @@ class HeterographView:
 
     def owners(self) -> Owners:
         """Of the rows now. O(1) for the writer, O(rows) for a reader."""
-        (users, user_changes), (items, item_changes) = map(self.window.row_changes, (USER, ITEM))
-        return Owners((users, items), (user_changes, item_changes))
+        (users, users_lost), (items, items_lost) = map(self.window.row_losses, (USER, ITEM))
+        return Owners((users, items), (users_lost, items_lost))
 
     def moment_at(self, cut: Cut, owners: Owners | None) -> Moment:
         """An earlier cut as it can be read now; ``owners`` are those of its rows, None if nobody knows.
 
-        If a row has changed hands since, it is without the events that have expired since: nobody may take
-        those of a row's former owner for the present one's.
+        If a row has lost its owner since, it is without the events that have expired since: nobody may take
+        those of a row's former owner for the next one's. A row that was free at the cut has no event there,
+        whoever got it since.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -137,7 +140,7 @@ class HeterographView:
         now = self.moment()
         if owners is not None:
             pairs = zip(now.versions, owners.rows, strict=True)
-            if owners.changes == tuple(int(v[:rows].sum(dtype=np.int64)) for v, rows in pairs):
+            if owners.lost == tuple(losses(versions[:rows]) for versions, rows in pairs):
                 return Moment(cut, now.versions)
         first = tuple(min(a, b) for a, b in zip(now.cut.first, cut.next, strict=True))
         return Moment(Cut(now.cut.watermark_ms, first, cut.next), now.versions)
@@ -207,14 +210,21 @@ class HeterographView:
 class Heterograph(HeterographView):
     """The graph as its one writer sees it.
 
-    Always true after ``apply``, ``expire`` and ``erase``: an id has a row exactly while the window holds an
-    event of it.
+    Always true after ``apply``, ``expire`` and ``erase``: an id has a row while the window holds an event of
+    it, and for one to two steps of event time longer. A step is a sixteenth of the shortest span. Rows come
+    free only where the watermark passes a multiple of the step, and then those that were without an event at
+    the multiple before. So the same events have the same rows, however they are cut into batches, and a fit
+    that is made soon after its mark finds the owners of the mark.
     """
 
     def __init__(self, window: Window, ids: tuple[IdTable, IdTable]) -> None:
         super().__init__(window, ids)
         self.window: Window = window
         self._tables = ids
+        self.step_ms = max(1, min(relation.span_ms for relation in window.relations) // STEPS)
+        self._step = window.watermark_ms // self.step_ms
+        self._emptied = _no_rows(window)  # those that events have left since the last multiple of the step
+        self._due = _no_rows(window)  # those that events had left at it: they come free at the next one
 
     @classmethod
     def create(
@@ -253,14 +263,35 @@ class Heterograph(HeterographView):
             return
         rows = []
         for side, ids in ((USER, batch.user), (ITEM, batch.item)):
-            side_rows, fresh = self._tables[side].assign(ids)
+            table = self._tables[side]
+            if len(table) + len(ids) > table.row_capacity:  # before it is full: no id waits for a step
+                self._release(self._due)
+                self._release(self._emptied)
+            side_rows, fresh = table.assign(ids)
             self.window.recycle(side, fresh)
             rows.append(side_rows)
-        self._release(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
+        self._note(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
 
     def expire(self, watermark_ms: int) -> None:
-        """Move event time on: events older than their span leave, and ids without an event lose their row."""
-        self._release(self.window.expire(watermark_ms))
+        """Move event time on: events older than their span leave, and rows come free that are due."""
+        step = watermark_ms // self.step_ms
+        if step > self._step:
+            self.free_due(watermark_ms)
+            if step > self._step + 1:  # what the multiples in between would have freed
+                self._note(self.window.expire((step - 1) * self.step_ms))
+                self._release(self._emptied)
+            self._note(self.window.expire(step * self.step_ms))
+            self._step, self._due, self._emptied = step, self._emptied, self._due
+        self._note(self.window.expire(watermark_ms))
+
+    def free_due(self, watermark_ms: int) -> None:
+        """Free the rows that are due when the watermark comes to ``watermark_ms``, but do not move it.
+
+        A caller who marks a place in the stream calls it with the watermark behind the next event, before it
+        notes the owners: the next event then takes no row from its owner.
+        """
+        if watermark_ms // self.step_ms > self._step:
+            self._release(self._due)
 
     def erase(self, users: Sequence[str]) -> int:
         """Remove users with all their events, also from older moments.
@@ -276,7 +307,7 @@ class Heterograph(HeterographView):
                 newest_ms = max(newest_ms, self.window.newest_ms(row))
                 items = self.window.erase(row)  # before the name goes: its version tells readers
                 self._tables[USER].forget(row)
-                self._release((np.zeros(0, np.uint32), items))
+                self._free(ITEM, items)
         return newest_ms
 
     def oldest_ms(self, user: str) -> int | None:
@@ -309,16 +340,34 @@ class Heterograph(HeterographView):
     def restored(self, watermark_ms: int) -> None:
         """End a restore: drop the expired events, and the ids that only expired or lost events had."""
         self.expire(watermark_ms)
-        self._release((self._tables[USER].rows_in_use(), self._tables[ITEM].rows_in_use()))
-
-    def _release(self, emptied: tuple[U32, U32]) -> None:
         for side in (USER, ITEM):
-            rows = np.unique(emptied[side])
-            free = rows[~self.window.has_events(side, rows)]
-            self.window.recycle(
-                side, free
-            )  # before another id can get the row, so that a reader of the old id notices
-            self._tables[side].release(free)
+            self._free(side, self._tables[side].rows_in_use())
+
+    def _note(self, emptied: tuple[U32, U32]) -> None:
+        """Remember rows that may be without events now."""
+        for side in (USER, ITEM):
+            self._emptied[side][emptied[side]] = True
+
+    def _release(self, waiting: tuple[Mask, Mask]) -> None:
+        """Free those of the waiting rows that are still without an event; none waits any more."""
+        for side in (USER, ITEM):
+            waits = waiting[side][: self.window.rows(side)]
+            self._free(side, np.flatnonzero(waits))
+            waits[:] = False
+
+    def _free(self, side: int, rows: Index) -> None:
+        """Free those of the rows that have an owner and no event."""
+        rows = np.unique(rows).astype(np.uint32)
+        free = rows[self._tables[side].is_used(rows) & ~self.window.has_events(side, rows)]
+        # Its version counts before another id can get the row, so that a reader of the old id notices.
+        self.window.recycle(side, free)
+        self._tables[side].release(free)
+
+
+def _no_rows(window: Window) -> tuple[Mask, Mask]:
+    """A mark for each row of each side, none of them set."""
+    users, items = window.row_capacity
+    return np.zeros(users, np.bool_), np.zeros(items, np.bool_)
 
 
 def remove(directory: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from driftgraph.stream.arrays import I64, U8, U16, U32, U64
+from driftgraph.stream.arrays import I64, U8, U16, U32, U64, Mask
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import ID_BYTES_MAX, Strings
 from driftgraph.stream.kernels.atomics import prefetch
@@ -51,7 +51,7 @@ class Spare(NamedTuple):
     rooms: U8  # of each row: the size class of its chunk
     links: I64  # the bytes as words; the first of a free chunk names the next free one of its class
     free_chunks: I64  # of each size class: the offset of the first free one + 1, or 0
-    free_rows: U32
+    free_rows: U32  # ascending; a new id gets the last one
     counters: I64
 
 
@@ -187,7 +187,7 @@ def _find_all(
 
 
 @kernel
-def _release(rows: U32, index: U64, names: Names, spare: Spare) -> None:  # pragma: no cover - compiled
+def _release(rows: U32, index: U64, names: Names) -> None:  # pragma: no cover - compiled
     """Take rows out of the index, closing each gap (Knuth, TAOCP volume 3, 6.4, algorithm R)."""
     mask = len(index) - 1
     for i in range(len(rows)):
@@ -206,8 +206,6 @@ def _release(rows: U32, index: U64, names: Names, spare: Spare) -> None:  # prag
             at = (at + 1) & mask
         index[gap] = 0
         names.lengths[row] = 0
-        spare.free_rows[spare.counters[FREE_COUNT]] = row
-        spare.counters[FREE_COUNT] += 1
 
 
 @kernel
@@ -330,6 +328,11 @@ class IdTable(IdView):
         """The rows that have an id, ascending. O(rows)."""
         return np.flatnonzero(self._names.lengths[: self._counters[ROW_COUNT]]).astype(np.uint32)
 
+    def is_used(self, rows: U32) -> Mask:
+        """Whether each row has an id now."""
+        used: Mask = self._names.lengths[rows] > 0
+        return used
+
     def forget(self, row: int) -> None:
         """Release a row and wipe its id. A reader must be able to tell that it read half of an id."""
         start = self._names.offsets[row]
@@ -337,5 +340,14 @@ class IdTable(IdView):
         self.release(np.array([row], np.uint32))
 
     def release(self, rows: U32) -> None:
-        """Take the rows from their ids, for other ids to get them. Each row is in use and occurs once."""
-        _release(np.ascontiguousarray(rows, np.uint32), self._index, self._names, self._spare)
+        """Take the rows from their ids, for other ids to get them. Each row is in use and occurs once.
+
+        Free rows are kept sorted, so that which row a new id gets depends on which rows are free, and not on
+        the order in which they came free. O(free rows).
+        """
+        rows = np.sort(rows).astype(np.uint32)
+        _release(rows, self._index, self._names)
+        count = int(self._counters[FREE_COUNT])
+        free = self._spare.free_rows[:count]
+        self._spare.free_rows[: count + len(rows)] = np.insert(free, np.searchsorted(free, rows), rows)
+        self._counters[FREE_COUNT] += len(rows)

@@ -96,8 +96,13 @@ class Arrays:
     header: I64
     words: U32
     heads: tuple[U32, U32]  # user side, item side
-    versions: tuple[U32, U32]  # how many owners a row has had
+    versions: tuple[U32, U32]  # how often a row has got an owner or lost one
     folder: Folder
+
+
+def losses(versions: U32) -> int:
+    """How often rows of these versions have lost an owner."""
+    return int((versions >> 1).sum(dtype=np.int64))
 
 
 class WindowView:
@@ -161,16 +166,18 @@ class WindowView:
         return tuple(numbers)
 
     def row_versions(self, side: int) -> U32:
-        """How many owners each row has had, [rows]. A value kept by row starts anew when this number grows.
+        """How often each row has got an owner or lost one, [rows]: odd while it has one.
+
+        A value kept by row starts anew when this number grows.
 
         Read it before the cut: a row that changes its owner in between then counts as changed.
         """
         return self._arrays.versions[side][: self.rows(side)].copy()
 
-    def row_changes(self, side: int) -> tuple[int, int]:
-        """How many rows there are, and the sum of ``row_versions``: it grows whenever one changes hands."""
+    def row_losses(self, side: int) -> tuple[int, int]:
+        """How many rows there are, and how often one of them has lost its owner."""
         versions = self._arrays.versions[side][: self.rows(side)]
-        return len(versions), int(versions.sum(dtype=np.int64))
+        return len(versions), losses(versions)
 
     def arrivals(self, relation: int, start: int, stop: int) -> tuple[U32, U32, I64]:
         """Users, items and times of a relation's events ``start`` to ``stop``, in order of arrival.

@@ -69,7 +69,7 @@ class Window(WindowView):
         self._first = np.array(newest.first, np.int64)
         self._next = np.array(newest.next, np.int64)
         self.watermark_ms = newest.watermark_ms
-        self._changes = [super(Window, self).row_changes(side)[1] for side in (USER, ITEM)]
+        self._losses = [super(Window, self).row_losses(side)[1] for side in (USER, ITEM)]
         self._memory = adjacency.Adjacency(arrays.words, self._times, *arrays.heads)
         self.truncated = np.zeros(len(self.relations), np.int64)  # events that a full ring dropped early
         self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
@@ -156,7 +156,7 @@ class Window(WindowView):
         number = int(arrays.header[cut_header.ERASURES_BEGUN]) + 1
         cut_header.announce(arrays.header, cut_header.ERASURES_BEGUN, number)
         arrays.versions[USER][user] += 1
-        self._changes[USER] += 1
+        self._losses[USER] += 1
         emptied = []
         for r, relation in enumerate(self.relations):
             items = np.empty(int(degrees[r]), np.int64)
@@ -202,11 +202,11 @@ class Window(WindowView):
             self._check_range("user" if side == USER else "item", rows, self.row_capacity[side])
             self._raise_rows(side, rows)
             self._arrays.versions[side][rows] += 1
-            self._changes[side] += len(rows)
+            self._losses[side] += int(np.count_nonzero(self._arrays.versions[side][rows] % 2 == 0))
 
-    def row_changes(self, side: int) -> tuple[int, int]:
+    def row_losses(self, side: int) -> tuple[int, int]:
         """As for a reader, in O(1): every mark asks for it, and ``fit.events`` may be small."""
-        return self.rows(side), self._changes[side]
+        return self.rows(side), self._losses[side]
 
     def has_events(self, side: int, rows: U32) -> Mask:
         """Whether the ring of any relation still holds an event of each row, live or expired."""

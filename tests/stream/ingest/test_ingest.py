@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.time.watermark import Watermark, WatermarkRules
 from driftgraph.stream.window.heterograph import Heterograph
-from driftgraph.stream.window.writer import Relation
+from driftgraph.stream.window.writer import ITEM, USER, Relation
 
 START_MS = 1_700_000_000_000
 RELATIONS = (Relation("click", 3_000, 1 << 10), Relation("buy", 9_000, 1 << 10))
@@ -124,6 +125,80 @@ def test_batching_does_not_matter(
         cut = ingest.graph.window.cut()
         results.append((marks, asdict(ingest.counts), digest(ingest), cut.watermark_ms))
     assert results[0] == results[1] == results[2]
+
+
+Rows = tuple[list[int], list[str | None]]
+
+
+def rows_of(ingest: Ingest) -> tuple[Rows, Rows]:
+    """By side, how often each row has changed hands, and whose it is."""
+    graph = ingest.graph
+    moment, found = graph.moment(), []
+    for side in (USER, ITEM):
+        versions = moment.versions[side]
+        names = graph.names(side, np.arange(len(versions), dtype=np.uint32), moment)
+        found.append((versions.tolist(), names))
+    users, items = found
+    return users, items
+
+
+def coming_and_going(seed: int) -> list[Event]:
+    """Users and items of whom some are away for longer than a span, some for nearly one; pauses, late events.
+
+    Sometimes nobody comes for several steps.
+    """
+    chance, now_ms, stream = random.Random(seed), 0, list[Event]()
+    for _ in range(500):
+        now_ms += chance.choice([0, 10, 60, 60, 150, 900])
+        crowd = now_ms // 2_500 % 4 * 5
+        user, item = crowd + chance.randrange(7), crowd + chance.randrange(9)
+        time_ms = max(0, now_ms - chance.choice([0, 0, 0, 90, 700]))
+        stream.append(Event(user, item, chance.randrange(8) // 7, time_ms))
+    return stream
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_events_have_the_same_rows_however_they_are_batched(seed: int) -> None:
+    """At each mark and at the end.
+
+    And a mark's cut is whole when the next event has been applied, one step of the graph's later at most.
+    """
+    stream = coming_and_going(seed)
+    rules = replace(RULES, allowed_lateness_ms=1_000)
+    seen, whole = [], 0
+    for size in (len(stream), 1, 2, 7, 40):
+        ingest = ingest_of(FitSchedule(1_000, 37, counted=LONG_SINCE), rules)
+        marks = []
+        for at in range(0, len(stream), size):
+            for mark in ingest.take(decoded_of(stream[at : at + size])):
+                marks.append((mark, rows_of(ingest)))
+                last = mark
+            now, step_ms = ingest.graph.window.cut(), ingest.graph.step_ms
+            if size > 1 or not marks or sum(last.cut.next) != sum(now.next) - 1:
+                continue
+            if now.watermark_ms // step_ms <= last.cut.watermark_ms // step_ms + 1:
+                assert ingest.graph.moment_at(last.cut, last.owners).cut == last.cut
+                whole += now.watermark_ms // step_ms > last.cut.watermark_ms // step_ms
+        seen.append((marks, rows_of(ingest)))
+    assert all(one == seen[0] for one in seen)
+    assert len(seen[0][0]) > 20
+    assert whole > 0
+    assert max(seen[0][1][0][0]) > 5, "rows were given anew"
+
+
+def test_silence_changes_no_row() -> None:
+    """Time passes between two events, as far as the next one would move it."""
+    stream = coming_and_going(9)
+    silent, spoken = (ingest_of(FitSchedule(1 << 62)) for _ in range(2))
+    chance = random.Random(1)
+    for event in stream:
+        feed(spoken, [[event]])
+        before_ms = silent.watermark.value_ms
+        for share in sorted(chance.random() for _ in range(chance.randrange(4))):
+            if before_ms:
+                silent.pass_time(before_ms + int(share * (spoken.watermark.value_ms - before_ms)))
+        feed(silent, [[event]])
+        assert rows_of(silent) == rows_of(spoken)
 
 
 @given(
