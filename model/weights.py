@@ -90,7 +90,7 @@ class Weights:
             "optimizer": _copied(optimizer),
         }
 
-    def load_state_dict(self, parts: Parts, place_R: Sequence[int]) -> None:  # noqa: N803  # R is the shape
+    def load_state_dict(self, parts: Parts, place_R: Sequence[int]) -> None:
         """Go on from a saved state, in which our relation r is at ``place_R[r]``."""
         fresh = untrained(self.relation_count, self.options).state_dict()
         self.network.load_state_dict(placed(parts["network"], fresh, place_R))

@@ -632,7 +632,7 @@ def saved_by(folder: Path, **meta: object) -> None:
             {"format": 2},
             "fail",
             "var/trainer/7: the saved model has format 2, this version of driftgraph reads 3 alone: run the "
-            "version that saved it, or remove var/trainer; a new model then starts from the window within 15m",
+            "version that saved it, or remove var/trainer; a new model then starts from the window",
         ),
         ({"format": 1, "heads": None, "model_version": None}, "fail", "the saved model has format 1, this"),
     ],

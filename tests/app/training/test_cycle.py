@@ -721,8 +721,8 @@ def test_a_model_of_another_format_is_refused_with_what_to_do_and_what_it_served
 
 
 START_ANEW = (
-    "or remove {}; a new model then starts from the window within 15m of event time, and Redis serves what it "
-    "has until then"
+    "or remove {}; a new model then starts from the window within 15m of event time, and Redis serves what "
+    "it has until then"
 )
 
 
