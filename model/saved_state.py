@@ -1,9 +1,10 @@
-"""What a trainer saved, laid out for the trainer that goes on with it.
+"""What a trainer saves, and how it is laid out for the trainer that goes on with it.
 
-    tensors and meta of state_dict ──► [check_sizes, placed, placed_moments] ──► Trainer.load_state_dict
+    Trainer.state_dict ──► [flat] ──► safetensors
+    safetensors ──► [parts_of, placed, placed_moments] ──► Trainer.load_state_dict
 
 Relations are matched by name: in another order they mean the same, a new one starts as in an untrained model,
-and one that is gone goes. Everything else has to have the sizes that are configured.
+and one that is gone goes. Everything else has to be as it is now: ``check`` says where it is not.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from driftgraph.model.options import FORMATS_READ, SIZES, TrainerOptions
+from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 
 NEW = -1  # the place of a relation that the saved model does not have
-RENAMED = {"cold_gate": "cold_share"}  # parameters: name in older states → name now
 
-Moments = dict[str, dict[str, Tensor]]  # the optimizer's state, by parameter
+Parts = dict[str, dict[str, Tensor]]  # of a state: tensors by name, by what they belong to
 
 
 def names_of(meta: Mapping[str, object]) -> list[str]:
@@ -28,41 +28,38 @@ def names_of(meta: Mapping[str, object]) -> list[str]:
     return [str(name) for name in names]
 
 
-def check_sizes(meta: Mapping[str, object], network: Mapping[str, Tensor], options: TrainerOptions) -> None:
-    """Refuse a saved model whose weights cannot go on under ``options``.
+def check(meta: Mapping[str, object], options: TrainerOptions) -> None:
+    """Refuse a saved model that cannot go on under ``options``.
 
     Raises:
         ValueError: It has another format or other sizes; all of them are named.
     """
-    if meta.get("format") not in FORMATS_READ:
+    if meta["format"] != STATE_FORMAT:
         raise ValueError(
-            f"the saved model has format {meta.get('format')}, this version of driftgraph reads "
-            f"{' and '.join(map(str, FORMATS_READ))}; start with an empty model"
+            f"the saved model has format {meta['format']}, this version of driftgraph reads {STATE_FORMAT} "
+            "alone; start with an empty model"
         )
-    heads = network["layers.0.0.attend_target_RHC"].shape[1]  # older states do not say it
-    saved = {"heads": heads} | {name: meta[name] for name in SIZES if name in meta}
-    other = [name for name in SIZES if saved.get(name) != getattr(options, name)]
+    other = [name for name in SIZES if meta[name] != getattr(options, name)]
     if other:
         raise ValueError(
-            f"the saved model has {' and '.join(f'{name} {saved.get(name)}' for name in other)}, "
+            f"the saved model has {' and '.join(f'{name} {meta[name]}' for name in other)}, "
             f"this configuration {' and '.join(str(getattr(options, name)) for name in other)}; "
             "change it back or start with an empty model"
         )
 
 
-def by_current_name(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the names that their parameters have now."""
-    return {RENAMED.get(name, name): tensor for name, tensor in saved.items()}
+def flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by one name each, ``part.name``, as safetensors has them."""
+    return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
 
 
-def moments_by_name(saved: Mapping[str, Tensor], trained: Sequence[str]) -> Moments:
-    """The optimizer's tensors by parameter; older states name a parameter by its place in ``trained``."""
-    moments: Moments = {}
-    for key, tensor in saved.items():
-        name, _, moment = key.rpartition(".")
-        name = trained[int(name)] if name.isdecimal() else RENAMED.get(name, name)
-        moments.setdefault(name, {})[moment] = tensor
-    return moments
+def parts_of(tensors: Mapping[str, Tensor]) -> Parts:
+    """What ``flat`` was made of; a part without tensors is not there."""
+    parts: Parts = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = tensor
+    return parts
 
 
 def places(then: Sequence[str], now: Sequence[str]) -> list[int]:
@@ -74,20 +71,28 @@ def placed(
     saved: Mapping[str, Tensor], untrained: Mapping[str, Tensor], place_R: Sequence[int]
 ) -> dict[str, Tensor]:
     """Weights by parameter, each relation's part from its place in ``saved`` or else from ``untrained``."""
-    weights = dict(saved)
-    for name in filter(_has_relation_axis, untrained):
-        if name in saved:
-            weights[name] = _stacked(saved[name], untrained[name].cpu(), place_R)
-    return weights
+    return {
+        name: _stacked(tensor, untrained[name], place_R) if _has_relation_axis(name) else tensor
+        for name, tensor in saved.items()
+    }
 
 
-def placed_moments(saved: Moments, place_R: Sequence[int]) -> Moments:
+def moments_by_name(saved: Mapping[str, Tensor]) -> Parts:
+    """The optimizer's tensors, ``parameter.moment``, by parameter."""
+    moments: Parts = {}
+    for key, tensor in saved.items():
+        name, _, moment = key.rpartition(".")
+        moments.setdefault(name, {})[moment] = tensor
+    return moments
+
+
+def placed_moments(saved: Parts, place_R: Sequence[int]) -> Parts:
     """Adam's state by parameter, each relation's part at its new place.
 
     The first moment of a new relation is 0. Its second moment is the mean of the others: the step count is
     that of the whole parameter, so a second moment of 0 would make the first steps several times too long.
     """
-    moments: Moments = {}
+    moments: Parts = {}
     for name, state in saved.items():
         moments[name] = dict(state)
         if _has_relation_axis(name):

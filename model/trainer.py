@@ -25,8 +25,7 @@ from driftgraph.model.fit_report import FitReport, OnStep, no_fit, steps_of
 from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
 from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
-from driftgraph.model.network import untrained
-from driftgraph.model.options import STATE_FORMAT, TrainerOptions
+from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 from driftgraph.model.published import Published
 from driftgraph.model.scorer import Lessons, Scorer
 from driftgraph.model.weights import Trained, Weights, trained
@@ -40,7 +39,7 @@ __all__ = ["Embedding", "Evaluation", "FitReport", "OnStep", "Trainer", "Trainer
 
 
 class Trainer:
-    """Network, item table and optimizer of the serving model.
+    """The serving model with what it goes on with: its weights, its scorer and what it published.
 
     Always true outside ``fit``: the weights are those of ``model_version``; ``serving`` holds the item
     vectors it published, ``first`` all vectors of model version 1; nothing depends on the wall clock, on the
@@ -57,7 +56,7 @@ class Trainer:
         self.options = options
         self.weights = Weights(len(relations), options)
         self.network, self.table = self.weights.network, self.weights.table
-        self.optimizer, self.scaler = self.weights.optimizer, self.weights.scaler
+        self.scaler = self.weights.scaler
         self.model_version = 0  # fits that the gate accepted
         self.fit_count = 0
         self.behind = Behind()
@@ -240,21 +239,15 @@ class Trainer:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
-        tensors = {f"network.{k}": v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
-        tensors |= {f"table.{k}": v for k, v in self.table.state_dict().items()}
-        names = self._trained()
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{names[i]}.{k}": v.detach().cpu().clone() for k, v in moments.items()}
+        parts: dict[str, Mapping[str, Tensor]] = {**self.weights.state_dict()}
+        parts["scorer"] = {name: torch.from_numpy(v) for name, v in self.scorer.state_dict().items()}
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
-                tensors |= {f"{name}.{k}": v for k, v in published.state_dict().items()}
-        tensors |= {f"scorer.{k}": torch.from_numpy(v) for k, v in self.scorer.state_dict().items()}
+                parts[name] = published.state_dict()
         meta: dict[str, object] = {
             "format": STATE_FORMAT,
             "relations": [r.name for r in self.relations],
-            "dim": self.options.dim,
-            "layers": self.options.layers,
-            "heads": self.options.heads,
+            **{name: getattr(self.options, name) for name in SIZES},
             "model_version": self.model_version,
             "fit_count": self.fit_count,
             "behind": self.behind.times,
@@ -262,7 +255,7 @@ class Trainer:
             "scaler": dict(self.scaler.state_dict()),
             "fallback": self.scorer.fallback,
         }
-        return tensors, meta
+        return saved_state.flat(parts), meta
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Continue where the state was saved; bit for bit on a CPU.
@@ -273,29 +266,10 @@ class Trainer:
         Raises:
             ValueError: The state is of another format, or of a model of other sizes.
         """
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            part, _, rest = key.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        network, names = saved_state.by_current_name(parts["network"]), self._trained()
-        saved_state.check_sizes(meta, network, self.options)
-        moments = saved_state.moments_by_name(parts.get("optimizer", {}), names)
-        then, now = saved_state.names_of(meta), [r.name for r in self.relations]
-        if then != now:
-            place_R = saved_state.places(then, now)
-            network = saved_state.placed(network, untrained(len(now), self.options).state_dict(), place_R)
-            moments = saved_state.placed_moments(moments, place_R)
-        try:
-            self.network.load_state_dict(network)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the saved model is of another version of driftgraph ({' '.join(str(error).split())}); "
-                "start with an empty model"
-            ) from error
-        self.table.load_state_dict(parts["table"])
-        state = self.optimizer.state_dict()
-        state["state"] = {names.index(name): own for name, own in moments.items() if name in names}
-        self.optimizer.load_state_dict(state)
+        saved_state.check(meta, self.options)
+        parts = saved_state.parts_of(tensors)
+        places = saved_state.places(saved_state.names_of(meta), [r.name for r in self.relations])
+        self.weights.load_state_dict(parts, places)
         self.serving, self.first = (
             Published.of_state(parts[name]) if name in parts else None for name in ("serving", "first")
         )
@@ -312,10 +286,6 @@ class Trainer:
             self.scaler.load_state_dict(scaler)
         self.scorer.load_state_dict({k: v.numpy() for k, v in parts["scorer"].items()}, str(meta["fallback"]))
         self.before, self._elders, self._latest = None, Elders(), None
-
-    def _trained(self) -> list[str]:
-        """The parameters that the optimizer has, in its order."""
-        return [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
 
     def _begin(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]

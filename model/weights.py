@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from driftgraph.model.gate import ACCEPTED, Verdict
 from driftgraph.model.inputs import Inputs, batch_loss, contrast
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.network import untrained
 from driftgraph.model.options import TrainerOptions
+from driftgraph.model.saved_state import Parts, moments_by_name, placed, placed_moments
 from driftgraph.stream.arrays import F32, F64
 
 SCALE_FIRST = (
@@ -77,6 +79,25 @@ class Weights:
         self.network.load_state_dict(untrained(self.relation_count, self.options).state_dict())
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {}})
         self.table.start(rows_ID)
+
+    def state_dict(self) -> Parts:
+        """Copies of network, item table and optimizer; the optimizer's tensors as ``parameter.moment``."""
+        names, moments = self._trained_names(), self.optimizer.state_dict()["state"]
+        optimizer = {f"{names[i]}.{k}": v for i, own in moments.items() for k, v in own.items()}
+        return {
+            "network": _copied(self.network.state_dict()),
+            "table": self.table.state_dict(),
+            "optimizer": _copied(optimizer),
+        }
+
+    def load_state_dict(self, parts: Parts, place_R: Sequence[int]) -> None:
+        """Go on from a saved state, in which our relation r is at ``place_R[r]``."""
+        fresh = untrained(self.relation_count, self.options).state_dict()
+        self.network.load_state_dict(placed(parts["network"], fresh, place_R))
+        self.table.load_state_dict(parts["table"])
+        moments = placed_moments(moments_by_name(parts.get("optimizer", {})), place_R)
+        by_place = {i: moments[name] for i, name in enumerate(self._trained_names()) if name in moments}
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": by_place})
 
     def begin(self) -> None:
         """Remember from here on what ``rollback`` brings back."""
@@ -153,6 +174,10 @@ class Weights:
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
 
+    def _trained_names(self) -> list[str]:
+        """The parameters that the optimizer has, in its order."""
+        return [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
+
     def _shared(self) -> tuple[dict[str, Any], ...]:
         """Copies of all but the item table."""
         return tuple(copy.deepcopy(part.state_dict()) for part in (self.network, self.optimizer, self.scaler))
@@ -160,3 +185,7 @@ class Weights:
     def _load_shared(self, states: tuple[dict[str, Any], ...]) -> None:
         for part, state in zip((self.network, self.optimizer, self.scaler), states, strict=True):
             part.load_state_dict(state)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

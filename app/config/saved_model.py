@@ -8,53 +8,50 @@ It reads a few kilobytes and needs no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import msgspec
-from safetensors import SafetensorError, safe_open
 
-from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
-from driftgraph.model.options import FORMATS_READ, SIZES
+from driftgraph.model.options import SIZES, STATE_FORMAT
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.stream.errors import DriftgraphError
-from driftgraph.stream.ingest.fit_schedule import MOST_MS, SHARE
+from driftgraph.stream.ingest.fit_schedule import FIRST_AGAIN_MS
 from driftgraph.stream.time.durations import Duration
-
-DAY_MS: Final = 86_400_000
-HOUR_MS: Final = 3_600_000
 
 
 class OtherModelError(DriftgraphError):
     """The configuration cannot go on with the saved model."""
 
 
-class _Meta(msgspec.Struct, frozen=True):
-    """The part of ``trainer.json`` that is read."""
+class _Format(msgspec.Struct, frozen=True):
+    """The part of ``trainer.json`` that every format has."""
 
     format: int
+
+
+class _Meta(_Format, frozen=True):
+    """The part that is read of our own format."""
+
     relations: list[str]
     dim: int
     layers: int
-    model_version: int = 0
-    generation: int = 0  # what older states call ``model_version``
-    heads: int | None = None  # None in older states
+    heads: int
+    model_version: int
 
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """The sizes and relations in a checkpoint of the trainer."""
+    """The sizes and relations in a checkpoint of the trainer; of another format, that format alone."""
 
     folder: Path
     format: int
-    relations: tuple[str, ...]
-    sizes: Mapping[str, int]
-    model_version: int
+    relations: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    model_version: int = 0
 
     @classmethod
     def of(cls, found: Checkpoint) -> SavedModel:
@@ -64,18 +61,23 @@ class SavedModel:
             OSError: If a file is missing.
             ValueError: If a file is damaged.
         """
-        meta = msgspec.json.decode(found.read("trainer.json"), type=_Meta)
-        sizes = {"dim": meta.dim, "layers": meta.layers, "heads": meta.heads or _heads_of(found)}
-        version = meta.model_version or meta.generation
-        return cls(found.folder, meta.format, tuple(meta.relations), sizes, version)
+        said = found.read("trainer.json")
+        if (number := msgspec.json.decode(said, type=_Format).format) != STATE_FORMAT:
+            return cls(found.folder, number)
+        meta = msgspec.json.decode(said, type=_Meta)
+        sizes = {name: getattr(meta, name) for name in SIZES}
+        return cls(found.folder, number, tuple(meta.relations), sizes, meta.model_version)
 
     def refusal(self, settings: Settings) -> str | None:
-        """Why the configuration cannot go on with the model, and what is lost without it; None if it can."""
-        if self.format not in FORMATS_READ:
+        """Why the configuration cannot go on with the model, and what comes without it; None if it can."""
+        anew = (
+            f"remove {self.folder.parent}; a new model then starts from the window within "
+            f"{Duration(FIRST_AGAIN_MS)} of event time, and Redis serves what it has until then"
+        )
+        if self.format != STATE_FORMAT:
             return (
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
-                f"{_list(map(str, FORMATS_READ))}: run the version that saved it, or remove "
-                f"{self.folder.parent}; {self._cost(settings)}"
+                f"{STATE_FORMAT} alone: run the version that saved it, or {anew}"
             )
         own = {name: getattr(settings.model, name) for name in SIZES}
         other = [name for name in SIZES if self.sizes[name] != own[name]]
@@ -85,8 +87,7 @@ class SavedModel:
         back = _list(f"model.{name} = {self.sizes[name]}" for name in other)
         return (
             f"{self.folder}: the saved model has {saved}, this configuration "
-            f"{_list(str(own[name]) for name in other)}: set {back} to go on with it, or remove "
-            f"{self.folder.parent}; {self._cost(settings)}"
+            f"{_list(str(own[name]) for name in other)}: set {back} to go on with it, or {anew}"
         )
 
     def changes(self, settings: Settings) -> str:
@@ -97,18 +98,6 @@ class SavedModel:
         parts += [f"{_list(gone)} {'is' if len(gone) == 1 else 'are'} gone"] if gone else []
         return ", ".join(parts)
 
-    def _cost(self, settings: Settings) -> str:
-        """The time that training a new model takes, which the window bounds: no model learns older events."""
-        longest_ms = max((r.span_ms for r in window_relations(settings)), default=settings.window.span.ms)
-        every = settings.fit.every
-        every_ms = min(longest_ms // SHARE, MOST_MS) if every == "auto" else every.ms  # at a steady rate
-        fits = max(1, min(self.model_version, math.ceil(longest_ms / every_ms)))
-        return (
-            "a new model then starts from nothing with a fit soon after the window is full, Redis serves "
-            "what it has until then, and the new model has had as many fits as this one "
-            f"({fits} within the longest span) after about {_about(fits * every_ms)}"
-        )
-
 
 def newest(data_dir: Path) -> SavedModel | None:
     """The newest saved model that can be read; None if there is none."""
@@ -116,7 +105,7 @@ def newest(data_dir: Path) -> SavedModel | None:
     for number in reversed(checkpoint.numbers(root)):
         try:
             return SavedModel.of(checkpoint.opened(root / str(number)))
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError):
             continue  # the worker logs a damaged one when it takes the one before
     return None
 
@@ -125,7 +114,7 @@ def check(settings: Settings) -> None:
     """Refuse a configuration that cannot go on with the saved model.
 
     Raises:
-        OtherModelError: If the saved model has other sizes.
+        OtherModelError: If the saved model has another format or other sizes.
     """
     saved = newest(settings.data_dir)
     if saved is not None and (refusal := saved.refusal(settings)) is not None:
@@ -137,22 +126,7 @@ def trainer_folder(data_dir: Path) -> Path:
     return data_dir / "trainer"
 
 
-def _heads_of(found: Checkpoint) -> int:
-    with safe_open(found.folder / "trainer.safetensors", framework="np") as tensors:
-        heads: int = tensors.get_slice("network.layers.0.0.attend_target_RHC").get_shape()[1]
-    return heads
-
-
 def _list(names: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _about(ms: int) -> str:
-    """A duration in the nearest usual unit."""
-    if ms >= 2 * DAY_MS:
-        return f"{round(ms / DAY_MS)} days"
-    if ms >= 2 * HOUR_MS:
-        return f"{round(ms / HOUR_MS)} hours"
-    return str(Duration(ms))

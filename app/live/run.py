@@ -188,7 +188,7 @@ def _check_worker(settings: Settings) -> None:
     """Refuse a model or a device with which no start of the worker can succeed.
 
     Raises:
-        OtherModelError: If the saved model has other sizes.
+        OtherModelError: If the saved model has another format or other sizes.
         ConfigError: If the machine does not have the configured device.
     """
     saved_model.check(settings)

@@ -29,7 +29,6 @@ from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import describe
-from driftgraph.app.training.model_identity import hash_of_weights
 from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -298,8 +297,8 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
         worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
         worker.evaluated = trainer_state.evaluated(found)
-        worker.trained_to_ms = int(found.facts.get("trained_to_ms", found.facts["watermark_ms"]))
-        worker.model_hash = str(found.facts.get("model_hash") or hash_of_weights(trainer.network))
+        worker.trained_to_ms = int(found.facts["trained_to_ms"])
+        worker.model_hash = str(found.facts["model_hash"])
         changes = saved.changes(settings)
         log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
     worker.go_on()

@@ -80,7 +80,7 @@ def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
 
 
 def evaluated(found: Checkpoint) -> Facts:
-    """What was saved of the evaluation before the serving model's fit; an older state says nothing of it."""
+    """What was saved of the evaluation before the serving model's fit."""
     return {k: fact for k, fact in found.facts.items() if k in EVALUATED or k.startswith(MOVED_USER)}
 
 

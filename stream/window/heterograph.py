@@ -43,7 +43,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Whether rows have lost their owners: how many rows there were by side, and how many owners they lost."""
+    """Whether rows have lost owners: how many rows there were by side, and how many owners they lost."""
 
     rows: tuple[int, int]
     lost: tuple[int, int]

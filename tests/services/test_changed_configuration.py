@@ -144,7 +144,7 @@ def test_a_new_relation_starts_fresh_and_a_removed_one_goes(place: Place) -> Non
         ("dim = 16", "dim = 16\nlayers = 2", "has layers 1, this configuration 2: set model.layers = 1"),
     ],
 )
-def test_another_size_is_refused_at_the_start_and_from_nothing_it_goes(
+def test_another_size_is_refused_at_the_start_and_without_the_saved_model_it_goes(
     place: Place, old: str, new: str, words: str
 ) -> None:
     name = re.sub(r"\W+", "", new)
@@ -154,7 +154,7 @@ def test_another_size_is_refused_at_the_start_and_from_nothing_it_goes(
     [line] = refused.stderr.strip().splitlines()
     assert words in line
     trainer = config.parent / "var" / "trainer"
-    assert f"or remove {trainer}; a new model then starts from nothing" in line
+    assert f"or remove {trainer}; a new model then starts from the window" in line
     if new == "dim = 32":
         shutil.rmtree(trainer)
         goes_on(place, config, name)

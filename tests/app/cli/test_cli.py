@@ -610,7 +610,7 @@ def test_a_worker_that_keeps_failing_is_an_error_state_with_its_reason(
 def saved_by(folder: Path, **meta: object) -> None:
     """A checkpoint of a trainer, as far as its sizes are told."""
     said = {
-        "format": 1,
+        "format": 3,
         "relations": ["click"],
         "dim": 64,
         "layers": 1,
@@ -625,15 +625,16 @@ def saved_by(folder: Path, **meta: object) -> None:
     ("meta", "state", "words"),
     [
         ({}, "ok", "model version 7 in var/trainer/7 goes on"),
-        ({"format": 2}, "ok", "model version 7 in var/trainer/7 goes on"),
         ({"relations": ["view", "click"]}, "warn", "model version 7 in var/trainer/7 goes on: view is gone"),
         ({"relations": ["view"]}, "warn", "click is new and untrained, view is gone"),
         ({"dim": 32}, "fail", "has dim 32, this configuration 64: set model.dim = 32"),
         (
-            {"format": 3},
+            {"format": 2},
             "fail",
-            "has format 3, this version of driftgraph reads 1 and 2: run the version that saved it",
+            "var/trainer/7: the saved model has format 2, this version of driftgraph reads 3 alone: run the "
+            "version that saved it, or remove var/trainer; a new model then starts from the window",
         ),
+        ({"format": 1, "heads": None, "model_version": None}, "fail", "the saved model has format 1, this"),
     ],
 )
 def test_doctor_and_config_show_say_whether_the_saved_model_goes_on(

@@ -105,7 +105,9 @@ def test_the_writer_counts_the_owners_of_rows_as_a_reader_sums_them(tmp_path: Pa
         now_ms = 1_000 + 7 * n
         count = 1 + chance.randrange(3)
         users, items = ([f"{kind}{chance.randrange(9 * count)}" for _ in range(count)] for kind in "ui")
-        g.apply(batch(*((u, i, chance.randrange(20) // 19, now_ms) for u, i in zip(users, items, strict=True))))
+        g.apply(
+            batch(*((u, i, chance.randrange(20) // 19, now_ms) for u, i in zip(users, items, strict=True)))
+        )
         if not chance.randrange(5):
             g.erase([f"u{chance.randrange(9)}"])
         g.expire(now_ms)
