@@ -40,7 +40,7 @@ DIM = 64
 DAY_MS = 86_400_000
 START_MS = 1_780_000_000_000
 RELATIONS = (Relation("click", 30 * DAY_MS, 1 << 21),)
-BUDGET_S = 6.0  # of asking one catalog
+CATALOGS = (20_000, 1_000_000)  # items
 ASKED = 256  # users at once: those of a refresh
 PUBLISHED_USERS, PUBLISHED_ITEMS, PUBLISHED_EVENTS = 10_000, 20_000, 300_000
 CHOICES = {
@@ -59,8 +59,8 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def rate(items: int) -> Figures:
-    """Lists a second out of ``items`` random vectors, by the median call for ``ASKED`` users."""
+def rate(items: int, *, budget_s: float) -> Figures:
+    """Lists a second out of ``items`` random vectors, by the median call for ``ASKED`` users in ``budget_s``."""
     rng = np.random.default_rng(items)
     window = in_memory(RELATIONS, user_rows=1_024, item_rows=items)
     rows = np.arange(items, dtype=np.uint32)
@@ -79,7 +79,7 @@ def rate(items: int) -> Figures:
         20 * np.arange(ASKED + 1),
     )
     wall_s, cpu_s = list[float](), list[float]()
-    while sum(cpu_s) < BUDGET_S:
+    while sum(cpu_s) < budget_s:
         begun_s = time.process_time()
         wall_s.append(seconds_of(lambda: lists.of(users)))
         cpu_s.append(time.process_time() - begun_s)
