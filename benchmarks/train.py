@@ -43,8 +43,12 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Window
 
 MILLION = 1_000_000
-SHOP = Shop(users=20_000, items=20_000)  # users with fifty events or more: neighborhoods are full at every size
-RECENT = 60_000  # newest events, which the compared batches are made of: to end before them or now is the same
+SHOP = Shop(
+    users=20_000, items=20_000
+)  # users with fifty events or more: neighborhoods are full at every size
+RECENT = (
+    60_000  # newest events, which the compared batches are made of: to end before them or now is the same
+)
 SPREAD = 0.1  # of what is added to all weights, so that attention is not the plain mean it begins as
 STOCK = TrainerOptions(time_encoding=False, relation_importance=False)  # what stock GAT layers compute
 FASTER = 2.0  # than a peer
@@ -74,7 +78,9 @@ def main() -> None:
     _told("steps beside DGL and PyG")
     figures["steps"] = steps = compared(SHOP, sizes[0], batches=10 if given.quick else 40)
     for name in ("dgl", "pyg"):
-        required.append(at_most(f"difference of {name} from the same network", steps[name]["difference"], EQUAL))
+        required.append(
+            at_most(f"difference of {name} from the same network", steps[name]["difference"], EQUAL)
+        )
         required.append(at_least(f"examples a second / {name}", steps[name]["ratio"], FASTER))
     share = steps["defaults"]["sampling_share"]
     required.append(at_most("sampling's share of a step", share, SAMPLING_SHARE))
@@ -92,7 +98,7 @@ def main() -> None:
 
 
 def compared(shop: Shop, size: int, *, batches: int) -> Figures:
-    """Examples a second of ours, DGL and PyG on the same batches of the newest events, and how equal they are."""
+    """Examples a second of ours, DGL and PyG on the same batches of the newest events."""
     store, since, cut = filled(shop, size, RECENT)
     try:
         stock, defaults = (_trainer(store.window, options) for options in (STOCK, TrainerOptions()))
@@ -100,7 +106,10 @@ def compared(shop: Shop, size: int, *, batches: int) -> Figures:
         todo = plan(store.window, since, cut, options, np.random.default_rng(1)).batches
         full = [batch for batch in todo if len(batch.user) == options.batch_size][: batches + 1]
         peers = _peers(store.window, cut, stock)
-        differences = {name: difference(stock, peer, stock._inputs(store.window, cut, full[0])) for name, peer in peers.items()}
+        differences = {
+            name: difference(stock, peer, stock._inputs(store.window, cut, full[0]))
+            for name, peer in peers.items()
+        }
         contenders = {
             "ours": _ours(stock, store.window, cut),
             "defaults": _ours(defaults, store.window, cut),

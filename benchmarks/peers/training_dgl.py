@@ -1,7 +1,7 @@
 """The model's training step with DGL: ``sample_neighbors``, ``to_block``, and a ``GATConv`` of each relation.
 
-DGL 1.1 samples uniformly and knows no times, so its histories have events after the example as well. It has as
-many neighbors to look at, and less to do: a user with two examples in a batch is one node.
+DGL 1.1 samples uniformly and knows no times, so its histories have events after the example as well. It
+looks at as many neighbors by relation, and has less to do: a user with two examples in a batch is one node.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Dgl:
         source, _, target = graph.canonical_etypes[0]
         with graph.local_scope():
             graph.srcnodes[source].data["h"] = source_SD
-            by_type = {edge_type: (fn.copy_u("h", "m"), fn.sum("m", "h")) for edge_type in graph.canonical_etypes}
+            by_type = {
+                edge_type: (fn.copy_u("h", "m"), fn.sum("m", "h")) for edge_type in graph.canonical_etypes
+            }
             graph.multi_update_all(by_type, "sum")
             total_ND: Tensor = graph.dstnodes[target].data["h"]
             degree_N = sum(graph.in_degrees(etype=edge_type) for edge_type in graph.canonical_etypes)
