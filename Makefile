@@ -59,8 +59,9 @@ $(VENV)/quix/.ready: benchmarks/quix.txt $(READY)
 
 bench: $(READY) $(VENV)/quix/.ready
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
-	@set -e; for file in start ingest window paths lists; do $(BIN)/python "benchmarks/$$file.py" --json $(ARGS); done
-	$(BIN)/python benchmarks/quality.py --quick --json
+	@failed=0; for file in start ingest window paths lists train; do \
+		$(BIN)/python "benchmarks/$$file.py" --json $(ARGS) || failed=1; done; \
+		$(BIN)/python benchmarks/quality.py --quick --json || failed=1; exit $$failed
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
