@@ -97,16 +97,27 @@ class ReplayReport:
 
 
 def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
-    """Every scorer's metrics over all intervals in which a model was serving, weighted by their events."""
+    """Every scorer's metrics, and the parts' shares, over all intervals in which a model was serving.
+
+    Each interval counts by its events.
+    """
     scored = [r.evaluation for r in reports if r.evaluation.event_count and "model" in r.evaluation.metrics]
     total = sum(evaluation.event_count for evaluation in scored)
     metrics: dict[str, dict[str, float]] = {}
+    shares: dict[str, float] = {}
     for evaluation in scored:
+        for part, share in evaluation.shares.items():
+            shares[part] = shares.get(part, 0.0) + share * evaluation.event_count / total
         for scorer, values in evaluation.metrics.items():
             sums = metrics.setdefault(scorer, dict.fromkeys(values, 0.0))
             for name, value in values.items():
                 sums[name] += value * evaluation.event_count / total
-    return {"evaluated_events": total, "metrics": metrics, "staleness": _staleness(reports)}
+    return {
+        "evaluated_events": total,
+        "metrics": metrics,
+        "shares": shares,
+        "staleness": _staleness(reports),
+    }
 
 
 def _staleness(reports: tuple[GenerationReport, ...]) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from driftgraph.app.console.drift_text import ago, lines_of
+from driftgraph.app.console.scorers import (
+    BASELINES,
+    METRIC,
+    METRIC_TITLE,
+    PARTS,
+    measured,
+    percent,
+    shares_text,
+)
 
-METRIC = "recall_at_20"  # the metric in tables, beside the baselines; --json has all metrics
+WIDE = 110  # columns: the baselines and the parts fit in one table
 
 
 def print_json(value: object) -> None:
@@ -25,7 +34,7 @@ def print_json(value: object) -> None:
 
 
 def print_replay(report: Mapping[str, Any], console: Console) -> None:
-    """Print the counts, the window, each generation beside the baselines, and all generations together."""
+    """Print the counts, the window, each generation beside baselines and parts, and all together."""
     counts = [
         (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v)
         for k, v in report.items()
@@ -36,19 +45,18 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     reasons = [(f"dead letters, {name}", count) for name, count in (report.get("reasons") or {}).items()]
     print_pairs([(k.replace("_", " "), v) for k, v in counts] + reasons + window + keys, console)
     generations = list(report.get("generations") or [])
-    overall = (report.get("overall") or {}).get("metrics") or {}
+    together = report.get("overall") or {}
+    overall = together.get("metrics") or {}
     if overall.get("model"):
-        baselines = {name: row for name, row in overall.items() if name != "model"}
-        generations.append({"generation": "overall", "metrics": overall["model"], "baselines": baselines})
-    names = sorted({name for one in generations for name in (one.get("baselines") or {})})
-    head = ("generation", "model version", METRIC.replace("_at_", "@"))
-    table = _table(*head, *(name.replace("_", " ") for name in names))
-    for one in generations:
-        rows = [one.get("metrics") or {}, *((one.get("baselines") or {}).get(name) or {} for name in names)]
-        numbers = (str(one["generation"]), str(one.get("model_version", "")))
-        table.add_row(*numbers, *(_shown(row.get(METRIC)) for row in rows))
+        others = {name: row for name, row in overall.items() if name != "model"}
+        generations.append({
+            "generation": "overall", "metrics": overall["model"], "baselines": others,
+            "shares": together.get("shares"),
+        })  # fmt: skip
     if generations:
-        console.print(table)
+        _print_scorers(generations, console)
+    if lives_on := shares_text(together.get("shares") or {}):
+        _print_lines([f"what moves the score: {lives_on}"], console)
     with_drift = [one for one in generations if one.get("drift")]
     if with_drift:
         console.print(f"generation {with_drift[-1]['generation']}, against the one before:", highlight=False)
@@ -56,7 +64,7 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     for age, one in ((report.get("overall") or {}).get("staleness") or {}).items():
         _print_lines(
             [
-                f"as published {ago(age)}: {METRIC.replace('_at_', '@')} {_shown(one['metrics'][METRIC])}, "
+                f"as published {ago(age)}: {METRIC_TITLE} {_shown(one['metrics'][METRIC])}, "
                 f"served {_shown(one['model'][METRIC])}, on {one['events']:,} events"
             ],
             console,
@@ -70,6 +78,43 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         )
     for warning in report.get("warnings") or []:
         console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A line for each generation: the model, the baselines, and each part of the score alone with its share.
+
+    Where one table is wider than the terminal there are two.
+    """
+    heads = ["generation", "model\nversion", f"{METRIC_TITLE}\nmodel"]
+    of_baselines = ["\n".join(title.split()) for title in BASELINES.values()]
+    of_parts = [f"{title}\nalone, share" for title in PARTS.values()]
+    rows = []
+    for one in generations:
+        metrics = {"model": one.get("metrics") or {}, **(one.get("baselines") or {})}
+        shares = one.get("shares") or {}
+        names = [str(one["generation"]), str(one.get("model_version", "")), _fraction(metrics, "model")]
+        baselines = [_fraction(metrics, name) for name in BASELINES]
+        parts = [f"{_fraction(metrics, part)} {percent(shares.get(part)):>5}".rstrip() for part in PARTS]
+        rows.append((names, baselines, parts))
+    if console.width >= WIDE or not console.is_terminal:
+        _print_columns([*heads, *of_baselines, *of_parts], [[*n, *b, *p] for n, b, p in rows], console)
+    else:
+        _print_columns([*heads, *of_baselines], [[*n, *b] for n, b, _ in rows], console)
+        _print_columns([*heads, *of_parts], [[*n, *p] for n, _, p in rows], console)
+
+
+def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    table = _table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    if not console.is_terminal:  # a pipe or a file has no width
+        console = Console(file=console.file, width=max(console.width, WIDE))
+    console.print(table)
+
+
+def _fraction(metrics: Mapping[str, Any], scorer: str) -> str:
+    value = measured(metrics, scorer)
+    return "" if value is None else f"{value:.4f}"
 
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -112,8 +157,10 @@ def time_of(ms: object) -> str:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
+    lines = max(column.count("\n") for column in columns)
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        head = "\n" * (lines - column.count("\n")) + column
+        table.add_column(head, justify="right", no_wrap=True)
     return table
 
 

@@ -13,18 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from driftgraph.app.commands.replay import overall
+from driftgraph.app.console.scorers import BASELINES, METRIC, METRIC_TITLE, PARTS, shares_text
 from driftgraph.app.demo.shop import Shop
 from driftgraph.app.training.generation_report import GenerationReport
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.ingest.ingest import Counts
 
 TOP = 5
-METRIC = "recall_at_20"
-SHOWN = {
-    "model": "live model",
-    "frozen_first": "frozen first model version",
-    "recent_popularity": "recent popularity",
-}
+MODEL = "live model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +148,26 @@ class DemoReport:
             "overall": "all intervals",
         }
         table = Table(
-            box=None, pad_edge=False, title="Recall@20 on events not yet trained on", title_justify="left"
+            box=None,
+            pad_edge=False,
+            title=f"{METRIC_TITLE} on events not yet trained on",
+            title_justify="left",
         )
         table.add_column("")
         for phase in phases:
             table.add_column(titles[phase], justify="right")
-        for scorer, title in SHOWN.items():
+        rows = {
+            "model": (MODEL, "bold green"),
+            **{scorer: (title, "") for scorer, title in BASELINES.items()},
+            **{part: (f"  its {title} alone", "dim") for part, title in PARTS.items()},
+        }
+        for scorer, (title, style) in rows.items():
             values = [values.get(scorer) for values in phases.values()]
-            style = "bold green" if scorer == "model" else ""
             table.add_row(title, *("" if v is None else f"{v:.3f}" for v in values), style=style)
         console.print()
         console.print(table)
+        if lives_on := shares_text(overall(self.generations)["shares"]):
+            console.print(f"The parts move the score by these shares: {lives_on}.", highlight=False)
 
 
 def _render_stories(console: Console, before: UserStory, after: UserStory) -> None:

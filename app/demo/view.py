@@ -19,18 +19,21 @@ from rich.text import Text
 
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.scorers import BASELINES, METRIC, METRIC_TITLE, PARTS, measured
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.worker_status import named
 
 BARS = " ▁▂▃▄▅▆▇█"
 NOT_MEASURED = "·"  # an interval of which no event was scored
+NOTHING_YET = "nothing yet: the first fit is under way"
 CHANGED = "half the users changed taste"
 LINES = {
-    "model": ("live model", "green"),
-    "frozen_first": ("frozen first", "red"),
-    "recent_popularity": ("popularity", "yellow"),
+    "model": ("live model", "bold green"),
+    "co_visitation": (BASELINES["co_visitation"], "magenta"),
+    "recent_popularity": (BASELINES["recent_popularity"], "yellow"),
+    "frozen_first": (BASELINES["frozen_first"], "red"),
+    **{part: (f"  its {title}", "dim") for part, title in PARTS.items()},
 }
-METRIC = "recall_at_20"
 HISTORY = 40  # intervals of the picture
 
 
@@ -122,7 +125,8 @@ class TerminalView(PlainView):
             self._drift_at = self._intervals
         self._intervals += 1
         for name, values in self._history.items():
-            values.append(metrics.get(name, {}).get(METRIC, math.nan))
+            value = measured(metrics, name)
+            values.append(math.nan if value is None else value)
 
     def close(self) -> None:
         """Stop drawing."""
@@ -137,7 +141,8 @@ class TerminalView(PlainView):
         head.add_row("event time", time_of(frame.watermark_ms))
         head.add_row("events", f"{frame.applied:,} of {frame.total:,}   {frame.events_per_second:,.0f}/s")
         head.add_row("window", "   ".join(f"{name} {count:,}" for name, count in frame.window.items()))
-        head.add_row("serves", named(frame.generation, frame.model_version))
+        serves = named(frame.generation, frame.model_version) if frame.generation else NOTHING_YET
+        head.add_row("serves", serves)
         bar = Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=max(frame.total, 1), completed=frame.applied, width=HISTORY + 24))
         curves = Table.grid(padding=(0, 2))
@@ -151,7 +156,7 @@ class TerminalView(PlainView):
         parts: list[ConsoleRenderable] = [
             bar,
             head,
-            Text("Recall@20 of events before they are trained on", "dim"),
+            Text(f"{METRIC_TITLE} of events before they are trained on", "dim"),
             curves,
         ]
         if self._drift_at is not None:

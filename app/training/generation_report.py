@@ -6,11 +6,11 @@ Worker.cycle ──► [GenerationReport, PredictionRows] ──► replay's rep
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from driftgraph.app.console.drift_text import fields_of
+from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured
 from driftgraph.app.training.drift_report import staleness_of
 from driftgraph.app.training.worker_status import named
 from driftgraph.model.evaluate import Evaluation
@@ -87,7 +87,7 @@ def facts_of(evaluation: Evaluation, drift: dict[str, Any] | None) -> dict[str, 
 
 
 def describe(report: GenerationReport) -> str:
-    """One line about a cycle, for people."""
+    """One line about a cycle, for people: the model beside the best baseline; ``to_json`` has all."""
     fit = report.fit
     tried = (
         f" ({len(fit.refused)} attempts, each gentler than the one before)" if len(fit.refused) > 1 else ""
@@ -97,10 +97,10 @@ def describe(report: GenerationReport) -> str:
         outcome = f"{named(report.generation, report.model_version)}{gentler}"
     else:
         outcome = f"no new generation: {fit.reason}{tried}"
-    shown = ", ".join(
-        f"{name.replace('_', ' ')} {values['recall_at_20']:.4f}"
-        for name, values in report.evaluation.metrics.items()
-        if math.isfinite(values["recall_at_20"])
-    )
-    count = report.evaluation.event_count
-    return f"{outcome}: Recall@20 on the {count:,} events before it: {shown}" if shown else outcome
+    metrics, count = report.evaluation.metrics, report.evaluation.event_count
+    model, baseline = measured(metrics, "model"), best_baseline(metrics)
+    rival = "" if baseline is None else f"{baseline[0]} {baseline[1]:.4f}"
+    if model is not None:
+        beside = f", best baseline {rival}" if rival else ""
+        return f"{outcome}: {METRIC_TITLE} {model:.4f} on the {count:,} events before it{beside}"
+    return f"{outcome}: {METRIC_TITLE} on the {count:,} events before it: {rival}" if rival else outcome

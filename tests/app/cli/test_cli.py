@@ -287,7 +287,7 @@ def test_replay_prints_counts_and_generations_for_people(shell: Shell, parts: Pa
     out = shell("replay", event_file()).out
     for text in ("dead letters, bad_time", "WARNING: some came late", "12,345 rows were sorted in 1.2 s"):
         assert text in out
-    for text in ("events read", "12,345", "window, buy", "recall@20", "recent popularity", "0.25", "0.125"):
+    for text in ("events read", "12,345", "window, buy", "Recall@20", "popularity", "0.25", "0.125"):
         assert text in out
 
 

@@ -78,10 +78,13 @@ def test_the_report_has_what_was_promised(shell: Shell) -> None:
     metrics = {"recall_at_20", "ndcg_at_20", "mrr_at_20"}
     for generation in report["generations"][1:]:
         assert generation["metrics"].keys() == metrics
-        assert generation["baselines"].keys() == {"recent_popularity", "co_visitation", "frozen_first"}
+        baselines = {"recent_popularity", "co_visitation", "frozen_first"}
+        assert generation["baselines"].keys() == baselines | {"vectors", "bank", "paths"}
+        assert sum(generation["shares"].values()) == pytest.approx(1)
         assert all(values.keys() == metrics for values in generation["baselines"].values())
         assert generation["evaluated_events"] > 0
     assert report["overall"]["metrics"]["model"]["recall_at_20"] > 0
+    assert sum(report["overall"]["shares"].values()) == pytest.approx(1)
     assert report["redis"]["manifest"] == 3
     newest = report["generations"][-1]
     assert newest["generation"] == newest["model_version"]

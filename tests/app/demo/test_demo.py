@@ -87,7 +87,8 @@ def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, 
     # on a busy machine the partitions come so far apart that no event before the drift can be scored
     assert {"after", "end"} <= told["recall_at_20"].keys() <= {"before", "after", "end"}
     for phase in told["recall_at_20"].values():
-        assert phase.keys() == {"model", "frozen_first", "recent_popularity", "co_visitation"}
+        baselines = {"frozen_first", "recent_popularity", "co_visitation"}
+        assert phase.keys() == baselines | {"model", "vectors", "bank", "paths"}
         assert all(0 <= value <= 1 for value in phase.values())
     before, after = told["user_before"], told["user_after"]
     assert before["user"] == after["user"]
@@ -104,13 +105,15 @@ def test_its_report_is_a_table_for_people(shown: tuple[DemoReport, Notes]) -> No
     text = out.getvalue()
     assert f"{report.counts.applied:,} events in" in text
     assert report.after is not None
-    for word in ("right after", "at the end", "live model", "frozen first model version"):
+    for word in ("right after", "at the end", "live model", "frozen first", "its paths alone", "by these shares"):
         assert word in text
     assert ("before the drift" in text) == ("before" in report.phases())
     assert f"Top 5 of {report.after.user}, from Redis" in text
     phases = report.phases()
-    [line] = [line for line in text.splitlines() if line.startswith("live model")]
-    assert line.split()[2:] == [f"{phases[phase]['model']:.3f}" for phase in ("before", "after", "end")]
+    for scorer, title in (("model", "live model"), ("co_visitation", "co-visitation")):
+        [line] = [line for line in text.splitlines() if line.startswith(title)]
+        values = line.removeprefix(title).split()
+        assert values == [f"{phases[phase][scorer]:.3f}" for phase in ("before", "after", "end")]
     assert all(item in text for item in report.after.items)
 
 
@@ -138,7 +141,9 @@ def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Not
         "1,234 of 5,678",
         "click 777",
         "live model",
+        "co-visitation",
         "frozen first",
+        "its paths",
         "users changed taste",
     ):
         assert word in text
@@ -169,7 +174,7 @@ def test_an_interval_without_a_scored_event_is_a_gap_and_not_a_zero() -> None:
     lines = picture_of([math.nan, 0.5, math.nan, 0.25, 0.0, math.nan])
     assert line_of("live model", lines).split() == ["live", "model", "·█·▄", "·", "0.000"]
     assert line_of("frozen first", lines).split() == ["frozen", "first", "·▄·▂", "·", "0.000"]
-    assert line_of("popularity", lines).split() == ["popularity", "······"]
+    assert line_of("recent popularity", lines).split() == ["recent", "popularity", "······"]
     assert not any("nan" in line for line in lines)
 
 

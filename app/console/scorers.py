@@ -1,0 +1,47 @@
+"""The scorers of an evaluation, as people read of them: the model, the parts of its score, the baselines.
+
+metrics by scorer ──► [measured, best_baseline] ──► one line a cycle, table of a replay, picture of the demo
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+METRIC: Final = "recall_at_20"  # the metric in tables and lines; --json has all metrics
+METRIC_TITLE: Final = "Recall@20"
+BASELINES: Final = {
+    "co_visitation": "co-visitation",
+    "recent_popularity": "recent popularity",
+    "frozen_first": "frozen first",
+}
+PARTS: Final = {"vectors": "vectors", "bank": "popularity", "paths": "paths"}  # of the model's score
+
+
+def measured(metrics: Mapping[str, Mapping[str, float | None]], scorer: str) -> float | None:
+    """A scorer's value; None if it is not there, or of no event."""
+    value = (metrics.get(scorer) or {}).get(METRIC)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def best_baseline(metrics: Mapping[str, Mapping[str, float | None]]) -> tuple[str, float] | None:
+    """The title and the value of the strongest baseline; None if none was measured."""
+    found = [
+        (title, value)
+        for scorer, title in BASELINES.items()
+        if (value := measured(metrics, scorer)) is not None
+    ]
+    return max(found, key=lambda one: one[1]) if found else None
+
+
+def shares_text(shares: Mapping[str, float | None]) -> str:
+    """``paths 52 %, vectors 30 %, popularity 18 %``: the largest first; empty if nothing is known."""
+    known = [(title, share) for part, title in PARTS.items() if (share := shares.get(part)) and math.isfinite(share)]
+    known.sort(key=lambda one: -one[1])
+    return ", ".join(f"{title} {percent(share)}" for title, share in known)
+
+
+def percent(share: float | None) -> str:
+    """``52 %``; empty for no number."""
+    return "" if share is None or not math.isfinite(share) else f"{100 * share:.0f} %"
