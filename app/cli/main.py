@@ -242,13 +242,15 @@ def demo(
     from driftgraph.app.demo import run as demonstration
 
     with progress_on_stderr() as progress:
-        report = demonstration.demo(
-            data=data, keep=keep, seconds=seconds, seed=seed, progress=progress, as_json=as_json
+        demonstration.demo(
+            data=data,
+            keep=keep,
+            seconds=seconds,
+            seed=seed,
+            progress=progress,
+            as_json=as_json,
+            show=lambda report: print_as_json(report.to_json()) if as_json else report.render(console()),
         )
-    if as_json:
-        print_as_json(report.to_json())
-    else:
-        report.render(console())
 
 
 @config_app.command("show")

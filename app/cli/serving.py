@@ -181,7 +181,8 @@ def status(
 
 
 def _print_status(value: Mapping[str, Any]) -> None:
-    from driftgraph.app.console.output import print_pairs, time_of
+    from driftgraph.app.console.output import print_pairs
+    from driftgraph.app.console.status_text import manifest_pairs
     from driftgraph.app.training.worker_status import worker_pairs
 
     pairs = _updater_pairs(value["updater"])
@@ -189,11 +190,7 @@ def _print_status(value: Mapping[str, Any]) -> None:
     pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
     shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
     pairs += [(name, value[name]) for name in shown]
-    pairs += [
-        (k.removesuffix("_ms"), time_of(v) if k.endswith("_ms") else v)
-        for k, v in value["manifest"].items()
-        if k != "generation"
-    ]
+    pairs += manifest_pairs(value["manifest"])
     pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
     print_pairs(pairs, console())
 

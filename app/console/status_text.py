@@ -5,10 +5,12 @@ data_dir/status/updater.json ──► [checkpoint_of, …] ──► driftgraph
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from driftgraph.app.console.output import time_of
+from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured, shares_text
 
 
 def span_of(ms: int) -> str:
@@ -58,3 +60,33 @@ def deduplication_of(status: Mapping[str, Any]) -> str:
         f"{said} reach back {span_of(status['reach_ms'])} of {span_of(status['horizon_ms'])}, and what is "
         "delivered again later counts twice: set deduplication.ids_max higher, or its horizon shorter"
     )
+
+
+def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """The fields of a manifest without its number, those of JSON in words; ``--json`` has all."""
+    pairs: list[tuple[str, object]] = []
+    for name, value in manifest.items():
+        if name == "generation":
+            continue
+        if name.endswith("_ms"):
+            pairs.append((name.removesuffix("_ms"), time_of(value)))
+        elif name == "metrics":
+            pairs.append((METRIC_TITLE, _metrics_of(json.loads(value))))
+        elif name == "shares":
+            pairs.append((name, shares_text(json.loads(value))))
+        elif name == "weights":
+            weights = json.loads(value).items()
+            pairs.append((name, ", ".join(f"{feature} {weight:.3g}" for feature, weight in weights)))
+        elif name == "cut":
+            counts = json.loads(value).items()
+            pairs.append((name, ", ".join(f"{relation} {count:,}" for relation, count in counts)))
+        else:
+            pairs.append((name, value))
+    return pairs
+
+
+def _metrics_of(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    said = [] if (model := measured(metrics, "model")) is None else [f"model {model:.4f}"]
+    if (baseline := best_baseline(metrics)) is not None:
+        said.append(f"best baseline {baseline[0]} {baseline[1]:.4f}")
+    return ", ".join(said)

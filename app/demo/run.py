@@ -96,6 +96,7 @@ def demo(
     seed: int,
     progress: Progress,
     as_json: bool,
+    show: Callable[[DemoReport], None] = lambda _: None,
     clock: Clock | None = None,
 ) -> DemoReport:
     """Run the demo to its end.
@@ -107,6 +108,7 @@ def demo(
         seed: Of the shop and of the model.
         progress: For lines when stderr is no terminal.
         as_json: Show no moving picture.
+        show: Told the report as soon as it is there, before the wait of ``keep``.
         clock: Wall time, for rates.
 
     Raises:
@@ -133,8 +135,10 @@ def demo(
         stack.callback(producer.stop)
         reader = EmbeddingReader(client, namespace=NAMESPACE)
         report = _Runner(feed, source, lockstep, store, reader, producer, view, clock).run()
+        view.close()
+        show(report)
         if keep:
-            view.close()
+            progress.note(f"try: driftgraph generations --redis {redis.url} --namespace {NAMESPACE}")
             where = f"Kafka {kafka.bootstrap_servers} topic {TOPIC}, Redis {redis.url} namespace {NAMESPACE}"
             progress.note(f"still up: {where}; Ctrl-C ends them")
             _wait_for_interrupt()

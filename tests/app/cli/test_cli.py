@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -105,8 +105,9 @@ class Parts:
         self._call(settings=settings)
         return self.warnings
 
-    def demo(self, **arguments: Any) -> Report:
-        return self._call(**arguments)
+    def demo(self, *, show: Callable[[Report], None], **arguments: Any) -> Report:
+        show(report := self._call(**arguments))
+        return report
 
 
 @pytest.fixture

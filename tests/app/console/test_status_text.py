@@ -10,7 +10,7 @@ import pytest
 
 from driftgraph.app.cli.serving import _updater_pairs
 from driftgraph.app.console.status_files import told, write_json
-from driftgraph.app.console.status_text import span_of
+from driftgraph.app.console.status_text import manifest_pairs, span_of
 
 HOUR_MS = 3_600_000
 STATUS: dict[str, Any] = {
@@ -112,3 +112,23 @@ def test_who_does_not_run_any_more_is_gone(tmp_path: Path) -> None:
     found = told(tmp_path, "updater")
     assert found is not None
     assert found["state"] == "gone"
+
+
+def test_what_a_manifest_has_as_json_is_said_in_words() -> None:
+    manifest = {
+        "generation": 7,
+        "published_ms": 1_700_000_000_000,
+        "metrics": '{"model": {"recall_at_20": 0.387}, "co_visitation": {"recall_at_20": 0.36}}',
+        "shares": '{"vectors": 0.2, "bank": 0.1, "paths": 0.7}',
+        "weights": '{"vectors": 0.19747, "age": -0.48}',
+        "cut": '{"click": 44288, "buy": 3}',
+        "dim": 64,
+    }
+    assert manifest_pairs(manifest) == [
+        ("published", "2023-11-14 22:13:20+00:00"),
+        ("Recall@20", "model 0.3870, best baseline co-visitation 0.3600"),
+        ("shares", "paths 70 %, vectors 20 %, popularity 10 %"),
+        ("weights", "vectors 0.197, age -0.48"),
+        ("cut", "click 44,288, buy 3"),
+        ("dim", 64),
+    ]

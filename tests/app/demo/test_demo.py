@@ -105,7 +105,14 @@ def test_its_report_is_a_table_for_people(shown: tuple[DemoReport, Notes]) -> No
     text = out.getvalue()
     assert f"{report.counts.applied:,} events in" in text
     assert report.after is not None
-    for word in ("right after", "at the end", "live model", "frozen first", "its paths alone", "by these shares"):
+    for word in (
+        "right after",
+        "at the end",
+        "live model",
+        "frozen first",
+        "its paths alone",
+        "by these shares",
+    ):
         assert word in text
     assert ("before the drift" in text) == ("before" in report.phases())
     assert f"Top 5 of {report.after.user}, from Redis" in text
@@ -208,9 +215,10 @@ def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
     lines[7:7] = ["phone,i1,view,2114380800", "phone,i1,view,1780000000"]  # years ahead of all others
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["user_id,item_id,behavior,timestamp", *lines]), encoding="utf-8")
-    notes, answers = Notes(), list[bool]()
+    notes, answers, told_before = Notes(), list[bool](), list[DemoReport]()
 
     def look() -> None:
+        assert told_before, "the report is there while the services are still up"
         words = notes.lines[-1].split()
         kafka, redis = words[words.index("Kafka") + 1], words[words.index("Redis") + 1]
         topics = AdminClient({"bootstrap.servers": kafka, "log_level": 0}).list_topics(timeout=5).topics
@@ -219,7 +227,10 @@ def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
         client.close()
 
     monkeypatch.setattr(demo_module, "_wait_for_interrupt", look)
-    report = demo(data=path, keep=True, seconds=1, seed=0, progress=notes, as_json=True)
+    report = demo(
+        data=path, keep=True, seconds=1, seed=0, progress=notes, as_json=True, show=told_before.append
+    )
+    assert told_before == [report]
     assert answers == [True, True]
     assert (report.counts.applied, report.counts.late) == (600, 0)
     assert report.window == {"view": 600}
