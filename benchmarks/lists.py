@@ -81,7 +81,7 @@ def rate(items: int, *, budget_s: float) -> Figures:
         rows[:ASKED],
         rng.standard_normal((ASKED, DIM), dtype=np.float32),
         np.full(ASKED, START_MS),
-        moment.cut,
+        moment,
         rng.integers(0, items, 20 * ASKED).astype(np.uint32),
         20 * np.arange(ASKED + 1),
     )

@@ -67,6 +67,12 @@ class Bank:
             self.degree_R = np.concatenate([self.degree_R, np.zeros(more, np.int64)])
             self.first_ms_R = np.concatenate([self.first_ms_R, np.full(more, np.iinfo(np.int64).max)])
 
+    def forget(self, items: U32) -> None:
+        """Rows that have other items now begin again without events."""
+        self.count_FR[:, items] = 0
+        self.degree_R[items] = 0
+        self.first_ms_R[items] = np.iinfo(np.int64).max
+
     def advance(self, time_ms: int) -> None:
         """Move the moment on: every count decays."""
         self.count_FR *= 2.0 ** ((self.time_ms - time_ms) / self.half_lives_ms[:, None])
@@ -86,7 +92,7 @@ class Bank:
         scores = np.zeros((len(later.at_ms), len(items)), np.float32)
 
         def fill(part: slice) -> None:
-            asked = later._replace(at_ms=later.at_ms[part])
+            asked = later._replace(at_ms=later.at_ms[: part.stop])
             count = np.ascontiguousarray(self.count_FR.T)
             room = np.empty(len(weight_F))
             _scores(count, self.time_ms, self.half_lives_ms, asked, items, weight_F, room, scores[part])
@@ -154,12 +160,14 @@ def _scores(
     factor: F64,
     scores: F32,
 ) -> None:  # pragma: no cover - compiled
-    done = 0
+    done, first = 0, len(later.at_ms) - len(scores)
     for n in range(len(later.at_ms)):
         at_ms = later.at_ms[n]
         # An event may be far behind the reference, too, so the reference moves before the events count.
         now_ms = _moved(count, now_ms, half_lives_ms, at_ms)
         done = _go_on(count, now_ms, half_lives_ms, later, done, at_ms)
+        if n < first:  # another thread's: only the order of sums and moves is to be the same
+            continue
         for f in range(len(half_lives_ms)):
             factor[f] = 2.0 ** ((now_ms - at_ms) / half_lives_ms[f])
         for c in range(len(items)):
@@ -169,7 +177,7 @@ def _scores(
                 own = count[i, f] * factor[f]
                 if own >= COUNT_MIN and weight[f] != 0.0:
                     total += weight[f] * np.log1p(COUNT_SCALE * own)
-            scores[n, c] = total
+            scores[n - first, c] = total
 
 
 @kernel

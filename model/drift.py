@@ -236,7 +236,7 @@ class Elders:
         """
         ages = {age: self._kept[-age] for age in AGES if age <= len(self._kept)}
         targets = scored.targets
-        if not ages or scored.model_ranks is None or not len(targets.events):
+        if not ages or scored.vector_ranks is None or not len(targets.events):
             return None
         user = targets.events.user
         share, versions = min(elder.user_share for elder in ages.values()), view.row_versions(USER)[user]
@@ -252,7 +252,7 @@ class Elders:
             age: metrics_of(published_ranks(scored.past, asked, view, elder.vectors), top)
             for age, elder in ages.items()
         }
-        return Staleness(len(chosen), metrics_of(scored.model_ranks[chosen], top), found)
+        return Staleness(len(chosen), metrics_of(scored.vector_ranks[chosen], top), found)
 
 
 def _sampled(rows: I64, versions: I64, share: float) -> Mask:

@@ -52,12 +52,12 @@ class Predictions:
 class Staleness:
     """How vectors that were published some fits ago would rank today's targets, users and items as of then.
 
-    ``model`` is the served model on the same ``event_count`` targets, with users as of now. A user or an item
-    that was not there then is a miss. Ages that are not kept are missing.
+    ``vectors`` are those that are served, on the same ``event_count`` targets, with users as of now. A user
+    or an item that was not there then is a miss. Ages that are not kept are missing.
     """
 
     event_count: int
-    model: Metrics
+    vectors: Metrics
     fits_ago: dict[int, Metrics]
 
 
@@ -142,7 +142,7 @@ class Scored:
 
     past: Past
     targets: Targets
-    model_ranks: F64 | None  # None before model version 1
+    vector_ranks: F64 | None  # by the served vectors; None before model version 1
 
 
 def evaluate(
@@ -207,7 +207,7 @@ def evaluate(
         predictions=ranked.predictions if serving is not None else None,
         lessons=ranked.lessons,
     )
-    return found, Scored(past, targets, ranks.get("model"))
+    return found, Scored(past, targets, ranks.get("vectors"))
 
 
 def held_out_lessons(
@@ -256,7 +256,7 @@ def rank(
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
     tops: list[U32] = []
     lessons: list[tuple[F32, I64, I64]] = []
-    size = max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
+    size = _chunk_of(past)
     moments = _Moments(past, encoder, serving)
     for start in range(0, len(chosen), size):
         part = slice(start, min(start + size, len(chosen)))
@@ -265,7 +265,8 @@ def rank(
         later = later_of(past.events, moments.done, at_ms)
         user = encoder.users(chosen.user[part], at_ms)
         excluded = _excluded(past, targets, part)
-        parts = stage.parts(chosen.user[part], user, at_ms, encoder.cut, later, scorer.mean_F)
+        popular = stage.popular(later, scorer.mean_F)
+        parts = stage.parts(chosen.user[part], user, at_ms, encoder.cut, popular)
         for name, weight in weights.items():
             ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
         if serving is not None:
@@ -311,6 +312,11 @@ class _Moments:
         return with_new_items(self._item_CD, self.is_published_C, made, new)
 
 
+def _chunk_of(past: Past) -> int:
+    """How many targets are ranked at once."""
+    return max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
+
+
 def _excluded(past: Past, targets: Targets, part: slice) -> Mask:
     """[n, C] candidates that do not compete."""
     excluded = np.zeros((len(targets.excluded[part]), len(past.candidate)), np.bool_)
@@ -329,8 +335,9 @@ def published_ranks(past: Past, targets: Targets, view: WindowView, first: Publi
 def _dot_ranks(past: Past, targets: Targets, user: F32, item: F32, known: Mask) -> F64:
     """By dot product; a candidate that is not known ranks nowhere."""
     ranks = np.full(len(user), np.inf)
-    for start in range(0, len(user), CHUNK):
-        part = slice(start, min(start + CHUNK, len(user)))
+    size = _chunk_of(past)
+    for start in range(0, len(user), size):
+        part = slice(start, min(start + size, len(user)))
         scores = user[part] @ item.T
         scores[:, ~known] = -np.inf
         ranks[part] = ranks_of(scores, targets.column[part], _excluded(past, targets, part))

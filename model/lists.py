@@ -21,7 +21,7 @@ from driftgraph.model.popularity import Popularity
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import Moment
-from driftgraph.stream.window.writer import Cut, Events, WindowView
+from driftgraph.stream.window.writer import Events, WindowView
 
 MADE_BY = "co-visitation and popularity"  # in the manifest, where a model's generation says "model"
 POPULARITY_WORTH = 1e-6  # of a popular item's share: it orders what co-visitation leaves equal
@@ -34,7 +34,7 @@ class AskedUsers(NamedTuple):
     rows: U32  # [N]
     vectors: F32  # [N, D] as they are published
     times_ms: I64  # [N] only events strictly before it count,
-    cut: Cut  # and only those of the window at it
+    moment: Moment  # and only those of the window at it
     touched: U32  # item rows that user n touched, newest first, at bounds[n] to bounds[n + 1]
     bounds: I64  # [N + 1]
 
@@ -88,7 +88,7 @@ class FirstLists:
         self._dim = options.dim
 
     def of(self, users: AskedUsers) -> Best:
-        """By the items that each user touched. ``vectors``, ``times_ms`` and ``cut`` change nothing."""
+        """By the items that each user touched. ``vectors``, ``times_ms`` and ``moment`` change nothing."""
         owned = self._owners.same(len(self._worth))
         known = users.touched < len(owned)  # an item that came after the cut has no place here
         known[known] = owned[users.touched[known]]
@@ -127,10 +127,24 @@ def popularity_users(count: int, dim: int) -> F32:
 
 
 class Owners:
-    """Who owned the item rows at a cut."""
+    """Who owned the item rows at a cut, or where they were taken up since."""
 
     def __init__(self, view: WindowView, versions: U32) -> None:
-        self._view, self._then = view, versions
+        self._view, self._then = view, versions.copy()
+
+    def others(self, rows: U32, versions: U32) -> Mask:
+        """[n] whether each row has another owner by these versions, or was not there."""
+        other = np.ones(len(rows), np.bool_)
+        there = rows < len(self._then)
+        other[there] = self._then[rows[there]] != versions[rows[there]]
+        return other
+
+    def take_up(self, rows: U32, versions: U32) -> None:
+        """From now on the owners of these rows are those by these versions."""
+        more = len(versions) - len(self._then)
+        if more > 0:
+            self._then = np.concatenate([self._then, versions[-more:]])
+        self._then[rows] = versions[rows]
 
     def same(self, rows: int) -> Mask:
         """[rows] whether the item of a row is that of the cut: a row may have changed hands since."""

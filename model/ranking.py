@@ -12,6 +12,7 @@ Shape suffixes: n users at times, C candidates, D channels, F features, E ends o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,13 @@ NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
 OWN_HALF_LIVES_MS = np.array([24, 14 * 24]) * HOUR_MS
 OWN_EVENTS = 64  # newest events of a user by relation that its own repeats are counted from
 HARDEST = 64  # candidates of each part that a target's lesson has
+
+
+class Popular(NamedTuple):
+    """What of a score is the same for every user. Bank values are weighted already."""
+
+    bank_nC: F32  # n may be 1: for all users at one time
+    age_C: F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,19 @@ class Stage:
         self._worth: F64 = degree**-DEGREE_POWER
         self._tables = path_tables(len(view.relations))
 
-    def parts(self, rows: U32, user_nD: F32, times_ms: I64, cut: Cut, later: Later, weight_F: F64) -> Parts:
-        """Of n users at their times; ``later`` has the events behind the moment that count for later ones.
+    def follow(self, items: U32) -> None:
+        """Take over the degrees of these items from the bank, which has counted events of them since."""
+        self._worth[items] = np.maximum(self._bank.degree_R[items], 1.0) ** -DEGREE_POWER
+
+    def popular(self, later: Later, weight_F: F64) -> Popular:
+        """At the times that ``later`` asks for; it has the events behind the moment that count for them."""
+        return Popular(
+            self._bank.scores(later, self.candidate, np.ascontiguousarray(weight_F[BANK])),
+            self._bank.age(self.candidate),
+        )
+
+    def parts(self, rows: U32, user_nD: F32, times_ms: I64, cut: Cut, popular: Popular) -> Parts:
+        """Of n users at their times, for which ``popular`` was made.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -93,8 +112,7 @@ class Stage:
         return Parts(
             user_nD[:, :-1] @ self._item_DC,
             self._bias_C,
-            self._bank.scores(later, self.candidate, np.ascontiguousarray(weight_F[BANK])),
-            self._bank.age(self.candidate),
+            *popular,
             end_n,
             end_C,
             path_E,

@@ -33,7 +33,7 @@ class ScoredLists:
     """Lists as of the newest cut that was asked for.
 
     Always true: no list has an item that its user has touched, or a row whose owner has changed since the
-    publish.
+    publish, or since the refresh that took up its item.
     """
 
     def __init__(
@@ -56,12 +56,11 @@ class ScoredLists:
         self._bank = Bank(rows_of(view, events), right_after(events))
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = items
-        self._later_rows = np.zeros(0, np.uint32)  # of items that are new since the publish
         self._stage = Stage(view, self._bank, self._rows, self._item_CD, repeats=lengths.repeats)
 
     def of(self, users: AskedUsers) -> Best:
         """By the scorer. O(users · items · D), and the paths of each user."""
-        self._go_on(users.cut)
+        self._go_on(users.moment)
         count = len(self._rows)
         length = min(self._lengths.lists, count)
         block = max(1, int((count / max(1, length)) ** 0.5))
@@ -69,7 +68,7 @@ class ScoredLists:
         user, column = self._touched(users)
         best = Best.empty(len(users.rows), length)
         now = np.array([self._bank.time_ms], np.int64)
-        nothing = Later(np.zeros(0, np.uint32), now[:0], now)
+        popular = self._stage.popular(Later(np.zeros(0, np.uint32), now[:0], now), self._weight_F)
         at_once = max(1, SCORES_AT_ONCE // max(1, count))
         for first in range(0, len(users.rows), at_once):
             part = slice(first, first + at_once)
@@ -77,9 +76,8 @@ class ScoredLists:
                 users.rows[part],
                 users.vectors[part],
                 users.times_ms[part],
-                users.cut,
-                nothing,
-                self._weight_F,
+                users.moment.cut,
+                popular,
             )
             score = np.full((len(parts.vectors_nC), count + -count % block), -np.inf, np.float32)
             score[:, :count] = parts.scores(self._weight_F)
@@ -116,33 +114,42 @@ class ScoredLists:
             best.lengths[:] = np.bincount(user, minlength=len(part))
             yield best
 
-    def _go_on(self, cut: Cut) -> None:
-        """Count what arrived up to a newer cut, and take up the items that are new in it."""
+    def _go_on(self, moment: Moment) -> None:
+        """Count what arrived up to a newer moment, and take up the items that are new in it.
+
+        An item is new in a row of its own, and in the row of one that has left. Nothing is changed if events
+        of the cut were overwritten meanwhile.
+        """
+        cut, versions = moment.cut, moment.versions[ITEM]
         if cut.next == self._counted.next:
             return
+        # a moment's owners are older than its cut: a row that was added in between has its first owner
+        versions = np.concatenate([versions, self._view.row_versions(ITEM)[len(versions) :]])
         events = self._view.events(cut, self._counted)
+        time_ms = max(self._bank.time_ms, right_after(events))
+        touched = np.unique(events.item)
+        new = touched[self._owners.others(touched, versions) | (self._stage.place_of(touched) < 0)]
+        made = self._new_items(new, cut, time_ms) if len(new) else None
         self._counted = cut
-        if not len(events):
-            return
         self._bank.make_room(rows_of(self._view, events))
-        self._bank.advance(max(self._bank.time_ms, right_after(events)))
+        self._bank.forget(new)
+        self._bank.advance(time_ms)
         self._bank.add(events.item, events.time_ms)
-        new = np.setdiff1d(events.item, self._rows).astype(np.uint32)
-        if len(new):
-            made = self._new_items(new, cut, self._bank.time_ms)
-            rows = np.concatenate([self._rows, new])
-            self._item_CD = with_new_items(
-                np.concatenate([self._item_CD, made]), np.arange(len(rows)) < len(self._rows), made
-            )
-            self._rows, self._later_rows = rows, np.concatenate([self._later_rows, new])
-            repeats = self._lengths.repeats
-            self._stage = Stage(self._view, self._bank, self._rows, self._item_CD, repeats=repeats)
+        if made is None:
+            self._stage.follow(touched)
+            return
+        self._owners.take_up(new, versions)
+        stayed = ~np.isin(self._rows, new)
+        self._rows = np.concatenate([self._rows[stayed], new])
+        self._item_CD = with_new_items(
+            np.concatenate([self._item_CD[stayed], made]), np.arange(len(self._rows)) < stayed.sum(), made
+        )
+        repeats = self._lengths.repeats
+        self._stage = Stage(self._view, self._bank, self._rows, self._item_CD, repeats=repeats)
 
     def _gone(self) -> Mask:
-        """[C] whether the row of a candidate has changed hands since the publish."""
-        owned = self._owners.same(int(self._rows.max(initial=0)) + 1)
-        owned[self._later_rows] = True
-        gone: Mask = ~owned[self._rows]
+        """[C] whether the row of a candidate has changed hands since it was taken up."""
+        gone: Mask = ~self._owners.same(int(self._rows.max(initial=0)) + 1)[self._rows]
         return gone
 
     def _touched(self, users: AskedUsers) -> tuple[I64, I64]:

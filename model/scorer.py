@@ -37,6 +37,7 @@ FEATURES = (
     "own_1d",
     "own_14d",
 )
+ITEM_BIAS = 1
 BANK = slice(2, 2 + len(BANK_NAMES))
 AGE, PATHS = BANK.stop, BANK.stop + 1
 OWN = slice(PATHS + 1, PATHS + 3)
@@ -60,8 +61,9 @@ STEPS_MAX = 20  # of Newton's method
 TOLERANCE = 1e-6
 CHECKED_SHARE = 0.25  # of the targets, the newest: the sum has to be as good as its parts on these
 STANDARD_ERRORS = 2.0  # a part is better if it is so beyond the noise of the difference
-CHECKED_MIN = 50  # with fewer covered targets nothing is said against the sum
+CHECKED_MIN = 50  # with fewer covered targets the verdict of the fit before stands
 TOP = 20
+TIES = 1e-4  # of the items' biases, beside paths or own items alone: most other items tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,11 @@ class Scorer:
     @property
     def weight_F(self) -> F64:  # noqa: N802  # F is the shape
         """The weights that are served."""
-        return self.mean_F if not self.fallback else alone(self.fallback, self.mean_F)
+        if not self.fallback:
+            return self.mean_F
+        served = alone(self.fallback, self.mean_F)
+        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "own") else 0.0
+        return served
 
     def learn(self, lessons: Lessons) -> None:
         """Move the weights by an interval's lessons; a target that no part found teaches nothing.
@@ -105,7 +111,8 @@ class Scorer:
         count = len(lessons.target_N)
         older = count - round(CHECKED_SHARE * count)
         tried, _ = self._posterior(_part(lessons, 0, older))
-        self.fallback = _better_part(tried, _part(lessons, older, count))
+        if (better := _better_part(tried, _part(lessons, older, count))) is not None:
+            self.fallback = better
         self.mean_F, learned_FF = self._posterior(lessons)
         self.information_FF = FORGET * learned_FF
 
@@ -164,10 +171,13 @@ def ndcg(score_P: F64, lessons: Lessons) -> F64:
     return gained
 
 
-def _better_part(weight_F: F64, lessons: Lessons) -> str:
-    """The part that ranks better alone than the sum, beyond the noise of the difference; "" if none does."""
+def _better_part(weight_F: F64, lessons: Lessons) -> str | None:
+    """The part that ranks better alone than the sum, beyond the noise of the difference.
+
+    "" if none does, None where too few targets were covered to say.
+    """
     if int((lessons.target_N >= 0).sum()) < CHECKED_MIN:
-        return ""
+        return None
     feature_PF = lessons.feature_PF.astype(np.float64)
     whole = ndcg(feature_PF @ weight_F, lessons)
     best, name = 0.0, ""

@@ -353,7 +353,7 @@ class Trainer:
     def _accept(self, view: WindowView, candidate: Embedding, cut: Cut, lessons: Lessons | None) -> None:
         """The candidate is the next model version, and the scorer learns: a first one of its holdout."""
         is_first, versions = self.model_version == 0, (view.row_versions(USER), self.table.version)
-        published = Published.of(candidate, versions, with_users=is_first)
+        published = Published.of(candidate, versions)
         if is_first:
             encoder = Encoder(self.network, self.table, view, cut)
             lessons = held_out_lessons(view, cut, encoder, self.scorer, published)

@@ -121,16 +121,16 @@ def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
 
 
 def _staleness(reports: tuple[GenerationReport, ...]) -> dict[str, dict[str, Any]]:
-    """By how many fits ago it was published: the metrics of a generation, and the served model's beside."""
+    """By how many fits ago: the metrics of the vectors of then, and beside them those of the served ones."""
     found: dict[str, dict[str, Any]] = {}
     for curve in (report.evaluation.staleness for report in reports):
         if curve is None or not curve.event_count:
             continue
         for age, metrics in curve.fits_ago.items():
-            own = found.setdefault(str(age), {"events": 0, "metrics": {}, "model": {}})
+            own = found.setdefault(str(age), {"events": 0, "metrics": {}, "vectors": {}})
             count = own["events"]
             own["events"] = whole = count + curve.event_count
-            for kind, values in (("metrics", metrics), ("model", curve.model)):
+            for kind, values in (("metrics", metrics), ("vectors", curve.vectors)):
                 for name, value in values.items():
                     own[kind][name] = (own[kind].get(name, 0.0) * count + value * curve.event_count) / whole
     return found

@@ -16,6 +16,7 @@ MOVED_USER: Final = (
     "moved_user:"  # begins a field of a manifest; snapshots/generations/scripts.py erases by it
 )
 FIELDS: Final = ("drift", "staleness")
+SHOWN_MIN: Final = 0.005  # a lower score would be shown as 0.00
 
 
 def fields_of(drift: Mapping[str, Any] | None, staleness: Mapping[str, Any] | None) -> dict[str, str | float]:
@@ -52,7 +53,9 @@ def lines_of(drift: Mapping[str, Any] | None, staleness: Mapping[str, Any] | Non
     if drift is not None:
         for kind in ("users", "items"):
             side = drift[kind]
-            top = ", ".join(f"{one['id']} {one['score']:.2f}" for one in side["top"])
+            top = ", ".join(
+                f"{one['id']} {one['score']:.2f}" for one in side["top"] if one["score"] >= SHOWN_MIN
+            )
             if top:
                 usual = f"median {side['median']:.2f} of {side['measured']:,}"
                 yield f"{kind} that moved most ({usual}): {top}"
@@ -64,14 +67,12 @@ def lines_of(drift: Mapping[str, Any] | None, staleness: Mapping[str, Any] | Non
         if parts:
             yield f"behaviors: {'; '.join(parts)}"
     if staleness is not None:
-        yield f"Recall@20 on {staleness['events']:,} events: {_curve(staleness)}"
+        yield f"Recall@20 of vectors on {staleness['events']:,} events: {_curve(staleness)}"
 
 
 def _curve(staleness: Mapping[str, Any]) -> str:
-    ages = [
-        f"as published {ago(age)} {one['recall_at_20']:.4f}" for age, one in staleness["fits_ago"].items()
-    ]
-    return ", ".join([f"served {staleness['model']['recall_at_20']:.4f}", *ages])
+    ages = [f"{ago(age)} {one['recall_at_20']:.4f}" for age, one in staleness["fits_ago"].items()]
+    return ", as published ".join([f"served {staleness['vectors']['recall_at_20']:.4f}", ", ".join(ages)])
 
 
 def ago(age: str) -> str:

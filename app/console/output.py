@@ -25,7 +25,8 @@ from driftgraph.app.console.scorers import (
     shares_text,
 )
 
-WIDE = 110  # columns: the baselines and the parts fit in one table
+WIDE = 119  # columns: the baselines and three parts fit in one table
+PART_WIDTH = 15  # of the fourth part
 
 
 def print_json(value: object) -> None:
@@ -64,8 +65,8 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     for age, one in ((report.get("overall") or {}).get("staleness") or {}).items():
         _print_lines(
             [
-                f"as published {ago(age)}: {METRIC_TITLE} {_shown(one['metrics'][METRIC])}, "
-                f"served {_shown(one['model'][METRIC])}, on {one['events']:,} events"
+                f"vectors as published {ago(age)}: {METRIC_TITLE} {_shown(one['metrics'][METRIC])}, "
+                f"served {_shown(one['vectors'][METRIC])}, on {one['events']:,} events"
             ],
             console,
         )
@@ -87,16 +88,18 @@ def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -
     """
     heads = ["generation", "model\nversion", f"{METRIC_TITLE}\nmodel"]
     of_baselines = ["\n".join(title.split()) for title in BASELINES.values()]
-    of_parts = [f"{title}\nalone, share" for title in PARTS.values()]
+    named = [part for part in PARTS if any(part in (one.get("baselines") or {}) for one in generations)]
+    wide = WIDE + PART_WIDTH * max(0, len(named) - 3)
+    of_parts = [f"{PARTS[part]}\nalone, share" for part in named]
     rows = []
     for one in generations:
         metrics = {"model": one.get("metrics") or {}, **(one.get("baselines") or {})}
         shares = one.get("shares") or {}
         names = [str(one["generation"]), str(one.get("model_version", "")), _fraction(metrics, "model")]
         baselines = [_fraction(metrics, name) for name in BASELINES]
-        parts = [f"{_fraction(metrics, part)} {percent(shares.get(part)):>5}".rstrip() for part in PARTS]
+        parts = [f"{_fraction(metrics, part)} {percent(shares.get(part)):>5}".rstrip() for part in named]
         rows.append((names, baselines, parts))
-    if console.width >= WIDE or not console.is_terminal:
+    if console.width >= wide or not console.is_terminal:
         _print_columns([*heads, *of_baselines, *of_parts], [[*n, *b, *p] for n, b, p in rows], console)
     else:
         _print_columns([*heads, *of_baselines], [[*n, *b] for n, b, _ in rows], console)
@@ -108,7 +111,7 @@ def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console:
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:  # a pipe or a file has no width
-        console = Console(file=console.file, width=max(console.width, WIDE))
+        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH))
     console.print(table)
 
 

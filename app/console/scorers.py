@@ -15,8 +15,14 @@ BASELINES: Final = {
     "co_visitation": "co-visitation",
     "recent_popularity": "recent popularity",
     "frozen_first": "frozen first",
+    "started_anew": "started anew",
 }
-PARTS: Final = {"vectors": "vectors", "bank": "popularity", "paths": "paths"}  # of the model's score
+PARTS: Final = {  # of the model's score; the last where items may be repeated
+    "vectors": "vectors",
+    "bank": "popularity",
+    "paths": "paths",
+    "own": "own items",
+}
 
 
 def measured(metrics: Mapping[str, Mapping[str, float | None]], scorer: str) -> float | None:
@@ -37,7 +43,11 @@ def best_baseline(metrics: Mapping[str, Mapping[str, float | None]]) -> tuple[st
 
 def shares_text(shares: Mapping[str, float | None]) -> str:
     """``paths 52 %, vectors 30 %, popularity 18 %``: the largest first; empty if nothing is known."""
-    known = [(title, share) for part, title in PARTS.items() if (share := shares.get(part)) and math.isfinite(share)]
+    known = [
+        (title, share)
+        for part, title in PARTS.items()
+        if (share := shares.get(part)) and math.isfinite(share)
+    ]
     known.sort(key=lambda one: -one[1])
     return ", ".join(f"{title} {percent(share)}" for title, share in known)
 

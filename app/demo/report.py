@@ -163,6 +163,8 @@ class DemoReport:
         }
         for scorer, (title, style) in rows.items():
             values = [values.get(scorer) for values in phases.values()]
+            if all(value is None for value in values):
+                continue
             table.add_row(title, *("" if v is None else f"{v:.3f}" for v in values), style=style)
         console.print()
         console.print(table)

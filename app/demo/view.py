@@ -32,7 +32,7 @@ LINES = {
     "co_visitation": (BASELINES["co_visitation"], "magenta"),
     "recent_popularity": (BASELINES["recent_popularity"], "yellow"),
     "frozen_first": (BASELINES["frozen_first"], "red"),
-    **{part: (f"  its {title}", "dim") for part, title in PARTS.items()},
+    **{part: (f"  its {title}", "dim") for part, title in PARTS.items() if part != "own"},
 }
 HISTORY = 40  # intervals of the picture
 

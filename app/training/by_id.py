@@ -197,7 +197,7 @@ def _asked(
     touched = [item_rows[n] for n in places.tolist()]
     bounds = np.concatenate([[0], np.cumsum([len(one) for one in touched])]).astype(np.int64)
     return AskedUsers(
-        rows[places], vectors[places], times_ms[places], moment.cut, np.concatenate(touched), bounds
+        rows[places], vectors[places], times_ms[places], moment, np.concatenate(touched), bounds
     )
 
 

@@ -54,7 +54,7 @@ def staleness_of(found: Staleness | None) -> dict[str, Any] | None:
     if found is None or not found.event_count:
         return None
     ages = {str(age): metrics for age, metrics in found.fits_ago.items()}
-    return {"events": found.event_count, "model": found.model, "fits_ago": ages}
+    return {"events": found.event_count, "vectors": found.vectors, "fits_ago": ages}
 
 
 def _named(moved: Moved, side: int, graph: HeterographView, moment: Moment) -> dict[str, Any]:

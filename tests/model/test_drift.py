@@ -182,7 +182,9 @@ def test_the_curve_has_each_age_and_the_oldest_is_the_frozen_first_model() -> No
         version = trainer.model_version
         assert list(found.staleness.fits_ago) == [age for age in (1, 2, 4, 8) if age <= version]
         assert found.staleness.event_count == found.event_count
-        assert found.staleness.model == found.metrics["model"]
+        assert found.staleness.vectors == found.metrics["vectors"]
+        usual = found.staleness.vectors["recall_at_20"]
+        assert found.staleness.fits_ago[1]["recall_at_20"] > 0.5 * usual > 0, "it keeps its users, too"
         if version in found.staleness.fits_ago:
             assert found.staleness.fits_ago[version] == pytest.approx(found.metrics["frozen_first"], abs=0.01)
         assert trainer.fit(window, since, cut).accepted

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from driftgraph.model import evaluate as module
 from driftgraph.model.bank import Bank, Later
 from driftgraph.model.baselines import rank_of
 from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS
@@ -17,6 +18,7 @@ from driftgraph.model.ranking import DEGREE_POWER as PATH_DEGREE_POWER
 from driftgraph.model.ranking import NO_ITEM, PATH_SCALE, SHAPE, Stage, best_of, path_tables, ranks_of
 from driftgraph.model.scorer import AGE, BANK, PATHS, PRIOR_F
 from driftgraph.model.trainer import Trainer
+from driftgraph.stream.arrays import F32, F64, I64, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Window
 from tests.model.test_bank import plain_features
@@ -327,8 +329,8 @@ def test_own_counts_are_those_of_the_plainest_decay() -> None:
     bank, at_ms = Bank(12, START_MS), START_MS + 150_500
     stage = Stage(window, bank, np.arange(12, dtype=np.uint32), np.zeros((12, 4), np.float32), repeats=True)
     users, times = np.arange(6, dtype=np.uint32), np.full(6, at_ms, np.int64)
-    nothing = Later(np.zeros(0, np.uint32), times[:0], times)
-    parts = stage.parts(users, np.zeros((6, 4), np.float32), times, window.cut(), nothing, PRIOR_F)
+    popular = stage.popular(Later(np.zeros(0, np.uint32), times[:0], times), PRIOR_F)
+    parts = stage.parts(users, np.zeros((6, 4), np.float32), times, window.cut(), popular)
     found = {
         (n, c): own.tolist()
         for n, c, own in zip(parts.own_n.tolist(), parts.own_C.tolist(), parts.own_O2, strict=True)
@@ -343,6 +345,36 @@ def test_own_counts_are_those_of_the_plainest_decay() -> None:
     assert found.keys() == expected.keys()
     for pair, counts in expected.items():
         np.testing.assert_allclose(found[pair], np.log1p(10 * np.array(counts)), rtol=1e-5)
+
+
+def test_no_chunk_of_scores_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of a million items and 256 targets would take a gigabyte, several times over."""
+    trainer, window, since, cut = trained(blocks(500, seed=3), blocks(100, seed=4, first_ms=10**6))
+    usual = trainer.evaluate(window, since, cut)
+    sizes = list[int]()
+
+    def watched(scores: F32, column: I64, excluded: Mask) -> F64:
+        sizes.append(scores.size)
+        return ranks_of(scores, column, excluded)
+
+    monkeypatch.setattr(module, "CELLS_MAX", 200)
+    monkeypatch.setattr(module, "ranks_of", watched)
+    bounded = trainer.evaluate(window, since, cut)
+    assert max(sizes) <= 200
+    for name in ("frozen_first", "recent_popularity", "co_visitation"):
+        assert bounded.metrics[name] == usual.metrics[name]
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_a_catalog_of_one_or_two_items_is_evaluated_and_learned_from(items: int) -> None:
+    rows = [(n, n % items, 0, 1_000 * (n + 1)) for n in range(200)]
+    later = [(200 + n, n % items, 0, 10**6 + n) for n in range(80)]
+    trainer, window, since, cut = trained(rows, later)
+    got = trainer.evaluate(window, since, cut)
+    assert got.event_count == 80
+    assert got.metrics["bank"]["recall_at_20"] == 1
+    trainer.scorer.learn(got.lessons)
+    assert np.isfinite(trainer.scorer.weight_F).all()
 
 
 def test_random_events_teach_nothing_and_rank_by_chance() -> None:

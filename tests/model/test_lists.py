@@ -39,7 +39,7 @@ def asked(window: Window, touched: Sequence[U32], vectors: F32 | None = None) ->
         np.arange(count, dtype=np.uint32),
         np.zeros((count, SMALL.dim), np.float32) if vectors is None else vectors,
         np.full(count, 1 << 60),
-        window.cut(),
+        moment_of(window),
         np.concatenate([rows_of(), *touched]),
         np.cumsum([0, *(len(rows) for rows in touched)]),
     )

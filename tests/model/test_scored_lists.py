@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from driftgraph.model import scored_lists as module
+from driftgraph.model.bank import Bank
 from driftgraph.model.embed import Embedding
 from driftgraph.model.lists import AskedUsers
 from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import PATH_SCALE, SHAPE, path_tables
 from driftgraph.model.scored_lists import ScoredLists
-from driftgraph.model.scorer import PATHS, PRIOR_F, alone
+from driftgraph.model.scorer import PATHS, PRIOR_F, Scorer, alone
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, F64, U32
 from driftgraph.stream.window.adjacency import ITEM
+from driftgraph.stream.window.heterograph import Moment
+from driftgraph.stream.window.view import StaleCut
 from driftgraph.stream.window.writer import Cut, Window
 from tests.model.test_lists import LENGTHS, moment_of, rows_of, similar_of
 from tests.model_worlds import (
@@ -59,7 +62,7 @@ def ask(lists: ScoredLists, window: Window, users: AskedUsers) -> list[tuple[U32
 def asked(trainer: Trainer, window: Window, user: int, time_ms: int, touched: U32) -> AskedUsers:
     rows, times_ms = rows_of(user), np.array([time_ms])
     vectors = trainer.embed_users(window, rows, window.cut(), times_ms)
-    return AskedUsers(rows, vectors, times_ms, window.cut(), touched, np.array([0, len(touched)]))
+    return AskedUsers(rows, vectors, times_ms, moment_of(window), touched, np.array([0, len(touched)]))
 
 
 def touched_by(window: Window, user: int) -> U32:
@@ -125,7 +128,9 @@ def lists_by(lists: ScoredLists, window: Window, touched: list[U32], vectors: F3
     count = len(touched)
     bounds = np.cumsum([0, *(len(rows) for rows in touched)])
     joined, times_ms = np.concatenate([rows_of(), *touched]), np.full(count, 1 << 60)
-    users = AskedUsers(np.arange(count, dtype=np.uint32), vectors, times_ms, window.cut(), joined, bounds)
+    users = AskedUsers(
+        np.arange(count, dtype=np.uint32), vectors, times_ms, moment_of(window), joined, bounds
+    )
     return ask(lists, window, users)
 
 
@@ -166,6 +171,114 @@ def test_a_row_that_changed_hands_since_is_in_no_list() -> None:
     [(after, _)] = lists_by(lists, window, [rows_of()], embedding.user[:1])
     assert after.tolist()[: len(before) - 2] == [row for row in before.tolist() if row not in gone]
     assert all(not set(gone.tolist()) & set(rows.tolist()) for rows, _ in similar_of(lists, before))
+
+
+def test_after_a_refresh_lists_are_those_that_would_be_made_anew() -> None:
+    """Of late events, too, and of items whose degree has grown since the publish."""
+    trainer, window = trained(blocks(800, seed=12, users=60, items=40))
+    trainer.scorer.mean_F = np.linspace(0.3, 1.2, len(trainer.scorer.mean_F))
+    old = made_by(trainer, window)
+    embedding, weight_F = trainer.embed(window, window.cut()), trainer.scorer.weight_F
+    last_ms = int(window.events(window.cut()).time_ms.max()) - START_MS
+    append(window, blocks(300, seed=13, users=60, items=40, first_ms=last_ms))
+    append(window, [(7, item, 0, last_ms // 2) for item in range(30)])  # late
+
+    def never(rows: U32, *_: object) -> F32:
+        raise AssertionError(f"rows {rows} are not new")
+
+    now_ms = int(window.events(window.cut()).time_ms.max()) + 1
+    anew = ScoredLists(window, moment_of(window), embedding, weight_F, LENGTHS, never)
+    for user in (3, 7, 44):
+        users = asked(trainer, window, user, now_ms, touched_by(window, user))
+        [(rows, score)], [(expected, exact)] = ask(old, window, users), ask(anew, window, users)
+        np.testing.assert_allclose(score, exact, rtol=1e-5)
+        assert rows.tolist() == expected.tolist()
+
+
+def test_an_item_in_the_row_of_one_that_left_is_a_new_item() -> None:
+    """Rows are given anew as soon as they are free: most new items of a full window have one of these."""
+    trainer, window = trained(blocks(1_000, seed=14, users=60, items=40))
+    lists = made_by(trainer, window, ListLengths(lists=20, similar=10))
+    last_ms = int(window.events(window.cut()).time_ms.max()) - START_MS
+    window.recycle(ITEM, rows_of(5))
+    append(window, [(user, 5, 0, last_ms + 2 + n) for n, user in enumerate(range(20))])
+    plain = Bank(64, START_MS + last_ms + 22)
+    plain.add(np.full(20, 5, np.uint32), START_MS + last_ms + 2 + np.arange(20))
+    now_ms = START_MS + last_ms + 100
+    touched = np.setdiff1d(touched_by(window, 21), rows_of(5))  # what it touched there was another item
+    [(found, _)] = ask(lists, window, asked(trainer, window, 21, now_ms, touched))
+    assert 5 in found.tolist()
+    np.testing.assert_allclose(lists._bank.count_FR[:, 5], plain.count_FR[:, 5])
+    assert lists._bank.degree_R[5] == 20, "the events of the one that left do not count"
+    window.recycle(ITEM, rows_of(5))  # that one leaves, too, and nobody follows yet
+    [(after, _)] = ask(lists, window, asked(trainer, window, 21, now_ms, touched))
+    assert 5 not in after.tolist()
+
+
+def test_a_new_item_has_left_and_another_has_its_row() -> None:
+    """The row came after the publish: who has it now is not who was taken up."""
+    trainer, window = trained(blocks(1_000, seed=15, users=60, items=40))
+    lists = made_by(trainer, window, ListLengths(lists=50, similar=10))
+    last_ms = int(window.events(window.cut()).time_ms.max()) - START_MS
+    append(window, [(user, 60, 0, last_ms + 2 + user) for user in range(20)])
+    users = asked(trainer, window, 21, START_MS + last_ms + 100, touched_by(window, 21))
+    [(before, _)] = ask(lists, window, users)
+    window.recycle(ITEM, rows_of(60))
+    [(after, _)] = ask(lists, window, users)
+    assert 60 in before.tolist()
+    assert 60 not in after.tolist()
+
+
+def test_a_row_that_was_added_while_the_moment_was_taken_is_a_new_item() -> None:
+    """A moment reads the owners before the cut."""
+    trainer, window = trained(blocks(1_000, seed=15, users=60, items=40))
+    lists, owners = made_by(trainer, window), moment_of(window).versions
+    last_ms = int(window.events(window.cut()).time_ms.max()) - START_MS
+    append(window, [(user, 60, 0, last_ms + 2 + user) for user in range(20)])
+    users = asked(trainer, window, 21, START_MS + last_ms + 100, touched_by(window, 21))
+    [(found, _)] = ask(lists, window, users._replace(moment=Moment(window.cut(), owners)))
+    assert 60 in found.tolist()
+
+
+def test_what_a_failed_refresh_did_not_take_up_the_next_one_does() -> None:
+    trainer, window = trained(blocks(1_000, seed=16, users=60, items=40))
+    lists = made_by(trainer, window, ListLengths(lists=20, similar=10))
+    usual = lists._new_items
+
+    def overwritten(*_: object) -> F32:
+        raise StaleCut("events of the cut were overwritten")
+
+    last_ms = int(window.events(window.cut()).time_ms.max()) - START_MS
+    append(window, [(user, 60, 0, last_ms + 2 + user) for user in range(20)])
+    users = asked(trainer, window, 21, START_MS + last_ms + 100, touched_by(window, 21))
+    lists._new_items = overwritten
+    with pytest.raises(StaleCut):
+        lists.of(users)
+    lists._new_items = usual
+    append(window, [(0, 1, 0, last_ms + 200)])
+    [(found, _)] = ask(lists, window, users._replace(moment=moment_of(window)))
+    assert 60 in found.tolist()
+    assert lists._bank.degree_R[60] == 20
+
+
+def test_a_list_by_paths_alone_goes_on_with_what_is_popular() -> None:
+    """Most items are at the end of no path and have one score: chance must not order them."""
+    window = window_of(blocks(300, seed=17, users=60, items=200))
+    embedding = embedding_of(window, seed=18)
+    scorer = Scorer()
+    scorer.fallback = "paths"
+    lists = ScoredLists(
+        window, moment_of(window), embedding, scorer.weight_F, LENGTHS, lambda rows, *_: embedding.item[rows]
+    )
+    stranger = np.array([4_000], np.uint32)
+    users = AskedUsers(
+        stranger, embedding.user[:1], np.array([1 << 60]), moment_of(window), rows_of(), np.array([0, 0])
+    )
+    [(rows, score)] = ask(lists, window, users)
+    assert len(rows) == LENGTHS.lists
+    popular = embedding.item_rows[np.argsort(-embedding.item[:, -1], kind="stable")]
+    assert rows.tolist() == popular[: LENGTHS.lists].tolist()
+    assert np.abs(score).max() < 0.01, "one path counts for more than any popularity"
 
 
 def test_similar_items_are_at_the_ends_of_the_plainest_paths() -> None:

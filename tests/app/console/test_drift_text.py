@@ -13,7 +13,7 @@ from tests.services_redis import filled
 METRICS = {"recall_at_20": 0.31, "ndcg_at_20": 0.2, "mrr_at_20": 0.1}
 STALE: dict[str, Any] = {
     "events": 1_200,
-    "model": METRICS,
+    "vectors": METRICS,
     "fits_ago": {"1": {**METRICS, "recall_at_20": 0.3}, "8": {**METRICS, "recall_at_20": 0.12}},
 }
 DRIFT: dict[str, Any] = {
@@ -22,7 +22,11 @@ DRIFT: dict[str, Any] = {
         "median": 0.1,
         "top": [{"id": "u1", "score": 0.93}, {"id": "a:b", "score": 0.5}],
     },
-    "items": {"measured": 40, "median": 0.02, "top": [{"id": "shoes-017", "score": 0.25}]},
+    "items": {
+        "measured": 40,
+        "median": 0.02,
+        "top": [{"id": "shoes-017", "score": 0.25}, {"id": "hats-1", "score": 0.004}],
+    },
     "behaviors": {
         "click": {"share_before": 0.8, "share": 0.6, "distance": 0.125},
         "buy": {"share_before": 0.2, "share": 0.4, "distance": None},
@@ -41,8 +45,8 @@ def test_it_is_said_in_words() -> None:
         "users that moved most (median 0.10 of 812): u1 0.93, a:b 0.50",
         "items that moved most (median 0.02 of 40): shoes-017 0.25",
         "behaviors: click 80 % → 60 % of the events, items apart 0.12; buy 20 % → 40 % of the events",
-        "Recall@20 on 1,200 events: served 0.3100, as published 1 fit ago 0.3000, "
-        "as published 8 fits ago 0.1200",
+        "Recall@20 of vectors on 1,200 events: served 0.3100, as published 1 fit ago 0.3000, "
+        "8 fits ago 0.1200",
     ]
     assert list(lines_of(None, None)) == []
 

@@ -87,7 +87,7 @@ def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, 
     # on a busy machine the partitions come so far apart that no event before the drift can be scored
     assert {"after", "end"} <= told["recall_at_20"].keys() <= {"before", "after", "end"}
     for phase in told["recall_at_20"].values():
-        baselines = {"frozen_first", "recent_popularity", "co_visitation"}
+        baselines = {"frozen_first", "started_anew", "recent_popularity", "co_visitation"}
         assert phase.keys() == baselines | {"model", "vectors", "bank", "paths"}
         assert all(0 <= value <= 1 for value in phase.values())
     before, after = told["user_before"], told["user_after"]
