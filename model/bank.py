@@ -92,7 +92,7 @@ class Bank:
         scores = np.zeros((len(later.at_ms), len(items)), np.float32)
 
         def fill(part: slice) -> None:
-            asked = later._replace(at_ms=later.at_ms[: part.stop])
+            asked = later._replace(at_ms=later.at_ms[part])
             count = np.ascontiguousarray(self.count_FR.T)
             room = np.empty(len(weight_F))
             _scores(count, self.time_ms, self.half_lives_ms, asked, items, weight_F, room, scores[part])
@@ -160,14 +160,12 @@ def _scores(
     factor: F64,
     scores: F32,
 ) -> None:  # pragma: no cover - compiled
-    done, first = 0, len(later.at_ms) - len(scores)
+    done = 0
     for n in range(len(later.at_ms)):
         at_ms = later.at_ms[n]
         # An event may be far behind the reference, too, so the reference moves before the events count.
         now_ms = _moved(count, now_ms, half_lives_ms, at_ms)
         done = _go_on(count, now_ms, half_lives_ms, later, done, at_ms)
-        if n < first:  # another thread's: only the order of sums and moves is to be the same
-            continue
         for f in range(len(half_lives_ms)):
             factor[f] = 2.0 ** ((now_ms - at_ms) / half_lives_ms[f])
         for c in range(len(items)):
@@ -177,7 +175,7 @@ def _scores(
                 own = count[i, f] * factor[f]
                 if own >= COUNT_MIN and weight[f] != 0.0:
                     total += weight[f] * np.log1p(COUNT_SCALE * own)
-            scores[n - first, c] = total
+            scores[n, c] = total
 
 
 @kernel

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from driftgraph.model import bank as module
 from driftgraph.model.bank import COUNT_MIN, HALF_LIVES_H, HOUR_MS, Bank, Later, Pairs, later_of
 from driftgraph.stream.arrays import F64, I64
-from driftgraph.stream.window import samplers
 from tests.model_worlds import events_of
 
 ITEMS = 7
@@ -51,22 +49,6 @@ def test_scores_and_features_are_those_of_the_plainest_count(seed: int, gap_ms: 
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
     weight: F64 = np.random.default_rng(seed).normal(size=len(HALF_LIVES_H))
     np.testing.assert_allclose(bank.scores(later, items, weight), expected @ weight, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("gap_ms", [HOUR_MS, 200 * HOUR_MS, 5_000 * HOUR_MS])
-def test_the_number_of_threads_changes_no_bit(gap_ms: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where counts are brought to a new time of reference between two threads' targets."""
-    events, _ = stream(3, 300, gap_ms)
-    columns = events_of([(0, item, 0, t) for item, t in events])
-    bank, asked = Bank(ITEMS, 0), columns.time_ms[10:]
-    later, weight = later_of(columns, 0, asked), np.random.default_rng(3).normal(size=len(HALF_LIVES_H))
-    made = []
-    for parts in (1, 2, 5):
-        monkeypatch.setattr(module, "TARGETS_PER_THREAD", len(asked) // parts)
-        monkeypatch.setattr(samplers, "THREADS", parts)
-        made.append(bank.scores(later, np.arange(ITEMS), weight))
-    assert np.array_equal(made[0], made[1])
-    assert np.array_equal(made[0], made[2])
 
 
 def test_a_bank_that_is_moved_on_in_steps_is_the_one_made_at_once() -> None:
