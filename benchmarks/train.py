@@ -200,10 +200,8 @@ def _trainer(window: Window, options: TrainerOptions) -> Trainer:
 
 
 def _ours(trainer: Trainer, window: Window, cut: Cut) -> Contender:
-    rate_of_rows = trainer.options.learning_rate
     return Contender(
-        lambda batch: trainer._inputs(window, cut, batch),
-        lambda inputs: trainer._step(inputs, 0, rate_of_rows),
+        lambda batch: trainer._inputs(window, cut, batch), lambda inputs: trainer._step(inputs, 0, 1.0)
     )
 
 

@@ -104,7 +104,7 @@ class Network(nn.Module):
     def _users(self, blocks: Blocks, rows_nD: Tensor) -> Tensor:
         source_SD = rows_nD.index_select(0, blocks.history_source)
         before_ND = self.library.mean(blocks.history, source_SD) + self.user_base_D
-        hidden_ND = (before_ND + self.of_user(blocks.history, source_SD, before_ND)) * self.scale
+        hidden_ND = (self.of_user(blocks.history, source_SD, before_ND) + self.user_base_D) * self.scale
         vector_ND = torch.cat([hidden_ND[:, :-1], hidden_ND.new_ones(len(hidden_ND), 1)], 1)
         return vector_ND.index_select(0, blocks.user_B)
 

@@ -92,13 +92,11 @@ class Dgl:
         source, _, target = graph.canonical_etypes[0]
         with graph.local_scope():
             graph.srcnodes[source].data["h"] = source_SD
-            by_type = {
-                edge_type: (fn.copy_u("h", "m"), fn.sum("m", "h")) for edge_type in graph.canonical_etypes
-            }
-            graph.multi_update_all(by_type, "sum")
+            copied, added = fn.copy_u("h", "m"), fn.sum("m", "h")  # pyright: ignore[reportAttributeAccessIssue]
+            graph.multi_update_all(dict.fromkeys(graph.canonical_etypes, (copied, added)), "sum")
             total_ND: Tensor = graph.dstnodes[target].data["h"]
-            degree_N = sum(graph.in_degrees(etype=edge_type) for edge_type in graph.canonical_etypes)
-            return total_ND / degree_N.clamp(min=1).unsqueeze(1)
+            degrees = [graph.in_degrees(etype=edge_type) for edge_type in graph.canonical_etypes]
+            return total_ND / torch.stack(degrees).sum(0).clamp(min=1).unsqueeze(1)
 
 
 def _edge_type(side: int, relation: str) -> Canonical:

@@ -51,6 +51,7 @@ class Gat(nn.Module):
             conv = GATConv(
                 dim, channels, heads, negative_slope=NEGATIVE_SLOPE, bias=False, add_self_loops=False
             )
+            assert conv.lin is not None
             with torch.no_grad():
                 conv.lin.weight.copy_(weights.weight_RDHC[r].flatten(1).T)
                 conv.att_src.copy_(weights.attend_source_RHC[r].unsqueeze(0))
