@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from driftgraph.model.bank import COUNT_MIN, HALF_LIVES_H, HOUR_MS, Bank, Later, Pairs, later_of
+from driftgraph.model.bank import HALF_LIVES_H, HOUR_MS, Bank, Later, Pairs, later_of
 from driftgraph.stream.arrays import F64, I64
 from tests.model_worlds import events_of
 
@@ -20,7 +20,7 @@ def plain_features(item: int, events: list[tuple[int, int]], at_ms: int) -> list
     for hours in HALF_LIVES_H:
         ages = [at_ms - t for i, t in events if i == item and t < at_ms]
         count = sum(2.0 ** (-age / (hours * HOUR_MS)) for age in ages)
-        made.append(math.log1p(10 * count) if count >= COUNT_MIN else 0.0)
+        made.append(math.log1p(10 * count))
     return made
 
 
