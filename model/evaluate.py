@@ -187,14 +187,13 @@ def evaluate(
     half_life_ms = half_lives_ms(view.relations, options)[0]
     ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
     ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
-    chosen_events = targets.events
-    behaviors = {r.name: chosen_events.relation == n for n, r in enumerate(view.relations)}
-    head = np.isin(chosen_events.item, _head(old))
+    behaviors = {r.name: targets.events.relation == n for n, r in enumerate(view.relations)}
+    head = np.isin(targets.events.item, _head(old))
     slices = {"warm": targets.warm, "cold": ~targets.warm, "head": head, "tail": ~head}
     found = Evaluation(
         model_version=model_version,
         target_count=len(contacts),
-        event_count=len(chosen_events),
+        event_count=len(targets.events),
         not_scored_late=late,
         candidate_count=len(past.candidate),
         new_item_share=_share(targets.column < 0),
@@ -256,7 +255,7 @@ def rank(
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
     tops: list[U32] = []
     lessons: list[tuple[F32, I64, I64]] = []
-    size = _chunk_of(past)
+    size = _targets_at_once(past)
     moments = _Moments(past, encoder, serving)
     for start in range(0, len(chosen), size):
         part = slice(start, min(start + size, len(chosen)))
@@ -312,8 +311,7 @@ class _Moments:
         return with_new_items(self._item_CD, self.is_published_C, made, new)
 
 
-def _chunk_of(past: Past) -> int:
-    """How many targets are ranked at once."""
+def _targets_at_once(past: Past) -> int:
     return max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
 
 
@@ -335,7 +333,7 @@ def published_ranks(past: Past, targets: Targets, view: WindowView, first: Publi
 def _dot_ranks(past: Past, targets: Targets, user: F32, item: F32, known: Mask) -> F64:
     """By dot product; a candidate that is not known ranks nowhere."""
     ranks = np.full(len(user), np.inf)
-    size = _chunk_of(past)
+    size = _targets_at_once(past)
     for start in range(0, len(user), size):
         part = slice(start, min(start + size, len(user)))
         scores = user[part] @ item.T

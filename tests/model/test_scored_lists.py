@@ -187,7 +187,9 @@ def test_after_a_refresh_lists_are_those_that_would_be_made_anew() -> None:
         raise AssertionError(f"rows {rows} are not new")
 
     now_ms = int(window.events(window.cut()).time_ms.max()) + 1
-    anew = ScoredLists(window, moment_of(window), embedding, weight_F, LENGTHS, never)
+    anew = ScoredLists(
+        window, moment_of(window), (embedding.item_rows, embedding.item), weight_F, LENGTHS, never
+    )
     for user in (3, 7, 44):
         users = asked(trainer, window, user, now_ms, touched_by(window, user))
         [(rows, score)], [(expected, exact)] = ask(old, window, users), ask(anew, window, users)
@@ -268,7 +270,12 @@ def test_a_list_by_paths_alone_goes_on_with_what_is_popular() -> None:
     scorer = Scorer()
     scorer.fallback = "paths"
     lists = ScoredLists(
-        window, moment_of(window), embedding, scorer.weight_F, LENGTHS, lambda rows, *_: embedding.item[rows]
+        window,
+        moment_of(window),
+        (embedding.item_rows, embedding.item),
+        scorer.weight_F,
+        LENGTHS,
+        lambda rows, *_: embedding.item[rows],
     )
     stranger = np.array([4_000], np.uint32)
     users = AskedUsers(
