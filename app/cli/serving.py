@@ -81,7 +81,7 @@ def similar(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the items that are most similar to an item, from Redis alone."""
+    """Name the items most similar to an item, from Redis alone."""
     from driftgraph.app.console.output import print_pairs
     from driftgraph.snapshots.reader import EmbeddingReader
 
