@@ -240,7 +240,10 @@ def generations(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the generations that Redis can serve, and what moved since the one before the current one."""
+    """List the generations that Redis can serve, and what has moved.
+
+    The moves are those from the generation before the current one to the current one.
+    """
     from driftgraph.app.console.drift_text import drift_in
     from driftgraph.app.console.output import print_generations
 
