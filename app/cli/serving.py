@@ -240,7 +240,7 @@ def generations(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the generations that Redis can serve, and what has moved.
+    """List the generations that Redis can serve, and what moved.
 
     The moves are those from the generation before the current one to the current one.
     """
