@@ -183,8 +183,10 @@ class Weights:
         return tuple(copy.deepcopy(part.state_dict()) for part in (self.network, self.optimizer, self.scaler))
 
     def _load_shared(self, states: tuple[dict[str, Any], ...]) -> None:
-        for part, state in zip((self.network, self.optimizer, self.scaler), states, strict=True):
-            part.load_state_dict(state)
+        network, optimizer, scaler = states
+        self.network.load_state_dict(network)
+        self.optimizer.load_state_dict(optimizer)
+        self.scaler.load_state_dict(scaler)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def similar(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the items that are most similar to an item, from Redis alone."""
+    """Name the items most similar to an item, from Redis alone."""
     from driftgraph.app.console.output import print_pairs
     from driftgraph.snapshots.reader import EmbeddingReader
 
@@ -240,7 +240,10 @@ def generations(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the generations that Redis can serve, and what moved since the one before the current one."""
+    """List the generations that Redis can serve, and what moved.
+
+    The moves are those from the generation before the current one to the current one.
+    """
     from driftgraph.app.console.drift_text import drift_in
     from driftgraph.app.console.output import print_generations
 

@@ -355,10 +355,10 @@ class Heterograph(HeterographView):
             self._free(side, np.flatnonzero(waits))
             waits[:] = False
 
-    def _free(self, side: int, rows: Index) -> None:
+    def _free(self, side: int, rows: U32 | Index) -> None:
         """Free those of the rows that have an owner and no event."""
-        rows = np.unique(rows).astype(np.uint32)
-        free = rows[self._tables[side].is_used(rows) & ~self.window.has_events(side, rows)]
+        once: U32 = np.unique(rows).astype(np.uint32)
+        free = once[self._tables[side].is_used(once) & ~self.window.has_events(side, once)]
         # Its version counts before another id can get the row, so that a reader of the old id notices.
         self.window.recycle(side, free)
         self._tables[side].release(free)
