@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from driftgraph.stream.arrays import I64, U32
 from driftgraph.stream.window import paths as paths_module
-from driftgraph.stream.window import view as view_module
+from driftgraph.stream.window import samplers
 from driftgraph.stream.window.adjacency import NIL
 from driftgraph.stream.window.paths import (
     AGE_BUCKETS,
@@ -226,7 +226,7 @@ def test_threads_and_batches_change_no_bit(
         walk(busy.real, users, times_ms, cut, shape),
         sums(busy.real, users, times_ms, cut, shape, tables, weight),
     )
-    monkeypatch.setattr(view_module, "THREADS", threads)
+    monkeypatch.setattr(samplers, "THREADS", threads)
     monkeypatch.setattr(paths_module, "TARGETS_PER_THREAD", 1)
     monkeypatch.setattr(paths_module, "ROWS_AT_ONCE", rows_at_once)
     identical(walk(busy.real, users, times_ms, cut, shape), paths)
