@@ -43,9 +43,8 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Window
 
 MILLION = 1_000_000
-SHOP = Shop(
-    users=20_000, items=20_000
-)  # users with fifty events or more: neighborhoods are full at every size
+SHOP = Shop(users=20_000, items=20_000)
+EVENTS_OF_A_USER = 50  # in the smaller window of the fits, so that neighborhoods are full in both
 RECENT = (
     60_000  # newest events, which the compared batches are made of: to end before them or now is the same
 )
@@ -85,9 +84,10 @@ def main() -> None:
     share = steps["defaults"]["sampling_share"]
     required.append(at_most("sampling's share of a step", share, SAMPLING_SHARE))
     figures["fits"] = {}
+    shop = Shop(sizes[0] // EVENTS_OF_A_USER, SHOP.items)
     for size in sizes:
         _told(f"a fit in {size:,} events")
-        figures["fits"][str(size)] = fit(SHOP, size)
+        figures["fits"][str(size)] = fit(shop, size)
     small, large = (figures["fits"][str(size)] for size in sizes)
     figures["growth"] = {part: large[part] / small[part] for part in small if part.endswith("_s")}
     name = f"a fit at {sizes[1] / MILLION:g} M events / at {sizes[0] / MILLION:g} M"
