@@ -45,9 +45,7 @@ from driftgraph.stream.window.writer import Cut, Window
 MILLION = 1_000_000
 SHOP = Shop(users=20_000, items=20_000)
 EVENTS_OF_A_USER = 50  # in the smaller window of the fits, so that neighborhoods are full in both
-RECENT = (
-    60_000  # newest events, which the compared batches are made of: to end before them or now is the same
-)
+RECENT = 60_000  # newest events, of which the compared batches are: their histories end about now
 SPREAD = 0.1  # of what is added to all weights, so that attention is not the plain mean it begins as
 STOCK = TrainerOptions(time_encoding=False, relation_importance=False)  # what stock GAT layers compute
 FASTER = 2.0  # than a peer
