@@ -43,12 +43,9 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Window
 
 MILLION = 1_000_000
-SHOP = Shop(
-    users=20_000, items=20_000
-)  # users with fifty events or more: neighborhoods are full at every size
-RECENT = (
-    60_000  # newest events, which the compared batches are made of: to end before them or now is the same
-)
+SHOP = Shop(users=20_000, items=20_000)
+EVENTS_OF_A_USER = 50  # in the smaller window of the fits, so that neighborhoods are full in both
+RECENT = 60_000  # newest events, of which the compared batches are: their histories end about now
 SPREAD = 0.1  # of what is added to all weights, so that attention is not the plain mean it begins as
 STOCK = TrainerOptions(time_encoding=False, relation_importance=False)  # what stock GAT layers compute
 FASTER = 2.0  # than a peer
@@ -85,9 +82,10 @@ def main() -> None:
     share = steps["defaults"]["sampling_share"]
     required.append(at_most("sampling's share of a step", share, SAMPLING_SHARE))
     figures["fits"] = {}
+    shop = Shop(sizes[0] // EVENTS_OF_A_USER, SHOP.items)
     for size in sizes:
         _told(f"a fit in {size:,} events")
-        figures["fits"][str(size)] = fit(SHOP, size)
+        figures["fits"][str(size)] = fit(shop, size)
     small, large = (figures["fits"][str(size)] for size in sizes)
     figures["growth"] = {part: large[part] / small[part] for part in small if part.endswith("_s")}
     name = f"a fit at {sizes[1] / MILLION:g} M events / at {sizes[0] / MILLION:g} M"
