@@ -29,13 +29,12 @@ class Published:
     item_version: I64
 
     @classmethod
-    def of(cls, embedding: Embedding, versions: tuple[U32, U32], *, with_users: bool) -> Published:
+    def of(cls, embedding: Embedding, versions: tuple[U32, U32]) -> Published:
         """Keep what an embedding publishes, with the owners of the rows at that time (users, items)."""
-        users = slice(None) if with_users else slice(0)
         return cls(
-            embedding.user_rows[users].astype(np.int64),
-            embedding.user[users],
-            versions[USER][embedding.user_rows[users]].astype(np.int64),
+            embedding.user_rows.astype(np.int64),
+            embedding.user,
+            versions[USER][embedding.user_rows].astype(np.int64),
             embedding.item_rows.astype(np.int64),
             embedding.item,
             versions[ITEM][embedding.item_rows].astype(np.int64),
