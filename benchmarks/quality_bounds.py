@@ -66,7 +66,7 @@ def _all_targets(name: str, repeats: Mapping[str, Any]) -> list[Required]:
 
 def _of_the_product(figures: Figures) -> list[Required]:
     """Live against frozen, incremental against anew, stability, drift."""
-    parts = figures["product"]["parts"]
+    parts = figures["product"]["parts"]["explore"]
     live, frozen = (_value(parts, scorer, RECALL) for scorer in ("model", "frozen_first"))
     found = [at_least("live / frozen first, Recall@20", _ratio(live, frozen), 1.15)]
     anew = figures["product"].get("retrained")

@@ -19,7 +19,9 @@ class Stability:
 
     item_cosine: float  # mean over the items of both, without the popularity in the last channel
     overlap: float  # share of a user's best items by the new items that are its best by the old ones, too
-    forgetting: float  # by how much the loss of held-out events from before the interval grew; -.01 is 1 % less
+    forgetting: (
+        float  # by how much the loss of held-out events from before the interval grew; -.01 is 1 % less
+    )
 
 
 @dataclass(frozen=True, slots=True)
