@@ -16,6 +16,7 @@ from benchmarks.quality import choose_targets, ranks_of_ours
 from benchmarks.quality_bounds import bounds
 from benchmarks.quality_drift import Oracle, drift_figures, planted
 from benchmarks.quality_peers import Spans
+from benchmarks.quality_picture import draw, rows_of, table
 from benchmarks.quality_product import Replay, mean_named, parts_of, ranked, retrained, write_events
 from benchmarks.quality_table import OURS, set_figures, sliced, slices_of
 from driftgraph.app.demo.shop import ShopOptions
@@ -145,6 +146,28 @@ def test_bounds_follow_the_figures(name: str, ours: float, peer: float, holds: b
     assert all(one.ok for one in found if one.name.startswith(name)) is holds
     forgetting = next(one for one in found if one.name == "forgetting")
     assert (forgetting.value, forgetting.ok) == (None, False), "what is not measured does not hold"
+
+
+def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best_first(
+    tmp_path: Path,
+) -> None:
+    values = {"recall_at_20": 0.02, "ndcg_at_20": 0.01}
+    peer = values | {"recall_at_20_behind": 0.01, "recall_at_20_behind_95": [-0.002, 0.02]}
+    rows = {OURS: {"recall_at_20": 0.03, "ndcg_at_20": 0.02}, "item_knn": peer}
+    told = {
+        "dataset": "a", "every": "1d", "fit": "auto",
+        "explore": {"targets": 1_234, "event": rows},
+        "repeats": {"targets": 0, "event": {OURS: None, "item_knn": values}},
+        "product": {"parts": {"explore": {"frozen_first": values | {"recall_at_20": 0.04}}, "repeats": {}}},
+    }  # fmt: skip
+    assert [row.name for row in rows_of(told, "explore")] == [f"{OURS}: frozen first", OURS, "item_knn"]
+    assert rows_of(told, "repeats") == [], "the product was not measured there"
+    assert table(told, "explore").splitlines()[-1] == "| item_knn | .0200 | .0100 | .0100 (-.0020 … .0200) |"
+    assert "1,234 targets" in table(told, "explore")
+    draw([told], tmp_path / "drawn.svg")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    for word in (f"{OURS}: frozen first", "item_knn", ".0400", "a, first contacts, Recall@20"):
+        assert f">{word}<" in drawn
 
 
 def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does_not(tmp_path: Path) -> None:
