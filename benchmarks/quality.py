@@ -177,7 +177,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
         "spans_ms": asdict(spans), **figures_of(measured, 0), "chosen": chosen, "tried": tried,
         "ease_items_share": min(one.item_share for one in data.eases.values()),
         "cpu_seconds": {peer: round(one.seconds, 1) for peer, one in scored.items()},
-        "product": product_figures(replays, spans),
+        "product": product_figures(stream, replays, spans),
     }  # fmt: skip
     if not seeds or arguments.lists_only:
         return figures
@@ -189,10 +189,19 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
     return figures
 
 
-def product_figures(replays: Replays, spans: Spans) -> Figures:
-    """What the product says of itself on the scored span."""
+def product_figures(stream: Stream, replays: Replays, spans: Spans) -> Figures:
+    """The product on all that it ranked of the scored span, and what it says of itself there.
+
+    It counts events that are alike in user, item, behavior and time as often as they come, ``whole`` once.
+    """
     explore = replays["explore"]
+    whole: Figures = {}
+    for name, runs in replays.items():
+        ranks = [one.ranks[stream.time_ms[one.events] >= spans.scoring_ms] for one in runs]
+        if ranks:
+            whole[name] = {"targets": sum(map(len, ranks)), **metrics_of(np.concatenate(ranks))}
     return {
+        "whole": whole,
         "parts": {name: parts_of(runs, spans.scoring_ms) for name, runs in replays.items()},
         "cpu_s": {name: [one.cpu_s for one in runs] for name, runs in replays.items()},
         "stability": {name: mean_named(explore, name) for name in ("item_cosine", "overlap", "forgetting")},

@@ -124,6 +124,7 @@ def figures(name: str, ours: float, peer: float) -> dict[str, Any]:
     rows[OURS] = {"recall_at_20": ours, "ndcg_at_20": ours}
     product = {
         "parts": {"explore": {"model": {"recall_at_20": ours}, "frozen_first": {"recall_at_20": ours / 2}}},
+        "whole": {"explore": {"recall_at_20": ours}},
         "stability": {"item_cosine": 0.99, "overlap": 0.95, "forgetting": None},
     }
     return {"dataset": name, "explore": {"event": rows}, "repeats": {"event": rows}, "product": product}
@@ -158,11 +159,17 @@ def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best
         "dataset": "a", "every": "1d", "fit": "auto",
         "explore": {"targets": 1_234, "event": rows},
         "repeats": {"targets": 0, "event": {OURS: None, "item_knn": values}},
-        "product": {"parts": {"explore": {"frozen_first": values | {"recall_at_20": 0.04}}, "repeats": {}}},
+        "product": {
+            "parts": {"explore": {"frozen_first": values | {"recall_at_20": 0.04}}, "repeats": {}},
+            "whole": {"explore": values | {"targets": 2_345}},
+        },
     }  # fmt: skip
     assert [row.name for row in rows_of(told, "explore")] == [f"{OURS}: frozen first", OURS, "item_knn"]
     assert rows_of(told, "repeats") == [], "the product was not measured there"
-    assert table(told, "explore").splitlines()[-1] == "| item_knn | .0200 | .0100 | .0100 (-.0020 … .0200) |"
+    assert table(told, "explore").splitlines()[-2:] == [
+        "| item_knn | .0200 | .0100 | .0100 (-.0020 … .0200) |",
+        "| driftgraph, all 2,345 targets | .0200 | .0100 | |",
+    ]
     assert "1,234 targets" in table(told, "explore")
     draw([told], tmp_path / "drawn.svg")
     drawn = (tmp_path / "drawn.svg").read_text()
