@@ -160,7 +160,7 @@ def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best
         "explore": {"targets": 1_234, "event": rows},
         "repeats": {"targets": 0, "event": {OURS: None, "item_knn": values}},
         "product": {
-            "parts": {"explore": {"frozen_first": values | {"recall_at_20": 0.04}}, "repeats": {}},
+            "parts": {"explore": {"model": values, "frozen_first": values | {"recall_at_20": 0.04}}},
             "whole": {"explore": values | {"targets": 2_345}},
         },
     }  # fmt: skip
@@ -173,8 +173,10 @@ def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best
     assert "1,234 targets" in table(told, "explore")
     draw([told], tmp_path / "drawn.svg")
     drawn = (tmp_path / "drawn.svg").read_text()
-    for word in (f"{OURS}: frozen first", "item_knn", ".0400", "a, first contacts, Recall@20"):
+    for word in (f"{OURS}: frozen first", "item_knn", ".0400", "first contacts, Recall@20"):
         assert f">{word}<" in drawn
+    told["product"]["whole"]["explore"]["recall_at_20"] = 0.01
+    assert rows_of(told, "explore")[0].name == f"{OURS}: frozen first (copies counted)"
 
 
 def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does_not(tmp_path: Path) -> None:
