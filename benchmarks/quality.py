@@ -3,7 +3,7 @@
     events ──► burn-in │ tuning span: six settings a peer │ scored span: replay's predictions and the peers
                                                               └──► Recall, NDCG, MRR at 20, paired intervals
 
-    quality.py DATASET [--json] [--seeds 3] [--every 12h] [--keep DIR] [--peers-only]
+    quality.py DATASET [--json] [--seeds 3] [--every 12h] [--keep DIR] [--peers-only | --lists-only]
     quality.py --quick
 
 DATASET is a folder of the real files (``DRIFTGRAPH_SHARED``, or ``shared`` beside the repository), or an
@@ -24,11 +24,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
 from benchmarks.peers.recommenders import Prepared
-from benchmarks.prequential import CLOCKS, SETS, Stream, Targets, draw_targets, targets_at
+from benchmarks.prequential import CLOCKS, SETS, Stream, Targets, draw_targets, metrics_of, targets_at
 from benchmarks.quality_bounds import bounds
 from benchmarks.quality_data import REAL, Dataset, find_dataset
 from benchmarks.quality_drift import SHARE, drift_figures, planted
-from benchmarks.quality_peers import Scored, Spans, say, score_peers, tune
+from benchmarks.quality_peers import Scored, Spans, kept_tuning, say, score_peers
 from benchmarks.quality_product import Replay, mean_named, parts_of, replay, retrained
 from benchmarks.quality_table import set_figures, sliced, slices_of
 from benchmarks.report import Figures, finish, machine
@@ -61,36 +61,33 @@ class Measured:
     scored: Mapping[str, Scored]
 
 
+Replays = Mapping[str, Sequence[Replay]]  # by set; of each seed
+
+
 def choose_targets(
-    stream: Stream, spans: Spans, replays: Sequence[Replay], *, every_ms: int, most: int, seed: int
+    stream: Stream, spans: Spans, replays: Replays, *, every_ms: int, most: int, seed: int
 ) -> Targets:
     """What the replays ranked of the scored span, at most so many of each set; without them a sample."""
     drawn = draw_targets(stream, spans.scoring_ms, spans.end_ms, every_ms=every_ms, most=most, seed=seed)
-    rng, masks = np.random.default_rng(seed), {}
-    at = np.zeros(len(stream), np.bool_)
+    rng, masks = np.random.default_rng(seed), []
     for name in SETS:
-        masks[name] = at.copy()
-        for one in replays:
-            events = one.events[name][stream.time_ms[one.events[name]] >= spans.scoring_ms]
-            masks[name][rng.permutation(events)[: most // len(replays)]] = True
-    if masks["explore"].any() and masks["repeats"].any():
-        return targets_at(stream, masks["explore"], masks["repeats"], every_ms=every_ms)
-    # a set that nobody of ours ranks is drawn as it is for the peers
-    for name in SETS:
-        if not masks[name].any():
-            chosen = np.zeros(len(stream), np.bool_)
-            chosen[drawn.event[getattr(drawn, name)]] = True
-            masks[name] = chosen
-    return targets_at(stream, masks["explore"], masks["repeats"], every_ms=every_ms)
+        mask = np.zeros(len(stream), np.bool_)
+        for one in replays[name]:
+            events = one.events[stream.time_ms[one.events] >= spans.scoring_ms]
+            mask[rng.permutation(events)[: most // len(replays[name])]] = True
+        if not mask.any():  # a set that nobody of ours ranks is drawn as it is for the peers
+            mask[drawn.event[getattr(drawn, name)]] = True
+        masks.append(mask)
+    return targets_at(stream, *masks, every_ms=every_ms)
 
 
-def ranks_of_ours(replays: Sequence[Replay], targets: Targets, events: int) -> dict[str, list[F64]]:
+def ranks_of_ours(replays: Replays, targets: Targets, events: int) -> dict[str, list[F64]]:
     """[T] of each seed, by set: nan where the seed did not rank the target."""
     found: dict[str, list[F64]] = {name: [] for name in SETS}
-    for one in replays:
-        for name in SETS:
+    for name, runs in replays.items():
+        for one in runs:
             by_event = np.full(events, np.nan)
-            by_event[one.events[name]] = one.ranks[name]
+            by_event[one.events] = one.ranks
             found[name].append(np.where(getattr(targets, name), by_event[targets.event], np.nan))
     return found
 
@@ -123,10 +120,13 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--every", help="event time between two fits, and the length of a window")
     parser.add_argument("--targets", type=int, default=TARGETS, help="of each set, at most")
     parser.add_argument(
-        "--keep", type=Path, help="folder for replays, which a later run reads instead of replaying"
+        "--keep", type=Path, help="folder for replays and tuning, which a later run reads instead"
     )
     parser.add_argument(
         "--peers-only", action="store_true", help="leave the product out: its bounds are not measured"
+    )
+    parser.add_argument(
+        "--lists-only", action="store_true", help="leave out models made anew and the planted drift"
     )
     arguments = parser.parse_args()
     if arguments.dataset is None and not arguments.quick:
@@ -154,45 +154,57 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
     spans = Spans.of(stream)
     users, items = len(stream.user_ids), len(stream.item_ids)
     say(f"{dataset.name}: {len(stream):,} events, {users:,} users, {items:,} items")
-    replays = [replay(dataset, stream, folder, seed) for seed in seeds]
-    chosen, tried = tune(stream, spans, 300 if arguments.quick else TUNING_TARGETS, 0)
+    replays: Replays = {
+        "explore": [replay(dataset, stream, folder, seed) for seed in seeds],
+        "repeats": [replay(dataset, stream, folder, seed, repeats=True) for seed in seeds if dataset.repeats],
+    }
+    most = QUICK_TUNING_TARGETS if arguments.quick else TUNING_TARGETS
+    tuning = folder / f"{dataset.name.replace('/', '_')}-tuning-{most}.json"
+    chosen, tried = kept_tuning(tuning, stream, spans, most, 0)
     targets = choose_targets(
         stream,
         spans,
         replays,
         every_ms=dataset.every_ms,
-        most=1_500 if arguments.quick else arguments.targets,
+        most=QUICK_TARGETS if arguments.quick else arguments.targets,
         seed=0,
     )
     data = Prepared(stream)
     scored = score_peers(data, targets, chosen)
     measured = Measured(stream, targets, ranks_of_ours(replays, targets, len(stream)), scored)
     figures: Figures = {
-        "dataset": dataset.name, "machine": busy, "every": dataset.every, "seeds": seeds,
+        "dataset": dataset.name, "machine": busy, "every": dataset.every, "fit": dataset.fit, "seeds": seeds,
         "spans_ms": asdict(spans), **figures_of(measured, 0), "chosen": chosen, "tried": tried,
         "ease_items_share": min(one.item_share for one in data.eases.values()),
         "cpu_seconds": {peer: round(one.seconds, 1) for peer, one in scored.items()},
-        "product": product_figures(replays, spans),
+        "product": product_figures(stream, replays, spans),
     }  # fmt: skip
-    if seeds and not arguments.quick:
-        figures["product"]["retrained"] = anew(dataset, stream, spans, replays[0], folder)
-    if seeds:
-        events = drifting.read()
-        runs = replays if arguments.quick else [replay(drifting, events, folder, seed) for seed in seeds]
-        figures["drift"] = drift_figures(shop, drifting, events, runs)
+    if not seeds or arguments.lists_only:
+        return figures
+    if not arguments.quick:
+        figures["product"]["retrained"] = anew(dataset, stream, spans, replays["explore"][0], folder)
+    events = drifting.read()
+    runs = replays["explore"] if arguments.quick else [replay(drifting, events, folder, n) for n in seeds]
+    figures["drift"] = drift_figures(shop, drifting, events, list(runs))
     return figures
 
 
-def product_figures(replays: Sequence[Replay], spans: Spans) -> Figures:
-    """What the product says of itself on the scored span."""
-    stability = {name: mean_named(replays, name) for name in ("item_cosine", "overlap", "forgetting")}
+def product_figures(stream: Stream, replays: Replays, spans: Spans) -> Figures:
+    """The product on all that it ranked of the scored span, and what it says of itself there.
+
+    It counts events that are alike in user, item, behavior and time as often as they come, ``whole`` once.
+    """
+    explore = replays["explore"]
+    whole: Figures = {}
+    for name, runs in replays.items():
+        ranks = [one.ranks[stream.time_ms[one.events] >= spans.scoring_ms] for one in runs]
+        if ranks:
+            whole[name] = {"targets": sum(map(len, ranks)), **metrics_of(np.concatenate(ranks))}
     return {
-        "parts": parts_of(replays, spans.scoring_ms),
-        "cpu_s": [one.cpu_s for one in replays],
-        "stability": stability,
-        "not_measured": [
-            f"{name}: the report of replay has no such key" for name, v in stability.items() if v is None
-        ],
+        "whole": whole,
+        "parts": {name: parts_of(runs, spans.scoring_ms) for name, runs in replays.items()},
+        "cpu_s": {name: [one.cpu_s for one in runs] for name, runs in replays.items()},
+        "stability": {name: mean_named(explore, name) for name in ("item_cosine", "overlap", "forgetting")},
     }
 
 
@@ -205,12 +217,12 @@ def anew(dataset: Dataset, stream: Stream, spans: Spans, kept: Replay, folder: P
     first, last = -(-spans.scoring_ms // every_ms), spans.end_ms // every_ms - 1
     windows = np.unique(np.linspace(first, last, RETRAINED).round().astype(np.int64)) * every_ms
     made = [retrained(dataset, stream, window_ms, 0, folder) for window_ms in windows.tolist()]
-    half_ms = every_ms // 2  # a report's time is that of the last event before the mark
-    beside = [parts_of([kept], one.begin_ms + half_ms, one.end_ms + half_ms).get("model", {}) for one in made]
+    time_ms = stream.time_ms[kept.events]
+    inside = [(time_ms >= one.begin_ms) & (time_ms < one.end_ms) for one in made]
     return {
         "windows_ms": windows.tolist(),
         "ndcg": float(np.mean([one.metrics.get("ndcg_at_20", np.nan) for one in made])),
-        "incremental_ndcg": float(np.mean([one.get("ndcg_at_20", np.nan) for one in beside])),
+        "incremental_ndcg": float(np.mean([metrics_of(kept.ranks[one])["ndcg_at_20"] for one in inside])),
         "cpu_s": float(np.mean([one.cpu_s for one in made])),
         "cycle_cpu_s": kept.cpu_s / len(kept.report["generations"]),
     }

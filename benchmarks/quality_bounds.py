@@ -25,6 +25,7 @@ def bounds(figures: Figures) -> list[Required]:
     name = figures["dataset"]
     explore, repeats = figures["explore"]["event"], figures["repeats"]["event"]
     ours = _value(explore, OURS, RECALL)
+    whole = _value(figures["product"]["whole"], "explore", RECALL)  # against what was measured elsewhere
     peers = {peer: values[RECALL] for peer, values in explore.items() if peer != OURS}
     best = max(peers, key=lambda peer: peers[peer])
     found: list[Required] = []
@@ -38,7 +39,7 @@ def bounds(figures: Figures) -> list[Required]:
         found.append(at_least(f"{first}: 1.2 times popularity", ours, 1.2 * rival))
         found.append(at_least(f"{first}: above the best peer, {best}", ours, peers[best]))
     elif name == "tmall2013":
-        found.append(at_least(first, ours, TMALL_RECALL))
+        found.append(at_least(first, whole, TMALL_RECALL))
         found.append(at_least(f"{first}: the best peer, {best}, and 5 %", ours, 1.05 * peers[best]))
         found += _all_targets(name, repeats)
     else:
@@ -47,7 +48,7 @@ def bounds(figures: Figures) -> list[Required]:
         times = 1.6 if name == "taobao_9d" else 1.1
         found.append(
             at_least(
-                f"{first}: {times} times the dot product of before", ours, times * DOT_PRODUCT_BEFORE[name]
+                f"{first}: {times} times the dot product of before", whole, times * DOT_PRODUCT_BEFORE[name]
             )
         )
     return [*found, *_of_the_product(figures)]
@@ -66,7 +67,7 @@ def _all_targets(name: str, repeats: Mapping[str, Any]) -> list[Required]:
 
 def _of_the_product(figures: Figures) -> list[Required]:
     """Live against frozen, incremental against anew, stability, drift."""
-    parts = figures["product"]["parts"]
+    parts = figures["product"]["parts"]["explore"]
     live, frozen = (_value(parts, scorer, RECALL) for scorer in ("model", "frozen_first"))
     found = [at_least("live / frozen first, Recall@20", _ratio(live, frozen), 1.15)]
     anew = figures["product"].get("retrained")

@@ -18,13 +18,15 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A file, the behaviors that count, how long an event stays in the window, and the time between fits."""
+    """A file, the behaviors that count, how long an event stays in the window, and the peers' windows."""
 
     name: str
     path: Path
     relations: tuple[str, ...]  # empty: all of the file
     span: str
-    every: str
+    every: str  # length of a window: peers that are trained anew are so at its start
+    fit: str = "auto"  # event time between two fits of the product; "auto" is its default
+    repeats: bool = False  # lists that may name what the user has touched are asked for, too
 
     @property
     def every_ms(self) -> int:
@@ -37,27 +39,27 @@ class Dataset:
 
 
 KUAIRAND = ("click", "long_view", "profile_enter", "like", "comment", "follow", "forward", "hate")
-REAL = {  # relations, span, every
-    "taobao_9d": (("buy", "cart", "fav"), "9d", "12h"),
-    "kuairand": (KUAIRAND, "14d", "24h"),  # an impression is what was shown, not what was done
-    "tmall2013": (("click", "buy", "fav", "cart"), "400d", "1d"),
+REAL = {  # relations, span, every, repeats
+    "taobao_9d": (("buy", "cart", "fav"), "9d", "12h", False),
+    "kuairand": (KUAIRAND, "14d", "24h", False),  # an impression is what was shown, not what was done
+    "tmall2013": (("click", "buy", "fav", "cart"), "400d", "5d", True),
 }
 
 
 def find_dataset(name: str, every: str | None = None) -> Dataset:
-    """A dataset by its name or path.
+    """A dataset by its name or path; ``every`` sets both the windows and the time between fits.
 
     Raises:
         SystemExit: There is no such file.
     """
     if name in REAL:
-        relations, span, usual = REAL[name]
+        relations, span, usual, repeats = REAL[name]
         folder = Path(os.environ["DRIFTGRAPH_SHARED"]) if os.environ.get("DRIFTGRAPH_SHARED") else BESIDE
         path = folder / "data" / name / "events.csv.gz"
     else:
-        relations, span, usual, path = (), "400d", "1d", Path(name)
+        relations, span, usual, repeats, path = (), "400d", "1d", False, Path(name)
     if not path.is_file():
         raise SystemExit(
             f"there is no {path}: name {', '.join(REAL)} with DRIFTGRAPH_SHARED set, or an event file"
         )
-    return Dataset(name, path, relations, span, every or usual)
+    return Dataset(name, path, relations, span, every or usual, every or "auto", repeats)

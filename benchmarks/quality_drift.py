@@ -38,7 +38,7 @@ def planted(folder: Path, options: ShopOptions, every: str) -> tuple[Shop, Datas
         dict(zip(("user_id", "item_id", "behavior"), ids, strict=True)) | {"timestamp": shop.time_ms}
     )
     pq.write_table(table, path)
-    return shop, Dataset(path.stem, path, BEHAVIORS, f"{options.span_ms // 86_400_000 + 1}d", every)
+    return shop, Dataset(path.stem, path, BEHAVIORS, f"{options.span_ms // 86_400_000 + 1}d", every, every)
 
 
 class Oracle:
@@ -67,7 +67,7 @@ def drift_figures(shop: Shop, dataset: Dataset, stream: Stream, replays: list[Re
     """Recall@20 of first contacts by fits since the change, ours and the oracle's, and the share regained."""
     mask = np.zeros(len(stream), np.bool_)
     for one in replays:
-        mask[one.events["explore"]] = True
+        mask[one.events] = True
     mask &= stream.time_ms >= shop.options.drift_ms - dataset.every_ms
     nothing = np.zeros(len(stream), np.bool_)
     targets = targets_at(stream, mask, nothing, every_ms=dataset.every_ms)
@@ -89,8 +89,8 @@ def drift_figures(shop: Shop, dataset: Dataset, stream: Stream, replays: list[Re
 
 def _ranks(one: Replay, events: Index) -> F64:
     """[T] the replay's ranks of events; nan where it has none."""
-    found = np.full(int(max(events.max(initial=0), one.events["explore"].max(initial=0))) + 1, np.nan)
-    found[one.events["explore"]] = one.ranks["explore"]
+    found = np.full(int(max(events.max(initial=0), one.events.max(initial=0))) + 1, np.nan)
+    found[one.events] = one.ranks
     ranks: F64 = found[events]
     return ranks
 

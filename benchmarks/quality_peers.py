@@ -5,9 +5,11 @@ Stream ──► tuning span ──► [tune] ──► a choice for each peer a
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +42,21 @@ class Spans:
 
 
 Choice = dict[str, dict[str, Settings]]  # by set and peer
+
+
+def kept_tuning(path: Path, stream: Stream, spans: Spans, most: int, seed: int) -> tuple[Choice, Figures]:
+    """As ``tune``, or what an earlier run has left in a file, which knows nothing of the product."""
+    if not path.is_file():
+        path.write_text(json.dumps(tune(stream, spans, most, seed)[1]), encoding="utf-8")
+    tried = json.loads(path.read_text(encoding="utf-8"))
+    chosen = {
+        name: {
+            peer: kind.settings[int(np.argmax(list(tried[peer][name].values())))]
+            for peer, kind in PEERS.items()
+        }
+        for name in SETS
+    }
+    return chosen, tried
 
 
 def tune(stream: Stream, spans: Spans, most: int, seed: int) -> tuple[Choice, Figures]:

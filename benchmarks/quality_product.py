@@ -3,13 +3,14 @@
     driftgraph replay FILE --predictions P --redis none --json ──► [Replay] ──► the rank of each target
     Lockstep with a single fit ──► [retrained] ──► what a full retrain is worth, and what it costs
 
-A row of the predictions that is the first contact of its user and item is of the set ``explore``. A column
-``scope`` may say it instead: ``explore`` or ``all``, where lists may name what the user has touched.
+First contacts (``explore``) are ranked by one replay, all targets (``repeats``) by a second one with
+``publish.repeats``, whose lists may name what the user has touched.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -33,37 +34,42 @@ PARTS = ("recall_at_20", "ndcg_at_20", "mrr_at_20")
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One replay: its report, its cost, and by set the events that it ranked, with the ranks.
+    """One replay: its report, its cost, and the events of one set that it ranked, with the ranks.
 
     ``events`` are places in the stream, ascending; the rank of an item outside of the list is inf.
     """
 
     report: Mapping[str, Any]
     cpu_s: float
-    events: Mapping[str, I64]
-    ranks: Mapping[str, F64]
+    events: I64
+    ranks: F64
 
 
-def replay(dataset: Dataset, stream: Stream, folder: Path, seed: int) -> Replay:
+def replay(dataset: Dataset, stream: Stream, folder: Path, seed: int, *, repeats: bool = False) -> Replay:
     """Run a replay with the product's defaults, or read what an earlier one left in the folder.
+
+    ``repeats``: every event is a target, and lists may name what the user has touched.
 
     Raises:
         SystemExit: The replay failed; what it said is above.
     """
-    name = f"{dataset.name.replace('/', '_')}-{dataset.every}-{seed}"
+    name = f"{dataset.name.replace('/', '_')}-{dataset.fit}-{seed}{'-repeats' * repeats}"
     predictions, told = folder / f"{name}.parquet", folder / f"{name}.json"
     if not told.is_file():
         command = [
             str(Path(sys.executable).with_name("driftgraph")), "replay", str(dataset.path),
             "--redis", "none", "--json",
-            "--fit-every", dataset.every, "--span", dataset.span, "--seed", str(seed),
+            "--span", dataset.span, "--seed", str(seed),
             "--predictions", str(predictions), "--data-dir", str(folder / f"{name}-data"),
         ]  # fmt: skip
         if dataset.relations:
             command += ["--relations", ",".join(dataset.relations)]
+        if dataset.fit != "auto":
+            command += ["--fit-every", dataset.fit]
+        environment = {**os.environ, "DRIFTGRAPH__PUBLISH__REPEATS": str(repeats).lower()}
         predictions.unlink(missing_ok=True)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode != 0:
             raise SystemExit(
@@ -72,42 +78,38 @@ def replay(dataset: Dataset, stream: Stream, folder: Path, seed: int) -> Replay:
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         told.write_text(json.dumps({"cpu_s": cpu_s, "report": json.loads(done.stdout)}), encoding="utf-8")
     kept = json.loads(told.read_text(encoding="utf-8"))
-    return Replay(kept["report"], kept["cpu_s"], *ranked(stream, pq.read_table(predictions)))
+    events, ranks = ranked(stream, pq.read_table(predictions), repeats=repeats)
+    return Replay(kept["report"], kept["cpu_s"], events, ranks)
 
 
-def ranked(stream: Stream, table: pa.Table) -> tuple[dict[str, I64], dict[str, F64]]:
-    """The events of the predictions as places in the stream, and the ranks of their items, by set.
+def ranked(stream: Stream, table: pa.Table, *, repeats: bool) -> tuple[I64, F64]:
+    """The events of the predictions as places in the stream, and the ranks of their items.
+
+    Without ``repeats``, a row is left out if the window had forgotten an earlier contact of user and item.
 
     Raises:
         SystemExit: A row is of no event of the stream.
     """
     place: dict[tuple[str, str, int], int] = {}
-    first = stream.first_contacts()
     columns = (stream.user.tolist(), stream.item.tolist(), stream.time_ms.tolist())
     for n, (user, item, time_ms) in enumerate(zip(*columns, strict=True)):
         place.setdefault((stream.user_ids[user], stream.item_ids[item], time_ms), n)
-    events: dict[str, list[int]] = {"explore": [], "repeats": []}
-    ranks: dict[str, list[float]] = {"explore": [], "repeats": []}
-    scopes = table["scope"].to_pylist() if "scope" in table.column_names else [None] * len(table)
+    events, ranks = np.zeros(len(table), np.int64), np.zeros(len(table))
     rows = zip(
-        *(table[name].to_pylist() for name in ("user_id", "item_id", "ts_ms", "top_items")),
-        scopes,
-        strict=True,
+        *(table[name].to_pylist() for name in ("user_id", "item_id", "ts_ms", "top_items")), strict=True
     )
-    for user_id, item_id, time_ms, top, scope in rows:
+    for n, (user_id, item_id, time_ms, top) in enumerate(rows):
         if (user_id, item_id, time_ms) not in place:
             raise SystemExit(
                 f"the predictions have an event that the file has not: {user_id}, {item_id}, {time_ms}"
             )
-        at = place[user_id, item_id, time_ms]
-        name = "explore" if (scope or ("explore" if first[at] else "all")) == "explore" else "repeats"
-        events[name].append(at)
-        ranks[name].append(top.index(item_id) + 1 if item_id in top else np.inf)
-    order = {name: np.argsort(np.array(places, np.int64), kind="stable") for name, places in events.items()}
-    return (
-        {name: np.array(places, np.int64)[order[name]] for name, places in events.items()},
-        {name: np.array(found, np.float64)[order[name]] for name, found in ranks.items()},
-    )
+        events[n] = place[user_id, item_id, time_ms]
+        ranks[n] = top.index(item_id) + 1 if item_id in top else np.inf
+    # events of one user, item and time are one target, as its list is the same
+    events, first = np.unique(events, return_index=True)
+    ranks = ranks[first]
+    kept = np.ones(len(events), np.bool_) if repeats else stream.first_contacts()[events]
+    return events[kept], ranks[kept]
 
 
 def parts_of(

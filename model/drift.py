@@ -1,6 +1,7 @@
 """Drift: which users, items and behaviors moved since the generation before, and how older ones do today.
 
     Trainer.fit, accepted ──► [drift_of] ──► Drift ──► manifest, report
+    Trainer.fit, accepted ──► [stability_of] ──► Stability ──► FitReport
     Trainer.fit, accepted ──► [Elders.keep] ─ … ─► Trainer.evaluate ──► [Elders.curve] ──► Staleness
 
 A score of 0 means "as before". ``Drift`` says what each score is, and from how many events on it is given.
@@ -16,6 +17,7 @@ import numpy as np
 
 from driftgraph.model.evaluate import Scored, Staleness, Targets, metrics_of, published_ranks
 from driftgraph.model.examples import before, take
+from driftgraph.model.fit_report import Stability
 from driftgraph.model.published import Published
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -31,6 +33,8 @@ AGES: Final = (1, 2, 4, 8)  # fits ago
 USERS_MAX: Final = 50_000  # whose vectors are kept of an older generation: 6 MB of 64 channels
 BYTES_MAX: Final = 1 << 28  # of all older generations; in a big catalog the oldest go
 TARGETS_MAX: Final = 1_000  # ranked by each of them
+
+STABLE_USERS: Final = 256  # whose best items are compared: a standard error of about .01
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,40 @@ def _past(view: WindowView, side: int, rows: U32, new: Events, old: Cut) -> tupl
     place = np.nonzero(real_BRK)[0].astype(np.uint64)
     pairs = np.unique(place << np.uint64(32) | near.neighbor_BRK[real_BRK])
     return (pairs >> np.uint64(32)).astype(np.int64), pairs.astype(np.uint32)
+
+
+def stability_of(
+    then: Published | None, now: Published, *, held_old: tuple[float, float], top: int
+) -> Stability | None:
+    """What a fit left as it was: ``then`` has the items published before it, ``now`` all that it publishes.
+
+    ``held_old`` has the mean losses of held-out events from before the interval, before and after the fit.
+    None for a first model. O(``STABLE_USERS`` · items).
+    """
+    if then is None:
+        return None
+    _, at_then, at_now = np.intersect1d(then.item_rows, now.item_rows, return_indices=True)
+    same = then.item_version[at_then] == now.item_version[at_now]
+    was, is_now = then.item[at_then[same]], now.item[at_now[same]]
+    cosine = 1 - _apart(was[:, :-1], is_now[:, :-1])
+    chosen = np.linspace(0, len(now.user_rows) - 1, min(len(now.user_rows), STABLE_USERS)).astype(np.int64)
+    width = min(top, len(was))
+    overlap = [
+        len(np.intersect1d(_highest(was @ user, width), _highest(is_now @ user, width))) / width
+        for user in now.user[chosen]
+        if width
+    ]
+    before_fit, after_fit = held_old
+    return Stability(
+        item_cosine=float(cosine.mean()) if len(cosine) else float("nan"),
+        overlap=float(np.mean(overlap)) if overlap else float("nan"),
+        forgetting=after_fit / before_fit - 1 if before_fit else float("nan"),
+    )
+
+
+def _highest(scores: F32, width: int) -> I64:
+    """The places of the highest scores, in no order."""
+    return np.argpartition(-scores, width - 1)[:width]
 
 
 def _directions(vectors: F32 | F64) -> F64:

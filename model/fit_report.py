@@ -14,6 +14,17 @@ OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps
 
 
 @dataclass(frozen=True, slots=True)
+class Stability:
+    """What an accepted fit left as it was, beside the generation before; nan where nothing compares."""
+
+    item_cosine: float  # mean over the items of both, without the popularity in the last channel
+    overlap: float  # share of a user's best items by the new items that are its best by the old ones, too
+    forgetting: (
+        float  # by how much the loss of held-out events from before the interval grew; -.01 is 1 % less
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FitReport:
     """What a fit did. ``model_version`` is the serving one after it, grown by one if it was accepted.
 
@@ -32,6 +43,7 @@ class FitReport:
     rows_moved: int
     holdout: Mapping[str, tuple[float, float]]  # name -> mean loss of (the gate's rival, candidate)
     refused: tuple[str, ...] = ()
+    stability: Stability | None = None  # None for a first model and a fit that was refused
 
 
 def no_fit(model_version: int) -> FitReport:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from driftgraph.model import saved_state
 from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently
-from driftgraph.model.drift import Elders
+from driftgraph.model.drift import Elders, stability_of
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
-from driftgraph.model.fit_report import FitReport, OnStep, no_fit, steps_of
+from driftgraph.model.fit_report import FitReport, OnStep, Stability, no_fit, steps_of
 from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
 from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
@@ -168,7 +168,7 @@ class Trainer:
         self.weights.begin()
         held_losses: list[Losses] = []
         candidate: Embedding | None = None
-        moved, accepted = 0, False
+        moved, accepted, stability = 0, False, None
         try:
             done = (self._begin if anew else self._train)(view, cut, todo, rate, on_step)
             verdict = done.verdict
@@ -178,7 +178,7 @@ class Trainer:
                     held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
             if verdict.accepted and candidate is not None:
-                self._accept(view, candidate, cut, lessons)
+                stability = self._accept(view, candidate, cut, lessons, held_losses[1])
                 moved, accepted = self.weights.commit(), True
         finally:
             if not accepted:
@@ -196,6 +196,7 @@ class Trainer:
             replayed_examples=todo.replay_count,
             rows_moved=moved,
             holdout={held.name: (_mean(held.rival), _mean(held.candidate)) for held in held_losses},
+            stability=stability,
         )
 
     def embed(self, view: WindowView, cut: Cut) -> Embedding:
@@ -350,7 +351,9 @@ class Trainer:
         """Loss of each held-out example if popularity alone ranked, by the half-life that does better."""
         return best_popularity_losses([self._inputs(view, cut, batch) for batch in held])
 
-    def _accept(self, view: WindowView, candidate: Embedding, cut: Cut, lessons: Lessons | None) -> None:
+    def _accept(
+        self, view: WindowView, candidate: Embedding, cut: Cut, lessons: Lessons | None, held_old: Losses
+    ) -> Stability | None:
         """The candidate is the next model version, and the scorer learns: a first one of its holdout."""
         is_first, versions = self.model_version == 0, (view.row_versions(USER), self.table.version)
         published = Published.of(candidate, versions)
@@ -365,6 +368,8 @@ class Trainer:
         self._latest = (cut, self.model_version, candidate)
         if lessons is not None:
             self.scorer.learn(lessons)
+        old = (_mean(held_old.rival), _mean(held_old.candidate))
+        return stability_of(self.before, published, held_old=old, top=self.options.top)
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:

@@ -16,6 +16,7 @@ from benchmarks.quality import choose_targets, ranks_of_ours
 from benchmarks.quality_bounds import bounds
 from benchmarks.quality_drift import Oracle, drift_figures, planted
 from benchmarks.quality_peers import Spans
+from benchmarks.quality_picture import draw, rows_of, table
 from benchmarks.quality_product import Replay, mean_named, parts_of, ranked, retrained, write_events
 from benchmarks.quality_table import OURS, set_figures, sliced, slices_of
 from driftgraph.app.demo.shop import ShopOptions
@@ -36,31 +37,27 @@ PREDICTED = {
 
 
 def test_a_prediction_is_ranked_by_its_place_in_the_list() -> None:
-    """A repeat is of all targets, without a word; a column may say that a first contact is, too."""
-    events, ranks = ranked(STREAM, pa.table(PREDICTED))
-    assert events["explore"].tolist() == [2, 4]
-    assert ranks["explore"].tolist() == [math.inf, 2]
-    assert (events["repeats"].tolist(), ranks["repeats"].tolist()) == ([3], [1])
-    events, _ = ranked(STREAM, pa.table(PREDICTED | {"scope": ["explore", "all", "all"]}))
-    assert (events["explore"].tolist(), events["repeats"].tolist()) == ([4], [2, 3])
+    """Where lists may name what the user has touched, a repeat is a target, too."""
+    events, ranks = ranked(STREAM, pa.table(PREDICTED), repeats=False)
+    assert (events.tolist(), ranks.tolist()) == ([2, 4], [math.inf, 2])
+    events, ranks = ranked(STREAM, pa.table(PREDICTED), repeats=True)
+    assert (events.tolist(), ranks.tolist()) == ([2, 3, 4], [math.inf, 1, 2])
 
 
 def test_a_prediction_of_no_event_stops_the_benchmark() -> None:
     with pytest.raises(SystemExit, match="an event that the file has not: c, y"):
-        ranked(STREAM, pa.table(PREDICTED | {"user_id": ["c", "a", "a"]}))
+        ranked(STREAM, pa.table(PREDICTED | {"user_id": ["c", "a", "a"]}), repeats=True)
 
 
 def replay_of(stream: Any, seed: int, rank: float) -> Replay:
     first = np.flatnonzero(stream.first_contacts())[seed::2]
-    events = {"explore": first, "repeats": np.zeros(0, np.int64)}
-    ranks = {"explore": np.full(len(first), rank), "repeats": np.zeros(0)}
-    return Replay({"generations": []}, 1.0, events, ranks)
+    return Replay({"generations": []}, 1.0, first, np.full(len(first), rank))
 
 
 def test_targets_are_those_of_the_replays_in_the_scored_span() -> None:
     stream = tiny_stream(1, items=30)
     spans = Spans.of(stream)
-    replays = [replay_of(stream, 0, 1.0), replay_of(stream, 1, math.inf)]
+    replays = {"explore": [replay_of(stream, 0, 1.0), replay_of(stream, 1, math.inf)], "repeats": []}
     targets = choose_targets(stream, spans, replays, every_ms=DAY_MS, most=20, seed=0)
     explored = targets.take(targets.explore)
     assert len(explored) == 20
@@ -69,6 +66,10 @@ def test_targets_are_those_of_the_replays_in_the_scored_span() -> None:
     ours = ranks_of_ours(replays, explored, len(stream))
     assert [np.isfinite(rank).sum() for rank in ours["explore"]] == [10, 0]
     assert [np.isnan(rank).sum() for rank in ours["explore"]] == [10, 10]
+    assert ours["repeats"] == []
+    runs = {"explore": [], "repeats": replays["explore"]}
+    again = choose_targets(stream, spans, runs, every_ms=DAY_MS, most=20, seed=0)
+    assert set(again.event[again.repeats]) <= {n for one in runs["repeats"] for n in one.events.tolist()}
 
 
 def test_differences_are_of_the_targets_that_a_seed_ranked() -> None:
@@ -108,7 +109,7 @@ def test_parts_weigh_by_events_and_numbers_are_found_at_any_depth() -> None:
         }
 
     made = [generation(1, 9, 0.9), generation(5, 1, 0.2), generation(6, 3, 0.4)]
-    one = Replay({"generations": made}, 1.0, {}, {})
+    one = Replay({"generations": made}, 1.0, np.zeros(0, np.int64), np.zeros(0))
     assert parts_of([one], 1)["model"]["recall_at_20"] == pytest.approx(0.35)
     assert parts_of([one], 1, 5)["model"]["recall_at_20"] == pytest.approx(0.2)
     assert mean_named([one], "overlap") == pytest.approx(0.5)
@@ -122,7 +123,8 @@ def figures(name: str, ours: float, peer: float) -> dict[str, Any]:
     }
     rows[OURS] = {"recall_at_20": ours, "ndcg_at_20": ours}
     product = {
-        "parts": {"model": {"recall_at_20": ours}, "frozen_first": {"recall_at_20": ours / 2}},
+        "parts": {"explore": {"model": {"recall_at_20": ours}, "frozen_first": {"recall_at_20": ours / 2}}},
+        "whole": {"explore": {"recall_at_20": ours}},
         "stability": {"item_cosine": 0.99, "overlap": 0.95, "forgetting": None},
     }
     return {"dataset": name, "explore": {"event": rows}, "repeats": {"event": rows}, "product": product}
@@ -145,6 +147,36 @@ def test_bounds_follow_the_figures(name: str, ours: float, peer: float, holds: b
     assert all(one.ok for one in found if one.name.startswith(name)) is holds
     forgetting = next(one for one in found if one.name == "forgetting")
     assert (forgetting.value, forgetting.ok) == (None, False), "what is not measured does not hold"
+
+
+def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best_first(
+    tmp_path: Path,
+) -> None:
+    values = {"recall_at_20": 0.02, "ndcg_at_20": 0.01}
+    peer = values | {"recall_at_20_behind": 0.01, "recall_at_20_behind_95": [-0.002, 0.02]}
+    rows = {OURS: {"recall_at_20": 0.03, "ndcg_at_20": 0.02}, "item_knn": peer}
+    told = {
+        "dataset": "a", "every": "1d", "fit": "auto",
+        "explore": {"targets": 1_234, "event": rows},
+        "repeats": {"targets": 0, "event": {OURS: None, "item_knn": values}},
+        "product": {
+            "parts": {"explore": {"model": values, "frozen_first": values | {"recall_at_20": 0.04}}},
+            "whole": {"explore": values | {"targets": 2_345}},
+        },
+    }  # fmt: skip
+    assert [row.name for row in rows_of(told, "explore")] == [f"{OURS}: frozen first", OURS, "item_knn"]
+    assert rows_of(told, "repeats") == [], "the product was not measured there"
+    assert table(told, "explore").splitlines()[-2:] == [
+        "| item_knn | .0200 | .0100 | .0100 (-.0020 … .0200) |",
+        "| driftgraph, all 2,345 targets | .0200 | .0100 | |",
+    ]
+    assert "1,234 targets" in table(told, "explore")
+    draw([told], tmp_path / "drawn.svg")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    for word in (f"{OURS}: frozen first", "item_knn", ".0400", "first contacts, Recall@20"):
+        assert f">{word}<" in drawn
+    told["product"]["whole"]["explore"]["recall_at_20"] = 0.01
+    assert rows_of(told, "explore")[0].name == f"{OURS}: frozen first (copies counted)"
 
 
 def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does_not(tmp_path: Path) -> None:
@@ -170,7 +202,7 @@ def test_the_oracle_of_the_planted_drift_regains_everything_and_a_stale_one_does
             rivals = np.delete(value, list(seen.setdefault(user, set())))
             found[n] = 1 + (rivals > value[item]).sum()
             seen[user].add(item)
-        one = Replay({"generations": []}, 1.0, {"explore": first}, {"explore": found})
+        one = Replay({"generations": []}, 1.0, first, found)
         assert low <= drift_figures(shop, dataset, stream, [one])["regained"] <= high
 
 

@@ -180,6 +180,9 @@ def test_the_curve_has_each_age_and_the_oldest_is_the_frozen_first_model() -> No
         found = trainer.evaluate(window, since, cut)
         assert found.staleness is not None
         version = trainer.model_version
+        # what was published last ranks nearly as the vectors do that users have now
+        newest = found.staleness.fits_ago[1]["recall_at_20"]
+        assert newest == pytest.approx(found.metrics["vectors"]["recall_at_20"], abs=0.1)
         assert list(found.staleness.fits_ago) == [age for age in (1, 2, 4, 8) if age <= version]
         assert found.staleness.event_count == found.event_count
         assert found.staleness.vectors == found.metrics["vectors"]
@@ -192,6 +195,47 @@ def test_the_curve_has_each_age_and_the_oldest_is_the_frozen_first_model() -> No
     resumed.load_state_dict(*trainer.state_dict())
     since, cut = cut, append(window, blocks(150, seed=20, first_ms=10**7))
     assert resumed.evaluate(window, since, cut).staleness is None, "older generations are not saved"
+
+
+def test_what_a_fit_left_is_plain_arithmetic() -> None:
+    rng = np.random.default_rng(3)
+    then, now = generation_of(40, 60), generation_of(40, 60)
+    now.item[:] += rng.normal(size=now.item.shape).astype(np.float32) / 2
+    now.item_version[:5] += 1  # rows of other owners now
+    found = drift.stability_of(then.without_users(), now, held_old=(4.0, 4.1), top=7)
+    assert found is not None
+    cosines, shares = [], []
+    for was, is_now in zip(then.item[5:, :-1].tolist(), now.item[5:, :-1].tolist(), strict=True):
+        dot = sum(a * b for a, b in zip(was, is_now, strict=True))
+        cosines.append(dot / sum(a * a for a in was) ** 0.5 / sum(b * b for b in is_now) ** 0.5)
+    for user in now.user:
+        best = [
+            set(sorted(range(5, 60), key=lambda i: -float(one.item[i] @ user))[:7]) for one in (then, now)
+        ]
+        shares.append(len(best[0] & best[1]) / 7)
+    assert found.item_cosine == pytest.approx(sum(cosines) / len(cosines))
+    assert found.overlap == pytest.approx(sum(shares) / len(shares))
+    assert 0.3 < found.overlap < 0.95
+    assert found.forgetting == pytest.approx(0.025)
+    same = drift.stability_of(then, then, held_old=(4.0, 4.0), top=7)
+    assert same is not None
+    assert (same.item_cosine, same.overlap, same.forgetting) == (pytest.approx(1), 1, 0)
+    apart = drift.stability_of(generation_of(1, 0), generation_of(1, 3), held_old=(np.nan, np.nan), top=7)
+    assert apart is not None
+    assert np.isnan([apart.item_cosine, apart.overlap, apart.forgetting]).all(), "nothing compares"
+
+
+def test_a_fit_reports_what_it_left_and_a_first_one_does_not() -> None:
+    window = window_of(blocks(400, seed=7))
+    trainer, since, cut = trainer_of(), empty_cut(window), window.cut()
+    assert trainer.fit(window, since, cut).stability is None
+    since, cut = cut, append(window, blocks(150, seed=8, first_ms=10**6))
+    fit = trainer.fit(window, since, cut)
+    assert fit.stability is not None
+    assert 0.5 < fit.stability.item_cosine < 1
+    assert 0 < fit.stability.overlap <= 1
+    rival, candidate = fit.holdout["old"]
+    assert fit.stability.forgetting == pytest.approx(candidate / rival - 1)
 
 
 def generation_of(users: int, items: int) -> Published:
