@@ -135,6 +135,12 @@ def first_contacts(events: Events) -> U64:
     return identity(take(events, index))
 
 
+def once(events: Events) -> Events:
+    """Events without their copies: those that are alike in user, item, relation and time are one question."""
+    _, index = np.unique(identity(events), return_index=True)
+    return take(events, np.sort(index))
+
+
 def is_held(events: Events, options: TrainerOptions) -> Mask:
     """Whether each event belongs to the holdout: a hash of the event alone, so it always does or never."""
     share: Mask = _hash(events) < np.uint64(int(options.holdout_share * 2**32))

@@ -494,3 +494,13 @@ def test_published_vectors_survive_being_saved() -> None:
             getattr(loaded, side)(rows, version), getattr(trainer.first, side)(rows, version), strict=True
         ):
             assert np.array_equal(a, b)
+
+
+def test_copies_of_an_event_are_one_target() -> None:
+    rows = blocks(300, seed=41)
+    later = [(70, 5, 0, 10**6)] * 4 + [(70, 5, 1, 10**6), (71, 6, 0, 10**6 + 1), (71, 6, 0, 10**6 + 2)]
+    trainer, window, since, cut = trained(rows, later)
+    got = trainer.evaluate(window, since, cut)
+    assert (got.target_count, got.event_count) == (2, 2)
+    trainer, window, since, cut = trained(rows, later, repeats=True)
+    assert trainer.evaluate(window, since, cut).event_count == 4
