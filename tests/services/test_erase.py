@@ -144,6 +144,7 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
         assert files_holding(var, ANN)
         with RunningUpdater(config) as updater:
             until("it goes on", lambda: "serves generation 2" in updater.output(), 120)
+            updater.wait_for("it says so", lambda s: "events" in s)
             counts = updater.status()["events"]
             assert (counts["forgotten"], counts["erased"]) == (0, 2), counts
             assert counts["read"] == sum(counts[k] for k in counts if k != "read")

@@ -119,7 +119,7 @@ def test_a_start_fills_the_window_from_the_longest_span_ago_and_says_so(live: Li
 def test_readers_are_served_from_the_published_generation(live: Live) -> None:
     user = live.shop.user_ids[int(live.shop.user[0])]
     found = live.reader.recommend(user, 10)
-    assert (found.source, len(found.items)) == ("embedding", 10)
+    assert (found.source, len(found.items)) == ("list", 10)
     [served] = [g for g in GenerationStore(live.client, namespace="shop", epoch=1).generations() if g.current]
     assert served.manifest["model_version"] == "1"
     assert int(served.manifest["users"]) == len(set(live.shop.user.tolist()))
