@@ -253,7 +253,7 @@ def test_what_was_replayed_into_a_redis_is_served_from_there_alone(
     report = replayed(shell, "shop.csv", *SMALL, "--redis", redis_server.url)
     user = SHOP.user_ids[int(SHOP.user[-1])]
     answer = shell("recommend", user, "--top", "5", "--redis", redis_server.url, "--json").json()
-    assert (answer["source"], answer["generation"]) == ("embedding", report["generations"][-1]["generation"])
+    assert (answer["source"], answer["generation"]) == ("list", report["generations"][-1]["generation"])
     assert len(answer["items"]) == 5
     touched = {SHOP.item_ids[n] for n in SHOP.item[SHOP.user == SHOP.user[-1]].tolist()}
     assert touched.isdisjoint(one["item"] for one in answer["items"])
