@@ -16,6 +16,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
@@ -134,7 +135,7 @@ def published(client: redis.Redis, *, runs: int) -> Figures:
             worker = Worker(graph, trainer, store, checkpoints=None, lengths=lengths)
             moment = graph.moment()
             trainer._latest = (moment.cut, 1, trainer.embed(graph.window, moment.cut))  # timed without it
-            publish_s[name].append(seconds_of(lambda worker=worker, moment=moment: worker.publish(moment)))
+            publish_s[name].append(seconds_of(partial(worker.publish, moment)))
             size[name] = int(client.info("memory")["used_memory"]) - empty
             refresh_s[name].append(refreshed(graph, worker))
     median = {name: float(np.median(seconds)) for name, seconds in publish_s.items()}

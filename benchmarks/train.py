@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.lists import CATALOGS, rate
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.training import Peer, difference
+from benchmarks.peers.training import Library, Peer, difference
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import Shop, draw
 from driftgraph.model.embed import Encoder, embed
@@ -207,7 +207,7 @@ def _peers(window: Window, cut: Cut, trainer: Trainer) -> dict[str, Peer]:
     from benchmarks.peers.training_dgl import Dgl  # noqa: PLC0415  # not where only lists and fits are wanted
     from benchmarks.peers.training_pyg import Pyg  # noqa: PLC0415
 
-    libraries = {"dgl": Dgl(window, cut), "pyg": Pyg(window, cut, trainer.options.fanout)}
+    libraries: dict[str, Library] = {"dgl": Dgl(window, cut), "pyg": Pyg(window, cut, trainer.options.fanout)}
     return {name: Peer(one, trainer.network, trainer.table) for name, one in libraries.items()}
 
 

@@ -263,7 +263,7 @@ def _part(lessons: Lessons, start: int, stop: int) -> Lessons:
 
 def _sums(value_P: F64, bounds_N1: I64) -> F64:
     """Sums over each target's candidates; a target has at least one or none."""
-    total = np.concatenate([[0.0], np.cumsum(value_P)])
+    total: F64 = np.concatenate([[0.0], np.cumsum(value_P)])
     return total[bounds_N1[1:]] - total[bounds_N1[:-1]]
 
 

@@ -12,7 +12,7 @@ Shape suffixes: N target nodes, S source nodes, B examples, C candidates, D chan
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -233,10 +233,11 @@ class Peer:
 def difference(trainer: Trainer, peer: Peer, inputs: Inputs) -> float:
     """How far loss and row gradient are from those of the model, relative, given the same neighborhoods."""
     found = []
-    for loss_of in (
+    losses: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda rows_nD: batch_loss(trainer.network, inputs, rows_nD),
         lambda rows_nD: peer.loss(peer.given(inputs), rows_nD),
-    ):
+    )
+    for loss_of in losses:
         rows_nD = trainer.table.weight.index_select(0, inputs.rows_n).requires_grad_()
         loss = loss_of(rows_nD)
         (gradient_nD,) = torch.autograd.grad(loss, [rows_nD])

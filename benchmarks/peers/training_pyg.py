@@ -91,7 +91,7 @@ class Pyg:
             user = torch.from_numpy(events.user[chosen].astype(np.int64))
             item = torch.from_numpy(events.item[chosen].astype(np.int64)) + self.users
             for loaders in self._loaders.values():
-                for part in zip(user.split(AT_ONCE), item.split(AT_ONCE), strict=True):
+                for part in zip(torch.split(user, AT_ONCE), torch.split(item, AT_ONCE), strict=True):
                     loaders[r].insert(*part)
 
     def hop(self, side: int, nodes_N: Tensor, fanout: int) -> tuple[Graph, Tensor]:
@@ -106,8 +106,8 @@ class Pyg:
             else:
                 targets.append(target_E - (len(found_n) - len(nodes_N)))
                 sources.append(found_n[source_E])
-        rows, place = torch.cat(sources).unique(return_inverse=True)
-        places = place.split([len(one) for one in sources])
+        rows, place = torch.unique(torch.cat(sources), return_inverse=True)
+        places = torch.split(place, [len(one) for one in sources])
         indices = [torch.stack(pair) for pair in zip(places, targets, strict=True)]
         return Graph(indices, len(nodes_N)), rows
 

@@ -175,7 +175,8 @@ def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best
     drawn = (tmp_path / "drawn.svg").read_text()
     for word in (f"{OURS}: frozen first", "item_knn", ".0400", "first contacts, Recall@20"):
         assert f">{word}<" in drawn
-    told["product"]["whole"]["explore"]["recall_at_20"] = 0.01
+    product: Any = told["product"]
+    product["whole"]["explore"]["recall_at_20"] = 0.01
     assert rows_of(told, "explore")[0].name == f"{OURS}: frozen first (copies counted)"
 
 

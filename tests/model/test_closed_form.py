@@ -38,7 +38,8 @@ def dense(events_rows: list[tuple[int, int, int, int]], items: int, factors: int
         solved(item_ID, user_UD, happened.T, weight.T)
     scores: Matrix = item_ID @ np.linalg.inv(item_ID.T @ item_ID + RIDGE * np.eye(factors)) @ item_ID.T
     known = happened.any(axis=0)
-    return scores * MEAN_SQUARE / np.diag(scores)[known].mean()
+    made: Matrix = scores * MEAN_SQUARE / np.diag(scores)[known].mean()
+    return made
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,9 @@ def test_it_ranks_items_of_the_own_block_first() -> None:
 def test_neither_order_nor_repeats_nor_threads_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     events = events_of(noise(3_000, seed=3))
     monkeypatch.setattr(closed_form, "BLOCK", 16)
-    monkeypatch.setattr(closed_form.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     one = ClosedForm.of(events, 100, factors=8, seed=0)
-    monkeypatch.setattr(closed_form.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     again = take(events, np.random.default_rng(0).permutation(np.repeat(np.arange(len(events)), 2)))
     assert np.array_equal(one.item_ID, ClosedForm.of(again, 100, factors=8, seed=0).item_ID)
     assert not np.array_equal(one.item_ID, ClosedForm.of(events, 100, factors=8, seed=1).item_ID)

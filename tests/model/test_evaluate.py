@@ -335,7 +335,7 @@ def test_own_counts_are_those_of_the_plainest_decay() -> None:
         (n, c): own.tolist()
         for n, c, own in zip(parts.own_n.tolist(), parts.own_C.tolist(), parts.own_O2, strict=True)
     }
-    expected = {}
+    expected: dict[tuple[int, int], list[float]] = {}
     for user, item, _, time_ms in rows:
         if time_ms + START_MS < at_ms:
             age_ms = at_ms - START_MS - time_ms

@@ -143,8 +143,9 @@ def test_a_tombstone_reaches_everything_and_nothing_brings_the_user_back(
         shutil.move(tmp_path / "of before", var / "checkpoints")  # someone takes an older one from a backup
         assert files_holding(var, ANN)
         with RunningUpdater(config) as updater:
-            until("it goes on", lambda: "serves generation 2" in updater.output(), 120)
-            updater.wait_for("it says so", lambda s: "events" in s)
+            updater.wait_for(
+                "it goes on", lambda s: "serves generation 2" in updater.output() and "events" in s, 120
+            )
             counts = updater.status()["events"]
             assert (counts["forgotten"], counts["erased"]) == (0, 2), counts
             assert counts["read"] == sum(counts[k] for k in counts if k != "read")
