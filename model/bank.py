@@ -107,7 +107,7 @@ class Bank:
         known = later.item < len(place)
         places = np.full(len(later.item), -1, np.int64)
         places[known] = place[later.item[known]]
-        weight_F = weight_F.astype(np.float32)
+        weight: F32 = weight_F.astype(np.float32)
 
         def fill(part: slice) -> None:
             asked = _Asked(places, later.time_ms, later.at_ms[part])

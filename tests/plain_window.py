@@ -134,8 +134,8 @@ class PlainWindow:
     ) -> DistinctNeighborhood:
         """Of each node and relation the newest ``looks`` · k events are looked at, at most."""
         shape = (len(nodes), len(self.relations), k)
-        neighbor, time, repeats = (np.zeros(shape, dtype) for dtype in (np.uint32, np.int64, np.int32))
-        count = np.zeros(shape[:2], np.int32)
+        neighbor, time = np.zeros(shape, np.uint32), np.zeros(shape, np.int64)
+        repeats, count = np.zeros(shape, np.int32), np.zeros(shape[:2], np.int32)
         for b, (node, before_ms) in enumerate(zip(nodes.tolist(), times_ms.tolist(), strict=True)):
             for r in range(len(self.relations)):
                 kept = distinct_of(self.newest(side, node, before_ms, r, cut), k, looks)

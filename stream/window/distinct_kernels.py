@@ -78,7 +78,7 @@ def _clear(tables: Tables, table: int) -> None:
 
 
 @helper
-def _entry_of(tables: Tables, table: int, neighbor_N: U32, first: int, neighbor: Any) -> int:
+def _entry_of(tables: Tables, table: int, neighbor_N: U32, first: int, neighbor: Any) -> Any:
     """Where ``entry_T`` names the neighbor, or would: the kept neighbors stand from ``first`` on."""
     at = ((np.int64(neighbor) * SPREAD) & 0xFFFFFFFF) >> tables.shift
     while True:

@@ -153,7 +153,7 @@ def _weigh_via(out: SumRows, room: Room, k: int, before_ms: int, is_user: bool) 
 
 
 @helper
-def _place_of(out: SumRows, begun: int, total: int, item: Any, variants: int) -> int:  # pragma: no cover
+def _place_of(out: SumRows, begun: int, total: int, item: Any, variants: int) -> Any:  # pragma: no cover
     """The place of an end item in ``out``, of which ``total`` are in use; a new one has sums of 0."""
     mask = len(out.table) - 1
     at = (np.int64(item) * 0x9E3779B1 >> 8) & mask
