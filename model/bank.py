@@ -118,7 +118,7 @@ class Bank:
                 self.time_ms,
                 self.half_lives_ms,
                 asked,
-                weight_F,
+                weight,
                 room,
                 room.view(np.int32),
                 scores[part],
