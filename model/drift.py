@@ -194,7 +194,8 @@ def _highest(scores: F32, width: int) -> I64:
 def _directions(vectors: F32 | F64) -> F64:
     """Vectors of length 1; zeros stay zeros."""
     wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    directions: F64 = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return directions
 
 
 def _apart(one: F32 | F64, other: F32 | F64) -> F64:
