@@ -192,7 +192,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
 def product_figures(stream: Stream, replays: Replays, spans: Spans) -> Figures:
     """The product on all that it ranked of the scored span, and what it says of itself there.
 
-    It counts events that are alike in user, item, behavior and time as often as they come, ``whole`` once.
+    ``whole`` counts events that are alike in user, item, behavior and time once. So does the product, but in
+    older replays it counted copies, too.
     """
     explore = replays["explore"]
     whole: Figures = {}

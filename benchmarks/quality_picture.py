@@ -53,7 +53,7 @@ def rows_of(figures: Mapping[str, Any], name: str) -> list[Row]:
     metric = SETS[name][1]
     found = [Row(OURS, "ours", rows[OURS])]
     parts, whole = figures["product"]["parts"][name], figures["product"]["whole"][name]
-    # the product's own evaluation counts copies of an event, the other rows do not
+    # in older replays the product's own evaluation counts copies of an event, the other rows do not
     apart = abs(parts["model"][metric] - whole[metric]) > COPIES_SHOW * whole[metric]
     by_rows = " (copies counted)" if apart else ""
     found += [

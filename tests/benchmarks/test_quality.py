@@ -155,7 +155,7 @@ def test_the_picture_and_the_table_have_the_product_its_parts_and_the_peers_best
     values = {"recall_at_20": 0.02, "ndcg_at_20": 0.01}
     peer = values | {"recall_at_20_behind": 0.01, "recall_at_20_behind_95": [-0.002, 0.02]}
     rows = {OURS: {"recall_at_20": 0.03, "ndcg_at_20": 0.02}, "item_knn": peer}
-    told = {
+    told: dict[str, Any] = {
         "dataset": "a", "every": "1d", "fit": "auto",
         "explore": {"targets": 1_234, "event": rows},
         "repeats": {"targets": 0, "event": {OURS: None, "item_knn": values}},
