@@ -198,8 +198,15 @@ class EmbeddingReader:
 
     def made_by(self) -> str:
         """What made the served generation: ``model``, what went before it, or nothing that says so."""
+
+        def read(generation: int) -> str:
+            if not generation:
+                return ""
+            self._consistent(generation, [])  # whether it is served still: what is kept of it does not tell
+            return self._describe(generation).made_by
+
         with redis_errors(self._client, "reading who made the generation"):
-            return self._follow(lambda generation: self._describe(generation).made_by if generation else "")
+            return self._follow(read)
 
     def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
         """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.

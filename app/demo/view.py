@@ -26,7 +26,7 @@ from driftgraph.app.training.worker_status import named
 BARS = " ▁▂▃▄▅▆▇█"
 NOT_MEASURED = "·"  # an interval of which no event was scored
 NOTHING_YET = "nothing yet: the first fit is under way"
-CHANGED = "half the users changed taste"
+CHANGED = "half changed their taste"
 LINES = {
     "model": ("live model", "bold green"),
     "co_visitation": (BASELINES["co_visitation"], "magenta"),

@@ -85,6 +85,19 @@ def test_lists_are_read_by_one_round_trip_and_by_plain_commands(
     assert redis_client.hget("shop:emb:1:item:i4", "similar") == b'["i4","i5","i6"]'
 
 
+def test_a_reader_notices_who_made_the_generation_that_is_served_now(
+    store: GenerationStore, reader: EmbeddingReader
+) -> None:
+    """Also if it has asked before, and nothing else since."""
+    assert reader.made_by() == ""
+    for number, maker in ((1, "lists"), (2, "model")):
+        one = filled("i", len(ITEMS), number)
+        store.publish(number, users_of(number, None), one, {"made_by": maker})
+        assert reader.made_by() == maker
+    store.rollback()
+    assert reader.made_by() == "lists"
+
+
 def test_what_the_user_has_touched_since_is_left_out(store: GenerationStore, reader: EmbeddingReader) -> None:
     lists = [list_of(1)] * len(USERS)
     touched = [["i3", "i0", "i24"]] * len(USERS)

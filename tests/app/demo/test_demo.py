@@ -202,7 +202,7 @@ def test_the_arrow_stands_below_the_interval_of_the_drift(drift_at: int) -> None
     lines = picture_of([0.5] * drift_at + [0.25] * (40 - drift_at), drift_at=drift_at, width=80)
     begin = line_of("live model", lines).index("█")  # the highest is the first
     assert line_of("▲", lines).index("▲") - begin == drift_at
-    assert "half the users changed taste" in line_of("▲", lines)
+    assert "half changed their taste" in line_of("▲", lines)
 
 
 def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
@@ -240,7 +240,7 @@ def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
     told = report.to_json()
     assert told["user_after"] is None
     assert math.isfinite(told["overall"]["metrics"]["model"]["recall_at_20"])
-    assert not any("drift" in line for line in notes.lines)
+    assert not any("the drift" in line for line in notes.lines)
     out = io.StringIO()
     report.render(Console(file=out, width=120))
     assert "all intervals" in out.getvalue()
