@@ -57,7 +57,7 @@ def test_every_command_works_and_the_second_one_compiles_nothing(
     assert names_in(other.work) == {"events.csv"}
 
     other.make_data_dir()
-    replayed = other.run("replay", "events.csv", "--redis", "none", "--json")
+    replayed = other.run("replay", "events.csv", "--redis", redis_server.url, "--json")
     assert replayed.returncode == 0, replayed.stderr
     assert json.loads(replayed.stdout)["events_applied"] == 3
     assert "WARNING" not in replayed.stderr

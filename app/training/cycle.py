@@ -278,7 +278,8 @@ class Worker:
             times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
             if self.trainer.model_version:
                 vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
-                if self._lists is None and self._lengths.lists:  # the generation is of an earlier process
+                has_none = self._lists is None and self.trainer.serving is not None
+                if has_none and self._lengths.lists:  # the generation is of an earlier process
                     self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)

@@ -127,7 +127,7 @@ def test_a_person_gets_a_table_and_progress_as_plain_lines(shell: Shell) -> None
     assert "events read" in done.out
     assert "recall@20" in done.out.lower()
     assert "generation 1 (model version 1)\n" in done.err
-    assert "generation 2 (model version 2): Recall@20 on" in done.err
+    assert "generation 2 (model version 2): Recall@20 " in done.err
     assert "replay: 100/100" in done.err
 
 

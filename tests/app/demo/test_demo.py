@@ -151,7 +151,7 @@ def test_its_picture_shows_the_curves_and_the_drift(shown: tuple[DemoReport, Not
         "co-visitation",
         "frozen first",
         "its paths",
-        "users changed taste",
+        "changed their taste",
     ):
         assert word in text
 
