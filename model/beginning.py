@@ -29,7 +29,6 @@ ANEW = "started_anew"  # the scorer's name in an evaluation
 PARTS = 4  # of the batches of a first fit; after each the holdout says whether it is kept
 RATE = 0.3  # of the learning rates of a later fit
 
-
 LOSSES_MAX = 3  # evaluations in a row in which a model begun anew ranks better than the served vectors
 EVENTS_MIN = 100  # an evaluation of fewer events says nothing about it
 
