@@ -124,7 +124,11 @@ class Bank:
                 scores[part],
             )
 
-        in_parallel(fill, len(later.at_ms), TARGETS_PER_THREAD)
+        # Where the reference moves, parts that begin elsewhere would round otherwise: the last bits are to be
+        # the same on any number of threads.
+        last_ms = int(later.at_ms[-1]) if len(later.at_ms) else self.time_ms
+        moves = last_ms - self.time_ms > HALF_LIVES_MAX * self.half_lives_ms[0]
+        in_parallel(fill, len(later.at_ms), max(1, len(later.at_ms)) if moves else TARGETS_PER_THREAD)
         return scores
 
     def features(self, later: Later, pairs: Pairs) -> F32:

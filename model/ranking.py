@@ -20,7 +20,7 @@ from driftgraph.model.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
 from driftgraph.model.scorer import AGE, BANK, FEATURES, OWN, PATHS, Lessons
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window import paths
-from driftgraph.stream.window.adjacency import USER
+from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
 NO_ITEM = np.uint32(0xFFFF_FFFF)  # in lists of rows, where fewer items compete than places
@@ -81,7 +81,7 @@ class Stage:
         self.candidate = candidate.astype(np.int64)
         self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
         self._bias_C = np.ascontiguousarray(item_CD[:, -1])
-        rows = max(len(bank.degree_R), view.rows(1))
+        rows = max(len(bank.degree_R), view.rows(ITEM))
         self._place = np.full(rows, -1, np.int64)
         self._place[self.candidate] = np.arange(len(candidate))
         degree = np.ones(rows)

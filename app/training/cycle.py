@@ -199,11 +199,12 @@ class Worker:
             if self.trainer.model_version:
                 embedding = self._embedding(moment)
                 items = (embedding.item_rows, embedding.item)
-                self._publish(moment, embedding, self._list_maker(moment, items))
+                lists = None if self.store is None else self._list_maker(moment, items)
+                self._publish(moment, embedding, lists)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
-                lists = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
-                self._publish(moment, lists.embedding(), lists)
+                first = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
+                self._publish(moment, first.embedding(), first)
             self._publish_trending(moment)
         finally:
             self.status.close()
@@ -227,8 +228,8 @@ class Worker:
         )
         return replace(embedding, user=vectors)
 
-    def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker) -> None:
-        if self.store is None:
+    def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker | None) -> None:
+        if self.store is None or lists is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
                 self._unstored += 1
                 self.published = self._unstored

@@ -9,6 +9,7 @@ import pytest
 
 from driftgraph.model.bank import HALF_LIVES_H, HOUR_MS, Bank, Later, Pairs, later_of
 from driftgraph.stream.arrays import F64, I64
+from driftgraph.stream.window import samplers
 from tests.model_worlds import events_of
 
 ITEMS = 7
@@ -79,3 +80,22 @@ def test_an_event_at_or_after_the_asked_time_changes_nothing() -> None:
         later = Later(np.array([1], np.uint32), np.array([at_ms], np.int64), asked)
         assert (bank.scores(later, items, weight) != before).any() == counts
     assert not bank.count_FR.any(), "a question changes nothing"
+
+
+@pytest.mark.parametrize("gap_ms", [60_000.0, HOUR_MS, 30 * HOUR_MS])
+def test_the_number_of_threads_changes_no_bit(gap_ms: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where gaps are so long that counts are brought to a new time of reference."""
+    events, _ = stream(3, 600, gap_ms)
+    columns = events_of([(0, item, 0, t) for item, t in events])
+    asked = columns.time_ms[100::2]
+    start = int(np.searchsorted(columns.time_ms, asked[0], "left"))
+    bank = Bank(ITEMS, int(asked[0]))
+    bank.add(columns.item[:start], columns.time_ms[:start])
+    later, items = later_of(columns, start, asked), np.arange(ITEMS)
+    weight: F64 = np.random.default_rng(1).normal(size=len(HALF_LIVES_H))
+    made = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(samplers, "THREADS", threads)
+        made.append(bank.scores(later, items, weight).tobytes())
+    assert len(asked) > 7 * 32
+    assert made[0] == made[1] == made[2]
