@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional
 
 from driftgraph.model.item_table import initial_rows
-from driftgraph.model.neighbors import distinct
 from driftgraph.model.network import DECAY
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.window.adjacency import USER
+from driftgraph.stream.window.samplers import union
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 HISTORY = 20  # newest distinct items of a user; with DECAY the 21st would weigh a hundredth of the first
@@ -94,10 +94,10 @@ class ClosedForm:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        hood, place_BRK = distinct(view.recent(USER, rows, times_ms, HISTORY, cut))
-        real = np.arange(HISTORY) < hood.count_BR[:, :, None]
-        weight_nP = np.where(real & (place_BRK < HISTORY), DECAY**place_BRK, 0).reshape(len(rows), -1)
-        item_nP = hood.neighbor_BRK.reshape(len(rows), -1).astype(np.int64)
+        hood = union(view.recent(USER, rows, times_ms, HISTORY, cut))
+        place_P = np.arange(HISTORY)
+        weight_nP = np.where(place_P < hood.count_B[:, np.newaxis], DECAY**place_P, 0)
+        item_nP = hood.neighbor_BK[:, :HISTORY].astype(np.int64)
         known_nP = item_nP < len(self.item_ID)
         summed_nD = functional.embedding_bag(
             torch.from_numpy(np.where(known_nP, item_nP, 0)),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.item_table import ItemTable
-from driftgraph.model.neighbors import localize, now_ms, sample
+from driftgraph.model.neighbors import RowNumbers, moved, now_ms, sample
 from driftgraph.model.network import MBGNN, POPULARITY_FEATURES
 from driftgraph.model.popularity import Popularity
 from driftgraph.stream.arrays import F32, I64, U32
@@ -40,7 +40,6 @@ class Encoder:
 
     def __init__(self, network: MBGNN, table: ItemTable, view: WindowView, cut: Cut) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
-        self._place = torch.arange(table.rows)
 
     def users(self, rows: U32, times_ms: I64) -> F32:
         """[n, D] of users as they were strictly before ``times_ms``."""
@@ -64,11 +63,12 @@ class Encoder:
             self.view, self.cut, side=side, rows=rows, times_ms=times_ms, depth=options.layers,
             fanout=options.fanout, pool=options.uniform_pool,
         )  # fmt: skip
-        nodes = localize(nodes, self._place, self.table.device)
-        weight = self.table.weight[: self.table.rows]
+        numbers, device = RowNumbers(self.table.rows), self.table.device
+        nodes = moved(numbers.localize(nodes), device)
+        rows_nD = self.table.weight.index_select(0, numbers.rows_n.to(device))
         if popularity_NF is None:
-            return self.network.users(nodes, weight)
-        return self.network.items(nodes, weight, torch.from_numpy(popularity_NF).to(self.table.device))
+            return self.network.users(nodes, rows_nD)
+        return self.network.items(nodes, rows_nD, torch.from_numpy(popularity_NF).to(device))
 
     def _joined(self, parts: list[Tensor]) -> F32:
         if not parts:

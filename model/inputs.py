@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from driftgraph.model.examples import Batch
 from driftgraph.model.loss import info_nce, sampled_softmax
-from driftgraph.model.neighbors import item_rows, localize, sample
+from driftgraph.model.neighbors import RowNumbers, moved, sample, touched
 from driftgraph.model.network import MBGNN, Nodes
 from driftgraph.stream.arrays import F64
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -26,7 +25,7 @@ KEPT_SHARE = 0.5  # of a history, in each of the two views
 class Inputs:
     """A batch on the device. Indices into the item table are into ``rows_n``, the rows the batch reads."""
 
-    rows_n: Tensor  # int64, distinct, ascending
+    rows_n: Tensor  # int64, distinct
     users: Nodes
     items: Nodes
     popularity_CF: Tensor
@@ -56,21 +55,18 @@ def inputs_of(
         fanout=fanout,
         pool=pool,
     )
-    read = torch.zeros(table_rows, dtype=torch.bool)
-    for rows in item_rows(users) + item_rows(items):
-        read[rows.flatten()] = True
-    rows_n = read.nonzero().squeeze(1)
-    place = torch.zeros(table_rows, dtype=torch.int64)
-    place[rows_n] = torch.arange(len(rows_n))
+    numbers = RowNumbers(table_rows)
+    users, items = numbers.localize(users), numbers.localize(items)
+    rows_n = numbers.rows_n
     positive = np.searchsorted(batch.candidate_C, batch.item.astype(np.int64))
     return Inputs(
         rows_n.to(device),
-        localize(users, place, device),
-        localize(items, place, device),
+        moved(users, device),
+        moved(items, device),
         torch.from_numpy(batch.popularity_CF).to(device),
         torch.from_numpy(batch.log_q_C).to(device),
         torch.from_numpy(positive).to(device),
-        _touched(users, batch, table_rows).to(device),
+        touched(users, items.row_N, len(rows_n)).to(device),
         behavior_weight_R[torch.from_numpy(batch.relation.astype(np.int64)).to(device)],
     )
 
@@ -124,28 +120,17 @@ def best_popularity_losses(held: Sequence[Inputs]) -> F64:
 
 def contrast(network: MBGNN, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:
     """InfoNCE between two views of each user, each with about half of the history."""
-    one, other = (network.users(_thinned(inputs.users, generator), rows_nD)[:, :-1] for _ in range(2))
+    views = (_thinned(inputs.users, network.relation_count, generator) for _ in range(2))
+    one, other = (network.users(view, rows_nD)[:, :-1] for view in views)
     return info_nce(one, other, temperature=CONTRAST_TEMPERATURE)
 
 
-def _thinned(nodes: Nodes, generator: torch.Generator) -> Nodes:
+def _thinned(nodes: Nodes, relation_count: int, generator: torch.Generator) -> Nodes:
     """Drop neighbors by chance; the newest of each relation stays, so that no neighborhood becomes empty."""
-    edges = []
-    for edge in nodes.edges:
-        kept = torch.rand(edge.mask_nK.shape, generator=generator).to(edge.mask_nK.device) < KEPT_SHARE
-        kept = functional.pad(kept[:, 1:], (1, 0), value=True) if kept.shape[1] else kept
-        edges.append(replace(edge, mask_nK=edge.mask_nK & kept))
-    return replace(nodes, edges=tuple(edges))
-
-
-def _touched(users: Nodes, batch: Batch, table_rows: int) -> Tensor:
-    """[B, C] bool: candidates in the sampled history of the user, which are no negatives for it."""
-    place = torch.full((table_rows,), -1, dtype=torch.int64)
-    place[torch.from_numpy(batch.candidate_C)] = torch.arange(len(batch.candidate_C))
-    touched_BC = torch.zeros(len(batch.user), len(batch.candidate_C), dtype=torch.bool)
-    for edge in users.edges:
-        rows_nK = edge.source_nK if users.source is None else users.source.row_N[edge.source_nK]
-        at_nK = place[rows_nK]
-        hit_nK = edge.mask_nK & (at_nK >= 0)
-        touched_BC[edge.target_n.unsqueeze(1).expand_as(at_nK)[hit_nK], at_nK[hit_nK]] = True
-    return touched_BC
+    edges = nodes.edges
+    assert edges is not None
+    kept_NK = torch.rand(edges.mask_NK.shape, generator=generator).to(edges.mask_NK.device) < KEPT_SHARE
+    for r in range(relation_count):
+        here_NK = edges.mask_NK & (edges.relation_NK == r)
+        kept_NK |= here_NK & (here_NK.cumsum(1) == 1)
+    return replace(nodes, edges=replace(edges, mask_NK=edges.mask_NK & kept_NK))

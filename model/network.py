@@ -2,8 +2,8 @@
 
     WindowView ──► neighbors.sample ──► Nodes ──► [MBGNN] ──► user and item vectors ──► loss, embed
 
-Shape suffixes: N target nodes, n targets that have a neighbor in the relation at hand, S source nodes,
-R relations, K neighbors, H heads, C channels of a head, D = H·C channels, F time features.
+Shape suffixes: N target nodes, S source nodes, R relations, K neighbors over all relations, H heads,
+C channels of a head, D = H·C channels, F time features, X = R·D.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from driftgraph.model.aggregate import Edges, Logits, attend, mean
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
 
@@ -27,25 +27,6 @@ POPULARITY_FEATURES = 2  # fast and slow half-life
 
 
 @dataclass(frozen=True, slots=True)
-class Edges:
-    """The neighborhoods of one relation, for the n of N targets that have at least one neighbor."""
-
-    target_n: Tensor  # int64, which target, ascending
-    source_nK: Tensor  # int64, which source node; 0 where the mask says no
-    mask_nK: Tensor  # bool; the first of each row is always real
-    age_nK: Tensor  # float32, log1p of the seconds behind the target's newest neighbor
-    place_nK: Tensor  # int64, 0 for the newest neighbor of the target over all relations
-
-
-@dataclass(frozen=True, slots=True)
-class Bag:
-    """The same neighbors without padding and without their relation: node i has those from offset_N[i] on."""
-
-    source_E: Tensor  # int64, E neighbors of all nodes, node after node
-    offset_N: Tensor  # int64
-
-
-@dataclass(frozen=True, slots=True)
 class Nodes:
     """Nodes of one side with their sampled neighborhoods, down to the item rows.
 
@@ -54,9 +35,8 @@ class Nodes:
 
     side: int
     row_N: Tensor  # int64, rows of the item table (side ITEM); only the length counts for users
-    edges: tuple[Edges, ...]  # one for each relation; empty for a leaf
+    edges: Edges | None  # None for a leaf
     source: Nodes | None
-    bag: Bag | None = None  # of users
 
 
 class Attention(nn.Module):
@@ -97,83 +77,44 @@ class Attention(nn.Module):
         self.place_PH.requires_grad_(self.use_time)
         self.importance_R.requires_grad_(self.use_importance)
 
-    def forward(self, target_ND: Tensor, values: list[Tensor], edges: tuple[Edges, ...]) -> Tensor:
-        """Aggregate ``values[r]`` [n, K, D], the source vectors gathered for ``edges[r]``, into [N, D]."""
-        out_ND = torch.zeros_like(target_ND)
-        logits = [
-            self._logits(r, target_ND.index_select(0, edge.target_n), value_nKD, edge)
-            for r, (edge, value_nKD) in enumerate(zip(edges, values, strict=True))
-        ]
-        shares = joint_shares(logits, edges, len(target_ND)) if self.use_importance else _shares(logits)
-        for r, (edge, value_nKD) in enumerate(zip(edges, values, strict=True)):
-            pooled_nHD = shares[r].to(value_nKD.dtype).transpose(1, 2) @ value_nKD
-            message_nD = torch.einsum("nhd,dhc->nhc", pooled_nHD, self.weight_RDHC[r]).flatten(1)
-            out_ND = out_ND.index_add(0, edge.target_n, message_nD.to(out_ND.dtype))
-        return out_ND
-
-    def _logits(self, r: int, target_nD: Tensor, value_nKD: Tensor, edge: Edges) -> Tensor:
-        """z of one relation, [n, K, H]; −inf where there is no neighbor."""
-        weight_DHC = self.weight_RDHC[r]
-        key_DH = torch.einsum("dhc,hc->dh", weight_DHC, self.attend_source_RHC[r])
-        query_DH = torch.einsum("dhc,hc->dh", weight_DHC, self.attend_target_RHC[r])
-        logit_nKH = value_nKD @ key_DH + (target_nD @ query_DH).unsqueeze(1)
-        logit_nKH = functional.leaky_relu(logit_nKH, NEGATIVE_SLOPE)
-        if self.use_time:
-            logit_nKH = logit_nKH + time_features(edge.age_nK) @ self.time_RFH[r]
-            logit_nKH = logit_nKH + functional.embedding(edge.place_nK.clamp(max=PLACES - 1), self.place_PH)
-        if self.use_importance:
-            logit_nKH = logit_nKH + self.importance_R[r]
-        return full(logit_nKH).masked_fill(~edge.mask_nK.unsqueeze(2), -torch.inf)
+    def forward(self, target_ND: Tensor, source_SD: Tensor, edges: Edges) -> Tensor:
+        """[N, D]: the vectors of the targets' neighbors, aggregated."""
+        key_RDH = torch.einsum("rdhc,rhc->rdh", self.weight_RDHC, self.attend_source_RHC)
+        query_RDH = torch.einsum("rdhc,rhc->rdh", self.weight_RDHC, self.attend_target_RHC)
+        logits = Logits(
+            full(_by_relation(target_ND, query_RDH)),
+            full(_by_relation(source_SD, key_RDH)),
+            time_features(edges.age_NK) if self.use_time else None,
+            self.time_RFH,
+            self.place_PH,
+            self.importance_R,
+        )
+        pooled_HNRD = attend(
+            source_SD, logits, edges, joint=self.use_importance, negative=NEGATIVE_SLOPE
+        )
+        weight_HXC = self.weight_RDHC.permute(2, 0, 1, 3).flatten(1, 2)
+        return torch.bmm(pooled_HNRD.flatten(2), weight_HXC).transpose(0, 1).flatten(1)
 
 
-def joint_shares(logits: list[Tensor], edges: tuple[Edges, ...], target_count: int) -> list[Tensor]:
-    """β α of each relation, [n, K, H]: the softmax over the neighbors of all relations of a target."""
-    if not logits:
-        return []
-    top_NH = logits[0].new_full((target_count, logits[0].shape[2]), -torch.inf)
-    for logit_nKH, edge in zip(logits, edges, strict=True):
-        if len(edge.target_n):
-            best_nH = logit_nKH.detach().amax(1)
-            top_NH[edge.target_n] = torch.maximum(top_NH[edge.target_n], best_nH)
-    strengths = [
-        torch.exp(logit_nKH - top_NH.index_select(0, edge.target_n).unsqueeze(1))
-        for logit_nKH, edge in zip(logits, edges, strict=True)
-    ]
-    total_NH = torch.zeros_like(top_NH)
-    for strength_nKH, edge in zip(strengths, edges, strict=True):
-        total_NH = total_NH.index_add(0, edge.target_n, strength_nKH.sum(1))
-    return [
-        strength_nKH / total_NH.index_select(0, edge.target_n).unsqueeze(1)
-        for strength_nKH, edge in zip(strengths, edges, strict=True)
-    ]
+def _by_relation(vector_ND: Tensor, weight_RDH: Tensor) -> Tensor:
+    """[N, R, H]: each vector times the weight of each relation."""
+    relations, dim, heads = weight_RDH.shape
+    product_NX = vector_ND @ weight_RDH.transpose(0, 1).reshape(dim, relations * heads)
+    return product_NX.view(len(vector_ND), relations, heads)
 
 
-def _shares(logits: list[Tensor]) -> list[Tensor]:
-    """α of each relation, [n, K, H]."""
-    return [torch.softmax(logit_nKH, dim=1) for logit_nKH in logits]
-
-
-def time_features(age_nK: Tensor) -> Tensor:
-    """[n, K, F] of a log age: itself, its square and two steps, scaled to be near 1 at a week."""
-    scaled = age_nK / math.log1p(7 * 86_400)
+def time_features(age_NK: Tensor) -> Tensor:
+    """[N, K, F] of a log age: itself, its square and two steps, scaled to be near 1 at a week."""
+    scaled = age_NK / math.log1p(7 * 86_400)
     return torch.stack(
         [
             scaled,
             scaled * scaled,
-            torch.tanh(age_nK - math.log1p(60)),
-            torch.tanh(age_nK - math.log1p(3_600)),
+            torch.tanh(age_NK - math.log1p(60)),
+            torch.tanh(age_NK - math.log1p(3_600)),
         ],
         -1,
     )
-
-
-def gathered(source_SD: Tensor, edges: tuple[Edges, ...]) -> list[Tensor]:
-    """The source vectors of each relation's edges, [n, K, D]. One gather: a backward costs S·D each time."""
-    flat_ED = functional.embedding(torch.cat([edge.source_nK.flatten() for edge in edges]), source_SD)
-    parts = torch.split(flat_ED, [edge.source_nK.numel() for edge in edges])
-    return [
-        part.view(*edge.source_nK.shape, source_SD.shape[1]) for part, edge in zip(parts, edges, strict=True)
-    ]
 
 
 def full(value: Tensor) -> Tensor:
@@ -193,7 +134,7 @@ class MBGNN(nn.Module):
 
     def __init__(self, relation_count: int, options: TrainerOptions) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.relation_count = options, relation_count
         self.user_base_D = nn.Parameter(torch.zeros(options.dim))
         self.layers = nn.ModuleList(
             nn.ModuleList(Attention(relation_count, options, decay=decay) for decay in (DECAY, 1.0))
@@ -218,9 +159,8 @@ class MBGNN(nn.Module):
             bias_N1 = bias_N1 + (popularity_NF @ self.popularity_F).unsqueeze(1)
         hidden_ND = own_ND
         if self.options.item_neighborhood:
-            count_N = own_ND.new_zeros(len(own_ND))
-            for edge in nodes.edges:
-                count_N = count_N.index_add(0, edge.target_n, edge.mask_nK.sum(1).to(count_N.dtype))
+            assert nodes.edges is not None
+            count_N = nodes.edges.mask_NK.sum(1).to(own_ND.dtype)
             share_N = torch.sigmoid(self.cold_share[0] - self.cold_share[1] * torch.log1p(count_N))
             around_ND = self._encode(nodes, len(self.layers), rows_SD)
             if self.options.skip:
@@ -236,15 +176,13 @@ class MBGNN(nn.Module):
             source_SD = rows_SD
         else:
             source_SD = self._encode(nodes.source, max(level - 1, 0), rows_SD)
+        assert nodes.edges is not None
         if level == 0:
-            assert nodes.bag is not None
-            mean_ND = functional.embedding_bag(nodes.bag.source_E, source_SD, nodes.bag.offset_N, mode="mean")
-            return mean_ND + self.user_base_D
+            return mean(source_SD, nodes.edges) + self.user_base_D
         before_ND = self._encode(nodes, level - 1, rows_SD)
-        values = gathered(source_SD, nodes.edges)
         layer = self.layers[level - 1]
         assert isinstance(layer, nn.ModuleList)
-        out_ND: Tensor = layer[nodes.side](before_ND, values, nodes.edges)
+        out_ND: Tensor = layer[nodes.side](before_ND, source_SD, nodes.edges)
         out_ND = ACTIVATIONS[self.options.activation](out_ND)
         if level == 1 and nodes.side == USER:  # the mean of its items beside it would drown the newest
             return out_ND + self.user_base_D

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from driftgraph.model.aggregate import Edges
 from driftgraph.model.examples import Batch
 from driftgraph.model.inputs import Inputs, batch_loss
 from driftgraph.model.item_table import ItemTable
@@ -89,7 +90,7 @@ class Network(nn.Module):
         of_user, of_item = layer[USER], layer[ITEM]
         assert isinstance(of_user, Attention)
         assert isinstance(of_item, Attention)
-        self.library = library
+        self.library, self.relation_count = library, model.relation_count
         self.of_user = library.attention(USER, of_user)
         self.of_item = library.attention(ITEM, of_item)
         self.user_base_D = copy.deepcopy(model.user_base_D)
@@ -167,24 +168,17 @@ class Peer:
         """The batch with the very neighborhoods that the model has."""
         users, items = inputs.users, inputs.items
         assert items.source is not None
-        bag = items.source.bag
-        assert bag is not None
-        count_N = torch.diff(bag.offset_N, append=torch.tensor([len(bag.source_E)]))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        past = [(bag.source_E, torch.repeat_interleave(torch.arange(len(count_N)), count_N))]
-        past += [(nothing, nothing)] * (len(items.edges) - 1)  # a mean over all relations knows none
-        flat = [
-            [(e.source_nK[e.mask_nK], e.target_n.unsqueeze(1).expand_as(e.mask_nK)[e.mask_nK]) for e in edges]
-            for edges in (users.edges, items.edges)
-        ]
+        relations = self.network.relation_count
+        histories = [_by_relation(nodes.edges, relations) for nodes in (users, items, items.source)]
+        count = len(items.source.row_N)
         graph, rows, every = self.library.graph, len(inputs.rows_n), torch.arange(len(inputs.rows_n))
         return Blocks(
             inputs.rows_n,
-            graph(USER, flat[0], rows, len(users.row_N)),
+            graph(USER, histories[0], rows, len(users.row_N)),
             every,
             torch.arange(len(users.row_N)),
-            graph(ITEM, flat[1], len(count_N), len(items.row_N)),
-            graph(USER, past, rows, len(count_N)),
+            graph(ITEM, histories[1], count, len(items.row_N)),
+            graph(USER, histories[2], rows, count),
             every,
             items.row_N,
             inputs.popularity_CF,
@@ -228,6 +222,13 @@ class Peer:
             at_E = candidate_n[source[source_E]]
             touched_NC[target_E[at_E >= 0], at_E[at_E >= 0]] = True
         return touched_NC
+
+
+def _by_relation(edges: Edges | None, relation_count: int) -> list[Edge]:
+    assert edges is not None
+    target_NK = torch.arange(len(edges.mask_NK)).unsqueeze(1).expand_as(edges.mask_NK)
+    chosen = [edges.mask_NK & (edges.relation_NK == r) for r in range(relation_count)]
+    return [(edges.source_NK[one], target_NK[one]) for one in chosen]
 
 
 def difference(trainer: Trainer, peer: Peer, inputs: Inputs) -> float:

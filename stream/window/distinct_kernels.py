@@ -167,6 +167,7 @@ def merge_relations(found: FoundDistinct, union: FoundUnion, tables: Tables, nex
     """
     width = len(union.neighbor_N) // max(len(union.count_N), 1)
     relation_count = len(next_R)
+    list_width = len(found.neighbor_N) // max(len(found.count_N), 1)
     for b in range(len(union.count_N)):
         first, taken = b * width, 0
         _clear(tables, 0)
@@ -176,12 +177,12 @@ def merge_relations(found: FoundDistinct, union: FoundUnion, tables: Tables, nex
             newest, newest_ms = -1, np.int64(0)
             for r in range(relation_count):
                 if next_R[r] < found.count_N[b * relation_count + r]:
-                    time_ms = found.time_N[(b * relation_count + r) * width + next_R[r]]
+                    time_ms = found.time_N[(b * relation_count + r) * list_width + next_R[r]]
                     if newest < 0 or time_ms >= newest_ms:  # of one time the last relation, as in ``events``
                         newest, newest_ms = r, time_ms
             if newest < 0:
                 break
-            source = (b * relation_count + newest) * width + next_R[newest]
+            source = (b * relation_count + newest) * list_width + next_R[newest]
             next_R[newest] += 1
             neighbor = load(found.neighbor_N, source)
             entry = _entry_of(tables, 0, union.neighbor_N, first, neighbor)

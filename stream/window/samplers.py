@@ -121,29 +121,36 @@ def distinct_union(lists: Lists, question: Question) -> DistinctUnion:
     """``WindowView.distinct_union``."""
     by_relation = _room_for_distinct(question)
     seed_count, relation_count, width = question.shape
-    shape = seed_count, width
-    result = DistinctUnion(
-        np.zeros(shape, np.uint32),
-        np.zeros(shape, np.int64),
-        np.zeros(shape, np.uint8),
-        np.zeros(shape, np.int32),
-        np.zeros(seed_count, np.int32),
-    )
+    result = _room_for_union(seed_count, width)
 
     def fill(part: slice) -> None:
         found = _found(by_relation, part)
         _fill_distinct(lists, question, part, found)
-        union = distinct_kernels.FoundUnion(
-            result.neighbor_BK[part].reshape(-1),
-            result.time_ms_BK[part].reshape(-1),
-            result.relation_BK[part].reshape(-1),
-            result.repeats_BK[part].reshape(-1),
-            result.count_B[part],
-        )
-        table = distinct_kernels.tables(width, 1)
-        distinct_kernels.merge_relations(found, union, table, np.zeros(relation_count, np.int64))
+        _merge(found, result, part, relation_count)
 
     in_parallel(fill, seed_count, SEEDS_PER_THREAD)
+    return result
+
+
+def union(hood: Neighborhood) -> DistinctUnion:
+    """Each neighbor of each seed once, over all relations, in the relation of its newest event.
+
+    Of one time, the later relation comes first. A count is the sum of the counts by relation, where ``hood``
+    has them; otherwise it is that of the neighbor's events in ``hood``.
+    """
+    seed_count, relation_count, width = hood.neighbor_BRK.shape
+    shape = seed_count, relation_count * width
+    if isinstance(hood, DistinctNeighborhood):
+        repeats_BRK = hood.repeats_BRK
+    else:
+        repeats_BRK = np.ones(hood.neighbor_BRK.shape, np.int32)
+    by_relation = DistinctNeighborhood(hood.neighbor_BRK, hood.time_ms_BRK, hood.count_BR, repeats_BRK)
+    result = _room_for_union(*shape)
+    in_parallel(
+        lambda part: _merge(_found(by_relation, part), result, part, relation_count),
+        seed_count,
+        SEEDS_PER_THREAD,
+    )
     return result
 
 
@@ -157,6 +164,31 @@ def _room_for_distinct(question: Question) -> DistinctNeighborhood:
         np.zeros(shape[:2], np.int32),
         np.zeros(shape, np.int32),
     )
+
+
+def _room_for_union(seed_count: int, width: int) -> DistinctUnion:
+    shape = seed_count, width
+    return DistinctUnion(
+        np.zeros(shape, np.uint32),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.uint8),
+        np.zeros(shape, np.int32),
+        np.zeros(seed_count, np.int32),
+    )
+
+
+def _merge(
+    found: distinct_kernels.FoundDistinct, result: DistinctUnion, part: slice, relation_count: int
+) -> None:
+    union_ = distinct_kernels.FoundUnion(
+        result.neighbor_BK[part].reshape(-1),
+        result.time_ms_BK[part].reshape(-1),
+        result.relation_BK[part].reshape(-1),
+        result.repeats_BK[part].reshape(-1),
+        result.count_B[part],
+    )
+    table = distinct_kernels.tables(result.neighbor_BK.shape[1], 1)
+    distinct_kernels.merge_relations(found, union_, table, np.zeros(relation_count, np.int64))
 
 
 def _found(result: DistinctNeighborhood, part: slice) -> distinct_kernels.FoundDistinct:
