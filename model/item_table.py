@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from driftgraph.stream.arrays import F32, U32
+from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.kernels.hashing import GOLDEN, splitmix
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual
@@ -62,6 +63,14 @@ class ItemTable:
         if len(rows_n) == 0:
             return
         self._keep(rows_n)
+        if self.device.type != "cpu":
+            self._step_by_tensors(rows_n, gradient_nD, learning_rate)
+            return
+        state = (self.weight, self.moment1, self.moment2, self.steps)
+        rows, gradient = rows_n.numpy(), gradient_nD.contiguous().numpy()
+        _adam(rows, gradient, learning_rate, *(part.numpy() for part in state))
+
+    def _step_by_tensors(self, rows_n: Tensor, gradient_nD: Tensor, learning_rate: float) -> None:
         count_n1 = (self.steps[rows_n] + 1).unsqueeze(1).double()
         first_nD = self.moment1.index_select(0, rows_n).lerp_(gradient_nD, 1 - BETA1)
         second_nD = self.moment2.index_select(0, rows_n).mul_(BETA2)
@@ -161,6 +170,32 @@ class ItemTable:
         self.moment1 = torch.cat([self.moment1, self.moment1.new_zeros(more, self.dim)])
         self.moment2 = torch.cat([self.moment2, self.moment2.new_zeros(more, self.dim)])
         self.steps = torch.cat([self.steps, self.steps.new_zeros(more)])
+
+
+@kernel
+def _adam(
+    rows: I64,
+    gradient_nD: F32,
+    learning_rate: float,
+    weight_RD: F32,
+    first_RD: F32,
+    second_RD: F32,
+    steps_R: I64,
+) -> None:  # pragma: no cover - compiled
+    """One step of these rows, in place."""
+    beta1, beta2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
+    new1, new2 = np.float32(1 - BETA1), np.float32(1 - BETA2)
+    for n in range(len(rows)):
+        row = rows[n]
+        steps_R[row] += 1
+        rate = np.float32(-learning_rate / (1 - BETA1 ** steps_R[row]))
+        scale = np.float32(1 / (1 - BETA2 ** steps_R[row]))
+        for d in range(gradient_nD.shape[1]):
+            gradient = gradient_nD[n, d]
+            first = beta1 * first_RD[row, d] + new1 * gradient
+            second = beta2 * second_RD[row, d] + new2 * gradient * gradient
+            first_RD[row, d], second_RD[row, d] = first, second
+            weight_RD[row, d] += rate * first / (np.sqrt(second * scale) + epsilon)
 
 
 def initial_rows(rows: npt.NDArray[np.integer], version: U32, dim: int, seed: int) -> F32:

@@ -5,6 +5,8 @@ Shape suffixes: B examples, C candidates shared by the batch, D channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,15 +41,36 @@ def sampled_softmax(
 
     Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling", RecSys 2019, eq. 3: score − log q.
     """
-    excluded_BC = excluded_BC.scatter(1, positive_B.unsqueeze(1), value=False)
-    # Correction and exclusion are added as one constant: [B, C] is the largest tensor of a step, and each
-    # further operation on it is one more pass forward and one back.
-    constant_BC = torch.where(excluded_BC, -torch.inf, -log_q_C)
-    logit_BC = torch.addmm(constant_BC, user_BD.float() / temperature, item_CD.float().T)
-    loss_B = functional.cross_entropy(logit_BC, positive_B, reduction="none")
+    loss_B: Tensor = _Softmax.apply(user_BD, item_CD, positive_B, log_q_C, excluded_BC, temperature)
     if not reduced:
         return loss_B
     return (loss_B * weight_B).sum() / weight_B.sum().clamp(min=1e-12)
+
+
+class _Softmax(torch.autograd.Function):
+    """The cross entropies. [B, C] is the largest tensor of a step: each pass over it is done in place."""
+
+    @staticmethod
+    def forward(ctx: Any, user_BD: Tensor, item_CD: Tensor, *rest: Any) -> Tensor:
+        """``rest``: positive_B, log_q_C, excluded_BC, temperature."""
+        positive_B, log_q_C, excluded_BC, temperature = rest
+        user_BD, item_CD = user_BD.float() / temperature, item_CD.float()
+        logit_BC = (user_BD @ item_CD.T).float().sub_(log_q_C)
+        kept_B1 = logit_BC.gather(1, positive_B.unsqueeze(1))
+        logit_BC.masked_fill_(excluded_BC, -torch.inf).scatter_(1, positive_B.unsqueeze(1), kept_B1)
+        log_share_BC = torch.log_softmax(logit_BC, 1)
+        ctx.save_for_backward(user_BD, item_CD, positive_B, log_share_BC)
+        ctx.temperature = temperature
+        return -log_share_BC.gather(1, positive_B.unsqueeze(1)).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, slope_B: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
+        """Of a loss by a logit: the candidate's share, less 1 where it is the positive."""
+        user_BD, item_CD, positive_B, log_share_BC = ctx.saved_tensors
+        slope_B1 = slope_B.unsqueeze(1)
+        slope_BC = log_share_BC.exp().mul_(slope_B1).scatter_add_(1, positive_B.unsqueeze(1), -slope_B1)
+        user_slope_BD, item_slope_CD = slope_BC @ item_CD, slope_BC.T @ user_BD
+        return user_slope_BD / ctx.temperature, item_slope_CD, None, None, None, None
 
 
 def info_nce(one_BD: Tensor, other_BD: Tensor, *, temperature: float) -> Tensor:
