@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from driftgraph.model import aggregate_kernels as kernels
+from driftgraph.model.aggregate_kernels import (
+    Hood,
+    Slopes,
+    Switches,
+    Terms,
+    attend_backward,
+    attend_forward,
+    mean_backward,
+    mean_forward,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,38 +45,37 @@ class Edges:
         return Edges(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
-class Terms(NamedTuple):
-    """What attention is made of. The logit z of neighbor s at place k, by relation r, of target n is
+class Logits(NamedTuple):
+    """What attention is made of: the logit z of neighbor k, by relation r, of target n is
 
-    LeakyReLU( query_nr + key_sr ) + feature_nk · time_r + place_k + importance_r
+    LeakyReLU( query_nr + key_r · h_s ) + feature_nk · time_r + place_k + importance_r
     """
 
     query_NRH: Tensor
-    key_SRH: Tensor
+    key_RDH: Tensor
     feature_NKF: Tensor | None  # None: without time and place
     time_RFH: Tensor
     place_PH: Tensor
     importance_R: Tensor
-    weight_RDHC: Tensor
 
 
-def attend(source_SD: Tensor, terms: Terms, edges: Edges, *, joint: bool, negative: float) -> Tensor:
-    """[N, D]: Σ_r W_r times the neighbors' vectors, weighted by the softmax of their logits; heads side by side.
+def attend(source_SD: Tensor, logits: Logits, edges: Edges, *, joint: bool, negative: float) -> Tensor:
+    """[H, N, R, D]: the vectors of each relation's neighbors, weighted by the softmax of their logits.
 
     Args:
         source_SD: Vectors of the source nodes.
-        terms: Weights and parts of the terms.
+        logits: Their parts.
         edges: Who is whose neighbor.
         joint: The softmax is over the neighbors of all relations; otherwise over those of each one.
-        negative: What LeakyReLU multiplies a negative number with.
+        negative: What LeakyReLU makes of -1, as a positive number.
     """
     if source_SD.device.type != "cpu":
-        return attend_by_tensors(source_SD, terms, edges, joint=joint, negative=negative)
-    switches = kernels.Switches(terms.feature_NKF is not None, joint, negative)
-    if terms.feature_NKF is None:
-        terms = terms._replace(feature_NKF=source_SD.new_zeros(*edges.source_NK.shape, 0))
-    weight_RHCD = terms.weight_RDHC.permute(0, 2, 3, 1)
-    made: Tensor = _Attend.apply(source_SD, *terms[:-1], weight_RHCD, edges, switches)
+        return attend_by_tensors(source_SD, logits, edges, joint=joint, negative=negative)
+    feature_NKF = logits.feature_NKF
+    switches = Switches(feature_NKF is not None, joint, negative)
+    if feature_NKF is None:
+        feature_NKF = source_SD.new_zeros(*edges.source_NK.shape, 0)
+    made: Tensor = _Attend.apply(source_SD, *logits._replace(feature_NKF=feature_NKF), edges, switches)
     return made
 
 
@@ -79,22 +87,33 @@ def mean(source_SD: Tensor, edges: Edges) -> Tensor:
     return made
 
 
+def by_relation(vector_ND: Tensor, weight_RDH: Tensor) -> Tensor:
+    """[N, R, H]: each vector times the weight of each relation."""
+    relations, dim, heads = weight_RDH.shape
+    product_NX = vector_ND @ weight_RDH.transpose(0, 1).reshape(dim, relations * heads)
+    return full(product_NX).view(len(vector_ND), relations, heads)
+
+
+def full(value: Tensor) -> Tensor:
+    """At least single precision: under autocast some results are half."""
+    return value if value.dtype == torch.float64 else value.float()
+
+
 def attend_by_tensors(
-    source_SD: Tensor, terms: Terms, edges: Edges, *, joint: bool, negative: float
+    source_SD: Tensor, logits: Logits, edges: Edges, *, joint: bool, negative: float
 ) -> Tensor:
     """``attend`` as tensor operations."""
     value_NKD = functional.embedding(edges.source_NK, source_SD)
-    key_NKRH = functional.embedding(edges.source_NK, terms.key_SRH.flatten(1)).unflatten(
-        2, terms.key_SRH.shape[1:]
-    )
-    z_NKRH = functional.leaky_relu(key_NKRH + terms.query_NRH.unsqueeze(1), negative)
-    if terms.feature_NKF is not None:
+    key_SRH = by_relation(source_SD, logits.key_RDH)
+    key_NKRH = functional.embedding(edges.source_NK, key_SRH.flatten(1)).unflatten(2, key_SRH.shape[1:])
+    z_NKRH = functional.leaky_relu(key_NKRH + logits.query_NRH.unsqueeze(1), negative)
+    if logits.feature_NKF is not None:
         places = torch.arange(edges.source_NK.shape[1], device=source_SD.device)
-        place_KH = terms.place_PH[places.clamp(max=len(terms.place_PH) - 1)]
-        z_NKRH = z_NKRH + torch.einsum("nkf,rfh->nkrh", terms.feature_NKF, terms.time_RFH)
+        place_KH = logits.place_PH[places.clamp(max=len(logits.place_PH) - 1)]
+        z_NKRH = z_NKRH + torch.einsum("nkf,rfh->nkrh", logits.feature_NKF, logits.time_RFH)
         z_NKRH = z_NKRH + place_KH.unsqueeze(1)
-    z_NKRH = z_NKRH + terms.importance_R.unsqueeze(1)
-    relation_R = torch.arange(len(terms.importance_R), device=source_SD.device)
+    z_NKRH = z_NKRH + logits.importance_R.unsqueeze(1)
+    relation_R = torch.arange(len(logits.importance_R), device=source_SD.device)
     here_NKR = edges.mask_NK.unsqueeze(2) & (edges.relation_NK.unsqueeze(2) == relation_R)
     z_NKRH = z_NKRH.masked_fill(~here_NKR.unsqueeze(3), -torch.inf)
     over = (1, 2) if joint else (1,)
@@ -103,8 +122,7 @@ def attend_by_tensors(
     total = strength_NKRH.sum(over, keepdim=True)
     share_NKRH = strength_NKRH / (total + (total == 0))
     pooled_NXD = share_NKRH.flatten(2).transpose(1, 2).to(value_NKD.dtype) @ value_NKD
-    pooled_NRHD = pooled_NXD.unflatten(1, share_NKRH.shape[2:])
-    return torch.einsum("nrhd,rdhc->nhc", pooled_NRHD, terms.weight_RDHC).flatten(1)
+    return pooled_NXD.unflatten(1, share_NKRH.shape[2:]).permute(2, 0, 1, 3)
 
 
 def mean_by_tensors(source_SD: Tensor, edges: Edges) -> Tensor:
@@ -119,47 +137,56 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source_SD: Tensor, *rest: Any) -> Tensor:
-        """``rest`` are the seven parts of ``kernels.Terms``, the edges and the switches."""
+        """``rest`` are the six parts of ``Logits``, the edges and the switches."""
         *terms, edges, switches = rest
         source, *parts = (tensor.detach().contiguous() for tensor in (source_SD, *terms))
-        weight = parts[-1]
-        relations, heads, channels, dim = weight.shape
-        target_count, width = edges.source_NK.shape
-        share = source.new_empty(target_count, width, heads)
-        pooled = source.new_empty(target_count, relations, heads, dim)
-        out = source.new_zeros(target_count, heads * channels)
-        kernels.attend_forward(
+        query, key_weight, importance = parts[0], parts[1], parts[-1]
+        parts[1] = by_relation(source, key_weight)
+        (target_count, width), heads = edges.source_NK.shape, query.shape[2]
+        share = query.new_zeros(target_count, width, heads)
+        pooled = query.new_zeros(heads, target_count, len(importance), source.shape[1])
+        scratch = query.new_empty(2, len(importance), heads).numpy()
+        arrays = Terms(*(part.numpy() for part in parts))
+        attend_forward(
             _hood(edges),
             source.numpy(),
-            kernels.Terms(*(part.numpy() for part in parts)),
+            arrays,
             switches,
-            _scratch(weight, width),
-            kernels.Shares(share.numpy(), pooled.numpy()),
-            out.numpy(),
+            scratch[0],
+            scratch[1],
+            share.numpy(),
+            pooled.numpy(),
         )
-        ctx.save_for_backward(source, share, pooled, *parts)
+        ctx.save_for_backward(source, key_weight, share, *parts)
         ctx.edges, ctx.switches = edges, switches
-        return out
+        return pooled
 
     @staticmethod
-    def backward(ctx: Any, slope_NX: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
+    def backward(ctx: Any, slope_HNRD: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
         """Gradients of the source vectors and of the terms but the time features."""
-        source, share, pooled, *parts = ctx.saved_tensors
-        query, key, _, time, place, importance, weight = parts
+        source, key_weight, share, *parts = ctx.saved_tensors
+        query, key, _, time, place, importance = parts
         small = [np.zeros(tuple(part.shape)) for part in (time, place, importance)]
-        found = [torch.zeros_like(part) for part in (source, query, key, weight)]
-        kernels.attend_backward(
+        found = [torch.zeros_like(part) for part in (source, query, key)]
+        scratch_KH = share.new_empty(share.shape[1:]).numpy()
+        scratch_GH = share.new_empty(len(importance), share.shape[2]).numpy()
+        attend_backward(
             _hood(ctx.edges),
             source.numpy(),
-            kernels.Terms(*(part.numpy() for part in parts)),
+            Terms(*(part.numpy() for part in parts)),
             ctx.switches,
-            _scratch(weight, share.shape[1]),
-            kernels.Shares(share.numpy(), pooled.numpy()),
-            slope_NX.contiguous().numpy(),
-            kernels.Slopes(*(part.numpy() for part in found[:3]), *small, found[3].numpy()),
+            share.numpy(),
+            slope_HNRD.contiguous().numpy(),
+            scratch_KH,
+            scratch_GH,
+            Slopes(*(part.numpy() for part in found), *small),
         )
+        source_slope, query_slope, key_slope = found
+        key_slope_SX = key_slope.flatten(1)
+        source_slope.addmm_(key_slope_SX, key_weight.transpose(1, 2).flatten(0, 1))
+        weight_slope = (source.T @ key_slope_SX).unflatten(1, key_slope.shape[1:]).transpose(0, 1)
         made = [torch.from_numpy(part).to(source.dtype) for part in small]
-        return *found[:3], None, *made, found[3], None, None
+        return source_slope, query_slope, weight_slope, None, *made, None, None
 
 
 class _Mean(torch.autograd.Function):
@@ -170,7 +197,7 @@ class _Mean(torch.autograd.Function):
         """See ``mean``."""
         source = source_SD.detach().contiguous()
         made = source.new_zeros(len(edges.source_NK), source.shape[1])
-        kernels.mean_forward(_hood(edges), source.numpy(), made.numpy())
+        mean_forward(_hood(edges), source.numpy(), made.numpy())
         ctx.edges, ctx.source_count = edges, len(source)
         return made
 
@@ -179,16 +206,9 @@ class _Mean(torch.autograd.Function):
         """The gradient of the source vectors."""
         dim = slope_ND.shape[1]
         found, scratch = slope_ND.new_zeros(ctx.source_count, dim), slope_ND.new_empty(dim)
-        kernels.mean_backward(_hood(ctx.edges), slope_ND.contiguous().numpy(), scratch.numpy(), found.numpy())
+        mean_backward(_hood(ctx.edges), slope_ND.contiguous().numpy(), scratch.numpy(), found.numpy())
         return found, None
 
 
-def _hood(edges: Edges) -> kernels.Hood:
-    return kernels.Hood(edges.source_NK.numpy(), edges.relation_NK.numpy(), edges.mask_NK.numpy())
-
-
-def _scratch(weight_RHCD: Tensor, width: int) -> kernels.Scratch:
-    relations, heads, _, dim = weight_RHCD.shape
-    shapes = ((relations, heads), (relations, heads), (width, heads), (relations, heads, dim))
-    parts = (weight_RHCD.new_empty(shape).numpy() for shape in shapes)
-    return kernels.Scratch(*parts, np.full(relations, -1, np.int64))
+def _hood(edges: Edges) -> Hood:
+    return Hood(edges.source_NK.numpy(), edges.relation_NK.numpy(), edges.mask_NK.numpy())

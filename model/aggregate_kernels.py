@@ -27,7 +27,7 @@ class Hood(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What the logit of a neighbor is the sum of (the first two before LeakyReLU), and W, turned."""
+    """What the logit of a neighbor is the sum of: the first two before LeakyReLU, the others after it."""
 
     query_NRH: F32
     key_SRH: F32
@@ -35,7 +35,6 @@ class Terms(NamedTuple):
     time_RFH: F32
     place_PH: F32
     importance_R: F32
-    weight_RHCD: F32
 
 
 class Slopes(NamedTuple):
@@ -47,7 +46,6 @@ class Slopes(NamedTuple):
     time_RFH: F64
     place_PH: F64
     importance_R: F64
-    weight_RHCD: F32
 
 
 class Switches(NamedTuple):
@@ -58,43 +56,31 @@ class Switches(NamedTuple):
     negative: float
 
 
-class Shares(NamedTuple):
-    """What ``attend_forward`` leaves for ``attend_backward``; only what a neighbor is behind is filled."""
-
-    share_NKH: F32
-    pooled_NRHD: F32
-
-
-class Scratch(NamedTuple):
-    """Memory to work in, for one target."""
-
-    one_GH: F32
-    other_GH: F32
-    slope_KH: F32
-    slope_RHD: F32
-    last_R: I64  # the last target that has a neighbor of the relation; -1 before
-
-
 @kernel
 def attend_forward(
-    hood: Hood, source_SD: F32, terms: Terms, switches: Switches, scratch: Scratch, made: Shares, out_NX: F32
+    hood: Hood,
+    source_SD: F32,
+    terms: Terms,
+    switches: Switches,
+    top_GH: F32,
+    total_GH: F32,
+    share_NKH: F32,
+    pooled_HNRD: F32,
 ) -> None:  # pragma: no cover - compiled
-    """Fill ``out_NX``, which is zero: the neighbors' vectors by their shares, times W, heads side by side."""
-    query_NRH, key_SRH, feature_NKF, time_RFH, place_PH, importance_R, weight_RHCD = terms
-    share_NKH, pooled_NRHD = made
-    top_GH, total_GH, last_R = scratch.one_GH, scratch.other_GH, scratch.last_R
+    """Fill the shares of all neighbors, and ``pooled_HNRD``, which is zero: their vectors by these shares."""
+    query_NRH, key_SRH, feature_NKF, time_RFH, place_PH, importance_R = terms
     negative = query_NRH.dtype.type(switches.negative)
     target_count, width = hood.source_NK.shape
-    relations, heads, channels, dim = weight_RHCD.shape
+    heads, dim, places = share_NKH.shape[2], source_SD.shape[1], len(place_PH)
     for n in range(target_count):
-        for group in range(relations):
+        for group in range(len(top_GH)):
             for h in range(heads):
                 top_GH[group, h], total_GH[group, h] = -np.inf, 0
         for k in range(width):
             if not hood.mask_NK[n, k]:
                 continue
             s, r = hood.source_NK[n, k], np.int64(hood.relation_NK[n, k])
-            group, place = 0 if switches.joint else r, min(k, len(place_PH) - 1)
+            group, place = 0 if switches.joint else r, min(k, places - 1)
             for h in range(heads):
                 logit = query_NRH[n, r, h] + key_SRH[s, r, h]
                 if logit < 0:
@@ -113,37 +99,14 @@ def attend_forward(
                     share_NKH[n, k, h] = np.exp(share_NKH[n, k, h] - top_GH[group, h])
                     total_GH[group, h] += share_NKH[n, k, h]
         for k in range(width):
-            if not hood.mask_NK[n, k]:
-                continue
-            s, r = hood.source_NK[n, k], np.int64(hood.relation_NK[n, k])
-            group, is_first = 0 if switches.joint else r, last_R[r] != n
-            last_R[r] = n
-            for h in range(heads):
-                share = share_NKH[n, k, h] / total_GH[group, h]
-                share_NKH[n, k, h] = share
-                if is_first:
+            if hood.mask_NK[n, k]:
+                s, r = hood.source_NK[n, k], np.int64(hood.relation_NK[n, k])
+                group = 0 if switches.joint else r
+                for h in range(heads):
+                    share = share_NKH[n, k, h] / total_GH[group, h]
+                    share_NKH[n, k, h] = share
                     for d in range(dim):
-                        pooled_NRHD[n, r, h, d] = share * source_SD[s, d]
-                else:
-                    for d in range(dim):
-                        pooled_NRHD[n, r, h, d] += share * source_SD[s, d]
-        for r in range(relations):
-            if last_R[r] == n:
-                _times_weight(weight_RHCD, pooled_NRHD, n, r, out_NX)
-
-
-@vector_kernel
-def _times_weight(
-    weight_RHCD: F32, pooled_NRHD: F32, n: int, r: int, out_NX: F32
-) -> None:  # pragma: no cover - compiled
-    """Add W_r times the pooled vector of each head."""
-    heads, channels, dim = weight_RHCD.shape[1:]
-    for h in range(heads):
-        for c in range(channels):
-            total = weight_RHCD.dtype.type(0)
-            for d in range(dim):
-                total += weight_RHCD[r, h, c, d] * pooled_NRHD[n, r, h, d]
-            out_NX[n, h * channels + c] += total
+                        pooled_HNRD[h, n, r, d] += share * source_SD[s, d]
 
 
 @vector_kernel
@@ -152,20 +115,19 @@ def attend_backward(
     source_SD: F32,
     terms: Terms,
     switches: Switches,
-    scratch: Scratch,
-    made: Shares,
-    slope_NX: F32,
+    share_NKH: F32,
+    slope_HNRD: F32,
+    slope_KH: F32,
+    mean_GH: F32,
     slopes: Slopes,
 ) -> None:  # pragma: no cover - compiled
-    """Add the gradients to ``slopes``, given ``slope_NX``, that of the result."""
+    """Add the gradients, given ``slope_HNRD``, that of ``pooled_HNRD``. ``slope_KH``, ``mean_GH``: scratch."""
     query_NRH, key_SRH, feature_NKF = terms.query_NRH, terms.key_SRH, terms.feature_NKF
-    share_NKH, pooled_NRHD = made
-    mean_GH, slope_KH, slope_RHD, last_R = scratch.one_GH, scratch.slope_KH, scratch.slope_RHD, scratch.last_R
     negative = query_NRH.dtype.type(switches.negative)
     target_count, width = hood.source_NK.shape
-    relations, heads, channels, dim = terms.weight_RHCD.shape
+    heads, dim, places = share_NKH.shape[2], source_SD.shape[1], len(terms.place_PH)
     for n in range(target_count):
-        for group in range(relations):
+        for group in range(len(mean_GH)):
             for h in range(heads):
                 mean_GH[group, h] = 0
         for k in range(width):
@@ -173,23 +135,19 @@ def attend_backward(
                 continue
             s, r = hood.source_NK[n, k], np.int64(hood.relation_NK[n, k])
             group = 0 if switches.joint else r
-            if last_R[r] != n:
-                last_R[r] = n
-                _back_through_weight(terms.weight_RHCD, pooled_NRHD, slope_NX, n, r, slope_RHD, slopes.weight_RHCD)
             for h in range(heads):
                 share = share_NKH[n, k, h]
                 slope = share * 0
                 for d in range(dim):
-                    slope += slope_RHD[r, h, d] * source_SD[s, d]
+                    slope += slope_HNRD[h, n, r, d] * source_SD[s, d]
+                    slopes.source_SD[s, d] += share * slope_HNRD[h, n, r, d]
                 slope_KH[k, h] = slope
                 mean_GH[group, h] += share * slope
-                for d in range(dim):
-                    slopes.source_SD[s, d] += share * slope_RHD[r, h, d]
         for k in range(width):
             if not hood.mask_NK[n, k]:
                 continue
             s, r = hood.source_NK[n, k], np.int64(hood.relation_NK[n, k])
-            group, place = 0 if switches.joint else r, min(k, len(terms.place_PH) - 1)
+            group, place = 0 if switches.joint else r, min(k, places - 1)
             for h in range(heads):
                 slope = share_NKH[n, k, h] * (slope_KH[k, h] - mean_GH[group, h])
                 slopes.importance_R[r] += slope
@@ -201,23 +159,6 @@ def attend_backward(
                     slope *= negative
                 slopes.query_NRH[n, r, h] += slope
                 slopes.key_SRH[s, r, h] += slope
-
-
-@kernel
-def _back_through_weight(
-    weight_RHCD: F32, pooled_NRHD: F32, slope_NX: F32, n: int, r: int, slope_RHD: F32, slope_RHCD: F32
-) -> None:  # pragma: no cover - compiled
-    """Fill the gradient of one target's pooled vectors of a relation, and add that of W_r."""
-    heads, channels, dim = weight_RHCD.shape[1:]
-    for h in range(heads):
-        for d in range(dim):
-            slope_RHD[r, h, d] = 0
-        for c in range(channels):
-            slope = slope_NX[n, h * channels + c]
-            for d in range(dim):
-                slope_RHD[r, h, d] += slope * weight_RHCD[r, h, c, d]
-            for d in range(dim):
-                slope_RHCD[r, h, c, d] += slope * pooled_NRHD[n, r, h, d]
 
 
 @kernel

@@ -31,7 +31,7 @@ class Inputs:
     popularity_CF: Tensor
     log_q_C: Tensor
     positive_B: Tensor
-    excluded_BC: Tensor
+    excluded_n: Tensor  # places b · C + c
     weight_B: Tensor
 
 
@@ -80,7 +80,7 @@ def batch_loss(network: MBGNN, inputs: Inputs, rows_nD: Tensor, *, reduced: bool
         item_CD,
         positive_B=inputs.positive_B,
         log_q_C=inputs.log_q_C,
-        excluded_BC=inputs.excluded_BC,
+        excluded_n=inputs.excluded_n,
         weight_B=inputs.weight_B,
         temperature=network.options.temperature,
         reduced=reduced,
@@ -99,7 +99,7 @@ def popularity_losses(inputs: Inputs) -> list[Tensor]:
             feature_C.unsqueeze(1),
             positive_B=inputs.positive_B,
             log_q_C=inputs.log_q_C,
-            excluded_BC=inputs.excluded_BC,
+            excluded_n=inputs.excluded_n,
             weight_B=inputs.weight_B,
             temperature=1.0,
             reduced=False,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from driftgraph.model.aggregate import full
+
 
 def sampled_softmax(
     user_BD: Tensor,
@@ -18,7 +20,7 @@ def sampled_softmax(
     *,
     positive_B: Tensor,
     log_q_C: Tensor,
-    excluded_BC: Tensor,
+    excluded_n: Tensor,
     weight_B: Tensor,
     temperature: float,
     reduced: bool = True,
@@ -30,8 +32,8 @@ def sampled_softmax(
         item_CD: Vectors of the distinct candidates.
         positive_B: int64, the candidate that is the example's item.
         log_q_C: Log of the probability that the candidate is in the batch at all.
-        excluded_BC: bool, candidates that are no negative for the example (the user has touched them).
-            The positive is never excluded, whatever this says.
+        excluded_n: int64, places b · C + c of candidates that are no negatives for an example (the user has
+            touched them). The positive is never excluded, whatever this says.
         weight_B: Of each example; only their proportions count.
         temperature: Divides the score.
         reduced: False gives the loss of each example, without its weight, [B].
@@ -41,34 +43,39 @@ def sampled_softmax(
 
     Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling", RecSys 2019, eq. 3: score − log q.
     """
-    loss_B: Tensor = _Softmax.apply(user_BD, item_CD, positive_B, log_q_C, excluded_BC, temperature)
+    loss_B: Tensor = _Softmax.apply(user_BD, item_CD, positive_B, log_q_C, excluded_n, temperature)
     if not reduced:
         return loss_B
     return (loss_B * weight_B).sum() / weight_B.sum().clamp(min=1e-12)
 
 
 class _Softmax(torch.autograd.Function):
-    """The cross entropies. [B, C] is the largest tensor of a step: each pass over it is done in place."""
+    """The cross entropies. [B, C] is the largest tensor of a step: what can be done to it is done in place."""
 
     @staticmethod
     def forward(ctx: Any, user_BD: Tensor, item_CD: Tensor, *rest: Any) -> Tensor:
-        """``rest``: positive_B, log_q_C, excluded_BC, temperature."""
-        positive_B, log_q_C, excluded_BC, temperature = rest
-        user_BD, item_CD = user_BD.float() / temperature, item_CD.float()
-        logit_BC = (user_BD @ item_CD.T).float().sub_(log_q_C)
-        kept_B1 = logit_BC.gather(1, positive_B.unsqueeze(1))
-        logit_BC.masked_fill_(excluded_BC, -torch.inf).scatter_(1, positive_B.unsqueeze(1), kept_B1)
-        log_share_BC = torch.log_softmax(logit_BC, 1)
-        ctx.save_for_backward(user_BD, item_CD, positive_B, log_share_BC)
+        """``rest``: positive_B, log_q_C, excluded_n, temperature."""
+        positive_B, log_q_C, excluded_n, temperature = rest
+        user_BD, item_CD, positive_B1 = full(user_BD) / temperature, full(item_CD), positive_B.unsqueeze(1)
+        # log q goes through the product as one more channel
+        with_one = torch.cat([user_BD, user_BD.new_full((len(user_BD), 1), -1)], 1)
+        logit_BC = full(with_one @ torch.cat([item_CD, log_q_C.unsqueeze(1)], 1).T)
+        kept_B1 = logit_BC.gather(1, positive_B1)
+        logit_BC.view(-1).index_fill_(0, excluded_n, -torch.inf)
+        logit_BC.scatter_(1, positive_B1, kept_B1)
+        top_B1 = logit_BC.amax(1, keepdim=True)
+        strength_BC = logit_BC.sub_(top_B1).exp_()
+        total_B1 = strength_BC.sum(1, keepdim=True)
+        ctx.save_for_backward(user_BD, item_CD, positive_B1, strength_BC, total_B1)
         ctx.temperature = temperature
-        return -log_share_BC.gather(1, positive_B.unsqueeze(1)).squeeze(1)
+        return (total_B1.log() + top_B1 - kept_B1).squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, slope_B: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
         """Of a loss by a logit: the candidate's share, less 1 where it is the positive."""
-        user_BD, item_CD, positive_B, log_share_BC = ctx.saved_tensors
+        user_BD, item_CD, positive_B1, strength_BC, total_B1 = ctx.saved_tensors
         slope_B1 = slope_B.unsqueeze(1)
-        slope_BC = log_share_BC.exp().mul_(slope_B1).scatter_add_(1, positive_B.unsqueeze(1), -slope_B1)
+        slope_BC = (strength_BC * (slope_B1 / total_B1)).scatter_add_(1, positive_B1, -slope_B1)
         user_slope_BD, item_slope_CD = slope_BC @ item_CD, slope_BC.T @ user_BD
         return user_slope_BD / ctx.temperature, item_slope_CD, None, None, None, None
 

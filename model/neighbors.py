@@ -125,7 +125,7 @@ def moved(nodes: Nodes, device: torch.device) -> Nodes:
 
 
 def touched(users: Nodes, candidate_C: Tensor, row_count: int) -> Tensor:
-    """[B, C] bool: candidates in the sampled history of each user. Rows are numbered below ``row_count``."""
+    """Places b · C + c of the candidates in the sampled history of each user; rows are below ``row_count``."""
     assert users.edges is not None
     candidate_n = np.full(row_count, -1, np.int32)
     candidate_n[candidate_C.numpy()] = np.arange(len(candidate_C), dtype=np.int32)
@@ -134,7 +134,7 @@ def touched(users: Nodes, candidate_C: Tensor, row_count: int) -> Tensor:
         candidate_n = candidate_n[users.source.row_N.numpy()]
     touched_BC = np.zeros((len(source_NK), len(candidate_C)), np.bool_)
     neighbor_kernels.mark_touched(source_NK, mask_NK, candidate_n, touched_BC)
-    return torch.from_numpy(touched_BC)
+    return torch.from_numpy(np.flatnonzero(touched_BC))
 
 
 def _at_times(edges: Edges, times_ms: I64) -> tuple[U32, I64]:

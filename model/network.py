@@ -3,7 +3,7 @@
     WindowView ──► neighbors.sample ──► Nodes ──► [MBGNN] ──► user and item vectors ──► loss, embed
 
 Shape suffixes: N target nodes, S source nodes, R relations, K neighbors over all relations, H heads,
-C channels of a head, D = H·C channels, F time features.
+C channels of a head, D = H·C channels, F time features, X = R·D.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from driftgraph.model.aggregate import Edges, Terms, attend, mean
+from driftgraph.model.aggregate import Edges, Logits, attend, by_relation, full, mean
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
 
@@ -81,23 +81,19 @@ class Attention(nn.Module):
         """[N, D]: the vectors of the targets' neighbors, aggregated."""
         key_RDH = torch.einsum("rdhc,rhc->rdh", self.weight_RDHC, self.attend_source_RHC)
         query_RDH = torch.einsum("rdhc,rhc->rdh", self.weight_RDHC, self.attend_target_RHC)
-        terms = Terms(
-            full(_by_relation(target_ND, query_RDH)),
-            full(_by_relation(source_SD, key_RDH)),
+        logits = Logits(
+            by_relation(target_ND, query_RDH),
+            key_RDH,
             time_features(edges.age_NK) if self.use_time else None,
             self.time_RFH,
             self.place_PH,
             self.importance_R,
-            self.weight_RDHC,
         )
-        return attend(source_SD, terms, edges, joint=self.use_importance, negative=NEGATIVE_SLOPE)
-
-
-def _by_relation(vector_ND: Tensor, weight_RDH: Tensor) -> Tensor:
-    """[N, R, H]: each vector times the weight of each relation."""
-    relations, dim, heads = weight_RDH.shape
-    product_NX = vector_ND @ weight_RDH.transpose(0, 1).reshape(dim, relations * heads)
-    return product_NX.view(len(vector_ND), relations, heads)
+        pooled_HNRD = attend(
+            source_SD, logits, edges, joint=self.use_importance, negative=NEGATIVE_SLOPE
+        )
+        weight_HXC = self.weight_RDHC.permute(2, 0, 1, 3).flatten(1, 2)
+        return torch.bmm(pooled_HNRD.flatten(2), weight_HXC).transpose(0, 1).flatten(1)
 
 
 def time_features(age_NK: Tensor) -> Tensor:
@@ -112,11 +108,6 @@ def time_features(age_NK: Tensor) -> Tensor:
         ],
         -1,
     )
-
-
-def full(value: Tensor) -> Tensor:
-    """At least single precision: under autocast some results are half."""
-    return value if value.dtype == torch.float64 else value.float()
 
 
 class MBGNN(nn.Module):

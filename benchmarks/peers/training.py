@@ -76,7 +76,7 @@ class Blocks:
     popularity_CF: Tensor
     log_q_C: Tensor
     positive_B: Tensor
-    excluded_BC: Tensor
+    excluded_n: Tensor  # places b · C + c
     weight_B: Tensor
 
 
@@ -160,7 +160,7 @@ class Peer:
             torch.from_numpy(batch.popularity_CF),
             torch.from_numpy(batch.log_q_C),
             torch.from_numpy(np.searchsorted(batch.candidate_C, batch.item.astype(np.int64))),
-            touched_NC.index_select(0, example),
+            torch.from_numpy(np.flatnonzero(touched_NC.index_select(0, example).numpy())),
             torch.ones(len(example)),
         )
 
@@ -184,7 +184,7 @@ class Peer:
             inputs.popularity_CF,
             inputs.log_q_C,
             inputs.positive_B,
-            inputs.excluded_BC,
+            inputs.excluded_n,
             inputs.weight_B,
         )
 
@@ -196,7 +196,7 @@ class Peer:
             item_CD,
             positive_B=blocks.positive_B,
             log_q_C=blocks.log_q_C,
-            excluded_BC=blocks.excluded_BC,
+            excluded_n=blocks.excluded_n,
             weight_B=blocks.weight_B,
             temperature=self.options.temperature,
         )

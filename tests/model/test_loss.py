@@ -24,7 +24,7 @@ def loss_of(
             ITEM,
             positive_B=POSITIVE,
             log_q_C=LOG_Q,
-            excluded_BC=torch.zeros(2, 3, dtype=torch.bool) if excluded is None else excluded,
+            excluded_n=torch.zeros(0, dtype=torch.int64) if excluded is None else excluded,
             weight_B=torch.ones(2) if weight is None else weight,
             temperature=temperature,
         )
@@ -45,7 +45,7 @@ def test_the_score_is_corrected_by_how_likely_a_candidate_was_drawn() -> None:
 
 def test_what_the_user_has_touched_is_no_negative_but_the_positive_stays() -> None:
     """The positive is marked as touched too: a repeat."""
-    excluded = torch.tensor([[True, False, True], [True, False, False]])
+    excluded = torch.tensor([[True, False, True], [True, False, False]]).flatten().nonzero().squeeze(1)
     assert loss_of(excluded=excluded) == pytest.approx(
         (by_hand(0, [1, 2]) + by_hand(1, [0, 1, 2])) / 2, rel=1e-5
     )
@@ -57,6 +57,25 @@ def test_behavior_weights_are_proportions() -> None:
     assert loss_of(weight=torch.tensor([30.0, 10.0])) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_gradients_agree_with_finite_differences() -> None:
+    """Of users and items, with a weight, a temperature, and an excluded candidate."""
+    weight = torch.tensor([1.0, 3.0])
+
+    def loss(user_BD: torch.Tensor, item_CD: torch.Tensor) -> torch.Tensor:
+        return sampled_softmax(
+            user_BD,
+            item_CD,
+            positive_B=POSITIVE,
+            log_q_C=LOG_Q.double(),
+            excluded_n=torch.tensor([1, 3]),
+            weight_B=weight,
+            temperature=0.7,
+        )
+
+    inputs = (USER.double().requires_grad_(), ITEM.double().requires_grad_())
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
 def test_no_weight_and_no_example_are_zero_not_nan() -> None:
     assert loss_of(weight=torch.zeros(2)) == 0
     empty = sampled_softmax(
@@ -64,7 +83,7 @@ def test_no_weight_and_no_example_are_zero_not_nan() -> None:
         ITEM,
         positive_B=POSITIVE[:0],
         log_q_C=LOG_Q,
-        excluded_BC=torch.zeros(0, 3, dtype=torch.bool),
+        excluded_n=torch.zeros(0, dtype=torch.int64),
         weight_B=torch.zeros(0),
         temperature=1.0,
     )
