@@ -16,7 +16,7 @@ import numpy as np
 
 from driftgraph.model.closed_form import ClosedForm
 from driftgraph.model.embed import Encoder, popularity_now
-from driftgraph.model.examples import Batch, first_contacts, identity, is_held, take
+from driftgraph.model.examples import Batch, first_contacts, is_held, take
 from driftgraph.model.gate import ACCEPTED
 from driftgraph.model.item_table import initial_rows
 from driftgraph.model.options import TrainerOptions
@@ -143,6 +143,6 @@ def gently(
 def _without_held_pairs(events: Events, options: TrainerOptions) -> Events:
     held = is_held(events, options)
     if options.first_contacts_only:
-        held &= np.isin(identity(events), first_contacts(events))
+        held &= first_contacts(events)
     pair = (events.user.astype(np.uint64) << np.uint64(32)) | events.item
     return take(events, ~np.isin(pair, pair[held]))

@@ -17,6 +17,7 @@ from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
+NEVER = np.iinfo(np.int64).min  # before every time
 CHUNK = 4_096  # nodes encoded at once: bounds memory to about a hundred MB at the default sizes
 
 
@@ -104,8 +105,10 @@ def popularity_now(events: Events, view: WindowView, network: MBGNN) -> Populari
 
 def newest_events(rows: U32, time_ms: I64) -> tuple[U32, I64]:
     """Distinct rows ascending with the largest time of each; ``time_ms`` ascends."""
-    distinct, from_end = np.unique(rows[::-1], return_index=True)
-    return distinct, time_ms[::-1][from_end]
+    newest_ms = np.full(int(rows.max(initial=0)) + 1, NEVER)
+    newest_ms[rows] = time_ms  # of a row that comes again, the last
+    there = np.flatnonzero(newest_ms > NEVER)
+    return there.astype(np.uint32), newest_ms[there]
 
 
 def _chunks(count: int) -> list[slice]:

@@ -22,7 +22,7 @@ from driftgraph.model.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.beginning import ANEW, anew_vectors
 from driftgraph.model.co_visitation import Histories
 from driftgraph.model.embed import Encoder
-from driftgraph.model.examples import before, first_contacts, half_lives_ms, identity, is_held, once, take
+from driftgraph.model.examples import before, first_contacts, half_lives_ms, is_held, once, take
 from driftgraph.model.published import Published
 from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, with_new_items
 from driftgraph.model.scorer import Lessons, Scorer, alone
@@ -165,7 +165,7 @@ def evaluate(
     old, new = view.events(before(since, cut)), view.events(cut, since)
     past = Past.of(_merged(old, new))
     seen_ms = int(old.time_ms[-1]) if len(old) else -1
-    asked_of = new if options.repeats else take(new, np.isin(identity(new), first_contacts(past.events)))
+    asked_of = new if options.repeats else take(new, first_contacts(new, past.events))
     contacts = once(asked_of)
     late = int((contacts.time_ms <= seen_ms).sum())
     competes = len(old) > 0  # else a miss would say nothing of any scorer
@@ -220,7 +220,7 @@ def held_out_lessons(
     past = Past.of(view.events(cut))
     held = once(take(past.events, is_held(past.events, options)))
     if not options.repeats:
-        held = take(held, np.isin(identity(held), first_contacts(past.events)))
+        held = take(held, first_contacts(held, past.events))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
     return rank(
         past, past.targets(newest, repeats=options.repeats), encoder=encoder, scorer=scorer, serving=serving

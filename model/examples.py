@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from driftgraph.model.contact_kernels import Contacts, look_up_first, mark_first
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.popularity import Popularity, candidates
 from driftgraph.stream.arrays import F32, I64, U8, U32, U64, Mask
@@ -69,12 +70,9 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
         options: Sizes and shares.
         rng: The only source of chance.
     """
-    every = view.events(cut)
-    new = view.events(cut, since)
-    old = view.events(replace(before(since, cut), watermark_ms=cut.watermark_ms))
-    if options.first_contacts_only:
-        first = first_contacts(every)
-        new, old = (take(part, np.isin(identity(part), first)) for part in (new, old))
+    every, is_new = view.events_and_newness(cut, since)
+    chosen = first_contacts(every) if options.first_contacts_only else np.ones(len(every), np.bool_)
+    new, old = take(every, chosen & is_new), take(every, chosen & ~is_new)
     new_held, old_held = is_held(new, options), is_held(old, options)
     rounds = _rounds(take(new, ~new_held), take(old, ~old_held), view.relations, options, rng)
     parts: list[Events] = []
@@ -129,10 +127,23 @@ def before(since: Cut, cut: Cut) -> Cut:
     return replace(since, first=first)
 
 
-def first_contacts(events: Events) -> U64:
-    """Identity of each event that is the first of its user and item; ``events`` are sorted by time."""
-    _, index = np.unique(_pair(events), return_index=True)
-    return identity(take(events, index))
+def first_contacts(events: Events, among: Events | None = None) -> Mask:
+    """Which events are the first of their user and item ``among`` these, or of all themselves.
+
+    ``among`` is sorted by time. What is alike the first one in relation and time is a first one, too. O(events).
+    """
+    source = events if among is None else among
+    table = np.zeros(1 << max(2 * len(source) - 1, 1).bit_length(), np.uint32)
+    chosen = np.zeros(len(source), np.bool_)
+    mark_first(_columns(source), table, chosen)
+    if among is not None:
+        chosen = np.zeros(len(events), np.bool_)
+        look_up_first(_columns(among), table, _columns(events), chosen)
+    return chosen
+
+
+def _columns(events: Events) -> Contacts:
+    return Contacts(events.user, events.item, events.relation, events.time_ms)
 
 
 def once(events: Events) -> Events:

@@ -36,7 +36,7 @@ class Popularity:
         for f, half_life_ms in enumerate(self.half_lives_ms):
             self.count[f] *= 2.0 ** ((self.time_ms - time_ms) / half_life_ms)
             if len(item):
-                self.count[f] += np.bincount(item, 2.0 ** (-age_ms / half_life_ms), minlength=rows)
+                self.count[f] += np.bincount(item, np.exp2(-age_ms / half_life_ms), minlength=rows)
         self.time_ms, self._next = time_ms, stop
 
     def features(self, items: U32 | I64) -> F32:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from driftgraph.stream.arrays import I32, I64, U8, U32
+from driftgraph.stream.arrays import I32, I64, U8, U32, Mask
 from driftgraph.stream.window import adjacency, cut_header, samplers
 from driftgraph.stream.window.adjacency import ITEM, USER, Side
+from driftgraph.stream.window.event_kernels import Columns, Part, collect, merged
 from driftgraph.stream.window.recent_kernels import Rings
 from driftgraph.stream.window.samplers import (
     DistinctNeighborhood,
@@ -305,27 +305,40 @@ class WindowView:
         return samplers.drawn(drawn_from, question)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
-        """The live events of ``cut`` that arrived at or after ``since``. O(result · log).
+        """The live events of ``cut`` that arrived at or after ``since``. O(result), or O(result · log) if they came out of order.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        return self.answered(cut, partial(self._events, since))
+        return self.answered(cut, lambda seen: self._events(seen, since, since)[0])
 
-    def _events(self, since: Cut | None, cut: Cut) -> Events:
-        columns: list[tuple[U32, U32, U8, I64]] = []
+    def events_and_newness(self, cut: Cut, since: Cut) -> tuple[Events, Mask]:
+        """All live events of ``cut``, and which of them arrived at or after ``since``. O(result).
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        return self.answered(cut, lambda seen: self._events(seen, None, since))
+
+    def _events(self, cut: Cut, first: Cut | None, since: Cut | None) -> tuple[Events, Mask]:
+        """The live events from ``first`` on, and which are not before ``since``."""
+        starts = cut.first if first is None else np.maximum(cut.first, first.next).tolist()
+        stops = np.maximum(starts, cut.next).tolist()
+        room = sum(stops) - sum(starts)
+        found = Columns(*(np.empty(room, kind) for kind in (np.uint32, np.uint32, np.uint8, np.int64, np.bool_)))
+        ends = [0]
         for r, relation in enumerate(self.relations):
-            start = cut.first[r] if since is None else max(cut.first[r], since.next[r])
-            sequence = np.arange(start, max(start, cut.next[r]), dtype=np.int64)
-            slot = self._base[r] + sequence % relation.capacity
-            time_ms = self._times[slot * adjacency.TIMES + adjacency.TIME]
-            live = time_ms >= cut.watermark_ms - relation.span_ms
-            at = slot[live] * adjacency.WORDS
-            words = self._arrays.words
-            columns.append((words[at + USER], words[at + ITEM], np.full(len(at), r, np.uint8), time_ms[live]))
-        user, item, relation_column, time = (np.concatenate(c) for c in zip(*columns, strict=True))
-        order = np.argsort(time, kind="stable")
-        return Events(user[order], item[order], relation_column[order], time[order])
+            new = stops[r] if since is None else since.next[r]
+            oldest_ms = cut.watermark_ms - relation.span_ms
+            base = int(self._base[r])
+            part = Part(r, starts[r], stops[r], new, base, relation.capacity, oldest_ms)
+            ends.append(collect(self._arrays.words, self._times, part, found, ends[-1]))
+        found = Columns(*(column[: ends[-1]] for column in found))
+        order = np.empty(ends[-1], np.int64)
+        if not merged(found.time_ms, np.array(ends[:-1]), np.array(ends[1:]), order):
+            order = np.argsort(found.time_ms, kind="stable")
+        user, item, relation_column, time_ms, is_new = (column[order] for column in found)
+        return Events(user, item, relation_column, time_ms), is_new
 
     def answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
         """The answer at the cut. It is made again if a user was erased meanwhile."""

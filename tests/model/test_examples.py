@@ -18,13 +18,14 @@ from driftgraph.model.examples import (
     is_held,
     plan,
     replay_sample,
+    take,
 )
 from driftgraph.model.inputs import batch_loss, inputs_of
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.network import MBGNN
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM
-from driftgraph.stream.window.writer import Window
+from driftgraph.stream.window.writer import Events, Window
 from tests.model_worlds import (
     RELATIONS,
     SMALL,
@@ -34,6 +35,7 @@ from tests.model_worlds import (
     blocks,
     empty_cut,
     events_of,
+    noise,
     window_of,
 )
 
@@ -241,7 +243,29 @@ def test_an_old_cut_is_never_stale() -> None:
 def test_identity_tells_events_apart() -> None:
     events = events_of([(0, 1, 0, 5), (1, 0, 0, 5), (0, 1, 1, 5), (0, 1, 0, 6), (0, 1, 0, 5)])
     assert len(np.unique(identity(events))) == 4
-    assert np.array_equal(np.sort(first_contacts(events)), np.sort(identity(events)[:2]))
+    assert first_contacts(events).tolist() == [True, True, False, False, True]
+
+
+def plainly_first(events: Events, among: Events) -> list[bool]:
+    """By a dictionary of the first event of each pair."""
+    first: dict[tuple[int, int], tuple[int, int]] = {}
+    for user, item, relation, time_ms in zip(*columns_of(among), strict=True):
+        first.setdefault((user, item), (relation, time_ms))
+    return [first.get((u, i)) == (r, t) for u, i, r, t in zip(*columns_of(events), strict=True)]
+
+
+def columns_of(events: Events) -> list[list[int]]:
+    return [column.tolist() for column in (events.user, events.item, events.relation, events.time_ms)]
+
+
+def test_first_contacts_are_those_of_a_dictionary() -> None:
+    """Pairs that come again, copies of an event, events that are not among the others."""
+    rows = noise(3_000, seed=3, users=40, items=50)
+    events = events_of(sorted([*rows, *rows[::7]], key=lambda row: row[3]))
+    assert first_contacts(events).tolist() == plainly_first(events, events)
+    assert 0 < first_contacts(events).sum() < len(events)
+    among = take(events, slice(500, 2_000))
+    assert first_contacts(events, among).tolist() == plainly_first(events, among)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
