@@ -175,7 +175,7 @@ def replay_sample(
         return take(old, np.zeros(0, np.int64))
     half_life_ms = max(r.span_ms for r in relations) * options.replay_half_life_share
     age_ms = old.time_ms[-1] - old.time_ms
-    key = rng.exponential(size=len(old)) * 2.0 ** (age_ms / half_life_ms)
+    key = rng.exponential(size=len(old)) * np.exp2(age_ms / half_life_ms)
     return take(old, np.sort(np.argpartition(key, wanted - 1)[:wanted]))
 
 

@@ -10,9 +10,10 @@ import torch
 
 pytest.importorskip("dgl", reason="DGL 1.1.3 has wheels for Python 3.11 and older only")
 
+from driftgraph.model.aggregate import Edges
 from driftgraph.model.dgl_reference import Reference, to_dgl
-from driftgraph.model.neighbors import edges_of, sample
-from driftgraph.model.network import ACTIVATIONS, MBGNN, Attention, gathered
+from driftgraph.model.neighbors import sample
+from driftgraph.model.network import ACTIVATIONS, MBGNN, Attention
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Window
@@ -50,10 +51,11 @@ def by_dense(
         for side in (USER, ITEM):
             rows = np.arange(window.rows(side), dtype=np.uint32)
             hood = window.recent(side, rows, np.full(len(rows), START_MS + 10**9), ALL, window.cut())
-            edges = edges_of(
-                hood, hood.neighbor_BRK.astype(np.int64), np.zeros(hood.neighbor_BRK.shape, np.int64)
-            )
-            out = pair[side](hidden[side], gathered(hidden[1 - side], edges), edges)
+            real = np.arange(ALL) < hood.count_BR[:, :, None]
+            source = torch.from_numpy(np.where(real, hood.neighbor_BRK, 0).astype(np.int64)).flatten(1)
+            relation = torch.arange(len(RELATIONS), dtype=torch.uint8).repeat_interleave(ALL).expand_as(source)
+            edges = Edges(source, relation, torch.from_numpy(real).flatten(1), torch.zeros(source.shape))
+            out = pair[side](hidden[side], hidden[1 - side], edges)
             found.append(ACTIVATIONS[activation](out))
         hidden = found
     return {"user": hidden[USER], "item": hidden[ITEM]}
@@ -127,10 +129,11 @@ def test_sampling_all_neighbors_is_the_full_neighborhood() -> None:
         window, window.cut(), side=USER, rows=rows, times_ms=times_ms, depth=1, fanout=(ALL, ALL, ALL)
     )
     graph = to_dgl(window, window.cut())
-    for relation, edge in zip(NAMES, nodes.edges, strict=True):
-        target_nK = edge.target_n.unsqueeze(1).expand_as(edge.source_nK)
-        got = sorted(
-            zip(target_nK[edge.mask_nK].tolist(), edge.source_nK[edge.mask_nK].tolist(), strict=True)
-        )
+    edges = nodes.edges
+    assert edges is not None
+    target_NK = torch.arange(len(rows)).unsqueeze(1).expand_as(edges.source_NK)
+    for r, relation in enumerate(NAMES):
+        here = edges.mask_NK & (edges.relation_NK == r)
+        got = sorted(zip(target_NK[here].tolist(), edges.source_NK[here].tolist(), strict=True))
         source, target = graph.edges(etype=f"rev-{relation}")
         assert got == sorted(zip(target.tolist(), source.tolist(), strict=True))

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from driftgraph.model.closed_form import HISTORY, ClosedForm
-from driftgraph.model.neighbors import distinct, localize, sample
-from driftgraph.model.network import DECAY, MBGNN, Attention, Edges, Nodes, gathered
+from driftgraph.model.aggregate import Edges
+from driftgraph.model.neighbors import RowNumbers, sample
+from driftgraph.model.network import DECAY, MBGNN, Attention, Nodes
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Neighborhood
@@ -74,21 +75,13 @@ def test_a_layer_is_the_formula_of_the_paper() -> None:
         for parameter in layer.parameters():
             parameter.normal_()
     source_SD, target_ND = torch.randn(6, 8), torch.randn(2, 8)
-    first = Edges(
-        torch.tensor([0, 1]),
-        torch.tensor([[3, 4, 0], [5, 1, 2]]),
-        torch.tensor([[True, True, False], [True, True, True]]),
-        torch.zeros(2, 3),
-        torch.zeros(2, 3, dtype=torch.int64),
+    edges = Edges(
+        torch.tensor([[3, 4, 0, 0], [5, 2, 1, 2]]),
+        torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.uint8),
+        torch.tensor([[True, True, False, False], [True, True, True, True]]),
+        torch.zeros(2, 4),
     )
-    second = Edges(
-        torch.tensor([1]),
-        torch.tensor([[2]]),
-        torch.tensor([[True]]),
-        torch.zeros(1, 1),
-        torch.zeros(1, 1, dtype=torch.int64),
-    )
-    got = layer(target_ND, gathered(source_SD, (first, second)), (first, second))
+    got = layer(target_ND, source_SD, edges)
     wanted = [
         attention_by_hand(layer, target_ND[0], [[source_SD[3], source_SD[4]], []]),
         attention_by_hand(layer, target_ND[1], [[source_SD[5], source_SD[1], source_SD[2]], [source_SD[2]]]),
@@ -136,7 +129,7 @@ class Both(torch.nn.Module):
 
 
 def as_double(nodes: Nodes) -> Nodes:
-    edges = tuple(replace(edge, age_nK=edge.age_nK.double()) for edge in nodes.edges)
+    edges = None if nodes.edges is None else replace(nodes.edges, age_NK=nodes.edges.age_NK.double())
     return replace(nodes, edges=edges, source=None if nodes.source is None else as_double(nodes.source))
 
 
@@ -159,17 +152,17 @@ def test_whatever_is_missing_vectors_and_gradients_are_finite(rows: list[Row], l
     assert torch.isfinite(table.grad).all()
 
 
-def test_padding_reads_no_row() -> None:
-    """Row 0 is what masked places point at; a NaN there must not reach anybody who has no event of it."""
-    network = network_of(OPTIONS)
-    table = torch.randn(5, 8)
-    table[0] = torch.nan
+def test_rows_are_numbered_as_they_are_read_and_padding_reads_none() -> None:
+    """Row 0 is what masked places point at; two calls number on, and a row keeps its number."""
     rows = [(1, 3, 0, 1), (1, 4, 0, 2), (2, 3, 0, 3)]
-    nodes = nodes_of(rows, USER, [1, 2], depth=1)
-    position = torch.arange(5)
-    position[0] = 10**9  # whoever follows it fails
-    user = network.users(localize(nodes, position, torch.device("cpu")), torch.nan_to_num(table))
-    assert torch.isfinite(user).all()
+    numbers = RowNumbers(5)
+    users = numbers.localize(nodes_of(rows, USER, [1, 2], depth=1))
+    items = numbers.localize(nodes_of(rows, ITEM, [1, 3], depth=0))
+    assert users.edges is not None
+    assert users.edges.source_NK.tolist() == [[0, 1], [1, 0]]
+    assert users.edges.mask_NK.tolist() == [[True, True], [True, False]]
+    assert items.row_N.tolist() == [2, 1]
+    assert numbers.rows_n.tolist() == [4, 3, 1]
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -249,29 +242,55 @@ def test_an_untrained_user_is_the_closed_form_s_up_to_its_length() -> None:
     np.testing.assert_allclose(got, wanted * length, atol=1e-5)
 
 
-def plainly_distinct(hood: Neighborhood, b: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """(relation, neighbor) → (time, place) of one node, by a loop."""
+def plainly_distinct(hood: Neighborhood, b: int) -> list[tuple[int, int, int]]:
+    """(neighbor, relation, time) of one node, newest first, by a loop; of one time the later relation first."""
     newest: dict[int, tuple[int, int]] = {}
     for r in range(hood.count_BR.shape[1]):
         for k in range(hood.count_BR[b, r]):
             neighbor, time_ms = int(hood.neighbor_BRK[b, r, k]), int(hood.time_ms_BRK[b, r, k])
-            newest[neighbor] = max(newest.get(neighbor, (-1, 0)), (time_ms, -r))
+            newest[neighbor] = max(newest.get(neighbor, (-1, 0)), (time_ms, r))
     order = sorted(newest, key=lambda neighbor: newest[neighbor], reverse=True)
-    return {(-newest[n][1], n): (newest[n][0], place) for place, n in enumerate(order)}
+    return [(neighbor, newest[neighbor][1], newest[neighbor][0]) for neighbor in order]
 
 
 def test_distinct_neighbors_are_those_of_a_loop() -> None:
     rows = noise(2_000, seed=6, users=50, items=25)
     window = window_of(rows)
     users = np.arange(60, dtype=np.uint32)
-    hood = window.recent(USER, users, START_MS + 1_000 * np.arange(1_000, 1_060), [7, 5], window.cut())
-    got, place_BRK = distinct(hood)
+    times_ms = START_MS + 1_000 * np.arange(1_000, 1_060)
+    nodes = sample(
+        window, window.cut(), side=USER, rows=users, times_ms=times_ms, depth=1, fanout=(7, 5, 4)
+    )
+    plain = window.recent(USER, users, times_ms, 7, window.cut())
+    assert nodes.edges is not None
+    edges, dropped = nodes.edges, 0
     for b in range(60):
-        found = {
-            (r, int(got.neighbor_BRK[b, r, k])): (int(got.time_ms_BRK[b, r, k]), int(place_BRK[b, r, k]))
-            for r in range(2)
-            for k in range(got.count_BR[b, r])
-        }
-        assert found == plainly_distinct(hood, b)
-        assert len(found) == got.count_BR[b].sum()
-    assert (got.count_BR < hood.count_BR).any()
+        wanted = plainly_distinct(plain, b)
+        mask_K = edges.mask_NK[b]
+        found = zip(edges.source_NK[b][mask_K].tolist(), edges.relation_NK[b][mask_K].tolist(), strict=True)
+        assert list(found) == [(neighbor, relation) for neighbor, relation, _ in wanted]
+        assert mask_K.tolist() == sorted(mask_K.tolist(), reverse=True)
+        behind_s = [(wanted[0][2] - time_ms) / 1_000 for _, _, time_ms in wanted]
+        assert edges.age_NK[b][mask_K].numpy() == pytest.approx(np.log1p(behind_s), rel=1e-5)
+        dropped += int(plain.count_BR[b].sum()) - len(wanted)
+    assert dropped > 100
+
+
+def test_sources_two_steps_away_are_each_node_at_its_target_s_time_once() -> None:
+    """Items one layer deep, at different times: the users behind them, against a loop."""
+    rows = noise(1_500, seed=7, users=30, items=20)
+    window = window_of(rows)
+    items, times_ms = np.arange(20, dtype=np.uint32), START_MS + 1_000 * np.repeat([700, 1_200], 10)
+    nodes = sample(
+        window, window.cut(), side=ITEM, rows=items, times_ms=times_ms, depth=1, fanout=FANOUT
+    )
+    plain = window.recent(ITEM, items, times_ms, 5, window.cut())
+    assert nodes.edges is not None
+    assert nodes.source is not None
+    source_N = nodes.source.row_N
+    pairs = set()
+    for b in range(20):
+        place_K = nodes.edges.source_NK[b][nodes.edges.mask_NK[b]]
+        assert source_N[place_K].tolist() == [user for user, _, _ in plainly_distinct(plain, b)]
+        pairs |= {(int(place), int(source_N[place]), int(times_ms[b])) for place in place_K}
+    assert len(pairs) == len(source_N) == len({pair[1:] for pair in pairs})
