@@ -5,9 +5,8 @@
 
 A target is the first contact of a user and an item, or any event where items may be repeated
 (``TrainerOptions.repeats``). It competes with every item that was seen before it and that the user had not
-touched. Everything is as of the target's time, from strictly earlier events: users, popularity, paths. The
-vectors of items are as published, because that is what readers rank; an item that has come since has a vector
-from its users so far. Ties count at their mean rank.
+touched. Everything is as of the target's time, from strictly earlier events, but for the published vectors of
+items; an item that has come since has a vector from its users so far. Ties count at their mean rank.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Shape:
 
     history: int = 20  # items of a user
     visitors: int = 64  # newest users of each of them
-    neighbors: int = 256  # users that are the most similar
-    items: int = 64  # newest ones of each neighbor
+    neighbors: int = 128  # users that are the most similar
+    items: int = 32  # newest ones of each neighbor
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -91,7 +91,7 @@ def test_an_event_at_or_after_the_time_changes_nothing() -> None:
         assert getattr(ours, name).tobytes() == getattr(theirs, name).tobytes(), name
 
 
-@pytest.mark.parametrize(("threads", "cells"), [(1, 1), (4, 1 << 22), (3, 64 * 256 * 3 * 17)])
+@pytest.mark.parametrize(("threads", "cells"), [(1, 1), (4, 1 << 22), (3, 32 * 128 * 3 * 17)])
 def test_threads_and_blocks_change_no_bit(
     busy: Pair, monkeypatch: pytest.MonkeyPatch, threads: int, cells: int
 ) -> None:
