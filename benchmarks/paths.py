@@ -1,5 +1,7 @@
 """Paths over the window beside an index that is built for each cut: time, growth with the window, hubs.
 
+Similar users (``stream.window.similar_users``) are asked about the same targets; their time is stated beside.
+
     python benchmarks/paths.py [--json] [--quick]
 
 Both get the same shop and the same question: items near those of a user's history, as of now. Ours reads the
@@ -28,6 +30,7 @@ from benchmarks.traffic import DAY_MS, START_MS, STREAM_MS, Shop, Traffic, draw,
 from benchmarks.window_hub import hubs, spread
 from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS, CoVisitation
 from driftgraph.stream.arrays import F64, I64, U32
+from driftgraph.stream.window import similar_users
 from driftgraph.stream.window.paths import PathSums, Shape, Tables, sums, sums_from, walk
 
 MILLION = 1_000_000
@@ -37,6 +40,7 @@ TURNS = 5
 HUB_EVENTS_SHARE = 1.0  # a hub item has as many events as all others have together
 NOW_MS = START_MS + STREAM_MS + 1
 SHAPE = Shape(HISTORY, VISITS, LAG)
+SIMILAR = similar_users.Shape()
 ALL = replace(SHAPE, reach=65_535)  # as the peer, which reaches every visit
 
 
@@ -95,6 +99,14 @@ def _measure(size: int) -> tuple[Figures, float]:
                 f"{name}_paths_per_s": len(paths.item) / seconds,
                 f"{name}_visits_left_out": int(paths.left_out_N.sum()),
             }
+        _similar(store, asked)
+        similar_s = float(np.median([_seconds(partial(_similar, store, asked)) for _ in range(TURNS)]))
+        similar = _similar(store, asked)
+        figures |= {
+            "similar_users_us_per_target": 1e6 * similar_s / TARGETS,
+            "similar_users_items_per_target": len(similar.item) / TARGETS,
+            "similar_users_left_out": int(similar.left_out_N.sum()),
+        }
         index = CoVisitation(store.window.events(cut), shop.items)
         _near(index, asked)
         figures["index_us_per_target"] = 1e6 * _seconds(partial(_near, index, asked)) / TARGETS
@@ -158,6 +170,13 @@ def _tables(store: Ours) -> Tables:
 def _sums(store: Ours, asked: Question, shape: Shape) -> PathSums:
     weight = np.ones(store.window.rows(1))
     return sums(store.window, asked.users, asked.times_ms, store.window.cut(), shape, _tables(store), weight)
+
+
+def _similar(store: Ours, asked: Question) -> similar_users.ItemSums:
+    place, weight = 0.8 ** np.arange(SIMILAR.history), np.ones(store.window.rows(1))
+    return similar_users.sums(
+        store.window, asked.users, asked.times_ms, store.window.cut(), SIMILAR, place, weight
+    )
 
 
 def _near(index: CoVisitation, asked: Question) -> list[tuple[U32, F64]]:

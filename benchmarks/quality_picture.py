@@ -27,7 +27,7 @@ from benchmarks.quality_table import OURS
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "quality.svg"
 SETS = {"explore": ("first contacts", "recall_at_20"), "repeats": ("all targets", "ndcg_at_20")}
-PARTS = ("vectors", "bank", "paths", "own", "started_anew", "frozen_first")
+PARTS = ("vectors", "bank", "paths", "similar_users", "own", "started_anew", "frozen_first")
 COPIES_SHOW = 0.05  # of the product's figure: from there on its parts are said to be of other targets
 COLORS = {"ours": "#2f6f4f", "part": "#a9d3bb", "peer": "#9aa3ad"}
 WORDS = {"recall_at_20": "Recall@20", "ndcg_at_20": "NDCG@20"}

@@ -4,10 +4,9 @@
                                      └──► Lessons ──► the scorer, in the fit that follows
 
 A target is the first contact of a user and an item, or any event where items may be repeated
-(``TrainerOptions.repeats``). It competes with every item that was seen before it and
-that the user had not touched. Everything is as of the target's time, from strictly earlier events: users,
-popularity, paths. The vectors of items are as published, because that is what readers rank; an item that has
-come since has a vector from its users so far. Ties count at their mean rank.
+(``TrainerOptions.repeats``). It competes with every item that was seen before it and that the user had not
+touched. Everything is as of the target's time, from strictly earlier events, but for the published vectors of
+items; an item that has come since has a vector from its users so far. Ties count at their mean rank.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from driftgraph.model.embed import Encoder
 from driftgraph.model.examples import before, first_contacts, half_lives_ms, is_held, once, take
 from driftgraph.model.published import Published
 from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, with_new_items
-from driftgraph.model.scorer import Lessons, Scorer, alone
+from driftgraph.model.scorer import PARTS, Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
@@ -66,9 +65,9 @@ class Evaluation:
     """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
 
     The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is published;
-    the other parts alone, ``bank`` and ``paths``; ``frozen_first``; ``started_anew``; and the baselines
-    ``recent_popularity`` and ``co_visitation``. The model, its vectors, the frozen first and the one started
-    anew are there from model version 1 on.
+    the other parts alone, as ``scorer.PARTS`` names them; ``frozen_first``; ``started_anew``; and the
+    baselines ``recent_popularity`` and ``co_visitation``. The model, its vectors, the frozen first and the
+    one started anew are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
     are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
@@ -249,7 +248,8 @@ def rank(
     ``vectors`` are ranked as a service does that reads vectors alone.
     """
     options, chosen = encoder.network.options, targets.events
-    weights = {part: alone(part, scorer.mean_F) for part in ("bank", "paths", *["own"] * options.repeats)}
+    others = PARTS.keys() - {"vectors", *["own"] * (not options.repeats)}
+    weights = {part: alone(part, scorer.mean_F) for part in sorted(others)}
     if serving is not None:
         weights["model"] = scorer.weight_F
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}

@@ -1,12 +1,12 @@
 """Scores of all candidates for users at a moment: evaluation ranks by them, and lists are made by them.
 
-    vectors, Bank, paths over the window ──► [Stage] ──► Parts ──► one score for each user and candidate
-                                                           │ weights of the Scorer
+    vectors, Bank, paths and similar users over the window ──► [Stage] ──► Parts ──► one score for each
+                                                                   user and candidate, by the Scorer's weights
 
-A stage is a moment: the candidates, their vectors, and their popularity, age and degree as of then. Paths and
-users are as of each user's own time, which is at the moment or shortly behind it.
+A stage is a moment: the candidates, their vectors, and their popularity, age and degree as of then. Paths,
+similar users and users are as of each user's own time, which is at the moment or shortly behind it.
 
-Shape suffixes: n users at times, C candidates, D channels, F features, E ends of paths.
+Shape suffixes: n users at times, C candidates, D channels, F features, E pairs of a user and a candidate.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from driftgraph.model.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
-from driftgraph.model.scorer import AGE, BANK, FEATURES, OWN, PATHS, Lessons
+from driftgraph.model.scorer import AGE, BANK, FEATURES, OWN, PATHS, SIMILAR_USERS, Lessons
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
-from driftgraph.stream.window import paths
+from driftgraph.stream.window import paths, similar_users
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -27,11 +27,14 @@ NO_ITEM = np.uint32(0xFFFF_FFFF)  # in lists of rows, where fewer items compete 
 SHAPE = paths.Shape()
 BACKWARD = 0.5  # worth of an item that came before a visit, against one that came after
 DEGREE_POWER = 0.25  # popular items are worth less, as the way and as the end of a path
-PATH_SCALE = float(np.exp(5.0))  # 1 / ε: the feature of paths that sum up to P is log(1 + P / ε)
+PATH_SCALE = float(np.exp(5.0))  # 1 / ε: the feature of a sum P is log(1 + P / ε)
+SIMILAR_SHAPE = similar_users.Shape()
+SIMILAR_DECAY = 0.8  # of an item's worth with its place in the history
+SIMILAR_DEGREE_POWER = 0.1  # as DEGREE_POWER, for the items that similar users share and for those they have
 NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
 OWN_HALF_LIVES_MS = np.array([24, 14 * 24]) * HOUR_MS
 OWN_EVENTS = 64  # newest events of a user by relation that its own repeats are counted from
-HARDEST = 64  # candidates of each part that a target's lesson has
+HARDEST = 64  # candidates of each part that a target's lesson has; of own items all
 
 
 class Popular(NamedTuple):
@@ -39,6 +42,20 @@ class Popular(NamedTuple):
 
     bank_nC: F32  # n may be 1: for all users at one time
     age_C: F32
+
+
+class Reached(NamedTuple):
+    """The pairs that a part reaches, each once; the features of every other pair are 0."""
+
+    user_E: I64  # number of the user
+    place_E: I64  # of the candidate
+    feature_E: F32  # [E], or [E, F] for several features
+
+    def spread(self, feature_E: F32, shape: tuple[int, ...]) -> F32:
+        """[n, C]: one feature of all pairs."""
+        spread_nC = np.zeros(shape, np.float32)
+        spread_nC[self.user_E, self.place_E] = feature_E
+        return spread_nC
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +66,9 @@ class Parts:
     bias_C: F32
     bank_nC: F32  # n may be 1: for all users at one time
     age_C: F32
-    end_n: I64  # [E] which user a path belongs to,
-    end_C: I64  # [E] the candidate at its end; each pair is there once,
-    path_E: F32  # and the feature
-    own_n: I64  # [O] which user has touched,
-    own_C: I64  # [O] which candidate before; each pair is there once,
-    own_O2: F32  # and the features; nothing where no item may be repeated
+    paths: Reached
+    similar_users: Reached
+    own: Reached  # what the user has touched, with the features of ``OWN``; none where nothing is repeated
 
     def scores(self, weight_F: F64) -> F32:
         """[n, C]."""
@@ -63,8 +77,13 @@ class Parts:
         if weight[BANK].any():
             scores += self.bank_nC
         scores += weight[1] * self.bias_C + weight[AGE] * self.age_C
-        scores[self.end_n, self.end_C] += weight[PATHS] * self.path_E
-        scores[self.own_n, self.own_C] += self.own_O2 @ weight[OWN]
+        for reached, worth in (
+            (self.paths, weight[PATHS]),
+            (self.similar_users, weight[SIMILAR_USERS]),
+        ):
+            if worth:
+                scores[reached.user_E, reached.place_E] += worth * reached.feature_E
+        scores[self.own.user_E, self.own.place_E] += self.own.feature_E @ weight[OWN]
         return scores
 
 
@@ -87,11 +106,15 @@ class Stage:
         degree = np.ones(rows)
         degree[: len(bank.degree_R)] = np.maximum(bank.degree_R, 1)
         self._worth: F64 = degree**-DEGREE_POWER
+        self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
+        self._similar_place: F64 = SIMILAR_DECAY ** np.arange(SIMILAR_SHAPE.history)
         self._tables = path_tables(len(view.relations))
 
     def follow(self, items: U32) -> None:
         """Take over the degrees of these items from the bank, which has counted events of them since."""
-        self._worth[items] = np.maximum(self._bank.degree_R[items], 1.0) ** -DEGREE_POWER
+        degree = np.maximum(self._bank.degree_R[items], 1.0)
+        self._worth[items] = degree**-DEGREE_POWER
+        self._similar_worth[items] = degree**-SIMILAR_DEGREE_POWER
 
     def popular(self, later: Later, weight_F: F64) -> Popular:
         """At the times that ``later`` asks for; it has the events behind the moment that count for them."""
@@ -106,19 +129,16 @@ class Stage:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        reached = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
-        end_n, end_C, path_E = self._ends(reached)
-        own_n, own_C, own_O2 = self._own(rows if self._repeats else rows[:0], times_ms, cut)
+        ends = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
+        weights = self._similar_place, self._similar_worth
+        theirs = similar_users.sums(self._view, rows, times_ms, cut, SIMILAR_SHAPE, *weights)
         return Parts(
             user_nD[:, :-1] @ self._item_DC,
             self._bias_C,
             *popular,
-            end_n,
-            end_C,
-            path_E,
-            own_n,
-            own_C,
-            own_O2,
+            self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
+            self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
+            self._own(rows if self._repeats else rows[:0], times_ms, cut),
         )
 
     def lessons(
@@ -126,17 +146,16 @@ class Stage:
     ) -> tuple[F32, I64, I64]:
         """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
 
-        The hardest are the best of each part: vectors, paths, each half-life of the bank, and the sum.
+        The hardest are the best of each part: vectors, paths, similar users, each half-life of the bank, own
+        items, and the sum.
         """
         popular = self._popular()
         best = [_best(parts.vectors_nC + parts.bias_C, excluded_nC), _best(scores_nC, excluded_nC)]
-        ends = np.split(parts.end_C, np.searchsorted(parts.end_n, np.arange(1, len(column))))
-        end_of = np.split(parts.path_E, np.searchsorted(parts.end_n, np.arange(1, len(column))))
-        own = np.split(parts.own_C, np.searchsorted(parts.own_n, np.arange(1, len(column))))
+        best += [_best_reached(part, len(column)) for part in (parts.paths, parts.similar_users)]
+        best.append(_by_user(parts.own.place_E, parts.own, len(column)))
         chosen, target = [], np.full(len(column), -1, np.int64)
         for n in range(len(column)):
-            near = ends[n][np.argsort(-end_of[n], kind="stable")[:HARDEST]]
-            one = np.unique(np.concatenate([popular, near, own[n], *(part[n] for part in best)]))
+            one = np.unique(np.concatenate([popular, *(part[n] for part in best)]))
             one = one[~excluded_nC[n, one]]
             at = np.searchsorted(one, column[n])
             if at < len(one) and one[at] == column[n]:
@@ -150,32 +169,31 @@ class Stage:
         features[:, 1] = parts.bias_C[place]
         features[:, BANK] = self._bank.features(later, Pairs(bounds, self.candidate[place]))
         features[:, AGE] = parts.age_C[place]
-        path = np.zeros(scores_nC.shape, np.float32)
-        path[parts.end_n, parts.end_C] = parts.path_E
-        features[:, PATHS] = path[user, place]
-        for feature, own_O in zip(range(OWN.start, OWN.stop), parts.own_O2.T, strict=True):
-            path[:] = 0
-            path[parts.own_n, parts.own_C] = own_O
-            features[:, feature] = path[user, place]
+        for feature, reached, feature_E in (
+            (PATHS, parts.paths, parts.paths.feature_E),
+            (SIMILAR_USERS, parts.similar_users, parts.similar_users.feature_E),
+            *((OWN.start + f, parts.own, own_E) for f, own_E in enumerate(parts.own.feature_E.T)),
+        ):
+            features[:, feature] = reached.spread(feature_E, scores_nC.shape)[user, place]
         return features, counts, target
 
-    def _ends(self, reached: paths.PathSums) -> tuple[I64, I64, F32]:
-        user = np.repeat(np.arange(len(reached.bounds_N1) - 1), np.diff(reached.bounds_N1))
-        place = self.place_of(reached.item)
+    def _reached(self, bounds_N1: I64, item: U32, sum_E: F64, worth_R: F64) -> Reached:
+        """The candidates among the items, with the feature of their sums · ``worth_R``."""
+        user = np.repeat(np.arange(len(bounds_N1) - 1), np.diff(bounds_N1))
+        place = self.place_of(item)
         kept = place >= 0
-        worth = reached.sum_PV[kept, 0] * self._worth[reached.item[kept]]
-        return user[kept], place[kept], np.log1p(PATH_SCALE * worth).astype(np.float32)
+        worth = sum_E[kept] * worth_R[item[kept]]
+        return Reached(user[kept], place[kept], np.log1p(PATH_SCALE * worth).astype(np.float32))
 
-    def around(self, items: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, F32]:
-        """The ends of the paths from each of N items alone: number of the item, candidate, feature.
+    def around(self, items: U32, times_ms: I64, cut: Cut) -> Reached:
+        """The ends of the paths from each of N items alone; the user is the number of the item.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
         bounds = np.arange(len(items) + 1)
-        return self._ends(
-            paths.sums_from(self._view, bounds, items, times_ms, cut, SHAPE, self._tables, self._worth)
-        )
+        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, SHAPE, self._tables, self._worth)
+        return self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth)
 
     def place_of(self, rows: U32) -> I64:
         """The places of item rows among the candidates; −1 for one that is none."""
@@ -184,8 +202,8 @@ class Stage:
         place[known] = self._place[rows[known]]
         return place
 
-    def _own(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, F32]:
-        """Each pair of a user and a candidate that it has touched, and the features of its decayed count."""
+    def _own(self, rows: U32, times_ms: I64, cut: Cut) -> Reached:
+        """What each user has touched: features of the decayed counts, and 1 for all of it."""
         times_ms = times_ms[: len(rows)]
         near = self._view.recent(USER, rows, times_ms, OWN_EVENTS, cut)
         real = np.arange(OWN_EVENTS) < near.count_BR[:, :, None]
@@ -194,8 +212,9 @@ class Stage:
         user, place, age_ms = user[place >= 0], place[place >= 0], age_ms[place >= 0]
         pair, at = np.unique(user * len(self.candidate) + place, return_inverse=True)
         count = [np.bincount(at, 2.0 ** (-age_ms / one), minlength=len(pair)) for one in OWN_HALF_LIVES_MS]
-        features = np.log1p(COUNT_SCALE * np.stack(count, 1)).astype(np.float32)
-        return pair // max(len(self.candidate), 1), pair % max(len(self.candidate), 1), features
+        decayed = np.log1p(COUNT_SCALE * np.stack(count, 1))
+        features = np.concatenate([decayed, np.ones((len(pair), 1))], 1).astype(np.float32)
+        return Reached(*np.divmod(pair, max(len(self.candidate), 1)), features)
 
     def _popular(self) -> I64:
         """Candidates that are among the most popular ones by some half-life."""
@@ -277,7 +296,18 @@ def joined(parts: list[tuple[F32, I64, I64]]) -> Lessons:
     return Lessons(features, np.concatenate([[0], np.cumsum(counts)]), targets)
 
 
-def _best(scores_nC: F32, excluded_nC: Mask) -> I64:
-    """[n, m] the candidates of the highest scores, in no order."""
+def _best(scores_nC: F32, excluded_nC: Mask) -> list[I64]:
+    """For each user the candidates of the highest scores, in no order."""
     width = min(HARDEST, scores_nC.shape[1])
-    return np.argpartition(np.where(excluded_nC, np.inf, -scores_nC), width - 1, axis=1)[:, :width]
+    return list(np.argpartition(np.where(excluded_nC, np.inf, -scores_nC), width - 1, axis=1)[:, :width])
+
+
+def _best_reached(reached: Reached, users: int) -> list[I64]:
+    """For each user the candidates of the highest features, of equals the first ones."""
+    order = np.lexsort((np.arange(len(reached.user_E)), -reached.feature_E, reached.user_E))
+    return [one[:HARDEST] for one in _by_user(reached.place_E[order], reached, users)]
+
+
+def _by_user(value_E: I64, reached: Reached, users: int) -> list[I64]:
+    """The values of each user; they are in the order of users."""
+    return np.split(value_E, np.searchsorted(reached.user_E, np.arange(1, users)))

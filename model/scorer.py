@@ -6,7 +6,8 @@
     s(u, i, t) = w_v · u·i + w_b · bias_i                                       vectors
                + Σ_h w_h · log(1 + 10 n_h(i, t)) + w_a · log(1 + age of i)      bank
                + w_p · log(1 + P(u, i, t) / ε)                                  paths
-               + Σ_h w_o,h · log(1 + 10 n_h(u, i, t))                           own (with repeats)
+               + w_s · log(1 + S(u, i, t) / ε)                                  similar users
+               + Σ_h w_o,h · log(1 + 10 n_h(u, i, t)) + w_o · [n(u, i, t) > 0]  own (with repeats)
 
 The weights are those of a multinomial logit over candidates, learned with a Gaussian prior. In each fit the
 targets of the interval move them, the more the more there are, and what was learned before is forgotten
@@ -34,17 +35,20 @@ FEATURES = (
     *(f"popularity_{name}" for name in BANK_NAMES),
     "age",
     "paths",
+    "similar_users",
     "own_1d",
     "own_14d",
+    "own_ever",
 )
 ITEM_BIAS = 1
 BANK = slice(2, 2 + len(BANK_NAMES))
-AGE, PATHS = BANK.stop, BANK.stop + 1
-OWN = slice(PATHS + 1, PATHS + 3)
+AGE, PATHS, SIMILAR_USERS = BANK.stop, BANK.stop + 1, BANK.stop + 2
+OWN = slice(SIMILAR_USERS + 1, SIMILAR_USERS + 4)
 PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that belong to each
     "vectors": (0, 1),
     "bank": tuple(range(BANK.start, AGE + 1)),
     "paths": (PATHS,),
+    "similar_users": (SIMILAR_USERS,),
     "own": tuple(range(OWN.start, OWN.stop)),
 }
 PRIOR: Mapping[str, float] = {
@@ -52,6 +56,7 @@ PRIOR: Mapping[str, float] = {
     "item_bias": 1.0,
     "popularity_1d": 0.2,
     "paths": 0.5,
+    "similar_users": 1.0,
     "own_14d": 1.0,
 }
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
@@ -63,7 +68,7 @@ CHECKED_SHARE = 0.25  # of the targets, the newest: the sum has to be as good as
 STANDARD_ERRORS = 2.0  # a part is better if it is so beyond the noise of the difference
 CHECKED_MIN = 50  # with fewer covered targets the verdict of the fit before stands
 TOP = 20
-TIES = 1e-4  # of the items' biases, beside paths or own items alone: most other items tie
+TIES = 1e-4  # of the items' biases, beside parts that say nothing of most items, which tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Scorer:
         if not self.fallback:
             return self.mean_F
         served = alone(self.fallback, self.mean_F)
-        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "own") else 0.0
+        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "similar_users", "own") else 0.0
         return served
 
     def learn(self, lessons: Lessons) -> None:

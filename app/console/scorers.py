@@ -21,6 +21,7 @@ PARTS: Final = {  # of the model's score; the last where items may be repeated
     "vectors": "vectors",
     "bank": "popularity",
     "paths": "paths",
+    "similar_users": "similar users",
     "own": "own items",
 }
 

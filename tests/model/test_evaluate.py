@@ -15,8 +15,17 @@ from driftgraph.model.embed import Encoder
 from driftgraph.model.evaluate import Evaluation, metrics_of
 from driftgraph.model.published import Published
 from driftgraph.model.ranking import DEGREE_POWER as PATH_DEGREE_POWER
-from driftgraph.model.ranking import NO_ITEM, PATH_SCALE, SHAPE, Stage, best_of, path_tables, ranks_of
-from driftgraph.model.scorer import AGE, BANK, PATHS, PRIOR_F
+from driftgraph.model.ranking import (
+    NO_ITEM,
+    PATH_SCALE,
+    SHAPE,
+    SIMILAR_SHAPE,
+    Stage,
+    best_of,
+    path_tables,
+    ranks_of,
+)
+from driftgraph.model.scorer import AGE, BANK, PATHS, PRIOR_F, SIMILAR_USERS
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, F64, I64, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -36,10 +45,12 @@ from tests.model_worlds import (
     window_of,
 )
 from tests.plain_paths import plain_paths, plain_sums
+from tests.plain_similar import plain_similar
 from tests.plain_window import PlainWindow
 
 BASELINES = {"recent_popularity", "co_visitation"}
-SCORERS = BASELINES | {"model", "vectors", "bank", "paths", "frozen_first", "started_anew"}
+PARTS = {"bank", "paths", "similar_users"}
+SCORERS = BASELINES | PARTS | {"model", "vectors", "frozen_first", "started_anew"}
 
 
 def trained(rows: list[Row], later: list[Row], **changes: object) -> tuple[Trainer, Window, Cut, Cut]:
@@ -259,11 +270,11 @@ def test_before_the_first_model_version_what_needs_no_model_is_scored() -> None:
     cut = append(window, blocks(50, seed=13, first_ms=10**6))
     got = trainer_of().evaluate(window, since, cut)
     assert (got.model_version, got.predictions) == (0, None)
-    assert set(got.metrics) == BASELINES | {"bank", "paths"}
+    assert set(got.metrics) == BASELINES | PARTS
 
 
 def test_the_sum_is_that_of_the_plainest_parts() -> None:
-    """Vectors as published; popularity, age and paths by looking at every event."""
+    """Vectors as published; popularity, age, paths and similar users by looking at every event."""
     rows, later = blocks(400, seed=30), blocks(60, seed=31, first_ms=10**6)
     trainer, window, since, cut = trained(rows, later)
     trainer.scorer.mean_F = np.linspace(0.2, 1.0, len(trainer.scorer.mean_F))
@@ -278,6 +289,7 @@ def test_the_sum_is_that_of_the_plainest_parts() -> None:
     for item in range(64):
         degree[item] = max(1, sum(i == item and t < first_target_ms for i, t in events))
     weight, worth = trainer.scorer.weight_F, degree**-PATH_DEGREE_POWER
+    place, similar_worth = 0.8 ** np.arange(20), degree**-0.1
     ranks = []
     for user, item, _, time_ms in targets:
         at_ms = time_ms + START_MS
@@ -286,6 +298,7 @@ def test_the_sum_is_that_of_the_plainest_parts() -> None:
         )[0]
         found, _ = plain_paths(plain, cut, user, at_ms, SHAPE)
         ends = plain_sums(found, path_tables(len(RELATIONS)), worth, is_user=True)
+        similar, _ = plain_similar(plain, user, at_ms, cut, SIMILAR_SHAPE, (place, similar_worth))
         score = {}
         for row, own in zip(published.item_rows.tolist(), published.item, strict=True):
             age_ms = max(0, first_target_ms - min(t for i, t in events if i == row))
@@ -295,6 +308,7 @@ def test_the_sum_is_that_of_the_plainest_parts() -> None:
                 + float(weight[BANK] @ plain_features(row, events, at_ms))
                 + weight[AGE] * math.log1p(age_ms / 3_600_000)
                 + weight[PATHS] * math.log1p(PATH_SCALE * ends.get(row, [0.0])[0] * worth[row])
+                + weight[SIMILAR_USERS] * math.log1p(PATH_SCALE * similar.get(row, 0.0) * similar_worth[row])
             )
         touched = {e[1] for e in rows + later if e[0] == user and e[3] < time_ms}
         ranks.append(plain_rank(score, item, touched))
@@ -333,7 +347,9 @@ def test_own_counts_are_those_of_the_plainest_decay() -> None:
     parts = stage.parts(users, np.zeros((6, 4), np.float32), times, window.cut(), popular)
     found = {
         (n, c): own.tolist()
-        for n, c, own in zip(parts.own_n.tolist(), parts.own_C.tolist(), parts.own_O2, strict=True)
+        for n, c, own in zip(
+            parts.own.user_E.tolist(), parts.own.place_E.tolist(), parts.own.feature_E, strict=True
+        )
     }
     expected: dict[tuple[int, int], list[float]] = {}
     for user, item, _, time_ms in rows:
@@ -344,7 +360,7 @@ def test_own_counts_are_those_of_the_plainest_decay() -> None:
                 one[h] += 2.0 ** (-age_ms / (days * 86_400_000))
     assert found.keys() == expected.keys()
     for pair, counts in expected.items():
-        np.testing.assert_allclose(found[pair], np.log1p(10 * np.array(counts)), rtol=1e-5)
+        np.testing.assert_allclose(found[pair], [*np.log1p(10 * np.array(counts)), 1], rtol=1e-5)
 
 
 def test_no_chunk_of_scores_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +401,7 @@ def test_random_events_teach_nothing_and_rank_by_chance() -> None:
     got = trainer.evaluate(window, since, cut)
     chance = 20 / 90  # a user has touched about ten of the hundred items
     error = math.sqrt(chance * (1 - chance) / got.event_count)
-    for name in ("model", "vectors", "bank", "paths"):
+    for name in ("model", "vectors", *PARTS):
         assert abs(got.metrics[name]["recall_at_20"] - chance) < 4 * error, name
 
 

@@ -79,7 +79,7 @@ def test_the_report_has_what_was_promised(shell: Shell) -> None:
     for generation in report["generations"][1:]:
         assert generation["metrics"].keys() == metrics
         baselines = {"recent_popularity", "co_visitation", "frozen_first", "started_anew"}
-        assert generation["baselines"].keys() == baselines | {"vectors", "bank", "paths"}
+        assert generation["baselines"].keys() == baselines | {"vectors", "bank", "paths", "similar_users"}
         assert sum(generation["shares"].values()) == pytest.approx(1)
         assert all(values.keys() == metrics for values in generation["baselines"].values())
         assert generation["evaluated_events"] > 0

@@ -88,7 +88,7 @@ def test_its_report_tells_of_the_drift_and_of_one_user(shown: tuple[DemoReport, 
     assert {"after", "end"} <= told["recall_at_20"].keys() <= {"before", "after", "end"}
     for phase in told["recall_at_20"].values():
         baselines = {"frozen_first", "started_anew", "recent_popularity", "co_visitation"}
-        assert phase.keys() == baselines | {"model", "vectors", "bank", "paths"}
+        assert phase.keys() == baselines | {"model", "vectors", "bank", "paths", "similar_users"}
         assert all(0 <= value <= 1 for value in phase.values())
     before, after = told["user_before"], told["user_after"]
     assert before["user"] == after["user"]

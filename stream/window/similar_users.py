@@ -1,0 +1,145 @@
+"""Items of similar users over the window: user-based nearest neighbors (user-kNN), as of any time.
+
+    view at a cut ──► ``distinct_union``, three times ──► [sums] ──► for each user, items of its neighbors
+
+For a target, user u at time t, of events strictly before t and inside their spans:
+
+1. j: the ``Shape.history`` newest distinct items of u; the newest one is at place 0.
+2. v: the ``Shape.visitors`` newest distinct users of each j, without u. The similarity of u and v is the sum
+   over the items j that have v among these users of ``place_weight`` of j's place · ``item_weight`` of j.
+3. The neighbors of u are the ``Shape.neighbors`` users of the highest similarity. Of equals, those come first
+   that are found first: by the place of j, then by recency. ``left_out_N`` counts the others.
+4. i: the ``Shape.items`` newest distinct items of each neighbor that are not among u's items j. The sum of i
+   is that of similarity / √(number of the neighbor's items) over the neighbors that have it.
+
+All hops are exact, as ``WindowView.distinct_union`` is: an event counts as soon as it is in the window.
+Unlike on ``paths``, nothing has to lie near a visit: all that similar users have touched counts.
+
+Source: without limits these are the sums of item-kNN by Deshpande and Karypis, "Item-based top-N
+recommendation algorithms", TOIS 2004.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from driftgraph.stream.arrays import F64, I64, U32
+from driftgraph.stream.window import similar_kernels as kernels
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.samplers import DISTINCT_MAX, in_parallel
+from driftgraph.stream.window.view import Cut, WindowView
+
+CELLS_MAX = 1 << 22  # of a block's neighbors · items · relations: 70 MB
+TARGETS_PER_THREAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How far the search goes."""
+
+    history: int = 20  # items of a user
+    visitors: int = 64  # newest users of each of them
+    neighbors: int = 128  # users that are the most similar
+    items: int = 32  # newest ones of each neighbor
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not 1 <= getattr(self, name) <= DISTINCT_MAX:
+                raise ValueError(f"{name} must be 1 to {DISTINCT_MAX}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSums:
+    """The items of N targets' neighbors: those of target n are at ``bounds_N1[n]`` to ``bounds_N1[n + 1]``.
+
+    Each is there once, in the order in which the neighbors have them first.
+    """
+
+    bounds_N1: I64
+    item: U32
+    sum: F64
+    left_out_N: I64  # users who share an item and are not among the neighbors
+
+
+def sums(
+    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, place_weight: F64, item_weight: F64
+) -> ItemSums:
+    """The items of the neighbors of N targets, the users [N] at the times [N]. The call releases the GIL.
+
+    Args:
+        view: The window.
+        users: [N] rows; one without an event has no neighbor.
+        times_ms: [N].
+        cut: The answer is as of this cut.
+        shape: The limits.
+        place_weight: [history], above 0.
+        item_weight: By row of j, above 0. An item at a row behind its end weighs 1.
+
+    Raises:
+        StaleCut: Events of the cut were overwritten meanwhile.
+    """
+    if len(users) != len(times_ms):
+        raise ValueError(f"users and times_ms disagree in length: {len(users)} and {len(times_ms)}")
+    if len(place_weight) != shape.history:
+        raise ValueError(f"place_weight must have {shape.history} numbers, got {len(place_weight)}")
+    weights = np.ascontiguousarray(place_weight, np.float64), np.ascontiguousarray(item_weight, np.float64)
+    users, times_ms = np.ascontiguousarray(users, np.uint32), np.ascontiguousarray(times_ms, np.int64)
+    at_once = max(1, CELLS_MAX // (shape.neighbors * shape.items * len(view.relations)))
+    blocks = [slice(first, first + at_once) for first in range(0, len(users), at_once)]
+
+    def answer(seen: Cut) -> list[ItemSums]:
+        return [_block(view, users[one], times_ms[one], seen, shape, weights) for one in blocks]
+
+    parts = view.answered(cut, answer)
+    counts = [np.diff(one.bounds_N1) for one in parts]
+    columns = ([getattr(one, name) for one in parts] for name in ("item", "sum", "left_out_N"))
+    nothing = np.zeros(0, np.uint32), np.zeros(0), np.zeros(0, np.int64)
+    return ItemSums(
+        _bounds(np.concatenate([np.zeros(0, np.int64), *counts])),
+        *(np.concatenate([none, *column]) for none, column in zip(nothing, columns, strict=True)),
+    )
+
+
+def _block(
+    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, weights: tuple[F64, F64]
+) -> ItemSums:
+    """The answer for targets whose items of neighbors are in memory together."""
+    history = view.distinct_union(USER, users, times_ms, shape.history, cut)
+    target, item = _real(history.neighbor_BK, history.count_B)
+    visitors = view.distinct_union(ITEM, item, times_ms[target], shape.visitors, cut)
+    start, visitor = _bounds(history.count_B), visitors.neighbor_BK.reshape(-1)
+    asked = kernels.Asked(users, start, item, visitor, visitors.count_B, shape.visitors, *weights)
+    near, rows = kernels.near(len(users), shape.neighbors), view.rows(USER)
+
+    def find(part: slice) -> None:
+        room = kernels.candidates(rows, shape.history * shape.visitors)
+        kernels.find(asked, part.start, part.stop, room, near)
+
+    in_parallel(find, len(users), TARGETS_PER_THREAD)
+    target, neighbor = _real(near.user.reshape(len(users), shape.neighbors), near.count)
+    theirs = view.distinct_union(USER, neighbor, times_ms[target], shape.items, cut)
+    has = kernels.Theirs(_bounds(near.count), theirs.neighbor_BK.reshape(-1), theirs.count_B, shape.items)
+    item_rows = view.rows(ITEM)
+
+    def add(part: slice) -> tuple[I64, U32, F64]:
+        count = part.stop - part.start
+        most = min(item_rows, shape.neighbors * shape.items)
+        out = kernels.found(count, count * most, item_rows)
+        total = kernels.add(asked, near, has, part.start, part.stop, out)
+        return out.count, out.item[:total].copy(), out.sum[:total].copy()
+
+    parts = in_parallel(add, len(users), TARGETS_PER_THREAD)
+    counts, items, summed = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ItemSums(_bounds(counts), items, summed, near.left_out)
+
+
+def _real(row_BK: npt.NDArray[np.uint32], count_B: npt.NDArray[np.integer]) -> tuple[I64, U32]:
+    """The real ones of each B, one after the other: which of the B, and the row."""
+    return np.repeat(np.arange(len(row_BK)), count_B), row_BK[np.arange(row_BK.shape[1]) < count_B[:, None]]
+
+
+def _bounds(counts: npt.NDArray[np.integer]) -> I64:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
