@@ -98,7 +98,7 @@ def anew_vectors(
         options: Of the model.
     """
     version, now = view.row_versions(ITEM), int(events.time_ms[-1]) + 1 if len(events) else 0
-    weights = Weights(len(view.relations), options)
+    weights = Weights([relation.name for relation in view.relations], options)
     weights.table.adopt(version)
     weights.table.start(closed_rows(events, version, options))
     encoder = Encoder(weights.network, weights.table, view, cut)

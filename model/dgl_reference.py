@@ -2,8 +2,8 @@
 
     WindowView ──► [to_dgl] ──► dgl.heterograph ──► Reference, or any DGL module
 
-This is the one module that imports DGL. The article's code has a trap that is closed here: its graph has
-relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users out of its
+Only this module and ``dgl_blocks`` import DGL. The article's code has a trap that is closed here: its graph
+has relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users out of its
 result and a second layer, or a lookup of a user's vector, fails.
 
 Source: the article's ``MBGNN`` (``HeteroGraphConv`` of ``GATConv``); the formula is the one of
@@ -51,7 +51,7 @@ def to_dgl(view: WindowView, cut: Cut) -> DGLGraph:
         user = torch.from_numpy(events.user[chosen].astype(np.int64))
         item = torch.from_numpy(events.item[chosen].astype(np.int64))
         time_ms = torch.from_numpy(events.time_ms[chosen])
-        forward, backward = _edge_types(relation.name)
+        forward, backward = edge_types(relation.name)
         edges[forward], times_ms[forward] = (user, item), time_ms
         edges[backward], times_ms[backward] = (item, user), time_ms.clone()
     graph: DGLGraph = heterograph(edges, num_nodes_dict={"user": view.rows(USER), "item": view.rows(ITEM)})
@@ -93,7 +93,7 @@ class Reference(nn.Module):
                         allow_zero_in_degree=True,
                     )
                     for relation in relations
-                    for edge_type in _edge_types(relation)
+                    for edge_type in edge_types(relation)
                 },
                 aggregate="sum",
             )
@@ -114,7 +114,7 @@ class Reference(nn.Module):
     def copy_from(self, attention: Attention, *, layer: int, side: int) -> None:
         """Take W and a of every relation from the dense layer that computes the vectors of ``side``."""
         for r, relation in enumerate(self.relations):
-            forward, backward = _edge_types(relation)
+            forward, backward = edge_types(relation)
             hetero = self.layers[layer]
             assert isinstance(hetero, HeteroGraphConv)
             conv = hetero.mods[backward[1] if side == USER else forward[1]]
@@ -124,6 +124,7 @@ class Reference(nn.Module):
             conv.attn_r.copy_(attention.attend_target_RHC[r].unsqueeze(0))
 
 
-def _edge_types(relation: str) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+def edge_types(relation: str) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    """What points at items, and what points at users."""
     user, item = NODE_TYPES[USER], NODE_TYPES[ITEM]
     return (user, relation, item), (item, REVERSE + relation, user)

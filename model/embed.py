@@ -11,7 +11,7 @@ from torch import Tensor
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import RowNumbers, moved, now_ms, sample
-from driftgraph.model.network import MBGNN, POPULARITY_FEATURES
+from driftgraph.model.network import POPULARITY_FEATURES, Network
 from driftgraph.model.popularity import Popularity
 from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -39,7 +39,7 @@ class Embedding:
 class Encoder:
     """The network over the table, without gradients, at one cut. Cheap to make."""
 
-    def __init__(self, network: MBGNN, table: ItemTable, view: WindowView, cut: Cut) -> None:
+    def __init__(self, network: Network, table: ItemTable, view: WindowView, cut: Cut) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
 
     def users(self, rows: U32, times_ms: I64) -> F32:
@@ -96,7 +96,7 @@ def embed(encoder: Encoder) -> Embedding:
     )
 
 
-def popularity_now(events: Events, view: WindowView, network: MBGNN) -> Popularity:
+def popularity_now(events: Events, view: WindowView, network: Network) -> Popularity:
     """Popularity right after the newest of ``events``."""
     popularity = Popularity(half_lives_ms(view.relations, network.options), view.rows(ITEM))
     popularity.advance(events, int(events.time_ms[-1]) + 1 if len(events) else 0)

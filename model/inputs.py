@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driftgraph.model.custom import Targets
 from driftgraph.model.examples import Batch
-from driftgraph.model.loss import info_nce, sampled_softmax
+from driftgraph.model.loss import info_nce, mean_of, sampled_softmax
 from driftgraph.model.neighbors import RowNumbers, moved, sample, touched
-from driftgraph.model.network import MBGNN, Nodes
+from driftgraph.model.network import Network, Nodes
 from driftgraph.stream.arrays import F64
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
@@ -36,7 +37,7 @@ class Inputs:
 
 
 def inputs_of(
-    view: WindowView, cut: Cut, batch: Batch, network: MBGNN, behavior_weight_R: Tensor, table_rows: int
+    view: WindowView, cut: Cut, batch: Batch, network: Network, behavior_weight_R: Tensor, table_rows: int
 ) -> Inputs:
     """Sample the neighborhoods of a batch: users before their own event, items before the batch's first."""
     options, device = network.options, behavior_weight_R.device
@@ -71,10 +72,19 @@ def inputs_of(
     )
 
 
-def batch_loss(network: MBGNN, inputs: Inputs, rows_nD: Tensor, *, reduced: bool = True) -> Tensor:
-    """The loss of a batch given its rows of the item table; of each example if not ``reduced``."""
+def batch_loss(network: Network, inputs: Inputs, rows_nD: Tensor, *, reduced: bool = True) -> Tensor:
+    """The loss of a batch given its rows of the item table.
+
+    Not ``reduced`` it is what the gate judges by: of each example [B], and never a network's own loss.
+    """
     user_BD = network.users(inputs.users, rows_nD)
     item_CD = network.items(inputs.items, rows_nD, inputs.popularity_CF)
+    if reduced and network.has_loss:
+        excluded_BC = torch.zeros(len(user_BD), len(item_CD), dtype=torch.bool, device=user_BD.device)
+        excluded_BC.view(-1)[inputs.excluded_n] = True
+        excluded_BC.scatter_(1, inputs.positive_B.unsqueeze(1), value=False)
+        targets = Targets(inputs.positive_B, excluded_BC, inputs.log_q_C)
+        return mean_of(network.loss(user_BD, item_CD, targets), inputs.weight_B)
     return sampled_softmax(
         user_BD,
         item_CD,
@@ -118,7 +128,7 @@ def best_popularity_losses(held: Sequence[Inputs]) -> F64:
     return min(losses, key=lambda loss_N: float(loss_N.mean()))
 
 
-def contrast(network: MBGNN, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:
+def contrast(network: Network, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:
     """InfoNCE between two views of each user, each with about half of the history."""
     views = (_thinned(inputs.users, network.relation_count, generator) for _ in range(2))
     one, other = (network.users(view, rows_nD)[:, :-1] for view in views)

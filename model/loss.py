@@ -46,6 +46,11 @@ def sampled_softmax(
     loss_B: Tensor = _Softmax.apply(user_BD, item_CD, positive_B, log_q_C, excluded_n, temperature)
     if not reduced:
         return loss_B
+    return mean_of(loss_B, weight_B)
+
+
+def mean_of(loss_B: Tensor, weight_B: Tensor) -> Tensor:
+    """The weighted mean; 0 (with a gradient of zeros) if there is no example or no weight."""
     return (loss_B * weight_B).sum() / weight_B.sum().clamp(min=1e-12)
 
 

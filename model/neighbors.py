@@ -55,23 +55,25 @@ def sample(
         fanout: Neighbors by relation: of a user, of an item, of a user at depth 0.
         pool: 0 takes the newest; otherwise they are drawn from so many newest (``WindowView.uniform``).
     """
-    own = torch.from_numpy(rows.astype(np.int64))
+    own, at = torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(times_ms.astype(np.int64))
     if side == ITEM and depth == 0:
-        return Nodes(ITEM, own, None, None)
+        return Nodes(ITEM, own, None, None, at, None)
     k = fanout[side] if depth else fanout[2]
     if pool:
         hood = view.uniform(side, rows, times_ms, k, cut, pool=max(pool, k))
     else:
         hood = view.recent(side, rows, times_ms, k, cut)
-    edges = edges_of(union(hood), timed=depth > 0)
+    found = union(hood)
+    edges = edges_of(found, timed=depth > 0)
+    event_ms = torch.from_numpy(found.time_ms_BK[:, : edges.mask_NK.shape[1]])
     if side == USER and depth <= 1:
-        return Nodes(USER, own, edges, None)
+        return Nodes(USER, own, edges, None, at, event_ms)
     source_rows, source_times_ms = _at_times(edges, times_ms)
     source = sample(
         view, cut, side=1 - side, rows=source_rows, times_ms=source_times_ms, depth=depth - 1,
         fanout=fanout, pool=pool,
     )  # fmt: skip
-    return Nodes(side, own, edges, source)
+    return Nodes(side, own, edges, source, at, event_ms)
 
 
 def edges_of(hood: DistinctUnion, *, timed: bool = True) -> Edges:
@@ -112,16 +114,15 @@ class RowNumbers:
         return nodes
 
     def _replace(self, row_NK: I64, mask_NK: Mask) -> None:
-        self._count = neighbor_kernels.row_numbers(
-            row_NK, mask_NK, self._number_of, self._row_n, self._count
-        )
+        self._count = neighbor_kernels.row_numbers(row_NK, mask_NK, self._number_of, self._row_n, self._count)
 
 
 def moved(nodes: Nodes, device: torch.device) -> Nodes:
     """The same on ``device``."""
     edges = None if nodes.edges is None else nodes.edges.to(device)
     source = None if nodes.source is None else moved(nodes.source, device)
-    return Nodes(nodes.side, nodes.row_N.to(device), edges, source)
+    event_ms_NK = None if nodes.event_ms_NK is None else nodes.event_ms_NK.to(device)
+    return Nodes(nodes.side, nodes.row_N.to(device), edges, source, nodes.time_ms_N.to(device), event_ms_NK)
 
 
 def touched(users: Nodes, candidate_C: Tensor, row_count: int) -> Tensor:

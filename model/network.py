@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from driftgraph.model.aggregate import Edges, Logits, attend, by_relation, full, mean
+from driftgraph.model.custom import Targets
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.window.adjacency import ITEM, USER
 
@@ -37,6 +38,10 @@ class Nodes:
     row_N: Tensor  # int64, rows of the item table (side ITEM); only the length counts for users
     edges: Edges | None  # None for a leaf
     source: Nodes | None
+    time_ms_N: Tensor  # int64, as of when: every neighbor is strictly before
+    event_ms_NK: (
+        Tensor | None
+    )  # int64, the time of each neighbor's newest event; anything where there is none
 
 
 class Attention(nn.Module):
@@ -110,7 +115,39 @@ def time_features(age_NK: Tensor) -> Tensor:
     )
 
 
-class MBGNN(nn.Module):
+class Network(nn.Module):
+    """What training and serving know of a network: ``MBGNN`` is ours, ``CustomNetwork`` anybody's."""
+
+    has_loss = False  # whether training minimizes ``loss`` in the place of ``sampled_softmax``
+    not_finite = ""  # which method of a model that is not ours returned NaN or inf, in words
+
+    def __init__(self, relation_count: int, options: TrainerOptions) -> None:
+        super().__init__()
+        self.options, self.relation_count = options, relation_count
+
+    def users(self, nodes: Nodes, rows_SD: Tensor) -> Tensor:
+        """[N, D] of users; ``rows_SD`` are the rows of the item table that the leaves index."""
+        raise NotImplementedError
+
+    def items(self, nodes: Nodes, rows_SD: Tensor, popularity_NF: Tensor) -> Tensor:
+        """[N, D] of items with their log popularity [N, F] (see ``popularity.Popularity``)."""
+        raise NotImplementedError
+
+    def loss(self, user_BD: Tensor, item_CD: Tensor, targets: Targets) -> Tensor:
+        """The loss that training minimizes in the place of ours, of each example [B]."""
+        raise NotImplementedError
+
+    def importance(self) -> dict[str, list[float]]:
+        """The learned share of each relation, by side; for reports. Empty where a network has none."""
+        return {}
+
+    def blamed(self, reason: str) -> str:
+        """A reason with the method that returned NaN or inf since this was asked for the last time."""
+        told, self.not_finite = self.not_finite, ""
+        return f"{reason}: {told}" if told and reason else reason
+
+
+class MBGNN(Network):
     """User and item vectors whose dot product ranks.
 
     A user has no row of its own: it is its recent items, so it has a vector after its first event; their mean
@@ -121,8 +158,7 @@ class MBGNN(nn.Module):
     """
 
     def __init__(self, relation_count: int, options: TrainerOptions) -> None:
-        super().__init__()
-        self.options, self.relation_count = options, relation_count
+        super().__init__(relation_count, options)
         self.user_base_D = nn.Parameter(torch.zeros(options.dim))
         self.layers = nn.ModuleList(
             nn.ModuleList(Attention(relation_count, options, decay=decay) for decay in (DECAY, 1.0))
@@ -134,13 +170,13 @@ class MBGNN(nn.Module):
         self.popularity_F.requires_grad_(options.popularity)
 
     def users(self, nodes: Nodes, rows_SD: Tensor) -> Tensor:
-        """[N, D] of users; ``rows_SD`` are the rows of the item table that the leaves index."""
+        """See ``Network.users``."""
         hidden_ND = self._encode(nodes, len(self.layers), rows_SD) * self.scale
         hidden_ND = full(hidden_ND)
         return torch.cat([hidden_ND[:, :-1], hidden_ND.new_ones(len(hidden_ND), 1)], 1)
 
     def items(self, nodes: Nodes, rows_SD: Tensor, popularity_NF: Tensor) -> Tensor:
-        """[N, D] of items with their log popularity [N, F] (see ``popularity.Popularity``)."""
+        """See ``Network.items``."""
         own_ND = rows_SD.index_select(0, nodes.row_N)
         bias_N1 = own_ND[:, -1:]
         if self.options.popularity:
@@ -193,10 +229,3 @@ ACTIVATIONS = {
     "elu": torch.nn.ELU(),
     "leaky_relu": torch.nn.LeakyReLU(NEGATIVE_SLOPE),
 }
-
-
-def untrained(relation_count: int, options: TrainerOptions) -> MBGNN:
-    """The network that training begins with: by the seed alone, whatever else draws from torch."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        return MBGNN(relation_count, options)

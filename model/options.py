@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -55,6 +56,8 @@ class TrainerOptions:
     user_fanout: int = 12  # newest neighbors of a user by relation; older ones hardly move the result
     item_fanout: int = 6  # an item also has its id row, and there are more candidates than examples
     history_fanout: int = 4  # of a user that is an item's neighbor, where only the mean is asked for
+    custom: str | None = None  # "package.module:Class" in the place of our network: model/custom.py
+    backend: str = "torch"  # or "dgl": the class takes DGL blocks
     uniform_pool: int = 0  # neighbors drawn from so many newest instead of the newest; 0: the newest
     activation: str = "none"  # after each layer: "none", "elu" or "leaky_relu"
 
@@ -111,8 +114,21 @@ class TrainerOptions:
                     raise ValueError(f"{name} must be {words.format(limit)}, got {value}")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} should be a multiple of heads {self.heads}")
+        if self.backend not in ("torch", "dgl"):
+            raise ValueError(f"backend must be torch or dgl, got {self.backend!r}")
+        if self.custom is not None and re.fullmatch(r"\w+(\.\w+)*:\w+", self.custom) is None:
+            raise ValueError(f'custom must be as in "package.module:Class", got {self.custom!r}')
+        if self.backend == "dgl" and self.custom is None:
+            raise ValueError('backend "dgl" trains a DGL module: name its class in custom')
         if self.activation not in ("none", "elu", "leaky_relu"):
             raise ValueError(f"activation must be none, elu or leaky_relu, got {self.activation!r}")
+
+
+def network_words(custom: str | None, backend: str) -> str:
+    """Which network that is, for messages."""
+    if custom is None:
+        return "driftgraph's own network"
+    return f"{custom}{' on DGL blocks' if backend == 'dgl' else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
+from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions, network_words
 
 NEW = -1  # the place of a relation that the saved model does not have
 
@@ -28,16 +28,28 @@ def names_of(meta: Mapping[str, object]) -> list[str]:
     return [str(name) for name in names]
 
 
-def check(meta: Mapping[str, object], options: TrainerOptions) -> None:
-    """Refuse a saved model that cannot go on under ``options``.
+def check(meta: Mapping[str, object], options: TrainerOptions, relations: Sequence[str]) -> None:
+    """Refuse a saved model that cannot go on under ``options`` and these relations.
 
     Raises:
-        ValueError: It has another format or other sizes; all of them are named.
+        ValueError: It has another format, another network or other sizes; all of them are named. A network
+            that is not ours has other relations: only its author knows which parameters belong to which.
     """
     if meta["format"] != STATE_FORMAT:
         raise ValueError(
             f"the saved model has format {meta['format']}, this version of driftgraph reads {STATE_FORMAT} "
             "alone; start with an empty model"
+        )
+    saved, own = network_of(meta), network_words(options.custom, options.backend)
+    if saved != own:
+        raise ValueError(
+            f"the saved model is of {saved}, this configuration names {own}; change it back or start with an "
+            "empty model"
+        )
+    if options.custom is not None and names_of(meta) != list(relations):
+        raise ValueError(
+            f"the saved model of {saved} has the relations {names_of(meta)}, this configuration "
+            f"{list(relations)}; change them back or start with an empty model"
         )
     other = [name for name in SIZES if meta[name] != getattr(options, name)]
     if other:
@@ -46,6 +58,28 @@ def check(meta: Mapping[str, object], options: TrainerOptions) -> None:
             f"this configuration {' and '.join(str(getattr(options, name)) for name in other)}; "
             "change it back or start with an empty model"
         )
+
+
+def network_of(meta: Mapping[str, object]) -> str:
+    """Which network the saved model is of, in words."""
+    custom = meta.get("custom")
+    return network_words(None if custom is None else str(custom), str(meta.get("backend", "torch")))
+
+
+def check_shapes(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], custom: str) -> None:
+    """Refuse a saved class of the user's whose parameters are not those of the class of today.
+
+    Raises:
+        ValueError: Parameters have other shapes or names.
+    """
+    then, now = ({name: list(one.shape) for name, one in part.items()} for part in (saved, own))
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            raise ValueError(
+                f"the saved model of {custom} has {name.removeprefix('model.')} of shape "
+                f"{then.get(name, 'none')}, the class now {now.get(name, 'none')}; go back to the code that "
+                "saved it or start with an empty model"
+            )
 
 
 def flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from driftgraph.model import saved_state
 from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently
+from driftgraph.model.custom_network import CustomModelError
 from driftgraph.model.drift import Elders, stability_of
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
@@ -54,7 +55,7 @@ class Trainer:
             raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options = options
-        self.weights = Weights(len(relations), options)
+        self.weights = Weights(list(relations), options)
         self.network, self.table = self.weights.network, self.weights.table
         self.scaler = self.weights.scaler
         self.model_version = 0  # fits that the gate accepted
@@ -188,7 +189,7 @@ class Trainer:
             model_version=self.model_version,
             accepted=verdict.accepted,
             code=verdict.code,
-            reason=verdict.reason,
+            reason=self.network.blamed(verdict.reason),
             steps=done.steps,
             skipped=done.skipped,
             loss=done.loss,
@@ -216,12 +217,12 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         if times_ms is None:
             times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
-        return Encoder(self.network, self.table, view, cut).users(rows, times_ms)
+        return self._sound(Encoder(self.network, self.table, view, cut).users(rows, times_ms))
 
     def new_items(self, view: WindowView, rows: U32, cut: Cut, time_ms: int) -> F32:
         """[n, D] of items that no fit has had, as of a time; see ``Encoder.new_items``."""
         self.table.adopt(view.row_versions(ITEM))
-        return Encoder(self.network, self.table, view, cut).new_items(rows, time_ms)
+        return self._sound(Encoder(self.network, self.table, view, cut).new_items(rows, time_ms))
 
     def served_items(self, versions: U32) -> tuple[U32, F32]:
         """Rows and vectors of the items that the serving model published, of the same owners still."""
@@ -248,7 +249,7 @@ class Trainer:
         meta: dict[str, object] = {
             "format": STATE_FORMAT,
             "relations": [r.name for r in self.relations],
-            **{name: getattr(self.options, name) for name in SIZES},
+            **{name: getattr(self.options, name) for name in ("custom", "backend", *SIZES)},
             "model_version": self.model_version,
             "fit_count": self.fit_count,
             "behind": self.behind.times,
@@ -265,9 +266,9 @@ class Trainer:
         one that is gone goes.
 
         Raises:
-            ValueError: The state is of another format, or of a model of other sizes.
+            ValueError: The state is of another format, or of another network or one of other sizes.
         """
-        saved_state.check(meta, self.options)
+        saved_state.check(meta, self.options, [r.name for r in self.relations])
         parts = saved_state.parts_of(tensors)
         places = saved_state.places(saved_state.names_of(meta), [r.name for r in self.relations])
         self.weights.load_state_dict(parts, places)
@@ -370,6 +371,12 @@ class Trainer:
             self.scorer.learn(lessons)
         old = (_mean(held_old.rival), _mean(held_old.candidate))
         return stability_of(self.before, published, held_old=old, top=self.options.top)
+
+    def _sound(self, vectors: F32) -> F32:
+        """Vectors that are served without another look of the gate."""
+        if self.network.not_finite and not np.isfinite(vectors).all():
+            raise CustomModelError(self.network.blamed("vectors cannot be served"))
+        return vectors
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driftgraph.model.custom_network import untrained
 from driftgraph.model.gate import ACCEPTED, Verdict
 from driftgraph.model.inputs import Inputs, batch_loss, contrast
 from driftgraph.model.item_table import ItemTable
-from driftgraph.model.network import untrained
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.saved_state import Parts, moments_by_name, placed, placed_moments
+from driftgraph.model.saved_state import Parts, check_shapes, moments_by_name, placed, placed_moments
 from driftgraph.stream.arrays import F32, F64
 
 SCALE_FIRST = (
@@ -64,9 +64,9 @@ class Weights:
     Always true: after ``rollback`` everything is, bit for bit, as at the ``begin`` before it.
     """
 
-    def __init__(self, relation_count: int, options: TrainerOptions) -> None:
-        self.relation_count, self.options, self.device = relation_count, options, torch.device(options.device)
-        self.network = untrained(relation_count, options).to(self.device)
+    def __init__(self, relations: Sequence[str], options: TrainerOptions) -> None:
+        self.relations, self.options, self.device = relations, options, torch.device(options.device)
+        self.network = untrained(relations, options).to(self.device)
         self.table = ItemTable(options.dim, options.seed, self.device)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
@@ -76,7 +76,7 @@ class Weights:
 
     def start(self, rows_ID: F32) -> None:
         """Begin anew with these item rows, an untrained network and no moments."""
-        self.network.load_state_dict(untrained(self.relation_count, self.options).state_dict())
+        self.network.load_state_dict(untrained(self.relations, self.options).state_dict())
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {}})
         self.table.start(rows_ID)
 
@@ -91,11 +91,19 @@ class Weights:
         }
 
     def load_state_dict(self, parts: Parts, place_R: Sequence[int]) -> None:
-        """Go on from a saved state, in which our relation r is at ``place_R[r]``."""
-        fresh = untrained(self.relation_count, self.options).state_dict()
-        self.network.load_state_dict(placed(parts["network"], fresh, place_R))
+        """Go on from a saved state, in which our relation r is at ``place_R[r]``.
+
+        Raises:
+            ValueError: The state is of a class whose parameters were others.
+        """
+        network, moments = parts["network"], moments_by_name(parts.get("optimizer", {}))
+        if self.options.custom is None:
+            network = placed(network, untrained(self.relations, self.options).state_dict(), place_R)
+            moments = placed_moments(moments, place_R)
+        else:
+            check_shapes(network, self.network.state_dict(), self.options.custom)
+        self.network.load_state_dict(network)
         self.table.load_state_dict(parts["table"])
-        moments = placed_moments(moments_by_name(parts.get("optimizer", {})), place_R)
         by_place = {i: moments[name] for i, name in enumerate(self._trained_names()) if name in moments}
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": by_place})
 
@@ -133,7 +141,11 @@ class Weights:
             group["lr"] = network_learning_rate
         rows_nD = self.table.weight.index_select(0, inputs.rows_n).requires_grad_()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()),
+        ):
+            torch.manual_seed(chance.initial_seed())  # of dropout in a class of the user's
             loss = batch_loss(self.network, inputs, rows_nD)
             if self.options.contrastive_weight > 0:
                 loss = loss + self.options.contrastive_weight * contrast(
@@ -190,4 +202,4 @@ class Weights:
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

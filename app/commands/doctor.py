@@ -272,9 +272,12 @@ def _fits(settings: Settings, needs: list[Need]) -> Iterator[Check]:
 
 
 def _device(settings: Settings) -> Iterator[Check]:
-    from driftgraph.app.training.device import described_device  # noqa: PLC0415  # torch: two seconds
+    from driftgraph.app.training.device import check_custom, described_device  # noqa: PLC0415  # torch: 2 s
 
     yield Check("device", State.OK, described_device(settings.model.device))
+    if settings.model.custom is not None:
+        check_custom(settings)
+        yield Check("device", State.OK, f"it trains {settings.model.custom}")
 
 
 def _updater(settings: Settings) -> Iterator[Check]:

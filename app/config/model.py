@@ -25,13 +25,23 @@ def _of_trainer(name: str, description: str) -> Any:
 
 
 class ModelSettings(Section):
-    """The multi-behavior graph attention network, and how a step of its training is made."""
+    """The multi-behavior graph attention network, or one of your own, and how it is trained."""
 
     dim: int = _of_trainer("dim", "Length of an embedding; a multiple of heads.")
     heads: int = _of_trainer("heads", "Attention heads of a layer.")
     layers: int = _of_trainer("layers", "Hops of the graph that a vector looks at.")
     user_fanout: int = _of_trainer("user_fanout", "Newest neighbors of a user taken by relation and hop.")
     item_fanout: int = _of_trainer("item_fanout", "Newest neighbors of an item taken by relation and hop.")
+    custom: str | None = Field(
+        default=None,
+        description='A network of your own in the place of ours, as "package.module:Class" '
+        "(driftgraph.model.custom has its protocol).",
+        examples=["my_models:Gru"],
+    )
+    backend: Literal["torch", "dgl"] = Field(
+        default="torch",
+        description='What model.custom is given: "torch" tensors, or blocks of "dgl".',
+    )
     uniform_pool: int = _of_trainer(
         "uniform_pool", "Draw neighbors uniformly from so many newest; 0: take the newest."
     )
@@ -49,8 +59,8 @@ class ModelSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _heads_share_the_width(self) -> ModelSettings:
-        TrainerOptions(dim=self.dim, heads=self.heads)
+    def _go_together(self) -> ModelSettings:
+        TrainerOptions(dim=self.dim, heads=self.heads, custom=self.custom, backend=self.backend)
         return self
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.model.options import SIZES, STATE_FORMAT
+from driftgraph.model.options import SIZES, STATE_FORMAT, network_words
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.stream.errors import DriftgraphError
@@ -41,6 +41,8 @@ class _Meta(_Format, frozen=True):
     layers: int
     heads: int
     model_version: int
+    custom: str | None = None
+    backend: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class SavedModel:
     relations: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     model_version: int = 0
+    custom: str | None = None
+    backend: str = "torch"
 
     @classmethod
     def of(cls, found: Checkpoint) -> SavedModel:
@@ -66,7 +70,8 @@ class SavedModel:
             return cls(found.folder, number)
         meta = msgspec.json.decode(said, type=_Meta)
         sizes = {name: getattr(meta, name) for name in SIZES}
-        return cls(found.folder, number, tuple(meta.relations), sizes, meta.model_version)
+        relations, own = tuple(meta.relations), (meta.custom, meta.backend)
+        return cls(found.folder, number, relations, sizes, meta.model_version, *own)
 
     def refusal(self, settings: Settings) -> str | None:
         """Why the configuration cannot go on with the model, and what comes without it; None if it can."""
@@ -79,6 +84,8 @@ class SavedModel:
                 f"{self.folder}: the saved model has format {self.format}, this version of driftgraph reads "
                 f"{STATE_FORMAT} alone: run the version that saved it, or {anew}"
             )
+        if (refusal := self._other_network(settings)) is not None:
+            return f"{self.folder}: {refusal}, or {anew}"
         own = {name: getattr(settings.model, name) for name in SIZES}
         other = [name for name in SIZES if self.sizes[name] != own[name]]
         if not other:
@@ -89,6 +96,22 @@ class SavedModel:
             f"{self.folder}: the saved model has {saved}, this configuration "
             f"{_list(str(own[name]) for name in other)}: set {back} to go on with it, or {anew}"
         )
+
+    def _other_network(self, settings: Settings) -> str | None:
+        """What keeps the configured network from going on, and the way back; None if nothing does."""
+        saved = network_words(self.custom, self.backend)
+        own = network_words(settings.model.custom, settings.model.backend)
+        if saved != own:
+            back = f'set model.custom = "{self.custom}" and model.backend = "{self.backend}"'
+            back = "remove model.custom and model.backend" if self.custom is None else back
+            return f"the saved model is of {saved}, this configuration names {own}: {back} to go on with it"
+        if self.custom is not None and self.relations != tuple(settings.relations):
+            then, now = _list(self.relations), _list(settings.relations)
+            return (
+                f"the saved model of {saved} has the relations {then}, this configuration {now}: only a "
+                "network of driftgraph's own goes on with others; change them back to go on with it"
+            )
+        return None
 
     def changes(self, settings: Settings) -> str:
         """What changes in the model; empty if nothing does."""
@@ -114,7 +137,7 @@ def check(settings: Settings) -> None:
     """Refuse a configuration that cannot go on with the saved model.
 
     Raises:
-        OtherModelError: If the saved model has another format or other sizes.
+        OtherModelError: If the saved model has another format, another network or other sizes.
     """
     saved = newest(settings.data_dir)
     if saved is not None and (refusal := saved.refusal(settings)) is not None:

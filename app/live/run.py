@@ -188,14 +188,18 @@ def _check_worker(settings: Settings) -> None:
     """Refuse a model or a device with which no start of the worker can succeed.
 
     Raises:
-        OtherModelError: If the saved model has another format or other sizes.
-        ConfigError: If the machine does not have the configured device.
+        OtherModelError: If the saved model has another format, another network or other sizes.
+        ConfigError: If the machine does not have the configured device, or the class of the user.
     """
     saved_model.check(settings)
     if settings.model.device not in ("auto", "cpu"):  # every machine has these
         from driftgraph.app.training.device import device_of  # noqa: PLC0415  # imports torch
 
         device_of(settings.model.device)
+    if settings.model.custom is not None:
+        from driftgraph.app.training.device import check_custom  # noqa: PLC0415  # imports torch
+
+        check_custom(settings)
 
 
 def _counted_in(graph: Heterograph) -> Counted:

@@ -1,6 +1,7 @@
-"""What trains: the device that the configuration names, and how many threads.
+"""What trains: the device and the class that the configuration names, and how many threads.
 
 settings ──► [device_of] ──► TrainerOptions          settings ──► [described_device] ──► driftgraph doctor
+settings ──► [check_custom] ──► run, doctor
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import os
 
 import torch
 
+from driftgraph.app.config.builders import trainer_options
+from driftgraph.app.config.settings import Settings
+from driftgraph.model.custom_network import untrained
 from driftgraph.stream.errors import ConfigError
 
 
@@ -43,3 +47,13 @@ def described_device(wanted: str) -> str:
     device = device_of(wanted)
     named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
     return f"PyTorch {torch.__version__} on {named}"
+
+
+def check_custom(settings: Settings) -> None:
+    """Make the class of ``model.custom`` once.
+
+    Raises:
+        ConfigError: There is no such class, or it lacks a method of the protocol.
+        CustomModelError: It cannot be made.
+    """
+    untrained(list(settings.relations), trainer_options(settings, device="cpu"))
