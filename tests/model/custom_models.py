@@ -47,6 +47,14 @@ class OwnLoss(Mean):
         return (1 + (targets.positive_B == 0).float()) * self.scale / 4
 
 
+class OurLoss(Mean):
+    """Loses what driftgraph's own loss is, written out."""
+
+    def loss(self, user_BD: Tensor, item_CD: Tensor, targets: Targets) -> Tensor:
+        score_BC = (user_BD @ item_CD.T - targets.log_q_C).masked_fill(targets.excluded_BC, -torch.inf)
+        return nn.functional.cross_entropy(score_BC, targets.positive_B, reduction="none")
+
+
 class Layered(Mean):
     """Has another parameter than ``Mean``."""
 

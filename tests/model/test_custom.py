@@ -243,6 +243,13 @@ def test_a_loss_of_its_own_is_weighted_by_behavior_and_the_gate_judges_by_ours()
     assert ours == pytest.approx(plain.weights.losses([inputs]))
 
 
+def test_ours_as_a_loss_of_its_own_trains_the_same() -> None:
+    """So what a loss is given are the examples, candidates and exclusions that ours has."""
+    window = window_of(blocks(300, seed=2))
+    losses = [fit_all(custom(name), window).loss for name in ("Mean", "OurLoss")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 # --- what is wrong -----------------------------------------------------------------------------------
 
 
@@ -348,7 +355,7 @@ def test_without_dgl_its_backend_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "dgl.convert", None)
     with pytest.raises(
         ConfigError,
-        match=r'model.backend = "dgl" needs the package dgl, whose import failed .*install dgl==1.1.3',
+        match=r'model.backend = "dgl" needs the package dgl, whose import failed .*install it \(dgl 1.1.3',
     ):
         trainer_of(**EXAMPLES[1])
     assert trainer_of(custom=f"{MODELS}:Mean").model_version == 0
