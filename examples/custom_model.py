@@ -42,7 +42,8 @@ class Gru(nn.Module):
         event_NKD = users.neighbor_features() + self.behavior(users.relation_NK)
         state_NKD, _ = self.gru(event_NKD.gather(1, turned_NK.unsqueeze(2).expand_as(event_NKD)))
         newest_ND = state_NKD[torch.arange(len(count_N)), (count_N - 1).clamp(min=0)]  # padding is behind it
-        return self.scale * (users.feature_ND + self.out(newest_ND))
+        out_ND: Tensor = self.out(newest_ND)
+        return self.scale * (users.feature_ND + out_ND)
 
     def encode_items(self, items: Neighborhoods) -> Tensor:
         """[N, D]; the last number is the item's bias."""

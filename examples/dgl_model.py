@@ -11,6 +11,7 @@
 from collections.abc import Sequence
 
 import torch
+from dgl import DGLGraph
 from dgl.nn.pytorch import GATConv, HeteroGraphConv
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class HeteroGat(nn.Module):
         self.scale = nn.Parameter(torch.tensor(SCALE))
         self.popularity_F = nn.Parameter(torch.tensor([0.7, 0.3]))
 
-    def forward(self, blocks: Sequence, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, blocks: Sequence[DGLGraph], features: dict[str, Tensor]) -> dict[str, Tensor]:
         """[nodes, dim] by node type; the last number of an item is its bias."""
         hidden = features
         for block, layer, share in zip(blocks, self.layers, self.share, strict=True):

@@ -125,7 +125,8 @@ class Network(nn.Module):
 class Peer:
     """The same model in a library: network, rows and optimizers of its own, begun from those of a trainer."""
 
-    def __init__(self, library: Library, model: MBGNN, table: ItemTable) -> None:
+    def __init__(self, library: Library, model: nn.Module, table: ItemTable) -> None:
+        assert isinstance(model, MBGNN)
         self.library, self.options = library, model.options
         self.network = Network(library, model)
         self.table = copy.deepcopy(table)

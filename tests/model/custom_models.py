@@ -131,7 +131,7 @@ class Sums(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, blocks: Sequence, features: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[type-arg]
-        from dgl import function
+        import dgl.function as fn
 
         hidden = features
         for block in blocks:
@@ -139,9 +139,8 @@ class Sums(nn.Module):
             for source, edge_type, target in block.canonical_etypes:
                 with block.local_scope():
                     block.srcnodes[source].data["h"] = hidden[source]
-                    block.update_all(
-                        function.copy_u("h", "m"), function.sum("m", "h"), etype=(source, edge_type, target)
-                    )
+                    messages = fn.copy_u("h", "m"), fn.sum("m", "h")  # pyright: ignore[reportAttributeAccessIssue]
+                    block.update_all(*messages, etype=(source, edge_type, target))
                     worth = 1 + self.names.index(edge_type.removeprefix("rev-"))
                     new[target] = new[target] + worth * block.dstnodes[target].data["h"]
             hidden = new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -143,7 +145,7 @@ def test_dgl_s_blocks_are_the_same_neighborhoods(side: int, layers: int) -> None
         ("item", "rev-buy", "user"),
     ]
     for block in made:
-        assert sorted(block.canonical_etypes) == sorted(both)
+        assert set(block.canonical_etypes or ()) == set(both)
         for source, name, target in both:
             edge = (source, name, target)
             _, to = block.edges(etype=edge)
@@ -268,7 +270,7 @@ def test_ours_as_a_loss_of_its_own_trains_the_same() -> None:
         ),
         (
             "Whole",
-            r"Whole.encode_items returned a tensor of shape \[\d+, 16\] and torch.int64, expected a floating",
+            r"Whole.encode_items returned a tensor of shape \[\d+, 16\] and torch.int64, expected a",
         ),
         (
             "OneLoss",
@@ -373,6 +375,21 @@ def test_without_dgl_its_backend_says_what_to_install(monkeypatch: pytest.Monkey
 def test_options_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainerOptions(**changes)
+
+
+def test_dgl_is_imported_only_where_it_is_asked_for() -> None:
+    code = "import sys, driftgraph.app.training.loop; sys.exit('dgl' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_class_of_readme_passes_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## Bring your own model.*?```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "models_of_readme.py").write_text(f"import torch\n{code}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    report = fit_all(trainer_of(custom="models_of_readme:Mean"), window_of(blocks(900, seed=0)))
+    assert (report.accepted, report.refused) == (True, ())
 
 
 # --- a saved state -----------------------------------------------------------------------------------
