@@ -180,12 +180,12 @@ def neighborhoods(nodes: Nodes, rows_SD: Tensor, popularity_NF: Tensor | None) -
         columns = [nodes.edges.source_NK, nodes.edges.relation_NK.long(), nodes.event_ms_NK]
     if mask_NK.shape[1] == 0:
         mask_NK, *columns = (functional.pad(column, (0, 1)) for column in (mask_NK, *columns))
-    neighbor_NK, relation_NK, event_ms_NK = (torch.where(mask_NK, column, 0) for column in columns)
     if nodes.side == ITEM:
         feature_ND = rows_SD.index_select(0, nodes.row_N)
     else:
         assert nodes.edges is not None
         feature_ND = mean(source_SD, nodes.edges)
+    neighbor_NK, relation_NK, event_ms_NK = columns
     return Neighborhoods(
         nodes.side, feature_ND, nodes.time_ms_N, source_SD, neighbor_NK, mask_NK, relation_NK, event_ms_NK,
         popularity_NF, source,

@@ -39,7 +39,7 @@ class Nodes:
     edges: Edges | None  # None for a leaf
     source: Nodes | None
     time_ms_N: Tensor  # int64, as of when: every neighbor is strictly before
-    event_ms_NK: Tensor | None  # int64, of each neighbor's newest event; anything where there is no neighbor
+    event_ms_NK: Tensor | None  # int64, of each neighbor's newest event; 0 where there is no neighbor
 
 
 class Attention(nn.Module):

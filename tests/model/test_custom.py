@@ -262,7 +262,7 @@ def test_ours_as_a_loss_of_its_own_trains_the_same() -> None:
         (
             "Narrow",
             r"Narrow.encode_items returned a tensor of shape \[\d+, 3\] and torch.float32, expected a "
-            r"floating point tensor of shape \[\d+, 16\]: a vector of model.dim numbers for each of the items",
+            r"floating point tensor of shape \[\d+, 16\]: a vector of model.dim numbers for each of the",
         ),
         (
             "NoTensor",
