@@ -41,7 +41,8 @@ class Gru(nn.Module):
         turned_NK = (count_N.unsqueeze(1) - 1 - place_K).clamp(min=0)  # neighbors come newest first
         event_NKD = users.neighbor_features() + self.behavior(users.relation_NK)
         state_NKD, _ = self.gru(event_NKD.gather(1, turned_NK.unsqueeze(2).expand_as(event_NKD)))
-        newest_ND = state_NKD[torch.arange(len(count_N)), (count_N - 1).clamp(min=0)]  # padding is behind it
+        every_N = torch.arange(len(count_N), device=count_N.device)
+        newest_ND = state_NKD[every_N, (count_N - 1).clamp(min=0)]  # padding is behind it
         out_ND: Tensor = self.out(newest_ND)
         return self.scale * (users.feature_ND + out_ND)
 

@@ -106,7 +106,7 @@ class SavedModel:
             back = "remove model.custom and model.backend" if self.custom is None else back
             return f"the saved model is of {saved}, this configuration names {own}: {back} to go on with it"
         if self.custom is not None and self.relations != tuple(settings.relations):
-            then, now = _list(self.relations), _list(settings.relations)
+            then, now = _list(self.relations), _list(settings.relations or ("none",))
             return (
                 f"the saved model of {saved} has the relations {then}, this configuration {now}: only a "
                 "network of driftgraph's own goes on with others; change them back to go on with it"

@@ -213,6 +213,16 @@ def test_an_example_learns_and_goes_on_bit_for_bit_where_it_was_saved(changes: d
     assert same_state(trainer, resumed)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_with_mixed_precision_the_gru_learns_the_same_blocks() -> None:
+    window = window_of(blocks(900, seed=0))
+    trainer = trainer_of(**EXAMPLES[0], learning_rate=0.02, device="cuda")
+    assert fit_all(trainer, window).accepted
+    embedding = trainer.embed(window, window.cut())
+    assert block_share(embedding, users=range(30), own=range(20)) > 0.85
+
+
 def test_a_step_has_chance_of_its_own_and_what_is_served_has_none() -> None:
     """Dropout: the same bits in every run, other bits than without it, and the same vector twice."""
     window = window_of(blocks(300, seed=2))

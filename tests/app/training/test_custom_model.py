@@ -145,6 +145,8 @@ def test_a_saved_class_of_other_relations_or_parameters_is_refused(tmp_path: Pat
         OtherModelError, match=r"click, favorite and purchase, this configuration click: only"
     ):
         saved_model.check(fewer)
+    with pytest.raises(OtherModelError, match="this configuration none: only a"):
+        saved_model.check(mean.with_relations([]))
     found, _ = checkpoint.latest(tmp_path / "trainer")
     assert found is not None
     meta = json.loads(found.read("trainer.json")) | {"custom": f"{MODELS}:Layered"}
