@@ -3,13 +3,16 @@
     python benchmarks/metis.py [--json] [--quick]
 
     window before the newest events ──► METIS parts of users and items (cost)
-    the examples of a fit ──► batches by time, as the product has them ──► sampling, step, holdout loss
-                         └──► batches by the user's part (Cluster-GCN)  ──► the same
-    the window with rows in order of parts ──► both again: what nearness in memory is worth
+    the examples of a fit ──► batches by time, as the product has them ──► sampling, step, loss, Recall@20
+                         ├──► batches by the user's part (Cluster-GCN)  ──► the same
+                         └──► batches by chance, over as long a time    ──► the same
+    the window with rows in order of parts ──► all again: what nearness in memory is worth
 
 Parts are those of before the fit's new events, as a live system would have them; users who came since are a
-part of their own. Both kinds have the same examples, in as many steps of as many examples. A candidate is
-known as of the earliest event of its batch: a batch by part spans the whole interval, so its items are staler.
+part of their own. All kinds have the same examples, in as many steps of as many examples. A candidate is
+known as of the earliest event of its batch. A batch by part spans the whole interval, so its items are staler and
+have fewer neighbors, which makes it faster, too: batches by chance tell that apart from the parts. Recall is
+that of first contacts in the events that come next, of users as they are then and items as of the fit.
 Times are processor time of one thread, the median over the batches, which take turns.
 """
 
@@ -19,7 +22,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,8 @@ import torch
 from benchmarks.quality_data import find_dataset
 from benchmarks.report import Figures, finish, machine
 from driftgraph.model.dgl_files import metis
-from driftgraph.model.examples import Batch, half_lives_ms, plan
+from driftgraph.model.embed import Encoder, popularity_now
+from driftgraph.model.examples import Batch, first_contacts, half_lives_ms, identity, plan, take
 from driftgraph.model.exported import ExportedGraph
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.popularity import Popularity, candidates
@@ -40,12 +43,15 @@ from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import I32, I64, U8, U32
 from driftgraph.stream.time.durations import Duration
 from driftgraph.stream.window.adjacency import ITEM
-from driftgraph.stream.window.writer import Cut, Relation, Window, in_memory
+from driftgraph.stream.window.writer import Cut, Events, Relation, Window, in_memory
 
 MILLION = 1_000_000
 COMMUNITIES = 64  # of the synthetic shop; four of five events stay in the user's
 INSIDE = 0.8
-NEW_SHARE = 1 / 16  # of the events are new to the fit, as with fit.every = "auto"
+SHARE = 1 / 16  # of the events are new to the fit, as with fit.every = "auto"; as many come after it
+NEAR = 4  # batches that lie side by side in time, for "by part, in time"
+RANKED = 256  # users at once
+TESTED, TOP = 4_000, 20  # first contacts that are ranked, and how many items count
 TIMED = 40  # batches of each kind
 APPENDED = 1 << 16  # events at once
 
@@ -100,9 +106,8 @@ def shop(events: int, users: int, items: int) -> Columns:
     relation = np.where(rng.random(events) < 0.9, 0, 1).astype(np.uint8)
     span_ms = 9 * 86_400_000
     time_ms = 1_700_000_000_000 + np.sort(rng.integers(0, span_ms, events))
-    return Columns(
-        mixed[0][user].astype(np.uint32), mixed[1][item].astype(np.uint32), relation, time_ms, ("click", "buy"), span_ms
-    )  # fmt: skip
+    rows = [row[one].astype(np.uint32) for row, one in zip(mixed, (user, item), strict=True)]
+    return Columns(rows[0], rows[1], relation, time_ms, ("click", "buy"), span_ms)
 
 
 def real(name: str) -> Columns:
@@ -121,15 +126,16 @@ def real(name: str) -> Columns:
 def compared(events: Columns, *, parts: int, seeds: int) -> Figures:
     """Cost of the parts; times of both kinds of batches in both orders of rows; losses after equal steps."""
     window, since, cut = filled(events)
+    tests = tests_of(window, cut)
     begun_s = time.process_time()
     user_part, item_part = parted(window, since, parts)
     found: Figures = {"events": len(events.time_ms), "parts": parts, "metis_s": time.process_time() - begun_s}
-    found |= held(events, user_part, item_part, cut.next, since.next)
+    found |= held(events, user_part, item_part, since, cut)
     trainer = begun(window, since)
     batches = kinds(trainer, window, since, cut, user_part, seed=1)
     found["steps"] = len(batches["by time"])
     found["rows by arrival"] = times(trainer, window, cut, batches)
-    found["losses"] = [losses(trainer, window, since, cut, user_part, seed) for seed in range(seeds)]
+    found["learned"] = [learned(trainer, window, since, cut, user_part, tests, seed) for seed in range(seeds)]
     near = events.renumbered(
         *(np.argsort(np.argsort(part, kind="stable")) for part in (user_part, item_part))
     )
@@ -141,7 +147,7 @@ def compared(events: Columns, *, parts: int, seeds: int) -> Figures:
 
 
 def filled(events: Columns) -> tuple[Window, Cut, Cut]:
-    """The window of all events; the cuts before and after the new ones."""
+    """The window of all events; the cuts before and after those that are new to the fit."""
     count = len(events.time_ms)
     counts = np.bincount(events.relation, minlength=len(events.names)).tolist()
     relations = [
@@ -150,18 +156,16 @@ def filled(events: Columns) -> tuple[Window, Cut, Cut]:
     ]
     rows = [int(side.max()) + 1 for side in (events.user, events.item)]
     window = in_memory(relations, user_rows=rows[0], item_rows=rows[1])
-    first_new, since = count - round(NEW_SHARE * count), window.cut()
-    for start in range(0, count, APPENDED):
-        for a, b in ((start, first_new), (max(start, first_new), start + APPENDED)):
-            stop = min(b, start + APPENDED, count)
-            if a >= stop:
-                continue
-            part = slice(a, stop)
+    edges = [round((1 - 2 * SHARE) * count), round((1 - SHARE) * count), count]
+    cuts, start = [], 0
+    for edge in edges:
+        while start < edge:
+            part = slice(start, min(start + APPENDED, edge))
             window.append(events.user[part], events.item[part], events.relation[part], events.time_ms[part])
-            window.expire(int(events.time_ms[stop - 1]))
-            if stop == first_new:
-                since = window.cut()
-    return window, since, window.cut()
+            start = part.stop
+        window.expire(int(events.time_ms[edge - 1]))
+        cuts.append(window.cut())
+    return window, cuts[0], cuts[1]
 
 
 def parted(window: Window, since: Cut, count: int) -> tuple[I32, I32]:
@@ -175,13 +179,20 @@ def parted(window: Window, since: Cut, count: int) -> tuple[I32, I32]:
     return made[0], made[1]
 
 
-def held(
-    events: Columns, user_part: I32, item_part: I32, end: Sequence[int], since: Sequence[int]
-) -> Figures:
-    """The share of events with both ends in one part: of the old ones, and of the new ones."""
+def held(events: Columns, user_part: I32, item_part: I32, since: Cut, cut: Cut) -> Figures:
+    """The share of events with both ends in one part: of the old ones, and of those new to the fit."""
     inside = user_part[events.user] == item_part[events.item]
-    first_new = len(inside) - (sum(end) - sum(since))
-    return {"inside_old": float(inside[:first_new].mean()), "inside_new": float(inside[first_new:].mean())}
+    first, end = sum(since.next), sum(cut.next)
+    return {"inside_old": float(inside[:first].mean()), "inside_new": float(inside[first:end].mean())}
+
+
+def tests_of(window: Window, cut: Cut) -> Events:
+    """First contacts that come after the cut, with items that were there before."""
+    every, known = window.events(window.cut()), np.unique(window.events(cut).item)
+    new = np.isin(identity(every), first_contacts(every)) & np.isin(every.item, known)
+    new &= every.time_ms > cut.watermark_ms
+    at = np.flatnonzero(new)
+    return take(every, at[np.linspace(0, len(at) - 1, min(TESTED, len(at))).astype(np.int64)])
 
 
 def begun(window: Window, since: Cut) -> Trainer:
@@ -203,32 +214,46 @@ def untrained(window: Window) -> Trainer:
 def kinds(
     trainer: Trainer, window: Window, since: Cut, cut: Cut, user_part: I32, *, seed: int
 ) -> dict[str, list[Batch]]:
-    """The batches of the product's plan, and the same examples by part."""
+    """The batches of the product's plan, and the same examples in other batches."""
     rng = np.random.default_rng((seed, trainer.fit_count))
     by_time = list(plan(window, since, cut, trainer.options, rng).batches)
     user, item, relation, time_ms = (
         np.concatenate([getattr(batch, name) for batch in by_time])
         for name in ("user", "item", "relation", "time_ms")
     )
-    order = np.lexsort((rng.random(len(user)), user_part[user]))
-    slices = [
-        np.sort(order[a : a + trainer.options.batch_size])
-        for a in range(0, len(order), trainer.options.batch_size)
-    ]
-    slices = [one[np.argsort(time_ms[one], kind="stable")] for one in slices]
-    every, pool = window.events(cut), np.unique(item)
+    examples = Events(user, item, relation, time_ms)
+    chance, rank = rng.random(len(user)), np.argsort(np.argsort(time_ms, kind="stable"), kind="stable")
+    size, part = trainer.options.batch_size, user_part[user]
+    orders = {
+        "by part": np.lexsort((chance, part)),
+        "by part, in time": np.lexsort((chance, part, rank // (NEAR * size))),
+        "by chance": np.argsort(chance),
+    }
+    made = {"by time": by_time}
+    for name, order in orders.items():
+        slices = [order[a : a + size] for a in range(0, len(order), size)]
+        own = [take(examples, one[np.argsort(time_ms[one], kind="stable")]) for one in slices]
+        batches = with_candidates(own, trainer, window, cut, rng)
+        made[name] = [batches[n] for n in rng.permutation(len(own)).tolist()]
+    return made
+
+
+def with_candidates(
+    own: list[Events], trainer: Trainer, window: Window, cut: Cut, rng: np.random.Generator
+) -> list[Batch]:
+    """The batches of these examples, with candidates as the product's plan has them."""
+    every, pool = window.events(cut), np.unique(np.concatenate([one.item for one in own]))
     popularity = Popularity(half_lives_ms(window.relations, trainer.options), window.rows(ITEM))
     made: dict[int, Batch] = {}
-    for n in sorted(range(len(slices)), key=lambda n: int(time_ms[slices[n][0]])):
-        own = slices[n]
-        popularity.advance(every, int(time_ms[own[0]]))
+    for n in sorted(range(len(own)), key=lambda n: int(own[n].time_ms[0])):
+        one = own[n]
+        popularity.advance(every, int(one.time_ms[0]))
         known = pool[popularity.count[-1, pool] > 0]
         share = popularity.share(np.arange(popularity.count.shape[1]))
-        chosen, log_q = candidates(item[own], known, share, drawn=trainer.options.sampled_negatives, rng=rng)
-        made[n] = Batch(
-            user[own], item[own], relation[own], time_ms[own], chosen, log_q, popularity.features(chosen)
-        )
-    return {"by time": by_time, "by part": [made[n] for n in rng.permutation(len(slices)).tolist()]}
+        chosen, log_q = candidates(one.item, known, share, drawn=trainer.options.sampled_negatives, rng=rng)
+        features = popularity.features(chosen)
+        made[n] = Batch(one.user, one.item, one.relation, one.time_ms, chosen, log_q, features)
+    return [made[n] for n in range(len(own))]
 
 
 def times(trainer: Trainer, window: Window, cut: Cut, batches: dict[str, list[Batch]]) -> Figures:
@@ -261,19 +286,42 @@ def times(trainer: Trainer, window: Window, cut: Cut, batches: dict[str, list[Ba
     }
 
 
-def losses(trainer: Trainer, window: Window, since: Cut, cut: Cut, user_part: I32, seed: int) -> Figures:
-    """Mean loss of the holdouts before, and after all steps of each kind."""
+def learned(
+    trainer: Trainer, window: Window, since: Cut, cut: Cut, user_part: I32, tests: Events, seed: int
+) -> Figures:
+    """Mean loss of the holdouts and Recall@20 of the tests, before and after all steps of each kind."""
     todo = plan(window, since, cut, trainer.options, np.random.default_rng((seed, trainer.fit_count)))
     holdout = (*todo.held_new, *todo.held_old)
-    found = {"before": float(trainer._holdout_loss(window, cut, holdout).mean())}
+
+    def now() -> Figures:
+        loss = trainer._holdout_loss(window, cut, holdout).mean()
+        return {"loss": float(loss), "recall": recall(trainer, window, cut, tests)}
+
+    found = {"before": now()}
     for name, batches in kinds(trainer, window, since, cut, user_part, seed=seed).items():
         trainer.weights.begin()
         for number, batch in enumerate(batches):
             trainer._step(trainer._inputs(window, cut, batch), number, 1.0)
-        found[name] = float(trainer._holdout_loss(window, cut, holdout).mean())
+        found[name] = now()
         trainer.weights.rollback()
-        _told(f"loss {name}: {found[name]:.4f} (before {found['before']:.4f})")
+        _told(f"{name}: {found[name]} (before {found['before']})")
     return found
+
+
+def recall(trainer: Trainer, window: Window, cut: Cut, tests: Events) -> float:
+    """The share of tests whose item is among the best ``TOP`` of all known ones, by the dot product."""
+    every = window.events(cut)
+    rows, now = np.unique(every.item), cut.watermark_ms + 1
+    features = popularity_now(every, window, trainer.network).features(rows)
+    end = Encoder(trainer.network, trainer.table, window, window.cut())
+    items = end.items(rows, np.full(len(rows), now, np.int64), features)
+    users, target = end.users(tests.user, tests.time_ms), np.searchsorted(rows, tests.item)
+    hits = 0
+    for at in range(0, len(target), RANKED):
+        score = users[at : at + RANKED] @ items.T
+        own = score[np.arange(len(score)), target[at : at + RANKED]]
+        hits += int((np.count_nonzero(score > own[:, None], axis=1) < TOP).sum())
+    return hits / max(len(target), 1)
 
 
 def _print(figures: Figures) -> None:
@@ -282,18 +330,19 @@ def _print(figures: Figures) -> None:
             continue
         own = figures[name]
         print(
-            f"{name}: {own['events']:,} events, {own['parts']} parts in {own['metis_s']:.1f} s; events inside a part: "
-            f"{own['inside_old']:.0%} of the old, {own['inside_new']:.0%} of the new ones"
+            f"{name}: {own['events']:,} events, {own['parts']} parts in {own['metis_s']:.1f} s; "
+            f"events inside a part: {own['inside_old']:.0%} of the old, {own['inside_new']:.0%} of the new ones"
         )
         for rows in ("rows by arrival", "rows by part"):
             for kind, at in own[rows].items():
                 print(
-                    f"  {rows}, batches {kind}: sampling {at['sampling_ms']:.1f} ms, step {at['step_ms']:.1f} ms, "
-                    f"{at['rows']:,.0f} item rows read, {at['candidates']:,.0f} candidates"
+                    f"  {rows}, batches {kind}: sampling {at['sampling_ms']:.1f} ms, "
+                    f"step {at['step_ms']:.1f} ms, {at['rows']:,.0f} item rows read, {at['candidates']:,.0f} candidates"
                 )
-        for seed, loss in enumerate(own["losses"]):
-            said = ", ".join(f"{kind} {value:.4f}" for kind, value in loss.items())
-            print(f"  holdout loss after {own['steps']} steps, seed {seed}: {said}")
+        for seed, kinds_ in enumerate(own["learned"]):
+            for kind, at in kinds_.items():
+                after = "before" if kind == "before" else f"after {own['steps']} steps {kind}"
+                print(f"  seed {seed}, {after}: loss {at['loss']:.4f}, Recall@{TOP} {at['recall']:.4f}")
 
 
 def _told(what: str) -> None:

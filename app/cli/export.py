@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """What the window is written as."""
 
     DGL = "dgl"
@@ -46,8 +46,8 @@ def export(
         typer.Option(
             "--format",
             metavar="dgl|pyg|parquet",
-            help="graph.bin for dgl.load_graphs, graph.pt for HeteroData.from_dict(torch.load(…)), or a Parquet "
-            "file for each relation.",
+            help="graph.bin for dgl.load_graphs, graph.pt for HeteroData.from_dict(torch.load(…)), or a "
+            "Parquet file for each relation.",
         ),
     ] = Form.PARQUET,
     parts: Annotated[
@@ -61,7 +61,8 @@ def export(
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="The window that a replay of this file or folder has at its end, instead of the newest checkpoint's.",
+            help="The window that a replay of this file or folder has at its end, instead of the newest "
+            "checkpoint's.",
         ),
     ] = None,
     config: ConfigOption = None,

@@ -201,8 +201,8 @@ def _dgl() -> ModuleType:
         from driftgraph.model import dgl_files  # noqa: PLC0415
     except ImportError as error:
         raise ExportError(
-            f"DGL is not here ({error}), and --format dgl and --parts need it: it has wheels for Python 3.11 and "
-            "older; --format pyg and --format parquet without --parts do without"
+            f"DGL is not here ({error}), and --format dgl and --parts need it: it has wheels for Python 3.11 "
+            "and older; --format pyg and --format parquet without --parts do without"
         ) from error
     return dgl_files
 
@@ -211,7 +211,8 @@ def _parts(graph: ExportedGraph, count: int) -> Parts:
     if count > min(graph.node_counts):
         users, items = graph.node_counts
         raise ExportError(
-            f"--parts {count} are more than the window has users ({users:,}) or items ({items:,}); ask for fewer"
+            f"--parts {count} are more than the window has users ({users:,}) or items ({items:,}); "
+            "ask for fewer"
         )
     made: Parts = _dgl().metis(graph, count)
     return made
@@ -227,7 +228,7 @@ def _told_parts(graph: ExportedGraph, made: Parts, count: int) -> dict[str, Any]
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder beside it to write into, which gets its name when all is on the disk; removed after an error."""
+    """A folder to write into, which gets its name when all is on the disk, and is removed after an error."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,6 @@ from driftgraph.stream.errors import ConfigError, DriftgraphError
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import KEY_BYTES, ErasedUsers
 from driftgraph.stream.window.heterograph import Heterograph
-from driftgraph.stream.window.shared_files import Life
 
 TRIES: Final = 3  # each takes seconds, and a checkpoint lives for three intervals
 
@@ -61,14 +60,13 @@ def saved_window(settings: Settings) -> SavedWindow:
         if found is None or state is None:
             break
         relations = window_relations(settings)
-        lives = state.lives([relation.name for relation in relations])
         rows = settings.window
         graph = Heterograph.create(
             None,
             relations,
             user_rows=rows.user_rows,
             item_rows=rows.item_rows,
-            history=(*lives[:-1], Life(lives[-1].id)),
+            history=state.lives([relation.name for relation in relations]),
         )
         erased = ErasureList(erasures_folder(settings)).read() or ErasedUsers(bytes(KEY_BYTES))
         without_ids = msgspec.structs.replace(state, ids=())  # nothing is ingested

@@ -22,14 +22,13 @@ from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.snapshots.checkpoints import checkpoint
-from driftgraph.snapshots.checkpoints.window import Snapshot, WindowCheckpoints
 from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.events import EventBatch, Strings
-from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from driftgraph.stream.window.writer import Relation
+from tests.saved_windows import checkpointed
 from tests.shop_worlds import DAY_MS, START_MS, small_shop, write_csv
 
 CODE = "from driftgraph.app.cli.main import main; main()"
@@ -81,11 +80,7 @@ def saved(data_dir: Path, events: list[Event]) -> Settings:
         )
     )
     graph.expire(times[-1])
-    stream = f"{settings.kafka.topic} {settings.kafka.shard}"
-    state = Snapshot(
-        graph.moment(), {"events[0]": len(events)}, WatermarkState(times[-1], {0: times[-1]}), ()
-    )
-    WindowCheckpoints(data_dir / "checkpoints", graph, stream).write(state)
+    checkpointed(settings, graph)
     return settings
 
 
@@ -289,7 +284,7 @@ def test_without_dgl_the_sentence_names_what_works(
     monkeypatch.delattr("driftgraph.model.dgl_files", raising=False)
     monkeypatch.setitem(sys.modules, "driftgraph.model.dgl_files", None)
     for format_, parts in (("dgl", None), ("parquet", 2)):
-        with pytest.raises(ExportError, match="DGL is not here.*--format pyg"):
+        with pytest.raises(ExportError, match=r"DGL is not here.*--format pyg"):
             written(world[0], tmp_path / "out", format_, parts=parts)
     written(world[0], tmp_path / "out", "pyg")
 
@@ -315,7 +310,8 @@ def test_the_command_says_the_same_as_text_and_as_json(world: World, tmp_path: P
     config = tmp_path / "driftgraph.toml"
     tables = "".join(f'[relations."{r.name}"]\nspan = "{r.span_ms}ms"\n' for r in RELATIONS)
     config.write_text(
-        f'data_dir = "{settings.data_dir}"\n{tables}[window]\ncapacity = 4096\nuser_rows = 1024\nitem_rows = 1024\n'
+        f'data_dir = "{settings.data_dir}"\n{tables}'
+        "[window]\ncapacity = 4096\nuser_rows = 1024\nitem_rows = 1024\n"
     )
 
     def ran(*more: str) -> subprocess.CompletedProcess[str]:
