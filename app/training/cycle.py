@@ -137,8 +137,7 @@ class Worker:
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
         self.status.fitted(fit)
-        if asked is not None:
-            self.answered = Answer.of(asked, fit)
+        self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
             self.evaluated = facts_of(evaluation, drift)
             self.model_hash = hash_of_weights(self.trainer.network, version)
@@ -219,8 +218,7 @@ class Worker:
     def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
         """What makes the lists that are published with these items, and those of each refresh."""
         view, weight_F = self.graph.window, self.trainer.scorer.weight_F
-        new_items = partial(self.trainer.new_items, view)
-        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
+        return ScoredLists(view, moment, items, weight_F, self._lengths, partial(self.trainer.new_items, view))
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
@@ -374,8 +372,7 @@ class Worker:
         files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
         number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
         facts |= {"model_hash": self.model_hash, "trained_to_ms": self.trained_to_ms, **self.evaluated}
-        if self.answered is not None:
-            facts["answered"] = self.answered.json()
+        facts |= {} if self.answered is None else {"answered": self.answered.json()}
         checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
     def _manifest(self, number: int, moment: Moment) -> Facts:
