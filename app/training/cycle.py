@@ -217,8 +217,8 @@ class Worker:
 
     def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
         """What makes the lists that are published with these items, and those of each refresh."""
-        view, weight_F = self.graph.window, self.trainer.scorer.weight_F
-        return ScoredLists(view, moment, items, weight_F, self._lengths, partial(self.trainer.new_items, view))
+        view, new_items = self.graph.window, partial(self.trainer.new_items, self.graph.window)
+        return ScoredLists(view, moment, items, self.trainer.scorer.weight_F, self._lengths, new_items)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the

@@ -19,6 +19,7 @@ from typing import Final, Literal, Self
 import msgspec
 
 from driftgraph.model.fit_report import FitReport
+from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.stream import disk
 from driftgraph.stream.errors import DriftgraphError
 
@@ -96,9 +97,16 @@ class Requests:
             return None
 
     def answer(self, answer: Answer) -> None:
-        """Write it, and only then remove the request."""
-        disk.write_whole(self._answer, answer.json().encode(), synced=False)
-        self._request.unlink(missing_ok=True)
+        """Write it, and only then remove the request.
+
+        Raises:
+            CheckpointError: The disk does not take it. The worker tries again, and makes no second fit.
+        """
+        try:
+            disk.write_whole(self._answer, answer.json().encode(), synced=False)
+            self._request.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self._answer}: {error.strerror or error}") from error
 
     @contextmanager
     def ask(self, request: Request) -> Iterator[None]:
