@@ -115,10 +115,8 @@ def real(name: str) -> Columns:
     """A real stream, its rows in order of arrival."""
     dataset = find_dataset(name)
     stream = dataset.read()
-    user, item, behavior = (
-        one.astype(kind)
-        for one, kind in ((stream.user, np.uint32), (stream.item, np.uint32), (stream.behavior, np.uint8))
-    )
+    user, item = stream.user.astype(np.uint32), stream.item.astype(np.uint32)
+    behavior = stream.behavior.astype(np.uint8)
     return Columns(
         user, item, behavior, stream.time_ms, tuple(stream.behaviors), Duration.parse(dataset.span).ms
     )

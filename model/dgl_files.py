@@ -57,6 +57,7 @@ def metis(graph: ExportedGraph, count: int) -> Parts:
     with warnings.catch_warnings(), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         warnings.simplefilter("ignore", ResourceWarning)  # DGL leaves /proc/self/status open, and prints
         part = dgl.metis_partition_assignment(dgl.graph(ends, num_nodes=users + items), count)
+    assert part is not None  # it is for no part alone
     made = part.numpy().astype(np.int32)
     return made[:users], made[users:]
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from driftgraph.app.commands import export as exporting
-from driftgraph.app.commands.export import ExportError, export
+from driftgraph.app.commands.export import ExportError, Format, export
 from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
@@ -90,14 +90,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return saved(tmp_path_factory.mktemp("world"), events), live(events)
 
 
-def written(settings: Settings, folder: Path, format_: str, *, parts: int | None = None) -> dict[str, object]:
+def written(
+    settings: Settings, folder: Path, format_: Format, *, parts: int | None = None
+) -> dict[str, object]:
     return export(
         settings,
         folder,
         format_=format_,
         parts=parts,
         source=None,
-        progress=NoProgress(),  # type: ignore[arg-type]
+        progress=NoProgress(),
     )
 
 
@@ -283,7 +285,8 @@ def test_without_dgl_the_sentence_names_what_works(
 ) -> None:
     monkeypatch.delattr("driftgraph.model.dgl_files", raising=False)
     monkeypatch.setitem(sys.modules, "driftgraph.model.dgl_files", None)
-    for format_, parts in (("dgl", None), ("parquet", 2)):
+    cases: list[tuple[Format, int | None]] = [("dgl", None), ("parquet", 2)]
+    for format_, parts in cases:
         with pytest.raises(ExportError, match=r"DGL is not here.*--format pyg"):
             written(world[0], tmp_path / "out", format_, parts=parts)
     written(world[0], tmp_path / "out", "pyg")
