@@ -61,7 +61,8 @@ bench: $(READY) $(VENV)/quix/.ready
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
 	@failed=0; for file in start ingest window paths lists train; do \
 		$(BIN)/python "benchmarks/$$file.py" --json $(ARGS) || failed=1; done; \
-		$(BIN)/python benchmarks/quality.py --quick --json || failed=1; exit $$failed
+		for file in quality metis; do \
+		$(BIN)/python "benchmarks/$$file.py" --quick --json || failed=1; done; exit $$failed
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

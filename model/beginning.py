@@ -56,13 +56,20 @@ class Behind:
         return self.times >= LOSSES_MAX
 
 
-def closed_rows(events: Events, version: U32, options: TrainerOptions) -> F32:
+def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32 | None = None) -> F32:
     """[rows, D] to begin with: factors, and 0 as the item's own bias; an initial row where an item has none.
 
-    Pairs of the holdout are left out of ``events``: what judges the model must not be in it.
+    Pairs of the holdout are left out of ``events``: what judges the model must not be in it. The solution is
+    searched from the rows of before, where there are any.
     """
     dim, rows = options.dim, len(version)
-    form = ClosedForm.of(_without_held_pairs(events, options), rows, factors=dim - 1, seed=options.seed)
+    form = ClosedForm.of(
+        _without_held_pairs(events, options),
+        rows,
+        factors=dim - 1,
+        seed=options.seed,
+        start_ID=None if before_ID is None else before_ID[:, :-1],
+    )
     made = initial_rows(np.arange(rows), version, dim, options.seed)
     known = form.item_ID.any(axis=1)
     made[known, :-1] = form.item_ID[known]

@@ -65,14 +65,19 @@ class ClosedForm:
     item_ID: F32
 
     @classmethod
-    def of(cls, events: Events, rows: int, *, factors: int, seed: int) -> ClosedForm:
+    def of(
+        cls, events: Events, rows: int, *, factors: int, seed: int, start_ID: F32 | None = None
+    ) -> ClosedForm:
         """Factors of ``events``, whose item rows are below ``rows``. O(events · factors + rows · factors²).
 
-        The result depends on the set of pairs, the sizes and the seed alone, not on order and threads.
+        The sweeps begin at random factors, or at ``start_ID``. The result depends on the set of pairs, the
+        sizes and where it begins alone, not on order and threads.
         """
         by_user, by_item = _pairs(events, rows)
         drawn = initial_rows(np.arange(rows), np.zeros(rows, np.uint32), factors + 1, seed)
         item_ID = np.ascontiguousarray(drawn[:, :-1])  # the last channel is no chance
+        if start_ID is not None:
+            item_ID[: len(start_ID)] = start_ID
         user_UD = np.zeros((len(by_user.start) - 1, factors), np.float32)
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="factors") as pool:
             for _ in range(SWEEPS):

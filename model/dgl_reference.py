@@ -2,8 +2,8 @@
 
     WindowView ──► [to_dgl] ──► dgl.heterograph ──► Reference, or any DGL module
 
-Only this module and ``dgl_blocks`` import DGL. The article's code has a trap that is closed here: its graph
-has relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users out of its
+This module, ``dgl_blocks`` and ``dgl_files`` import DGL. The article's code has a trap that is closed here: its
+graph has relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users out of its
 result and a second layer, or a lookup of a user's vector, fails.
 
 Source: the article's ``MBGNN`` (``HeteroGraphConv`` of ``GATConv``); the formula is the one of
@@ -13,7 +13,7 @@ Source: the article's ``MBGNN`` (``HeteroGraphConv`` of ``GATConv``); the formul
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,17 +44,28 @@ def to_dgl(view: WindowView, cut: Cut) -> DGLGraph:
     rows of the window and every row is a node, also one without edges. O(live events + rows).
     """
     events = view.events(cut)
-    edges: dict[tuple[str, str, str], tuple[Tensor, Tensor]] = {}
-    times_ms: dict[tuple[str, str, str], Tensor] = {}
+    columns: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for r, relation in enumerate(view.relations):
         chosen = events.relation == r
-        user = torch.from_numpy(events.user[chosen].astype(np.int64))
-        item = torch.from_numpy(events.item[chosen].astype(np.int64))
-        time_ms = torch.from_numpy(events.time_ms[chosen])
-        forward, backward = edge_types(relation.name)
+        columns[relation.name] = (
+            torch.from_numpy(events.user[chosen].astype(np.int64)),
+            torch.from_numpy(events.item[chosen].astype(np.int64)),
+            torch.from_numpy(events.time_ms[chosen]),
+        )
+    return heterograph_of(columns, (view.rows(USER), view.rows(ITEM)))
+
+
+def heterograph_of(
+    columns: Mapping[str, tuple[Tensor, Tensor, Tensor]], node_counts: tuple[int, int]
+) -> DGLGraph:
+    """The graph of both directions of these edges: users, items and times in ms, by relation."""
+    edges: dict[tuple[str, str, str], tuple[Tensor, Tensor]] = {}
+    times_ms: dict[tuple[str, str, str], Tensor] = {}
+    for name, (user, item, time_ms) in columns.items():
+        forward, backward = edge_types(name)
         edges[forward], times_ms[forward] = (user, item), time_ms
         edges[backward], times_ms[backward] = (item, user), time_ms.clone()
-    graph: DGLGraph = heterograph(edges, num_nodes_dict={"user": view.rows(USER), "item": view.rows(ITEM)})
+    graph: DGLGraph = heterograph(edges, num_nodes_dict=dict(zip(NODE_TYPES, node_counts, strict=True)))
     for edge_type, time_ms in times_ms.items():
         graph.edges[edge_type].data["time_ms"] = time_ms
     return graph

@@ -29,6 +29,7 @@ LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
     "half_life_share": {"gt": 0},
     "examples_max": {"ge": 1, "le": 1 << 31},
     "replay_ratio": {"ge": 0, "le": 100},
+    "full_every_ms": {"ge": 0},
     "evaluations_max": {"ge": 1, "le": 1 << 31},
     "top": {"ge": 1},
 }
@@ -88,6 +89,7 @@ class TrainerOptions:
     first_rounds: int = 16  # of them, one after the other in time, each mixed with earlier ones
     first_replay_ratio: float = 1.0  # earlier examples for each of a round
     replay_half_life_share: float = 0.25  # of the longest span
+    full_every_ms: int = 0  # event time between two full retrains; 0: none but those that pay (beginning.py)
     skipped_in_a_row_max: int = 3  # non-finite steps; then the fit is rejected
     holdout_max: int = 512  # examples of each holdout of the gate
     holdout_share: float = 0.02  # of all events, by a hash of the event: never trained on

@@ -61,6 +61,7 @@ class Trainer:
         self.model_version = 0  # fits that the gate accepted
         self.fit_count = 0
         self.behind = Behind()
+        self.begun_ms = 0  # event time of the newest fit that began, or tried to begin, in closed form
         self.norms: list[tuple[float, float]] = []
         self.scorer = Scorer()
         self.serving: Published | None = None
@@ -102,11 +103,14 @@ class Trainer:
         on_step: OnStep | None = None,
         *,
         lessons: Lessons | None = None,
+        full: bool = False,
     ) -> FitReport:
         """Fine-tune on the events of [since, cut) and a replay sample of older ones.
 
-        An attempt that the gate refuses is made again from where it began, with the next of ``RATES``. Where
-        a model begun anew ranked better too often (``Behind``), the first attempt begins so.
+        An attempt that the gate refuses is made again from where it began, with the next of ``RATES``. The
+        first attempt begins anew, in closed form on the whole window, where that ranked better too often
+        (``Behind``), where the cut is behind a multiple of ``full_every_ms`` and the newest such attempt was
+        not, and with ``full``.
 
         Args:
             view: The window.
@@ -114,17 +118,20 @@ class Trainer:
             cut: and before this one.
             on_step: Told after each step, for whoever waits.
             lessons: What the evaluation of the same cuts found for the scorer to learn.
+            full: Somebody asked for a full retrain.
 
         Raises:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
         refused: list[str] = []
         attempts = [(rate, self.model_version == 0) for rate in RATES]
-        if self.behind.too_often:
-            self.behind, attempts = Behind(), [(RATES[0], True), *attempts]
+        if self.model_version and (full or self._is_full_due(cut) or self.behind.too_often):
+            attempts = [(RATES[0], True), *attempts]
         while True:
             (rate, anew), told = attempts[len(refused)], steps_of(on_step, len(refused) + 1)
             report = self._attempt(view, since, cut, lessons, rate=rate, anew=anew, on_step=told)
+            if anew and report.code != "no_events":
+                self.behind, self.begun_ms = Behind(), cut.watermark_ms
             if not report.accepted and report.code != "no_events":
                 refused.append(report.reason)
             if report.accepted or report.code == "no_events" or len(refused) == len(attempts):
@@ -253,6 +260,7 @@ class Trainer:
             "model_version": self.model_version,
             "fit_count": self.fit_count,
             "behind": self.behind.times,
+            "begun_ms": self.begun_ms,
             "norms": [list(pair) for pair in self.norms],
             "scaler": dict(self.scaler.state_dict()),
             "fallback": self.scorer.fallback,
@@ -279,6 +287,7 @@ class Trainer:
             saved_state.integer(meta, name) for name in ("model_version", "fit_count", "behind")
         )
         self.behind = Behind(behind)
+        self.begun_ms = saved_state.integer({"begun_ms": 0, **meta}, "begun_ms")  # 0: an older state
         saved_norms = meta["norms"]
         assert isinstance(saved_norms, list)
         self.norms = [(float(a), float(b)) for a, b in saved_norms]
@@ -289,13 +298,18 @@ class Trainer:
         self.scorer.load_state_dict({k: v.numpy() for k, v in parts["scorer"].items()}, str(meta["fallback"]))
         self.before, self._elders, self._latest = None, Elders(), None
 
+    def _is_full_due(self, cut: Cut) -> bool:
+        every_ms = self.options.full_every_ms
+        return every_ms > 0 and cut.watermark_ms // every_ms > self.begun_ms // every_ms
+
     def _begin(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
     ) -> Trained:
         """A first fit: item rows in closed form, then the gentle training that makes the holdouts better."""
-        rows = closed_rows(view.events(cut), self.table.version, self.options)
-        if self.model_version > 0:
-            rows = aligned(rows, self.table.weight[: self.table.rows].cpu().numpy())
+        before = self.table.weight[: self.table.rows].cpu().numpy() if self.model_version else None
+        rows = closed_rows(view.events(cut), self.table.version, self.options, before)
+        if before is not None:
+            rows = aligned(rows, before)
         self.weights.start(rows)
         held, taken = (*todo.held_new, *todo.held_old), 0
 

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import torch
 
+from driftgraph.app.commands import retrain
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import cycle, loop, trainer_state
 from driftgraph.model import trainer
 from driftgraph.snapshots.generations import scripts
@@ -20,7 +22,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.stream import disk
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
-from driftgraph.stream.window.heterograph import HeterographView
+from driftgraph.stream.window.heterograph import HeterographView, Moment
 
 Patch = Callable[[Any, str, Callable[..., Any]], None]
 
@@ -114,3 +116,18 @@ def run(settings: Settings, window_dir: Path, point: str) -> None:
         steps(settings, worker, 1)
     death.armed = True
     steps(settings, worker, 1)
+
+
+def retrain_and_die(settings: Settings, point: str) -> None:
+    """``driftgraph retrain`` without an updater, which dies in the cycle at ``point``."""
+    torch.set_num_threads(1)
+    death = POINTS[point]()
+    publish = loop._Loop._publish
+
+    def armed_then(own: loop._Loop, moment: Moment) -> bool:
+        found = publish(own, moment)
+        death.armed = True
+        return found
+
+    loop._Loop._publish = armed_then  # type: ignore[method-assign]
+    retrain.retrain(settings, full=False, progress=NoProgress())

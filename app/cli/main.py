@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from driftgraph.app.cli import dlq, doctor, erase, faust, produce, serving, validate
+from driftgraph.app.cli import dlq, doctor, erase, export, faust, produce, retrain, serving, validate
 from driftgraph.app.cli.shared_options import (
     ColumnsOption,
     ConfigOption,
@@ -213,6 +213,8 @@ app.command()(doctor.doctor)
 app.command()(validate.validate)
 app.command()(produce.produce)
 app.command()(erase.erase)
+app.command()(export.export)
+app.command()(retrain.retrain)
 
 for command in (serving.recommend, serving.similar, serving.status, serving.generations, serving.rollback):
     app.command()(command)

@@ -117,6 +117,7 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
         **settings.model.model_dump(exclude={"device"}),
         examples_max=settings.fit.examples_max,
         replay_ratio=settings.fit.replay_ratio,
+        full_every_ms=0 if settings.fit.full_every is None else settings.fit.full_every.ms,
         evaluations_max=settings.fit.evaluations_max,
         repeats=settings.publish.repeats,
         behavior_weights={name: own.weight for name, own in settings.relations.items()},

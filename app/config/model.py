@@ -12,7 +12,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, mod
 
 from driftgraph.app.config.sections import Section
 from driftgraph.model.options import LIMITS, TrainerOptions
-from driftgraph.stream.time.durations import Duration, positive_duration
+from driftgraph.stream.time.durations import Duration, PositiveDurationField, positive_duration
 
 Auto = Literal["auto"]
 _TRAINER: Final = {option.name: option for option in fields(TrainerOptions)}
@@ -98,6 +98,14 @@ class FitSettings(Section):
         ge=1,
         description="Also after this many events, whichever comes first.",
         examples=[100_000],
+    )
+    full_every: PositiveDurationField | None = Field(
+        default=None,
+        description=(
+            "Event time between two full retrains: the fit that is due next then begins in closed form on "
+            "the whole window, near the vectors of before. Not set: only when that ranks better."
+        ),
+        examples=["7d"],
     )
     examples_max: int = _of_trainer(
         "examples_max", "New events that one fit learns from at most, the newest ones."

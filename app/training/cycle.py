@@ -25,6 +25,7 @@ from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, t
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
+from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
@@ -74,8 +75,9 @@ class Worker:
         self._upkeep = None if store is None else Upkeep(store)
         self.published = 0  # the generation's number
         self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
+        self.answered: Answer | None = None  # to who asked for a fit last
         self.evaluated: Facts = {}  # the metrics of the evaluation before the serving model's fit
-        self.model_hash = hash_of_weights(trainer.network)  # as its fit left it, under whatever relations
+        self.model_hash = hash_of_weights(trainer.network, 0)  # as its fit left it, under whatever relations
         self.trained_to_ms = 0  # the watermark up to which the serving model is trained
         zeros = (0,) * len(graph.window.relations)
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
@@ -92,7 +94,9 @@ class Worker:
             return False
         return sum(mark.cut.next) > sum(self.seen.next)
 
-    def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
+    def cycle(
+        self, moment: Moment, asked: Request | None = None
+    ) -> tuple[GenerationReport, PredictionRows | None]:
         """Evaluate and train on the events up to ``moment``, and publish if the gate lets it. The order:
 
           1. evaluate the serving model on the events since the last cycle;
@@ -121,7 +125,8 @@ class Worker:
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
             told = self._told(f"training model version {version}")
-            fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=evaluation.lessons)
+            full, lessons = asked is not None and asked.full, evaluation.lessons
+            fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=lessons, full=full)
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
@@ -132,9 +137,10 @@ class Worker:
             ITEM, np.arange(len(moment.versions[ITEM]), dtype=np.uint32), moment
         )
         self.status.fitted(fit)
+        self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
             self.evaluated = facts_of(evaluation, drift)
-            self.model_hash = hash_of_weights(self.trainer.network)
+            self.model_hash = hash_of_weights(self.trainer.network, version)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
             self._unsaved = moment
@@ -211,9 +217,8 @@ class Worker:
 
     def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
         """What makes the lists that are published with these items, and those of each refresh."""
-        view, weight_F = self.graph.window, self.trainer.scorer.weight_F
-        new_items = partial(self.trainer.new_items, view)
-        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
+        view, new_items = self.graph.window, partial(self.trainer.new_items, self.graph.window)
+        return ScoredLists(view, moment, items, self.trainer.scorer.weight_F, self._lengths, new_items)
 
     def _embedding(self, moment: Moment) -> Embedding:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
@@ -367,6 +372,7 @@ class Worker:
         files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
         number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
         facts |= {"model_hash": self.model_hash, "trained_to_ms": self.trained_to_ms, **self.evaluated}
+        facts |= {} if self.answered is None else {"answered": self.answered.json()}
         checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
     def _manifest(self, number: int, moment: Moment) -> Facts:

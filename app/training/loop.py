@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
-from driftgraph.app.training.generation_report import describe
+from driftgraph.app.training.generation_report import GenerationReport, describe
+from driftgraph.app.training.retraining import Answer, Request, Requests
 from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -153,6 +155,7 @@ class _Loop:
         self._outage = OutageLog(log.warning)
         self._disk = OutageLog(log.warning)
         self._pending = PendingErasures(erasures_folder(settings))
+        self._requests = Requests(settings.data_dir)
         self._rounds = 0
         self._ring = OutageLog(log.warning)
         self._stale = 0  # moments in a row that the window had left before the work was done
@@ -202,11 +205,21 @@ class _Loop:
             self.worker.erase(users)
             path.unlink(missing_ok=True)  # taken back, if its request could not be noted
 
-    def _step(self, moment: Moment) -> None:
+    def _publish(self, moment: Moment) -> bool:
+        """Save and publish what is not yet; whether something was published."""
         worker = self.worker
         worker.save_what_is_due()
-        if not worker.published and worker.may_publish(moment):
-            worker.publish(moment)
+        if worker.published or not worker.may_publish(moment):
+            return False
+        worker.publish(moment)
+        return True
+
+    def _step(self, moment: Moment) -> None:
+        worker = self.worker
+        if self._publish(moment):
+            return
+        if (asked := self._requests.waiting()) is not None:
+            self._requests.answer(self.retrain(asked, moment))
         elif (mark := self._due()) is not None:
             self._fit(mark)
         else:
@@ -214,6 +227,22 @@ class _Loop:
             if self._rounds % ROUNDS_PER_LOOK == 0:
                 worker.look(moment)
             worker.refresh(moment)
+
+    def retrain(self, asked: Request, moment: Moment) -> Answer:
+        """Make the fit that somebody asked for, unless it is made: a start publishes what was saved.
+
+        Marks are where they would be without it.
+        """
+        worker = self.worker
+        if (worker.answered is None or worker.answered.id != asked.id) and (
+            asked.full or sum(moment.cut.next) > sum(worker.seen.next)
+        ):
+            report, _ = worker.cycle(moment, asked)
+            self._tell(report)
+        made = (
+            worker.answered if worker.answered and worker.answered.id == asked.id else Answer.nothing(asked)
+        )
+        return replace(made, model_version=worker.trainer.model_version, generation=worker.published)
 
     def _due(self) -> Mark | None:
         mark = self._newest_marks().newest(has_model=self.worker.trainer.model_version > 0)
@@ -229,6 +258,10 @@ class _Loop:
                 raise
             log.warning(LATE_FIT)
             report, _ = worker.cycle(worker.graph.moment())
+        self._tell(report)
+
+    def _tell(self, report: GenerationReport) -> None:
+        worker = self.worker
         log.log(logging.INFO if report.fit.accepted else logging.WARNING, "%s", describe(report))
         if not worker.trainer.model_version and not worker.is_rolled_back:
             worker.published = 0  # popularity has moved on: the lists are made anew
@@ -259,7 +292,26 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
     raise AssertionError("tries never end")
 
 
+def retrained(settings: Settings, graph: HeterographView, store: GenerationStore, asked: Request) -> Answer:
+    """Publish what was saved and not published, then make one fit: a worker's work without an updater.
+
+    Raises:
+        StoreError: Redis does not do what it should. The next start goes on.
+        CheckpointError: The disk does not take the state.
+        OtherModelError: The saved model does not fit the configuration.
+    """
+    use_threads()
+    loop = _Loop(settings, worker_of(settings, graph, store), Marks)
+    loop._erase()
+    loop._publish(graph.moment())
+    return loop.retrain(asked, graph.moment())
+
+
 def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
+    return worker_of(settings, HeterographView.attach(window_dir), store)
+
+
+def worker_of(settings: Settings, graph: HeterographView, store: GenerationStore) -> Worker:
     """The worker as its last checkpoint left it that the window has come to.
 
     After a crash of the whole machine the window may be behind the newest one, which then is of a future that
@@ -269,7 +321,6 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
     Raises:
         OtherModelError: The checkpoint does not fit the configuration.
     """
-    graph = HeterographView.attach(window_dir)
     relations = graph.window.relations
     trainer = Trainer(
         [r.name for r in relations],
@@ -299,6 +350,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         worker.evaluated = trainer_state.evaluated(found)
         worker.trained_to_ms = int(found.facts["trained_to_ms"])
         worker.model_hash = str(found.facts["model_hash"])
+        worker.answered = Answer.read(found.facts.get("answered"))
         changes = saved.changes(settings)
         log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
     worker.go_on()

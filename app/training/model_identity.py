@@ -16,9 +16,9 @@ from driftgraph.model.options import ListLengths
 from driftgraph.model.trainer import Trainer
 
 
-def hash_of_weights(network: Module) -> str:
-    """Of the weights, which every accepted fit moves: equal for the same model only."""
-    digest = hashlib.sha256()
+def hash_of_weights(network: Module, model_version: int) -> str:
+    """Equal for the same model only. Two that begin in closed form may have equal weights, but no version."""
+    digest = hashlib.sha256(str(model_version).encode())
     for _, weight in sorted(network.state_dict().items()):
         digest.update(weight.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

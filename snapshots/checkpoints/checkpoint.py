@@ -125,14 +125,15 @@ def write(
 
 
 def latest(
-    root: Path, suits: Callable[[Checkpoint], bool] = lambda _: True
+    root: Path, suits: Callable[[Checkpoint], bool] = lambda _: True, *, is_ours: bool = True
 ) -> tuple[Checkpoint | None, list[Damage]]:
     """The newest checkpoint that suits and verifies, and the damage of newer ones.
 
-    Removes folders that a crash has left half written.
+    Removes folders that a crash has left half written, unless another process may be writing them: then the
+    root is not ours.
     """
     damaged: list[Damage] = []
-    for leftover in root.glob(f"*{PARTIAL}"):
+    for leftover in root.glob(f"*{PARTIAL}") if is_ours else ():
         shutil.rmtree(leftover, ignore_errors=True)
     for number in reversed(numbers(root)):
         try:

@@ -276,12 +276,14 @@ class _Stretch:
         return self.stop - self.start == SEGMENT_EVENTS
 
 
-def latest(root: Path, stream: str) -> tuple[Checkpoint | None, State | None, list[Damage]]:
+def latest(
+    root: Path, stream: str, *, is_ours: bool = True
+) -> tuple[Checkpoint | None, State | None, list[Damage]]:
     """The newest checkpoint of this stream that verifies, its state, and the damage of newer ones.
 
-    Checkpoints of another topic or shard are passed over.
+    Checkpoints of another topic or shard are passed over. The root is not ours where an updater may work.
     """
-    found, damaged = checkpoint.latest(root, lambda one: _state_of(one).stream == stream)
+    found, damaged = checkpoint.latest(root, lambda one: _state_of(one).stream == stream, is_ours=is_ours)
     return found, None if found is None else _state_of(found), damaged
 
 

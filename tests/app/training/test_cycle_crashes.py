@@ -20,6 +20,7 @@ import redis
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training import loop
+from driftgraph.app.training.retraining import Request, Requests
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
@@ -177,3 +178,25 @@ def test_what_an_operator_went_back_from_is_not_published_by_a_start_and_the_nex
     number, manifest = served(redis_client)
     assert number > 2
     assert manifest["model_hash"] == world.uncrashed["model_hash"]
+
+
+@pytest.mark.parametrize("point", ["gate | save", "save | publish", "publish: switch | tidy"])
+def test_a_retrain_that_was_asked_for_is_answered_after_a_kill_and_made_once(
+    point: str, world: World, data_dir: Path, redis_client: redis.Redis
+) -> None:
+    """The worker finds the request again; a fit that was saved is published, and answers it."""
+    requests, request = Requests(data_dir), Request.new(full=False)
+    with requests.ask(request):
+        killed(world, data_dir, point)
+        assert requests.answered(request) is None
+        worker = worker_started(world.settings(data_dir), world.folder / "window", epoch=2)
+        steps(world.settings(data_dir), worker, 2)
+        answer = requests.answered(request)
+        assert requests.waiting() is None
+        fits = worker.trainer.fit_count
+        steps(world.settings(data_dir), worker, 2)
+    number, manifest = served(redis_client)
+    assert answer is not None
+    assert (answer.outcome, answer.model_version, answer.generation) == ("published", 2, number)
+    assert manifest["model_hash"] == world.uncrashed["model_hash"]
+    assert worker.trainer.fit_count == fits == 2

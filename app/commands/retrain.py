@@ -1,0 +1,100 @@
+"""``driftgraph retrain``: one fit now, by the worker of a running updater, or here where none runs.
+
+    the lock of data_dir is free ──► newest checkpoint ──► lease ──► one fit ──► generation
+    it is held ──► a request to the worker ──► its answer
+
+Two processes never train one model: whoever makes the fit holds the lock of the data_dir and the lease of the
+namespace, the updater's worker or this process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any, Final
+
+from driftgraph.app.commands.saved_window import saved_window
+from driftgraph.app.config import saved_model
+from driftgraph.app.config.builders import generation_store, lease_client
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.status_files import told
+from driftgraph.app.training.loop import retrained
+from driftgraph.app.training.retraining import Answer, Request, Requests, RetrainError
+from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.lease import raise_epoch
+from driftgraph.stream import disk
+
+LOOK_EVERY_S: Final = 0.2
+EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3}
+
+
+def retrain(settings: Settings, *, full: bool, progress: Progress) -> dict[str, Any]:
+    """Make one fit, and say how it ended and who made it.
+
+    Raises:
+        RetrainError: Another retrain is at work, or the updater's worker ends again and again.
+        NoCheckpointError: No updater runs, and there is no checkpoint.
+        DriftgraphError: Redis, the disk or the saved model is not as it should be.
+    """
+    saved_model.check(settings)
+    request, requests = Request.new(full=full), Requests(settings.data_dir)
+    with requests.ask(request):
+        is_told = False
+        while True:
+            with _lock(settings) as is_ours:
+                if is_ours:
+                    return {**_told(_alone(settings, request, progress)), "made_by": "retrain"}
+            if not is_told:
+                progress.note(f"an updater works in {settings.data_dir}: its worker is asked for the fit")
+                is_told = True
+            if (answer := requests.answered(request)) is not None:
+                return {**_told(answer), "made_by": "worker"}
+            updater = told(settings.data_dir, "updater")
+            if updater is not None and updater["state"] == "degraded":
+                raise RetrainError(f"no fit is made: {updater['why']}; see driftgraph status")
+            time.sleep(LOOK_EVERY_S)
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    found = asdict(answer)
+    del found["id"]
+    return found
+
+
+def _alone(settings: Settings, request: Request, progress: Progress) -> Answer:
+    """Without an updater: the window as of the newest checkpoint, which stays as it is."""
+    graph, number = saved_window(settings)
+    held = sum(graph.window.live().values())
+    progress.note(f"no updater works here: one fit on checkpoint {number}, with {held:,} events")
+    with ExitStack() as stack:
+        lease = lease_client(settings).take_alone()
+        stack.callback(lease.release)
+        client = connect(settings.redis.address())
+        stack.callback(client.close)
+        epoch = raise_epoch(client, settings.redis.namespace, lease.owner)
+        store = generation_store(settings, client, epoch=epoch)
+        store.clean_up()
+        return retrained(settings, graph, store, request)
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[bool]:
+    """The lock of data_dir, if it is free; whether it was."""
+    path = settings.data_dir / "lock"
+    with path.open("a+") as file:
+        try:
+            held = disk.lock(file.fileno(), path)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield True
+        finally:
+            held.close()
