@@ -27,6 +27,7 @@ from driftgraph.app.cli.shared_options import (
     DimOption,
     FitEveryOption,
     FormatOption,
+    ImpressionsOption,
     Invocation,
     JsonOption,
     NoHeaderOption,
@@ -165,6 +166,7 @@ def replay(
     ],
     config: ConfigOption = None,
     relations: RelationsOption = None,
+    impressions: ImpressionsOption = None,
     columns: ColumnsOption = None,
     no_header: NoHeaderOption = False,
     separator: SeparatorOption = None,
@@ -187,7 +189,9 @@ def replay(
         ctx,
         config,
         relations=relations,
-        events=events_of(format_, columns, no_header=no_header, separator=separator),
+        events=events_of(
+            format_, columns, no_header=no_header, separator=separator, impressions=impressions
+        ),
         redis=redis,
         data_dir=data_dir,
         fit_every=fit_every,

@@ -44,7 +44,7 @@ def generation_by_id(
     """The users and the items of a generation, with lists unless their length is 0."""
     of_items = maker if lengths.similar else None
     items = items_by_id(graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items)
-    times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.window, moment.cut))
+    times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.edges, moment.cut))
     of_users = maker if lengths.lists else None
     users = users_by_id(
         graph, embedding.user_rows, embedding.user, moment, times_ms, of_users, repeats=lengths.repeats
@@ -95,7 +95,7 @@ def items_by_id(
 
 def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str, float]]:
     """For each relation the items of its live events by recent popularity, ``TRENDING_MAX`` at most."""
-    view = graph.window
+    view = graph.edges
     events = view.events(moment.cut)
     found: dict[str, dict[str, float]] = {}
     for r, relation in enumerate(view.relations):
@@ -126,7 +126,7 @@ def predictions_by_id(
     """
     if found is None:
         return None
-    relations = [relation.name for relation in graph.window.relations]
+    relations = [relation.name for relation in graph.edges.relations]
     ranked = np.unique(found.top_items[found.top_items != NO_ITEM])
     former = np.array([*former_names, *[None] * (int(ranked.max(initial=0)) + 1)], object)[ranked]
     now = graph.names(ITEM, ranked, moment)
@@ -149,7 +149,7 @@ def touched_items(
     Each item once, from the newest ``TOUCHED_MAX`` events of each relation: its id, where it has one, and its
     row. Beside them the time of the newest event, [N]; 0 if there is none.
     """
-    view = graph.window
+    view = graph.edges
     if times_ms is None:
         times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
     touched: list[list[str]] = []

@@ -90,7 +90,8 @@ class Worker:
         """Whether a fit is to be made at a mark: something is new there, and an early one is for no model."""
         if mark.is_early and self.trainer.model_version:
             return False
-        return sum(mark.cut.next) > sum(self.seen.next)
+        edges = len(self.graph.edges.relations)
+        return sum(mark.cut.next[:edges]) > sum(self.seen.next[:edges])
 
     def cycle(self, moment: Moment) -> tuple[GenerationReport, PredictionRows | None]:
         """Evaluate and train on the events up to ``moment``, and publish if the gate lets it. The order:
@@ -112,7 +113,7 @@ class Worker:
             CheckpointError: The disk did not take the state, and nothing is published until it does.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, version = self.graph.window, self.trainer.model_version + 1
+        view, version = self.graph.edges, self.trainer.model_version + 1
         evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
             self.status.start(f"evaluating before model version {version}")
@@ -120,8 +121,11 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
+            shown = self.trainer.evaluate_heads(self.graph.window, view, self.seen, moment.cut)
             told = self._told(f"training model version {version}")
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=evaluation.lessons)
+            if shown is not None:
+                self.trainer.heads.learn(shown[1])
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
@@ -133,7 +137,7 @@ class Worker:
         )
         self.status.fitted(fit)
         if fit.accepted:
-            self.evaluated = facts_of(evaluation, drift)
+            self.evaluated = facts_of(evaluation, drift, None if shown is None else shown[0])
             self.model_hash = hash_of_weights(self.trainer.network)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
@@ -142,7 +146,8 @@ class Worker:
         if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
-        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift)
+        heads = None if shown is None else shown[0]
+        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift, heads)
         return report, predictions
 
     def save_what_is_due(self) -> None:
@@ -165,7 +170,7 @@ class Worker:
         Raises:
             StoreError: Redis does not answer.
         """
-        if self.store is None or moment.cut.next == moment.cut.first:
+        if self.store is None or self._is_empty(moment):
             return False
         self.go_on()
         if self.published:
@@ -203,7 +208,7 @@ class Worker:
                 self._publish(moment, embedding, lists)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
-                first = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
+                first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
                 self._publish(moment, first.embedding(), first)
             self._publish_trending(moment)
         finally:
@@ -211,7 +216,7 @@ class Worker:
 
     def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
         """What makes the lists that are published with these items, and those of each refresh."""
-        view, weight_F = self.graph.window, self.trainer.scorer.weight_F
+        view, weight_F = self.graph.edges, self.trainer.scorer.weight_F
         new_items = partial(self.trainer.new_items, view)
         return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
 
@@ -219,7 +224,7 @@ class Worker:
         """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
         cut's now: the watermark waits for slow partitions, and what a user just did must not.
         """
-        view = self.graph.window
+        view = self.graph.edges
         embedding = self.trainer.embed(view, moment.cut)
         ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
         vectors = embedding.user.copy()
@@ -247,6 +252,11 @@ class Worker:
         self._refreshed, self._lists = moment.cut, lists if self._lengths.lists else None
         self.is_rolled_back = False
 
+    def _is_empty(self, moment: Moment) -> bool:
+        """Whether the graph has no edge."""
+        edges = len(self.graph.edges.relations)
+        return moment.cut.next[:edges] == moment.cut.first[:edges]
+
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
         told = 0
@@ -272,7 +282,7 @@ class Worker:
         """
         if self.store is None or not self.published or self.is_rolled_back:
             return 0
-        view = self.graph.window
+        view = self.graph.edges
         events = view.events(moment.cut, self._refreshed)
         rows, newest_ms = newest_events(events.user, events.time_ms)
         if len(rows):
@@ -388,7 +398,7 @@ class Worker:
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows, unless the Faust app keeps it."""
-        if self.store is None or moment.cut.next == moment.cut.first:  # what Redis has stays
+        if self.store is None or self._is_empty(moment):  # what Redis has stays
             return
         if not self.store.trending.replace(trending_by_id(self.graph, moment)):
             log.info("the Faust app keeps the lists of rising items, and the worker leaves them alone")

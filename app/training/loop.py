@@ -270,7 +270,7 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
         OtherModelError: The checkpoint does not fit the configuration.
     """
     graph = HeterographView.attach(window_dir)
-    relations = graph.window.relations
+    relations = graph.edges.relations
     trainer = Trainer(
         [r.name for r in relations],
         [r.span_ms for r in relations],

@@ -41,13 +41,18 @@ class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One behavior: how long its events live, and how many events the window holds."""
+    """One behavior: how long its events live, and how many events the window holds.
+
+    Events of a relation that makes no edge say what was shown. They are kept like all others, and the graph
+    (``WindowView.edges``) leaves them out.
+    """
 
     name: str
     span_ms: int
     capacity: int = 1 << 24  # events of 32 bytes; a place takes memory once an event has been there
     user_events_max: int = EVENTS_MAX  # in the window, of one user; a user with more is no shopper
     item_events_max: int = EVENTS_MAX
+    is_edge: bool = True
 
     def __post_init__(self) -> None:
         if self.span_ms <= 0:
@@ -112,26 +117,49 @@ class WindowView:
     then.
     """
 
-    def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
+    def __init__(
+        self,
+        relations: Sequence[Relation],
+        row_capacity: tuple[int, int],
+        arrays: Arrays,
+        *,
+        width: int | None = None,
+    ) -> None:
+        """``relations`` are the first of ``width`` in the arrays; None: they are all."""
         self.relations = tuple(relations)
+        self._width = len(relations) if width is None else width
         self.row_capacity = row_capacity
         self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
         self._times = arrays.words.view(np.int64)
-        self.sides = tuple(Side(arrays.words, self._times, arrays.heads[side], side) for side in (USER, ITEM))
+        self.sides = tuple(
+            Side(arrays.words, self._times, arrays.heads[side], side, self._width) for side in (USER, ITEM)
+        )
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
-        r, at = len(self.relations), cut_header.HEADER_WORDS
+        r, at = self._width, cut_header.HEADER_WORDS
         self._reserved = arrays.header[at + 2 * r : at + 3 * r]
         self._first_at_erasure = arrays.header[at + 3 * r :]
+
+    def edges(self) -> WindowView:
+        """The window without the relations that make no edge, which are its last ones.
+
+        Cuts are those of the whole window.
+        """
+        edges = [relation for relation in self.relations if relation.is_edge]
+        if len(edges) == len(self.relations):
+            return self
+        part = WindowView(edges, self.row_capacity, self._arrays, width=self._width)
+        part.history = self.history
+        return part
 
     def cut(self) -> Cut:
         """The newest published cut."""
         out = np.empty_like(self._arrays.header)
         while not cut_header.read(self._arrays.header, out):  # the writer is inside a handful of stores
             pass
-        r, at = len(self.relations), cut_header.HEADER_WORDS
+        r, at = self._width, cut_header.HEADER_WORDS
         return Cut(
             int(out[cut_header.WATERMARK]),
             tuple(out[at : at + r].tolist()),
@@ -272,7 +300,8 @@ class WindowView:
 
     def rings(self, cut: Cut) -> Rings:
         """The rings as of the cut, as kernels take them."""
-        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        count = len(self.relations)
+        first, next_ = np.array(cut.first[:count], np.int64), np.array(cut.next[:count], np.int64)
         start = self._base + first % self._capacity
         return Rings(
             start, self._capacity, first, next_ - first, self._span_ms, self._reserved, cut.watermark_ms
