@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, t
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
+from driftgraph.app.training.serving_parts import embedding_at, heads_at
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
+from driftgraph.model.head_parts import HeadParts
 from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, popularity_users
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import ListLengths
@@ -37,6 +39,7 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
+from driftgraph.snapshots.head_scores import HEAD
 from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
@@ -81,6 +84,7 @@ class Worker:
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
         self._lengths = lengths or ListLengths()
         self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
+        self._heads: HeadParts | None = None  # of what was published last; None if it has none
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
@@ -202,7 +206,8 @@ class Worker:
         """
         try:
             if self.trainer.model_version:
-                embedding = self._embedding(moment)
+                embedding = embedding_at(self.trainer, self.graph, moment)
+                self._heads = heads_at(self.trainer, self.graph, moment)
                 items = (embedding.item_rows, embedding.item)
                 lists = None if self.store is None else self._list_maker(moment, items)
                 self._publish(moment, embedding, lists)
@@ -220,19 +225,6 @@ class Worker:
         new_items = partial(self.trainer.new_items, view)
         return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
 
-    def _embedding(self, moment: Moment) -> Embedding:
-        """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
-        cut's now: the watermark waits for slow partitions, and what a user just did must not.
-        """
-        view = self.graph.edges
-        embedding = self.trainer.embed(view, moment.cut)
-        ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
-        vectors = embedding.user.copy()
-        vectors[ahead] = self.trainer.embed_users(
-            view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
-        )
-        return replace(embedding, user=vectors)
-
     def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker | None) -> None:
         if self.store is None or lists is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
@@ -240,7 +232,7 @@ class Worker:
                 self.published = self._unstored
             return
         self.status.start("ids and lists of all users and items")
-        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths)
+        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, self._heads)
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
@@ -292,12 +284,15 @@ class Worker:
                 has_none = self._lists is None and self.trainer.serving is not None
                 if has_none and self._lengths.lists:  # the generation is of an earlier process
                     self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
+                self._heads = self._heads or heads_at(self.trainer, self.graph, moment)
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
+                heads = self._heads and self._heads.users_later(self.graph.window, rows, times_ms, moment.cut)
                 users = users_by_id(
-                    self.graph, rows, vectors, moment, times_ms, self._lists, repeats=self._lengths.repeats
-                )
+                    self.graph, rows, vectors, moment, times_ms, self._lists,
+                    repeats=self._lengths.repeats, heads=heads,
+                )  # fmt: skip
                 self.store.refresh(self.published, users)
             except NotCurrentError:
                 self.look(moment)
@@ -393,6 +388,7 @@ class Worker:
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
             "weights": json.dumps(self.trainer.scorer.readable()),
+            **({} if self._heads is None else {HEAD: json.dumps(self._heads.manifest())}),
             **self.evaluated,
         }
 
