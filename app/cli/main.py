@@ -218,7 +218,9 @@ app.command()(validate.validate)
 app.command()(produce.produce)
 app.command()(erase.erase)
 
-for command in (serving.recommend, serving.similar, serving.status, serving.generations, serving.rollback):
+for command in (
+    serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+):  # fmt: skip
     app.command()(command)
 app.command()(faust.faust)
 

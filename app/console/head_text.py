@@ -2,13 +2,19 @@
 
     HeadEvaluation as JSON values ──► [lines_of_heads] ──► replay, status, generations
     HeadEvaluations of all intervals ──► [heads_together] ──► replay's report
+    probabilities of a reader as JSON values ──► [print_chances] ──► scores
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 METRICS: Final = {  # of a head, in the order in which people read of them
     "log_loss": "log loss",
@@ -36,6 +42,22 @@ def lines_of_heads(found: Mapping[str, Any] | None) -> list[str]:
             f"{found['impressions']:,} impressions answered{served}"
         )
     return lines
+
+
+def print_chances(value: Mapping[str, Any], console: Console) -> None:
+    """A line for each item, with the probability of each behavior."""
+    unknown = [one["item"] for one in value["items"] if not one["known"]]
+    if not value["known"]:
+        said = f"generation {value['generation']} does not know user {value['user']!r}"
+        print(f"{said}: the probabilities are those of an average user", file=sys.stderr)
+    if unknown:
+        said = f"generation {value['generation']} does not know {', '.join(map(repr, unknown))}"
+        print(f"{said}: the probabilities are those of an average item", file=sys.stderr)
+    names = list(value["items"][0]["probability"])
+    table = Table("item", *names, box=None, pad_edge=False)
+    for one in value["items"]:
+        table.add_row(escape(one["item"]), *(f"{one['probability'][name]:.4g}" for name in names))
+    console.print(table)
 
 
 def heads_together(intervals: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
