@@ -28,7 +28,7 @@ from driftgraph.app.console.progress import NoProgress
 from driftgraph.model import head_evaluation
 from driftgraph.model.head_evaluation import HeadEvaluation, auc, calibration_error
 from driftgraph.model.heads import BASE, USER_PART, Head, Heads, Sample
-from driftgraph.stream.arrays import F64, Mask, U32
+from driftgraph.stream.arrays import F64, U32, Mask
 
 RATES = (0.001, 0.003, 0.01, 0.03)
 START = 1e-8  # of AdaGrad's sum of squared gradients
@@ -127,7 +127,11 @@ def main() -> None:
             settings = settings.with_relations(dataset.relations)
         replay(settings, dataset.path, redis="none", predictions=None, progress=NoProgress())
     found = heads_together(beside.intervals[1:])
-    print(json.dumps({"data": asked.data, "fit_every": asked.fit_every, "seed": asked.seed, **(found or {})}, indent=2))
+    print(
+        json.dumps(
+            {"data": asked.data, "fit_every": asked.fit_every, "seed": asked.seed, **(found or {})}, indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from driftgraph.model.examples import before
 from driftgraph.model.heads import BASE, USER_PART, Head, Heads, Parts, Sample, losses, probability
 from driftgraph.model.impressions import NEVER, Asked, Impressions, Rates, answered
 from driftgraph.model.published import Published
-from driftgraph.stream.arrays import F32, F64, I64, Mask, U32
+from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 

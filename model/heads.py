@@ -90,8 +90,8 @@ def features(counts: Counts, parts: Parts, relation: int, relations: Sequence[st
     for count_NHC, smooth in ((counts.user, SMOOTH_USER), (counts.item, SMOOTH_ITEM)):
         off_NBH = _logit(_rate(count_NHC, smooth, usual_NB1)) - longest_NB1
         columns += [off_NBH[:, relation], np.log1p(count_NHC[:, :, 0]), off_NBH[:, others, -1]]
-    columns += [parts.item_bias_N[:, None], parts.dot_N[:, None]]
-    return np.concatenate(columns, axis=1, dtype=np.float64)
+    columns += [own_N[:, None].astype(np.float64) for own_N in (parts.item_bias_N, parts.dot_N)]
+    return np.concatenate(columns, axis=1)
 
 
 def _rate(count_NHC: F64, smooth: float, usual: F64 | np.float64) -> F64:
@@ -123,7 +123,8 @@ def losses(feature_NF: F64, weight_F: F64, answered_N: Mask) -> F64:
 class Head:
     """The weights of one relation, and how sure of them the learning is.
 
-    Always true: ``information_FF`` is positive semi-definite; without impressions the weights are the prior's.
+    Always true: ``information_FF`` is positive semi-definite; before any impression the weights are the
+    prior's.
     """
 
     def __init__(self, layout: Layout) -> None:

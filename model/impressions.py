@@ -46,7 +46,7 @@ class Updates(NamedTuple):
     user: U32
     item: U32
     shown_ms: I64  # of the impression; its age makes the weight
-    count: U8  # 0: the impression itself; 1 + b: its answer by relation b
+    kind: U8  # 0: the impression itself; 1 + b: its answer by relation b
 
 
 class Asked(NamedTuple):
@@ -118,11 +118,11 @@ def _updates(impressions: Impressions) -> Updates:
     shown, relation = np.nonzero(impressions.answer_ms_NB != NEVER)
     of = np.concatenate([np.arange(len(impressions)), shown])
     known_ms = np.concatenate([impressions.time_ms, impressions.answer_ms_NB[shown, relation]])
-    count = np.concatenate([np.zeros(len(impressions), np.uint8), 1 + relation.astype(np.uint8)])
+    kind = np.concatenate([np.zeros(len(impressions), np.uint8), 1 + relation.astype(np.uint8)])
     order = np.argsort(known_ms, kind="stable")
     of = of[order]
     columns = (impressions.user[of], impressions.item[of], impressions.time_ms[of])
-    return Updates(known_ms[order], *columns, count[order].astype(np.uint8))
+    return Updates(known_ms[order], *columns, kind[order].astype(np.uint8))
 
 
 @kernel
@@ -151,12 +151,12 @@ def _answer(
 
 
 @helper
-def _count(table: Table, row: int, now_ms: int, shown_ms: int, count: int, half_lives_ms: F64) -> None:
+def _count(table: Table, row: int, now_ms: int, shown_ms: int, kind: int, half_lives_ms: F64) -> None:
     for h in range(len(half_lives_ms)):
         factor = 2.0 ** ((table.time_ms_R[row] - now_ms) / half_lives_ms[h])
         for c in range(table.count_RHC.shape[2]):
             table.count_RHC[row, h, c] *= factor
-        table.count_RHC[row, h, count] += 2.0 ** ((shown_ms - now_ms) / half_lives_ms[h])
+        table.count_RHC[row, h, kind] += 2.0 ** ((shown_ms - now_ms) / half_lives_ms[h])
     table.time_ms_R[row] = now_ms
 
 
@@ -184,10 +184,10 @@ def _run(
         now_ms = asked.time_ms[n]
         while done < len(updates.known_ms) and updates.known_ms[done] < now_ms:
             at_ms, shown_ms = updates.known_ms[done], updates.shown_ms[done]
-            count = np.int64(updates.count[done])
-            _count(users, np.int64(updates.user[done]), at_ms, shown_ms, count, half_lives_ms)
-            _count(items, np.int64(updates.item[done]), at_ms, shown_ms, count, half_lives_ms)
-            _count(everything, 0, at_ms, shown_ms, count, half_lives_ms)
+            kind = np.int64(updates.kind[done])
+            _count(users, np.int64(updates.user[done]), at_ms, shown_ms, kind, half_lives_ms)
+            _count(items, np.int64(updates.item[done]), at_ms, shown_ms, kind, half_lives_ms)
+            _count(everything, 0, at_ms, shown_ms, kind, half_lives_ms)
             done += 1
         _read(users, np.int64(asked.user[n]), now_ms, half_lives_ms, found.user, n)
         _read(items, np.int64(asked.item[n]), now_ms, half_lives_ms, found.item, n)

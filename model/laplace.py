@@ -25,8 +25,8 @@ Slope = Callable[[F64], tuple[F64, F64]]  # its gradient and its Hessian
 def carried(prior_F: F64, precision_FF: F64, mean_F: F64, information_FF: F64) -> tuple[F64, F64]:
     """Mean and precision of a prior and of what was learned beside it."""
     known_FF = precision_FF + information_FF
-    begin_F: F64 = np.linalg.solve(known_FF, precision_FF @ prior_F + information_FF @ mean_F)
-    return begin_F, known_FF
+    pull_F = precision_FF @ prior_F + information_FF @ mean_F
+    return np.linalg.solve(known_FF, pull_F).astype(np.float64), known_FF
 
 
 def minimum(value: Value, slope: Slope, begin_F: F64, precision_FF: F64) -> tuple[F64, F64]:

@@ -22,9 +22,9 @@ from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, Stability, no_fit, steps_of
+from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
 from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.heads import Heads, Sample
-from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
 from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
@@ -99,11 +99,7 @@ class Trainer:
     def evaluate_heads(
         self, window: WindowView, view: WindowView, since: Cut, cut: Cut
     ) -> tuple[HeadEvaluation, Sample] | None:
-        """Judge the heads by impressions of [since, cut), before ``fit``; None before model version 1.
-
-        ``window`` has the impressions, ``view`` the relations alone. The heads learn from the sample
-        afterwards, by ``heads.learn``.
-        """
+        """Judge the heads by the impressions of ``window``, before ``fit``; None before model version 1."""
         if self.serving is None or window is view:
             return None
         encoder = Encoder(self.network, self.table, view, cut)
@@ -304,9 +300,8 @@ class Trainer:
         assert isinstance(scaler, dict)
         if scaler:
             self.scaler.load_state_dict(scaler)
-        self.scorer.load_state_dict({k: v.numpy() for k, v in parts["scorer"].items()}, str(meta["fallback"]))
-        heads = {name: value.numpy() for name, value in parts.get("answer_heads", {}).items()}
-        self.heads.load_state_dict(heads, meta.get("answer_heads"))
+        self.scorer.load_state_dict(saved_state.arrays(parts, "scorer"), str(meta["fallback"]))
+        self.heads.load_state_dict(saved_state.arrays(parts, "answer_heads"), meta.get("answer_heads"))
         self.before, self._elders, self._latest = None, Elders(), None
 
     def _begin(

@@ -175,8 +175,7 @@ class EmbeddingReader:
     def scores(self, user_id: str, item_ids: Sequence[str]) -> Chances:
         """How probable each behavior is when each of the items is shown to the user, in one round trip.
 
-        The probabilities are those of the served heads, with rates as of the publish; the user's are as of
-        its newest refresh.
+        Rates are as of the publish, those of the user as of its newest refresh.
 
         Raises:
             StoreError: As for ``batch``.
@@ -188,9 +187,9 @@ class EmbeddingReader:
                 return Chances(0, "none", {}, False, found)
             names = [self._keys.user(generation, user_id)]
             names += [self._keys.item(generation, i) for i in item_ids]
-            commands = [("HGET", self._keys.of(generation, "manifest"), HEAD)]
-            commands += [("HMGET", name, "embedding", HEAD) for name in names]
-            head, user, *items = self._consistent(generation, commands)
+            rows = [("HMGET", name, "embedding", HEAD) for name in names]
+            manifest = ("HGET", self._keys.of(generation, "manifest"), HEAD)
+            head, user, *items = self._consistent(generation, [manifest, *rows])
             if head is None:
                 found[:] = [embedding is not None for embedding, _ in items]
                 return Chances(generation, "off", {}, user[0] is not None, found)

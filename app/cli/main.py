@@ -189,9 +189,7 @@ def replay(
         ctx,
         config,
         relations=relations,
-        events=events_of(
-            format_, columns, no_header=no_header, separator=separator, impressions=impressions
-        ),
+        events=events_of(format_, columns, no_header=no_header, separator=separator, impressions=impressions),
         redis=redis,
         data_dir=data_dir,
         fit_every=fit_every,

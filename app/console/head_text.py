@@ -1,8 +1,8 @@
 """The heads' metrics in words: of a replay, and of the served generation's manifest.
 
-    HeadEvaluation as JSON values ──► [lines_of_heads] ──► replay, status, generations
-    HeadEvaluations of all intervals ──► [heads_together] ──► replay's report
-    probabilities of a reader as JSON values ──► [print_chances] ──► scores
+HeadEvaluation as JSON values ──► [lines_of_heads] ──► replay, status, generations
+HeadEvaluations of all intervals ──► [heads_together] ──► replay's report
+probabilities of a reader as JSON values ──► [print_chances] ──► scores
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, t
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
-from driftgraph.app.training.serving_parts import embedding_at, heads_at
+from driftgraph.app.training.serving_parts import embedding_at, heads_at, renewed
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
@@ -288,7 +288,7 @@ class Worker:
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
-                heads = self._heads and self._heads.users_later(self.graph.window, rows, times_ms, moment.cut)
+                heads = renewed(self._heads, self.graph, rows, times_ms, moment)
                 users = users_by_id(
                     self.graph, rows, vectors, moment, times_ms, self._lists,
                     repeats=self._lengths.repeats, heads=heads,

@@ -1,6 +1,7 @@
 """What a generation is made of beside its lists: the vectors of all live nodes, and the heads' numbers.
 
 Trainer, graph at a moment ──► [embedding_at, heads_at] ──► Worker.publish ──► by_id ──► Redis
+                                 [renewed] ──► Worker.refresh ──┘
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from driftgraph.model.embed import Embedding
 from driftgraph.model.head_parts import HeadParts
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.trainer import Trainer
+from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 
 
@@ -34,3 +36,10 @@ def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadPa
         return None
     attribution_ms, time_ms = trainer.options.attribution_ms, now_ms(graph.edges, moment.cut)
     return HeadParts(trainer.heads, graph.window, moment.cut, time_ms, attribution_ms=attribution_ms)
+
+
+def renewed(
+    heads: HeadParts | None, graph: HeterographView, rows: U32, times_ms: I64, moment: Moment
+) -> F32 | None:
+    """[n, B] the numbers of users at a later moment, strictly before their times; None without heads."""
+    return None if heads is None else heads.users_later(graph.window, rows, times_ms, moment.cut)

@@ -60,7 +60,9 @@ def check(vectors: Vectors, side: str) -> None:
             f"{side} vectors must be float32 [N, dim], got {vectors.vectors.dtype} {vectors.vectors.shape}"
         )
     lengths = (len(vectors.vectors), len(vectors.event_ms))
-    if lengths != (n, n) or any(len(c) != n for c in (vectors.touched, vectors.lists, vectors.heads) if c is not None):
+    if lengths != (n, n) or any(
+        len(c) != n for c in (vectors.touched, vectors.lists, vectors.heads) if c is not None
+    ):
         raise ValueError(
             f"{side} columns disagree in length: {n} ids, {lengths[0]} vectors, {lengths[1]} times"
         )

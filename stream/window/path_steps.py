@@ -197,7 +197,6 @@ def visits_of(
     Visit ``rank`` of item k is at place k · V + rank.
     """
     side, rings, before_ms, user = lists.items, lists.rings, targets.before_ms[n], np.int64(targets.user[n])
-    relation_count = len(rings.start)
     for k in range(items):
         prefetch(side.heads, load(room.via, k) * side.width * HEAD_WORDS)
     count = 0

@@ -354,8 +354,7 @@ def attach(directory: Path) -> WindowView:
     """
     description = read_description(directory)
     relations = [Relation(r.name, r.span_ms, r.capacity, is_edge=r.is_edge) for r in description.relations]
-    rows = description.rows
-    view = WindowView(relations, rows, _arrays(relations, rows, Folder(directory)))
+    view = WindowView(relations, (rows := description.rows), _arrays(relations, rows, Folder(directory)))
     view.history = description.history
     return view
 

@@ -1,4 +1,4 @@
-"""Heads on a window: which impressions are looked at, and that nothing at or after one changes what it gets."""
+"""Heads on a window: which impressions are looked at, and that nothing that comes later changes one."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def test_the_own_click_of_an_impression_is_not_among_what_it_sees() -> None:
         at = int(np.flatnonzero(drawn.time_ms == START_MS + rows[last_click][3])[-1])
         found.append((sample, at))
     (with_it, at), (without, place) = found
-    assert with_it.answered_NB[at, CLICK] and not without.answered_NB[place, CLICK]
+    assert with_it.answered_NB[at, CLICK]
+    assert not without.answered_NB[place, CLICK]
     for a, b in zip(with_it.counts, without.counts, strict=True):
         assert (a[at] == b[place]).all()
     assert with_it.parts.dot_N[at] == without.parts.dot_N[place]
@@ -129,6 +130,7 @@ def test_heads_learn_the_blocks_and_beat_the_rates() -> None:
         trainer.heads.learn(found[1])
         trainer.fit(window.edges(), since, window.cut())
         since = window.cut()
+    assert found is not None
     metrics = found[0].heads["click"].metrics
     assert metrics["head"]["user_auc"] > metrics["running_rates"]["user_auc"] + 0.1
     assert metrics["head"]["log_loss"] < metrics["running_rates"]["log_loss"]
@@ -195,7 +197,8 @@ def test_who_was_only_shown_has_no_vector() -> None:
     trainer, window, _ = fitted()
     append(window, [(200, 150, SHOWN, 1_500_500), (201, 3, CLICK, 1_501_000)])
     embedding = trainer.embed(window.edges(), window.cut())
-    assert 200 not in embedding.user_rows and 201 in embedding.user_rows
+    assert 200 not in embedding.user_rows
+    assert 201 in embedding.user_rows
     assert 150 not in embedding.item_rows
 
 

@@ -12,7 +12,7 @@ from driftgraph.model import heads as heads_module
 from driftgraph.model.head_evaluation import auc, calibration_error, judged
 from driftgraph.model.heads import Head, Heads, Layout, Parts, Sample, losses, probability
 from driftgraph.model.impressions import HALF_LIVES_MS, Counts
-from driftgraph.stream.arrays import F64, Mask, U32
+from driftgraph.stream.arrays import F64, U32, Mask
 
 RELATIONS = ("click", "buy")
 LIVES = len(HALF_LIVES_MS)
@@ -152,7 +152,9 @@ def test_a_head_goes_on_from_its_state_also_if_the_relations_are_in_another_orde
     arrays, known = heads.state_dict()
     other.load_state_dict(arrays, known)
     heads.learn(second)
-    turned = Counts(*(count[:, :, [0, 2, 1]] for count in (second.counts.user, second.counts.item, second.counts.all)))
+    turned = Counts(
+        *(count[:, :, [0, 2, 1]] for count in (second.counts.user, second.counts.item, second.counts.all))
+    )
     other.learn(Sample(turned, second.parts, second.answered_NB[:, ::-1]))
     for name in RELATIONS:
         assert np.allclose(heads.heads[name].mean_F, other.heads[name].mean_F, rtol=0, atol=1e-9)

@@ -8,7 +8,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftgraph.model.impressions import HALF_LIVES_MS, HOUR_MS, NEVER, Asked, Counts, Impressions, Rates, answered
+from driftgraph.model.impressions import (
+    HALF_LIVES_MS,
+    HOUR_MS,
+    NEVER,
+    Asked,
+    Counts,
+    Impressions,
+    Rates,
+    answered,
+)
 from tests.model_worlds import Row, events_of
 
 CLICK, BUY, SHOWN = range(3)
@@ -50,9 +59,7 @@ def plain_counts(shown: Impressions, node: int, side: str, before_ms: int) -> np
     return count
 
 
-row = st.tuples(
-    st.integers(0, USERS - 1), st.integers(0, ITEMS - 1), st.integers(0, 2), st.integers(1, 120)
-)
+row = st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1), st.integers(0, 2), st.integers(1, 120))
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,4 +1,4 @@
-"""The Gaussian posterior: exact where the loss is a quadratic, and carried on as if all was learned at once."""
+"""The Gaussian posterior: exact for a quadratic loss, and carried on as if all was learned at once."""
 
 from __future__ import annotations
 

@@ -35,9 +35,7 @@ def test_the_slope_is_that_of_finite_differences() -> None:
     step = 1e-5 * np.eye(len(FEATURES))
     numeric = [(module._value(lessons, at + h) - module._value(lessons, at - h)) / 2e-5 for h in step]
     np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-5)
-    curved = [
-        (module._slope(lessons, at + h)[0] - module._slope(lessons, at - h)[0]) / 2e-5 for h in step
-    ]
+    curved = [(module._slope(lessons, at + h)[0] - module._slope(lessons, at - h)[0]) / 2e-5 for h in step]
     np.testing.assert_allclose(hessian, curved, rtol=1e-4, atol=1e-4)
 
 

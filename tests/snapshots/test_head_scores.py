@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ USER = RNG.standard_normal((3, 8)).astype(np.float32)
 ITEM = RNG.standard_normal((5, 8)).astype(np.float32)
 OF_USER = RNG.standard_normal((3, 2)).astype(np.float32)
 OF_ITEM = RNG.standard_normal((5, 2)).astype(np.float32)
-HEAD = {"relations": ["click", "buy"], "base": [-1.0, -3.0], "dot": [0.3, 0.6]}
+HEAD: dict[str, Any] = {"relations": ["click", "buy"], "base": [-1.0, -3.0], "dot": [0.3, 0.6]}
 
 
 def publish_heads(store: GenerationStore, number: int, *, shift: float = 0.0, head: Any = HEAD) -> None:
@@ -30,11 +31,11 @@ def publish_heads(store: GenerationStore, number: int, *, shift: float = 0.0, he
 
 
 def plain(user: int | None, item: int | None, behavior: int) -> float:
-    logit = HEAD["base"][behavior]  # type: ignore[call-overload]
+    logit = HEAD["base"][behavior]
     logit += 0 if user is None else float(OF_USER[user, behavior])
     logit += 0 if item is None else float(OF_ITEM[item, behavior])
     if user is not None and item is not None:
-        logit += HEAD["dot"][behavior] * float(USER[user, :-1] @ ITEM[item, :-1])  # type: ignore[call-overload]
+        logit += HEAD["dot"][behavior] * float(USER[user, :-1] @ ITEM[item, :-1])
     return float(1 / (1 + np.exp(-logit)))
 
 
@@ -62,10 +63,15 @@ def test_one_round_trip_answers(
     reader.current()
     trips: list[int] = []
     consistent = reader._consistent
-    monkeypatch.setattr(reader, "_consistent", lambda *a: trips.append(1) or consistent(*a))
+
+    def counted(generation: int, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        trips.append(len(commands))
+        return consistent(generation, commands)
+
+    monkeypatch.setattr(reader, "_consistent", counted)
     monkeypatch.setattr(redis_client, "execute_command", lambda *a, **k: pytest.fail(f"{a} {k}"))
     reader.scores("u0", ["i0", "i1"])
-    assert len(trips) == 1
+    assert trips == [1 + 1 + 2], "manifest, user, items"
 
 
 def test_a_switch_changes_all_of_it_and_a_rollback_changes_it_back(

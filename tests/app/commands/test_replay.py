@@ -379,7 +379,9 @@ def test_a_replay_with_impressions_reports_the_heads(shell: Shell, named: tuple[
     click = overall["heads"]["click"]
     assert set(click["metrics"]) == {"head", "running_rates"}
     assert set(click["metrics"]["head"]) == {"auc", "user_auc", "log_loss", "ece"}
-    expected = sum(one["impressions"] * one["heads"]["click"]["metrics"]["head"]["log_loss"] for one in judged)
+    expected = sum(
+        one["impressions"] * one["heads"]["click"]["metrics"]["head"]["log_loss"] for one in judged
+    )
     assert click["metrics"]["head"]["log_loss"] == pytest.approx(expected / overall["impressions"])
     assert click["metrics"]["head"]["log_loss"] < click["metrics"]["running_rates"]["log_loss"]
     assert "purchase" not in report["overall"]["metrics"]
@@ -404,7 +406,12 @@ def test_a_replay_with_impressions_says_so_in_text_and_to_a_reader(
     own = ("--impressions", "impression", "--redis", redis_server.url, "--fit-every", "12h", "--dim", "16")
     done = shell("replay", "shown.csv", *own)
     assert done.code == 0, done.err
-    for words in ("head click: log loss ", ", AUC per user ", "in brackets the running rates", "impressions answered"):
+    for words in (
+        "head click: log loss ",
+        ", AUC per user ",
+        "in brackets the running rates",
+        "impressions answered",
+    ):
         assert words in done.out
     where = ("--redis", redis_server.url)
     manifest = shell("status", *where, "--json").json()["manifest"]
@@ -417,7 +424,8 @@ def test_a_replay_with_impressions_says_so_in_text_and_to_a_reader(
     for one in value["items"]:
         assert all(0 < chance < 1 for chance in one["probability"].values())
     text = shell("scores", user, item, "nothing", *where)
-    assert item in text.out and "does not know 'nothing'" in text.err
+    assert item in text.out
+    assert "does not know 'nothing'" in text.err
 
 
 def test_a_file_of_impressions_alone_is_refused(shell: Shell) -> None:

@@ -62,13 +62,20 @@ def served(worker: Worker, graph: Heterograph) -> None:
     assert report.heads.heads[NAMES[0]].answered > 100
 
 
-def expected(worker: Worker, graph: Heterograph, reader: EmbeddingReader, user: str, items: list[str]) -> dict[str, list[float]]:
+def expected(
+    worker: Worker, graph: Heterograph, reader: EmbeddingReader, user: str, items: list[str]
+) -> dict[str, list[float]]:
     """The heads' probabilities of a moment, from all of the window and the published vectors."""
     moment = graph.moment()
     at_ms = now_ms(graph.edges, moment.cut)
     shown = answered(graph.window.events(moment.cut), SHOWN, worker.trainer.options.attribution_ms)
     rows = [
-        {name: row for row, name in enumerate(graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment))}
+        {
+            name: row
+            for row, name in enumerate(
+                graph.names(side, np.arange(len(moment.versions[side]), dtype=np.uint32), moment)
+            )
+        }
         for side in (0, 1)
     ]
     asked = Asked(
@@ -80,7 +87,9 @@ def expected(worker: Worker, graph: Heterograph, reader: EmbeddingReader, user: 
     vectors = reader.batch(users=[user] * len(items), items=items)
     parts = Parts(dots(vectors.users, vectors.items), vectors.items[:, -1])
     return {
-        name: probability(features(counts, parts, b, NAMES), worker.trainer.heads.heads[name].weight_F).tolist()
+        name: probability(
+            features(counts, parts, b, NAMES), worker.trainer.heads.heads[name].weight_F
+        ).tolist()
         for b, name in enumerate(NAMES)
     }
 
@@ -100,9 +109,7 @@ def test_a_reader_computes_what_the_heads_say(redis_client: redis.Redis, store: 
         assert len(set(found.by_behavior[NAMES[0]].tolist())) > 10
 
 
-def test_a_refresh_renews_what_is_known_of_a_user(
-    redis_client: redis.Redis, store: GenerationStore
-) -> None:
+def test_a_refresh_renews_what_is_known_of_a_user(redis_client: redis.Redis, store: GenerationStore) -> None:
     """Thirty impressions without a click lower the user's number, and nobody else's."""
     graph = graph_of([], WITH_SHOWN)
     worker = Worker(graph, trainer_of(), store, checkpoints=None)

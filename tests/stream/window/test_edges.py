@@ -24,9 +24,7 @@ Event = tuple[int, int, int, int]  # user, item, relation, time
 
 def append(window: Window, events: Sequence[Event]) -> None:
     user, item, relation, time_ms = np.array(events, np.int64).reshape(-1, 4).T
-    window.append(
-        user.astype(np.uint32), item.astype(np.uint32), relation.astype(np.uint8), time_ms.copy()
-    )
+    window.append(user.astype(np.uint32), item.astype(np.uint32), relation.astype(np.uint8), time_ms.copy())
 
 
 def same(ours: object, theirs: object) -> None:
@@ -42,10 +40,9 @@ def agree(part: WindowView, alone: WindowView, cut: Cut) -> None:
     seen = Cut(cut.watermark_ms, cut.first[:count], cut.next[:count])
     assert part.relations == alone.relations
     for side in (USER, ITEM):
-        for ask in (lambda v, c, s=side: v.recent(s, nodes, times_ms, 3, c),
-                    lambda v, c, s=side: v.distinct(s, nodes, times_ms, 3, c),
-                    lambda v, c, s=side: v.distinct_union(s, nodes, times_ms, 3, c)):  # fmt: skip
-            same(ask(part, cut), ask(alone, seen))
+        for name in ("recent", "distinct", "distinct_union"):
+            ours, theirs = getattr(part, name), getattr(alone, name)
+            same(ours(side, nodes, times_ms, 3, cut), theirs(side, nodes, times_ms, 3, seen))
         assert np.array_equal(part.degree(side, cut), alone.degree(side, seen))
     same(part.events(cut), alone.events(seen))
     assert part.live_counts(cut) == alone.live_counts(seen)
@@ -53,9 +50,7 @@ def agree(part: WindowView, alone: WindowView, cut: Cut) -> None:
     same(paths.walk(part, nodes, times_ms, cut, shape), paths.walk(alone, nodes, times_ms, seen, shape))
 
 
-event = st.tuples(
-    st.integers(0, ROWS - 1), st.integers(0, ROWS - 1), st.integers(0, 2), st.integers(1, 200)
-)
+event = st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1), st.integers(0, 2), st.integers(1, 200))
 step = st.one_of(st.lists(event, max_size=12), st.integers(1, 220))
 
 
