@@ -123,6 +123,7 @@ def test_the_own_click_of_an_impression_is_not_among_what_it_sees() -> None:
 def test_heads_learn_the_blocks_and_beat_the_rates() -> None:
     """A user clicks what is of its own block: the vectors know it, the rates do not."""
     trainer, window, since = fitted()
+    found = None
     for part in range(3):
         append(window, shown_with(blocks(600, seed=3 + part, first_ms=1_500_000 + part * 600_000), seed=part))
         found = trainer.evaluate_heads(window, window.edges(), since, window.cut())
