@@ -41,18 +41,14 @@ class StaleCut(WindowError):  # noqa: N818  # not a fault: the reader asks again
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One behavior: how long its events live, and how many events the window holds.
-
-    Events of a relation that makes no edge say what was shown. They are kept like all others, and the graph
-    (``WindowView.edges``) leaves them out.
-    """
+    """One behavior: how long its events live, and how many events the window holds."""
 
     name: str
     span_ms: int
     capacity: int = 1 << 24  # events of 32 bytes; a place takes memory once an event has been there
     user_events_max: int = EVENTS_MAX  # in the window, of one user; a user with more is no shopper
     item_events_max: int = EVENTS_MAX
-    is_edge: bool = True
+    is_edge: bool = True  # False: it says what was shown, and ``WindowView.edges`` leaves it out
 
     def __post_init__(self) -> None:
         if self.span_ms <= 0:
@@ -118,16 +114,10 @@ class WindowView:
     """
 
     def __init__(
-        self,
-        relations: Sequence[Relation],
-        row_capacity: tuple[int, int],
-        arrays: Arrays,
-        *,
-        width: int | None = None,
+        self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays, width: int = 0
     ) -> None:
-        """``relations`` are the first of ``width`` in the arrays; None: they are all."""
-        self.relations = tuple(relations)
-        self._width = len(relations) if width is None else width
+        """``relations`` are the first of ``width`` in the arrays; 0: they are all."""
+        self.relations, self._width = tuple(relations), width or len(relations)
         self.row_capacity = row_capacity
         self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
@@ -143,14 +133,11 @@ class WindowView:
         self._first_at_erasure = arrays.header[at + 3 * r :]
 
     def edges(self) -> WindowView:
-        """The window without the relations that make no edge, which are its last ones.
-
-        Cuts are those of the whole window.
-        """
+        """The window without its last relations, which make no edge; cuts are those of the whole window."""
         edges = [relation for relation in self.relations if relation.is_edge]
         if len(edges) == len(self.relations):
             return self
-        part = WindowView(edges, self.row_capacity, self._arrays, width=self._width)
+        part = WindowView(edges, self.row_capacity, self._arrays, self._width)
         part.history = self.history
         return part
 
@@ -300,8 +287,7 @@ class WindowView:
 
     def rings(self, cut: Cut) -> Rings:
         """The rings as of the cut, as kernels take them."""
-        count = len(self.relations)
-        first, next_ = np.array(cut.first[:count], np.int64), np.array(cut.next[:count], np.int64)
+        first, next_ = (np.array(one[: len(self.relations)], np.int64) for one in (cut.first, cut.next))
         start = self._base + first % self._capacity
         return Rings(
             start, self._capacity, first, next_ - first, self._span_ms, self._reserved, cut.watermark_ms
