@@ -96,6 +96,7 @@ class TrainerOptions:
     loss_margin: float = 0.10  # nats that a holdout may get worse; a first model version must beat popularity
     norm_factor: float = 10.0  # the median norm may leave the running median by it
 
+    attribution_ms: int = 1_800_000  # an event so long after an impression at most is its answer
     repeats: bool = False  # recommend what a user has touched, too; then every event is a target
     evaluations_max: int = 2_000  # scored events of an interval, drawn by the seed
     top: int = 20

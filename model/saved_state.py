@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions, network_words
+from driftgraph.stream.arrays import F64
 
 NEW = -1  # the place of a relation that the saved model does not have
 
@@ -94,6 +95,11 @@ def parts_of(tensors: Mapping[str, Tensor]) -> Parts:
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = tensor
     return parts
+
+
+def arrays(parts: Parts, name: str) -> dict[str, F64]:
+    """A part that is no tensors of torch in the trainer; empty if the state is from before it."""
+    return {key: tensor.numpy() for key, tensor in parts.get(name, {}).items()}
 
 
 def places(then: Sequence[str], now: Sequence[str]) -> list[int]:

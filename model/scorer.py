@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from driftgraph.model.bank import NAMES as BANK_NAMES
+from driftgraph.model.laplace import carried, minimum
 from driftgraph.stream.arrays import F32, F64, I64
 
 FEATURES = (
@@ -62,8 +64,6 @@ PRIOR: Mapping[str, float] = {
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
 FORGET = 0.8  # what was learned counts so much after another fit
-STEPS_MAX = 20  # of Newton's method
-TOLERANCE = 1e-6
 CHECKED_SHARE = 0.25  # of the targets, the newest: the sum has to be as good as its parts on these
 STANDARD_ERRORS = 2.0  # a part is better if it is so beyond the noise of the difference
 CHECKED_MIN = 50  # with fewer covered targets the verdict of the fit before stands
@@ -109,9 +109,6 @@ class Scorer:
 
         Deterministic. The older lessons are learned first, and the sum is held against its parts on the
         newest; then all of them are learned.
-
-        Source of the rule: a Laplace approximation of the posterior, carried on as the next prior
-        (Spiegelhalter and Lauritzen, "Sequential updating of conditional probabilities", Networks 1990).
         """
         count = len(lessons.target_N)
         older = count - round(CHECKED_SHARE * count)
@@ -147,9 +144,7 @@ class Scorer:
     def _posterior(self, lessons: Lessons) -> tuple[F64, F64]:
         """The weights after the lessons, and the information that lessons so far and these have given."""
         prior_FF = PRIOR_PRECISION * np.eye(len(FEATURES))
-        known_FF = prior_FF + self.information_FF
-        pull_F = prior_FF @ PRIOR_F + self.information_FF @ self.mean_F
-        begin_F = np.linalg.solve(known_FF, pull_F).astype(np.float64)
+        begin_F, known_FF = carried(PRIOR_F, prior_FF, self.mean_F, self.information_FF)
         mean_F, curvature_FF = _newton(_covered(lessons), begin_F, known_FF)
         return mean_F, curvature_FF - prior_FF
 
@@ -195,43 +190,23 @@ def _better_part(weight_F: F64, lessons: Lessons) -> str | None:
 
 
 def _newton(lessons: Lessons, begin_F: F64, precision_FF: F64) -> tuple[F64, F64]:
-    """The minimum of cross entropy + ½ (w − begin)ᵀ precision (w − begin), and the Hessian there.
-
-    By Newton's method with halved steps; the function is convex.
-    """
-    weight_F = begin_F.copy()
-    value = _value(lessons, weight_F, begin_F, precision_FF)
-    hessian_FF = precision_FF
-    for _ in range(STEPS_MAX):
-        gradient_F, hessian_FF = _slope(lessons, weight_F, begin_F, precision_FF)
-        step_F, length = np.linalg.solve(hessian_FF, gradient_F), 1.0
-        while length > 1e-4:
-            tried = _value(lessons, weight_F - length * step_F, begin_F, precision_FF)
-            if tried <= value:
-                break
-            length /= 2
-        else:
-            break
-        weight_F = weight_F - length * step_F
-        if value - tried <= TOLERANCE * abs(value):
-            break
-        value = tried
-    return weight_F, hessian_FF
+    """The minimum of cross entropy + ½ (w − begin)ᵀ precision (w − begin), and the Hessian there."""
+    return minimum(partial(_value, lessons), partial(_slope, lessons), begin_F, precision_FF)
 
 
-def _value(lessons: Lessons, weight_F: F64, begin_F: F64, precision_FF: F64) -> float:
-    off_F = weight_F - begin_F
-    value = 0.5 * float(off_F @ precision_FF @ off_F)
-    if len(lessons.target_N):
-        score_P = lessons.feature_PF @ weight_F
-        total_N, _ = _softmax(score_P, lessons.bounds_N1)
-        value += float((total_N - score_P[lessons.bounds_N1[:-1] + lessons.target_N]).sum())
-    return value
+def _value(lessons: Lessons, weight_F: F64) -> float:
+    """The cross entropy."""
+    if not len(lessons.target_N):
+        return 0.0
+    score_P = lessons.feature_PF @ weight_F
+    total_N, _ = _softmax(score_P, lessons.bounds_N1)
+    return float((total_N - score_P[lessons.bounds_N1[:-1] + lessons.target_N]).sum())
 
 
-def _slope(lessons: Lessons, weight_F: F64, begin_F: F64, precision_FF: F64) -> tuple[F64, F64]:
+def _slope(lessons: Lessons, weight_F: F64) -> tuple[F64, F64]:
     """Gradient and Hessian of ``_value``."""
-    gradient_F, hessian_FF = precision_FF @ (weight_F - begin_F), precision_FF.copy()
+    gradient_F: F64 = np.zeros(len(weight_F))
+    hessian_FF: F64 = np.zeros((len(weight_F), len(weight_F)))
     if len(lessons.target_N):
         feature_PF, bounds = lessons.feature_PF, lessons.bounds_N1
         _, share_P = _softmax(feature_PF @ weight_F, bounds)

@@ -24,6 +24,8 @@ from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, Stability, no_fit, steps_of
 from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
+from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
+from driftgraph.model.heads import Heads, Sample
 from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
@@ -64,6 +66,7 @@ class Trainer:
         self.begun_ms = 0  # event time of the newest fit that began, or tried to begin, in closed form
         self.norms: list[tuple[float, float]] = []
         self.scorer = Scorer()
+        self.heads = Heads(relations)
         self.serving: Published | None = None
         self.first: Published | None = None
         self.before: Published | None = None  # the items of the version before ``serving``
@@ -94,6 +97,15 @@ class Trainer:
         )
         self.behind = self.behind.after(found.metrics, found.event_count, cut)
         return replace(found, staleness=self._elders.curve(scored, view, self.options.top))
+
+    def evaluate_heads(
+        self, window: WindowView, view: WindowView, since: Cut, cut: Cut
+    ) -> tuple[HeadEvaluation, Sample] | None:
+        """Judge the heads by the impressions of ``window``, before ``fit``; None before model version 1."""
+        if self.serving is None or window is view:
+            return None
+        encoder = Encoder(self.network, self.table, view, cut)
+        return evaluate_heads(self.heads, window, since, cut, encoder=encoder, serving=self.serving)
 
     def fit(
         self,
@@ -250,6 +262,8 @@ class Trainer:
         """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
         parts: dict[str, Mapping[str, Tensor]] = {**self.weights.state_dict()}
         parts["scorer"] = {name: torch.from_numpy(v) for name, v in self.scorer.state_dict().items()}
+        heads, of_heads = self.heads.state_dict()
+        parts["answer_heads"] = {name: torch.from_numpy(value) for name, value in heads.items()}
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
                 parts[name] = published.state_dict()
@@ -264,6 +278,7 @@ class Trainer:
             "norms": [list(pair) for pair in self.norms],
             "scaler": dict(self.scaler.state_dict()),
             "fallback": self.scorer.fallback,
+            "answer_heads": of_heads,
         }
         return saved_state.flat(parts), meta
 
@@ -295,7 +310,8 @@ class Trainer:
         assert isinstance(scaler, dict)
         if scaler:
             self.scaler.load_state_dict(scaler)
-        self.scorer.load_state_dict({k: v.numpy() for k, v in parts["scorer"].items()}, str(meta["fallback"]))
+        self.scorer.load_state_dict(saved_state.arrays(parts, "scorer"), str(meta["fallback"]))
+        self.heads.load_state_dict(saved_state.arrays(parts, "answer_heads"), meta.get("answer_heads"))
         self.before, self._elders, self._latest = None, Elders(), None
 
     def _is_full_due(self, cut: Cut) -> bool:

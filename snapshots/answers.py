@@ -1,6 +1,6 @@
-"""What a reader answers: vectors, items recommended to a user, items similar to an item.
+"""What a reader answers: vectors, items recommended to a user, probabilities, items similar to an item.
 
-EmbeddingReader (reader.py) ──► [Batch, Recommendation, SimilarItems] ──► a ranking service
+EmbeddingReader (reader.py) ──► [Batch, Recommendation, Chances, SimilarItems] ──► a ranking service
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from driftgraph.stream.arrays import F32, Mask
+from driftgraph.stream.arrays import F32, F64, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,22 @@ class Recommendation:
     source: Literal["list", "embedding", "trending", "none"]
     items: list[tuple[str, float]]
     event_ms: int | None = None  # time of the newest event that is in the user's vector
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """How probable each behavior is when each of N items is shown to a user, calibrated.
+
+    ``source`` is ``heads``; or it says why there are no probabilities: ``off`` (the generation has no heads:
+    no impressions are named, or no model has been trained yet), ``none`` (there is no generation). A user or
+    an item that the generation does not have is judged without what is known of it.
+    """
+
+    generation: int
+    source: Literal["heads", "off", "none"]
+    by_behavior: dict[str, F64]  # [N] each
+    user_found: bool
+    items_found: Mask
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import numpy as np
 import redis
 from redis.client import Pipeline
 
-from driftgraph.snapshots.answers import Batch, Recommendation, SimilarItems
+from driftgraph.snapshots.answers import Batch, Chances, Recommendation, SimilarItems
 from driftgraph.snapshots.generations.keys import (
     LIST_FIELDS,
     LIVE,
@@ -27,6 +27,7 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_binary,
 )
+from driftgraph.snapshots.head_scores import HEAD, chances_of
 from driftgraph.stream.arrays import F32, F64, Mask
 
 T = TypeVar("T")
@@ -169,6 +170,32 @@ class EmbeddingReader:
             return Recommendation(generation, "embedding", ranked, int(event_ms))
 
         with redis_errors(self._client, f"recommending for {user_id!r}"):
+            return self._follow(read)
+
+    def scores(self, user_id: str, item_ids: Sequence[str]) -> Chances:
+        """How probable each behavior is when each of the items is shown to the user, in one round trip.
+
+        Rates are as of the publish, those of the user as of its newest refresh.
+
+        Raises:
+            StoreError: As for ``batch``.
+        """
+
+        def read(generation: int) -> Chances:
+            found = np.zeros(len(item_ids), np.bool_)
+            if not generation:
+                return Chances(0, "none", {}, False, found)
+            names = [self._keys.user(generation, user_id)]
+            names += [self._keys.item(generation, i) for i in item_ids]
+            rows = [("HMGET", name, "embedding", HEAD) for name in names]
+            manifest = ("HGET", self._keys.of(generation, "manifest"), HEAD)
+            head, user, *items = self._consistent(generation, [manifest, *rows])
+            if head is None:
+                found[:] = [embedding is not None for embedding, _ in items]
+                return Chances(generation, "off", {}, user[0] is not None, found)
+            return chances_of(generation, head, user, items)
+
+        with redis_errors(self._client, f"reading the probabilities of items for {user_id!r}"):
             return self._follow(read)
 
     def similar(self, item_id: str, top: int = 20) -> SimilarItems:

@@ -27,6 +27,7 @@ from driftgraph.app.cli.shared_options import (
     DimOption,
     FitEveryOption,
     FormatOption,
+    ImpressionsOption,
     Invocation,
     JsonOption,
     NoHeaderOption,
@@ -165,6 +166,7 @@ def replay(
     ],
     config: ConfigOption = None,
     relations: RelationsOption = None,
+    impressions: ImpressionsOption = None,
     columns: ColumnsOption = None,
     no_header: NoHeaderOption = False,
     separator: SeparatorOption = None,
@@ -187,7 +189,7 @@ def replay(
         ctx,
         config,
         relations=relations,
-        events=events_of(format_, columns, no_header=no_header, separator=separator),
+        events=events_of(format_, columns, no_header=no_header, separator=separator, impressions=impressions),
         redis=redis,
         data_dir=data_dir,
         fit_every=fit_every,
@@ -216,7 +218,9 @@ app.command()(erase.erase)
 app.command()(export.export)
 app.command()(retrain.retrain)
 
-for command in (serving.recommend, serving.similar, serving.status, serving.generations, serving.rollback):
+for command in (
+    serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+):  # fmt: skip
     app.command()(command)
 app.command()(faust.faust)
 

@@ -107,6 +107,7 @@ def _file_options(settings: Settings, relations: str | None) -> FileOptions:
         file_options(settings),
         relations=None if relations is None else tuple(names_of(relations)),
         others=Others.IGNORE,
+        impressions=(),  # they are sent as all others
         ignore=(),
         sort_in=folder_for_sorting(settings.data_dir),
     )

@@ -108,6 +108,40 @@ def similar(
     print_pairs(found.items, console())
 
 
+def scores(
+    ctx: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
+    items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="The ids of the items to be shown.")],
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how probable each behavior is if items are shown to a user, from Redis alone."""
+    from driftgraph.app.console.head_text import print_chances
+    from driftgraph.snapshots.reader import EmbeddingReader
+
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        found = EmbeddingReader(client, namespace=settings.redis.namespace).scores(user, items)
+    if found.source == "none":
+        raise _no_generation(settings)
+    if found.source == "off":
+        raise DriftgraphError(
+            f"generation {found.generation} of namespace {settings.redis.namespace!r} has no probabilities: "
+            "name what was shown in events.impressions, and the next generation of a trained model has them"
+        )
+    rows = [
+        {
+            "item": item,
+            "known": known,
+            "probability": {name: float(chance[n]) for name, chance in found.by_behavior.items()},
+        }
+        for n, (item, known) in enumerate(zip(items, found.items_found.tolist(), strict=True))
+    ]
+    value = {"user": user, "known": found.user_found, "generation": found.generation, "items": rows}
+    print_result(as_json, value, print_chances)
+
+
 def _scored(items: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"item": item, "score": score} for item, score in items]
 

@@ -31,6 +31,14 @@ RelationsOption = Annotated[
         help="The relations; default: the configured ones, or all that are found.",
     ),
 ]
+ImpressionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--impressions",
+        metavar="A,B",
+        help="Behaviors that say what was shown and make no edge, instead of events.impressions.",
+    ),
+]
 ColumnsOption = Annotated[
     str | None,
     typer.Option(
@@ -200,24 +208,30 @@ def check_file(path: Path, what_to_do: str) -> None:
         raise DriftgraphError(f"{path}: no such file; {what_to_do}")
 
 
-def names_of(text: str) -> list[str]:
-    """The names of --relations."""
+def names_of(text: str, option: str = "--relations") -> list[str]:
+    """The names of --relations, or of another option."""
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
         raise typer.BadParameter(
-            f"{text!r} should be different names with a comma between", param_hint="--relations"
+            f"{text!r} should be different names with a comma between", param_hint=option
         )
     return names
 
 
 def events_of(
-    format_: str | None, columns: str | None, *, no_header: bool, separator: str | None
+    format_: str | None,
+    columns: str | None,
+    *,
+    no_header: bool,
+    separator: str | None,
+    impressions: str | None = None,
 ) -> dict[str, Any]:
     """The table [events] that the options about a file set."""
     return {
         "format": format_,
         "header": False if no_header else None,
         "separator": separator,
+        "impressions": None if impressions is None else names_of(impressions, "--impressions"),
         "columns": columns_of(columns),
     }
 

@@ -21,6 +21,7 @@ from driftgraph.app.commands.prediction_place import check_predictions, predicti
 from driftgraph.app.commands.sort_folder import folder_for_sorting
 from driftgraph.app.config.builders import file_options, generation_store, lease_client, window_relations
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.head_text import heads_together
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
@@ -117,6 +118,7 @@ def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
         "metrics": metrics,
         "shares": shares,
         "staleness": _staleness(reports),
+        "heads": heads_together(None if r.heads is None else asdict(r.heads) for r in reports),
     }
 
 

@@ -34,7 +34,14 @@ def window_relations(settings: Settings, names: Iterable[str] | None = None) -> 
         ConfigError: If there are more relations, or more events, than a window can hold.
     """
     window = settings.window
-    chosen = settings.relations if names is None else {n: settings.relations.get(n) for n in names}
+    impressions = settings.events.impressions
+    found = (*settings.relations, *impressions) if names is None else names
+    chosen = {name: settings.relations.get(name) for name in found}
+    if names is not None and not set(chosen) - set(impressions):
+        raise ConfigError(
+            f"the file has no behavior but {', '.join(impressions)}, which events.impressions names: "
+            "impressions make no edges, so there is nothing to train on"
+        )
     relations = tuple(
         Relation(
             name,
@@ -42,6 +49,7 @@ def window_relations(settings: Settings, names: Iterable[str] | None = None) -> 
             capacity=own.capacity if own and own.capacity else window.capacity,
             user_events_max=window.user_events_max,
             item_events_max=window.item_events_max or EVENTS_MAX,
+            is_edge=name not in impressions,
         )
         for name, own in chosen.items()
     )
@@ -102,6 +110,7 @@ def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:
         separator=events.separator,
         relations=tuple(settings.relations) or None,
         others=Others.IGNORE if settings.relations_are_chosen else Others.REJECT,
+        impressions=events.impressions,
         ignore=ignored_behaviors(settings),
         times=event_rules(settings, clock or SystemClock()).times,
         erase=events.erase,
@@ -119,6 +128,7 @@ def trainer_options(settings: Settings, *, device: str) -> TrainerOptions:
         replay_ratio=settings.fit.replay_ratio,
         full_every_ms=0 if settings.fit.full_every is None else settings.fit.full_every.ms,
         evaluations_max=settings.fit.evaluations_max,
+        attribution_ms=settings.events.attribution.ms,
         repeats=settings.publish.repeats,
         behavior_weights={name: own.weight for name, own in settings.relations.items()},
         seed=settings.seed,

@@ -21,6 +21,7 @@ from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.formats.field_mapping import EventMapping, MappingError, Value
 from driftgraph.stream.formats.paths import Condition, steps_of
 from driftgraph.stream.formats.presets import PRESETS, merged
+from driftgraph.stream.time.durations import Duration, PositiveDurationField
 from driftgraph.stream.time.time_text import zone_named
 
 MAPPED: Final = ("mapping", "registry", *PRESETS)  # formats with a mapping
@@ -218,6 +219,17 @@ class EventSettings(Section):
         default=("impression",),
         description="Behaviors that are seen but are no edge: counted and left out of the graph.",
     )
+    impressions: tuple[str, ...] = Field(
+        default=(),
+        description="Behaviors that say what was shown. They make no edge; from them the heads learn how "
+        "probable each relation is for an item that is shown to a user.",
+        examples=[["impression"]],
+    )
+    attribution: PositiveDurationField = Field(
+        default=Duration.parse("30m"),
+        description="An event of the same user and item this long after an impression at most is its answer; "
+        "until then nobody learns from the impression.",
+    )
     erase: str = Field(
         default="$erase",
         min_length=1,
@@ -291,6 +303,8 @@ class EventSettings(Section):
             raise ValueError("the format registry needs registry.url")
         if self.erase in self.ignore:
             raise ValueError(f"erase and ignore both have {self.erase}: take it out of ignore")
+        if self.erase in self.impressions:
+            raise ValueError(f"erase and impressions both have {self.erase}: take it out of impressions")
         self.event_mapping()
         return self
 

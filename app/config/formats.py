@@ -27,7 +27,8 @@ from driftgraph.stream.wording import BY_KEY, Wording
 
 def event_rules(settings: Settings, clock: Clock, *, others: Others = Others.REJECT) -> EventRules:
     """The rules of a good event of the topic."""
-    behaviors = Behaviors(settings.relations, ignore=ignored_behaviors(settings), others=others)
+    names = (*settings.relations, *settings.events.impressions)
+    behaviors = Behaviors(names, ignore=ignored_behaviors(settings), others=others)
     times = TimeRules(
         clock,
         floor_ms=settings.time.floor_ms(),

@@ -129,6 +129,7 @@ class Settings(BaseSettings):
         Other behaviors in a file are left out on purpose, and are not rejected.
         """
         chosen = {name: self.relations.get(name, RelationSettings()) for name in names}
+        _check_impressions(self, chosen, "the command line")
         settings = self.model_copy(update={"relations": chosen})
         settings._relations_are_chosen = True
         return settings
@@ -169,10 +170,11 @@ def _check_relations(settings: Settings, file: Path) -> None:
     relations, events = settings.relations, settings.events
     if events.erase in relations:
         raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
+    _check_impressions(settings, relations, str(file))
     mapping = events.event_mapping()
     if mapping is None or not mapping.behaviors or not relations:
         return
-    fine = {*relations, *events.ignore, events.erase}
+    fine = {*relations, *events.ignore, *events.impressions, events.erase}
     for name in events.mapping.behaviors or {}:
         for choice in mapping.behaviors[name]:
             if choice.relation not in fine:
@@ -184,6 +186,29 @@ def _check_relations(settings: Settings, file: Path) -> None:
         raise ConfigError(
             f"{file}: events.format = {events.format} gives {', '.join(mapping.relations)}, and none of them "
             f"is a relation; name relations so, or map to {', '.join(relations)} in events.mapping.behaviors"
+        )
+
+
+def _check_impressions(settings: Settings, relations: Iterable[str], source: str) -> None:
+    """Refuse an impression that is a relation, and one that would expire before its answer may come."""
+    events, span = settings.events, settings.window.span
+    if both := sorted({*relations} & {*events.impressions}):
+        raise ConfigError(
+            f"{source}: events.impressions has {both[0]}, which is a relation too: an impression makes no "
+            "edge, so take it out of one of the two"
+        )
+    if len(set(events.impressions)) < len(events.impressions):
+        raise ConfigError(f"{source}: events.impressions names a behavior twice; name each once")
+    if events.impressions and events.attribution.ms * 2 > span.ms:
+        raise ConfigError(
+            f"{source}: events.attribution = {events.attribution} is more than half of window.span = {span}, "
+            "so impressions would leave the window before they are learned; make one of the two fit"
+        )
+    every = settings.fit.every
+    if events.impressions and every != "auto" and every.ms < 2 * events.attribution.ms:
+        raise ConfigError(
+            f"{source}: fit.every = {every} is less than twice events.attribution = {events.attribution}, so "
+            "few impressions would have had their answers before a fit; make one of the two fit"
         )
 
 

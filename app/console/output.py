@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from driftgraph.app.console.drift_text import ago, lines_of
+from driftgraph.app.console.head_text import lines_of_heads
 from driftgraph.app.console.scorers import (
     BASELINES,
     METRIC,
@@ -31,7 +32,7 @@ PART_WIDTH = 15  # of the fourth part
 
 def print_json(value: object) -> None:
     """Print one JSON document; a number that JSON cannot write becomes null."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_replay(report: Mapping[str, Any], console: Console) -> None:
@@ -58,6 +59,7 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         _print_scorers(generations, console)
     if lives_on := shares_text(together.get("shares") or {}):
         _print_lines([f"what moves the score: {lives_on}"], console)
+    _print_lines(lines_of_heads(together.get("heads")), console)
     with_drift = [one for one in generations if one.get("drift")]
     if with_drift:
         console.print(f"generation {with_drift[-1]['generation']}, against the one before:", highlight=False)
@@ -137,6 +139,7 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
     for one in generations:
         if one["current"]:
             _print_lines(lines_of(one["drift"], one["staleness"]), console)
+            _print_lines(lines_of_heads(json.loads(one["manifest"].get("heads") or "null")), console)
 
 
 def _print_lines(lines: Iterable[str], console: Console) -> None:
@@ -177,11 +180,12 @@ def _shown(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
+    """The value with numbers that JSON cannot write as None."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

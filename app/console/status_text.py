@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from driftgraph.app.console.head_text import lines_of_heads
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured, shares_text
 
@@ -74,6 +75,8 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
             pairs.append((METRIC_TITLE, _metrics_of(json.loads(value))))
         elif name == "shares":
             pairs.append((name, shares_text(json.loads(value))))
+        elif name == "heads":
+            pairs += [(name, line) for line in lines_of_heads(json.loads(value))]
         elif name == "weights":
             weights = json.loads(value).items()
             pairs.append((name, ", ".join(f"{feature} {weight:.3g}" for feature, weight in weights)))

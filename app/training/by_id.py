@@ -21,6 +21,7 @@ from driftgraph.model.co_visitation import Best
 from driftgraph.model.embed import Embedding
 from driftgraph.model.evaluate import Predictions
 from driftgraph.model.examples import take
+from driftgraph.model.head_parts import HeadParts
 from driftgraph.model.lists import AskedUsers, ListMaker
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import ListLengths
@@ -39,16 +40,25 @@ USERS_AT_ONCE = 1_024  # users times relations times TOUCHED_MAX neighbors: abou
 
 
 def generation_by_id(
-    graph: HeterographView, embedding: Embedding, moment: Moment, maker: ListMaker, lengths: ListLengths
+    graph: HeterographView,
+    embedding: Embedding,
+    moment: Moment,
+    maker: ListMaker,
+    lengths: ListLengths,
+    heads: HeadParts | None = None,
 ) -> tuple[Vectors, Vectors]:
     """The users and the items of a generation, with lists unless their length is 0."""
     of_items = maker if lengths.similar else None
-    items = items_by_id(graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items)
-    times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.window, moment.cut))
+    items = items_by_id(
+        graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items,
+        heads=None if heads is None else heads.items(embedding.item_rows, embedding.item),
+    )  # fmt: skip
+    times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.edges, moment.cut))
     of_users = maker if lengths.lists else None
     users = users_by_id(
-        graph, embedding.user_rows, embedding.user, moment, times_ms, of_users, repeats=lengths.repeats
-    )
+        graph, embedding.user_rows, embedding.user, moment, times_ms, of_users, repeats=lengths.repeats,
+        heads=None if heads is None else heads.users(embedding.user_rows),
+    )  # fmt: skip
     return users, items
 
 
@@ -61,6 +71,7 @@ def users_by_id(
     maker: ListMaker | None,
     *,
     repeats: bool = False,
+    heads: F32 | None = None,
 ) -> Vectors:
     """Users with what they touched before ``times_ms`` [N] and, if there is a ``maker``, the list of each.
 
@@ -79,23 +90,32 @@ def users_by_id(
             best = maker.of(_asked(of_chosen[part], rows, vectors, times_ms, moment, item_rows))
             for place, listed in zip(part.tolist(), _listed(graph, best, moment), strict=True):
                 lists[place] = listed
-    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], lists)
+    own = None if heads is None else heads[chosen]
+    return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], lists, own)
 
 
 def items_by_id(
-    graph: HeterographView, rows: U32, vectors: F32, moment: Moment, event_ms: I64, maker: ListMaker | None
+    graph: HeterographView,
+    rows: U32,
+    vectors: F32,
+    moment: Moment,
+    event_ms: I64,
+    maker: ListMaker | None,
+    *,
+    heads: F32 | None = None,
 ) -> Vectors:
     """Items, each with the time of its newest event [N] and, if there is a ``maker``, those similar to it."""
     chosen, names = _kept(graph, ITEM, rows, moment)
     lists = None
     if maker is not None:
         lists = [one for best in maker.similar(rows[chosen]) for one in _listed(graph, best, moment)]
-    return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists)
+    own = None if heads is None else heads[chosen]
+    return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists, heads=own)
 
 
 def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str, float]]:
     """For each relation the items of its live events by recent popularity, ``TRENDING_MAX`` at most."""
-    view = graph.window
+    view = graph.edges
     events = view.events(moment.cut)
     found: dict[str, dict[str, float]] = {}
     for r, relation in enumerate(view.relations):
@@ -126,7 +146,7 @@ def predictions_by_id(
     """
     if found is None:
         return None
-    relations = [relation.name for relation in graph.window.relations]
+    relations = [relation.name for relation in graph.edges.relations]
     ranked = np.unique(found.top_items[found.top_items != NO_ITEM])
     former = np.array([*former_names, *[None] * (int(ranked.max(initial=0)) + 1)], object)[ranked]
     now = graph.names(ITEM, ranked, moment)
@@ -149,7 +169,7 @@ def touched_items(
     Each item once, from the newest ``TOUCHED_MAX`` events of each relation: its id, where it has one, and its
     row. Beside them the time of the newest event, [N]; 0 if there is none.
     """
-    view = graph.window
+    view = graph.edges
     if times_ms is None:
         times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
     touched: list[list[str]] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +26,11 @@ from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.retraining import Answer, Request
+from driftgraph.app.training.serving_parts import embedding_at, heads_at, renewed
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
+from driftgraph.model.head_parts import HeadParts
 from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, popularity_users
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import ListLengths
@@ -38,6 +40,7 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
+from driftgraph.snapshots.head_scores import HEAD
 from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
@@ -83,6 +86,7 @@ class Worker:
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
         self._lengths = lengths or ListLengths()
         self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
+        self._heads: HeadParts | None = None  # of what was published last; None if it has none
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
@@ -92,7 +96,8 @@ class Worker:
         """Whether a fit is to be made at a mark: something is new there, and an early one is for no model."""
         if mark.is_early and self.trainer.model_version:
             return False
-        return sum(mark.cut.next) > sum(self.seen.next)
+        edges = len(self.graph.edges.relations)
+        return sum(mark.cut.next[:edges]) > sum(self.seen.next[:edges])
 
     def cycle(
         self, moment: Moment, asked: Request | None = None
@@ -116,7 +121,7 @@ class Worker:
             CheckpointError: The disk did not take the state, and nothing is published until it does.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, version = self.graph.window, self.trainer.model_version + 1
+        view, version = self.graph.edges, self.trainer.model_version + 1
         evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
             self.status.start(f"evaluating before model version {version}")
@@ -124,9 +129,12 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
+            shown = self.trainer.evaluate_heads(self.graph.window, view, self.seen, moment.cut)
             told = self._told(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=lessons, full=full)
+            if shown is not None:
+                self.trainer.heads.learn(shown[1])
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
@@ -139,7 +147,7 @@ class Worker:
         self.status.fitted(fit)
         self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
-            self.evaluated = facts_of(evaluation, drift)
+            self.evaluated = facts_of(evaluation, drift, None if shown is None else shown[0])
             self.model_hash = hash_of_weights(self.trainer.network, version)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
@@ -148,7 +156,8 @@ class Worker:
         if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
-        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift)
+        heads = None if shown is None else shown[0]
+        report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift, heads)
         return report, predictions
 
     def save_what_is_due(self) -> None:
@@ -171,7 +180,7 @@ class Worker:
         Raises:
             StoreError: Redis does not answer.
         """
-        if self.store is None or moment.cut.next == moment.cut.first:
+        if self.store is None or self._is_empty(moment):
             return False
         self.go_on()
         if self.published:
@@ -203,13 +212,14 @@ class Worker:
         """
         try:
             if self.trainer.model_version:
-                embedding = self._embedding(moment)
+                embedding = embedding_at(self.trainer, self.graph, moment)
+                self._heads = heads_at(self.trainer, self.graph, moment)
                 items = (embedding.item_rows, embedding.item)
                 lists = None if self.store is None else self._list_maker(moment, items)
                 self._publish(moment, embedding, lists)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
-                first = FirstLists(self.graph.window, moment, self.trainer.options, self._lengths)
+                first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
                 self._publish(moment, first.embedding(), first)
             self._publish_trending(moment)
         finally:
@@ -217,21 +227,9 @@ class Worker:
 
     def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
         """What makes the lists that are published with these items, and those of each refresh."""
-        view, new_items = self.graph.window, partial(self.trainer.new_items, self.graph.window)
-        return ScoredLists(view, moment, items, self.trainer.scorer.weight_F, self._lengths, new_items)
-
-    def _embedding(self, moment: Moment) -> Embedding:
-        """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
-        cut's now: the watermark waits for slow partitions, and what a user just did must not.
-        """
-        view = self.graph.window
-        embedding = self.trainer.embed(view, moment.cut)
-        ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
-        vectors = embedding.user.copy()
-        vectors[ahead] = self.trainer.embed_users(
-            view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
-        )
-        return replace(embedding, user=vectors)
+        view, weight_F = self.graph.edges, self.trainer.scorer.weight_F
+        new_items = partial(self.trainer.new_items, view)
+        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
 
     def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker | None) -> None:
         if self.store is None or lists is None:
@@ -240,7 +238,7 @@ class Worker:
                 self.published = self._unstored
             return
         self.status.start("ids and lists of all users and items")
-        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths)
+        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, self._heads)
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
@@ -251,6 +249,11 @@ class Worker:
         self.status.serves(number, version, str(manifest["made_by"]))
         self._refreshed, self._lists = moment.cut, lists if self._lengths.lists else None
         self.is_rolled_back = False
+
+    def _is_empty(self, moment: Moment) -> bool:
+        """Whether the graph has no edge."""
+        edges = len(self.graph.edges.relations)
+        return moment.cut.next[:edges] == moment.cut.first[:edges]
 
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
@@ -277,7 +280,7 @@ class Worker:
         """
         if self.store is None or not self.published or self.is_rolled_back:
             return 0
-        view = self.graph.window
+        view = self.graph.edges
         events = view.events(moment.cut, self._refreshed)
         rows, newest_ms = newest_events(events.user, events.time_ms)
         if len(rows):
@@ -287,12 +290,15 @@ class Worker:
                 has_none = self._lists is None and self.trainer.serving is not None
                 if has_none and self._lengths.lists:  # the generation is of an earlier process
                     self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
+                self._heads = self._heads or heads_at(self.trainer, self.graph, moment)
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
+                heads = renewed(self._heads, self.graph, rows, times_ms, moment)
                 users = users_by_id(
-                    self.graph, rows, vectors, moment, times_ms, self._lists, repeats=self._lengths.repeats
-                )
+                    self.graph, rows, vectors, moment, times_ms, self._lists,
+                    repeats=self._lengths.repeats, heads=heads,
+                )  # fmt: skip
                 self.store.refresh(self.published, users)
             except NotCurrentError:
                 self.look(moment)
@@ -389,12 +395,13 @@ class Worker:
                 {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
             ),
             "weights": json.dumps(self.trainer.scorer.readable()),
+            **({} if self._heads is None else {HEAD: json.dumps(self._heads.manifest())}),
             **self.evaluated,
         }
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows, unless the Faust app keeps it."""
-        if self.store is None or moment.cut.next == moment.cut.first:  # what Redis has stays
+        if self.store is None or self._is_empty(moment):  # what Redis has stays
             return
         if not self.store.trending.replace(trending_by_id(self.graph, moment)):
             log.info("the Faust app keeps the lists of rising items, and the worker leaves them alone")

@@ -27,7 +27,7 @@ def drift_by_name(
     """What moved by the accepted fit of [since, moment), as JSON values; None if that is not known."""
     try:
         found = drift_of(
-            graph.window,
+            graph.edges,
             since,
             moment.cut,
             then=trainer.before,

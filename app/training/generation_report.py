@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from driftgraph.app.console.drift_text import fields_of
+from driftgraph.app.console.output import finite
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured
 from driftgraph.app.training.drift_report import staleness_of
 from driftgraph.app.training.worker_status import named
 from driftgraph.model.evaluate import Evaluation
+from driftgraph.model.head_evaluation import HeadEvaluation
 from driftgraph.model.trainer import FitReport
 
 
@@ -34,6 +36,7 @@ class GenerationReport:
     evaluation: Evaluation
     fit: FitReport
     drift: dict[str, Any] | None = None  # by name; None without an accepted fit, and for the first
+    heads: HeadEvaluation | None = None  # None without impressions, and before the first model version
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: the model's metrics, and every baseline's on the same events."""
@@ -55,6 +58,7 @@ class GenerationReport:
             "by_behavior": self.evaluation.by_behavior,
             "slices": self.evaluation.slices,
             "counts": self.evaluation.counts,
+            "heads": None if self.heads is None else asdict(self.heads),
             "fit": fit,
             "drift": self.drift,
             "staleness": staleness_of(self.evaluation.staleness),
@@ -73,9 +77,13 @@ class PredictionRows:
     top_items: list[list[str]]
 
 
-def facts_of(evaluation: Evaluation, drift: dict[str, Any] | None) -> dict[str, str | int | float]:
+def facts_of(
+    evaluation: Evaluation, drift: dict[str, Any] | None, heads: HeadEvaluation | None = None
+) -> dict[str, str | int | float]:
     """What a manifest says of an evaluation, and of what moved by the fit behind it."""
     moved = fields_of(drift, staleness_of(evaluation.staleness))
+    if heads is not None:
+        moved["heads"] = json.dumps(finite(asdict(heads)))
     if not evaluation.event_count:
         return {**moved}
     return {

@@ -73,9 +73,10 @@ class Lockstep:
         self.ingest = Ingest(
             self.graph, watermark, dead_letters, schedule, erasures=self.erasures, dedupe=ids
         )
+        edges = self.graph.edges.relations
         trainer = Trainer(
-            [r.name for r in relations],
-            [r.span_ms for r in relations],
+            [r.name for r in edges],
+            [r.span_ms for r in edges],
             trainer_options(settings, device=device_of(settings.model.device)),
         )
         self.worker = Worker(self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings))

@@ -321,7 +321,7 @@ def worker_of(settings: Settings, graph: HeterographView, store: GenerationStore
     Raises:
         OtherModelError: The checkpoint does not fit the configuration.
     """
-    relations = graph.window.relations
+    relations = graph.edges.relations
     trainer = Trainer(
         [r.name for r in relations],
         [r.span_ms for r in relations],

@@ -36,6 +36,7 @@ EVALUATED = (
     "shares",
     "drift",
     "staleness",
+    "heads",
 )  # and moved users; facts about the evaluation before the serving model's fit
 
 Facts = Mapping[str, str | int | float]

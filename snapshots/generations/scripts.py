@@ -65,7 +65,7 @@ if token ~= ARGV[2] then return {'gone'} end
 
 # KEYS current, manifest, id list, hash …
 # ARGV epoch, token, number, the two fields of a list, first; each: id, embedding, event_ms, touched, list,
-# its scores
+# its scores, head
 # ``first`` is the index of the first id in the list: a chunk that was pushed before is not pushed again, and
 # a chunk behind one that failed is refused, or there would be keys that no list names.
 WRITE = f"""{OURS}
@@ -73,14 +73,15 @@ local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(AR
 if listed < first then return {{'gap'}} end
 if listed == first then
   local ids = {{}}
-  for i = 1, count do ids[i] = ARGV[6 * i + 1] end
+  for i = 1, count do ids[i] = ARGV[7 * i] end
   redis.call('RPUSH', KEYS[3], unpack(ids))
 end
 for i = 1, count do
-  local key, at = KEYS[i + 3], 6 * i + 1
+  local key, at = KEYS[i + 3], 7 * i
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
   if ARGV[at + 4] ~= '' then redis.call('HSET', key, ARGV[4], ARGV[at + 4], ARGV[5], ARGV[at + 5]) end
+  if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
 end
 return {{'ok'}}
 """
@@ -140,7 +141,7 @@ return {'ok', type(told) == 'table' and told.err or ''}
 """
 
 # KEYS current, id list, manifest, hash …
-# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list, its scores
+# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list, its scores, head
 # Users that the generation did not have are added to its list, so that they are removed with it. A list of
 # recommendations does not outlive the vector that it was made with. The mark is
 # a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
@@ -153,14 +154,14 @@ if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
 end
 local fresh = {}
 for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[6 * i - 2] end
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[7 * i - 3] end
 end
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
 for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 6 * i - 2
+  local key, at = KEYS[i + 3], 7 * i - 3
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
   if ARGV[at + 4] ~= '' then
@@ -168,6 +169,7 @@ for i = 1, #KEYS - 3 do
   else
     redis.call('HDEL', key, 'list', 'list_scores')
   end
+  if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
 end
 redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
 return {'ok'}

@@ -32,7 +32,7 @@ class Vectors:
     ``event_ms`` is the time of the newest event that is in the vector. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
     ``lists`` has the items recommended to each user, which replace a ranking by vectors, or the items similar
-    to each item.
+    to each item. ``heads`` is what each adds to the logits of the heads.
     """
 
     ids: Sequence[str]
@@ -40,6 +40,7 @@ class Vectors:
     event_ms: I64  # [N]
     touched: Sequence[Sequence[str]] | None = None
     lists: Sequence[Listed] | None = None
+    heads: F32 | None = None  # [N, B]: what each adds to the logit of each head
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,13 +60,17 @@ def check(vectors: Vectors, side: str) -> None:
             f"{side} vectors must be float32 [N, dim], got {vectors.vectors.dtype} {vectors.vectors.shape}"
         )
     lengths = (len(vectors.vectors), len(vectors.event_ms))
-    if lengths != (n, n) or any(len(c) != n for c in (vectors.touched, vectors.lists) if c is not None):
+    if lengths != (n, n) or any(
+        len(c) != n for c in (vectors.touched, vectors.lists, vectors.heads) if c is not None
+    ):
         raise ValueError(
             f"{side} columns disagree in length: {n} ids, {lengths[0]} vectors, {lengths[1]} times"
         )
     if len(set(vectors.ids)) != n:
         doubled = Counter(vectors.ids).most_common(1)[0][0]
         raise ValueError(f"{side} ids must be unique, {doubled!r} is there twice")
+    if vectors.heads is not None and not np.isfinite(vectors.heads).all():
+        raise ValueError(f"the heads' numbers of {side}s must be finite")
     if "" in vectors.ids:
         raise ValueError(f"a {side} id is empty; ids are 1 character or longer")
     sound = norms(vectors.vectors) <= NORM_MAX  # False for NaN
@@ -109,6 +114,8 @@ def digest_of(*sides: Vectors) -> str:
         digest.update(side.vectors.tobytes())
         for ids, scores in side.lists or ():
             digest.update(b"%d:%b%b" % (len(ids), ids, scores))
+        if side.heads is not None:
+            digest.update(side.heads.astype("<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -129,7 +136,7 @@ def one_length(items: F32) -> F32:
 
 def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
     """The arguments of the scripts for rows ``first`` to ``stop``: for each id, embedding, event_ms, touched,
-    ids and scores of its list.
+    ids and scores of its list, its numbers of the heads.
     """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
     for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
@@ -137,7 +144,8 @@ def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
             "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
         )
         listed = NO_LIST if vectors.lists is None else vectors.lists[first + n]
-        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, *listed)
+        head = b"" if vectors.heads is None else vectors.heads[first + n].astype("<f4").tobytes()
+        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, *listed, head)
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -74,7 +74,9 @@ class Ingest:
         self.counts = Counts()
         self.marks = Marks()  # the newest that was yielded of each kind
         self.position: Mapping[str, int] = {}
-        self._span_ms = np.array([relation.span_ms for relation in graph.window.relations], np.int64)
+        relations = graph.window.relations
+        self._span_ms = np.array([relation.span_ms for relation in relations], np.int64)
+        self._is_edge = np.array([relation.is_edge for relation in relations], np.bool_)
 
     def take(self, decoded: Decoded) -> Iterator[Mark]:
         """Apply one read of a source; yield a mark whenever a fit is due, and go on after it.
@@ -128,7 +130,7 @@ class Ingest:
             self.dead_letters.put(_too_late(batch, index, relation, int(seen_ms[index])))
 
         applied = np.zeros(len(batch), np.bool_)
-        applied[keep] = True
+        applied[keep] = self._is_edge[batch.relation[keep]]  # what was only shown makes no fit due
         start = 0
         for stop, is_early in self.schedule.split(after_ms, applied):
             self._append(batch, keep, start, stop, after_ms)
@@ -171,7 +173,8 @@ class Ingest:
             low, high = np.searchsorted(keep, (first, end))
             self.graph.expire(int(after_ms[end - 1]))
             self.graph.apply(batch if high - low == len(batch) else batch.take(keep[low:high]))
-        self.schedule.live = sum(self.graph.window.live().values())
+        live = self.graph.window.live()
+        self.schedule.live = sum(live[relation.name] for relation in self.graph.edges.relations)
 
     def _count(self, decoded: Decoded, *, late_count: int, forgotten_count: int, applied_count: int) -> None:
         counts = self.counts

@@ -76,6 +76,7 @@ class FileOptions:
     no_header: bool = False  # CSV: the first line is an event, and columns are numbers
     relations: tuple[str, ...] | None = None  # None: those found in the file
     others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
+    impressions: tuple[str, ...] = ()  # behaviors that make no edge; they come behind the relations
     ignore: tuple[str, ...] = ("impression",)  # seeing an item is no behavior
     times: TimeRules = REPLAY_TIMES
     erase: str = ERASE  # the behavior that asks to forget the user
@@ -130,7 +131,9 @@ class FileSource:
         self.first_pass: FirstPass | None = self._first_pass()
         self.relations: tuple[str, ...] = self._options.relations or ()
         if self.first_pass is not None and self._options.relations is None:
-            self.relations = self.first_pass.relations
+            found = self.first_pass.relations
+            self.relations = tuple(name for name in found if name not in self._options.impressions)
+        self.relations = (*self.relations, *self._options.impressions)
         self._given = 0  # rows of all kinds
         self._held: Decoded | None = None
         self._decoded = self._parts()
@@ -218,7 +221,8 @@ class FileSource:
     def _behaviors(self, relations: tuple[str, ...]) -> Behaviors:
         # behaviors that the first pass did not find occur in bad rows only, which have another fault to tell
         others = Others.LEARN if self._options.relations is None else self._options.others
-        return Behaviors(relations, ignore=self._options.ignore, others=others)
+        names = dict.fromkeys((*relations, *self._options.impressions))
+        return Behaviors(names, ignore=self._options.ignore, others=others)
 
     def _believe_up_to(self, ceiling_ms: int, rows: int) -> None:
         end = minute_of(ceiling_ms + 1)

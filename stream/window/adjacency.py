@@ -67,6 +67,7 @@ class Side(NamedTuple):
     times: I64
     heads: U32
     side: int  # ``USER`` or ``ITEM``
+    width: int  # relations that a node has heads for, of which a reader may see the first alone
 
 
 class Live(NamedTuple):

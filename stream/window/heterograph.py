@@ -99,6 +99,7 @@ class HeterographView:
 
     def __init__(self, window: WindowView, ids: tuple[IdView, IdView]) -> None:
         self.window = window
+        self.edges = window.edges()  # what the model is trained on
         self._ids = ids
 
     @classmethod

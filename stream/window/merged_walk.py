@@ -67,7 +67,7 @@ def begin(
         walks[at + STATE] = ENDED
         if node >= row_count or load(rings.length, r) == 0:
             continue
-        pointer = np.int64(load_acquire(side.heads, (node * relation_count + r) * HEAD_WORDS))
+        pointer = np.int64(load_acquire(side.heads, (node * side.width + r) * HEAD_WORDS))
         if pointer == 0:
             continue
         walks[at + NODE], walks[at + RELATION], walks[at + BEFORE_MS] = node, r, before_ms

@@ -197,9 +197,8 @@ def visits_of(
     Visit ``rank`` of item k is at place k · V + rank.
     """
     side, rings, before_ms, user = lists.items, lists.rings, targets.before_ms[n], np.int64(targets.user[n])
-    relation_count = len(rings.start)
     for k in range(items):
-        prefetch(side.heads, load(room.via, k) * relation_count * HEAD_WORDS)
+        prefetch(side.heads, load(room.via, k) * side.width * HEAD_WORDS)
     count = 0
     for k in range(items):
         count = begin(side, rings, room.walk, k, load(room.via, k), before_ms, lists.item_rows, count)
@@ -283,7 +282,7 @@ def _walk(
     side, rings = lists.users, lists.rings
     relation_count, width = len(rings.start), limits.reach + limits.lag
     for b in range(count):
-        prefetch(side.heads, load(room.walked, first + b) * relation_count * HEAD_WORDS)
+        prefetch(side.heads, load(room.walked, first + b) * side.width * HEAD_WORDS)
     put_in = 0
     for b in range(count):
         visitor = load(room.walked, first + b)

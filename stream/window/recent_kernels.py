@@ -207,14 +207,14 @@ def found_lists(lists: Side, rings: Rings, seeds: Seeds, scratch: Scratch, begin
     walks, going = scratch
     relation_count = len(rings.start)
     for b in range(begin, end):
-        prefetch(heads, np.int64(nodes[b]) * relation_count * HEAD_WORDS)
+        prefetch(heads, np.int64(nodes[b]) * lists.width * HEAD_WORDS)
     count = 0
     for b in range(begin, end):
         node = np.int64(nodes[b])
         if node >= row_count:
             continue
         for r in range(relation_count):
-            pointer = np.int64(load_acquire(heads, (node * relation_count + r) * HEAD_WORDS))
+            pointer = np.int64(load_acquire(heads, (node * lists.width + r) * HEAD_WORDS))
             if pointer == 0 or load(rings.length, r) == 0 or load(fanout, r) == 0:
                 continue
             at = count * WALK_WORDS

@@ -68,13 +68,13 @@ class Emptied(NamedTuple):
 
 
 @helper
-def _users(memory: Adjacency) -> Side:
-    return Side(memory.words, memory.times, memory.user_heads, USER)
+def _users(memory: Adjacency, ring: Ring) -> Side:
+    return Side(memory.words, memory.times, memory.user_heads, USER, ring.relation_count)
 
 
 @helper
-def _items(memory: Adjacency) -> Side:
-    return Side(memory.words, memory.times, memory.item_heads, ITEM)
+def _items(memory: Adjacency, ring: Ring) -> Side:
+    return Side(memory.words, memory.times, memory.item_heads, ITEM, ring.relation_count)
 
 
 @helper
@@ -112,7 +112,7 @@ def drop_events(
     The kernel stops when ``emptied`` is full. It returns (events gone, those of them that had not expired).
     """
     words, times, user_heads, item_heads = memory
-    users, items = _users(memory), _items(memory)
+    users, items = _users(memory, ring), _items(memory, ring)
     base, capacity = ring.base, ring.capacity
     start = base + ring.first % capacity
     count = ring.next_ - ring.first
@@ -170,7 +170,7 @@ def erase_events(
     ``blocks`` counts the erased events.
     """
     words, user_heads = memory.words, memory.user_heads
-    users, items = _users(memory), _items(memory)
+    users, items = _users(memory, ring), _items(memory, ring)
     start = ring.base + ring.first % ring.capacity
     live = Live(start, ring.capacity, ring.next_ - ring.first)
     tail = ring.next_ % ring.capacity
@@ -208,7 +208,7 @@ def append_events(
     number. An event of user ``NIL`` becomes a tombstone.
     """
     words, times, user_heads, item_heads = memory
-    users, items = _users(memory), _items(memory)
+    users, items = _users(memory, ring), _items(memory, ring)
     user, item, time_ms = events
     user_events_max, item_events_max = limits
     total = len(user)

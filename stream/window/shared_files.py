@@ -39,6 +39,7 @@ class RelationDescription(msgspec.Struct, frozen=True):
     name: str
     span_ms: int
     capacity: int
+    is_edge: bool = True
 
 
 class Life(msgspec.Struct, frozen=True):

@@ -48,6 +48,7 @@ class Relation:
     capacity: int = 1 << 24  # events of 32 bytes; a place takes memory once an event has been there
     user_events_max: int = EVENTS_MAX  # in the window, of one user; a user with more is no shopper
     item_events_max: int = EVENTS_MAX
+    is_edge: bool = True  # False: it says what was shown, and ``WindowView.edges`` leaves it out
 
     def __post_init__(self) -> None:
         if self.span_ms <= 0:
@@ -112,26 +113,40 @@ class WindowView:
     then.
     """
 
-    def __init__(self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays) -> None:
-        self.relations = tuple(relations)
+    def __init__(
+        self, relations: Sequence[Relation], row_capacity: tuple[int, int], arrays: Arrays, width: int = 0
+    ) -> None:
+        """``relations`` are the first of ``width`` in the arrays; 0: they are all."""
+        self.relations, self._width = tuple(relations), width or len(relations)
         self.row_capacity = row_capacity
         self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
         self._times = arrays.words.view(np.int64)
-        self.sides = tuple(Side(arrays.words, self._times, arrays.heads[side], side) for side in (USER, ITEM))
+        self.sides = tuple(
+            Side(arrays.words, self._times, arrays.heads[side], side, self._width) for side in (USER, ITEM)
+        )
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
-        r, at = len(self.relations), cut_header.HEADER_WORDS
+        r, at = self._width, cut_header.HEADER_WORDS
         self._reserved = arrays.header[at + 2 * r : at + 3 * r]
         self._first_at_erasure = arrays.header[at + 3 * r :]
+
+    def edges(self) -> WindowView:
+        """The window without its last relations, which make no edge; cuts are those of the whole window."""
+        edges = [relation for relation in self.relations if relation.is_edge]
+        if len(edges) == len(self.relations):
+            return self
+        part = WindowView(edges, self.row_capacity, self._arrays, self._width)
+        part.history = self.history
+        return part
 
     def cut(self) -> Cut:
         """The newest published cut."""
         out = np.empty_like(self._arrays.header)
         while not cut_header.read(self._arrays.header, out):  # the writer is inside a handful of stores
             pass
-        r, at = len(self.relations), cut_header.HEADER_WORDS
+        r, at = self._width, cut_header.HEADER_WORDS
         return Cut(
             int(out[cut_header.WATERMARK]),
             tuple(out[at : at + r].tolist()),
@@ -272,7 +287,7 @@ class WindowView:
 
     def rings(self, cut: Cut) -> Rings:
         """The rings as of the cut, as kernels take them."""
-        first, next_ = np.array(cut.first, np.int64), np.array(cut.next, np.int64)
+        first, next_ = (np.array(one[: len(self.relations)], np.int64) for one in (cut.first, cut.next))
         start = self._base + first % self._capacity
         return Rings(
             start, self._capacity, first, next_ - first, self._span_ms, self._reserved, cut.watermark_ms

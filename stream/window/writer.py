@@ -342,7 +342,7 @@ def create(directory: Path, relations: Sequence[Relation], *, user_rows: int, it
 
 def describe(directory: Path, window: Window) -> None:
     """Publish a new window. A reader that finds the description finds everything else in place."""
-    relations = [RelationDescription(r.name, r.span_ms, r.capacity) for r in window.relations]
+    relations = [RelationDescription(r.name, r.span_ms, r.capacity, r.is_edge) for r in window.relations]
     write_description(directory, Description(FORMAT, relations, window.row_capacity, window.history))
 
 
@@ -353,9 +353,8 @@ def attach(directory: Path) -> WindowView:
         WindowError: There is no window, or its files have another format or size.
     """
     description = read_description(directory)
-    relations = [Relation(r.name, r.span_ms, r.capacity) for r in description.relations]
-    rows = description.rows
-    view = WindowView(relations, rows, _arrays(relations, rows, Folder(directory)))
+    relations = [Relation(r.name, r.span_ms, r.capacity, is_edge=r.is_edge) for r in description.relations]
+    view = WindowView(relations, (rows := description.rows), _arrays(relations, rows, Folder(directory)))
     view.history = description.history
     return view
 
@@ -365,6 +364,8 @@ def _arrays(relations: Sequence[Relation], rows: tuple[int, int], folder: Folder
         raise ValueError(f"a window has 1 to {RELATIONS_MAX} relations, got {len(relations)}")
     if len({r.name for r in relations}) != len(relations):
         raise ValueError(f"relation names repeat: {[r.name for r in relations]}")
+    if not relations[0].is_edge or any(b.is_edge > a.is_edge for a, b in pairwise(relations)):
+        raise ValueError("relations that make edges come first, and there is one at least")
     slots = sum(r.capacity for r in relations)
     if slots > SLOTS_MAX:
         raise ValueError(f"the capacities add up to {slots} events; at most {SLOTS_MAX} fit one window")

@@ -345,3 +345,99 @@ def test_the_installed_command_replays_a_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["events_applied"] == len(SHOP)
     assert done.stderr.startswith("replay: 0/100")
+
+
+# --- impressions -------------------------------------------------------------------------------------
+
+
+def write_shown(path: Path) -> int:
+    """The shop's file, each event with an impression of its item and one of another; return how many."""
+    head, *lines = write_csv(SHOP, path).read_text(encoding="utf-8").splitlines()
+    rows = []
+    for n, line in enumerate(lines):
+        user, item, _, time = line.split(",")
+        other = SHOP.item_ids[n * 7 % len(SHOP.item_ids)]
+        rows += [f"{user},{item},impression,{time}", f"{user},{other},impression,{time}", line]
+    path.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
+    return 2 * len(lines)
+
+
+@pytest.mark.parametrize("named", [(), ("--relations", "click,favorite,purchase")])
+def test_a_replay_with_impressions_reports_the_heads(shell: Shell, named: tuple[str, ...]) -> None:
+    """Relations that are found and relations that are named; then what Redis serves, and text."""
+    shown = write_shown(Path("shown.csv"))
+    report = replayed(shell, "shown.csv", *SMALL, *named, "--impressions", "impression", "--redis", "none")
+    assert report["events_ignored"] == 0
+    assert report["window"]["impression"] == shown
+    assert set(report["window"]) == {"click", "favorite", "purchase", "impression"}
+    first, *later = report["generations"]
+    assert first["heads"] is None
+    judged = [one["heads"] for one in later if one["heads"] is not None]
+    assert len(judged) >= 5
+    overall = report["overall"]["heads"]
+    assert overall["impressions"] == sum(one["impressions"] for one in judged) > 2_000
+    click = overall["heads"]["click"]
+    assert set(click["metrics"]) == {"head", "running_rates"}
+    assert set(click["metrics"]["head"]) == {"auc", "user_auc", "log_loss", "ece"}
+    expected = sum(
+        one["impressions"] * one["heads"]["click"]["metrics"]["head"]["log_loss"] for one in judged
+    )
+    assert click["metrics"]["head"]["log_loss"] == pytest.approx(expected / overall["impressions"])
+    assert click["metrics"]["head"]["log_loss"] < click["metrics"]["running_rates"]["log_loss"]
+    assert "purchase" not in report["overall"]["metrics"]
+
+
+def test_impressions_change_neither_marks_nor_targets_of_a_replay(shell: Shell) -> None:
+    """The same marks, targets and candidates with impressions as without."""
+    write_shown(Path("shown.csv"))
+    own = ("--relations", "click,favorite,purchase", "--redis", "none")
+    without = replayed(shell, "shown.csv", *SMALL, *own)
+    beside = replayed(shell, "shown.csv", *SMALL, *own, "--impressions", "impression")
+    for a, b in zip(without["generations"], beside["generations"], strict=True):
+        for name in ("watermark_ms", "evaluated_events", "candidates", "new_item_share", "cold_user_share"):
+            assert a[name] == b[name], name
+
+
+def test_a_replay_with_impressions_says_so_in_text_and_to_a_reader(
+    shell: Shell, redis_client: redis_py.Redis, redis_server: EmbeddedRedis
+) -> None:
+    """One run: its text, the manifest in status and generations, and the probabilities of scores."""
+    write_shown(Path("shown.csv"))
+    own = ("--impressions", "impression", "--redis", redis_server.url, "--fit-every", "12h", "--dim", "16")
+    done = shell("replay", "shown.csv", *own)
+    assert done.code == 0, done.err
+    for words in (
+        "head click: log loss ",
+        ", AUC per user ",
+        "in brackets the running rates",
+        "impressions answered",
+    ):
+        assert words in done.out
+    where = ("--redis", redis_server.url)
+    manifest = shell("status", *where, "--json").json()["manifest"]
+    assert sorted(json.loads(manifest["head"])["relations"]) == ["click", "favorite", "purchase"]
+    assert "head click: log loss " in shell("status", *where).out
+    assert "head click: log loss " in shell("generations", *where).out
+    user, item = SHOP.user_ids[int(SHOP.user[-1])], SHOP.item_ids[int(SHOP.item[-1])]
+    value = shell("scores", user, item, "nothing", *where, "--json").json()
+    assert [(one["item"], one["known"]) for one in value["items"]] == [(item, True), ("nothing", False)]
+    for one in value["items"]:
+        assert all(0 < chance < 1 for chance in one["probability"].values())
+    text = shell("scores", user, item, "nothing", *where)
+    assert item in text.out
+    assert "does not know 'nothing'" in text.err
+
+
+def test_a_file_of_impressions_alone_is_refused(shell: Shell) -> None:
+    Path("seen.csv").write_text(
+        "user_id,item_id,behavior,timestamp\nu,i,impression,1782864000\n", encoding="utf-8"
+    )
+    done = shell("replay", "seen.csv", "--impressions", "impression", "--redis", "none")
+    assert done.code == 2
+    assert "the file has no behavior but impression, which events.impressions names" in done.err
+
+
+def test_an_impression_that_is_a_relation_is_refused(shell: Shell) -> None:
+    done = shell("replay", "shop.csv", "--relations", "click", "--impressions", "click", "--redis", "none")
+    assert done.code == 2
+    assert "events.impressions has click, which is a relation too" in done.err

@@ -160,6 +160,26 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
         ('[events]\nregistry.url = "http://ann:hush@localhost"', "the user goes into username"),
         ('[events]\nerase = "impression"', "erase and ignore both have impression"),
         ('[relations.gone]\n[events]\nerase = "gone"', "events.erase = gone is a relation too"),
+        (
+            '[relations.click]\n[events]\nimpressions = ["seen", "click"]',
+            "events.impressions has click, which is a relation too: an impression makes no edge",
+        ),
+        (
+            '[relations.click]\n[events]\nimpressions = ["seen", "seen"]',
+            "events.impressions names a behavior twice",
+        ),
+        (
+            '[relations.click]\n[events]\nimpressions = ["$erase"]',
+            "erase and impressions both have $erase",
+        ),
+        (
+            '[relations.click]\n[events]\nimpressions = ["seen"]\nattribution = "4d"\n[window]\nspan = "7d"',
+            "events.attribution = 4d is more than half of window.span = 7d",
+        ),
+        (
+            '[relations.click]\n[events]\nimpressions = ["seen"]\n[fit]\nevery = "45m"',
+            "fit.every = 45m is less than twice events.attribution = 30m",
+        ),
         ("[model]\ndim = 66", "[model]: dim 66 should be a multiple of heads 4"),
         ("[model]\nlayers = 4", "model.layers = 4: should be less than or equal to 3"),
         ('[model]\ndevice = "gpu"', 'model.device = "gpu"'),

@@ -60,8 +60,12 @@ def decoded_of(events: Sequence[Event]) -> Decoded:
     )
 
 
-def ingest_of(schedule: FitSchedule | None = None, rules: WatermarkRules = RULES) -> Ingest:
-    graph = Heterograph.create(None, RELATIONS, user_rows=256, item_rows=256)
+def ingest_of(
+    schedule: FitSchedule | None = None,
+    rules: WatermarkRules = RULES,
+    relations: Sequence[Relation] = RELATIONS,
+) -> Ingest:
+    graph = Heterograph.create(None, relations, user_rows=256, item_rows=256)
     watermark = Watermark(rules, ManualClock(START_MS))
     return Ingest(graph, watermark, MemoryDeadLetters(), schedule or FitSchedule(1 << 62))
 
@@ -364,3 +368,24 @@ def test_two_events_without_an_id_are_two_events() -> None:
     ingest = ingest_of()
     feed(ingest, [[Event(0, 0, 0, 5), Event(0, 0, 0, 5)]])
     assert (ingest.counts.applied, ingest.counts.duplicate) == (2, 0)
+
+
+@pytest.mark.parametrize("every", [1 << 62, Auto(100, 8_000, 1_000)])
+def test_what_was_only_shown_makes_no_fit_due(every: int | Auto) -> None:
+    """Between two clicks five impressions come and go: the marks are where they are without them."""
+    clicks = [Event(n % 6, n % 5, 0, 50 * n) for n in range(400)]
+    shown = [Event(n % 7, n % 5, 2, 50 * (n // 5) + 7) for n in range(2_000)]
+    both = sorted([*clicks, *shown], key=lambda event: event.time_ms)
+    both = both[: both.index(clicks[-1]) + 1]  # a last impression would show that the last count is full
+    relations = (*RELATIONS, Relation("impression", 3_000, 1 << 12, is_edge=False))
+    marks = []
+    for stream in (clicks, both):
+        ingest = ingest_of(FitSchedule(every, 40, counted=LONG_SINCE), relations=relations)
+        marks.append([
+            sum(mark.cut.next[:2])
+            for start in range(0, len(stream), 97)
+            for mark in ingest.take(decoded_of(stream[start : start + 97]))
+        ])  # fmt: skip
+        assert ingest.counts.applied == len(stream)
+    assert len(marks[0]) >= 9
+    assert marks[0] == marks[1]

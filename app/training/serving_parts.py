@@ -1,0 +1,45 @@
+"""What a generation is made of beside its lists: the vectors of all live nodes, and the heads' numbers.
+
+Trainer, graph at a moment ──► [embedding_at, heads_at] ──► Worker.publish ──► by_id ──► Redis
+                                 [renewed] ──► Worker.refresh ──┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from driftgraph.model.embed import Embedding
+from driftgraph.model.head_parts import HeadParts
+from driftgraph.model.neighbors import now_ms
+from driftgraph.model.trainer import Trainer
+from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.window.heterograph import HeterographView, Moment
+
+
+def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Embedding:
+    """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
+    cut's now: the watermark waits for slow partitions, and what a user just did must not.
+    """
+    view = graph.edges
+    embedding = trainer.embed(view, moment.cut)
+    ahead = embedding.user_event_ms >= now_ms(view, moment.cut)
+    vectors = embedding.user.copy()
+    vectors[ahead] = trainer.embed_users(
+        view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
+    )
+    return replace(embedding, user=vectors)
+
+
+def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadParts | None:
+    """The served heads; None before model version 1, and where no impressions are named."""
+    if graph.edges is graph.window or not trainer.model_version:
+        return None
+    attribution_ms, time_ms = trainer.options.attribution_ms, now_ms(graph.edges, moment.cut)
+    return HeadParts(trainer.heads, graph.window, moment.cut, time_ms, attribution_ms=attribution_ms)
+
+
+def renewed(
+    heads: HeadParts | None, graph: HeterographView, rows: U32, times_ms: I64, moment: Moment
+) -> F32 | None:
+    """[n, B] the numbers of users at a later moment, strictly before their times; None without heads."""
+    return None if heads is None else heads.users_later(graph.window, rows, times_ms, moment.cut)
