@@ -77,7 +77,7 @@ def test_the_feature_of_similar_users_is_the_plainest_sum() -> None:
     plain.append(every.user, every.item, every.relation, every.time_ms)
     stage, users, later = asked(window, repeats=False)
     degree = np.maximum(np.bincount(every.item, minlength=ITEMS), 1.0)
-    weights = 0.8 ** np.arange(20), degree**-0.1
+    weights = np.power(0.8, np.arange(20)), degree**-0.1
     asked_rows = np.arange(USERS, dtype=np.uint32)
     parts = stage.parts(asked_rows, users, later.at_ms, window.cut(), stage.popular(later, PRIOR_F))
     found, expected = np.zeros((USERS, ITEMS)), np.zeros((USERS, ITEMS))
