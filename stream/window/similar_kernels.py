@@ -151,7 +151,7 @@ def add(
             share = load(near.similarity, n * near.width + m) / np.sqrt(np.float64(count))
             for y in range(row * theirs.width, row * theirs.width + count):
                 item = np.int64(load(theirs.item, y))
-                number = np.int64(load(out.number, item))
+                number: Any = np.int64(load(out.number, item))
                 if number < 0:
                     continue
                 if number == 0:
