@@ -173,7 +173,7 @@ def _sums(store: Ours, asked: Question, shape: Shape) -> PathSums:
 
 
 def _similar(store: Ours, asked: Question) -> similar_users.ItemSums:
-    place, weight = 0.8 ** np.arange(SIMILAR.history), np.ones(store.window.rows(1))
+    place, weight = np.power(0.8, np.arange(SIMILAR.history)), np.ones(store.window.rows(1))
     return similar_users.sums(
         store.window, asked.users, asked.times_ms, store.window.cut(), SIMILAR, place, weight
     )

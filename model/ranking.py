@@ -107,7 +107,7 @@ class Stage:
         degree[: len(bank.degree_R)] = np.maximum(bank.degree_R, 1)
         self._worth: F64 = degree**-DEGREE_POWER
         self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
-        self._similar_place: F64 = SIMILAR_DECAY ** np.arange(SIMILAR_SHAPE.history)
+        self._similar_place: F64 = np.power(SIMILAR_DECAY, np.arange(SIMILAR_SHAPE.history))
         self._tables = path_tables(len(view.relations))
 
     def follow(self, items: U32) -> None:

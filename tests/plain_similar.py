@@ -18,7 +18,8 @@ def newest(plain: PlainWindow, side: int, node: int, before_ms: int, k: int, cut
     """The k newest distinct neighbors of one node."""
     asked = np.array([node], np.uint32), np.array([before_ms])
     found = plain.distinct_union(side, *asked, k, cut, LOOKS)
-    return found.neighbor_BK[0, : found.count_B[0]].tolist()
+    rows: list[int] = found.neighbor_BK[0, : found.count_B[0]].tolist()
+    return rows
 
 
 def plain_similar(

@@ -22,8 +22,8 @@ class Asked(NamedTuple):
     user: U32
     start: I64
     item: U32
-    visitor: U32  # [X, V], of which the first ``visitor_count[x]`` are real
-    visitor_count: I32
+    visitor: U32  # [X, V], of which the first ``count_X[x]`` are real
+    count_X: I32
     width: int  # V
     place_weight: F64
     item_weight: F64  # by row; one behind the end weighs 1
@@ -32,10 +32,10 @@ class Asked(NamedTuple):
 class Near(NamedTuple):
     """M places for the neighbors of each of N targets, in the order in which they are found."""
 
-    user: U32  # [N, M], of which the first ``count[n]`` are real
+    user: U32  # [N, M], of which the first ``count_N[n]`` are real
     similarity: F64
-    count: I64
-    left_out: I64
+    count_N: I64
+    left_out_N: I64
     width: int  # M
 
 
@@ -52,8 +52,8 @@ class Theirs(NamedTuple):
     """The items of the neighbors of all targets; those of target n have the rows from ``start[n]`` on."""
 
     start: I64
-    item: U32  # [rows, K], of which the first ``count[row]`` are real
-    count: I32
+    item: U32  # [rows, K], of which the first ``count_M[row]`` are real
+    count_M: I32
     width: int  # K
 
 
@@ -62,7 +62,7 @@ class Found(NamedTuple):
 
     item: U32
     sum: F64
-    count: I64  # of each target
+    count_N: I64
     number: I32  # by item row: 1 + its place among those of the target; -1: it is in the history; or 0
 
 
@@ -109,7 +109,7 @@ def find(asked: Asked, begin: int, end: int, room: Candidates, out: Near) -> Non
             weight = load(asked.place_weight, x - first)
             if row < len(asked.item_weight):
                 weight *= load(asked.item_weight, row)
-            for y in range(x * asked.width, x * asked.width + load(asked.visitor_count, x)):
+            for y in range(x * asked.width, x * asked.width + load(asked.count_X, x)):
                 visitor = np.int64(load(asked.visitor, y))
                 if visitor == np.int64(load(asked.user, n)):
                     continue
@@ -131,8 +131,8 @@ def find(asked: Asked, begin: int, end: int, room: Candidates, out: Near) -> Non
                 equals -= is_equal
                 out.user[kept], out.similarity[kept] = load(room.user, at), load(room.similarity, at)
                 kept += 1
-        out.count[n] = kept - n * out.width
-        out.left_out[n] = count - out.count[n]
+        out.count_N[n] = kept - n * out.width
+        out.left_out_N[n] = count - out.count_N[n]
 
 
 @kernel
@@ -145,13 +145,13 @@ def add(
         begun = total
         for x in range(load(asked.start, n), load(asked.start, n + 1)):
             out.number[np.int64(load(asked.item, x))] = -1
-        for m in range(load(near.count, n)):
+        for m in range(load(near.count_N, n)):
             row = load(theirs.start, n) + m
-            count = np.int64(load(theirs.count, row))
+            count = np.int64(load(theirs.count_M, row))
             share = load(near.similarity, n * near.width + m) / np.sqrt(np.float64(count))
             for y in range(row * theirs.width, row * theirs.width + count):
                 item = np.int64(load(theirs.item, y))
-                number = np.int64(load(out.number, item))
+                number: Any = np.int64(load(out.number, item))
                 if number < 0:
                     continue
                 if number == 0:
@@ -164,5 +164,5 @@ def add(
             out.number[np.int64(load(out.item, at))] = 0
         for x in range(load(asked.start, n), load(asked.start, n + 1)):
             out.number[np.int64(load(asked.item, x))] = 0
-        out.count[n - begin] = total - begun
+        out.count_N[n - begin] = total - begun
     return total

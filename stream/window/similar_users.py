@@ -95,11 +95,11 @@ def sums(
 
     parts = view.answered(cut, answer)
     counts = [np.diff(one.bounds_N1) for one in parts]
-    columns = ([getattr(one, name) for one in parts] for name in ("item", "sum", "left_out_N"))
-    nothing = np.zeros(0, np.uint32), np.zeros(0), np.zeros(0, np.int64)
     return ItemSums(
         _bounds(np.concatenate([np.zeros(0, np.int64), *counts])),
-        *(np.concatenate([none, *column]) for none, column in zip(nothing, columns, strict=True)),
+        np.concatenate([np.zeros(0, np.uint32), *(one.item for one in parts)]),
+        np.concatenate([np.zeros(0), *(one.sum for one in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(one.left_out_N for one in parts)]),
     )
 
 
@@ -119,9 +119,9 @@ def _block(
         kernels.find(asked, part.start, part.stop, room, near)
 
     in_parallel(find, len(users), TARGETS_PER_THREAD)
-    target, neighbor = _real(near.user.reshape(len(users), shape.neighbors), near.count)
+    target, neighbor = _real(near.user.reshape(len(users), shape.neighbors), near.count_N)
     theirs = view.distinct_union(USER, neighbor, times_ms[target], shape.items, cut)
-    has = kernels.Theirs(_bounds(near.count), theirs.neighbor_BK.reshape(-1), theirs.count_B, shape.items)
+    has = kernels.Theirs(_bounds(near.count_N), theirs.neighbor_BK.reshape(-1), theirs.count_B, shape.items)
     item_rows = view.rows(ITEM)
 
     def add(part: slice) -> tuple[I64, U32, F64]:
@@ -129,11 +129,11 @@ def _block(
         most = min(item_rows, shape.neighbors * shape.items)
         out = kernels.found(count, count * most, item_rows)
         total = kernels.add(asked, near, has, part.start, part.stop, out)
-        return out.count, out.item[:total].copy(), out.sum[:total].copy()
+        return out.count_N, out.item[:total].copy(), out.sum[:total].copy()
 
     parts = in_parallel(add, len(users), TARGETS_PER_THREAD)
     counts, items, summed = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return ItemSums(_bounds(counts), items, summed, near.left_out)
+    return ItemSums(_bounds(counts), items, summed, near.left_out_N)
 
 
 def _real(row_BK: npt.NDArray[np.uint32], count_B: npt.NDArray[np.integer]) -> tuple[I64, U32]:

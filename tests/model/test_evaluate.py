@@ -289,7 +289,7 @@ def test_the_sum_is_that_of_the_plainest_parts() -> None:
     for item in range(64):
         degree[item] = max(1, sum(i == item and t < first_target_ms for i, t in events))
     weight, worth = trainer.scorer.weight_F, degree**-PATH_DEGREE_POWER
-    place, similar_worth = 0.8 ** np.arange(20), degree**-0.1
+    place, similar_worth = np.power(0.8, np.arange(20)), degree**-0.1
     ranks = []
     for user, item, _, time_ms in targets:
         at_ms = time_ms + START_MS

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from driftgraph.model.bank import Bank, Later
-from driftgraph.model.ranking import Stage
+from driftgraph.model.ranking import PATH_SCALE, SIMILAR_SHAPE, Stage
 from driftgraph.model.scorer import FEATURES, OWN, PRIOR_F, SIMILAR_USERS
 from driftgraph.stream.arrays import F32, F64, I64
 from driftgraph.stream.window.writer import Window
-from tests.model.test_evaluate import blocks, window_of
-from tests.model_worlds import START_MS
+from tests.model_worlds import RELATIONS, START_MS, blocks, events_of, window_of
+from tests.plain_similar import plain_similar
+from tests.plain_window import PlainWindow
 
 USERS, ITEMS, AT_MS = 6, 12, START_MS + 10**6
 Asked = tuple[Stage, F32, Later]
@@ -64,3 +67,23 @@ def test_similar_users_do_not_vouch_for_what_the_user_has() -> None:
     assert own.any()
     assert not scores[own].any()
     assert scores[~own].any()
+
+
+def test_the_feature_of_similar_users_is_the_plainest_sum() -> None:
+    """Over the tenth root of the events of both items."""
+    rows = blocks(150, seed=8, users=USERS, items=ITEMS)
+    window, plain = window_of(rows), PlainWindow(RELATIONS)
+    every = events_of([(u, i, r, t + START_MS) for u, i, r, t in rows])
+    plain.append(every.user, every.item, every.relation, every.time_ms)
+    stage, users, later = asked(window, repeats=False)
+    degree = np.maximum(np.bincount(every.item, minlength=ITEMS), 1.0)
+    weights = np.power(0.8, np.arange(20)), degree**-0.1
+    asked_rows = np.arange(USERS, dtype=np.uint32)
+    parts = stage.parts(asked_rows, users, later.at_ms, window.cut(), stage.popular(later, PRIOR_F))
+    found, expected = np.zeros((USERS, ITEMS)), np.zeros((USERS, ITEMS))
+    found[parts.similar_users.user_E, parts.similar_users.place_E] = parts.similar_users.feature_E
+    for user in range(USERS):
+        for item, total in plain_similar(plain, user, AT_MS, window.cut(), SIMILAR_SHAPE, weights)[0].items():
+            expected[user, item] = math.log1p(PATH_SCALE * total * degree[item] ** -0.1)
+    assert expected.any()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

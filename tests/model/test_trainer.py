@@ -261,7 +261,7 @@ def test_the_format_has_these_tensors_and_numbers() -> None:
     assert tensors["scorer.mean"].shape == (15,)
     numbers = {"model_version", "fit_count", "behind", "norms", "scaler", "fallback"}
     assert meta.keys() == {"format", "relations", "custom", "backend", *SIZES, *numbers}
-    assert meta["format"] == 3
+    assert meta["format"] == 4
 
 
 def test_a_state_of_half_precision_on_a_gpu_goes_on_without_it() -> None:
