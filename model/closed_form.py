@@ -243,7 +243,9 @@ def _apply(
     dim = gram_DD.shape[0]
     for d in range(dim):
         scratch_3D[2, d] = np.float32(RIDGE) * scratch_3D[0, d]
-    in_fours = dim - dim % 4  # rows of the matrix taken together: the sum is read and written a fourth as often
+    in_fours = (
+        dim - dim % 4
+    )  # rows of the matrix taken together: the sum is read and written a fourth as often
     for k in range(0, in_fours, 4):
         first, second, third, fourth = (
             scratch_3D[0, k],

@@ -112,9 +112,7 @@ class RowNumbers:
         return nodes
 
     def _replace(self, row_NK: I64, mask_NK: Mask) -> None:
-        self._count = neighbor_kernels.row_numbers(
-            row_NK, mask_NK, self._number_of, self._row_n, self._count
-        )
+        self._count = neighbor_kernels.row_numbers(row_NK, mask_NK, self._number_of, self._row_n, self._count)
 
 
 def moved(nodes: Nodes, device: torch.device) -> Nodes:
