@@ -63,7 +63,8 @@ def mark_first(events: Contacts, table: U32, is_first: Mask) -> None:  # pragma:
                 is_first[n] = True
             else:
                 is_first[n] = (
-                    events.relation[n] == events.relation[first] and events.time_ms[n] == events.time_ms[first]
+                    events.relation[n] == events.relation[first]
+                    and events.time_ms[n] == events.time_ms[first]
                 )
 
 

@@ -92,9 +92,7 @@ class Attention(nn.Module):
             self.place_PH,
             self.importance_R,
         )
-        pooled_HNRD = attend(
-            source_SD, logits, edges, joint=self.use_importance, negative=NEGATIVE_SLOPE
-        )
+        pooled_HNRD = attend(source_SD, logits, edges, joint=self.use_importance, negative=NEGATIVE_SLOPE)
         weight_HXC = self.weight_RDHC.permute(2, 0, 1, 3).flatten(1, 2)
         return torch.bmm(pooled_HNRD.flatten(2), weight_HXC).transpose(0, 1).flatten(1)
 

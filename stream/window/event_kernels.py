@@ -38,7 +38,9 @@ class Part(NamedTuple):
 
 
 @kernel
-def collect(words: U32, times: I64, part: Part, into: Columns, count: int) -> int:  # pragma: no cover - compiled
+def collect(
+    words: U32, times: I64, part: Part, into: Columns, count: int
+) -> int:  # pragma: no cover - compiled
     """Write the live events of a part behind the ``count`` that are there; return how many are now."""
     for number in range(part.start, part.stop):
         slot = part.base + number % part.capacity

@@ -340,7 +340,9 @@ class WindowView:
         starts = cut.first if first is None else np.maximum(cut.first, first.next).tolist()
         stops = np.maximum(starts, cut.next).tolist()
         room = sum(stops) - sum(starts)
-        found = Columns(*(np.empty(room, kind) for kind in (np.uint32, np.uint32, np.uint8, np.int64, np.bool_)))
+        found = Columns(
+            *(np.empty(room, kind) for kind in (np.uint32, np.uint32, np.uint8, np.int64, np.bool_))
+        )
         ends = [0]
         for r, relation in enumerate(self.relations):
             new = stops[r] if since is None else since.next[r]

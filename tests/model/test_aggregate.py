@@ -51,7 +51,9 @@ def test_attention_and_its_gradients_are_those_of_tensor_operations(
         slopes = torch.autograd.grad((pooled_HNRD * weight).sum(), inputs, allow_unused=True)
         found.append((pooled_HNRD, *slopes))
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-4, atol=1e-5
+        )
     assert (found[0][0][:, 0] == 0).all()
 
 
@@ -61,7 +63,9 @@ def test_gradients_of_the_loops_agree_with_finite_differences(joint: bool) -> No
     feature_NKF = logits.feature_NKF
     assert feature_NKF is not None
 
-    def pooled(source_SD: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def pooled(
+        source_SD: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor
+    ) -> torch.Tensor:
         return attend(source_SD, Logits(query, key, feature_NKF, *rest), edges, joint=joint, negative=0.2)
 
     trained = (part for part in logits if part is not None and part.requires_grad)

@@ -53,7 +53,9 @@ def by_dense(
             hood = window.recent(side, rows, np.full(len(rows), START_MS + 10**9), ALL, window.cut())
             real = np.arange(ALL) < hood.count_BR[:, :, None]
             source = torch.from_numpy(np.where(real, hood.neighbor_BRK, 0).astype(np.int64)).flatten(1)
-            relation = torch.arange(len(RELATIONS), dtype=torch.uint8).repeat_interleave(ALL).expand_as(source)
+            relation = (
+                torch.arange(len(RELATIONS), dtype=torch.uint8).repeat_interleave(ALL).expand_as(source)
+            )
             edges = Edges(source, relation, torch.from_numpy(real).flatten(1), torch.zeros(source.shape))
             out = pair[side](hidden[side], hidden[1 - side], edges)
             found.append(ACTIVATIONS[activation](out))

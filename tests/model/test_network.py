@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from driftgraph.model.closed_form import HISTORY, ClosedForm
 from driftgraph.model.aggregate import Edges
+from driftgraph.model.closed_form import HISTORY, ClosedForm
 from driftgraph.model.neighbors import RowNumbers, sample
 from driftgraph.model.network import DECAY, MBGNN, Attention, Nodes
 from driftgraph.model.options import TrainerOptions
@@ -258,9 +258,7 @@ def test_distinct_neighbors_are_those_of_a_loop() -> None:
     window = window_of(rows)
     users = np.arange(60, dtype=np.uint32)
     times_ms = START_MS + 1_000 * np.arange(1_000, 1_060)
-    nodes = sample(
-        window, window.cut(), side=USER, rows=users, times_ms=times_ms, depth=1, fanout=(7, 5, 4)
-    )
+    nodes = sample(window, window.cut(), side=USER, rows=users, times_ms=times_ms, depth=1, fanout=(7, 5, 4))
     plain = window.recent(USER, users, times_ms, 7, window.cut())
     assert nodes.edges is not None
     edges, dropped = nodes.edges, 0
@@ -281,9 +279,7 @@ def test_sources_two_steps_away_are_each_node_at_its_target_s_time_once() -> Non
     rows = noise(1_500, seed=7, users=30, items=20)
     window = window_of(rows)
     items, times_ms = np.arange(20, dtype=np.uint32), START_MS + 1_000 * np.repeat([700, 1_200], 10)
-    nodes = sample(
-        window, window.cut(), side=ITEM, rows=items, times_ms=times_ms, depth=1, fanout=FANOUT
-    )
+    nodes = sample(window, window.cut(), side=ITEM, rows=items, times_ms=times_ms, depth=1, fanout=FANOUT)
     plain = window.recent(ITEM, items, times_ms, 5, window.cut())
     assert nodes.edges is not None
     assert nodes.source is not None
