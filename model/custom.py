@@ -36,6 +36,11 @@ import torch
 from torch import Tensor
 
 from driftgraph.model.options import TrainerOptions
+from driftgraph.stream.errors import DriftgraphError
+
+
+class CustomModelError(DriftgraphError):
+    """The user's class failed, or gave something else than the protocol says."""
 
 
 @dataclass(frozen=True, slots=True)

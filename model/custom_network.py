@@ -23,17 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from driftgraph.model.aggregate import mean
-from driftgraph.model.custom import Neighborhoods, Targets
+from driftgraph.model.custom import CustomModelError, Neighborhoods, Targets
 from driftgraph.model.network import MBGNN, Network, Nodes
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 from driftgraph.stream.window.adjacency import ITEM
 
 METHODS = {"torch": ("encode_users", "encode_items"), "dgl": ("forward",)}  # that a class must have
-
-
-class CustomModelError(DriftgraphError):
-    """The user's class failed, or gave something else than the protocol says."""
 
 
 class CustomNetwork(Network):

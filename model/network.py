@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from driftgraph.model.aggregate import Edges, Logits, attend, by_relation, full, mean
-from driftgraph.model.custom import Targets
+from driftgraph.model.custom import CustomModelError, Targets
 from driftgraph.model.options import TrainerOptions
+from driftgraph.stream.arrays import F32
 from driftgraph.stream.window.adjacency import ITEM, USER
 
 NEGATIVE_SLOPE = 0.2  # of the attention's LeakyReLU, as in the GAT paper
@@ -141,6 +143,16 @@ class Network(nn.Module):
         """A reason with the method that returned NaN or inf since this was asked for the last time."""
         told, self.not_finite = self.not_finite, ""
         return f"{reason}: {told}" if told and reason else reason
+
+    def sound(self, vectors_ND: F32) -> F32:
+        """Vectors that are served without a look of the gate.
+
+        Raises:
+            CustomModelError: A model that is not ours returned NaN or inf.
+        """
+        if self.not_finite and not np.isfinite(vectors_ND).all():
+            raise CustomModelError(self.blamed("vectors cannot be served"))
+        return vectors_ND
 
 
 class MBGNN(Network):

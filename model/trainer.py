@@ -17,7 +17,6 @@ from torch import Tensor
 
 from driftgraph.model import saved_state
 from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently
-from driftgraph.model.custom_network import CustomModelError
 from driftgraph.model.drift import Elders, stability_of
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
@@ -236,12 +235,12 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         if times_ms is None:
             times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
-        return self._sound(Encoder(self.network, self.table, view, cut).users(rows, times_ms))
+        return self.network.sound(Encoder(self.network, self.table, view, cut).users(rows, times_ms))
 
     def new_items(self, view: WindowView, rows: U32, cut: Cut, time_ms: int) -> F32:
         """[n, D] of items that no fit has had, as of a time; see ``Encoder.new_items``."""
         self.table.adopt(view.row_versions(ITEM))
-        return self._sound(Encoder(self.network, self.table, view, cut).new_items(rows, time_ms))
+        return self.network.sound(Encoder(self.network, self.table, view, cut).new_items(rows, time_ms))
 
     def served_items(self, versions: U32) -> tuple[U32, F32]:
         """Rows and vectors of the items that the serving model published, of the same owners still."""
@@ -401,12 +400,6 @@ class Trainer:
             self.scorer.learn(lessons)
         old = (_mean(held_old.rival), _mean(held_old.candidate))
         return stability_of(self.before, published, held_old=old, top=self.options.top)
-
-    def _sound(self, vectors: F32) -> F32:
-        """Vectors that are served without another look of the gate."""
-        if self.network.not_finite and not np.isfinite(vectors).all():
-            raise CustomModelError(self.network.blamed("vectors cannot be served"))
-        return vectors
 
     def _check(self, view: WindowView) -> None:
         if [r.name for r in view.relations] != [r.name for r in self.relations]:

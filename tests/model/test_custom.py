@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from driftgraph.model.custom import Neighborhoods
-from driftgraph.model.custom_network import CustomModelError, neighborhoods, untrained
+from driftgraph.model.custom import CustomModelError, Neighborhoods
+from driftgraph.model.custom_network import neighborhoods, untrained
 from driftgraph.model.dgl_blocks import blocks_of, vectors_of
 from driftgraph.model.examples import plan
 from driftgraph.model.neighbors import RowNumbers, sample
