@@ -26,7 +26,7 @@ from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.retraining import Answer, Request
-from driftgraph.app.training.serving_parts import embedding_at, heads_at, renewed
+from driftgraph.app.training.serving_parts import embedding_at, heads_at, judged_heads, renewed
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
@@ -129,12 +129,12 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
-            shown = self.trainer.evaluate_heads(self.graph.window, view, self.seen, moment.cut)
+            heads, sample = judged_heads(self.trainer, self.graph, self.seen, moment)
             told = self._told(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=lessons, full=full)
-            if shown is not None:
-                self.trainer.heads.learn(shown[1])
+            if sample is not None:
+                self.trainer.heads.learn(sample)
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
@@ -147,7 +147,7 @@ class Worker:
         self.status.fitted(fit)
         self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
-            self.evaluated = facts_of(evaluation, drift, None if shown is None else shown[0])
+            self.evaluated = facts_of(evaluation, drift, heads)
             self.model_hash = hash_of_weights(self.trainer.network, version)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
@@ -156,7 +156,6 @@ class Worker:
         if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
-        heads = None if shown is None else shown[0]
         report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift, heads)
         return report, predictions
 
