@@ -23,6 +23,17 @@ from driftgraph.stream.window.writer import Cut, StaleCut
 log = logging.getLogger(__name__)
 
 
+def is_empty(graph: HeterographView, moment: Moment) -> bool:
+    """Whether the graph has no edge, so that there is nothing to serve."""
+    edges = len(graph.edges.relations)
+    return moment.cut.next[:edges] == moment.cut.first[:edges]
+
+
+def edges_at(graph: HeterographView, cut: Cut) -> int:
+    """How many edges had ever arrived at a cut."""
+    return sum(cut.next[: len(graph.edges.relations)])
+
+
 def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Embedding:
     """Every live node by the serving model. A user is as of its newest event, if that is ahead of the
     cut's now: the watermark waits for slow partitions, and what a user just did must not.
