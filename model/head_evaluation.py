@@ -99,9 +99,13 @@ def _rows(window: WindowView, side: int, rows: U32) -> int:
 
 
 def dots(user_ND: F32, item_ND: F32) -> F32:
-    """[N]: the dot product of each pair, without the last channels."""
-    product: F32 = np.einsum("nd,nd->n", user_ND[:, :-1], item_ND[:, :-1])
-    return product
+    """[N]: the dot product of each pair, without the last channels; 0 where it is not finite.
+
+    A model of one's own may give any vector to a user of another time than the gate has looked at.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: F32 = np.einsum("nd,nd->n", user_ND[:, :-1], item_ND[:, :-1])
+    return np.where(np.isfinite(product), product, np.float32(0))
 
 
 def judged(heads: Heads, sample: Sample, users: U32, *, late: int) -> HeadEvaluation:

@@ -20,13 +20,12 @@ import numpy as np
 
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import trainer_state
+from driftgraph.app.training import serving_parts, trainer_state
 from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id, users_by_id
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.retraining import Answer, Request
-from driftgraph.app.training.serving_parts import embedding_at, heads_at, renewed
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.embed import Embedding, newest_events
@@ -96,8 +95,7 @@ class Worker:
         """Whether a fit is to be made at a mark: something is new there, and an early one is for no model."""
         if mark.is_early and self.trainer.model_version:
             return False
-        edges = len(self.graph.edges.relations)
-        return sum(mark.cut.next[:edges]) > sum(self.seen.next[:edges])
+        return serving_parts.edges_at(self.graph, mark.cut) > serving_parts.edges_at(self.graph, self.seen)
 
     def cycle(
         self, moment: Moment, asked: Request | None = None
@@ -129,12 +127,12 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
-            shown = self.trainer.evaluate_heads(self.graph.window, view, self.seen, moment.cut)
+            heads, sample = serving_parts.judged_heads(self.trainer, self.graph, self.seen, moment)
             told = self._told(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=lessons, full=full)
-            if shown is not None:
-                self.trainer.heads.learn(shown[1])
+            if sample is not None:
+                self.trainer.heads.learn(sample)
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
@@ -147,7 +145,7 @@ class Worker:
         self.status.fitted(fit)
         self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
-            self.evaluated = facts_of(evaluation, drift, None if shown is None else shown[0])
+            self.evaluated = facts_of(evaluation, drift, heads)
             self.model_hash = hash_of_weights(self.trainer.network, version)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
@@ -156,7 +154,6 @@ class Worker:
         if fit.accepted:
             self.publish(self.graph.moment())
         version, ended_ms = self.trainer.model_version, moment.cut.watermark_ms
-        heads = None if shown is None else shown[0]
         report = GenerationReport(self.published, version, evaluated, ended_ms, evaluation, fit, drift, heads)
         return report, predictions
 
@@ -180,7 +177,7 @@ class Worker:
         Raises:
             StoreError: Redis does not answer.
         """
-        if self.store is None or self._is_empty(moment):
+        if self.store is None or serving_parts.is_empty(self.graph, moment):
             return False
         self.go_on()
         if self.published:
@@ -212,8 +209,8 @@ class Worker:
         """
         try:
             if self.trainer.model_version:
-                embedding = embedding_at(self.trainer, self.graph, moment)
-                self._heads = heads_at(self.trainer, self.graph, moment)
+                embedding = serving_parts.embedding_at(self.trainer, self.graph, moment)
+                self._heads = serving_parts.heads_at(self.trainer, self.graph, moment)
                 items = (embedding.item_rows, embedding.item)
                 lists = None if self.store is None else self._list_maker(moment, items)
                 self._publish(moment, embedding, lists)
@@ -250,11 +247,6 @@ class Worker:
         self._refreshed, self._lists = moment.cut, lists if self._lengths.lists else None
         self.is_rolled_back = False
 
-    def _is_empty(self, moment: Moment) -> bool:
-        """Whether the graph has no edge."""
-        edges = len(self.graph.edges.relations)
-        return moment.cut.next[:edges] == moment.cut.first[:edges]
-
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
         told = 0
@@ -290,11 +282,11 @@ class Worker:
                 has_none = self._lists is None and self.trainer.serving is not None
                 if has_none and self._lengths.lists:  # the generation is of an earlier process
                     self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
-                self._heads = self._heads or heads_at(self.trainer, self.graph, moment)
+                self._heads = self._heads or serving_parts.heads_at(self.trainer, self.graph, moment)
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
-                heads = renewed(self._heads, self.graph, rows, times_ms, moment)
+                heads = serving_parts.renewed(self._heads, self.graph, rows, times_ms, moment)
                 users = users_by_id(
                     self.graph, rows, vectors, moment, times_ms, self._lists,
                     repeats=self._lengths.repeats, heads=heads,
@@ -401,7 +393,7 @@ class Worker:
 
     def _publish_trending(self, moment: Moment) -> None:
         """Recent popularity by relation, the answer for users nobody knows, unless the Faust app keeps it."""
-        if self.store is None or self._is_empty(moment):  # what Redis has stays
+        if self.store is None or serving_parts.is_empty(self.graph, moment):  # what Redis has stays
             return
         if not self.store.trending.replace(trending_by_id(self.graph, moment)):
             log.info("the Faust app keeps the lists of rising items, and the worker leaves them alone")

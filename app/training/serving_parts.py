@@ -1,19 +1,37 @@
-"""What a generation is made of beside its lists: the vectors of all live nodes, and the heads' numbers.
+"""What a generation is made of beside its lists: the vectors of all live nodes, and the heads.
 
 Trainer, graph at a moment ──► [embedding_at, heads_at] ──► Worker.publish ──► by_id ──► Redis
                                  [renewed] ──► Worker.refresh ──┘
+                            [judged_heads] ──► Worker.cycle ──► GenerationReport
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from driftgraph.model.embed import Embedding
+from driftgraph.model.head_evaluation import HeadEvaluation
 from driftgraph.model.head_parts import HeadParts
+from driftgraph.model.heads import Sample
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.heterograph import HeterographView, Moment
+from driftgraph.stream.window.writer import Cut, StaleCut
+
+log = logging.getLogger(__name__)
+
+
+def is_empty(graph: HeterographView, moment: Moment) -> bool:
+    """Whether the graph has no edge, so that there is nothing to serve."""
+    edges = len(graph.edges.relations)
+    return moment.cut.next[:edges] == moment.cut.first[:edges]
+
+
+def edges_at(graph: HeterographView, cut: Cut) -> int:
+    """How many edges had ever arrived at a cut."""
+    return sum(cut.next[: len(graph.edges.relations)])
 
 
 def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Embedding:
@@ -36,6 +54,20 @@ def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadPa
         return None
     attribution_ms, time_ms = trainer.options.attribution_ms, now_ms(graph.edges, moment.cut)
     return HeadParts(trainer.heads, graph.window, moment.cut, time_ms, attribution_ms=attribution_ms)
+
+
+def judged_heads(
+    trainer: Trainer, graph: HeterographView, since: Cut, moment: Moment
+) -> tuple[HeadEvaluation | None, Sample | None]:
+    """The heads' metrics on the impressions of [since, moment), and what they can learn from these.
+
+    A fit does not wait for impressions: if these have left their ring, it is made without the heads.
+    """
+    try:
+        return trainer.evaluate_heads(graph.window, graph.edges, since, moment.cut) or (None, None)
+    except StaleCut as error:
+        log.warning("the heads learn nothing of this interval: %s; window.capacity may be too small", error)
+        return None, None
 
 
 def renewed(

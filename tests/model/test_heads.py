@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from driftgraph.model import head_evaluation
 from driftgraph.model import heads as heads_module
-from driftgraph.model.head_evaluation import auc, calibration_error, judged
+from driftgraph.model.head_evaluation import auc, calibration_error, dots, judged
 from driftgraph.model.heads import Head, Heads, Layout, Parts, Sample, losses, probability
 from driftgraph.model.impressions import HALF_LIVES_MS, Counts
 from driftgraph.stream.arrays import F64, U32, Mask
@@ -187,6 +187,11 @@ def test_extreme_rates_and_vectors_give_finite_losses() -> None:
     weight_F = np.ones(len(head.layout.names))
     assert np.isfinite(losses(feature_NF, weight_F, np.array([False, True]))).all()
     assert probability(feature_NF, weight_F).tolist() == [1.0, 0.0]
+
+
+def test_a_vector_that_is_not_finite_counts_as_none() -> None:
+    user = np.array([[1, 2, 1], [np.nan, 0, 1], [3e38, 0, 1]], np.float32)
+    assert dots(user, np.full((3, 3), 10, np.float32)).tolist() == [30.0, 0.0, 0.0]
 
 
 def test_the_calibration_error_is_that_of_the_bins(monkeypatch: pytest.MonkeyPatch) -> None:

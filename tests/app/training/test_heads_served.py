@@ -24,7 +24,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.window.heterograph import Heterograph
-from driftgraph.stream.window.writer import Relation
+from driftgraph.stream.window.writer import Relation, StaleCut
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import DAY_MS, RELATIONS, batch_of, graph_of, grow, one_event, small_shop, trainer_of
 
@@ -174,3 +174,24 @@ def test_impressions_alone_make_no_fit_and_touch_nobody(
     found = reader.scores(SHOP.user_ids[0], ["only shown"])
     assert not found.items_found.any()
     assert 0 < found.by_behavior[NAMES[0]][0] < 1
+
+
+def test_a_fit_does_not_wait_for_impressions_that_have_left_their_ring(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = graph_of([], WITH_SHOWN)
+    worker = Worker(graph, trainer_of(), None, checkpoints=None)
+    edge = len(SHOP) * 2 // 3
+    grow(graph, shown_shop(0, edge))
+    assert worker.cycle(graph.moment())[0].fit.accepted
+    grow(graph, shown_shop(edge))
+    moment = graph.moment()
+
+    def overwritten(*_: object, **__: object) -> None:
+        raise StaleCut("relation 'impression': event 3 of the cut was overwritten")
+
+    monkeypatch.setattr("driftgraph.model.trainer.evaluate_heads", overwritten)
+    report, _ = worker.cycle(moment)
+    assert report.fit.accepted
+    assert report.heads is None
+    assert "the heads learn nothing of this interval: relation 'impression'" in caplog.text
