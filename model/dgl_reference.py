@@ -2,9 +2,9 @@
 
     WindowView ──► [to_dgl] ──► dgl.heterograph ──► Reference, or any DGL module
 
-This module, ``dgl_blocks`` and ``dgl_files`` import DGL. The article's code has a trap that is closed here: its
-graph has relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users out of its
-result and a second layer, or a lookup of a user's vector, fails.
+This module, ``dgl_blocks`` and ``dgl_files`` import DGL. The article's code has a trap that is closed here:
+its graph has relations from user to item only, so nothing points at a user, ``HeteroGraphConv`` leaves users
+out of its result and a second layer, or a lookup of a user's vector, fails.
 
 Source: the article's ``MBGNN`` (``HeteroGraphConv`` of ``GATConv``); the formula is the one of
 ``network.Attention``.
