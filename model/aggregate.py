@@ -2,8 +2,8 @@
 
     Edges ──► [mean, attend] ──► network
 
-On a CPU these are the loops of ``aggregate_kernels`` with their gradients; elsewhere, and as what the loops are
-tested against, they are tensor operations over padded neighborhoods.
+On a CPU these are the loops of ``aggregate_kernels`` with their gradients. Elsewhere they are operations on
+tensors of padded neighborhoods, which the loops are tested against.
 
 Shape suffixes: N targets, K neighbors over all relations, S source nodes, R relations, H heads, D channels of
 a vector, F time features, P places.
@@ -75,7 +75,7 @@ def attend(source_SD: Tensor, logits: Logits, edges: Edges, *, joint: bool, nega
     switches = Switches(feature_NKF is not None, joint, negative)
     if feature_NKF is None:
         feature_NKF = source_SD.new_zeros(*edges.source_NK.shape, 0)
-    made: Tensor = _Attend.apply(source_SD, *logits._replace(feature_NKF=feature_NKF), edges, switches)
+    made: Tensor = _Attend.apply(source_SD, *logits._replace(feature_NKF=feature_NKF), edges, switches)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -83,7 +83,7 @@ def mean(source_SD: Tensor, edges: Edges) -> Tensor:
     """[N, D]: the mean of the neighbors of all relations; zeros where there is none."""
     if source_SD.device.type != "cpu":
         return mean_by_tensors(source_SD, edges)
-    made: Tensor = _Mean.apply(source_SD, edges)
+    made: Tensor = _Mean.apply(source_SD, edges)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -105,7 +105,9 @@ def attend_by_tensors(
     """``attend`` as tensor operations."""
     value_NKD = functional.embedding(edges.source_NK, source_SD)
     key_SRH = by_relation(source_SD, logits.key_RDH)
-    key_NKRH = functional.embedding(edges.source_NK, key_SRH.flatten(1)).unflatten(2, key_SRH.shape[1:])
+    key_NKRH = functional.embedding(edges.source_NK, key_SRH.flatten(1)).view(
+        *edges.source_NK.shape, *key_SRH.shape[1:]
+    )
     z_NKRH = functional.leaky_relu(key_NKRH + logits.query_NRH.unsqueeze(1), negative)
     if logits.feature_NKF is not None:
         places = torch.arange(edges.source_NK.shape[1], device=source_SD.device)
@@ -122,14 +124,16 @@ def attend_by_tensors(
     total = strength_NKRH.sum(over, keepdim=True)
     share_NKRH = strength_NKRH / (total + (total == 0))
     pooled_NXD = share_NKRH.flatten(2).transpose(1, 2).to(value_NKD.dtype) @ value_NKD
-    return pooled_NXD.unflatten(1, share_NKRH.shape[2:]).permute(2, 0, 1, 3)
+    relations, heads = share_NKRH.shape[2:]
+    return pooled_NXD.view(len(value_NKD), relations, heads, source_SD.shape[1]).permute(2, 0, 1, 3)
 
 
 def mean_by_tensors(source_SD: Tensor, edges: Edges) -> Tensor:
     """``mean`` as tensor operations."""
     value_NKD = functional.embedding(edges.source_NK, source_SD)
     count_N1 = edges.mask_NK.sum(1, keepdim=True).clamp(min=1)
-    return (value_NKD * edges.mask_NK.unsqueeze(2)).sum(1) / count_N1
+    mean_ND: Tensor = (value_NKD * edges.mask_NK.unsqueeze(2)).sum(1) / count_N1
+    return mean_ND
 
 
 class _Attend(torch.autograd.Function):
@@ -162,7 +166,7 @@ class _Attend(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, slope_HNRD: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
+    def backward(ctx: Any, slope_HNRD: Tensor) -> Any:
         """Gradients of the source vectors and of the terms but the time features."""
         source, key_weight, share, *parts = ctx.saved_tensors
         query, key, _, time, place, importance = parts
@@ -184,7 +188,7 @@ class _Attend(torch.autograd.Function):
         source_slope, query_slope, key_slope = found
         key_slope_SX = key_slope.flatten(1)
         source_slope.addmm_(key_slope_SX, key_weight.transpose(1, 2).flatten(0, 1))
-        weight_slope = (source.T @ key_slope_SX).unflatten(1, key_slope.shape[1:]).transpose(0, 1)
+        weight_slope = (source.T @ key_slope_SX).view(-1, *key_slope.shape[1:]).transpose(0, 1)
         made = [torch.from_numpy(part).to(source.dtype) for part in small]
         return source_slope, query_slope, weight_slope, None, *made, None, None
 
@@ -193,7 +197,7 @@ class _Mean(torch.autograd.Function):
     """``mean`` by compiled loops."""
 
     @staticmethod
-    def forward(ctx: Any, source_SD: Tensor, edges: Edges) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, source_SD: Tensor, edges: Edges) -> Tensor:
         """See ``mean``."""
         source = source_SD.detach().contiguous()
         made = source.new_zeros(len(edges.source_NK), source.shape[1])
@@ -202,7 +206,7 @@ class _Mean(torch.autograd.Function):
         return made
 
     @staticmethod
-    def backward(ctx: Any, slope_ND: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, slope_ND: Tensor) -> Any:
         """The gradient of the source vectors."""
         dim = slope_ND.shape[1]
         found, scratch = slope_ND.new_zeros(ctx.source_count, dim), slope_ND.new_empty(dim)

@@ -2,8 +2,8 @@
 
     aggregate ──► [attend_forward, attend_backward, mean_forward, mean_backward]
 
-Only real neighbors are looked at, each vector is read where it lies, and a gradient is added where it belongs:
-neither the gathered vectors [N, K, D] nor their gradient exists.
+Only real neighbors are looked at. A vector is read where it lies, and a gradient is added where it belongs.
+Neither the gathered vectors [N, K, D] nor their gradient exist.
 
 Shape suffixes as in ``network``; P places, G groups of a softmax: one for all relations, or one for each.
 """
@@ -57,7 +57,7 @@ class Switches(NamedTuple):
 
 
 @kernel
-def attend_forward(
+def attend_forward(  # noqa: PLR0912  # one loop over neighbors, as the compiler needs it
     hood: Hood,
     source_SD: F32,
     terms: Terms,
@@ -110,7 +110,7 @@ def attend_forward(
 
 
 @vector_kernel
-def attend_backward(
+def attend_backward(  # noqa: PLR0912  # as above
     hood: Hood,
     source_SD: F32,
     terms: Terms,
@@ -121,7 +121,7 @@ def attend_backward(
     mean_GH: F32,
     slopes: Slopes,
 ) -> None:  # pragma: no cover - compiled
-    """Add the gradients, given ``slope_HNRD``, that of ``pooled_HNRD``. ``slope_KH``, ``mean_GH``: scratch."""
+    """Add the gradients, given that of ``pooled_HNRD``. ``slope_KH`` and ``mean_GH`` are scratch."""
     query_NRH, key_SRH, feature_NKF = terms.query_NRH, terms.key_SRH, terms.feature_NKF
     negative = query_NRH.dtype.type(switches.negative)
     target_count, width = hood.source_NK.shape

@@ -130,7 +130,7 @@ def before(since: Cut, cut: Cut) -> Cut:
 def first_contacts(events: Events, among: Events | None = None) -> Mask:
     """Which events are the first of their user and item ``among`` these, or of all themselves.
 
-    ``among`` is sorted by time. What is alike the first one in relation and time is a first one, too. O(events).
+    ``among`` is sorted by time. What is alike the first one in relation and time is one, too. O(events).
     """
     source = events if among is None else among
     table = np.zeros(1 << max(2 * len(source) - 1, 1).bit_length(), np.uint32)

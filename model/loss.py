@@ -43,7 +43,8 @@ def sampled_softmax(
 
     Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling", RecSys 2019, eq. 3: score − log q.
     """
-    loss_B: Tensor = _Softmax.apply(user_BD, item_CD, positive_B, log_q_C, excluded_n, temperature)
+    fixed = (positive_B, log_q_C, excluded_n, temperature)
+    loss_B: Tensor = _Softmax.apply(user_BD, item_CD, *fixed)  # type: ignore[no-untyped-call]
     if not reduced:
         return loss_B
     return mean_of(loss_B, weight_B)
@@ -55,7 +56,7 @@ def mean_of(loss_B: Tensor, weight_B: Tensor) -> Tensor:
 
 
 class _Softmax(torch.autograd.Function):
-    """The cross entropies. [B, C] is the largest tensor of a step: what can be done to it is done in place."""
+    """The cross entropies. [B, C] is the largest tensor of a step: operations on it are in place."""
 
     @staticmethod
     def forward(ctx: Any, user_BD: Tensor, item_CD: Tensor, *rest: Any) -> Tensor:
@@ -76,7 +77,7 @@ class _Softmax(torch.autograd.Function):
         return (total_B1.log() + top_B1 - kept_B1).squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, slope_B: Tensor) -> Any:  # type: ignore[override]  # torch takes any tensors
+    def backward(ctx: Any, slope_B: Tensor) -> Any:
         """Of a loss by a logit: the candidate's share, less 1 where it is the positive."""
         user_BD, item_CD, positive_B1, strength_BC, total_B1 = ctx.saved_tensors
         slope_B1 = slope_B.unsqueeze(1)

@@ -98,7 +98,7 @@ def row_numbers(
 def mark_touched(
     row_NK: I64, mask_NK: Mask, candidate_n: I32, touched_NC: Mask
 ) -> None:  # pragma: no cover - compiled
-    """Mark the candidates that are among each target's neighbors; ``candidate_n``: which one a row is, or -1."""
+    """Mark the candidates among each target's neighbors. ``candidate_n`` says which one a row is, or -1."""
     for n in range(row_NK.shape[0]):
         for k in range(row_NK.shape[1]):
             if mask_NK[n, k]:

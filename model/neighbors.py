@@ -126,7 +126,7 @@ def moved(nodes: Nodes, device: torch.device) -> Nodes:
 
 
 def touched(users: Nodes, candidate_C: Tensor, row_count: int) -> Tensor:
-    """Places b · C + c of the candidates in the sampled history of each user; rows are below ``row_count``."""
+    """Places b · C + c of the candidates in each user's sampled history; rows are below ``row_count``."""
     assert users.edges is not None
     candidate_n = np.full(row_count, -1, np.int32)
     candidate_n[candidate_C.numpy()] = np.arange(len(candidate_C), dtype=np.int32)

@@ -1,6 +1,6 @@
 """The decorators of compiled functions, and the files in which numba keeps their machine code.
 
-    @kernel, @vector_kernel, @helper, @plain_kernel ──► numba, at the first call ──► [kernel_cache.folder] ──► the next start
+    @kernel, @helper, … ──► numba, at the first call ──► [kernel_cache.folder] ──► the next start
 
 numba's own cache asks for a writable folder as soon as a function is declared. It stops the call when a kept
 file is damaged or cannot be written. It does not notice a change in a module from which a kernel takes its
@@ -163,7 +163,7 @@ def _declarer(**options: Any) -> Any:
 # of its caller, because a call would push every array as seven words.
 kernel: Any = _declarer(error_model="numpy", _nrt=False)
 helper: Any = _declarer(error_model="numpy", _nrt=False, forceinline=True)
-# A vector kernel may add up the terms of a sum in another order, eight or sixteen at a time: the compiler chooses
-# the order once, so the same machine code gives the same bits.
+# A vector kernel may add up the terms of a sum in another order, eight or sixteen at a time. The compiler
+# chooses the order once, so the same machine code gives the same bits.
 vector_kernel: Any = _declarer(error_model="numpy", _nrt=False, fastmath={"reassoc", "contract"})
 plain_kernel: Any = _declarer()  # as numba has it: arrays may be made, and a division by zero raises

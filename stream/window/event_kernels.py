@@ -57,7 +57,7 @@ def collect(
 
 @kernel
 def merged(time_ms: I64, next_R: I64, end_R: I64, order: I64) -> bool:  # pragma: no cover - compiled
-    """Fill the stable order by time, if each relation's events from ``next_R`` to ``end_R`` are in it already.
+    """Fill the stable order by time, if each relation's events (``next_R`` to ``end_R``) are in it already.
 
     The result says whether they are. ``next_R`` is used up.
     """

@@ -320,7 +320,9 @@ class WindowView:
         return samplers.drawn(drawn_from, question)
 
     def events(self, cut: Cut, since: Cut | None = None) -> Events:
-        """The live events of ``cut`` that arrived at or after ``since``. O(result), or O(result · log) if they came out of order.
+        """The live events of ``cut`` that arrived at or after ``since``.
+
+        O(result) if they arrived in order of time, otherwise O(result · log).
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -341,7 +343,11 @@ class WindowView:
         stops = np.maximum(starts, cut.next).tolist()
         room = sum(stops) - sum(starts)
         found = Columns(
-            *(np.empty(room, kind) for kind in (np.uint32, np.uint32, np.uint8, np.int64, np.bool_))
+            np.empty(room, np.uint32),
+            np.empty(room, np.uint32),
+            np.empty(room, np.uint8),
+            np.empty(room, np.int64),
+            np.empty(room, np.bool_),
         )
         ends = [0]
         for r, relation in enumerate(self.relations):
@@ -350,12 +356,12 @@ class WindowView:
             base = int(self._base[r])
             part = Part(r, starts[r], stops[r], new, base, relation.capacity, oldest_ms)
             ends.append(collect(self._arrays.words, self._times, part, found, ends[-1]))
-        found = Columns(*(column[: ends[-1]] for column in found))
+        time_ms = found.time_ms[: ends[-1]]
         order = np.empty(ends[-1], np.int64)
-        if not merged(found.time_ms, np.array(ends[:-1]), np.array(ends[1:]), order):
-            order = np.argsort(found.time_ms, kind="stable")
-        user, item, relation_column, time_ms, is_new = (column[order] for column in found)
-        return Events(user, item, relation_column, time_ms), is_new
+        if not merged(time_ms, np.array(ends[:-1]), np.array(ends[1:]), order):
+            order = np.argsort(time_ms, kind="stable")
+        events = Events(found.user[order], found.item[order], found.relation[order], time_ms[order])
+        return events, found.is_new[order]
 
     def answered(self, cut: Cut, answer: Callable[[Cut], Answer]) -> Answer:
         """The answer at the cut. It is made again if a user was erased meanwhile."""

@@ -243,7 +243,7 @@ def test_an_untrained_user_is_the_closed_form_s_up_to_its_length() -> None:
 
 
 def plainly_distinct(hood: Neighborhood, b: int) -> list[tuple[int, int, int]]:
-    """(neighbor, relation, time) of one node, newest first, by a loop; of one time the later relation first."""
+    """(neighbor, relation, time) of one node, newest first, by a loop; of one time the later relation."""
     newest: dict[int, tuple[int, int]] = {}
     for r in range(hood.count_BR.shape[1]):
         for k in range(hood.count_BR[b, r]):
