@@ -148,7 +148,7 @@ class _Attend(torch.autograd.Function):
         parts[1] = by_relation(source, key_weight)
         (target_count, width), heads = edges.source_NK.shape, query.shape[2]
         share = query.new_zeros(target_count, width, heads)
-        pooled = query.new_zeros(heads, target_count, len(importance), source.shape[1])
+        pooled: Tensor = query.new_zeros(heads, target_count, len(importance), source.shape[1])
         scratch = query.new_empty(2, len(importance), heads).numpy()
         arrays = Terms(*(part.numpy() for part in parts))
         attend_forward(

@@ -275,3 +275,18 @@ def test_the_plan_is_a_function_of_window_and_seed(seed: int) -> None:
         assert rows_of(a) == rows_of(b)
         assert np.array_equal(a.candidate_C, b.candidate_C)
     assert [rows_of(b) for b in one.batches] != [rows_of(b) for b in two_intervals(seed=seed + 9)[1].batches]
+
+
+def test_all_live_events_are_told_apart_as_older_and_newer() -> None:
+    """Against ``events`` of both parts, with late events, so that a relation is not in order of time."""
+    window = window_of(noise(300, seed=8))
+    since = window.cut()
+    cut = append(window, [*noise(200, seed=9, users=40), (1, 1, 0, 5), (2, 2, 1, 3)])
+    every, is_new = window.events_and_newness(cut, since)
+    assert columns_of(every) == columns_of(window.events(cut))
+    assert columns_of(take(every, is_new)) == columns_of(window.events(cut, since))
+    assert columns_of(take(every, ~is_new)) == columns_of(
+        window.events(replace(before(since, cut), watermark_ms=cut.watermark_ms))
+    )
+    assert (np.diff(every.time_ms) >= 0).all()
+    assert 0 < is_new.sum() < len(every)

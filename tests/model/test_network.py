@@ -278,14 +278,14 @@ def test_sources_two_steps_away_are_each_node_at_its_target_s_time_once() -> Non
     """Items one layer deep, at different times: the users behind them, against a loop."""
     rows = noise(1_500, seed=7, users=30, items=20)
     window = window_of(rows)
-    items, times_ms = np.arange(20, dtype=np.uint32), START_MS + 1_000 * np.repeat([700, 1_200], 10)
+    items, times_ms = np.arange(600, dtype=np.uint32) % 20, START_MS + 1_000 * np.arange(700, 1_300)
     nodes = sample(window, window.cut(), side=ITEM, rows=items, times_ms=times_ms, depth=1, fanout=FANOUT)
     plain = window.recent(ITEM, items, times_ms, 5, window.cut())
     assert nodes.edges is not None
     assert nodes.source is not None
     source_N = nodes.source.row_N
     pairs = set()
-    for b in range(20):
+    for b in range(600):
         place_K = nodes.edges.source_NK[b][nodes.edges.mask_NK[b]]
         assert source_N[place_K].tolist() == [user for user, _, _ in plainly_distinct(plain, b)]
         pairs |= {(int(place), int(source_N[place]), int(times_ms[b])) for place in place_K}
