@@ -56,6 +56,12 @@ class Behind:
         return self.times >= LOSSES_MAX
 
 
+def is_full_due(cut: Cut, begun_ms: int, options: TrainerOptions) -> bool:
+    """Whether a multiple of ``full_every_ms`` lies between the cut and the newest fit that began anew."""
+    every_ms = options.full_every_ms
+    return every_ms > 0 and cut.watermark_ms // every_ms > begun_ms // every_ms
+
+
 def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32 | None = None) -> F32:
     """[rows, D] to begin with: factors, and 0 as the item's own bias; an initial row where an item has none.
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from driftgraph.stream.arrays import F64
+
 OnStep = Callable[[int, int, int], None]  # attempt from 1 on, steps done, steps of the attempt
 
 
@@ -60,3 +62,8 @@ def steps_of(on_step: OnStep | None, attempt: int) -> Callable[[int, int], None]
             on_step(attempt, done, total)
 
     return told
+
+
+def mean_of(values: F64) -> float:
+    """The mean of some losses; nan of none."""
+    return float(values.mean()) if len(values) else math.nan

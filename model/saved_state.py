@@ -83,6 +83,18 @@ def check_shapes(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], custom:
             )
 
 
+def check_relations(window: Sequence[str], model: Sequence[str]) -> None:
+    """Refuse a window of other relations than the model's.
+
+    Raises:
+        ValueError: They differ, or are in another order.
+    """
+    if list(window) != list(model):
+        raise ValueError(
+            f"the window has relations {list(window)}, the model {list(model)}; start with an empty model"
+        )
+
+
 def flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors by one name each, ``part.name``, as safetensors has them."""
     return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}

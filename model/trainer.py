@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from driftgraph.model import saved_state
-from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently
+from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently, is_full_due
 from driftgraph.model.drift import Elders, stability_of
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
-from driftgraph.model.fit_report import FitReport, OnStep, Stability, no_fit, steps_of
+from driftgraph.model.fit_report import FitReport, OnStep, Stability, mean_of, no_fit, steps_of
 from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
 from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.heads import Heads, Sample
@@ -129,14 +129,15 @@ class Trainer:
             cut: and before this one.
             on_step: Told after each step, for whoever waits.
             lessons: What the evaluation of the same cuts found for the scorer to learn.
-            full: Somebody asked for a full retrain.
 
         Raises:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
         refused: list[str] = []
         attempts = [(rate, self.model_version == 0) for rate in RATES]
-        if self.model_version and (full or self._is_full_due(cut) or self.behind.too_often):
+        if self.model_version and (
+            full or is_full_due(cut, self.begun_ms, self.options) or self.behind.too_often
+        ):
             attempts = [(RATES[0], True), *attempts]
         while True:
             (rate, anew), told = attempts[len(refused)], steps_of(on_step, len(refused) + 1)
@@ -214,7 +215,7 @@ class Trainer:
             new_examples=todo.new_count,
             replayed_examples=todo.replay_count,
             rows_moved=moved,
-            holdout={held.name: (_mean(held.rival), _mean(held.candidate)) for held in held_losses},
+            holdout={held.name: (mean_of(held.rival), mean_of(held.candidate)) for held in held_losses},
             stability=stability,
         )
 
@@ -252,10 +253,8 @@ class Trainer:
 
     def relation_importance(self) -> dict[str, dict[str, float]]:
         """The learned share of each relation where a user (an item) has all of them; sums to 1."""
-        return {
-            side: dict(zip((r.name for r in self.relations), shares, strict=True))
-            for side, shares in self.network.importance().items()
-        }
+        names, found = [r.name for r in self.relations], self.network.importance()
+        return {side: dict(zip(names, shares, strict=True)) for side, shares in found.items()}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Everything a resumed trainer needs: flat tensors (for safetensors) and a JSON-able rest."""
@@ -313,10 +312,6 @@ class Trainer:
         self.heads.load_state_dict(saved_state.arrays(parts, "answer_heads"), meta.get("answer_heads"))
         self.before, self._elders, self._latest = None, Elders(), None
 
-    def _is_full_due(self, cut: Cut) -> bool:
-        every_ms = self.options.full_every_ms
-        return every_ms > 0 and cut.watermark_ms // every_ms > self.begun_ms // every_ms
-
     def _begin(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
     ) -> Trained:
@@ -337,7 +332,7 @@ class Trainer:
             )
 
         def loss() -> float:
-            return _mean(self._holdout_loss(view, cut, held))
+            return mean_of(self._holdout_loss(view, cut, held))
 
         return gently(todo.batches, train, loss, self.weights.keep)
 
@@ -398,16 +393,8 @@ class Trainer:
         self._latest = (cut, self.model_version, candidate)
         if lessons is not None:
             self.scorer.learn(lessons)
-        old = (_mean(held_old.rival), _mean(held_old.candidate))
+        old = (mean_of(held_old.rival), mean_of(held_old.candidate))
         return stability_of(self.before, published, held_old=old, top=self.options.top)
 
     def _check(self, view: WindowView) -> None:
-        if [r.name for r in view.relations] != [r.name for r in self.relations]:
-            ours, theirs = [r.name for r in self.relations], [r.name for r in view.relations]
-            raise ValueError(
-                f"the window has relations {theirs}, the model {ours}; start with an empty model"
-            )
-
-
-def _mean(values: F64) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+        saved_state.check_relations([r.name for r in view.relations], [r.name for r in self.relations])
