@@ -23,8 +23,7 @@ from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
 from driftgraph.model.examples import Batch, Plan, plan
 from driftgraph.model.fit_report import FitReport, OnStep, Stability, mean_of, no_fit, steps_of
 from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
-from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
-from driftgraph.model.heads import Heads, Sample
+from driftgraph.model.heads import Heads
 from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.neighbors import now_ms
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
@@ -84,27 +83,13 @@ class Trainer:
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
         found, scored = evaluate(
-            view,
-            since,
-            cut,
-            encoder=Encoder(self.network, self.table, view, cut),
-            scorer=self.scorer,
-            model_version=self.model_version,
-            serving=self.serving,
-            first=self.first,
+            view, since, cut,
+            encoder=Encoder(self.network, self.table, view, cut), scorer=self.scorer,
+            model_version=self.model_version, serving=self.serving, first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
-        )
+        )  # fmt: skip
         self.behind = self.behind.after(found.metrics, found.event_count, cut)
         return replace(found, staleness=self._elders.curve(scored, view, self.options.top))
-
-    def evaluate_heads(
-        self, window: WindowView, view: WindowView, since: Cut, cut: Cut
-    ) -> tuple[HeadEvaluation, Sample] | None:
-        """Judge the heads by the impressions of ``window``, before ``fit``; None before model version 1."""
-        if self.serving is None or window is view:
-            return None
-        encoder = Encoder(self.network, self.table, view, cut)
-        return evaluate_heads(self.heads, window, since, cut, encoder=encoder, serving=self.serving)
 
     def fit(
         self,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from driftgraph.model.embed import Embedding
-from driftgraph.model.head_evaluation import HeadEvaluation
+from driftgraph.model.embed import Embedding, Encoder
+from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.head_parts import HeadParts
 from driftgraph.model.heads import Sample
 from driftgraph.model.neighbors import now_ms
@@ -61,10 +61,16 @@ def judged_heads(
 ) -> tuple[HeadEvaluation | None, Sample | None]:
     """The heads' metrics on the impressions of [since, moment), and what they can learn from these.
 
-    A fit does not wait for impressions: if these have left their ring, it is made without the heads.
+    None before model version 1. A fit does not wait for impressions: if these have left their ring, it is
+    made without the heads.
     """
+    if trainer.serving is None or graph.window is graph.edges:
+        return None, None
+    encoder = Encoder(trainer.network, trainer.table, graph.edges, moment.cut)
     try:
-        return trainer.evaluate_heads(graph.window, graph.edges, since, moment.cut) or (None, None)
+        return evaluate_heads(
+            trainer.heads, graph.window, since, moment.cut, encoder=encoder, serving=trainer.serving
+        )
     except StaleCut as error:
         log.warning("the heads learn nothing of this interval: %s; window.capacity may be too small", error)
         return None, None

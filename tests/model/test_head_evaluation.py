@@ -10,7 +10,7 @@ from torch import Tensor
 
 from driftgraph.model.embed import Encoder
 from driftgraph.model.examples import before
-from driftgraph.model.head_evaluation import evaluate_heads, sample_of
+from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads, sample_of
 from driftgraph.model.heads import Sample
 from driftgraph.model.impressions import NEVER, Impressions
 from driftgraph.model.trainer import Trainer
@@ -57,6 +57,14 @@ def sampled(trainer: Trainer, window: Window, since: Cut) -> tuple[Sample, Impre
     trainer.table.adopt(view.row_versions(1))
     encoder = Encoder(trainer.network, trainer.table, view, cut)
     return sample_of(window, since, cut, encoder=encoder, serving=trainer.serving)
+
+
+def evaluated(trainer: Trainer, window: Window, since: Cut) -> tuple[HeadEvaluation, Sample]:
+    assert trainer.serving is not None
+    encoder = Encoder(trainer.network, trainer.table, window.edges(), window.cut())
+    return evaluate_heads(
+        trainer.heads, window, since, window.cut(), encoder=encoder, serving=trainer.serving
+    )
 
 
 def test_only_impressions_whose_answers_have_come_are_looked_at() -> None:
@@ -126,8 +134,7 @@ def test_heads_learn_the_blocks_and_beat_the_rates() -> None:
     found = None
     for part in range(3):
         append(window, shown_with(blocks(600, seed=3 + part, first_ms=1_500_000 + part * 600_000), seed=part))
-        found = trainer.evaluate_heads(window, window.edges(), since, window.cut())
-        assert found is not None
+        found = evaluated(trainer, window, since)
         trainer.heads.learn(found[1])
         trainer.fit(window.edges(), since, window.cut())
         since = window.cut()
@@ -140,8 +147,7 @@ def test_heads_learn_the_blocks_and_beat_the_rates() -> None:
 def test_a_trainer_goes_on_with_its_heads() -> None:
     trainer, window, since = fitted()
     append(window, shown_with(blocks(300, seed=3, first_ms=1_500_000), seed=4))
-    found = trainer.evaluate_heads(window, window.edges(), since, window.cut())
-    assert found is not None
+    found = evaluated(trainer, window, since)
     trainer.heads.learn(found[1])
     other = trainer_of(attribution_ms=ATTRIBUTION_MS)
     other.load_state_dict(*trainer.state_dict())
@@ -203,22 +209,9 @@ def test_who_was_only_shown_has_no_vector() -> None:
     assert 150 not in embedding.item_rows
 
 
-def test_without_impressions_there_is_nothing_to_judge() -> None:
-    window = window_of(blocks(500, seed=1))
-    trainer = trainer_of()
-    view = window.edges()
-    assert trainer.evaluate_heads(window, view, empty_cut(window), window.cut()) is None
-    assert trainer.fit(view, empty_cut(window), window.cut()).accepted
-    assert trainer.evaluate_heads(window, view, window.cut(), window.cut()) is None
-
-
 def test_an_interval_without_impressions_is_no_fault() -> None:
     trainer, window, since = fitted()
-    assert trainer.serving is not None
     append(window, blocks(100, seed=3, first_ms=1_500_000))
-    encoder = Encoder(trainer.network, trainer.table, window.edges(), window.cut())
-    found, sample = evaluate_heads(
-        trainer.heads, window, since, window.cut(), encoder=encoder, serving=trainer.serving
-    )
+    found, sample = evaluated(trainer, window, since)
     assert found.impressions == len(sample) == 0
     trainer.heads.learn(sample)

@@ -12,7 +12,7 @@ import redis
 
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.serving_parts import heads_at
+from driftgraph.app.training.serving_parts import heads_at, judged_heads
 from driftgraph.model import head_parts
 from driftgraph.model.head_evaluation import dots
 from driftgraph.model.heads import Parts, features, probability
@@ -190,8 +190,16 @@ def test_a_fit_does_not_wait_for_impressions_that_have_left_their_ring(
     def overwritten(*_: object, **__: object) -> None:
         raise StaleCut("relation 'impression': event 3 of the cut was overwritten")
 
-    monkeypatch.setattr("driftgraph.model.trainer.evaluate_heads", overwritten)
+    monkeypatch.setattr("driftgraph.app.training.serving_parts.evaluate_heads", overwritten)
     report, _ = worker.cycle(moment)
     assert report.fit.accepted
     assert report.heads is None
     assert "the heads learn nothing of this interval: relation 'impression'" in caplog.text
+
+
+def test_without_impressions_or_a_model_there_is_nothing_to_judge() -> None:
+    for relations, first in ((RELATIONS, batch_of(SHOP)), (WITH_SHOWN, shown_shop(0))):
+        graph = graph_of([first], relations)
+        trainer, moment = trainer_of(), graph.moment()
+        assert judged_heads(trainer, graph, moment.cut, moment) == (None, None)
+        assert heads_at(trainer, graph, moment) is None
