@@ -232,6 +232,7 @@ class Updater:
             self.source.topic_ids,
             self.ingest.schedule.counted,
             self.ingest.marks,
+            None if self.ingest.attributes is None else self.ingest.attributes.kept(),
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:
