@@ -186,6 +186,8 @@ def replay(
             on_cycle=on_cycle,
             erasures=erasures,
         )
+        for said in lockstep.said:
+            progress.note(said)
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut

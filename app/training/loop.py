@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from driftgraph.app.config.attribute_tables import attributes_view
 from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
@@ -326,6 +327,7 @@ def worker_of(settings: Settings, graph: HeterographView, store: GenerationStore
         [r.name for r in relations],
         [r.span_ms for r in relations],
         trainer_options(settings, device=device_of(settings.model.device)),
+        attributes_view(settings, graph, window_dir),
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()

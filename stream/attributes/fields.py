@@ -106,14 +106,29 @@ def _token(data: U8, start: int, stop: int) -> int:  # pragma: no cover - compil
 def _is_between(byte: int, kind: int) -> bool:  # pragma: no cover - compiled
     """Whether a byte stands between two tags (two words)."""
     if kind == _TAGS:
-        return byte == _JOINT or byte == 44 or byte == 59 or byte == 124  # , ; |
+        return byte in (_JOINT, 44, 59, 124)  # , ; |
     return byte < 48 or 57 < byte < 97 or 122 < byte < 128  # no digit, no letter, nothing beyond ASCII
+
+
+@helper
+def _insert(tokens: U32, n: int, count: int, token: int) -> int:  # pragma: no cover - compiled
+    """Put a token among ``count`` ascending ones: how many more there are, −1 if there is no room."""
+    place = 0
+    while place < count and tokens[n, place] < token:
+        place += 1
+    if place < count and tokens[n, place] == token:
+        return 0
+    if count == tokens.shape[1]:
+        return -1
+    for k in range(count, place, -1):
+        tokens[n, k] = tokens[n, k - 1]
+    tokens[n, place] = token
+    return 1
 
 
 @kernel
 def _several(data: U8, bounds: U8, kind: int, tokens: U32, became: U8) -> None:  # pragma: no cover
     """The tokens of the parts of each value, ascending and each once: their order means nothing."""
-    width = tokens.shape[1]
     for n in range(len(became)):
         first, stop = bounds[n], bounds[n + 1]
         count, cut = 0, False
@@ -131,20 +146,9 @@ def _several(data: U8, bounds: U8, kind: int, tokens: U32, became: U8) -> None: 
             while a < b and data[b - 1] <= 32:
                 b -= 1
             start = end + 1
-            if a == b:
-                continue
-            token = _token(data, a, b)
-            place = 0
-            while place < count and tokens[n, place] < token:
-                place += 1
-            if place < count and tokens[n, place] == token:
-                continue
-            if count == width:
-                cut = True
-                continue
-            for k in range(count, place, -1):
-                tokens[n, k] = tokens[n, k - 1]
-            tokens[n, place] = token
-            count += 1
+            if a < b:
+                more = _insert(tokens, n, count, _token(data, a, b))
+                cut |= more < 0
+                count += max(more, 0)
         if count:
             became[n] = CUT if cut else GOOD

@@ -1,4 +1,4 @@
-"""The attributes of one side: for each id and field its newest values, each with the time from which it holds.
+"""The attributes of one side: the newest values of each id and field, each with the time it holds from.
 
     [AttributeTable.put] ──► files beside the window ──► [AttributeView.tokens], as of a time, for any process
 
@@ -62,10 +62,10 @@ def _put(store: Store, field: int, rows: U32, time_ms: I64, tokens: U32) -> None
 def _equal(store: Store, row: int, version: int, field: int, tokens: U32, n: int) -> bool:  # pragma: no cover
     begin = store.first[field]
     at = (row * VERSIONS + version) * store.first[len(store.first) - 1]
+    differ = 0
     for k in range(begin, store.first[field + 1]):
-        if store.tokens[at + k] != tokens[n, k - begin]:
-            return False
-    return True
+        differ += store.tokens[at + k] != tokens[n, k - begin]
+    return differ == 0
 
 
 @helper

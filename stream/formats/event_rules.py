@@ -206,7 +206,8 @@ class EventRules:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
         The behavior is judged first: an ignored event has no other checks, and a request to erase needs only
-        the user. ``attributes`` are taken as they are. The first fault is told, in the order behavior, user, item, time, event id.
+        the user. The first fault is told, in the order behavior, user, item, time, event id. ``attributes``
+        are taken as they are.
         """
         if behavior is MISSING:
             return Refusal(Reason.MISSING_FIELD, "the event has no behavior")
