@@ -191,7 +191,7 @@ def replay(
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
-        late = late_warning(lockstep.ingest)
+        late, attributes = late_warning(lockstep.ingest), lockstep.ingest.attributes
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
@@ -203,7 +203,11 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=(*file.warnings, *([] if late is None else [late])),
+            warnings=(
+                *file.warnings,
+                *([] if late is None else [late]),
+                *([] if attributes is None else attributes.warnings()),
+            ),
             **graph.window.counted(),
         )
 

@@ -90,8 +90,8 @@ class Updater:
 
     def warnings(self) -> list[str]:
         """Warnings about the run so far."""
-        late = late_warning(self.ingest)
-        return [] if late is None else [late]
+        late, attributes = late_warning(self.ingest), self.ingest.attributes
+        return [*([] if late is None else [late]), *([] if attributes is None else attributes.warnings())]
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""

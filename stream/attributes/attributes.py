@@ -100,6 +100,22 @@ class Attributes(AttributesView):
         self.fields, self._graph, self._tables = fields, graph, (user, item)
         self.counts = AttributeCounts()
 
+    def warnings(self) -> list[str]:
+        """A sentence for each field with values that could not be taken, and for each side that is full."""
+        said = [
+            f"attribute {name}: {count:,} values are not of its kind and were left out"
+            for name, count in sorted(self.counts.unreadable.items())
+        ]
+        said += [
+            f"attribute {name}: {count:,} values have more tags or words than are taken"
+            for name, count in sorted(self.counts.cut.items())
+        ]
+        return said + [
+            f"there are more {kind}s with attributes than window.{kind}_rows: {count:,} have lost theirs"
+            for kind, count in self.evicted.items()
+            if count
+        ]
+
     @property
     def evicted(self) -> dict[str, int]:
         """How many ids a full table has lost, by side."""

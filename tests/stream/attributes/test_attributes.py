@@ -186,6 +186,7 @@ def test_a_bad_value_is_counted_and_leaves_the_others() -> None:
     assert found[:1].tolist() == token("category", "shoes")
     assert number_of(found[1:2]).tolist() == [3.0]
     assert table.counts.unreadable == {"item.category": 1, "item.length": 1, "user.age": 1}
+    assert table.warnings()[1] == "attribute item.length: 1 values are not of its kind and were left out"
 
 
 def test_a_million_categories_are_no_more_tokens_than_buckets() -> None:
@@ -206,6 +207,9 @@ def test_a_full_table_loses_the_ids_that_were_longest_without_a_value() -> None:
     assert view is not None
     assert view.tokens(rows, 2_000).tolist() == [token("category", "c30"), token("category", "c39")]
     assert table.evicted == {"user": 0, "item": 24}
+    assert table.warnings() == [
+        "there are more items with attributes than window.item_rows: 24 have lost theirs"
+    ]
 
 
 def test_an_erased_user_has_no_attribute_and_the_others_keep_theirs() -> None:
