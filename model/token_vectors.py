@@ -69,7 +69,8 @@ class TokenVectors:
             per_sample_weights=torch.from_numpy(share_NW),
             mode="sum",
         )
-        return self.mean_D + summed.numpy(), share_NW.any(axis=1)
+        known: Mask = (share_NW > 0).any(axis=1)
+        return self.mean_D + summed.numpy(), known
 
     def state_dict(self) -> dict[str, Tensor]:
         """As tensors."""

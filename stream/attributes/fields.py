@@ -11,7 +11,7 @@ lie is the reader's to say, by what came before.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def _categories(data: U8, bounds: U8, tokens: U32, became: U8) -> None:  # pragm
 
 
 @helper
-def _token(data: U8, start: int, stop: int) -> int:  # pragma: no cover - compiled
+def _token(data: U8, start: int, stop: int) -> Any:  # pragma: no cover - compiled
     return np.uint32(1 + hash_bytes(data, start, stop) % np.uint64(BUCKETS))
 
 

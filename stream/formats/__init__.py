@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class FieldNames:
         for key in columns:
             if key not in known:
                 raise ValueError(f"{key!r} is no field of an event; the fields are {', '.join(known)}")
-        return replace(self, **columns)
+        named: dict[str, str] = {name: columns.get(name, getattr(self, name)) for name in known}
+        return FieldNames(*named.values(), attributes=self.attributes)
 
 
 JSON_NAMES = FieldNames()

@@ -28,7 +28,7 @@ from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph
-from driftgraph.stream.window.writer import Cut
+from driftgraph.stream.window.writer import Cut, WindowView
 from tests.model_worlds import RELATIONS, SMALL, START_MS, Row, blocks, empty_cut
 
 FIELDS = AttributeFields(
@@ -247,7 +247,7 @@ def test_the_state_of_a_trainer_has_its_words() -> None:
 
 
 def _of(
-    arguments: tuple[object, U32, Cut, int],
+    arguments: tuple[WindowView, U32, Cut, int],
 ) -> tuple[object, Cut, U32, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
     window, rows, cut, time_ms = arguments
     return window, cut, rows, np.array([time_ms])
