@@ -69,7 +69,7 @@ class TokenVectors:
             per_sample_weights=torch.from_numpy(share_NW),
             mode="sum",
         )
-        known: Mask = (share_NW > 0).any(axis=1)
+        known = np.asarray((share_NW > 0).any(axis=1), np.bool_)
         return self.mean_D + summed.numpy(), known
 
     def state_dict(self) -> dict[str, Tensor]:

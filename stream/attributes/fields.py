@@ -54,10 +54,11 @@ def tokens_of(kind: Kind, values: Strings) -> tuple[U32, U8]:
     became = np.zeros(len(values), np.uint8)
     if kind == "number":
         _numbers(values, tokens, became)
-    elif kind == "category":
-        _categories(values.data, values.offsets, tokens, became)
+        return tokens, became
+    data = np.require(values.data, requirements="W")  # kernels are compiled for one or the other
+    if kind == "category":
+        _categories(data, values.offsets, tokens, became)
     else:
-        data = values.data
         if kind == "text":
             data = np.where((data >= 65) & (data <= 90), data + 32, data).astype(np.uint8)
         _several(data, values.offsets, _TAGS if kind == "tags" else _TEXT, tokens, became)

@@ -215,9 +215,9 @@ def _columns(found: list[_Part]) -> tuple[Columns, Index]:
             times.append(str(ts))
             event_ids.append(str(event_id))
             attributes.append(tuple(map(_said, said)))
-    texts = [Strings.of(column) for column in columns]
+    user, item, behavior, ts, event_id = (Strings.of(column) for column in columns)
     of_attributes = tuple(map(Strings.of, zip(*attributes, strict=True)))
-    return Columns(*texts, attributes=of_attributes), np.array(index, np.intp)
+    return Columns(user, item, behavior, ts, event_id, of_attributes), np.array(index, np.intp)
 
 
 def _said(value: object) -> str:

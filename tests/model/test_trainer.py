@@ -260,7 +260,7 @@ def test_the_format_has_these_tensors_and_numbers() -> None:
     assert tensors["network.layers.0.0.time_RFH"].shape == (2, 4, 2)
     assert tensors["scorer.mean"].shape == (15,)
     numbers = {"model_version", "fit_count", "behind", "norms", "scaler", "fallback"}
-    assert meta.keys() == {"format", "relations", "custom", "backend", *SIZES, *numbers}
+    assert meta.keys() == {"format", "relations", "custom", "backend", "attributes", *SIZES, *numbers}
     assert meta["format"] == 4
 
 
