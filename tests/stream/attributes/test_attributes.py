@@ -206,6 +206,7 @@ def test_a_full_table_loses_the_ids_that_were_longest_without_a_value() -> None:
     view, rows = table[ITEM], graph.find(ITEM, Strings.of(["i30", "i39"])).astype(np.uint32)
     assert view is not None
     assert view.tokens(rows, 2_000).tolist() == [token("category", "c30"), token("category", "c39")]
+    assert not view.tokens(rows, 130).any()  # nor what ids said that had their rows before
     assert table.evicted == {"user": 0, "item": 24}
     assert table.warnings() == [
         "there are more items with attributes than window.item_rows: 24 have lost theirs"
