@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ def files_of(kept: Kept | None) -> Iterator[tuple[str, bytes]]:
     for side, (fields, arrays) in (kept or {}).items():
         told = json.dumps([(field.name, field.kind) for field in fields]).encode()
         file = io.BytesIO()
-        np.savez(file, **{_FIELDS: np.frombuffer(told, np.uint8), **arrays})
+        named: dict[str, Any] = {_FIELDS: np.frombuffer(told, np.uint8), **arrays}
+        np.savez(file, **named)
         yield _name(side), file.getvalue()
 
 

@@ -30,8 +30,8 @@ class FieldNames:
         for key in columns:
             if key not in known:
                 raise ValueError(f"{key!r} is no field of an event; the fields are {', '.join(known)}")
-        named: dict[str, str] = {name: columns.get(name, getattr(self, name)) for name in known}
-        return FieldNames(*named.values(), attributes=self.attributes)
+        user, item, behavior, ts, event_id = (columns.get(name, getattr(self, name)) for name in known)
+        return FieldNames(user, item, behavior, ts, event_id, self.attributes)
 
 
 JSON_NAMES = FieldNames()

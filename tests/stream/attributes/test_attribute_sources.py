@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_mapping_has_attributes_of_the_turn_of_its_loop() -> None:
         "ts": "at",
     }
     table = {"price": {"kind": "number", "field": "lines[*].price"}}
-    events = {
+    events: dict[str, object] = {
         "format": "mapping",
         "mapping": mapping,
         "attributes": {"item": table, "user": {"city": "category"}},
@@ -88,7 +89,7 @@ def test_a_csv_has_them_in_columns_also_when_it_is_sorted(tmp_path: Path, shuffl
     path.write_text("\n".join([header, *(rows[n] for n in order)]) + "\n")
     settings = settings_of({"attributes": {"item": {"category": "category", "tags": "tags"}}})
     options = file_options(settings)
-    source = FileSource(path, type(options)(**{**_shallow(options), "sort_in": tmp_path}))
+    source = FileSource(path, replace(options, sort_in=tmp_path))
     batches = []
     while (got := source.next_batch()) is not None:
         batches.append(got.batch)
@@ -96,10 +97,6 @@ def test_a_csv_has_them_in_columns_also_when_it_is_sorted(tmp_path: Path, shuffl
     values = [said(batch) for batch in batches if len(batch)]
     assert [v for one in values for v in one[0]] == [f"c{n}" if n != 3 else "" for n in range(50)]
     assert [v for one in values for v in one[1]] == [f"x,y{n}" if n != 3 else "" for n in range(50)]
-
-
-def _shallow(options: object) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def test_taobao_has_a_category(tmp_path: Path) -> None:
