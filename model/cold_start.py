@@ -85,7 +85,8 @@ class ColdStart:
         near = view.recent(ITEM, rows, times_ms, EVENTS_MAX, cut)
         count_n = near.count_BR.sum(axis=1)
         share_n: F32 = np.where(known, PRIOR_EVENTS / (PRIOR_EVENTS + count_n), 0).astype(np.float32)
-        blended = made_nD + share_n[:, None] * (prior_nD - made_nD)
+        blended = made_nD.copy()
+        blended += share_n[:, None] * (prior_nD - made_nD)
         blended[:, -1] = made_nD[:, -1]
         return blended
 

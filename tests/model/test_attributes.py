@@ -131,11 +131,12 @@ def plain_taste(
     for i, t in newest.items():
         for word, part in zip(words[i].tolist(), share[i].tolist(), strict=True):
             count[word] += part * 2.0 ** (-(time_ms - t) / HALF_LIFE_MS)
-    return sum(
+    total: float = sum(
         part * math.log1p(count[word] / (TASTE_EVENTS * general[word]))
         for word, part in zip(words[item].tolist(), share[item].tolist(), strict=True)
         if word != NO_WORD and part
     )
+    return total
 
 
 def test_tastes_are_those_of_the_plain_formula() -> None:
@@ -248,7 +249,7 @@ def test_the_state_of_a_trainer_has_its_words() -> None:
 
 def _of(
     arguments: tuple[WindowView, U32, Cut, int],
-) -> tuple[object, Cut, U32, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+) -> tuple[WindowView, Cut, U32, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
     window, rows, cut, time_ms = arguments
     return window, cut, rows, np.array([time_ms])
 
