@@ -33,7 +33,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.ingest.erasures import MemoryErasures
 from driftgraph.stream.ingest.ingest import Counts
-from driftgraph.stream.ingest.lateness import late_warning
+from driftgraph.stream.ingest.lateness import warnings_of
 from driftgraph.stream.sources.event_sort import Sorting
 from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.time.clock import Clock, SystemClock
@@ -191,7 +191,6 @@ def replay(
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
-        late, attributes = late_warning(lockstep.ingest), lockstep.ingest.attributes
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
@@ -203,11 +202,7 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=(
-                *file.warnings,
-                *([] if late is None else [late]),
-                *([] if attributes is None else attributes.warnings()),
-            ),
+            warnings=(*file.warnings, *warnings_of(lockstep.ingest)),
             **graph.window.counted(),
         )
 

@@ -190,15 +190,8 @@ def decode_columns(
         good = np.flatnonzero(~(judged.odd | judged.ignored))
         kept = index[good]
         part = partition[index] if len(partition) else partition
-        batch = EventBatch(
-            columns.user,
-            columns.item,
-            judged.relation,
-            judged.time_ms,
-            part,
-            columns.event_id,
-            columns.attributes,
-        )
+        ids, rest = (columns.user, columns.item), (columns.event_id, columns.attributes)
+        batch = EventBatch(*ids, judged.relation, judged.time_ms, part, *rest)
         batch = batch if len(good) == len(index) else batch.take(good)
     events: list[Event] = []
     rows_of_events: list[int] = []
