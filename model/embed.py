@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driftgraph.model.cold_start import ColdStart
 from driftgraph.model.examples import half_lives_ms
 from driftgraph.model.item_table import ItemTable
 from driftgraph.model.neighbors import RowNumbers, moved, now_ms, sample
@@ -39,13 +40,16 @@ class Embedding:
 class Encoder:
     """The network over the table, without gradients, at one cut. Cheap to make."""
 
-    def __init__(self, network: Network, table: ItemTable, view: WindowView, cut: Cut) -> None:
+    def __init__(
+        self, network: Network, table: ItemTable, view: WindowView, cut: Cut, cold: ColdStart | None = None
+    ) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
+        self.cold = cold or ColdStart()
 
     def users(self, rows: U32, times_ms: I64) -> F32:
         """[n, D] of users as they were strictly before ``times_ms``."""
         parts = [self._encode(USER, rows[s], times_ms[s], None) for s in _chunks(len(rows))]
-        return self._joined(parts)
+        return self.cold.users(self._joined(parts), self.view, self.cut, rows, times_ms)
 
     def items(self, rows: U32, times_ms: I64, popularity_NF: F32) -> F32:
         """[n, D] of items as they were strictly before ``times_ms``."""
@@ -55,7 +59,8 @@ class Encoder:
     def new_items(self, rows: U32, time_ms: int) -> F32:
         """[n, D] of items as they were strictly before a time. Their last channel means nothing."""
         times_ms = np.full(len(rows), time_ms, np.int64)
-        return self.items(rows, times_ms, np.zeros((len(rows), POPULARITY_FEATURES), np.float32))
+        made = self.items(rows, times_ms, np.zeros((len(rows), POPULARITY_FEATURES), np.float32))
+        return self.cold.items(made, self.view, self.cut, rows, times_ms)
 
     @torch.no_grad()
     def _encode(self, side: int, rows: U32, times_ms: I64, popularity_NF: F32 | None) -> Tensor:

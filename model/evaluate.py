@@ -25,13 +25,13 @@ from driftgraph.model.examples import before, first_contacts, half_lives_ms, is_
 from driftgraph.model.published import Published
 from driftgraph.model.ranking import Stage, best_of, joined, ranks_of, with_new_items
 from driftgraph.model.scorer import PARTS, Lessons, Scorer, alone
+from driftgraph.model.slices import slices_of
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates
 CELLS_MAX = 1 << 23  # of a chunk's scores: fewer targets at once in a large catalog
-HEAD_SHARE = 0.5  # the head are the items that made this share of the events before
 
 Metrics = dict[str, float]
 
@@ -85,7 +85,7 @@ class Evaluation:
     cold_user_share: float  # without an earlier event
     metrics: dict[str, Metrics]
     by_behavior: dict[str, dict[str, Metrics]]
-    slices: dict[str, dict[str, Metrics]]  # warm and cold users, head and tail items
+    slices: dict[str, dict[str, Metrics]]  # warm and cold users, head and tail items, items since the fit
     counts: dict[str, int]  # events of each behavior and slice
     shares: dict[str, float]  # how much each part moves the scores; sums to 1
     predictions: Predictions | None  # None before model version 1
@@ -187,8 +187,7 @@ def evaluate(
     ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
     ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
     behaviors = {r.name: targets.events.relation == n for n, r in enumerate(view.relations)}
-    head = np.isin(targets.events.item, _head(old))
-    slices = {"warm": targets.warm, "cold": ~targets.warm, "head": head, "tail": ~head}
+    slices = slices_of(targets, past.candidate, old, view, serving)
     found = Evaluation(
         model_version=model_version,
         target_count=len(contacts),
@@ -248,8 +247,9 @@ def rank(
     ``vectors`` are ranked as a service does that reads vectors alone.
     """
     options, chosen = encoder.network.options, targets.events
-    others = PARTS.keys() - {"vectors", *["own"] * (not options.repeats)}
-    weights = {part: alone(part, scorer.mean_F) for part in sorted(others)}
+    has_tastes = encoder.cold.item_attributes is not None
+    left_out = {"vectors", *["own"] * (not options.repeats), *["taste"] * (not has_tastes)}
+    weights = {part: alone(part, scorer.mean_F) for part in sorted(PARTS.keys() - left_out)}
     if serving is not None:
         weights["model"] = scorer.weight_F
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
@@ -302,7 +302,9 @@ class _Moments:
         self.done = stop
         encoder, candidate = self._encoder, self._past.candidate
         repeats = encoder.network.options.repeats
-        return Stage(encoder.view, self._bank, candidate, self._items(time_ms), repeats=repeats)
+        own = encoder.cold.item_attributes
+        items = self._items(time_ms)
+        return Stage(encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own)
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates."""
@@ -377,16 +379,6 @@ def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I6
         touched.append(at[at >= 0])
         warm[n] = end > begin
     return touched, warm
-
-
-def _head(old: Events) -> U32:
-    """The fewest items that made half of the events."""
-    if len(old) == 0:
-        return old.item
-    count = np.bincount(old.item)
-    order = np.argsort(-count, kind="stable")
-    needed = int(np.searchsorted(np.cumsum(count[order]), HEAD_SHARE * len(old))) + 1
-    return order[:needed].astype(np.uint32)
 
 
 def _merged(old: Events, new: Events) -> Events:

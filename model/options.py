@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-STATE_FORMAT = 4  # of what a trainer saves; a state of another one is not read
+STATE_FORMAT = 5  # of what a trainer saves; a state of another one is not read
 LIST_LENGTH_MAX = 1_000  # of a published list; the longest that ``recommend`` prints, too
 SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
 # Of options; the words are pydantic's, since the tables of the configuration take their limits from here.

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from driftgraph.model.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
-from driftgraph.model.scorer import AGE, BANK, FEATURES, OWN, PATHS, SIMILAR_USERS, Lessons
+from driftgraph.model.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Lessons
+from driftgraph.model.tastes import Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
+from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window import paths, similar_users
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
@@ -69,6 +71,8 @@ class Parts:
     paths: Reached
     similar_users: Reached
     own: Reached  # what the user has touched, with the features of ``OWN``; none where nothing is repeated
+    taste_nC: F32 | None  # None where nothing is said of items
+    kin_C: F32 | None
 
     def scores(self, weight_F: F64) -> F32:
         """[n, C]."""
@@ -84,6 +88,8 @@ class Parts:
             if worth:
                 scores[reached.user_E, reached.place_E] += worth * reached.feature_E
         scores[self.own.user_E, self.own.place_E] += self.own.feature_E @ weight[OWN]
+        if self.taste_nC is not None and self.kin_C is not None:
+            scores += weight[TASTE] * self.taste_nC + weight[KIN] * self.kin_C
         return scores
 
 
@@ -94,8 +100,17 @@ class Stage:
     with it, which count for later times only.
     """
 
-    def __init__(self, view: WindowView, bank: Bank, candidate: U32, item_CD: F32, *, repeats: bool) -> None:
-        """``repeats``: items that a user has touched are candidates, too."""
+    def __init__(
+        self,
+        view: WindowView,
+        bank: Bank,
+        candidate: U32,
+        item_CD: F32,
+        *,
+        repeats: bool,
+        attributes: AttributeView | None = None,
+    ) -> None:
+        """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items."""
         self._view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
         self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
@@ -109,6 +124,7 @@ class Stage:
         self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
         self._similar_place: F64 = np.power(SIMILAR_DECAY, np.arange(SIMILAR_SHAPE.history))
         self._tables = path_tables(len(view.relations))
+        self._tastes = None if attributes is None else Tastes(attributes, view, bank, self.candidate)
 
     def follow(self, items: U32) -> None:
         """Take over the degrees of these items from the bank, which has counted events of them since."""
@@ -139,6 +155,8 @@ class Stage:
             self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
             self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
             self._own(rows if self._repeats else rows[:0], times_ms, cut),
+            None if self._tastes is None else self._tastes.of(rows, times_ms, cut),
+            None if self._tastes is None else self._tastes.kin_C,
         )
 
     def lessons(
@@ -147,12 +165,14 @@ class Stage:
         """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
 
         The hardest are the best of each part: vectors, paths, similar users, each half-life of the bank, own
-        items, and the sum.
+        items, tastes, and the sum.
         """
         popular = self._popular()
         best = [_best(parts.vectors_nC + parts.bias_C, excluded_nC), _best(scores_nC, excluded_nC)]
         best += [_best_reached(part, len(column)) for part in (parts.paths, parts.similar_users)]
         best.append(_by_user(parts.own.place_E, parts.own, len(column)))
+        if parts.taste_nC is not None:
+            best.append(_best(parts.taste_nC, excluded_nC))
         chosen, target = [], np.full(len(column), -1, np.int64)
         for n in range(len(column)):
             one = np.unique(np.concatenate([popular, *(part[n] for part in best)]))
@@ -175,6 +195,8 @@ class Stage:
             *((OWN.start + f, parts.own, own_E) for f, own_E in enumerate(parts.own.feature_E.T)),
         ):
             features[:, feature] = reached.spread(feature_E, scores_nC.shape)[user, place]
+        if parts.taste_nC is not None and parts.kin_C is not None:
+            features[:, TASTE], features[:, KIN] = parts.taste_nC[user, place], parts.kin_C[place]
         return features, counts, target
 
     def _reached(self, bounds_N1: I64, item: U32, sum_E: F64, worth_R: F64) -> Reached:

@@ -20,6 +20,7 @@ from driftgraph.model.lists import SIMILAR_AT_ONCE, AskedUsers, Owners, right_af
 from driftgraph.model.options import ListLengths
 from driftgraph.model.ranking import Stage, with_new_items
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
+from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import Moment
 from driftgraph.stream.window.writer import Cut, WindowView
@@ -44,11 +45,13 @@ class ScoredLists:
         weight_F: F64,
         lengths: ListLengths,
         new_items: NewItems,
+        attributes: AttributeView | None = None,
     ) -> None:
         """Rank ``items``, rows and vectors of that moment. O(live events + items).
 
-        ``new_items`` gives vectors of items that come later.
+        ``new_items`` gives vectors of items that come later; ``attributes`` are those of items.
         """
+        self._attributes = attributes
         self._view, self._lengths, self._weight_F, self._new_items = view, lengths, weight_F, new_items
         self._owners = Owners(view, moment.versions[ITEM])
         events = view.events(moment.cut)
@@ -56,7 +59,7 @@ class ScoredLists:
         self._bank = Bank(rows_of(view, events), right_after(events))
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = items
-        self._stage = Stage(view, self._bank, self._rows, self._item_CD, repeats=lengths.repeats)
+        self._stage = self._staged()
 
     def of(self, users: AskedUsers) -> Best:
         """By the scorer. O(users · items · D), and the paths of each user."""
@@ -144,8 +147,17 @@ class ScoredLists:
         self._item_CD = with_new_items(
             np.concatenate([self._item_CD[stayed], made]), np.arange(len(self._rows)) < stayed.sum(), made
         )
-        repeats = self._lengths.repeats
-        self._stage = Stage(self._view, self._bank, self._rows, self._item_CD, repeats=repeats)
+        self._stage = self._staged()
+
+    def _staged(self) -> Stage:
+        return Stage(
+            self._view,
+            self._bank,
+            self._rows,
+            self._item_CD,
+            repeats=self._lengths.repeats,
+            attributes=self._attributes,
+        )
 
     def _gone(self) -> Mask:
         """[C] whether the row of a candidate has changed hands since it was taken up."""

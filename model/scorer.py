@@ -8,6 +8,7 @@
                + w_p · log(1 + P(u, i, t) / ε)                                  paths
                + w_s · log(1 + S(u, i, t) / ε)                                  similar users
                + Σ_h w_o,h · log(1 + 10 n_h(u, i, t)) + w_o · [n(u, i, t) > 0]  own (with repeats)
+               + w_t · taste(u, i, t) + w_k · kin(i, t)                         taste (with attributes)
 
 The weights are those of a multinomial logit over candidates, learned with a Gaussian prior. In each fit the
 targets of the interval move them, the more the more there are, and what was learned before is forgotten
@@ -41,17 +42,21 @@ FEATURES = (
     "own_1d",
     "own_14d",
     "own_ever",
+    "taste",
+    "kin",
 )
 ITEM_BIAS = 1
 BANK = slice(2, 2 + len(BANK_NAMES))
 AGE, PATHS, SIMILAR_USERS = BANK.stop, BANK.stop + 1, BANK.stop + 2
 OWN = slice(SIMILAR_USERS + 1, SIMILAR_USERS + 4)
+TASTE, KIN = OWN.stop, OWN.stop + 1
 PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that belong to each
     "vectors": (0, 1),
     "bank": tuple(range(BANK.start, AGE + 1)),
     "paths": (PATHS,),
     "similar_users": (SIMILAR_USERS,),
     "own": tuple(range(OWN.start, OWN.stop)),
+    "taste": (TASTE, KIN),
 }
 PRIOR: Mapping[str, float] = {
     "vectors": 1.0,
@@ -60,6 +65,7 @@ PRIOR: Mapping[str, float] = {
     "paths": 0.5,
     "similar_users": 1.0,
     "own_14d": 1.0,
+    "taste": 0.1,
 }
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
@@ -101,7 +107,7 @@ class Scorer:
         if not self.fallback:
             return self.mean_F
         served = alone(self.fallback, self.mean_F)
-        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "similar_users", "own") else 0.0
+        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "similar_users", "own", "taste") else 0.0
         return served
 
     def learn(self, lessons: Lessons) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from driftgraph.model import saved_state
 from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently, is_full_due
+from driftgraph.model.cold_start import ColdStart
 from driftgraph.model.drift import Elders, stability_of
 from driftgraph.model.embed import Embedding, Encoder, embed
 from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
@@ -31,6 +32,7 @@ from driftgraph.model.published import Published
 from driftgraph.model.scorer import Lessons, Scorer
 from driftgraph.model.weights import Trained, Weights, trained
 from driftgraph.stream.arrays import F32, F64, I64, U32
+from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Relation, WindowView
 
@@ -47,14 +49,20 @@ class Trainer:
     process's age or on chance other than (seed, fit number).
     """
 
-    def __init__(self, relations: Sequence[str], spans_ms: Sequence[int], options: TrainerOptions) -> None:
+    def __init__(
+        self,
+        relations: Sequence[str],
+        spans_ms: Sequence[int],
+        options: TrainerOptions,
+        attributes: AttributesView | None = None,
+    ) -> None:
         if not relations or len(relations) != len(spans_ms):
             raise ValueError(f"need one span for each relation, got {len(relations)} and {len(spans_ms)}")
         unknown = set(options.behavior_weights) - set(relations)
         if unknown:
             raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
-        self.options = options
+        self.options, self.cold = options, ColdStart(attributes)
         self.weights = Weights(list(relations), options)
         self.network, self.table = self.weights.network, self.weights.table
         self.scaler = self.weights.scaler
@@ -84,7 +92,7 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         found, scored = evaluate(
             view, since, cut,
-            encoder=Encoder(self.network, self.table, view, cut), scorer=self.scorer,
+            encoder=self._encoder(view, cut), scorer=self.scorer,
             model_version=self.model_version, serving=self.serving, first=self.first,
             evaluations_max=evaluations_max or self.options.evaluations_max,
         )  # fmt: skip
@@ -178,7 +186,7 @@ class Trainer:
             done = (self._begin if anew else self._train)(view, cut, todo, rate, on_step)
             verdict = done.verdict
             if verdict.accepted:
-                candidate = embed(Encoder(self.network, self.table, view, cut))
+                candidate = embed(self._encoder(view, cut))
                 for (name, held), theirs in zip(holdouts, rival, strict=True):
                     held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
@@ -210,7 +218,7 @@ class Trainer:
         if self._latest is not None and self._latest[:2] == (cut, self.model_version):
             return self._latest[2]
         self.table.adopt(view.row_versions(ITEM))
-        return embed(Encoder(self.network, self.table, view, cut))
+        return embed(self._encoder(view, cut))
 
     def embed_users(self, view: WindowView, rows: U32, cut: Cut, times_ms: I64 | None = None) -> F32:
         """[n, D] of these users at the cut, by the serving model: the refresh between two fits.
@@ -221,12 +229,12 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         if times_ms is None:
             times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
-        return self.network.sound(Encoder(self.network, self.table, view, cut).users(rows, times_ms))
+        return self.network.sound(self._encoder(view, cut).users(rows, times_ms))
 
     def new_items(self, view: WindowView, rows: U32, cut: Cut, time_ms: int) -> F32:
         """[n, D] of items that no fit has had, as of a time; see ``Encoder.new_items``."""
         self.table.adopt(view.row_versions(ITEM))
-        return self.network.sound(Encoder(self.network, self.table, view, cut).new_items(rows, time_ms))
+        return self.network.sound(self._encoder(view, cut).new_items(rows, time_ms))
 
     def served_items(self, versions: U32) -> tuple[U32, F32]:
         """Rows and vectors of the items that the serving model published, of the same owners still."""
@@ -250,8 +258,10 @@ class Trainer:
         for name, published in (("serving", self.serving), ("first", self.first)):
             if published is not None:
                 parts[name] = published.state_dict()
+        parts |= self.cold.state_dict()
         meta: dict[str, object] = {
             "format": STATE_FORMAT,
+            "attributes": self.cold.fields(),
             "relations": [r.name for r in self.relations],
             **{name: getattr(self.options, name) for name in ("custom", "backend", *SIZES)},
             "model_version": self.model_version,
@@ -295,6 +305,7 @@ class Trainer:
             self.scaler.load_state_dict(scaler)
         self.scorer.load_state_dict(saved_state.arrays(parts, "scorer"), str(meta["fallback"]))
         self.heads.load_state_dict(saved_state.arrays(parts, "answer_heads"), meta.get("answer_heads"))
+        self.cold = self.cold.of_state(parts, meta["attributes"])
         self.before, self._elders, self._latest = None, Elders(), None
 
     def _begin(
@@ -368,18 +379,22 @@ class Trainer:
         is_first, versions = self.model_version == 0, (view.row_versions(USER), self.table.version)
         published = Published.of(candidate, versions)
         if is_first:
-            encoder = Encoder(self.network, self.table, view, cut)
+            encoder = self._encoder(view, cut)
             lessons = held_out_lessons(view, cut, encoder, self.scorer, published)
         self.model_version += 1
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
         self._elders.keep(published)
         self.first = published if is_first else self.first
         self.before, self.serving = self.serving, published.without_users()
+        self.cold = self.cold.learned(candidate, now_ms(view, cut))
         self._latest = (cut, self.model_version, candidate)
         if lessons is not None:
             self.scorer.learn(lessons)
         old = (mean_of(held_old.rival), mean_of(held_old.candidate))
         return stability_of(self.before, published, held_old=old, top=self.options.top)
+
+    def _encoder(self, view: WindowView, cut: Cut) -> Encoder:
+        return Encoder(self.network, self.table, view, cut, self.cold)
 
     def _check(self, view: WindowView) -> None:
         saved_state.check_relations([r.name for r in view.relations], [r.name for r in self.relations])

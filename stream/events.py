@@ -17,6 +17,8 @@ import numpy as np
 from driftgraph.stream.arrays import I32, I64, U8, Index
 
 ID_BYTES_MAX = 512  # a longer user or item id comes from a broken producer
+JOINT = "\x1f"  # between the values of a list that are one text; no id contains it
+NO_VALUE_OF_ITS_KIND = "\x1e"  # in place of an attribute's value that no kind of attribute has
 PAYLOAD_BYTES_KEPT = 65_536  # of a rejected event in memory and in the dead letter file
 
 
@@ -76,12 +78,18 @@ class EventBatch:
     time_ms: I64
     partition: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # empty: all are from partition 0
     event_id: Strings | None = None  # None or an empty string: the event has no id and is no duplicate
+    # a column for each configured attribute, of the item and then of the user; empty text: nothing is said
+    attributes: tuple[Strings, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.time_ms)
         lengths = (len(self.user), len(self.item), len(self.relation))
         if any(length != n for length in lengths) or len(self.partition) not in (0, n):
             raise ValueError(f"columns disagree in length: time_ms {n}, user, item, relation {lengths}")
+        if any(len(column) != n for column in self.attributes):
+            raise ValueError(
+                f"columns disagree in length: time_ms {n}, attributes {[*map(len, self.attributes)]}"
+            )
         if self.event_id is not None and len(self.event_id) != n:
             raise ValueError(f"columns disagree in length: time_ms {n}, event_id {len(self.event_id)}")
 
@@ -97,6 +105,7 @@ class EventBatch:
             self.time_ms[start:stop],
             self.partition[start:stop],
             None if self.event_id is None else self.event_id.slice(start, stop),
+            tuple(column.slice(start, stop) for column in self.attributes),
         )
 
     def take(self, index: Index) -> EventBatch:
@@ -108,6 +117,7 @@ class EventBatch:
             self.time_ms[index],
             self.partition[index] if len(self.partition) else self.partition,
             None if self.event_id is None else self.event_id.take(index),
+            tuple(column.take(index) for column in self.attributes),
         )
 
 

@@ -33,7 +33,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.ingest.erasures import MemoryErasures
 from driftgraph.stream.ingest.ingest import Counts
-from driftgraph.stream.ingest.lateness import late_warning
+from driftgraph.stream.ingest.lateness import warnings_of
 from driftgraph.stream.sources.event_sort import Sorting
 from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.time.clock import Clock, SystemClock
@@ -186,10 +186,11 @@ def replay(
             on_cycle=on_cycle,
             erasures=erasures,
         )
+        for said in lockstep.said:
+            progress.note(said)
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
-        late = late_warning(lockstep.ingest)
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
@@ -201,7 +202,7 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=(*file.warnings, *([] if late is None else [late])),
+            warnings=(*file.warnings, *warnings_of(lockstep.ingest)),
             **graph.window.counted(),
         )
 

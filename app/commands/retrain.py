@@ -67,7 +67,7 @@ def _told(answer: Answer) -> dict[str, Any]:
 
 def _alone(settings: Settings, request: Request, progress: Progress) -> Answer:
     """Without an updater: the window as of the newest checkpoint, which stays as it is."""
-    graph, number = saved_window(settings)
+    graph, number, attributes = saved_window(settings)
     held = sum(graph.window.live().values())
     progress.note(f"no updater works here: one fit on checkpoint {number}, with {held:,} events")
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def _alone(settings: Settings, request: Request, progress: Progress) -> Answer:
         epoch = raise_epoch(client, settings.redis.namespace, lease.owner)
         store = generation_store(settings, client, epoch=epoch)
         store.clean_up()
-        return retrained(settings, graph, store, request)
+        return retrained(settings, graph, attributes, store, request)
 
 
 @contextmanager

@@ -13,11 +13,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
 from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.erase_pending import erasures_folder
-from driftgraph.snapshots.checkpoints import checkpoint, window
+from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.erasures import ErasureList
+from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import KEY_BYTES, ErasedUsers
@@ -33,10 +35,11 @@ class NoCheckpointError(DriftgraphError):
 
 
 class SavedWindow(NamedTuple):
-    """The window, and the number of its checkpoint."""
+    """The window, the number of its checkpoint, and the attributes beside it, if any are configured."""
 
     graph: Heterograph
     number: int
+    attributes: Attributes | None
 
 
 def saved_window(settings: Settings) -> SavedWindow:
@@ -72,9 +75,12 @@ def saved_window(settings: Settings) -> SavedWindow:
         without_ids = msgspec.structs.replace(state, ids=())  # nothing is ingested
         try:
             window.restore(found, without_ids, graph, Deduplicator(), erased)
+            own = attributes_of(settings, graph, None)
+            attributes.restore(found, own, erased)
+            fill_from_files(settings, own, erased)
         except FileNotFoundError:
             continue  # an updater has removed it
-        return SavedWindow(graph, found.number)
+        return SavedWindow(graph, found.number, own)
     there = "none of it can be read" if checkpoint.numbers(root) else "there is none"
     raise NoCheckpointError(
         f"no checkpoint of topic {settings.kafka.topic}, shard {settings.kafka.shard} in {root} ({there}): "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
+from driftgraph.app.config.events import MAPPED
 from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors
 from driftgraph.app.config.settings import Settings
 from driftgraph.model.options import ListLengths, TrainerOptions
@@ -104,7 +105,8 @@ def file_options(settings: Settings, clock: Clock | None = None) -> FileOptions:
     decoder = file_decoder(events)
     spans_ms = [(own.span or settings.window.span).ms for own in settings.relations.values()]
     return FileOptions(
-        format=events.format if decoder is None else "json",
+        format="json" if events.format in MAPPED else events.format,
+        attributes=events.attributes.paths(),
         columns=events.columns.given(),
         no_header=not events.header,
         separator=events.separator,

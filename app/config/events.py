@@ -9,12 +9,14 @@ configuration is loaded, and not at the first message.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from driftgraph.app.config.attributes import AttributeSettings
 from driftgraph.app.config.sections import ENV_PREFIX, Section
 from driftgraph.app.config.values import PathField
 from driftgraph.stream.addresses import fault_of
@@ -280,6 +282,9 @@ class EventSettings(Section):
         description="Where in a message each value stands: for the format mapping, on top of a preset such "
         "as segment, and for registry.",
     )
+    attributes: AttributeSettings = Field(
+        default=AttributeSettings(), description="What is said of items and users, beside what happens."
+    )
     registry: RegistrySettings = Field(
         default=RegistrySettings(), description="Where the schemas of the format registry are."
     )
@@ -305,7 +310,7 @@ class EventSettings(Section):
             raise ValueError(f"erase and ignore both have {self.erase}: take it out of ignore")
         if self.erase in self.impressions:
             raise ValueError(f"erase and impressions both have {self.erase}: take it out of impressions")
-        self.event_mapping()
+        self.json_mapping()
         return self
 
     def event_mapping(self) -> EventMapping | None:
@@ -316,10 +321,23 @@ class EventSettings(Section):
         """
         if self.format not in MAPPED:
             return None
-        preset = PRESETS.get(self.format, CANONICAL if self.format == "registry" else {})
+        return self._mapping(PRESETS.get(self.format, CANONICAL if self.format == "registry" else {}))
+
+    def json_mapping(self) -> EventMapping | None:
+        """The mapping of JSON: that of the format, or where plain JSON has attributes; None without either.
+
+        Raises:
+            ValueError: As ``event_mapping``.
+        """
+        if self.format in (None, "json") and self.attributes.paths():
+            return self._mapping(CANONICAL)
+        return self.event_mapping()
+
+    def _mapping(self, preset: Mapping[str, Any]) -> EventMapping:
         columns = {key: json.dumps(name) for key, name in self.columns.given().items()}  # as a quoted path
         try:
-            return EventMapping.of(merged({**preset, **columns}, self.mapping.given()), erase=self.erase)
+            written = merged({**preset, **columns}, self.mapping.given())
+            return EventMapping.of(written, erase=self.erase, attributes=self.attributes.paths())
         except MappingError as error:
             raise ValueError(f"mapping.{error.key} {error.problem}") from error
 

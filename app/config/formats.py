@@ -7,6 +7,7 @@ EventSettings ──► [topic_decoder] ──► messages of a topic ──► 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from driftgraph.app.config.events import FILES_ONLY, KAFKA_ONLY, EventSettings
 from driftgraph.app.config.settings import Settings
@@ -59,11 +60,14 @@ def topic_decoder(settings: Settings, rules: EventRules, wording: Wording = BY_K
         )
     names, by_key = JSON_NAMES.with_columns(settings.events.columns.given()), settings.events.erase_by_key()
     tombstones = Tombstones(erase=by_key is not False, fields=(names.user,))
+    names = replace(names, attributes=settings.events.attributes.paths())
     if name == "arrow":
         return ArrowStream(rules, names, tombstones, wording)
-    mapping = settings.events.event_mapping()
+    mapping = settings.events.json_mapping()
     if mapping is None:
         return CanonicalJson(rules, names, tombstones)
+    if name in (None, "json"):  # with attributes
+        by_key = by_key is not False
     return MappingDecoder(rules, mapping, _reader(settings.events), erase_by_key=by_key)
 
 
@@ -76,7 +80,7 @@ def file_decoder(events: EventSettings) -> Callable[[EventRules], Decoder] | Non
     name = events.format
     if name in KAFKA_ONLY:
         raise ConfigError(f"events.format = {name} is for Kafka; name the file's own format with --format")
-    mapping = events.event_mapping()
+    mapping = events.json_mapping()
     if mapping is None:
         return None
     return lambda rules: MappingDecoder(rules, mapping, _reader(events))

@@ -14,7 +14,7 @@ from pathlib import Path
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.stream import disk
-from driftgraph.stream.window import heterograph
+from driftgraph.stream.window import former_files
 from driftgraph.stream.window.shared_files import WindowError
 
 RECORD = "window_dir"  # in data_dir: the window.dir of the newest start, if it was set
@@ -43,7 +43,7 @@ def leave(settings: Settings, folder: Path, progress: Progress) -> None:
 
 def _remove(one: Path, now: Path, progress: Progress) -> None:
     try:
-        if heterograph.remove(one):
+        if former_files.remove(one):
             progress.note(f"the window is in {now} now: its former files in {one} are removed")
     except (WindowError, OSError) as error:
         log.warning("the window is in %s now, and its former files stay: %s", now, error)

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from driftgraph.app.config import saved_model
+from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
 from driftgraph.app.config.builders import fit_schedule, lease_client, watermark_rules, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.letter_place import letter_place, letters_folder
@@ -32,7 +33,7 @@ from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
-from driftgraph.snapshots.checkpoints import checkpoint, window
+from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
@@ -101,8 +102,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         forgotten = 0
         if found is not None and state is not None:
             forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+            attributes.restore(found, ingest.attributes, erasures.users)
             held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+        for said in fill_from_files(settings, ingest.attributes, erasures.users):
+            progress.note(said)
         _tell_changes(settings, state, root, progress)
         start = None if state is None else state.position
         source = kafka_source(
@@ -152,7 +156,8 @@ def _ingest(
     )
     own = settings.deduplication
     ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
-    ingest = Ingest(graph, watermark, letters, schedule, breaker, erasures, ids)
+    own_attributes = attributes_of(settings, graph, window_folder(settings))
+    ingest = Ingest(graph, watermark, letters, schedule, breaker, erasures, ids, own_attributes)
     if state is not None:
         ingest.marks = state.marks([relation.name for relation in graph.window.relations])
     return ingest, letters, erasures

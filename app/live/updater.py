@@ -29,7 +29,7 @@ from driftgraph.stream.dead_letters.outgoing import Outbox
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.ingest.ingest import Ingest
-from driftgraph.stream.ingest.lateness import late_warning
+from driftgraph.stream.ingest.lateness import warnings_of
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.kafka.waiting import WaitingSource
 from driftgraph.stream.outage_log import OutageLog
@@ -90,8 +90,7 @@ class Updater:
 
     def warnings(self) -> list[str]:
         """Warnings about the run so far."""
-        late = late_warning(self.ingest)
-        return [] if late is None else [late]
+        return warnings_of(self.ingest)
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
@@ -232,6 +231,7 @@ class Updater:
             self.source.topic_ids,
             self.ingest.schedule.counted,
             self.ingest.marks,
+            None if self.ingest.attributes is None else self.ingest.attributes.kept(),
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:

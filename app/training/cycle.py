@@ -226,7 +226,8 @@ class Worker:
         """What makes the lists that are published with these items, and those of each refresh."""
         view, weight_F = self.graph.edges, self.trainer.scorer.weight_F
         new_items = partial(self.trainer.new_items, view)
-        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items)
+        own = self.trainer.cold.item_attributes
+        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items, own)
 
     def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker | None) -> None:
         if self.store is None or lists is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
 from driftgraph.app.config.builders import fit_schedule, list_lengths, trainer_options
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.cycle import Worker
@@ -70,14 +71,23 @@ class Lockstep:
         self.erasures = erasures or MemoryErasures()
         own = settings.deduplication
         ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max)
+        attributes = attributes_of(settings, self.graph, window_dir)
+        self.said = fill_from_files(settings, attributes, self.erasures.users)
         self.ingest = Ingest(
-            self.graph, watermark, dead_letters, schedule, erasures=self.erasures, dedupe=ids
+            self.graph,
+            watermark,
+            dead_letters,
+            schedule,
+            erasures=self.erasures,
+            dedupe=ids,
+            attributes=attributes,
         )
         edges = self.graph.edges.relations
         trainer = Trainer(
             [r.name for r in edges],
             [r.span_ms for r in edges],
             trainer_options(settings, device=device_of(settings.model.device)),
+            attributes,
         )
         self.worker = Worker(self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings))
         self.reports: list[GenerationReport] = []

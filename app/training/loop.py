@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from driftgraph.app.config.attribute_tables import attributes_view
 from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
@@ -39,6 +40,7 @@ from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
 from driftgraph.snapshots.generations.lease import LeaseOwner, raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.outage_log import OutageLog
@@ -292,7 +294,13 @@ def _store(settings: Settings, owner: LeaseOwner, wait: Wait) -> GenerationStore
     raise AssertionError("tries never end")
 
 
-def retrained(settings: Settings, graph: HeterographView, store: GenerationStore, asked: Request) -> Answer:
+def retrained(
+    settings: Settings,
+    graph: HeterographView,
+    attributes: AttributesView | None,
+    store: GenerationStore,
+    asked: Request,
+) -> Answer:
     """Publish what was saved and not published, then make one fit: a worker's work without an updater.
 
     Raises:
@@ -301,17 +309,20 @@ def retrained(settings: Settings, graph: HeterographView, store: GenerationStore
         OtherModelError: The saved model does not fit the configuration.
     """
     use_threads()
-    loop = _Loop(settings, worker_of(settings, graph, store), Marks)
+    loop = _Loop(settings, worker_of(settings, graph, attributes, store), Marks)
     loop._erase()
     loop._publish(graph.moment())
     return loop.retrain(asked, graph.moment())
 
 
 def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
-    return worker_of(settings, HeterographView.attach(window_dir), store)
+    graph = HeterographView.attach(window_dir)
+    return worker_of(settings, graph, attributes_view(settings, graph, window_dir), store)
 
 
-def worker_of(settings: Settings, graph: HeterographView, store: GenerationStore) -> Worker:
+def worker_of(
+    settings: Settings, graph: HeterographView, attributes: AttributesView | None, store: GenerationStore
+) -> Worker:
     """The worker as its last checkpoint left it that the window has come to.
 
     After a crash of the whole machine the window may be behind the newest one, which then is of a future that
@@ -326,6 +337,7 @@ def worker_of(settings: Settings, graph: HeterographView, store: GenerationStore
         [r.name for r in relations],
         [r.span_ms for r in relations],
         trainer_options(settings, device=device_of(settings.model.device)),
+        attributes,
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()

@@ -27,5 +27,6 @@ def hash_of_weights(network: Module, model_version: int) -> str:
 def hash_of_configuration(trainer: Trainer, lengths: ListLengths) -> str:
     """Of all else that decides what a worker publishes of a model: options, relations, lists, our version."""
     relations = [(relation.name, relation.span_ms) for relation in trainer.relations]
-    parts = [version("driftgraph"), relations, asdict(trainer.options), asdict(lengths)]
+    options = asdict(trainer.options), trainer.cold.fields()
+    parts = [version("driftgraph"), relations, *options, asdict(lengths)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ Files of a checkpoint, beside its manifest:
   * ``state.json``: position, watermark, where each relation's sequence numbers begin and end, where fits
     were due;
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
+  * ``item-attributes.npz``, ``user-attributes.npz``: see ``attributes``;
   * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
 A full stretch and a complete set of ids do not change, so the next checkpoint links them and writes only what
@@ -23,9 +24,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from driftgraph.snapshots.checkpoints import checkpoint, segments
+from driftgraph.snapshots.checkpoints import attributes, checkpoint, segments
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
 from driftgraph.stream.arrays import U32
+from driftgraph.stream.attributes.attributes import Kept
 from driftgraph.stream.ingest.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
 from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
@@ -54,6 +56,7 @@ class Snapshot:
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the topics in ``position``
     counted: Counted = field(default_factory=Counted)  # for the schedule of fits
     marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
+    attributes: Kept | None = None
 
 
 class _Ring(msgspec.Struct, frozen=True):
@@ -186,6 +189,7 @@ class WindowCheckpoints:
             for name, one, k in blocks:
                 if name not in unchanged and (pairs := one.pairs(k)) is not None:
                     yield name, pairs.tobytes()
+            yield from attributes.files_of(snapshot.attributes)
             yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, sets)))
 
         facts = {"watermark_ms": snapshot.moment.cut.watermark_ms}

@@ -23,6 +23,7 @@ from driftgraph.stream.formats.arrow_columns import (
     why_no_name,
     why_no_time,
 )
+from driftgraph.stream.formats.attribute_values import attribute_text, attribute_texts
 from driftgraph.stream.formats.event_rules import MISSING, Answer, EventRules
 from driftgraph.stream.formats.rules_by_column import Columns
 from driftgraph.stream.time.clock import TimeBounds
@@ -59,6 +60,11 @@ class TableColumns:
                 raise ColumnError(
                     f"{where} has no column {field!r}, it has: {', '.join(schema.names)}; {wording.columns}"
                 )
+        for field in names.attributes:
+            if field not in schema.names:
+                raise ColumnError(
+                    f"{where} has no column {field!r} of an attribute, it has: {', '.join(schema.names)}"
+                )
         for field in (*ids, names.behavior, names.ts):
             if schema.names.count(field) > 1:
                 raise ColumnError(f"{where} has {schema.names.count(field)} columns {field!r}")
@@ -82,6 +88,7 @@ class TableColumns:
             names.behavior,
             names.ts,
             *([self.event_id] if self.event_id else []),
+            *names.attributes,
         ]
         return list(dict.fromkeys(every))
 
@@ -98,6 +105,7 @@ class TableColumns:
             behavior=strings_of(table[names.behavior]),
             ts=times_of(table[names.ts]),
             event_id=strings_of(table[self.event_id], unreadable=UNREADABLE_ID) if self.event_id else None,
+            attributes=tuple(attribute_texts(table[name]) for name in names.attributes),
         )
 
     def values(self, table: Any, row: int) -> dict[str, Any]:
@@ -119,5 +127,6 @@ class TableColumns:
             behavior=values[self.names.behavior],
             ts=ts,
             event_id=values[self.event_id] if self.event_id else MISSING,
+            attributes=tuple(attribute_text(values[name]) for name in self.names.attributes),
             bounds=bounds,
         )

@@ -84,8 +84,10 @@ class CanonicalJson:
         read = read_json(payload, self._decoder.decode)
         if isinstance(read, Refusal):
             return read
-        values = {name: _or_missing(getattr(read, name)) for name in _FIELDS}
-        return self.rules.event_of(**values, bounds=bounds)
+        user, item, behavior, ts, event_id = (_or_missing(getattr(read, name)) for name in _FIELDS)
+        return self.rules.event_of(
+            user=user, item=item, behavior=behavior, ts=ts, event_id=event_id, bounds=bounds
+        )
 
     def _columns(self, payloads: list[bytes]) -> tuple[Columns, Index]:
         """The messages by column, and which of them the scan did not understand."""

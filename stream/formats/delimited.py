@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -87,6 +87,7 @@ class Layout:
     ts: int
     width: int
     event_id: int | None = None
+    attributes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         places = [
@@ -95,6 +96,7 @@ class Layout:
             self.behavior,
             self.ts,
             *([] if self.event_id is None else [self.event_id]),
+            *self.attributes,
         ]
         for place in places:
             if not 0 <= place < self.width:
@@ -106,6 +108,19 @@ class Layout:
 PLAIN = Layout(user=0, item=1, behavior=2, ts=3, width=4)
 # UserBehavior.csv: user, item, category, behavior, ts
 TAOBAO = Layout(user=0, item=1, behavior=3, ts=4, width=5)
+CATEGORY = "category"  # what an attribute of that file is called
+
+
+def layout_of_taobao(attributes: Sequence[str]) -> Layout:
+    """The layout of UserBehavior.csv.
+
+    Raises:
+        ValueError: If an attribute is asked for that the file does not have.
+    """
+    for name in attributes:
+        if name != CATEGORY:
+            raise ValueError(f"there is no attribute {name!r}; the format taobao has: {CATEGORY!r}")
+    return replace(TAOBAO, attributes=(2,) * len(attributes))
 
 
 def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str = ",") -> Layout:
@@ -125,7 +140,16 @@ def layout_of_header(line: bytes, names: FieldNames = CSV_NAMES, separator: str 
                 _meant(names, header),
             )
         places[field] = place
-    return Layout(**places, width=len(header), event_id=_place_of(names.event_id, header))
+    attributes: list[int] = []
+    for name in names.attributes:
+        if (place := _place_of(name, header)) is None:
+            raise ValueError(
+                f"there is no column {name!r} of an attribute; the first line has: "
+                f"{', '.join(map(shown, header))}"
+            )
+        attributes.append(place)
+    event_id = _place_of(names.event_id, header)
+    return Layout(**places, width=len(header), event_id=event_id, attributes=tuple(attributes))
 
 
 def _place_of(name: str, header: Sequence[str]) -> int | None:
@@ -149,7 +173,9 @@ def _meant(names: FieldNames, header: Sequence[str]) -> dict[str, str]:
     return meant
 
 
-def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str = ",") -> Layout:
+def layout_of_positions(
+    line: bytes, columns: Mapping[str, str], separator: str = ",", attributes: Sequence[str] = ()
+) -> Layout:
     """The layout of a file without a header, from its first line and column numbers counted from 0.
 
     Without any numbers: user, item, behavior, ts; or with a category after the item if there are five.
@@ -163,7 +189,8 @@ def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str 
             raise ValueError(
                 f"the first line has {width} fields and no header, so nobody knows which they are"
             )
-        return PLAIN if width == PLAIN.width else TAOBAO
+        plain = PLAIN if width == PLAIN.width else TAOBAO
+        return replace(plain, attributes=_positions(attributes))
     places: dict[str, int] = {}
     for field in ("user", "item", "behavior", "ts", "event_id"):
         text = columns.get(field)
@@ -176,7 +203,14 @@ def layout_of_positions(line: bytes, columns: Mapping[str, str], separator: str 
         if not (text.isascii() and text.isdigit()):
             raise ValueError(f"without a header a column is a number from 0, got {field}={text}")
         places[field] = int(text)
-    return Layout(**places, width=width)
+    return Layout(**places, width=width, attributes=_positions(attributes))
+
+
+def _positions(attributes: Sequence[str]) -> tuple[int, ...]:
+    for text in attributes:
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError(f"without a header the column of an attribute is a number from 0, got {text!r}")
+    return tuple(map(int, attributes))
 
 
 def fields_of(line: bytes, separator: str = ",") -> list[str]:
@@ -235,6 +269,7 @@ class Delimited:
             behavior=fields[layout.behavior],
             ts=fields[layout.ts],
             event_id=MISSING if layout.event_id is None else _id(fields[layout.event_id]),
+            attributes=tuple(_attribute(fields[place]) for place in layout.attributes),
             bounds=bounds,
         )
 
@@ -250,7 +285,8 @@ class Delimited:
             return "skip"
 
         layout = self.layout
-        places = sorted({layout.user, layout.item, layout.behavior, layout.ts} | _set_of(layout.event_id))
+        five = {layout.user, layout.item, layout.behavior, layout.ts} | _set_of(layout.event_id)
+        places = sorted(five.union(layout.attributes))
         try:
             table = arrow_csv.read_csv(
                 pa.BufferReader(body),
@@ -282,6 +318,7 @@ class Delimited:
             texts[layout.behavior],
             texts[layout.ts],
             None if layout.event_id is None else texts[layout.event_id],
+            tuple(texts[place] for place in layout.attributes),
         )
         return index, columns
 
@@ -319,6 +356,10 @@ class Delimited:
 
 def _id(field: str) -> object:
     return MISSING if field in NO_VALUE else field
+
+
+def _attribute(field: str) -> str:
+    return "" if field in NO_VALUE else field
 
 
 def _set_of(value: int | None) -> set[int]:

@@ -71,6 +71,7 @@ class Event:
     relation: int
     time_ms: int
     event_id: str = ""
+    attributes: tuple[str, ...] = ()  # a text for each configured attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +200,14 @@ class EventRules:
         behavior: object,
         ts: object,
         event_id: object = MISSING,
+        attributes: tuple[str, ...] = (),
         bounds: TimeBounds,
     ) -> Event | EraseRequest | Refusal | None:
         """The event that these values make, or why they make none, or None if its behavior is ignored.
 
         The behavior is judged first: an ignored event has no other checks, and a request to erase needs only
-        the user. The first fault is told, in the order behavior, user, item, time, event id.
+        the user. The first fault is told, in the order behavior, user, item, time, event id. ``attributes``
+        are taken as they are.
         """
         if behavior is MISSING:
             return Refusal(Reason.MISSING_FIELD, "the event has no behavior")
@@ -233,9 +236,11 @@ class EventRules:
         if isinstance(time_ms, TimeFault):
             return Refusal(Reason(time_ms.value), _time_detail(time_ms, ts, bounds))
         if event_id is MISSING or event_id is None or (isinstance(event_id, str) and not event_id.strip()):
-            return Event(user_id, item_id, relation, time_ms)
+            return Event(user_id, item_id, relation, time_ms, attributes=attributes)
         own_id = id_of(event_id, "event id")
-        return own_id if isinstance(own_id, Refusal) else Event(user_id, item_id, relation, time_ms, own_id)
+        if isinstance(own_id, Refusal):
+            return own_id
+        return Event(user_id, item_id, relation, time_ms, own_id, attributes)
 
 
 _TIME_DETAIL = {

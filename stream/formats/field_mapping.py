@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from driftgraph.stream.events import JOINT
 from driftgraph.stream.formats.paths import (
     ABSENT,
     Condition,
@@ -31,7 +32,7 @@ from driftgraph.stream.formats.paths import (
 from driftgraph.stream.formats.record_keys import Record, beside
 
 FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
-JOINT: Final = "\x1f"  # between joined values; no id contains it, so different pairs give different texts
+
 KEYS: Final = (*FIELDS, "messages", "when", "behaviors", "others", "none")
 OTHERS: Final = ("keep", "ignore")
 BEHAVIORS_MAX: Final = 1_000
@@ -87,13 +88,17 @@ class Choice:
 
 
 class Values(NamedTuple):
-    """The five values of one event, unchanged from the message; ``ABSENT`` for a missing one."""
+    """The five values of one event, unchanged from the message; ``ABSENT`` for a missing one.
+
+    ``attributes`` are the values of the configured attributes.
+    """
 
     user: object
     item: object
     behavior: object
     ts: object
     event_id: object
+    attributes: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +126,22 @@ class EventMapping:
     none: frozenset[str] = frozenset()
     erase: str = ""  # the behavior that requests to erase the user; ``others`` does not apply to it
     messages: Steps = ()  # the list in a message whose elements are messages; empty: there is none
+    attributes: tuple[Value, ...] = ()  # of the item, then of the user
     _gets: tuple[_Get, ...] = field(init=False, repr=False, compare=False)  # by FIELDS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_gets", tuple(map(self._get_of, self.values)))
 
     @classmethod
-    def of(cls, written: Mapping[str, Any], *, erase: str = "") -> EventMapping:
+    def of(
+        cls, written: Mapping[str, Any], *, erase: str = "", attributes: Sequence[str] = ()
+    ) -> EventMapping:
         """Read a mapping as the configuration has it.
 
         Keys: ``user``, ``item``, ``behavior``, ``ts`` and ``event_id`` (see ``Value``); ``messages``, where
         a message holds a list of messages; ``when``, a condition that a message must pass, else it is
         ignored; ``behaviors``, from the names in the messages to relations; ``others``, what happens to names
-        that are not in that table; ``none``, texts that mean an absent value.
+        that are not in that table; ``none``, texts that mean an absent value. ``attributes`` are paths.
 
         Raises:
             MappingError: If a key is missing, unknown or wrong, or two paths loop over different lists.
@@ -146,6 +154,7 @@ class EventMapping:
                 raise MappingError(key, f"is missing: a mapping says where the {key} of an event stands")
         values = tuple(_told(key, Value.parse, written.get(key) or []) for key in FIELDS if key in written)
         values = values if "event_id" in written else (*values, Value())
+        of_attributes = tuple(_told("attributes", Value.parse, path) for path in attributes)
         when = None if written.get("when") is None else _told("when", Condition.parse, written["when"])
         table = written.get("behaviors")
         behaviors = None if not table else {str(name): _choices(str(name), table[name]) for name in table}
@@ -153,13 +162,14 @@ class EventMapping:
             raise MappingError("others", f"is one of {', '.join(OTHERS)}, not {written['others']!r}")
         return cls(
             values,
-            _loops(values, when, behaviors or {}),
+            _loops((*values, *of_attributes), when, behaviors or {}),
             when,
             behaviors,
             written.get("others") == "ignore",
             frozenset(written.get("none") or ()),
             erase,
             () if written.get("messages") is None else _told("messages", steps_of, written["messages"]),
+            of_attributes,
         )
 
     @property
@@ -196,7 +206,7 @@ class EventMapping:
     def _paths(self) -> list[Path]:
         choices = (choice.when for row in (self.behaviors or {}).values() for choice in row)
         conditions = [condition for condition in (self.when, *choices) if condition is not None]
-        paths = [path for value in self.values for path in value.paths]
+        paths = [path for value in (*self.values, *self.attributes) for path in value.paths]
         return paths + [test.path for condition in conditions for test in condition.tests]
 
     def events(self, message: object, record: Record | None) -> Iterator[Found]:
@@ -272,7 +282,8 @@ class EventMapping:
                 own_id = f"{own_id}#{'.'.join(map(str, turn[depth:]))}"  # ids of a message differ
         else:
             own_id = event_id(scopes, record)
-        return Values(user(scopes, record), item(scopes, record), name, ts(scopes, record), own_id)
+        said = tuple(self._pick(value, scopes, record)[0] for value in self.attributes)
+        return Values(user(scopes, record), item(scopes, record), name, ts(scopes, record), own_id, said)
 
     def _choose(
         self, choices: Sequence[Choice], scopes: _Scopes, record: Record | None
@@ -366,7 +377,8 @@ def _loops(
             raise MappingError(
                 "when", f"{test.path.text} loops over a list, but this is asked once a message"
             )
-    paths = [(key, path) for key, value in zip(FIELDS, values, strict=True) for path in value.paths]
+    keys = (*FIELDS, *["attributes"] * (len(values) - len(FIELDS)))
+    paths = [(key, path) for key, value in zip(keys, values, strict=True) for path in value.paths]
     for name, choices in behaviors.items():
         tests = [test for choice in choices if choice.when for test in choice.when.tests]
         paths += [(f"behaviors.{name}", test.path) for test in tests]

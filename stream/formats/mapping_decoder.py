@@ -16,6 +16,7 @@ import numpy as np
 
 from driftgraph.stream.arrays import Index
 from driftgraph.stream.events import Decoded, Strings
+from driftgraph.stream.formats.attribute_values import attribute_text
 from driftgraph.stream.formats.event_rules import (
     MISSING,
     Answer,
@@ -176,9 +177,15 @@ class MappingDecoder:
     def _answer(self, part: _Part, bounds: TimeBounds) -> Answer:
         if not isinstance(part, Values):
             return part
-        user, item, behavior, ts, event_id = (MISSING if value is ABSENT else value for value in part)
+        user, item, behavior, ts, event_id = (MISSING if value is ABSENT else value for value in part[:5])
         return self.rules.event_of(
-            user=user, item=item, behavior=behavior, ts=ts, event_id=event_id, bounds=bounds
+            user=user,
+            item=item,
+            behavior=behavior,
+            ts=ts,
+            event_id=event_id,
+            attributes=tuple(map(_said, part.attributes)),
+            bounds=bounds,
         )
 
 
@@ -187,10 +194,11 @@ def _columns(found: list[_Part]) -> tuple[Columns, Index]:
     index: list[int] = []
     columns: tuple[list[str], list[str], list[str], list[str], list[str]] = ([], [], [], [], [])
     users, items, behaviors, times, event_ids = columns
+    attributes: list[tuple[str, ...]] = []
     for number, part in enumerate(found):
         if not isinstance(part, Values):
             continue
-        user, item, behavior, ts, event_id = part
+        user, item, behavior, ts, event_id, said = part
         if event_id is ABSENT or event_id is None:
             event_id = ""
         if (
@@ -206,8 +214,14 @@ def _columns(found: list[_Part]) -> tuple[Columns, Index]:
             behaviors.append(behavior)
             times.append(str(ts))
             event_ids.append(str(event_id))
-    texts = [Strings.of(column) for column in columns]
-    return Columns(*texts), np.array(index, np.intp)
+            attributes.append(tuple(map(_said, said)))
+    user, item, behavior, ts, event_id = (Strings.of(column) for column in columns)
+    of_attributes = tuple(map(Strings.of, zip(*attributes, strict=True)))
+    return Columns(user, item, behavior, ts, event_id, of_attributes), np.array(index, np.intp)
+
+
+def _said(value: object) -> str:
+    return "" if value is ABSENT else attribute_text(value)
 
 
 def _is_plain(value: object) -> bool:

@@ -39,6 +39,7 @@ class Columns:
     behavior: Strings
     ts: I64 | F64 | Instants | Strings
     event_id: Strings | None = None
+    attributes: tuple[Strings, ...] = ()
 
 
 @plain_kernel
@@ -134,6 +135,7 @@ def concat(batches: Sequence[EventBatch]) -> EventBatch:
         np.concatenate([part.time_ms for part in parts]),
         np.concatenate([part.partition for part in parts]),
         concat_strings(event_ids) if with_ids else None,
+        tuple(map(concat_strings, zip(*(part.attributes for part in parts), strict=True))),
     )
 
 
@@ -147,6 +149,7 @@ def batch_of(events: Sequence[Event], partition: I32) -> EventBatch:
         np.array([event.time_ms for event in events], np.int64),
         partition,
         Strings.of([event.event_id for event in events]) if with_ids else None,
+        tuple(map(Strings.of, zip(*(event.attributes for event in events), strict=True))),
     )
 
 
@@ -187,9 +190,8 @@ def decode_columns(
         good = np.flatnonzero(~(judged.odd | judged.ignored))
         kept = index[good]
         part = partition[index] if len(partition) else partition
-        batch = EventBatch(
-            columns.user, columns.item, judged.relation, judged.time_ms, part, columns.event_id
-        )
+        ids, rest = (columns.user, columns.item), (columns.event_id, columns.attributes)
+        batch = EventBatch(*ids, judged.relation, judged.time_ms, part, *rest)
         batch = batch if len(good) == len(index) else batch.take(good)
     events: list[Event] = []
     rows_of_events: list[int] = []

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from driftgraph.stream.arrays import I64, Index
+from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.dead_letters.letters import DeadLetters
 from driftgraph.stream.events import Decoded, Erasure, EventBatch, Rejected, Strings
 from driftgraph.stream.formats.event_rules import Reason
@@ -63,8 +64,10 @@ class Ingest:
         breaker: Breaker | None = None,
         erasures: Erasures | None = None,
         dedupe: Deduplicator | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         self.graph = graph
+        self.attributes = attributes
         self.watermark = watermark
         self.dead_letters = dead_letters
         self.schedule = schedule
@@ -161,7 +164,11 @@ class Ingest:
                 oldest_ms = self.graph.oldest_ms(erasure.user)
             # The user is back, and all its events are newer: a request without a time is then a copy.
             is_copy = oldest_ms is not None and oldest_ms > asked_ms
-            newest_ms = 0 if is_copy else self.graph.erase([erasure.user])
+            newest_ms = 0
+            if not is_copy:
+                newest_ms = self.graph.erase([erasure.user])
+                if self.attributes is not None:
+                    self.attributes.erase(erasure.user)
             self.erasures.put(erasure.user, asked_ms, max(asked_ms, newest_ms))
 
     def _append(self, batch: EventBatch, keep: Index, start: int, stop: int, after_ms: I64) -> None:
@@ -172,7 +179,10 @@ class Ingest:
         for first, end in pairwise([start, *edges.tolist(), stop]):
             low, high = np.searchsorted(keep, (first, end))
             self.graph.expire(int(after_ms[end - 1]))
-            self.graph.apply(batch if high - low == len(batch) else batch.take(keep[low:high]))
+            part = batch if high - low == len(batch) else batch.take(keep[low:high])
+            self.graph.apply(part)
+            if self.attributes is not None:
+                self.attributes.apply(part)
         live = self.graph.window.live()
         self.schedule.live = sum(live[relation.name] for relation in self.graph.edges.relations)
 

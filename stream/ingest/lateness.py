@@ -1,6 +1,6 @@
-"""A warning when too many events come late: the cause, and what to do.
+"""Warnings about a stream: that too many events come late, or that attributes cannot be taken.
 
-Ingest.counts ──► [late_warning] ──► replay's report, the updater's log and status
+Ingest ──► [warnings_of] ──► replay's report, the updater's log and status
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ from driftgraph.stream.ingest.ingest import Ingest
 
 LATE_SHARE_MAX: Final = 0.01  # a stream in order has almost none; more late events have a cause
 _UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
+
+
+def warnings_of(ingest: Ingest) -> list[str]:
+    """What is wrong with the stream so far, with the cause and what to do."""
+    late, attributes = late_warning(ingest), ingest.attributes
+    return [*([] if late is None else [late]), *([] if attributes is None else attributes.warnings())]
 
 
 def late_warning(ingest: Ingest) -> str | None:

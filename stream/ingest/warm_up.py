@@ -11,6 +11,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from driftgraph.stream.attributes.attributes import AttributeFields, Attributes
+from driftgraph.stream.attributes.fields import KINDS, Field
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.events import EventBatch, Rejected, Strings
 from driftgraph.stream.formats.event_rules import Decoder, RowOrigin, Rows
@@ -29,6 +31,8 @@ def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkR
     small = [replace(relation, capacity=2) for relation in relations]
     graph = Heterograph.create(None, small, user_rows=ROWS, item_rows=ROWS)
     watermark = Watermark(rules, clock)
+    fields = tuple(Field(kind, kind) for kind in KINDS)
+    attributes = Attributes(None, AttributeFields(fields, fields), graph)
     ingest = Ingest(graph, watermark, MemoryDeadLetters(), FitSchedule(1 << 62))
     now_ms = clock.now_ms()
     message = {"user_id": "u", "item_id": "i", "behavior": relations[0].name, "ts": now_ms, "event_id": "e"}
@@ -42,6 +46,10 @@ def warm_up(relations: tuple[Relation, ...], decoder: Decoder, rules: WatermarkR
     ingest.erasures.put("u", 1, 1)
     ingest.erasures.reach(decoded.batch)
     ingest.erasures.cover(Rejected("", "", b"", "warm-up", key=b"u"))
-    graph.apply(EventBatch(names, names, np.zeros(3, np.uint8), times))
+    values = (Strings.of(["1", "2", "1"]),) * (2 * len(fields))
+    batch = EventBatch(names, names, np.zeros(3, np.uint8), times, attributes=values)
+    graph.apply(batch)
+    attributes.apply(batch)
+    attributes.erase("u")
     graph.erase(["u"])
     graph.expire(now_ms + max(relation.span_ms for relation in relations))

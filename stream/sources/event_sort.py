@@ -63,8 +63,11 @@ class EventSort:
         SourceError: If the disk is full or cannot be written; from ``add`` and ``sorted``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, attributes: int = 0) -> None:
+        """``attributes``: how many columns of attributes the events have."""
         self._folder = folder
+        columns = [(f"attribute_{n}", pa.large_binary()) for n in range(attributes)]
+        self._schema = pa.schema([*_SCHEMA, *(pa.field(*column) for column in columns)])
         self._waiting: list[Any] = []  # record batches that are in no run yet
         self._waiting_bytes = 0
         self._levels: list[list[_Run]] = [[]]  # a run is made of RUNS_MAX runs of the level below
@@ -77,7 +80,7 @@ class EventSort:
         for erasure in decoded.erased:
             self._add_events(decoded.batch.slice(start, erasure.place))
             time_ms = self._high_ms if erasure.time_ms is None else erasure.time_ms
-            self._add(_request(erasure.user, time_ms))
+            self._add(_request(erasure.user, time_ms, self._schema))
             start = erasure.place
         self._add_events(decoded.batch.slice(start, len(decoded.batch)))
 
@@ -104,7 +107,7 @@ class EventSort:
     def _add_events(self, batch: EventBatch) -> None:
         if len(batch):
             self._high_ms = max(self._high_ms, int(batch.time_ms.max()))
-            self._add(_table(batch))
+            self._add(_table(batch, self._schema))
 
     def _add(self, rows: Any) -> None:
         self.count += rows.num_rows
@@ -114,7 +117,7 @@ class EventSort:
             self._end_run()
 
     def _taken(self) -> Any:
-        rows = pa.Table.from_batches(self._waiting, _SCHEMA)
+        rows = pa.Table.from_batches(self._waiting, self._schema)
         self._waiting, self._waiting_bytes = [], 0
         return rows
 
@@ -139,7 +142,7 @@ class EventSort:
         file: IO[bytes] | None = None
         try:
             file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  the run closes it
-            with pa.ipc.new_stream(pa.PythonFile(file, "w"), _SCHEMA) as stream:
+            with pa.ipc.new_stream(pa.PythonFile(file, "w"), self._schema) as stream:
                 for piece in pieces:
                     rows = max(1, PIECE_BYTES * piece.num_rows // max(1, piece.nbytes))
                     for start in range(0, piece.num_rows, rows):
@@ -177,7 +180,7 @@ class _Run:
         self.file.close()
 
 
-def _table(batch: EventBatch) -> Any:
+def _table(batch: EventBatch, schema: Any) -> Any:
     """Events as rows; the bytes of the ids are shared."""
     none = Strings(np.zeros(len(batch) + 1, np.int64), EMPTY.user.data)
     columns = [
@@ -186,13 +189,15 @@ def _table(batch: EventBatch) -> Any:
         _binary(batch.user),
         _binary(batch.item),
         _binary(batch.event_id or none),
+        *map(_binary, batch.attributes),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _request(user: str, time_ms: int) -> Any:
-    row = {"time_ms": time_ms, "relation": _ERASE, "user": user.encode(), "item": b"", "event_id": b""}
-    return pa.RecordBatch.from_pylist([row], _SCHEMA)
+def _request(user: str, time_ms: int, schema: Any) -> Any:
+    row: dict[str, Any] = dict.fromkeys(schema.names, b"")
+    row |= {"time_ms": time_ms, "relation": _ERASE, "user": user.encode()}
+    return pa.RecordBatch.from_pylist([row], schema)
 
 
 def _binary(column: Strings) -> Any:
@@ -261,5 +266,6 @@ def _decoded(rows: Any) -> Decoded:
         rows.column("relation").to_numpy().copy(),  # writable, as those of every source: kernels are
         _times(rows).copy(),  # compiled for one or the other
         event_id=event_id if event_id.offsets[-1] > event_id.offsets[0] else None,
+        attributes=tuple(_strings(rows.column(name)) for name in rows.schema.names[len(_SCHEMA) :]),
     )
     return Decoded(batch, erased=erased)

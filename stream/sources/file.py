@@ -22,12 +22,12 @@ from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.delimited import (
-    TAOBAO,
     Delimited,
     Layout,
     NoColumnError,
     layout_of_header,
     layout_of_positions,
+    layout_of_taobao,
 )
 from driftgraph.stream.formats.event_rules import (
     ERASE,
@@ -73,6 +73,7 @@ class FileOptions:
     format: str | None = None  # one of FORMATS; None: the file's name tells
     # user, item, behavior, ts → name, or position from 0
     columns: Mapping[str, str] = field(default_factory=dict)
+    attributes: tuple[str, ...] = ()  # the columns of attributes, of the item and then of the user
     no_header: bool = False  # CSV: the first line is an event, and columns are numbers
     relations: tuple[str, ...] | None = None  # None: those found in the file
     others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
@@ -179,7 +180,7 @@ class FileSource:
     def _field_names(self) -> FieldNames:
         names = JSON_NAMES if self.format == "json" else CSV_NAMES
         try:
-            return names.with_columns(self._options.columns)
+            return replace(names.with_columns(self._options.columns), attributes=self._options.attributes)
         except ValueError as error:
             raise SourceError(f"cannot read {self._path} so: {error}") from error
 
@@ -258,7 +259,7 @@ class FileSource:
 
     def _sorted(self, parts: Iterator[Decoded], sorting: Sorting, folder: Path) -> Iterator[Decoded]:
         """First the rejected rows, which have no time; then the events and requests in order of time."""
-        self._sort = sort = EventSort(folder)
+        self._sort = sort = EventSort(folder, attributes=len(self._options.attributes))
         began_s, done = time.monotonic(), 0
         for part in parts:
             sort.add(part)
@@ -331,9 +332,10 @@ class FileSource:
         path = self._part.path
         try:
             if self.format == "taobao":
-                return TAOBAO
+                return layout_of_taobao(self._options.attributes)
             if self._options.no_header:
-                return layout_of_positions(first_line, self._options.columns, separator)
+                own = self._options
+                return layout_of_positions(first_line, own.columns, separator, own.attributes)
             return layout_of_header(first_line, self._names, separator)
         except UnicodeDecodeError as error:
             raise SourceError(

@@ -84,6 +84,6 @@ def _with_codes(part: Decoded, codes: U8) -> Decoded:
 def _size(part: Decoded) -> int:
     """About how many bytes of memory it takes."""
     batch = part.batch
-    texts = [batch.user, batch.item, batch.event_id or Strings.of([])]
+    texts = [batch.user, batch.item, batch.event_id or Strings.of([]), *batch.attributes]
     columns = sum(text.offsets.nbytes + text.data.nbytes for text in texts) + 9 * len(batch)
     return columns + sum(1_000 + len(one.payload) for one in part.rejected) + 200 * len(part.erased)

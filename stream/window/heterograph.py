@@ -6,20 +6,19 @@ EventBatch ──► [Heterograph.apply] ──► ids ──► window        w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from driftgraph.stream.arrays import I64, U32, Index, Mask
+from driftgraph.stream.arrays import I64, U32, U64, Index, Mask
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
-from driftgraph.stream.window.shared_files import DESCRIPTION, LOCK, Folder, Life, WindowError, claim
+from driftgraph.stream.window.shared_files import Folder, Life
 from driftgraph.stream.window.view import losses
 from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView
 
@@ -188,6 +187,10 @@ class HeterographView:
         known[known] = now[rows[known]] == then[rows[known]]
         return names, known & (np.diff(names.offsets) > 0)
 
+    def hashes(self, side: int, rows: U32) -> U64:
+        """A 64-bit hash of the id of each row, the same in every process and run."""
+        return self._ids[side].hashes(rows)
+
     def digest(self, cut: Cut) -> str:
         """128 bits of the live events by external id. Order, rows and batches do not change it. O(window)."""
         events = self.window.events(cut)
@@ -311,6 +314,18 @@ class Heterograph(HeterographView):
                 self._free(ITEM, items)
         return newest_ms
 
+    def rows_in_use(self, side: int) -> U32:
+        """The rows that have an id, ascending. O(rows)."""
+        return self._tables[side].rows_in_use()
+
+    def strings(self, side: int, rows: U32) -> Strings:
+        """The id of each row that has one."""
+        return self._tables[side].strings(rows)
+
+    def find(self, side: int, ids: Strings) -> I64:
+        """The row of each id, -1 for one that has none."""
+        return self._tables[side].find(ids)
+
     def oldest_ms(self, user: str) -> int | None:
         """The time of the oldest live event of a user; None if it has none. O(its events)."""
         [row] = self._tables[USER].find(Strings.of([user])).tolist()
@@ -369,28 +384,3 @@ def _no_rows(window: Window) -> tuple[Mask, Mask]:
     """A mark for each row of each side, none of them set."""
     users, items = window.row_capacity
     return np.zeros(users, np.bool_), np.zeros(items, np.bool_)
-
-
-def remove(directory: Path) -> bool:
-    """Remove the files of a window that nobody writes, and its folder if nothing else is in it.
-
-    A window is filled from a checkpoint or the topic at every start, so nothing is lost. Returns whether
-    there was one.
-
-    Raises:
-        WindowError: A process writes it, or a file cannot be removed.
-    """
-    if not (directory / DESCRIPTION).exists():
-        return False
-    ids = [f"{kind}_id_{column}" for kind in KINDS for column in ("offsets", "lengths", "hashes", "bytes")]
-    let_go = claim(directory)
-    try:
-        for name in (*windows.FILES, *ids, f"{DESCRIPTION}.new", DESCRIPTION, LOCK):
-            (directory / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise WindowError(f"cannot remove the window in {directory}: {error.strerror or error}") from error
-    finally:
-        let_go()
-    with suppress(OSError):  # what is not ours stays
-        directory.rmdir()
-    return True

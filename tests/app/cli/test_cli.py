@@ -611,7 +611,7 @@ def test_a_worker_that_keeps_failing_is_an_error_state_with_its_reason(
 def saved_by(folder: Path, **meta: object) -> None:
     """A checkpoint of a trainer, as far as its sizes are told."""
     said = {
-        "format": 4,
+        "format": 5,
         "relations": ["click"],
         "dim": 64,
         "layers": 1,
@@ -632,7 +632,7 @@ def saved_by(folder: Path, **meta: object) -> None:
         (
             {"format": 3},
             "fail",
-            "var/trainer/7: the saved model has format 3, this version of driftgraph reads 4 alone: run the "
+            "var/trainer/7: the saved model has format 3, this version of driftgraph reads 5 alone: run the "
             "version that saved it, or remove var/trainer; a new model then starts from the window",
         ),
         ({"format": 1, "heads": None, "model_version": None}, "fail", "the saved model has format 1, this"),

@@ -692,7 +692,7 @@ def test_a_model_of_another_size_is_refused_with_what_to_do(
         assert START_ANEW.format(tmp_path / "trainer") in said
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("number", [1, 4, 6])
 def test_a_model_of_another_format_is_refused_with_what_to_do_and_what_it_served_stays(
     number: int, redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
 ) -> None:
@@ -706,7 +706,7 @@ def test_a_model_of_another_format_is_refused_with_what_to_do_and_what_it_served
     settings = settings_of(tmp_path)
     for said in refusals(settings):
         assert f"{tmp_path / 'trainer' / '2'}: the saved model has format {number}, this version" in said
-        assert "driftgraph reads 3 alone: run the version that saved it, or remove" in said
+        assert "driftgraph reads 5 alone: run the version that saved it, or remove" in said
         assert START_ANEW.format(tmp_path / "trainer") in said
 
     shutil.rmtree(tmp_path / "trainer")

@@ -11,9 +11,13 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 import driftgraph.stream
+from driftgraph.stream.attributes.attributes import AttributeFields, Attributes
+from driftgraph.stream.attributes.fields import Field
 from driftgraph.stream.dead_letters.letters import MemoryDeadLetters
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules, RowOrigin, Rows
+from driftgraph.stream.formats.field_mapping import EventMapping
+from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.ingest.fit_schedule import FitSchedule
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.ingest.warm_up import warm_up
@@ -42,6 +46,37 @@ def ingest(clock: ManualClock) -> tuple[CanonicalJson, Ingest]:
     decoder = CanonicalJson(EventRules(Behaviors(["click", "buy"]), TimeRules(clock)))
     watermark = Watermark(RULES, clock)
     return decoder, Ingest(graph, watermark, MemoryDeadLetters(), FitSchedule(1 << 62))
+
+
+def test_no_kernel_gets_a_new_signature_from_attributes() -> None:
+    clock = ManualClock(NOW_MS)
+    decoder, live = ingest(clock)
+    own = kernels()
+    warm_up(RELATIONS, decoder, RULES, clock)
+    before = {name: len(kernel.signatures) for name, kernel in own.items()}
+    fields = (
+        Field("kind", "category"),
+        Field("size", "number"),
+        Field("tags", "tags"),
+        Field("words", "text"),
+    )
+    live.attributes = Attributes(None, AttributeFields(item=fields, user=fields[:1]), live.graph)
+    paths = ("kind", "size", "tags", "words", "city")
+    mapping = EventMapping.of({name: name for name in ("user", "item", "behavior", "ts")}, attributes=paths)
+    mapped = MappingDecoder(decoder.rules, mapping)
+    for start in range(0, 300, 100):
+        events = [
+            {"user": f"u{n % 9}", "item": f"i{n}", "behavior": "click", "ts": NOW_MS + n, "kind": n % 7,
+             "size": n / 3, "tags": ["a", n], "words": f"word {n}", "city": "x" * (n % 2)}
+            for n in range(start, start + 100)
+        ]  # fmt: skip
+        rows = Rows([msgspec.json.encode(one) for one in events], lambda _: RowOrigin("x"))
+        for _ in live.take(mapped.decode(rows)):
+            pass
+    live.attributes.erase("u1")
+    of_attributes = {name for name in own if name.startswith("driftgraph.stream.attributes")}
+    assert {name for name in of_attributes if len(own[name].signatures) > before[name]} == set()
+    assert sum(before[name] for name in of_attributes) > 3
 
 
 def test_no_kernel_gets_a_new_signature_from_live_events() -> None:

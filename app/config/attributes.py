@@ -1,0 +1,94 @@
+"""The section [events.attributes] of the configuration: what is said of items and users, and where.
+
+driftgraph.toml ──► [AttributeSettings] ──► fields() ──► stream/attributes; paths() ──► the formats of events
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field, model_validator
+
+from driftgraph.app.config.sections import Section
+from driftgraph.app.config.values import PathField
+from driftgraph.stream.attributes.attributes import AttributeFields
+from driftgraph.stream.attributes.fields import FIELDS_MAX, KINDS
+from driftgraph.stream.attributes.fields import Field as Attribute
+
+FORM: Final = 'NAME = "category" or NAME = { kind = "tags", field = "video.tags" }'
+
+
+def _table(written: dict[str, Any]) -> dict[str, Any]:
+    if len(written) > FIELDS_MAX:
+        raise ValueError(f"should have {FIELDS_MAX} attributes at most, got {len(written)}")
+    for name, one in written.items():
+        kind = one.get("kind") if isinstance(one, dict) else one
+        if kind not in KINDS:
+            raise ValueError(f"{name} should be of a kind {', '.join(KINDS)}: {FORM}")
+        if isinstance(one, dict) and not (
+            set(one) <= {"kind", "field"} and isinstance(one.get("field", ""), str)
+        ):
+            raise ValueError(f"{name} should be like {FORM}")
+    return written
+
+
+Table = Annotated[dict[str, Any], AfterValidator(_table)]
+_KINDS_TOLD: Final = (
+    'Each is NAME = KIND, or NAME = { kind = KIND, field = "path or column" }. Kinds: "category", one value; '
+    '"tags", a list, or a text with , ; or | between; "number"; "text", words.'
+)
+
+
+class AttributeSettings(Section):
+    """What is said of items and users, beside what happens."""
+
+    item: Table | None = Field(
+        default=None,
+        description=f"The attributes of items. {_KINDS_TOLD}",
+        examples=[{"category": "category", "tags": {"kind": "tags", "field": "video.tags"}}],
+    )
+    user: Table | None = Field(
+        default=None, description="Those of users, written so, too.", examples=[{"city": "category"}]
+    )
+    item_file: PathField | None = Field(
+        default=None,
+        description="A CSV or Parquet file with the items' attributes, one row an item, read at each start; "
+        "not set: events have them.",
+        examples=["items.csv"],
+    )
+    item_key: str = Field(default="item_id", min_length=1, description="The column of item_file with the id.")
+    user_file: PathField | None = Field(
+        default=None, description="The same for the users' attributes.", examples=["users.csv"]
+    )
+    user_key: str = Field(default="user_id", min_length=1, description="The column of user_file with the id.")
+
+    @model_validator(mode="after")
+    def _files_have_attributes(self) -> AttributeSettings:
+        for side in ("item", "user"):
+            if getattr(self, f"{side}_file") is not None and not getattr(self, side):
+                raise ValueError(f"{side}_file is set, but no attribute: say in the table {side} what it has")
+        return self
+
+    def fields(self) -> AttributeFields:
+        """The attributes of each side."""
+        user, item = (
+            tuple(
+                Attribute(name, one["kind"] if isinstance(one, dict) else one)
+                for name, one in (table or {}).items()
+            )
+            for table in (self.user, self.item)
+        )
+        return AttributeFields(user, item, (self.user_file is not None, self.item_file is not None))
+
+    def paths(self) -> tuple[str, ...]:
+        """Where in an event the values stand, of the item and then of the user; not those in a file."""
+        return (*self.places("item", in_file=False), *self.places("user", in_file=False))
+
+    def places(self, side: str, *, in_file: bool) -> tuple[str, ...]:
+        """The paths or columns of one side's attributes, if they are in a file (in events); else none."""
+        if (getattr(self, f"{side}_file") is not None) != in_file:
+            return ()
+        return tuple(
+            one.get("field", name) if isinstance(one, dict) else name
+            for name, one in (getattr(self, side) or {}).items()
+        )

@@ -1,0 +1,61 @@
+"""Attributes in a checkpoint of the updater: one file a side, written whole each time.
+
+    Attributes.kept ──► Snapshot ──► [files_of] ──► item-attributes.npz ──► [restore] ──► the next start
+
+The copies are made between two batches, so they are of the snapshot's cut; a few ms at 100,000 ids.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
+from driftgraph.stream.attributes.attributes import Attributes, Kept
+from driftgraph.stream.attributes.fields import Field
+from driftgraph.stream.events import Strings
+from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
+from driftgraph.stream.window.adjacency import USER
+from driftgraph.stream.window.heterograph import KINDS
+
+_FIELDS = "fields"  # beside the arrays: names and kinds, as JSON
+
+
+def files_of(kept: Kept | None) -> Iterator[tuple[str, bytes]]:
+    """The files of what a snapshot keeps."""
+    for side, (fields, arrays) in (kept or {}).items():
+        told = json.dumps([(field.name, field.kind) for field in fields]).encode()
+        file = io.BytesIO()
+        named: dict[str, Any] = {_FIELDS: np.frombuffer(told, np.uint8), **arrays}
+        np.savez(file, **named)
+        yield _name(side), file.getvalue()
+
+
+def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers) -> None:
+    """Fill empty tables with those of a checkpoint, but for users who were erased since.
+
+    A side without a file, and fields of another name or kind, begin without values.
+
+    Raises:
+        IdTableFullError: There are more ids than there is room for now.
+    """
+    for side in range(len(KINDS)):
+        if attributes is None or not attributes.fields.of(side) or _name(side) not in found.files:
+            continue
+        with np.load(io.BytesIO(found.read(_name(side))), allow_pickle=False) as loaded:
+            arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = dict(loaded)
+        then = [Field(name, kind) for name, kind in json.loads(arrays[_FIELDS].tobytes())]
+        ids = Strings(arrays["id_offsets"].astype(np.int64), arrays["id_bytes"].astype(np.uint8))
+        gone = np.zeros(len(ids), np.bool_)
+        if side == USER:
+            reach_ms = erased.reach_ms(ids)
+            gone = (reach_ms > NEVER_MS) & (arrays["newest_ms"].astype(np.int64) <= reach_ms)
+        attributes.put_back(side, arrays, then, gone)
+
+
+def _name(side: int) -> str:
+    return f"{KINDS[side]}-attributes.npz"

@@ -1,0 +1,1 @@
+"""What users and items are said to be, beside the events: values by time, as tokens."""

@@ -1,0 +1,198 @@
+"""The attributes of users and items: ingestion writes them behind the events that say them.
+
+EventBatch with columns of values ──► [Attributes.apply] ──► a table of each side
+                                                                ▲ AttributesView: worker, replay
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from driftgraph.stream.arrays import I64, Mask
+from driftgraph.stream.attributes.fields import ABSENT, CUT, UNREADABLE, Field, tokens_of
+from driftgraph.stream.attributes.table import AttributeTable, AttributeView
+from driftgraph.stream.events import EventBatch, Strings
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.heterograph import KINDS, Heterograph, HeterographView
+from driftgraph.stream.window.shared_files import Folder
+
+Arrays = Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+Kept = Mapping[int, tuple[tuple[Field, ...], Arrays]]  # by side: the fields, and copies of ids and values
+
+ALWAYS_MS = 1  # the time of what was so before the first event
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeFields:
+    """The fields of each side. An event's columns of values are those of its item, then those of its user.
+
+    The values of a side ``in_files`` are in no event.
+    """
+
+    user: tuple[Field, ...] = ()
+    item: tuple[Field, ...] = ()
+    in_files: tuple[bool, bool] = (False, False)  # by side
+
+    def __bool__(self) -> bool:
+        return bool(self.user or self.item)
+
+    def of(self, side: int) -> tuple[Field, ...]:
+        """The fields of a side."""
+        return self.user if side == USER else self.item
+
+
+@dataclass(slots=True)
+class AttributeCounts:
+    """Values since the start, by ``item.category``."""
+
+    unreadable: Counter[str] = field(default_factory=Counter)  # of another kind than the field
+    cut: Counter[str] = field(default_factory=Counter)  # with more tags or words than are taken
+
+
+class AttributesView:
+    """The attributes as a reader sees them; None for a side without fields."""
+
+    def __init__(self, sides: tuple[AttributeView | None, AttributeView | None]) -> None:
+        self._sides = sides
+
+    def __getitem__(self, side: int) -> AttributeView | None:
+        return self._sides[side]
+
+    @classmethod
+    def attach(cls, directory: Path, fields: AttributeFields, graph: HeterographView) -> AttributesView:
+        """Open the attributes that another process writes.
+
+        Raises:
+            WindowError: There are none, or their files are of other fields or sizes.
+        """
+        folder, rows = Folder(directory), graph.window.row_capacity
+        user, item = (
+            AttributeView(side, KINDS[side], fields.of(side), folder, rows=rows[side], of=graph)
+            if fields.of(side)
+            else None
+            for side in (USER, ITEM)
+        )
+        return cls((user, item))
+
+
+class Attributes(AttributesView):
+    """The attributes as their one writer sees them.
+
+    Always true: every value of an applied event is in a table, or counted with the reason why not; what a
+    table holds does not depend on how the events are cut into batches.
+    """
+
+    def __init__(self, directory: Path | None, fields: AttributeFields, graph: Heterograph) -> None:
+        """Empty tables: in ``directory``, which other processes can read, or in private memory."""
+        folder, rows = Folder(directory, writable=True), graph.window.row_capacity
+        user, item = (
+            AttributeTable(side, KINDS[side], fields.of(side), folder, rows=rows[side], of=graph)
+            if fields.of(side)
+            else None
+            for side in (USER, ITEM)
+        )
+        super().__init__((user, item))
+        self.fields, self._graph, self._tables = fields, graph, (user, item)
+        self.counts = AttributeCounts()
+
+    def warnings(self) -> list[str]:
+        """A sentence for each field with values that could not be taken, and for each side that is full."""
+        said = [
+            f"attribute {name}: {count:,} values are not of its kind and were left out"
+            for name, count in sorted(self.counts.unreadable.items())
+        ]
+        said += [
+            f"attribute {name}: {count:,} values have more tags or words than are taken"
+            for name, count in sorted(self.counts.cut.items())
+        ]
+        return said + [
+            f"there are more {kind}s with attributes than window.{kind}_rows: {count:,} have lost theirs"
+            for kind, count in self.evicted.items()
+            if count
+        ]
+
+    @property
+    def evicted(self) -> dict[str, int]:
+        """How many ids a full table has lost, by side."""
+        return {
+            kind: 0 if table is None else table.evicted
+            for kind, table in zip(KINDS, self._tables, strict=True)
+        }
+
+    def apply(self, batch: EventBatch) -> None:
+        """Take the values of events that the graph has taken before. A value holds from its event's time on.
+
+        Raises:
+            WindowError: The disk is full.
+        """
+        of_item = 0 if self.fields.in_files[ITEM] else len(self.fields.item)
+        for side, ids, columns in (
+            (ITEM, batch.item, batch.attributes[:of_item]),
+            (USER, batch.user, batch.attributes[of_item:]),
+        ):
+            self._apply(side, ids, batch.time_ms, columns or [None] * len(self.fields.of(side)))
+
+    def say(self, side: int, ids: Strings, values: Sequence[Strings], time_ms: I64) -> None:
+        """Take values of ids that need have no event.
+
+        Raises:
+            WindowError: The disk is full.
+        """
+        self._apply(side, ids, time_ms, values)
+
+    def erase(self, user: str) -> None:
+        """Forget all that was said of a user."""
+        if (table := self._tables[USER]) is not None:
+            table.erase(Strings.of([user]))
+
+    def kept(self) -> Kept:
+        """Copies of all that the tables hold, for ``put_back``. O(ids)."""
+        tables = enumerate(self._tables)
+        return {side: (table.fields, table.kept()) for side, table in tables if table is not None}
+
+    def put_back(self, side: int, arrays: Arrays, then: Sequence[Field], gone: Mask) -> None:
+        """Fill an empty side; see ``AttributeTable.put_back``. The ids that have a row are linked."""
+        table = self._tables[side]
+        assert table is not None
+        table.put_back(arrays, then, gone)
+        rows = self._graph.rows_in_use(side)
+        names = self._graph.strings(side, rows)
+        table.link(rows, table.find(names))
+
+    def _apply(self, side: int, ids: Strings, time_ms: I64, columns: Sequence[Strings | None]) -> None:
+        table = self._tables[side]
+        if table is None or len(ids) == 0:
+            return
+        made = []
+        there = np.zeros(len(ids), np.bool_)
+        for one, values in zip(table.fields, columns, strict=True):
+            if values is None:
+                continue
+            tokens, became = tokens_of(one.kind, values)
+            name = f"{KINDS[side]}.{one.name}"
+            self._count(self.counts.unreadable, name, became == UNREADABLE)
+            self._count(self.counts.cut, name, became == CUT)
+            good = (became != ABSENT) & (became != UNREADABLE)
+            made.append((table.fields.index(one), good, tokens))
+            there |= good
+        rows = table.find(ids)
+        if there.any():
+            places = np.flatnonzero(there)
+            rows[places] = table.assign(ids.take(places), time_ms[places])
+            rows[~there] = table.find(ids.take(np.flatnonzero(~there)))  # one may have been evicted
+        for number, good, tokens in made:
+            if good.any():
+                table.put(number, rows[good].astype(np.uint32), time_ms[good], tokens[good])
+        own = self._graph.find(side, ids)
+        known = own >= 0
+        table.link(own[known].astype(np.uint32), rows[known])
+
+    @staticmethod
+    def _count(counter: Counter[str], name: str, mask: Mask) -> None:
+        if count := int(mask.sum()):
+            counter[name] += count

@@ -1,0 +1,245 @@
+"""Attributes as of a time, beside the plainest implementation; bounded; a bad value costs itself alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftgraph.stream.attributes.attributes import AttributeFields, Attributes, AttributesView
+from driftgraph.stream.attributes.fields import BUCKETS, GOOD, UNREADABLE, Field, number_of, tokens_of
+from driftgraph.stream.attributes.table import VERSIONS
+from driftgraph.stream.events import EventBatch, Strings
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView
+from driftgraph.stream.window.writer import Relation
+
+DAY_MS = 86_400_000
+CATEGORY = Field("category", "category")
+ROWS = 64
+
+
+def graph_of(directory: Path | None = None, rows: int = ROWS) -> Heterograph:
+    return Heterograph.create(directory, [Relation("click", DAY_MS, 1 << 10)], user_rows=rows, item_rows=rows)
+
+
+def batch_of(rows: Sequence[tuple[str, str, int, Sequence[str]]]) -> EventBatch:
+    """User, item, time and the values of each event."""
+    return EventBatch(
+        Strings.of([row[0] for row in rows]),
+        Strings.of([row[1] for row in rows]),
+        np.zeros(len(rows), np.uint8),
+        np.array([row[2] for row in rows], np.int64),
+        attributes=tuple(map(Strings.of, zip(*(row[3] for row in rows), strict=True))),
+    )
+
+
+def token(kind: str, value: str) -> list[int]:
+    tokens, _ = tokens_of(kind, Strings.of([value]))  # type: ignore[arg-type]
+    found: list[int] = tokens[0].tolist()
+    return found
+
+
+class PlainHistory:
+    """Every value ever said of one id; the value as of t is that of the newest time before t."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, str]] = []  # in order of arrival
+
+    def put(self, time_ms: int, value: str) -> None:
+        if value:
+            self.said.append((time_ms, value))
+
+    def runs(self) -> list[tuple[int, str]]:
+        by_time = dict(self.said)
+        runs: list[tuple[int, str]] = []
+        for time_ms in sorted(by_time):
+            if not runs or runs[-1][1] != by_time[time_ms]:
+                runs.append((time_ms, by_time[time_ms]))
+        return runs
+
+    def at(self, time_ms: int) -> str:
+        return ([""] + [value for since, value in self.runs() if since < time_ms])[-1]
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(1, 40), st.sampled_from(["", "red", "blue"])), max_size=30
+)
+
+
+def applied(events: Sequence[tuple[str, int, str]], size: int) -> tuple[Heterograph, Attributes]:
+    graph = graph_of()
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    for start in range(0, len(events), size):
+        batch = batch_of(
+            [("u", item, time_ms, [value]) for item, time_ms, value in events[start : start + size]]
+        )
+        graph.apply(batch)
+        table.apply(batch)
+    return graph, table
+
+
+@settings(max_examples=150, deadline=None)
+@given(EVENTS, st.integers(1, 7), st.booleans())
+def test_a_value_is_that_of_the_newest_time_strictly_before(
+    events: list[tuple[str, int, str]], size: int, in_order: bool
+) -> None:
+    """After the newest event in any order; at any time, while all is kept, if the events came in order."""
+    if in_order:
+        events = sorted(events, key=lambda event: event[1])
+    else:  # two values at one time are for another test
+        events = list({event[:2]: event for event in events}.values())
+    graph, table = applied(events, size)
+    view = table[ITEM]
+    assert view is not None
+    for item in "ab":
+        history = PlainHistory()
+        for _, time_ms, value in (event for event in events if event[0] == item):
+            history.put(time_ms, value)
+        row = graph.find(ITEM, Strings.of([item])).astype(np.int64)
+        runs = history.runs()
+        if row[0] < 0 or not runs:
+            continue
+        first_ms = 1 if in_order and len(history.said) <= VERSIONS else max(history.said)[0] + 1
+        for time_ms in range(first_ms, 43):
+            found = view.tokens(row.astype(np.uint32), time_ms)[0].tolist()
+            value = history.at(time_ms)
+            assert found == (token("category", value) if value else [0]), (item, time_ms)
+
+
+def test_a_value_is_not_seen_at_the_time_of_its_event() -> None:
+    graph = graph_of()
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    batch = batch_of([("u", "i", 100, ["shoes"]), ("u", "i", 200, ["boots"])])
+    graph.apply(batch)
+    table.apply(batch)
+    view, row = table[ITEM], graph.find(ITEM, Strings.of(["i"])).astype(np.uint32)
+    assert view is not None
+    at = [view.tokens(row, time_ms)[0].tolist() for time_ms in (100, 101, 200, 201)]
+    assert at == [[0], token("category", "shoes"), token("category", "shoes"), token("category", "boots")]
+
+
+def test_an_attribute_before_the_first_event_is_found_when_the_event_comes() -> None:
+    graph = graph_of()
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    table.say(ITEM, Strings.of(["i"]), [Strings.of(["shoes"])], np.array([1], np.int64))
+    batch = batch_of([("u", "other", 90, ["hats"]), ("u", "i", 100, [""])])
+    graph.apply(batch)
+    table.apply(batch)
+    view, row = table[ITEM], graph.find(ITEM, Strings.of(["i"])).astype(np.uint32)
+    assert view is not None
+    assert view.tokens(row, 50)[0].tolist() == token("category", "shoes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "unreadable"),
+    [
+        ("number", "nan", True),
+        ("number", "inf", True),
+        ("number", "1e400", True),
+        ("number", "twelve", True),
+        ("number", "1\x1f2", True),
+        ("number", "-12.5", False),
+        ("category", "a\x1fb", True),
+        ("category", "\x1e", True),
+        ("category", "a,b", False),
+        ("tags", "\x1e", True),
+        ("tags", "a,b", False),
+        ("text", "A red shoe", False),
+    ],
+)
+def test_a_value_of_another_kind_is_told_from_a_good_one(kind: str, value: str, unreadable: bool) -> None:
+    tokens, became = tokens_of(kind, Strings.of([value, ""]))  # type: ignore[arg-type]
+    assert became.tolist() == [UNREADABLE if unreadable else GOOD, 0]
+    assert tokens[0].any() != unreadable
+    assert not tokens[1].any()
+
+
+def test_a_number_is_kept_as_it_is() -> None:
+    tokens, _ = tokens_of("number", Strings.of(["0", "-0.0", "-1.5", "87433.0", ""]))
+    assert tokens[0] == tokens[1]
+    numbers = number_of(tokens[:, 0])
+    assert numbers[:4].tolist() == [0.0, 0.0, -1.5, 87433.0]
+    assert np.isnan(numbers[4])
+
+
+def test_tags_and_words_are_a_set() -> None:
+    assert token("tags", "b,a;a") == token("tags", "a|b")
+    assert token("text", "Red, SHOE!") == token("text", "shoe red")
+    assert np.count_nonzero(token("tags", ",".join(map(str, range(20))))) == 8
+
+
+def test_a_bad_value_is_counted_and_leaves_the_others() -> None:
+    graph = graph_of()
+    fields = AttributeFields(item=(CATEGORY, Field("length", "number")), user=(Field("age", "number"),))
+    table = Attributes(None, fields, graph)
+    batch = batch_of([("u", "i", 100, ["shoes", "long", "NaN"]), ("u", "i", 101, ["a\x1fb", "3", "30"])])
+    graph.apply(batch)
+    table.apply(batch)
+    view, row = table[ITEM], graph.find(ITEM, Strings.of(["i"])).astype(np.uint32)
+    assert view is not None
+    found = view.tokens(row, 200)[0]
+    assert found[:1].tolist() == token("category", "shoes")
+    assert number_of(found[1:2]).tolist() == [3.0]
+    assert table.counts.unreadable == {"item.category": 1, "item.length": 1, "user.age": 1}
+    assert table.warnings()[1] == "attribute item.length: 1 values are not of its kind and were left out"
+
+
+def test_a_million_categories_are_no_more_tokens_than_buckets() -> None:
+    tokens, became = tokens_of("category", Strings.of(map(str, range(1_000_000))))
+    assert int(tokens.max()) <= BUCKETS
+    assert (became == GOOD).all()
+
+
+def test_a_full_table_loses_the_ids_that_were_longest_without_a_value() -> None:
+    graph = graph_of(rows=16)
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    for n in range(40):
+        table.say(ITEM, Strings.of([f"i{n}"]), [Strings.of([f"c{n}"])], np.array([100 + n], np.int64))
+    batch = batch_of([("u", f"i{n}", 1_000, [""]) for n in (30, 39)])
+    graph.apply(batch)
+    table.apply(batch)
+    view, rows = table[ITEM], graph.find(ITEM, Strings.of(["i30", "i39"])).astype(np.uint32)
+    assert view is not None
+    assert view.tokens(rows, 2_000).tolist() == [token("category", "c30"), token("category", "c39")]
+    assert not view.tokens(rows, 130).any()  # nor what ids said that had their rows before
+    assert table.evicted == {"user": 0, "item": 24}
+    assert table.warnings() == [
+        "there are more items with attributes than window.item_rows: 24 have lost theirs"
+    ]
+
+
+def test_an_erased_user_has_no_attribute_and_the_others_keep_theirs() -> None:
+    graph = graph_of()
+    table = Attributes(None, AttributeFields(user=(Field("city", "category"),)), graph)
+    batch = batch_of([("u", "i", 100, ["Oslo"]), ("v", "i", 100, ["Rome"])])
+    graph.apply(batch)
+    table.apply(batch)
+    graph.erase(["u"])
+    table.erase("u")
+    again = batch_of([("u", "i", 300, [""])])
+    graph.apply(again)
+    table.apply(again)
+    view, rows = table[USER], graph.find(USER, Strings.of(["u", "v"])).astype(np.uint32)
+    assert view is not None
+    assert view.tokens(rows, 400).tolist() == [[0], token("category", "Rome")]
+
+
+def test_another_process_reads_what_the_writer_wrote(tmp_path: Path) -> None:
+    fields = AttributeFields(item=(CATEGORY, Field("tags", "tags")))
+    graph = graph_of(tmp_path)
+    table = Attributes(tmp_path, fields, graph)
+    batch = batch_of([("u", f"i{n}", 100 + n, [f"c{n}", f"a,b{n}"]) for n in range(20)])
+    graph.apply(batch)
+    table.apply(batch)
+    reader = HeterographView.attach(tmp_path)
+    read = AttributesView.attach(tmp_path, fields, reader)[ITEM]
+    own, rows = table[ITEM], np.arange(20, dtype=np.uint32)
+    assert read is not None
+    assert own is not None
+    assert own.tokens(rows, 1_000).any()
+    assert np.array_equal(read.tokens(rows, 110), own.tokens(rows, 110))
