@@ -129,5 +129,5 @@ def retrain_and_die(settings: Settings, point: str) -> None:
         death.armed = True
         return found
 
-    loop._Loop._publish = armed_then  # type: ignore[method-assign]
+    loop._Loop._publish = armed_then  # type: ignore[assignment, method-assign]
     retrain.retrain(settings, full=False, progress=NoProgress())

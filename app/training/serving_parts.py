@@ -66,7 +66,7 @@ def judged_heads(
     """
     if trainer.serving is None or graph.window is graph.edges:
         return None, None
-    encoder = Encoder(trainer.network, trainer.table, graph.edges, moment.cut)
+    encoder = Encoder(trainer.network, trainer.table, graph.edges, moment.cut, trainer.cold)
     try:
         return evaluate_heads(
             trainer.heads, graph.window, since, moment.cut, encoder=encoder, serving=trainer.serving

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from driftgraph.model import trainer as trainers
+from driftgraph.model.beginning import closed_rows
 from driftgraph.model.gate import ACCEPTED, Verdict
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.writer import Cut, Window
@@ -106,6 +107,6 @@ def test_the_solution_is_searched_from_the_rows_of_before() -> None:
     trainer = trainer_of()
     trainer.fit(window, empty_cut(window), window.cut())
     events, before = window.events(window.cut()), trainer.table.weight[:40].numpy()
-    near = trainers.closed_rows(events, trainer.table.version, trainer.options, before)
-    far = trainers.closed_rows(events, trainer.table.version, trainer.options, -before[::-1].copy())
+    near = closed_rows(events, trainer.table.version, trainer.options, before)
+    far = closed_rows(events, trainer.table.version, trainer.options, -before[::-1].copy())
     assert not np.array_equal(near, far)

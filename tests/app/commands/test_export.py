@@ -23,6 +23,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.erasures import ErasureList
+from driftgraph.stream import disk
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.window.heterograph import Heterograph
@@ -256,9 +257,9 @@ def test_a_full_disk_at_any_file_leaves_nothing(
 
     nodes = exporting._write_nodes
     if fails_at == "rename":
-        monkeypatch.setattr(exporting.disk, "replace", full)
+        monkeypatch.setattr(disk, "replace", full)
     elif fails_at == "manifest.json":
-        monkeypatch.setattr(exporting.disk, "write_synced", full)
+        monkeypatch.setattr(disk, "write_synced", full)
     elif fails_at == "edges":
         monkeypatch.setattr(exporting, "_write_edges", full)
     else:
