@@ -121,10 +121,8 @@ class WindowView:
         self.row_capacity = row_capacity
         self.history: tuple[Life, ...] = ()  # the processes that gave out the sequence numbers
         self._arrays = arrays
-        self._times = arrays.words.view(np.int64)
-        self.sides = tuple(
-            Side(arrays.words, self._times, arrays.heads[side], side, self._width) for side in (USER, ITEM)
-        )
+        self._times = times = arrays.words.view(np.int64)
+        self.sides = tuple(Side(arrays.words, times, arrays.heads[s], s, self._width) for s in (USER, ITEM))
         self._capacity = np.array([r.capacity for r in relations], np.int64)
         self._base = np.cumsum(self._capacity) - self._capacity
         self._span_ms = np.array([r.span_ms for r in relations], np.int64)
@@ -134,9 +132,9 @@ class WindowView:
 
     def edges(self) -> WindowView:
         """The window without its last relations, which make no edge; cuts are those of the whole window."""
-        edges = [relation for relation in self.relations if relation.is_edge]
-        if len(edges) == len(self.relations):
+        if all(relation.is_edge for relation in self.relations):
             return self
+        edges = [relation for relation in self.relations if relation.is_edge]
         part = WindowView(edges, self.row_capacity, self._arrays, self._width)
         part.history = self.history
         return part
@@ -147,11 +145,8 @@ class WindowView:
         while not cut_header.read(self._arrays.header, out):  # the writer is inside a handful of stores
             pass
         r, at = self._width, cut_header.HEADER_WORDS
-        return Cut(
-            int(out[cut_header.WATERMARK]),
-            tuple(out[at : at + r].tolist()),
-            tuple(out[at + r : at + 2 * r].tolist()),
-        )
+        first, next_ = (tuple(out[n : n + r].tolist()) for n in (at, at + r))
+        return Cut(int(out[cut_header.WATERMARK]), first, next_)
 
     def rows(self, side: int) -> int:
         """The number that all rows in use are below."""
