@@ -25,9 +25,9 @@ from driftgraph.app.commands.replay import replay
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.head_text import heads_together
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.model import head_evaluation
-from driftgraph.model.head_evaluation import HeadEvaluation, auc, calibration_error
-from driftgraph.model.heads import BASE, USER_PART, Head, Heads, Sample
+from driftgraph.model.heads import head_evaluation
+from driftgraph.model.heads.head_evaluation import HeadEvaluation, auc, calibration_error
+from driftgraph.model.heads.heads import BASE, USER_PART, Head, Heads, Sample
 from driftgraph.stream.arrays import F64, U32, Mask
 
 RATES = (0.001, 0.003, 0.01, 0.03)

@@ -28,10 +28,10 @@ import torch
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.training.cycle import Worker
-from driftgraph.model.lists import AskedUsers
 from driftgraph.model.options import ListLengths, TrainerOptions
-from driftgraph.model.scored_lists import ScoredLists
-from driftgraph.model.scorer import Scorer
+from driftgraph.model.score.lists import AskedUsers
+from driftgraph.model.score.scored_lists import ScoredLists
+from driftgraph.model.score.scorer import Scorer
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore

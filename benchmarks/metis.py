@@ -34,12 +34,12 @@ import torch
 
 from benchmarks.quality_data import find_dataset
 from benchmarks.report import Figures, finish, machine
-from driftgraph.model.dgl_files import metis
-from driftgraph.model.embed import Encoder, popularity_now
-from driftgraph.model.examples import Batch, first_contacts, half_lives_ms, identity, plan, take
-from driftgraph.model.exported import ExportedGraph
+from driftgraph.model.examples.examples import Batch, first_contacts, half_lives_ms, identity, plan, take
+from driftgraph.model.examples.popularity import Popularity, candidates
+from driftgraph.model.export.dgl_files import metis
+from driftgraph.model.export.exported import ExportedGraph
+from driftgraph.model.network.embed import Encoder, popularity_now
 from driftgraph.model.options import TrainerOptions
-from driftgraph.model.popularity import Popularity, candidates
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import I32, I64, U8, U32
 from driftgraph.stream.time.durations import Duration

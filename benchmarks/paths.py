@@ -28,7 +28,7 @@ from benchmarks.peers.ours import Ours
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import DAY_MS, START_MS, STREAM_MS, Shop, Traffic, draw, joined
 from benchmarks.window_hub import hubs, spread
-from driftgraph.model.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS, CoVisitation
+from driftgraph.model.score.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS, CoVisitation
 from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.window import similar_users
 from driftgraph.stream.window.paths import PathSums, Shape, Tables, sums, sums_from, walk

@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "rooms", "font.
 def columns() -> dict[str, list[list[str]]]:
     """By package, its rooms from those that import most to those that import none; plain files are one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    found = {"model": [["files"]]}
+    found: dict[str, list[list[str]]] = {}
     for contract in project["tool"]["importlinter"]["contracts"]:
         for container in contract.get("containers", []):
             package = container.removeprefix("driftgraph.")
@@ -92,17 +92,17 @@ def draw() -> None:
     """Write the picture."""
     rooms = columns()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(11, 3.6))
+        figure, axes = plt.subplots(figsize=(14, 4))
         right, low = frame(axes, "app", 0, 0, rooms["app"])
-        _, model_low = frame(axes, "model", 0, low - 0.5, rooms["model"])
-        _, snapshots_low = frame(axes, "snapshots", 3.6, low - 0.5, rooms["snapshots"])
-        end, stream_low = frame(axes, "stream", 0, min(model_low, snapshots_low) - 0.5, rooms["stream"])
-        axes.set_xlim(-0.05, max(right, end) + 0.05)
+        beside, snapshots_low = frame(axes, "snapshots", 0, low - 0.5, rooms["snapshots"])
+        model_right, model_low = frame(axes, "model", beside + 0.4, low - 0.5, rooms["model"])
+        top = min(model_low, snapshots_low) - 0.5
+        end, stream_low = frame(axes, "stream", 0, top, rooms["stream"])
+        axes.set_xlim(-0.05, max(right, model_right, end) + 0.05)
         axes.set_ylim(stream_low - 0.05, 0.05)
-        for x in (1.2, 5.6):
+        for x, beneath in ((1.2, snapshots_low), (beside + 1.6, model_low)):
             arrow(axes, (x, low), (x, low - 0.5))
-        arrow(axes, (1.2, model_low), (1.2, min(model_low, snapshots_low) - 0.5))
-        arrow(axes, (5.6, snapshots_low), (5.6, min(model_low, snapshots_low) - 0.5))
+            arrow(axes, (x, beneath), (x, top))
         axes.set_axis_off()
         figure.savefig(PICTURE, bbox_inches="tight", metadata={"Date": None})
 

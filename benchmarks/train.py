@@ -35,8 +35,8 @@ from benchmarks.peers.ours import Ours
 from benchmarks.peers.training import Library, Peer, difference
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import Shop, draw
-from driftgraph.model.embed import Encoder, embed
-from driftgraph.model.examples import Batch, plan
+from driftgraph.model.examples.examples import Batch, plan
+from driftgraph.model.network.embed import Encoder, embed
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM

@@ -5,7 +5,7 @@
                       backend = "dgl"
 
 ``forward`` takes blocks and features as every DGL model for mini-batches does, and
-``driftgraph.model.dgl_blocks`` says what is in them.
+``driftgraph.model.network.dgl_blocks`` says what is in them.
 """
 
 from collections.abc import Sequence

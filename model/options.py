@@ -85,7 +85,7 @@ class TrainerOptions:
     replay_ratio: float = 2.0  # older examples for each new one
     first_examples_max: int = 200_000  # of a model that begins from nothing; beyond it the newest are taken
     first_examples_min: int = 10_000  # it goes through fewer several times, until it has seen so many
-    first_passes_max: int = 8  # gently: model/beginning.py
+    first_passes_max: int = 8  # gently: model/fitting/beginning.py
     first_rounds: int = 16  # of them, one after the other in time, each mixed with earlier ones
     first_replay_ratio: float = 1.0  # earlier examples for each of a round
     replay_half_life_share: float = 0.25  # of the longest span

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftgraph.model import saved_state
-from driftgraph.model.beginning import RATE, Behind, aligned, closed_rows, gently, is_full_due
-from driftgraph.model.cold_start import ColdStart
-from driftgraph.model.drift import Elders, stability_of
-from driftgraph.model.embed import Embedding, Encoder, embed
-from driftgraph.model.evaluate import Evaluation, evaluate, held_out_lessons
-from driftgraph.model.examples import Batch, Plan, plan
-from driftgraph.model.fit_report import FitReport, OnStep, Stability, mean_of, no_fit, steps_of
-from driftgraph.model.gate import NORMS_KEPT, Losses, judge, median_norm
-from driftgraph.model.heads import Heads
-from driftgraph.model.inputs import Inputs, best_popularity_losses, inputs_of
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.attributes.cold_start import ColdStart
+from driftgraph.model.evaluation.drift import Elders, stability_of
+from driftgraph.model.evaluation.evaluate import Evaluation, evaluate, held_out_lessons
+from driftgraph.model.examples.examples import Batch, Plan, plan
+from driftgraph.model.fitting import saved_state
+from driftgraph.model.fitting.beginning import RATE, Behind, aligned, closed_rows, gently, is_full_due
+from driftgraph.model.fitting.fit_report import FitReport, OnStep, Stability, mean_of, no_fit, steps_of
+from driftgraph.model.fitting.gate import NORMS_KEPT, Losses, judge, median_norm
+from driftgraph.model.fitting.published import Published
+from driftgraph.model.fitting.weights import Trained, Weights, trained
+from driftgraph.model.heads.heads import Heads
+from driftgraph.model.network.embed import Embedding, Encoder, embed
+from driftgraph.model.network.inputs import Inputs, best_popularity_losses, inputs_of
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
-from driftgraph.model.published import Published
-from driftgraph.model.scorer import Lessons, Scorer
-from driftgraph.model.weights import Trained, Weights, trained
+from driftgraph.model.score.scorer import Lessons, Scorer
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.window.adjacency import ITEM, USER

@@ -188,7 +188,7 @@ def test_the_tour_has_ten_files_and_the_names_to_read_are_in_them() -> None:
 
 
 def test_every_name_that_the_tour_puts_beside_a_file_is_in_it() -> None:
-    """Such as `plan` (`model/examples.py`)."""
+    """Such as `plan` (`model/examples/examples.py`)."""
     pairs = re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`", TOUR)
     assert len(pairs) > 8
     assert [(name, path) for name, path in pairs if name not in names_in(ROOT / path)] == []

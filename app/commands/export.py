@@ -35,7 +35,7 @@ from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import told
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.app.training.lockstep import Lockstep
-from driftgraph.model.exported import ExportedGraph, Parts, save_pyg
+from driftgraph.model.export.exported import ExportedGraph, Parts, save_pyg
 from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.stream import disk
 from driftgraph.stream.arrays import I32
@@ -198,7 +198,7 @@ def _check(folder: Path, format_: Format, parts: int | None) -> None:
 def _dgl() -> ModuleType:
     """The module that needs DGL; it takes seconds to import."""
     try:
-        from driftgraph.model import dgl_files  # noqa: PLC0415
+        from driftgraph.model.export import dgl_files  # noqa: PLC0415
     except ImportError as error:
         raise ExportError(
             f"DGL is not here ({error}), and --format dgl and --parts need it: it has wheels for Python 3.11 "

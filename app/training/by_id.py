@@ -17,16 +17,16 @@ import msgspec
 import numpy as np
 
 from driftgraph.app.training.generation_report import PredictionRows
-from driftgraph.model.co_visitation import Best
-from driftgraph.model.embed import Embedding
-from driftgraph.model.evaluate import Predictions
-from driftgraph.model.examples import take
-from driftgraph.model.head_parts import HeadParts
-from driftgraph.model.lists import AskedUsers, ListMaker
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.evaluation.evaluate import Predictions
+from driftgraph.model.examples.examples import take
+from driftgraph.model.examples.popularity import Popularity
+from driftgraph.model.heads.head_parts import HeadParts
+from driftgraph.model.network.embed import Embedding
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
-from driftgraph.model.popularity import Popularity
-from driftgraph.model.ranking import NO_ITEM
+from driftgraph.model.score.co_visitation import Best
+from driftgraph.model.score.lists import AskedUsers, ListMaker
+from driftgraph.model.score.ranking import NO_ITEM
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 from driftgraph.snapshots.generations.trending import TRENDING_MAX
 from driftgraph.snapshots.generations.vectors import NO_LIST, Listed, Vectors

@@ -28,12 +28,12 @@ from driftgraph.app.training.model_identity import hash_of_configuration, hash_o
 from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
-from driftgraph.model.embed import Embedding, newest_events
-from driftgraph.model.head_parts import HeadParts
-from driftgraph.model.lists import MADE_BY, FirstLists, ListMaker, popularity_users
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.heads.head_parts import HeadParts
+from driftgraph.model.network.embed import Embedding, newest_events
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
-from driftgraph.model.scored_lists import ScoredLists
+from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker, popularity_users
+from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError

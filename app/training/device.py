@@ -12,7 +12,7 @@ import torch
 
 from driftgraph.app.config.builders import trainer_options
 from driftgraph.app.config.settings import Settings
-from driftgraph.model.custom_network import untrained
+from driftgraph.model.network.custom_network import untrained
 from driftgraph.stream.errors import ConfigError
 
 

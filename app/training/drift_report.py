@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from driftgraph.model.drift import Moved, drift_of
-from driftgraph.model.evaluate import Staleness
+from driftgraph.model.evaluation.drift import Moved, drift_of
+from driftgraph.model.evaluation.evaluate import Staleness
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment

@@ -14,8 +14,8 @@ from driftgraph.app.console.output import finite
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured
 from driftgraph.app.training.drift_report import staleness_of
 from driftgraph.app.training.worker_status import named
-from driftgraph.model.evaluate import Evaluation
-from driftgraph.model.head_evaluation import HeadEvaluation
+from driftgraph.model.evaluation.evaluate import Evaluation
+from driftgraph.model.heads.head_evaluation import HeadEvaluation
 from driftgraph.model.trainer import FitReport
 
 

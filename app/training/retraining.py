@@ -18,7 +18,7 @@ from typing import Final, Literal, Self
 
 import msgspec
 
-from driftgraph.model.fit_report import FitReport
+from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.stream import disk
 from driftgraph.stream.errors import DriftgraphError

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from driftgraph.model.embed import Embedding, Encoder
-from driftgraph.model.head_evaluation import HeadEvaluation, evaluate_heads
-from driftgraph.model.head_parts import HeadParts
-from driftgraph.model.heads import Sample
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.heads.head_evaluation import HeadEvaluation, evaluate_heads
+from driftgraph.model.heads.head_parts import HeadParts
+from driftgraph.model.heads.heads import Sample
+from driftgraph.model.network.embed import Embedding, Encoder
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.heterograph import HeterographView, Moment

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from driftgraph.app.console.drift_text import MOVED_USER
-from driftgraph.model.saved_state import names_of
+from driftgraph.model.fitting.saved_state import names_of
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.stream.arrays import I64

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from driftgraph.app.console.progress import NoProgress, Progress, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
-from driftgraph.model.fit_report import FitReport
+from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.stream.time.clock import Clock
 
 WRITE_EVERY_MS = 1_000

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from driftgraph.model.aggregate import Edges
-from driftgraph.model.examples import Batch
-from driftgraph.model.inputs import Inputs, batch_loss
-from driftgraph.model.item_table import ItemTable
-from driftgraph.model.loss import sampled_softmax
-from driftgraph.model.network import MBGNN, Attention
+from driftgraph.model.examples.examples import Batch
+from driftgraph.model.network.aggregate import Edges
+from driftgraph.model.network.inputs import Inputs, batch_loss
+from driftgraph.model.network.item_table import ItemTable
+from driftgraph.model.network.loss import sampled_softmax
+from driftgraph.model.network.network import MBGNN, Attention
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.training import Edge
-from driftgraph.model.dgl_reference import NODE_TYPES, REVERSE, to_dgl
-from driftgraph.model.network import NEGATIVE_SLOPE, Attention
+from driftgraph.model.network.dgl_reference import NODE_TYPES, REVERSE, to_dgl
+from driftgraph.model.network.network import NEGATIVE_SLOPE, Attention
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 

@@ -22,8 +22,8 @@ from torch_geometric.nn import GATConv, HeteroConv, SimpleConv
 from torch_geometric.nn.models.tgn import LastNeighborLoader
 
 from benchmarks.peers.training import Edge
-from driftgraph.model.dgl_reference import NODE_TYPES
-from driftgraph.model.network import NEGATIVE_SLOPE, Attention
+from driftgraph.model.network.dgl_reference import NODE_TYPES
+from driftgraph.model.network.network import NEGATIVE_SLOPE, Attention
 from driftgraph.stream.window.adjacency import USER
 from driftgraph.stream.window.writer import Cut, WindowView
 

@@ -12,7 +12,7 @@ pytest.importorskip("dgl", reason="DGL 1.1.3 has wheels for Python 3.11 and olde
 
 from benchmarks.peers.training import Library, Peer, difference
 from benchmarks.peers.training_dgl import Dgl
-from driftgraph.model.examples import plan
+from driftgraph.model.examples.examples import plan
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Window

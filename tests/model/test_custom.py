@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from driftgraph.model.custom import CustomModelError, Neighborhoods
-from driftgraph.model.custom_network import neighborhoods, untrained
-from driftgraph.model.dgl_blocks import blocks_of, vectors_of
-from driftgraph.model.examples import plan
-from driftgraph.model.neighbors import RowNumbers, sample
+from driftgraph.model.examples.examples import plan
+from driftgraph.model.network.custom_network import neighborhoods, untrained
+from driftgraph.model.network.dgl_blocks import blocks_of, vectors_of
+from driftgraph.model.network.neighbors import RowNumbers, sample
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.errors import ConfigError
@@ -363,7 +363,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_the_line(
 
 
 def test_without_dgl_its_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "driftgraph.model.dgl_blocks")
+    monkeypatch.delitem(sys.modules, "driftgraph.model.network.dgl_blocks")
     monkeypatch.setitem(sys.modules, "dgl.convert", None)
     with pytest.raises(
         ConfigError,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from driftgraph.model import trainer as trainers
-from driftgraph.model.beginning import closed_rows
-from driftgraph.model.gate import ACCEPTED, Verdict
+from driftgraph.model.fitting.beginning import closed_rows
+from driftgraph.model.fitting.gate import ACCEPTED, Verdict
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.writer import Cut, Window
 from tests.model_worlds import append, blocks, empty_cut, trainer_of, window_of

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from driftgraph.model.embed import Embedding, Encoder
-from driftgraph.model.examples import plan
-from driftgraph.model.inputs import batch_loss
+from driftgraph.model.examples.examples import plan
+from driftgraph.model.network.embed import Embedding, Encoder
+from driftgraph.model.network.inputs import batch_loss
 from driftgraph.model.options import SIZES, TrainerOptions
 from driftgraph.model.trainer import RATES, FitReport, Trainer
 from driftgraph.stream.window.adjacency import ITEM
@@ -91,7 +91,7 @@ def test_one_step_of_the_item_rows_agrees_with_arithmetic_by_hand(monkeypatch: p
     trainer.table.adopt(window.row_versions(ITEM))
     before = trainer.table.weight.clone()
     monkeypatch.setattr(
-        "driftgraph.model.weights.batch_loss",
+        "driftgraph.model.fitting.weights.batch_loss",
         lambda network, inputs, rows, **_: 0.5 * rows.sum() + 0 * network.scale,
     )
     batch = plan(
@@ -391,7 +391,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, broken: Callable[[int], bool], how: s
             return value + (rows.sum() * 0).sqrt()  # 0 with the derivative 0 · ∞
         return value * float(how)
 
-    monkeypatch.setattr("driftgraph.model.weights.batch_loss", loss)
+    monkeypatch.setattr("driftgraph.model.fitting.weights.batch_loss", loss)
 
 
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])

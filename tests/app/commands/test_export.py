@@ -284,8 +284,8 @@ def test_without_a_checkpoint_the_sentence_names_the_topic_and_the_command(tmp_p
 def test_without_dgl_the_sentence_names_what_works(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("driftgraph.model.dgl_files", raising=False)
-    monkeypatch.setitem(sys.modules, "driftgraph.model.dgl_files", None)
+    monkeypatch.delattr("driftgraph.model.export.dgl_files", raising=False)
+    monkeypatch.setitem(sys.modules, "driftgraph.model.export.dgl_files", None)
     cases: list[tuple[Format, int | None]] = [("dgl", None), ("parquet", 2)]
     for format_, parts in cases:
         with pytest.raises(ExportError, match=r"DGL is not here.*--format pyg"):

@@ -24,7 +24,7 @@ from driftgraph.app.console.status_files import write_json
 from driftgraph.app.training import loop
 from driftgraph.app.training.retraining import Request, Requests, RetrainError
 from driftgraph.model import trainer
-from driftgraph.model.gate import Verdict
+from driftgraph.model.fitting.gate import Verdict
 from driftgraph.snapshots.checkpoints import checkpoint, window
 from driftgraph.snapshots.generations.lease import Holder, LeaseClient, NamespaceTakenError
 from driftgraph.snapshots.generations.store import GenerationStore

@@ -29,8 +29,8 @@ from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
 from driftgraph.app.training.worker_status import WorkerStatus
-from driftgraph.model.gate import Verdict
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.fitting.gate import Verdict
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import Keys, RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore

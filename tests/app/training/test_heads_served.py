@@ -13,11 +13,11 @@ import redis
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.serving_parts import heads_at, judged_heads
-from driftgraph.model import head_parts
-from driftgraph.model.head_evaluation import dots
-from driftgraph.model.heads import Parts, features, probability
-from driftgraph.model.impressions import Asked, Rates, answered
-from driftgraph.model.neighbors import now_ms
+from driftgraph.model.heads import head_parts
+from driftgraph.model.heads.head_evaluation import dots
+from driftgraph.model.heads.heads import Parts, features, probability
+from driftgraph.model.heads.impressions import Asked, Rates, answered
+from driftgraph.model.network.neighbors import now_ms
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import Keys
 from driftgraph.snapshots.generations.store import GenerationStore

@@ -10,10 +10,10 @@ import redis
 
 from driftgraph.app.training import by_id
 from driftgraph.app.training.cycle import Worker
-from driftgraph.model.co_visitation import CoVisitation
 from driftgraph.model.options import ListLengths
-from driftgraph.model.ranking import PATH_SCALE
-from driftgraph.model.scorer import PRIOR_F, Scorer, alone
+from driftgraph.model.score.co_visitation import CoVisitation
+from driftgraph.model.score.ranking import PATH_SCALE
+from driftgraph.model.score.scorer import PRIOR_F, Scorer, alone
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.window.adjacency import ITEM

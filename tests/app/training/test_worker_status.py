@@ -9,7 +9,7 @@ import pytest
 
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training.worker_status import LoggedProgress, WorkerStatus, worker_pairs
-from driftgraph.model.fit_report import FitReport
+from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.stream.time.clock import ManualClock
 
 REFUSED = FitReport(

@@ -1,0 +1,1 @@
+"""Test-then-train metrics, baselines, and what moved between two generations."""

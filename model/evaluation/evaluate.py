@@ -1,0 +1,392 @@
+"""Test, then train: how well the serving model ranks the events that it is about to be trained on.
+
+    events of [since, cut) ──► [evaluate] by model version n ──► Evaluation ──► manifest, report
+                                     └──► Lessons ──► the scorer, in the fit that follows
+
+A target is the first contact of a user and an item, or any event where items may be repeated
+(``TrainerOptions.repeats``). It competes with every item that was seen before it and that the user had not
+touched. Everything is as of the target's time, from strictly earlier events, but for the published vectors of
+items; an item that has come since has a vector from its users so far. Ties count at their mean rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftgraph.model.evaluation.baselines import co_visitation_ranks, popularity_ranks
+from driftgraph.model.evaluation.slices import slices_of
+from driftgraph.model.examples.examples import before, first_contacts, half_lives_ms, is_held, once, take
+from driftgraph.model.fitting.beginning import ANEW, anew_vectors
+from driftgraph.model.fitting.published import Published
+from driftgraph.model.network.embed import Encoder
+from driftgraph.model.score.bank import Bank, later_of
+from driftgraph.model.score.co_visitation import Histories
+from driftgraph.model.score.ranking import Stage, best_of, joined, ranks_of, with_new_items
+from driftgraph.model.score.scorer import PARTS, Lessons, Scorer, alone
+from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
+from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.writer import Cut, Events, WindowView
+
+CHUNK = 256  # targets ranked at once, against all candidates
+CELLS_MAX = 1 << 23  # of a chunk's scores: fewer targets at once in a large catalog
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """For each scored event the best items of the serving model, best first, ``NO_ITEM`` behind the last."""
+
+    user: U32
+    item: U32
+    relation: U8
+    time_ms: I64
+    top_items: U32  # [n, top]
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """How vectors that were published some fits ago would rank today's targets, users and items as of then.
+
+    ``vectors`` are those that are served, on the same ``event_count`` targets, with users as of now. A user
+    or an item that was not there then is a miss. Ages that are not kept are missing.
+    """
+
+    event_count: int
+    vectors: Metrics
+    fits_ago: dict[int, Metrics]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics of one interval, by scorer, each ``recall_at_20``, ``ndcg_at_20``, ``mrr_at_20``.
+
+    The scorers: ``model``, the sum that lists are made by; ``vectors``, the dot product of what is published;
+    the other parts alone, as ``scorer.PARTS`` names them; ``frozen_first``; ``started_anew``; and the
+    baselines ``recent_popularity`` and ``co_visitation``. The model, its vectors, the frozen first and the
+    one started anew are there from model version 1 on.
+
+    Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
+    are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
+    ``new_item_share``. The frozen first model version answers with the vectors it published: a user or item
+    it did not have is a miss. The model started anew answers with vectors in closed form of the events
+    before the interval, without training: what a restart today would begin with.
+    """
+
+    model_version: int  # that was evaluated; 0 before the first
+    target_count: int  # first contacts in the interval
+    event_count: int  # of them scored
+    not_scored_late: int  # at or before the newest event that the serving items may have seen
+    candidate_count: int
+    new_item_share: float
+    cold_user_share: float  # without an earlier event
+    metrics: dict[str, Metrics]
+    by_behavior: dict[str, dict[str, Metrics]]
+    slices: dict[str, dict[str, Metrics]]  # warm and cold users, head and tail items, items since the fit
+    counts: dict[str, int]  # events of each behavior and slice
+    shares: dict[str, float]  # how much each part moves the scores; sums to 1
+    predictions: Predictions | None  # None before model version 1
+    lessons: Lessons
+    staleness: Staleness | None = None  # of older generations; filled in by the trainer, which has them
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is to be ranked, in order of time, among the candidates of ``question``."""
+
+    events: Events
+    column: I64  # place of each target's item among the candidates; −1 if it was not seen before
+    excluded: list[I64]  # places that do not compete: its user had touched them, or nobody had yet
+    warm: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The events of an interval and of all before it that live, sorted by time, and every item in them."""
+
+    events: Events
+    candidate: U32
+    first_ms_C: I64
+    histories: Histories
+
+    @classmethod
+    def of(cls, events: Events) -> Past:
+        """O(events · log events)."""
+        candidate, first = np.unique(events.item, return_index=True)
+        return cls(events, candidate, events.time_ms[first], Histories.of(events))
+
+    def targets(self, chosen: Events, *, repeats: bool) -> Targets:
+        """The chosen events as targets; ``repeats``: what a user has touched competes."""
+        rows = max(int(self.candidate.max(initial=0)), int(chosen.item.max(initial=0))) + 1
+        place = np.full(rows, -1, np.int64)
+        place[self.candidate] = np.arange(len(self.candidate))
+        column = place[chosen.item] if len(chosen) else np.zeros(0, np.int64)
+        seen = np.zeros(len(chosen), np.bool_)
+        seen[column >= 0] = self.first_ms_C[column[column >= 0]] < chosen.time_ms[column >= 0]
+        touched, warm = _touched(self.histories, chosen, place)
+        new = np.flatnonzero(self.first_ms_C >= chosen.time_ms.min(initial=np.iinfo(np.int64).max))
+        if repeats:
+            touched = [one[:0] for one in touched]
+        unseen = [new[self.first_ms_C[new] >= time_ms] for time_ms in chosen.time_ms]
+        excluded = [np.concatenate(pair) for pair in zip(touched, unseen, strict=True)]
+        return Targets(chosen, np.where(seen, column, -1), excluded, warm)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was ranked, for whoever ranks it by other vectors: see ``published_ranks``."""
+
+    past: Past
+    targets: Targets
+    vector_ranks: F64 | None  # by the served vectors; None before model version 1
+
+
+def evaluate(
+    view: WindowView,
+    since: Cut,
+    cut: Cut,
+    *,
+    encoder: Encoder,
+    scorer: Scorer,
+    model_version: int,
+    serving: Published | None,
+    first: Published | None,
+    evaluations_max: int,
+) -> tuple[Evaluation, Scored]:
+    """Rank the first contacts of [since, cut); see the module for the protocol. Reads only.
+
+    At most ``evaluations_max`` events are scored, drawn by the seed and the cut.
+    """
+    options = encoder.network.options
+    old, new = view.events(before(since, cut)), view.events(cut, since)
+    past = Past.of(_merged(old, new))
+    seen_ms = int(old.time_ms[-1]) if len(old) else -1
+    asked_of = new if options.repeats else take(new, first_contacts(new, past.events))
+    contacts = once(asked_of)
+    late = int((contacts.time_ms <= seen_ms).sum())
+    competes = len(old) > 0  # else a miss would say nothing of any scorer
+    scorable = take(contacts, (contacts.time_ms > seen_ms) & competes)
+    rng = np.random.default_rng((options.seed, max(cut.watermark_ms, 0), *since.next))
+    chosen = np.arange(len(scorable))
+    if len(chosen) > evaluations_max:
+        chosen = np.sort(rng.choice(len(scorable), evaluations_max, replace=False))
+    targets = past.targets(take(scorable, chosen), repeats=options.repeats)
+    ranked = rank(past, targets, encoder=encoder, scorer=scorer, serving=serving)
+    ranks = dict(ranked.ranks)
+    if first is not None:
+        ranks["frozen_first"] = published_ranks(past, targets, view, first)
+    if serving is not None:
+        user, item = anew_vectors(view, cut, old, targets.events, past.candidate, options)
+        ranks[ANEW] = _dot_ranks(past, targets, user, item, np.isin(past.candidate, old.item))
+    rows = max(view.rows(ITEM), int(past.events.item.max(initial=0)) + 1)
+    asked = (past.events, targets.events, targets.column, past.candidate, targets.excluded)
+    half_life_ms = half_lives_ms(view.relations, options)[0]
+    ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
+    ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
+    behaviors = {r.name: targets.events.relation == n for n, r in enumerate(view.relations)}
+    slices = slices_of(targets, past.candidate, old, view, serving)
+    found = Evaluation(
+        model_version=model_version,
+        target_count=len(contacts),
+        event_count=len(targets.events),
+        not_scored_late=late,
+        candidate_count=len(past.candidate),
+        new_item_share=_share(targets.column < 0),
+        cold_user_share=_share(~targets.warm),
+        metrics={name: metrics_of(rank, options.top) for name, rank in ranks.items()},
+        by_behavior=_split(ranks, behaviors, options.top),
+        slices=_split(ranks, slices, options.top),
+        counts={name: int(mask.sum()) for name, mask in {**behaviors, **slices}.items()},
+        shares=scorer.shares(ranked.lessons),
+        predictions=ranked.predictions if serving is not None else None,
+        lessons=ranked.lessons,
+    )
+    return found, Scored(past, targets, ranks.get("vectors"))
+
+
+def held_out_lessons(
+    view: WindowView, cut: Cut, encoder: Encoder, scorer: Scorer, serving: Published
+) -> Lessons:
+    """What there is to learn of the newest held-out events, for a first model, which nothing was scored with.
+
+    The model has not been trained on these events, but on events around them: it looks better than it is.
+    """
+    options = encoder.network.options
+    past = Past.of(view.events(cut))
+    held = once(take(past.events, is_held(past.events, options)))
+    if not options.repeats:
+        held = take(held, first_contacts(held, past.events))
+    newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
+    return rank(
+        past, past.targets(newest, repeats=options.repeats), encoder=encoder, scorer=scorer, serving=serving
+    ).lessons
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Ranks of targets by the sum and by each of its parts, the best items, and what there is to learn."""
+
+    ranks: dict[str, F64]
+    predictions: Predictions
+    lessons: Lessons
+
+
+def rank(
+    past: Past,
+    targets: Targets,
+    *,
+    encoder: Encoder,
+    scorer: Scorer,
+    serving: Published | None,
+) -> Ranked:
+    """Rank targets by the scorer's sum and by each part alone, each as of its own time.
+
+    ``vectors`` are ranked as a service does that reads vectors alone.
+    """
+    options, chosen = encoder.network.options, targets.events
+    has_tastes = encoder.cold.item_attributes is not None
+    left_out = {"vectors", *["own"] * (not options.repeats), *["taste"] * (not has_tastes)}
+    weights = {part: alone(part, scorer.mean_F) for part in sorted(PARTS.keys() - left_out)}
+    if serving is not None:
+        weights["model"] = scorer.weight_F
+    ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
+    tops: list[U32] = []
+    lessons: list[tuple[F32, I64, I64]] = []
+    size = _targets_at_once(past)
+    moments = _Moments(past, encoder, serving)
+    for start in range(0, len(chosen), size):
+        part = slice(start, min(start + size, len(chosen)))
+        at_ms = chosen.time_ms[part]
+        stage = moments.stage(int(at_ms[0]))
+        later = later_of(past.events, moments.done, at_ms)
+        user = encoder.users(chosen.user[part], at_ms)
+        excluded = _excluded(past, targets, part)
+        popular = stage.popular(later, scorer.mean_F)
+        parts = stage.parts(chosen.user[part], user, at_ms, encoder.cut, popular)
+        for name, weight in weights.items():
+            ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
+        if serving is not None:
+            read = np.where(moments.is_published_C, parts.vectors_nC + parts.bias_C, -np.inf)
+            ranks["vectors"].append(ranks_of(read, targets.column[part], excluded))
+        scores = parts.scores(scorer.weight_F)
+        tops.append(best_of(scores, excluded, stage.candidate, options.top)[0])
+        lessons.append(stage.lessons(parts, scores, excluded, targets.column[part], later))
+    top = np.concatenate(tops) if tops else np.zeros((0, options.top), np.uint32)
+    predictions = Predictions(chosen.user, chosen.item, chosen.relation, chosen.time_ms, top)
+    joined_ranks = {name: np.concatenate(own) if own else np.zeros(0) for name, own in ranks.items()}
+    return Ranked(joined_ranks, predictions, joined(lessons))
+
+
+class _Moments:
+    """The stages of an evaluation, one after the other in time."""
+
+    def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
+        self._past, self._encoder = past, encoder
+        self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
+        self.done = 0  # events that are counted
+        self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
+        self.is_published_C = np.ones(len(past.candidate), np.bool_)
+        if serving is not None:
+            self._item_CD, self.is_published_C = serving.items(
+                past.candidate, encoder.view.row_versions(ITEM)
+            )
+
+    def stage(self, time_ms: int) -> Stage:
+        """The stage of a moment; the next one is later."""
+        events, stop = self._past.events, int(np.searchsorted(self._past.events.time_ms, time_ms, "left"))
+        self._bank.advance(time_ms)
+        self._bank.add(events.item[self.done : stop], events.time_ms[self.done : stop])
+        self.done = stop
+        encoder, candidate = self._encoder, self._past.candidate
+        repeats = encoder.network.options.repeats
+        own = encoder.cold.item_attributes
+        items = self._items(time_ms)
+        return Stage(encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own)
+
+    def _items(self, time_ms: int) -> F32:
+        """Vectors of all candidates."""
+        new = np.flatnonzero(~self.is_published_C & (self._past.first_ms_C < time_ms))
+        made = self._encoder.new_items(self._past.candidate[new], time_ms)
+        return with_new_items(self._item_CD, self.is_published_C, made, new)
+
+
+def _targets_at_once(past: Past) -> int:
+    return max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
+
+
+def _excluded(past: Past, targets: Targets, part: slice) -> Mask:
+    """[n, C] candidates that do not compete."""
+    excluded = np.zeros((len(targets.excluded[part]), len(past.candidate)), np.bool_)
+    for n, places in enumerate(targets.excluded[part]):
+        excluded[n, places] = True
+    return excluded
+
+
+def published_ranks(past: Past, targets: Targets, view: WindowView, first: Published) -> F64:
+    """By the dot product of vectors that were published once; a user or an item without one is a miss."""
+    item, known = first.items(past.candidate, view.row_versions(ITEM))
+    user, user_known = first.users(targets.events.user, view.row_versions(USER))
+    return np.where(user_known, _dot_ranks(past, targets, user, item, known), np.inf)
+
+
+def _dot_ranks(past: Past, targets: Targets, user: F32, item: F32, known: Mask) -> F64:
+    """By dot product; a candidate that is not known ranks nowhere."""
+    ranks = np.full(len(user), np.inf)
+    size = _targets_at_once(past)
+    for start in range(0, len(user), size):
+        part = slice(start, min(start + size, len(user)))
+        scores = user[part] @ item.T
+        scores[:, ~known] = -np.inf
+        ranks[part] = ranks_of(scores, targets.column[part], _excluded(past, targets, part))
+    return ranks
+
+
+def metrics_of(ranks: F64, top: int) -> Metrics:
+    """Recall, NDCG and MRR at ``top`` of one relevant item each; nan without events."""
+    if len(ranks) == 0:
+        return {f"{name}_at_{top}": float("nan") for name in ("recall", "ndcg", "mrr")}
+    hit = ranks <= top
+    kept = np.where(hit, ranks, 1.0)
+    return {
+        f"recall_at_{top}": float(hit.mean()),
+        f"ndcg_at_{top}": float((hit / np.log2(kept + 1)).mean()),
+        f"mrr_at_{top}": float((hit / kept).mean()),
+    }
+
+
+def _split(ranks: Mapping[str, F64], masks: Mapping[str, Mask], top: int) -> dict[str, dict[str, Metrics]]:
+    return {
+        name: {scorer: metrics_of(rank[mask], top) for scorer, rank in ranks.items()}
+        for name, mask in masks.items()
+        if mask.any()
+    }
+
+
+def _share(chosen: Mask) -> float:
+    return float(chosen.mean()) if len(chosen) else float("nan")
+
+
+def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I64], Mask]:
+    """For each target the candidates its user touched strictly before, and whether it had any event."""
+    touched: list[I64] = []
+    warm = np.zeros(len(targets), np.bool_)
+    for n, (user, time_ms) in enumerate(zip(targets.user.tolist(), targets.time_ms.tolist(), strict=True)):
+        begin, end = histories.begin(user), histories.end_before(user, time_ms)
+        at = place[np.unique(histories.item[begin:end])]
+        touched.append(at[at >= 0])
+        warm[n] = end > begin
+    return touched, warm
+
+
+def _merged(old: Events, new: Events) -> Events:
+    """Both, sorted by time, the older arrivals first where times tie."""
+    joined_events = Events(
+        np.concatenate([old.user, new.user]),
+        np.concatenate([old.item, new.item]),
+        np.concatenate([old.relation, new.relation]),
+        np.concatenate([old.time_ms, new.time_ms]),
+    )
+    return take(joined_events, np.argsort(joined_events.time_ms, kind="stable"))

@@ -1,0 +1,1 @@
+"""The window at a cut as files of other libraries."""

@@ -1,0 +1,1 @@
+"""The graph attention network: from sampled neighborhoods to vectors, the loss, and networks of others."""

@@ -1,0 +1,1 @@
+"""The score that lists are ranked by: its parts, its learned weights, and the lists."""
