@@ -254,13 +254,15 @@ def test_the_format_has_these_tensors_and_numbers() -> None:
         "scorer": ["mean", "information"],
         "serving": published,
         "first": published,
+        "answer_heads": [f"{what}.{name}" for what in ("mean", "information") for name in ("buy", "click")],
     }
     assert sorted(tensors) == sorted(f"{part}.{name}" for part, names in named.items() for name in names)
     assert tensors["network.layers.0.0.place_PH"].shape == (20, 2)
     assert tensors["network.layers.0.0.time_RFH"].shape == (2, 4, 2)
     assert tensors["scorer.mean"].shape == (17,)
-    numbers = {"model_version", "fit_count", "behind", "norms", "scaler", "fallback"}
-    assert meta.keys() == {"format", "relations", "custom", "backend", "attributes", *SIZES, *numbers}
+    numbers = {"model_version", "fit_count", "begun_ms", "behind", "norms", "scaler", "fallback"}
+    words = {"relations", "custom", "backend", "attributes", "answer_heads"}
+    assert meta.keys() == {"format", *words, *SIZES, *numbers}
     assert meta["format"] == 5
 
 
@@ -454,7 +456,7 @@ def test_a_fit_that_the_gate_refuses_is_tried_again_with_gentler_rates(
     window = window_of(blocks(800, seed=11))
     trainer = trainer_of(learning_rate=0.02)
     assert fit_all(trainer, window).accepted
-    trainer.options = replace(trainer.options, learning_rate=0.2)
+    trainer.options = replace(trainer.options, learning_rate=0.5)
     rates: list[float] = []
     steps = trainer.table.step
 
@@ -466,7 +468,7 @@ def test_a_fit_that_the_gate_refuses_is_tried_again_with_gentler_rates(
     told: list[tuple[int, int, int]] = []
     report = trainer.fit(window, empty_cut(window), window.cut(), on_step=lambda *what: told.append(what))
     assert report.accepted
-    assert sorted(set(rates), reverse=True) == [0.2, 0.06, 0.02][: len(report.refused) + 1]
+    assert sorted(set(rates), reverse=True) == [0.5, 0.15, 0.05][: len(report.refused) + 1]
     assert 1 <= len(report.refused) <= 2
     assert all("worse than the serving model's" in reason or "norm" in reason for reason in report.refused)
     assert [attempt for attempt, done, total in told if done == total] == [
