@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.quality_data import find_dataset
 from benchmarks.report import Figures, finish, machine
-from driftgraph.model.examples.examples import Batch, first_contacts, half_lives_ms, identity, plan, take
+from driftgraph.model.examples.examples import Batch, first_contacts, half_lives_ms, plan, take
 from driftgraph.model.examples.popularity import Popularity, candidates
 from driftgraph.model.export.dgl_files import metis
 from driftgraph.model.export.exported import ExportedGraph
@@ -188,7 +188,7 @@ def held(events: Columns, user_part: I32, item_part: I32, since: Cut, cut: Cut) 
 def tests_of(window: Window, cut: Cut) -> Events:
     """First contacts that come after the cut, with items that were there before."""
     every, known = window.events(window.cut()), np.unique(window.events(cut).item)
-    new = np.isin(identity(every), first_contacts(every)) & np.isin(every.item, known)
+    new = first_contacts(every) & np.isin(every.item, known)
     new &= every.time_ms > cut.watermark_ms
     at = np.flatnonzero(new)
     return take(every, at[np.linspace(0, len(at) - 1, min(TESTED, len(at))).astype(np.int64)])
