@@ -28,7 +28,7 @@ from driftgraph.app.training.model_identity import hash_of_configuration, hash_o
 from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
-from driftgraph.model.heads.head_parts import HeadParts
+from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
 from driftgraph.model.network.embed import Embedding, newest_events
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
@@ -39,7 +39,6 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
-from driftgraph.snapshots.head_scores import HEAD
 from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
@@ -85,7 +84,7 @@ class Worker:
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
         self._lengths = lengths or ListLengths()
         self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
-        self._heads: HeadParts | None = None  # of what was published last; None if it has none
+        self._heads: ServedHeads | None = None  # of what was published last; None if it has none
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
@@ -210,14 +209,14 @@ class Worker:
         try:
             if self.trainer.model_version:
                 embedding = serving_parts.embedding_at(self.trainer, self.graph, moment)
-                self._heads = serving_parts.heads_at(self.trainer, self.graph, moment)
                 items = (embedding.item_rows, embedding.item)
                 lists = None if self.store is None else self._list_maker(moment, items)
-                self._publish(moment, embedding, lists)
+                heads = serving_parts.heads_at(self.trainer, self.graph, moment)
+                self._publish(moment, embedding, lists, heads)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
                 first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
-                self._publish(moment, first.embedding(), first)
+                self._publish(moment, first.embedding(), first, None)
             self._publish_trending(moment)
         finally:
             self.status.close()
@@ -229,24 +228,26 @@ class Worker:
         own = self.trainer.cold.item_attributes
         return ScoredLists(view, moment, items, weight_F, self._lengths, new_items, own)
 
-    def _publish(self, moment: Moment, embedding: Embedding, lists: ListMaker | None) -> None:
+    def _publish(
+        self, moment: Moment, embedding: Embedding, lists: ListMaker | None, heads: HeadParts | None
+    ) -> None:
         if self.store is None or lists is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
                 self._unstored += 1
                 self.published = self._unstored
             return
         self.status.start("ids and lists of all users and items")
-        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, self._heads)
+        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, heads)
         if not (len(users) and len(items)):
             return
         number = self.store.next_number()
-        manifest, version = self._manifest(number, moment), self.trainer.model_version
+        manifest, version = self._manifest(number, moment, heads), self.trainer.model_version
         self.status.start(f"publishing {named(number, version)}", total=len(users) + len(items))
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
         self.status.serves(number, version, str(manifest["made_by"]))
-        self._refreshed, self._lists = moment.cut, lists if self._lengths.lists else None
-        self.is_rolled_back = False
+        self._lists = lists if self._lengths.lists else None
+        self._refreshed, self._heads, self.is_rolled_back = moment.cut, heads, False
 
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
@@ -283,7 +284,6 @@ class Worker:
                 has_none = self._lists is None and self.trainer.serving is not None
                 if has_none and self._lengths.lists:  # the generation is of an earlier process
                     self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
-                self._heads = self._heads or serving_parts.heads_at(self.trainer, self.graph, moment)
             else:
                 vectors = popularity_users(len(rows), self.trainer.options.dim)
             try:
@@ -336,12 +336,13 @@ class Worker:
         served, version = self.store.served(), self.trainer.model_version
         own = {
             "model_hash": self.model_hash,
-            "configuration": hash_of_configuration(self.trainer, self._lengths),
+            "configuration": hash_of_configuration(self.trainer, self._lengths, self.graph),
         }
         if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
             log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
             self.published, self.is_rolled_back = served.number, False
             self._refreshed = self._nothing
+            self._heads = serving_parts.heads_of(self.trainer, self.graph, served.manifest)
             self.status.serves(served.number, version, served.manifest.get("made_by", ""))
 
     def erase(self, users: Sequence[str]) -> None:
@@ -374,21 +375,20 @@ class Worker:
         facts |= {} if self.answered is None else {"answered": self.answered.json()}
         checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
 
-    def _manifest(self, number: int, moment: Moment) -> Facts:
+    def _manifest(self, number: int, moment: Moment, heads: HeadParts | None) -> Facts:
+        names = (relation.name for relation in self.graph.window.relations)
         return {
             "made_by": "model" if self.trainer.model_version else MADE_BY,
             **{name: int(value) for name, value in asdict(self._lengths).items()},
             "generation": number,
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,
-            "configuration": hash_of_configuration(self.trainer, self._lengths),
+            "configuration": hash_of_configuration(self.trainer, self._lengths, self.graph),
             "trained_to_ms": self.trained_to_ms,
             "watermark_ms": moment.cut.watermark_ms,
-            "cut": json.dumps(
-                {r.name: n for r, n in zip(self.graph.window.relations, moment.cut.next, strict=True)}
-            ),
+            "cut": json.dumps(dict(zip(names, moment.cut.next, strict=True))),
             "weights": json.dumps(self.trainer.scorer.readable()),
-            **({} if self._heads is None else {HEAD: json.dumps(self._heads.manifest())}),
+            **serving_parts.facts_of_heads(heads),
             **self.evaluated,
         }
 

@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from driftgraph.model.options import ListLengths
 from driftgraph.model.trainer import Trainer
+from driftgraph.stream.window.heterograph import HeterographView
 
 
 def hash_of_weights(network: Module, model_version: int) -> str:
@@ -24,9 +25,12 @@ def hash_of_weights(network: Module, model_version: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def hash_of_configuration(trainer: Trainer, lengths: ListLengths) -> str:
-    """Of all else that decides what a worker publishes of a model: options, relations, lists, our version."""
+def hash_of_configuration(trainer: Trainer, lengths: ListLengths, graph: HeterographView) -> str:
+    """Of all else that decides what a worker publishes of a model: options, relations, impressions, lists,
+    our version.
+    """
     relations = [(relation.name, relation.span_ms) for relation in trainer.relations]
+    relations += [(one.name, one.span_ms) for one in graph.window.relations[len(relations) :]]
     options = asdict(trainer.options), trainer.cold.fields()
     parts = [version("driftgraph"), relations, *options, asdict(lengths)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,18 +7,23 @@ Trainer, graph at a moment ──► [embedding_at, heads_at] ──► Worker.p
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from driftgraph.model.heads.head_evaluation import HeadEvaluation, evaluate_heads
-from driftgraph.model.heads.head_parts import HeadParts
+from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
 from driftgraph.model.heads.heads import Sample
 from driftgraph.model.network.embed import Embedding, Encoder
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.trainer import Trainer
+from driftgraph.snapshots.head_scores import HEAD
 from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import Cut, StaleCut
+
+HEAD_STATE = "head_state"  # the field of a manifest that tells a later worker how the heads were
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,19 @@ def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadPa
     return HeadParts(trainer.heads, graph.window, moment.cut, time_ms, attribution_ms=attribution_ms)
 
 
+def facts_of_heads(heads: HeadParts | None) -> dict[str, str]:
+    """What the manifest of a generation says of its heads: to readers, and to a later worker."""
+    return {} if heads is None else {HEAD: json.dumps(heads.manifest()), HEAD_STATE: heads.state()}
+
+
+def heads_of(trainer: Trainer, graph: HeterographView, manifest: Mapping[str, str]) -> ServedHeads | None:
+    """The heads of a generation that an earlier process published."""
+    if graph.edges is graph.window or HEAD_STATE not in manifest:
+        return None
+    attribution_ms = trainer.options.attribution_ms
+    return ServedHeads.of_state(manifest[HEAD_STATE], trainer.heads.relations, attribution_ms=attribution_ms)
+
+
 def judged_heads(
     trainer: Trainer, graph: HeterographView, since: Cut, moment: Moment
 ) -> tuple[HeadEvaluation | None, Sample | None]:
@@ -77,7 +95,7 @@ def judged_heads(
 
 
 def renewed(
-    heads: HeadParts | None, graph: HeterographView, rows: U32, times_ms: I64, moment: Moment
+    heads: ServedHeads | None, graph: HeterographView, rows: U32, times_ms: I64, moment: Moment
 ) -> F32 | None:
     """[n, B] the numbers of users at a later moment, strictly before their times; None without heads."""
     return None if heads is None else heads.users_later(graph.window, rows, times_ms, moment.cut)

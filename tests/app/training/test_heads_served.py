@@ -203,3 +203,60 @@ def test_without_impressions_or_a_model_there_is_nothing_to_judge() -> None:
         trainer, moment = trainer_of(), graph.moment()
         assert judged_heads(trainer, graph, moment.cut, moment) == (None, None)
         assert heads_at(trainer, graph, moment) is None
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_restart_refreshes_users_by_the_heads_of_the_generation(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path, is_refused: bool
+) -> None:
+    """Not by the weights and rates of now: base and items' numbers in Redis are those of the publish."""
+    graph = graph_of([], WITH_SHOWN)
+    worker = Worker(graph, trainer_of(), store, checkpoints=tmp_path)
+    served(worker, graph)
+    later_ms = int(SHOP.time_ms.max()) + 1
+    for n in range(300):  # hardly anybody answers any more
+        grow(graph, one_event(SHOP.user_ids[n % 80], SHOP.item_ids[n % 100], SHOWN, later_ms + n))
+    grow(graph, one_event(SHOP.user_ids[0], SHOP.item_ids[0], 0, later_ms + 300))
+    if is_refused:
+        sample = judged_heads(worker.trainer, graph, worker.seen, graph.moment())[1]
+        assert sample is not None
+        worker.trainer.heads.learn(sample)  # as a fit does that the gate refuses
+        worker._save(graph.moment())
+    worker.refresh(graph.moment())
+    key = Keys(NAMESPACE).user(worker.published, SHOP.user_ids[0])
+    expected_bytes = redis_client.hget(key, "head")
+
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    again = Worker(graph, trainer_of(), store, checkpoints=tmp_path)
+    trainer_state.restore(again.trainer, found, graph, graph.moment())
+    again.model_hash = worker.model_hash
+    again.go_on()
+    assert again.published == worker.published
+    redis_client.hset(key, "head", b"")
+    assert again.refresh(graph.moment()) > 1, "everybody, since nobody knows up to which event they are"
+    assert redis_client.hget(key, "head") == expected_bytes
+
+
+def test_other_impressions_are_published_anew(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
+) -> None:
+    """A generation with heads is none of a worker without: its refreshed users would have no number."""
+    graph = graph_of([], WITH_SHOWN)
+    worker = Worker(graph, trainer_of(), store, checkpoints=tmp_path)
+    served(worker, graph)
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    plain = graph_of([batch_of(SHOP)])
+    again = Worker(plain, trainer_of(), store, checkpoints=tmp_path)
+    trainer_state.restore(again.trainer, found, plain, plain.moment())
+    again.model_hash = worker.model_hash
+    again.go_on()
+    assert again.published == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"relations":["click"],"weights":[[1.0]],"shown":[[1.0]]}', "null"]
+)
+def test_heads_of_a_manifest_that_cannot_be_read_are_none(text: str) -> None:
+    assert head_parts.ServedHeads.of_state(text, NAMES, attribution_ms=1) is None
