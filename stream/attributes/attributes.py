@@ -180,17 +180,22 @@ class Attributes(AttributesView):
             good = (became != ABSENT) & (became != UNREADABLE)
             made.append((table.fields.index(one), good, tokens))
             there |= good
-        rows = table.find(ids)
-        if there.any():
-            places = np.flatnonzero(there)
-            rows[places] = table.assign(ids.take(places), time_ms[places])
-            rows[~there] = table.find(ids.take(np.flatnonzero(~there)))  # one may have been evicted
-        for number, good, tokens in made:
-            if good.any():
-                table.put(number, rows[good].astype(np.uint32), time_ms[good], tokens[good])
-        own = self._graph.find(side, ids)
-        known = own >= 0
-        table.link(own[known].astype(np.uint32), rows[known])
+        places = np.flatnonzero(there)
+        while len(places):  # a new id pushes others out where it comes, not at the begin of its batch
+            part = places[: table.rows_max]
+            part = part[: table.fitting(ids.take(part))]
+            if len(part) == 0:
+                table.evict()
+                continue
+            rows = table.assign(ids.take(part), time_ms[part])
+            for number, good, tokens in made:
+                own = good[part]
+                if own.any():
+                    table.put(number, rows[own], time_ms[part][own], tokens[part][own])
+            places = places[len(part) :]
+        own_rows = self._graph.find(side, ids)
+        known = np.flatnonzero(own_rows >= 0)
+        table.link(own_rows[known].astype(np.uint32), table.find(ids.take(known)))
 
     @staticmethod
     def _count(counter: Counter[str], name: str, mask: Mask) -> None:

@@ -245,19 +245,29 @@ class AttributeTable(AttributeView):
         """The row of each id here, −1 for one without attributes."""
         return self._table.find(ids)
 
+    def fitting(self, ids: Strings) -> int:
+        """How many of these ids, from the first on, there is room for."""
+        room, new = self.rows_max - len(self._table), np.flatnonzero(self._table.find(ids) < 0)
+        if len(new) <= room:
+            return len(ids)
+        names = set[bytes]()
+        for place in new.tolist():
+            names.add(ids.bytes_at(place))
+            if len(names) > room:
+                return int(place)
+        return len(ids)
+
     def assign(self, ids: Strings, time_ms: I64) -> U32:
-        """The row of each id here, which gets one if it has none.
+        """The row of each id here, which gets one if it has none; there is room for them.
 
         Raises:
-            IdTableFullError: One read has more new ids than there is room for.
+            IdTableFullError: They are too long for the memory of ids.
             WindowError: The disk is full; nothing has changed.
         """
-        if len(self._table) + len(ids) > self.rows_max:
-            self._evict(len(ids))
         try:
             rows, _ = self._table.assign(ids)
         except IdTableFullError:  # the memory of long ids is full before the rows are
-            self._evict(len(ids))
+            self.evict()
             rows, _ = self._table.assign(ids)
         for room, size in self._rooms:
             room.provide((int(rows.max(initial=0)) + 1) * size)
@@ -325,9 +335,10 @@ class AttributeTable(AttributeView):
                 self.put(f, rows[there], np.ascontiguousarray(times[there, old, version]), own)
             self._store.last.reshape(-1, len(self.fields))[rows, f] = kept["last"][places, old]
 
-    def _evict(self, coming: int) -> None:
+    def evict(self) -> None:
+        """Make room: the ids that were longest without a value go."""
         used = self._table.rows_in_use()
-        count = min(len(used), max(coming, self.rows_max // EVICTED_SHARE, 1))
+        count = min(len(used), max(self.rows_max // EVICTED_SHARE, 1))
         order = np.lexsort((self._table.hashes(used), self._newest_ms[used]))  # a tie is no matter of rows
         oldest = np.sort(used[order[:count]])
         self._release(oldest)

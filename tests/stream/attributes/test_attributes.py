@@ -213,6 +213,44 @@ def test_a_full_table_loses_the_ids_that_were_longest_without_a_value() -> None:
     ]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 24), st.integers(1, 60)), max_size=60), st.integers(2, 60))
+def test_a_full_table_keeps_the_same_ids_in_batches_of_any_size(
+    said: list[tuple[int, int]], size: int
+) -> None:
+    """The oracle takes one value after the other, and only a new id in a full table pushes others out."""
+    values = [(f"i{item}", time_ms) for item, time_ms in said]
+    rows_max, kept = 16, dict[str, int]()
+    tables = []
+    for count in (1, size):
+        table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph_of(rows=rows_max))
+        for start in range(0, len(values), count):
+            part = values[start : start + count]
+            ids, times_ms = Strings.of([item for item, _ in part]), [time_ms for _, time_ms in part]
+            table.say(ITEM, ids, [ids], np.array(times_ms, np.int64))
+        tables.append(table)
+    for item, time_ms in values:
+        assert len(kept) <= rows_max
+        if item not in kept and len(kept) == rows_max:
+            oldest_ms = min(kept.values())
+            ties = {name for name, newest_ms in kept.items() if newest_ms == oldest_ms}
+            if len(ties) > 1:  # a hash decides
+                break
+            kept.pop(ties.pop())
+        kept[item] = max(time_ms, kept.get(item, 0))
+    else:
+        assert {name for name in dict(values) if is_kept(tables[0], name)} == set(kept)
+    for name in dict(values):
+        assert is_kept(tables[1], name) == is_kept(tables[0], name)
+    assert tables[1].evicted == tables[0].evicted
+
+
+def is_kept(table: Attributes, name: str) -> bool:
+    side = table._tables[ITEM]
+    assert side is not None
+    return bool(side.find(Strings.of([name]))[0] >= 0)
+
+
 def test_an_erased_user_has_no_attribute_and_the_others_keep_theirs() -> None:
     graph = graph_of()
     table = Attributes(None, AttributeFields(user=(Field("city", "category"),)), graph)
