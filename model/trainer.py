@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from driftgraph.model.attributes.cold_start import ColdStart
-from driftgraph.model.evaluation.drift import Elders, stability_of
+from driftgraph.model.evaluation.drift import Elders, item_cosine, stability_of
 from driftgraph.model.evaluation.evaluate import Evaluation, evaluate, held_out_lessons
-from driftgraph.model.examples.examples import Batch, Plan, plan
-from driftgraph.model.fitting import saved_state
-from driftgraph.model.fitting.beginning import RATE, Behind, aligned, closed_rows, gently, is_full_due
+from driftgraph.model.examples.examples import Batch, Plan
+from driftgraph.model.fitting import beginning, saved_state
+from driftgraph.model.fitting.beginning import RATE, Begin, Behind, gently, is_full_due
 from driftgraph.model.fitting.fit_report import FitReport, OnStep, Stability, mean_of, no_fit, steps_of
-from driftgraph.model.fitting.gate import NORMS_KEPT, Losses, judge, median_norm
+from driftgraph.model.fitting.gate import NORMS_KEPT, Losses, judge, judge_full, median_norm
 from driftgraph.model.fitting.published import Published
 from driftgraph.model.fitting.weights import Trained, Weights, trained
 from driftgraph.model.heads.heads import Heads
@@ -35,8 +35,6 @@ from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, Relation, WindowView
-
-RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
 
 __all__ = ["Embedding", "Evaluation", "FitReport", "OnStep", "Trainer", "TrainerOptions"]
 
@@ -113,8 +111,9 @@ class Trainer:
 
         An attempt that the gate refuses is made again from where it began, with the next of ``RATES``. The
         first attempt begins anew, in closed form on the whole window, where that ranked better too often
-        (``Behind``), where the cut is behind a multiple of ``full_every_ms`` and the newest such attempt was
-        not, and with ``full``.
+        (``Behind``). It is a full retrain with ``full``, and where the cut is behind a multiple of
+        ``full_every_ms`` and the newest full retrain was not: item rows are drawn towards the closed form,
+        and the items stay near to those of before. Without new events it trains on the whole window.
 
         Args:
             view: The window.
@@ -127,19 +126,17 @@ class Trainer:
             StaleCut: The window overwrote events of the cut meanwhile; nothing has moved, take a newer cut.
         """
         refused: list[str] = []
-        attempts = [(rate, self.model_version == 0) for rate in RATES]
-        if self.model_version and (
-            full or is_full_due(cut, self.begun_ms, self.options) or self.behind.too_often
-        ):
-            attempts = [(RATES[0], True), *attempts]
+        is_full = full or is_full_due(cut, self.begun_ms, self.options)
+        todo = beginning.attempts(self.behind, is_first=self.model_version == 0, is_full=is_full)
         while True:
-            (rate, anew), told = attempts[len(refused)], steps_of(on_step, len(refused) + 1)
-            report = self._attempt(view, since, cut, lessons, rate=rate, anew=anew, on_step=told)
-            if anew and report.code != "no_events":
-                self.behind, self.begun_ms = Behind(), cut.watermark_ms
+            (rate, begin), told = todo[len(refused)], steps_of(on_step, len(refused) + 1)
+            report = self._attempt(view, since, cut, lessons, rate=rate, begin=begin, on_step=told)
+            if begin != "served" and report.code != "no_events":
+                self.begun_ms = cut.watermark_ms
+                self.behind = Behind() if begin == "anew" else self.behind
             if not report.accepted and report.code != "no_events":
                 refused.append(report.reason)
-            if report.accepted or report.code == "no_events" or len(refused) == len(attempts):
+            if report.accepted or report.code == "no_events" or len(refused) == len(todo):
                 return replace(report, refused=tuple(refused))
 
     def _attempt(
@@ -150,7 +147,7 @@ class Trainer:
         lessons: Lessons | None,
         *,
         rate: float,
-        anew: bool,
+        begin: Begin,
         on_step: Callable[[int, int], None],
     ) -> FitReport:
         """One attempt, with ``rate`` times the learning rates. The order:
@@ -165,31 +162,31 @@ class Trainer:
         """
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
-        rng = np.random.default_rng((self.options.seed, self.fit_count))
-        since = replace(cut, next=cut.first) if anew and self.model_version else since
-        todo = plan(view, since, cut, self.options, rng)
+        rng, is_first = np.random.default_rng((self.options.seed, self.fit_count)), self.model_version == 0
+        todo, is_whole = beginning.plan_of(view, since, cut, begin, self.options, rng, is_first=is_first)
         if todo.new_count == 0:
             self.fit_count += 1
             return no_fit(self.model_version)
         holdouts = (("new", todo.held_new), ("old", todo.held_old))
-        is_first = self.model_version == 0
-        rival = [
-            (self._popularity_loss if is_first else self._holdout_loss)(view, cut, held)
-            for _, held in holdouts
-        ]
+        rivals = self._popularity_loss if is_first else self._holdout_loss
+        rival = [rivals(view, cut, held) for _, held in holdouts]
 
         self.weights.begin()
         held_losses: list[Losses] = []
         candidate: Embedding | None = None
         moved, accepted, stability = 0, False, None
         try:
-            done = (self._begin if anew else self._train)(view, cut, todo, rate, on_step)
+            beginning.start(self.weights, begin, view.events(cut), is_first=is_first)
+            done = (self._gently if is_whole else self._train)(view, cut, todo, rate, on_step)
             verdict = done.verdict
             if verdict.accepted:
                 candidate = embed(self._encoder(view, cut))
                 for (name, held), theirs in zip(holdouts, rival, strict=True):
                     held_losses.append(Losses(name, theirs, self._holdout_loss(view, cut, held), is_first))
                 verdict = judge(candidate, norms=self.norms, losses=held_losses, options=self.options)
+                if verdict.accepted and begin == "drawn" and self.serving is not None:
+                    now = Published.of(candidate, (view.row_versions(USER), self.table.version))
+                    verdict = judge_full(item_cosine(self.serving, now), held_losses)
             if verdict.accepted and candidate is not None:
                 stability = self._accept(view, candidate, cut, lessons, held_losses[1])
                 moved, accepted = self.weights.commit(), True
@@ -308,15 +305,10 @@ class Trainer:
         self.cold = self.cold.of_state(parts, meta["attributes"])
         self.before, self._elders, self._latest = None, Elders(), None
 
-    def _begin(
+    def _gently(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
     ) -> Trained:
-        """A first fit: item rows in closed form, then the gentle training that makes the holdouts better."""
-        before = self.table.weight[: self.table.rows].cpu().numpy() if self.model_version else None
-        rows = closed_rows(view.events(cut), self.table.version, self.options, before)
-        if before is not None:
-            rows = aligned(rows, before)
-        self.weights.start(rows)
+        """The gentle training on the whole window, as far as it makes the holdouts better."""
         held, taken = (*todo.held_new, *todo.held_old), 0
 
         def train(batches: Sequence[Batch]) -> Trained:

@@ -17,7 +17,7 @@ def retrain(
     ctx: typer.Context,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Begin in closed form on the whole window, near the vectors of before."),
+        typer.Option("--full", help="Draw the items towards the closed form of the whole window first."),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

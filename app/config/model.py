@@ -102,8 +102,8 @@ class FitSettings(Section):
     full_every: PositiveDurationField | None = Field(
         default=None,
         description=(
-            "Event time between two full retrains: the fit that is due next then begins in closed form on "
-            "the whole window, near the vectors of before. Not set: only when that ranks better."
+            "Event time between two full retrains: the fit that is due next then draws the items towards "
+            "the solution in closed form of the whole window, and keeps them near to before. Not set: none."
         ),
         examples=["7d"],
     )

@@ -32,7 +32,7 @@ class RetrainError(DriftgraphError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which fit is wanted: a full one begins in closed form on the whole window."""
+    """Which fit is wanted: a full one draws the items towards the closed form first."""
 
     id: str
     full: bool

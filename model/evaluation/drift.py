@@ -167,10 +167,7 @@ def stability_of(
     """
     if then is None:
         return None
-    _, at_then, at_now = np.intersect1d(then.item_rows, now.item_rows, return_indices=True)
-    same = then.item_version[at_then] == now.item_version[at_now]
-    was, is_now = then.item[at_then[same]], now.item[at_now[same]]
-    cosine = 1 - _apart(was[:, :-1], is_now[:, :-1])
+    was, is_now = _items_of_both(then, now)
     chosen = np.linspace(0, len(now.user_rows) - 1, min(len(now.user_rows), STABLE_USERS)).astype(np.int64)
     width = min(top, len(was))
     overlap = [
@@ -180,10 +177,23 @@ def stability_of(
     ]
     before_fit, after_fit = held_old
     return Stability(
-        item_cosine=float(cosine.mean()) if len(cosine) else float("nan"),
+        item_cosine=item_cosine(then, now),
         overlap=float(np.mean(overlap)) if overlap else float("nan"),
         forgetting=after_fit / before_fit - 1 if before_fit else float("nan"),
     )
+
+
+def item_cosine(then: Published, now: Published) -> float:
+    """Mean over the items of both generations, without the last channel; nan of none."""
+    was, is_now = _items_of_both(then, now)
+    return float((1 - _apart(was[:, :-1], is_now[:, :-1])).mean()) if len(was) else float("nan")
+
+
+def _items_of_both(then: Published, now: Published) -> tuple[F32, F32]:
+    """The vectors, then and now, of the items that both generations have."""
+    _, at_then, at_now = np.intersect1d(then.item_rows, now.item_rows, return_indices=True)
+    same = then.item_version[at_then] == now.item_version[at_now]
+    return then.item[at_then[same]], now.item[at_now[same]]
 
 
 def _highest(scores: F32, width: int) -> I64:

@@ -1,6 +1,7 @@
 """How a model begins: item rows in closed form, then gentle training that has to prove itself part by part.
 
     Trainer.fit of a first model ──► [closed_rows] ──► ItemTable ──► [gently] ──► the gate
+    Trainer.fit, a full retrain ──► [drawn_rows] ──► ItemTable ──► training ──► the gate
     Trainer.evaluate ──► [anew_vectors] ──► scorer ``started_anew`` ──► [Behind] ──► may the fit begin so?
 
 Training from random rows takes days to come to where linear algebra is in seconds, and training at full rates
@@ -10,11 +11,13 @@ from there ruins it (docs/LOG.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+import torch
 
-from driftgraph.model.examples.examples import Batch, first_contacts, is_held, take
+from driftgraph.model.examples.examples import Batch, Plan, first_contacts, is_held, plan, take
 from driftgraph.model.fitting.closed_form import ClosedForm
 from driftgraph.model.fitting.gate import ACCEPTED
 from driftgraph.model.fitting.weights import Trained, Weights
@@ -26,8 +29,14 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 ANEW = "started_anew"  # the scorer's name in an evaluation
+# Where an attempt begins: at the serving weights, at rows drawn towards the closed form, or from nothing.
+Begin = Literal["served", "drawn", "anew"]
+RATES = (1.0, 0.3, 0.1)  # share of the learning rates: a fit that the gate refuses is tried again, gentler
 PARTS = 4  # of the batches of a first fit; after each the holdout says whether it is kept
 RATE = 0.3  # of the learning rates of a later fit
+
+ROW_COSINE = 0.985  # mean, of the rows that a full retrain begins with to those of before
+HALVINGS = 12  # of the search for how far rows are drawn
 
 LOSSES_MAX = 3  # evaluations in a row in which a model begun anew ranks better than the served vectors
 EVENTS_MIN = 100  # an evaluation of fewer events says nothing about it
@@ -56,8 +65,16 @@ class Behind:
         return self.times >= LOSSES_MAX
 
 
+def attempts(behind: Behind, *, is_first: bool, is_full: bool) -> list[tuple[float, Begin]]:
+    """The learning rates and the beginning of each attempt of a fit, until the gate accepts one."""
+    usual: list[tuple[float, Begin]] = [(rate, "anew" if is_first else "served") for rate in RATES]
+    if not is_first and is_full:
+        return [(RATES[0], "drawn"), *usual]
+    return [(RATES[0], "anew"), *usual] if not is_first and behind.too_often else usual
+
+
 def is_full_due(cut: Cut, begun_ms: int, options: TrainerOptions) -> bool:
-    """Whether a multiple of ``full_every_ms`` lies between the cut and the newest fit that began anew."""
+    """Whether a multiple of ``full_every_ms`` lies between the cut and the newest full retrain."""
     every_ms = options.full_every_ms
     return every_ms > 0 and cut.watermark_ms // every_ms > begun_ms // every_ms
 
@@ -80,6 +97,60 @@ def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID
     known = form.item_ID.any(axis=1)
     made[known, :-1] = form.item_ID[known]
     return made
+
+
+def plan_of(
+    view: WindowView, since: Cut, cut: Cut, begin: Begin, options: TrainerOptions, rng: np.random.Generator,
+    *, is_first: bool,
+) -> tuple[Plan, bool]:  # fmt: skip
+    """What an attempt trains on, and whether that is the whole window: anew, or if nothing else is new."""
+    whole = replace(cut, next=cut.first)
+    if begin == "anew":
+        return plan(view, since if is_first else whole, cut, options, rng), True
+    todo = plan(view, since, cut, options, rng)
+    if begin == "served" or todo.new_count:
+        return todo, False
+    return plan(view, whole, cut, options, rng), True
+
+
+def start(weights: Weights, begin: Begin, events: Events, *, is_first: bool) -> None:
+    """Put the weights where an attempt begins. Rows in closed form lie near to those of before, if any do."""
+    table, options = weights.table, weights.options
+    before, *moments = table.kept()
+    before_ID = before.cpu().numpy()
+    if begin == "anew":
+        rows_ID = closed_rows(events, table.version, options, None if is_first else before_ID)
+        weights.start(rows_ID if is_first else aligned(rows_ID, before_ID))
+    elif begin == "drawn":
+        rows_ID = drawn_rows(events, table.version, options, before_ID)
+        table.put((torch.from_numpy(rows_ID).to(before.device), *moments))
+
+
+def drawn_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32) -> F32:
+    """The rows of before, drawn towards those in closed form until their mean cosine is ``ROW_COSINE``.
+
+    Rows that are still initial ones, or that the window has no pair of, stay, and so does the last channel.
+    """
+    first_ID = initial_rows(np.arange(len(version)), version, options.dim, options.seed)
+    made_ID = closed_rows(events, version, options, before_ID)
+    both = (made_ID != first_ID).any(axis=1) & (before_ID != first_ID).any(axis=1)
+    to_ID, from_ID = aligned(made_ID, before_ID)[both, :-1], before_ID[both, :-1]
+    to_ID *= np.float32(np.sqrt((from_ID**2).sum() / max(float((to_ID**2).sum()), 1e-12)))
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        near = _mean_cosine(from_ID + np.float32(middle) * (to_ID - from_ID), from_ID) >= ROW_COSINE
+        low, high = (middle, high) if near else (low, middle)
+    drawn = before_ID.copy()
+    drawn[both, :-1] = from_ID + np.float32(low) * (to_ID - from_ID)
+    return drawn
+
+
+def _mean_cosine(one_ND: F32, other_ND: F32) -> float:
+    """1 for no rows."""
+    lengths = np.linalg.norm(one_ND, axis=1) * np.linalg.norm(other_ND, axis=1)
+    cosine = np.einsum("nd,nd->n", one_ND, other_ND) / np.maximum(lengths, 1e-12)
+    return float(cosine.mean()) if len(cosine) else 1.0
 
 
 def aligned(rows_ID: F32, to_ID: F32) -> F32:

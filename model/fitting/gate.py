@@ -18,6 +18,7 @@ from driftgraph.stream.arrays import F32, F64
 
 NORMS_KEPT = 15  # of the last model versions; their median is the running median
 NORM_MAX = 1e18  # a product of two such is far from float32's end; a publish refuses longer ones, too
+COSINE_MIN = 0.95  # mean, of the items of a full retrain to those of before
 STANDARD_ERRORS = 2.0  # a holdout is small: a loss is worse only if it is so beyond its noise
 
 
@@ -103,4 +104,21 @@ def judge(
                 f"the loss on the {holdout.name} holdout of {len(worse)} is {mean:.3f} ± {error:.3f} nats "
                 f"worse than {rival}; the limit is {limit:g}",
             )
+    return ACCEPTED
+
+
+def judge_full(item_cosine: float, losses: Sequence[Losses]) -> Verdict:
+    """Check that a full retrain pays: items stay near to where they were, and the holdouts do not get worse.
+
+    Args:
+        item_cosine: Mean of the items to those of before; nan where none are in both.
+        losses: Of each holdout. Together they may not be worse on average, by any margin.
+    """
+    if item_cosine < COSINE_MIN:
+        what = f"the mean cosine of the items to those of before is {item_cosine:.3f}"
+        return Verdict(False, "moved", f"{what}; a full retrain keeps {COSINE_MIN:g}")
+    worse = np.concatenate([holdout.candidate - holdout.rival for holdout in losses])
+    if len(worse) and worse.mean() > 0:
+        what = f"the loss on both holdouts is {worse.mean():.3f} nats worse than the serving model's"
+        return Verdict(False, "holdout", f"{what}; a full retrain may not lose")
     return ACCEPTED

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from driftgraph.model.examples.examples import plan
+from driftgraph.model.fitting.beginning import RATES
 from driftgraph.model.network.embed import Embedding, Encoder
 from driftgraph.model.network.inputs import batch_loss
 from driftgraph.model.options import SIZES, TrainerOptions
-from driftgraph.model.trainer import RATES, FitReport, Trainer
+from driftgraph.model.trainer import FitReport, Trainer
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Neighborhood, Relation, StaleCut, Window
 from tests.model_worlds import (
