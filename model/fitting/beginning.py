@@ -116,14 +116,14 @@ def plan_of(
 def start(weights: Weights, begin: Begin, events: Events, *, is_first: bool) -> None:
     """Put the weights where an attempt begins. Rows in closed form lie near to those of before, if any do."""
     table, options = weights.table, weights.options
-    before, *moments = table.kept()
+    before, first, second, steps = table.kept()
     before_ID = before.cpu().numpy()
     if begin == "anew":
         rows_ID = closed_rows(events, table.version, options, None if is_first else before_ID)
         weights.start(rows_ID if is_first else aligned(rows_ID, before_ID))
     elif begin == "drawn":
         rows_ID = drawn_rows(events, table.version, options, before_ID)
-        table.put((torch.from_numpy(rows_ID).to(before.device), *moments))
+        table.put((torch.from_numpy(rows_ID).to(before.device), first, second, steps))
 
 
 def drawn_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32) -> F32:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from driftgraph.model import trainer as trainers
+from driftgraph.model.examples.examples import take
 from driftgraph.model.fitting import beginning
 from driftgraph.model.fitting.beginning import ROW_COSINE, Begin, aligned, closed_rows, drawn_rows
 from driftgraph.model.fitting.gate import ACCEPTED, COSINE_MIN, Losses, Verdict, judge_full
@@ -140,7 +141,7 @@ def test_rows_are_drawn_as_far_towards_the_closed_form_as_their_cosine_allows() 
     assert ROW_COSINE <= near.mean() < ROW_COSINE + 0.002
     nearer = cosines(drawn[:, :-1], goal[:, :-1]) - cosines(before[:, :-1], goal[:, :-1])
     assert nearer[others].mean() > 0.01
-    nothing = Events(*(column[:0] for column in (events.user, events.item, events.relation, events.time_ms)))
+    nothing = take(events, slice(0))
     assert (drawn_rows(nothing, version, options, before) == before).all()
 
 
