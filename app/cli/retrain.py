@@ -22,7 +22,7 @@ def retrain(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one fit from the newest state, and publish it if the gate accepts it.
+    """Make one fit now, and publish it if the gate accepts it.
 
     Where an updater works in data_dir, its worker makes the fit, after the one that it may be at, and this
     command waits for it. Where none works, this command holds its lock and lease meanwhile, and trains on the

@@ -117,7 +117,7 @@ def scores(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how probable each behavior is if items are shown to a user, from Redis alone."""
+    """Say how probable each behavior is for items that are shown."""
     from driftgraph.app.console.head_text import print_chances
     from driftgraph.snapshots.reader import EmbeddingReader
 
