@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from driftgraph.app.console.scorers import (
     METRIC,
     METRIC_TITLE,
     PARTS,
+    best_baseline,
     measured,
     percent,
     shares_text,
@@ -57,6 +58,7 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         })  # fmt: skip
     if generations:
         _print_scorers(generations, console)
+    _print_lines(_gain(together), console)
     if lives_on := shares_text(together.get("shares") or {}):
         _print_lines([f"what moves the score: {lives_on}"], console)
     _print_lines(lines_of_heads(together.get("heads")), console)
@@ -81,6 +83,20 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         )
     for warning in report.get("warnings") or []:
         console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _gain(together: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence about the model beside the best baseline, over all intervals."""
+    metrics = together.get("metrics") or {}
+    model, baseline = measured(metrics, "model"), best_baseline(metrics)
+    if model is None or baseline is None or not together.get("evaluated_events"):
+        return
+    name, rival = baseline
+    times = f": {model / rival:.2f} times as many" if rival > 0 else ""
+    yield (
+        f"of {together['evaluated_events']:,} events, {100 * model:.1f} % are in the 20 best of the model, "
+        f"{100 * rival:.1f} % in those of {name}, the best baseline{times}"
+    )
 
 
 def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -124,7 +140,7 @@ def _fraction(metrics: Mapping[str, Any], scorer: str) -> str:
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print a line for each generation that can be served, the newest first."""
-    table = _table("generation", "model version", "served", "published", "users", "items", "dim")
+    table = _table("generation", "model\nversion", "served", "published", "users", "items", "dim")
     for one in reversed(generations):
         manifest = one["manifest"]
         fields = [_shown(manifest.get(key)) for key in ("users", "items", "dim")]
