@@ -202,11 +202,7 @@ class FileSource:
             raise SourceError(f"{self._path} has no event that can be used{self._fault(found)}")
         gap = None if options.span_ms is None else found.times.lonely(options.span_ms)
         doubts = [] if gap is None else [gap.said()]
-        absent = [name for name in options.impressions if not found.counts[name]]
-        doubts += [
-            f"no event has the behavior {name} of impressions; is it written right?" for name in absent
-        ]
-        for said in doubts:
+        for said in [*doubts, *found.absent(options.impressions)]:
             self.warnings.append(said)
             self._say(said)
         return found
