@@ -29,6 +29,7 @@ from driftgraph.app.console.scorers import (
 
 WIDE = 119  # columns: the baselines and three parts fit in one table
 PART_WIDTH = 15  # of the fourth part
+PARTS_BESIDE = 3  # in a table of 80 columns
 
 
 def print_json(value: object) -> None:
@@ -102,7 +103,7 @@ def _gain(together: Mapping[str, Any]) -> Iterator[str]:
 def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
     """A line for each generation: the model, the baselines, and each part of the score alone with its share.
 
-    Where one table is wider than the terminal there are two.
+    Where one table is wider than the terminal there are several.
     """
     heads = ["generation", "model\nversion", f"{METRIC_TITLE}\nmodel"]
     of_baselines = ["\n".join(title.split()) for title in BASELINES.values()]
@@ -121,7 +122,9 @@ def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -
         _print_columns([*heads, *of_baselines, *of_parts], [[*n, *b, *p] for n, b, p in rows], console)
     else:
         _print_columns([*heads, *of_baselines], [[*n, *b] for n, b, _ in rows], console)
-        _print_columns([*heads, *of_parts], [[*n, *p] for n, _, p in rows], console)
+        for at in range(0, len(named), PARTS_BESIDE):
+            some = slice(at, at + PARTS_BESIDE)
+            _print_columns([*heads, *of_parts[some]], [[*n, *p[some]] for n, _, p in rows], console)
 
 
 def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
@@ -129,7 +132,7 @@ def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console:
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:  # a pipe or a file has no width
-        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH))
+        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH * len(PARTS)))
     console.print(table)
 
 

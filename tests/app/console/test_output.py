@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from driftgraph.app.console.output import print_generations, print_replay
+from driftgraph.model.score.scorer import PARTS as SCORE
 
 
 def generation(number: int, recall: float) -> dict[str, Any]:
@@ -103,3 +104,13 @@ def test_the_table_of_generations_is_whole_at_80_columns(terminal: bool) -> None
     assert "…" not in out.getvalue()
     assert " dim" in out.getvalue()
     assert max(len(line.rstrip()) for line in out.getvalue().splitlines()) <= 80
+
+
+def test_every_part_of_the_score_is_named_and_whole_at_80_columns() -> None:
+    one = generation(1, 0.5)
+    one["shares"] = dict.fromkeys(SCORE, 0.25)
+    one["baselines"] |= {part: {"recall_at_20": 0.125} for part in SCORE}
+    text = printed_report({"generations": [one], "overall": {"shares": one["shares"]}}, terminal=True)
+    assert max(len(line.rstrip()) for line in text.splitlines() if "what moves" not in line) <= 80
+    assert text.count("25 %") == 2 * len(SCORE), "in a table, and in what moves the score"
+    assert "…" not in text
