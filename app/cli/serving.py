@@ -111,7 +111,7 @@ def similar(
 def scores(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
-    items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="The ids of the items to be shown.")],
+    items: Annotated[list[str], typer.Argument(metavar="ITEM", help="The ids of the items to be shown.")],
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
