@@ -74,7 +74,7 @@ def export(
     span: SpanOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the window at a cut as a graph of both directions, with event times and ids.
+    """Write the window as a graph for DGL, PyG or Parquet.
 
     Without --from it is the window of the newest checkpoint in data_dir, which a running updater makes every
     checkpoint.every; the export only reads, and does not disturb it. users.parquet and items.parquet have the

@@ -22,7 +22,7 @@ def retrain(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one fit from the newest state, and publish it if the gate accepts it.
+    """Make one fit now, and publish it if the gate accepts it.
 
     Where an updater works in data_dir, its worker makes the fit, after the one that it may be at, and this
     command waits for it. Where none works, this command holds its lock and lease meanwhile, and trains on the
@@ -47,10 +47,10 @@ def _print(told: Mapping[str, Any], out: Console) -> None:
     from driftgraph.app.training.worker_status import named
 
     version = told["model_version"]
-    served = named(told["generation"], version) if version else "what Redis has"
+    served = named(told["generation"], version) if version else "what Redis has"  # before any rollback
     sentences = {
         "published": f"published: {served}, trained on {told['new_examples']:,} new events",
-        "nothing new": f"no event has come since the last fit: {served} stays",
+        "nothing new": f"no event has come since the last fit, which made {served}",
         "rejected": f"the gate rejected the fit, and {served} stays: {told['reason']}",
     }
     out.print(sentences[told["outcome"]], markup=False, highlight=False, soft_wrap=True)

@@ -111,13 +111,13 @@ def similar(
 def scores(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as in the events.")],
-    items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="The ids of the items to be shown.")],
+    items: Annotated[list[str], typer.Argument(metavar="ITEM", help="The ids of the items to be shown.")],
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how probable each behavior is if items are shown to a user, from Redis alone."""
+    """Say how probable each behavior is for items that are shown."""
     from driftgraph.app.console.head_text import print_chances
     from driftgraph.snapshots.reader import EmbeddingReader
 

@@ -143,6 +143,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     table.add_column("events", justify="right")
     for relation, count in report["relations"].items():
         table.add_row(Text(f"edge {relation}", "green"), f"{count:,}")
+    for name, count in report["impressions"].items():
+        table.add_row(Text(f"shown, {name}", "green"), f"{count:,}")
     for what, count, style in (
         ("ignored", events["ignored"], "dim"),
         ("  of them records without a value", report["ignored_tombstones"], "dim"),

@@ -19,6 +19,7 @@ from driftgraph.app.commands.doctor_redis import redis_checks
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
 from driftgraph.app.config import saved_model
+from driftgraph.app.config.attribute_tables import check_files
 from driftgraph.app.config.builders import auto_interval, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings
@@ -98,6 +99,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     clock = clock or SystemClock()
     findings = Findings([], [])
     findings.checks += _guarded("relations", lambda: _relations(settings))
+    findings.checks += _guarded("attributes", lambda: _attributes(settings))
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
     findings.checks += _guarded("data_dir", lambda: data_dir_checks(settings))
@@ -120,11 +122,18 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
 
 
 def _relations(settings: Settings) -> Iterator[Check]:
-    names = [relation.name for relation in window_relations(settings)]
-    if names:
-        yield Check("relations", State.OK, ", ".join(names))
+    window_relations(settings)  # refuses more than a window can hold
+    if settings.relations:
+        shown = settings.events.impressions
+        and_shown = f"; shown: {', '.join(shown)}" if shown else ""
+        yield Check("relations", State.OK, f"{', '.join(settings.relations)}{and_shown}")
     else:
         yield Check("relations", State.FAIL, "none is configured: add [relations.NAME] for each behavior")
+
+
+def _attributes(settings: Settings) -> Iterator[Check]:
+    for said in check_files(settings):
+        yield Check("attributes", State.OK, said)
 
 
 def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Check]:
@@ -140,7 +149,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     yield _sample(report)
     yield event_ids(settings.deduplication, per_day * report.with_id / max(1, report.read))
     yield from _retention(settings, per_day, lambda: _bytes_of_a_message(options, ends, clock))
-    shares = {name: count / report.read for name, count in report.relations.items()}
+    shares = {name: count / report.read for name, count in report.applied.items()}
     findings.needs = needs_of(window_relations(settings), per_day, shares)
     for need in findings.needs:
         said = (
@@ -149,9 +158,9 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
         if need.enough:
             yield Check("capacity", State.OK, said)
         else:
-            wanted = (
-                f"set relations.{need.relation}.capacity to {_round_up(HEADROOM * need.events):,} or more"
-            )
+            own = need.relation in settings.relations  # else an impression
+            key = f"relations.{need.relation}.capacity" if own else "window.capacity"
+            wanted = f"set {key} to {_round_up(HEADROOM * need.events):,} or more"
             yield Check("capacity", State.FAIL, f"{said}: the oldest would go early; {wanted}")
 
 
@@ -209,7 +218,7 @@ def _bytes_of_a_message(options: KafkaOptions, ends: Position, clock: Clock) -> 
 
 def _sample(report: Report) -> Check:
     rejected = report.rejected.total()
-    said = f"{report.read:,} looked at, {report.relations.total():,} would be applied, {rejected:,} rejected"
+    said = f"{report.read:,} looked at, {report.applied.total():,} would be applied, {rejected:,} rejected"
     if rejected <= REJECTED_SHARE_MAX * report.read:
         return Check("events", State.OK, said)
     [(reason, _)] = report.rejected.most_common(1)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from driftgraph.app.config.attribute_tables import check_files
 from driftgraph.app.config.builders import file_options
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.settings import Settings
@@ -30,7 +31,7 @@ from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.sources.first_start import Start
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock, SystemClock
-from driftgraph.stream.wording import BY_OPTION
+from driftgraph.stream.wording import BY_KEY, BY_OPTION
 
 PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
 TOPIC_LIMIT: Final = 10_000  # messages of a topic
@@ -45,7 +46,8 @@ class Report:
 
     source: str
     format: str
-    relations: Counter[str] = field(default_factory=Counter)
+    impressions: tuple[str, ...] = ()  # of the names in ``applied``, those that make no edge
+    applied: Counter[str] = field(default_factory=Counter)  # by behavior
     ignored: int = 0
     tombstones: int = 0  # how many of the ignored are records without a value that request nothing
     erased: int = 0
@@ -62,14 +64,14 @@ class Report:
     @property
     def read(self) -> int:
         """How many events were judged."""
-        return self.relations.total() + self.ignored + self.erased + self.rejected.total()
+        return self.applied.total() + self.ignored + self.erased + self.rejected.total()
 
     def add(self, decoded: Decoded, names: tuple[str, ...]) -> None:
         """Count one read; ``names`` are the relations by their codes."""
         batch = decoded.batch
         if len(batch):
             counts = np.bincount(batch.relation, minlength=len(names)).tolist()
-            self.relations.update({name: n for name, n in zip(names, counts, strict=True) if n})
+            self.applied.update({name: n for name, n in zip(names, counts, strict=True) if n})
             first, last = int(batch.time_ms.min()), int(batch.time_ms.max())
             self.first_ms = min(self.first_ms or first, first)
             self.last_ms = max(self.last_ms, last)
@@ -89,7 +91,7 @@ class Report:
             "format": self.format,
             "events": {
                 "read": self.read,
-                "applied": self.relations.total(),
+                "applied": self.applied.total(),
                 "ignored": self.ignored,
                 "erased": self.erased,
                 "rejected": self.rejected.total(),
@@ -99,7 +101,8 @@ class Report:
             "out_of_order": self.out_of_order,
             "notes": self.notes,
             "error": self.error,
-            "relations": dict(self.relations.most_common()),
+            "relations": {k: n for k, n in self.applied.most_common() if k not in self.impressions},
+            "impressions": {k: n for k, n in self.applied.most_common() if k in self.impressions},
             "rejected": [
                 {"reason": reason, "count": count, "example": _example(self.examples[reason])}
                 for reason, count in self.rejected.most_common()
@@ -113,12 +116,14 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
     The order of times and the plausible times are those of the whole file in both cases.
 
     Raises:
-        DriftgraphError: If the file cannot be read in the configured format.
+        DriftgraphError: If the file, or a file of attributes, cannot be read as configured.
     """
+    check_files(settings)
     notes: list[str] = []
     options = replace(file_options(settings, clock), empty_is_fine=True)
     with closing(FileSource(path, options, say=notes.append)) as file:
-        report = Report(str(path), settings.events.format or file.format, notes=notes)
+        impressions = settings.events.impressions
+        report = Report(str(path), settings.events.format or file.format, impressions, notes=notes)
         while (limit is None or report.read < limit) and (decoded := file.next_batch()) is not None:
             report.add(decoded, file.relations)
         report.is_usable = file.is_usable
@@ -126,6 +131,11 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
         notes.append("none of its events can be used: replay will refuse it")
     if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
         notes.append(f"most events lack a field: {options.wording.columns}")
+    if unknown := report.rejected[Reason.UNKNOWN_BEHAVIOR]:
+        notes.append(
+            f"{unknown:,} events have a behavior that is no relation: {BY_OPTION.relations}, or "
+            f"{BY_KEY.relations}"
+        )
     if file.first_pass is not None and not file.first_pass.times.in_order:
         report.out_of_order = file.first_pass.times.out_of_order
         notes.append(
@@ -155,7 +165,7 @@ def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clo
     lows, highs = (offsets_at(start, options, decoder, clock) for start in ("earliest", "latest"))
     share = -(-limit // max(1, len(highs)))
     begin = {part: max(lows.get(part, high), high - share) for part, high in highs.items()}
-    report = Report(f"kafka:{topic}", settings.events.format or "json")
+    report = Report(f"kafka:{topic}", settings.events.format or "json", settings.events.impressions)
     source = kafka_source(options, decoder, clock, start=begin, held_for_s=HELD_FOR_S)
     try:
         heard_s = time.monotonic()

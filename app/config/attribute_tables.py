@@ -1,16 +1,18 @@
 """Makes the tables of attributes that the configuration asks for, and fills them from its files.
 
 Settings ──► [attributes_of] ──► Attributes ──► Ingest
+        ├──► [check_files] ──► validate, doctor
         └──► [attributes_view] ──► AttributesView ──► Trainer, in the worker's process
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from driftgraph.app.config.settings import Settings
 from driftgraph.stream.attributes.attributes import Attributes, AttributesView
-from driftgraph.stream.attributes.file import read_attributes
+from driftgraph.stream.attributes.file import check_attributes, read_attributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView
@@ -28,23 +30,45 @@ def fill_from_files(settings: Settings, attributes: Attributes | None, erased: E
     Raises:
         SourceError: A file cannot be read, or lacks a column.
     """
-    own = settings.events.attributes
     said = []
-    for side, name in ((ITEM, "item"), (USER, "user")):
-        path = own.item_file if side == ITEM else own.user_file
-        if attributes is None or path is None:
+    for side, name, path, key, columns in _files(settings):
+        if attributes is None:
             continue
         taken, bad = read_attributes(
             path,
             attributes,
             side,
-            key=own.item_key if side == ITEM else own.user_key,
-            columns=own.places(name, in_file=True),
+            key=key,
+            columns=columns,
             reach_ms=erased.reach_ms if side == USER else None,
         )
         without = f"; {bad:,} rows have no usable id" if bad else ""
         said.append(f"attributes of {taken:,} {name}s from {path}{without}")
     return said
+
+
+def check_files(settings: Settings) -> list[str]:
+    """Look whether the configured files can be read and have their columns; return a sentence about each.
+
+    Raises:
+        SourceError: A file cannot be read, or lacks a column.
+    """
+    said = []
+    for _, _, path, key, columns in _files(settings):
+        check_attributes(path, key=key, columns=columns)
+        said.append(f"{path} has the columns {', '.join(dict.fromkeys((key, *columns)))}")
+    return said
+
+
+def _files(settings: Settings) -> Iterator[tuple[int, str, Path, str, tuple[str, ...]]]:
+    """Of each configured file: its side and the name of that, the path, the key's column, the attributes'."""
+    own = settings.events.attributes
+    for side, name, path, key in (
+        (ITEM, "item", own.item_file, own.item_key),
+        (USER, "user", own.user_file, own.user_key),
+    ):
+        if path is not None:
+            yield side, name, path, key, tuple(own.places(name, in_file=True))
 
 
 def attributes_view(settings: Settings, graph: HeterographView, directory: Path) -> AttributesView | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from driftgraph.app.console.scorers import (
     METRIC,
     METRIC_TITLE,
     PARTS,
+    best_baseline,
     measured,
     percent,
     shares_text,
@@ -28,6 +29,7 @@ from driftgraph.app.console.scorers import (
 
 WIDE = 119  # columns: the baselines and three parts fit in one table
 PART_WIDTH = 15  # of the fourth part
+PARTS_BESIDE = 3  # in a table of 80 columns
 
 
 def print_json(value: object) -> None:
@@ -57,6 +59,7 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         })  # fmt: skip
     if generations:
         _print_scorers(generations, console)
+    _print_lines(_gain(together), console)
     if lives_on := shares_text(together.get("shares") or {}):
         _print_lines([f"what moves the score: {lives_on}"], console)
     _print_lines(lines_of_heads(together.get("heads")), console)
@@ -83,10 +86,24 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
+def _gain(together: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence about the model beside the best baseline, over all intervals."""
+    metrics = together.get("metrics") or {}
+    model, baseline = measured(metrics, "model"), best_baseline(metrics)
+    if model is None or baseline is None or not together.get("evaluated_events"):
+        return
+    name, rival = baseline
+    times = f": {model / rival:.2f} times as many" if rival > 0 else ""
+    yield (
+        f"of {together['evaluated_events']:,} events, {100 * model:.1f} % are in the 20 best of the model, "
+        f"{100 * rival:.1f} % in those of {name}, the best baseline{times}"
+    )
+
+
 def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
     """A line for each generation: the model, the baselines, and each part of the score alone with its share.
 
-    Where one table is wider than the terminal there are two.
+    Where one table is wider than the terminal there are several.
     """
     heads = ["generation", "model\nversion", f"{METRIC_TITLE}\nmodel"]
     of_baselines = ["\n".join(title.split()) for title in BASELINES.values()]
@@ -105,7 +122,9 @@ def _print_scorers(generations: Sequence[Mapping[str, Any]], console: Console) -
         _print_columns([*heads, *of_baselines, *of_parts], [[*n, *b, *p] for n, b, p in rows], console)
     else:
         _print_columns([*heads, *of_baselines], [[*n, *b] for n, b, _ in rows], console)
-        _print_columns([*heads, *of_parts], [[*n, *p] for n, _, p in rows], console)
+        for at in range(0, len(named), PARTS_BESIDE):
+            some = slice(at, at + PARTS_BESIDE)
+            _print_columns([*heads, *of_parts[some]], [[*n, *p[some]] for n, _, p in rows], console)
 
 
 def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
@@ -113,7 +132,7 @@ def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console:
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:  # a pipe or a file has no width
-        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH))
+        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH * len(PARTS)))
     console.print(table)
 
 
@@ -124,7 +143,7 @@ def _fraction(metrics: Mapping[str, Any], scorer: str) -> str:
 
 def print_generations(generations: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print a line for each generation that can be served, the newest first."""
-    table = _table("generation", "model version", "served", "published", "users", "items", "dim")
+    table = _table("generation", "model\nversion", "served", "published", "users", "items", "dim")
     for one in reversed(generations):
         manifest = one["manifest"]
         fields = [_shown(manifest.get(key)) for key in ("users", "items", "dim")]

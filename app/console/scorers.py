@@ -17,12 +17,13 @@ BASELINES: Final = {
     "frozen_first": "frozen first",
     "started_anew": "started anew",
 }
-PARTS: Final = {  # of the model's score; the last where items may be repeated
+PARTS: Final = {  # of the model's score: own items where they may be repeated, tastes with attributes
     "vectors": "vectors",
     "bank": "popularity",
     "paths": "paths",
     "similar_users": "similar users",
     "own": "own items",
+    "taste": "tastes",
 }
 
 

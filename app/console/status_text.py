@@ -77,6 +77,8 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
             pairs.append((name, shares_text(json.loads(value))))
         elif name == "heads":
             pairs += [(name, line) for line in lines_of_heads(json.loads(value))]
+        elif name == "head":
+            pairs.append((name, ", ".join(json.loads(value)["relations"])))
         elif name == "weights":
             weights = json.loads(value).items()
             pairs.append((name, ", ".join(f"{feature} {weight:.3g}" for feature, weight in weights)))
@@ -85,7 +87,7 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
             pairs.append((name, ", ".join(f"{relation} {count:,}" for relation, count in counts)))
         else:
             pairs.append((name, value))
-    return pairs
+    return [(name, value) for name, value in pairs if value not in ("", None)]
 
 
 def _metrics_of(metrics: Mapping[str, Mapping[str, float]]) -> str:

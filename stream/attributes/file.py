@@ -52,9 +52,7 @@ def read_attributes(
     """
     taken = bad = 0
     for table in _tables(path, [key, *columns]):
-        why = why_no_id(table.schema.field(key).type)
-        if why:
-            raise SourceError(f"column {key!r} of {path} must hold {why}")
+        _check_key(path, key, table)
         ids = strings_of(table[key])
         length = np.diff(ids.offsets)
         kept = (length > 0) & (length <= ID_BYTES_MAX)
@@ -66,6 +64,22 @@ def read_attributes(
         attributes.say(side, ids.take(places), values, np.full(len(places), ALWAYS_MS, np.int64))
         taken += len(places)
     return taken, bad
+
+
+def check_attributes(path: Path, *, key: str, columns: Sequence[str]) -> None:
+    """Look at the first part of a file.
+
+    Raises:
+        SourceError: The file cannot be read, or lacks a column.
+    """
+    for table in _tables(path, [key, *columns]):
+        _check_key(path, key, table)
+        return
+
+
+def _check_key(path: Path, key: str, table: Any) -> None:
+    if why := why_no_id(table.schema.field(key).type):
+        raise SourceError(f"column {key!r} of {path} must hold {why}")
 
 
 def _tables(path: Path, wanted: list[str]) -> Iterator[Any]:
@@ -89,6 +103,8 @@ def _tables(path: Path, wanted: list[str]) -> Iterator[Any]:
             _check(path, wanted, reader.schema.names)
             for batch in reader:
                 yield pa.Table.from_batches([batch]).select(wanted)
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: no such file; name the file of attributes that is there") from error
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"cannot read the attributes in {path}: {error}; mend the file") from error
 

@@ -201,9 +201,10 @@ class FileSource:
         if not self.is_usable and not options.empty_is_fine:
             raise SourceError(f"{self._path} has no event that can be used{self._fault(found)}")
         gap = None if options.span_ms is None else found.times.lonely(options.span_ms)
-        if gap is not None:
-            self.warnings.append(gap.said())
-            self._say(gap.said())
+        doubts = [] if gap is None else [gap.said()]
+        for said in [*doubts, *found.absent(options.impressions)]:
+            self.warnings.append(said)
+            self._say(said)
         return found
 
     def _read_once(self) -> FirstPass:

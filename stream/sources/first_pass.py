@@ -8,7 +8,7 @@ A small file is kept in memory and is not read again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -39,6 +39,11 @@ class FirstPass:
     def relations(self) -> tuple[str, ...]:
         """The behaviors of the good events, the most frequent first."""
         return tuple(sorted(self.counts, key=lambda name: (-self.counts[name], name)))
+
+    def absent(self, impressions: Sequence[str]) -> list[str]:
+        """A sentence about each of these behaviors that the file does not have."""
+        without = [name for name in impressions if not self.counts[name]]
+        return [f"no event has the behavior {name} of impressions; is it written right?" for name in without]
 
     def in_memory(self, relations: tuple[str, ...]) -> list[Decoded] | None:
         """The kept file with relation codes that index ``relations``, or None. It is kept no longer."""

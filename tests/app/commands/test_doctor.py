@@ -51,6 +51,24 @@ def checked(tmp_path: Path, **settings: object) -> dict[str, Check]:
     return {check.name: check for check in found.checks}
 
 
+def test_impressions_are_told_apart_from_relations(tmp_path: Path) -> None:
+    found = checked(tmp_path, relations={"click": {}}, events={"impressions": ["seen"]})
+    assert found["relations"].detail == "click; shown: seen"
+
+
+def test_a_file_of_attributes_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    attributes = {"item": {"tag": "category"}, "item_file": path}
+    relations = {"click": {}}
+    missing = checked(tmp_path, relations=relations, events={"attributes": attributes})["attributes"]
+    assert missing.state is State.FAIL
+    assert missing.detail.startswith(f"{path}: no such file; ")
+    path.write_text("item_id,tag\ni,red\n", encoding="utf-8")
+    good = checked(tmp_path, relations=relations, events={"attributes": attributes})["attributes"]
+    assert (good.state, good.detail) == (State.OK, f"{path} has the columns item_id, tag")
+    assert "attributes" not in checked(tmp_path, relations=relations)
+
+
 def test_relations_and_a_device_that_are_not_there_are_told(tmp_path: Path) -> None:
     found = checked(tmp_path, model={"device": "cuda:63"})
     assert (found["relations"].state, found["device"].state) == (State.FAIL, State.FAIL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 from typer.testing import CliRunner
 
 from driftgraph.app.cli.main import app
+from driftgraph.app.cli.retrain import _print
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.retrain import retrain
 from driftgraph.app.commands.saved_window import NoCheckpointError
@@ -209,3 +212,12 @@ def test_without_a_checkpoint_nothing_is_published(settings: Settings, redis_cli
     with pytest.raises(NoCheckpointError, match="none of it can be read"):
         made(settings)
     assert not redis_client.keys(f"{NAMESPACE}:emb:*")
+
+
+def test_after_a_rollback_the_last_fit_is_not_called_the_served_one() -> None:
+    out = io.StringIO()
+    told = {"outcome": "nothing new", "generation": 2, "model_version": 1, "new_examples": 0, "reason": ""}
+    _print(told, Console(file=out, width=80))
+    assert (
+        out.getvalue() == "no event has come since the last fit, which made generation 2 (model version 1)\n"
+    )

@@ -100,6 +100,58 @@ def test_without_relations_it_shows_which_behaviors_there_are(shell: Shell) -> N
     assert shell("validate", "e.jsonl", "--json").json()["relations"] == {"click": 1, "share": 1}
 
 
+def test_impressions_are_no_edges(shell: Shell) -> None:
+    write("e.jsonl", [event(0), event(1, behavior="seen"), event(2, behavior="seen")])
+    report = shell("validate", "e.jsonl", "--impressions", "seen", "--json").json()
+    assert (report["relations"], report["impressions"]) == ({"click": 1}, {"seen": 2})
+    assert report["events"]["applied"] == 3
+    out = shell("validate", "e.jsonl", "--impressions", "seen").out
+    assert "shown, seen" in out
+    assert "edge seen" not in out
+
+
+def test_impressions_that_a_file_does_not_have_are_named(shell: Shell) -> None:
+    write("e.jsonl", [event(0), event(1, behavior="seen")])
+    report = shell("validate", "e.jsonl", "--impressions", "sen", "--json").json()
+    assert report["notes"][0] == "no event has the behavior sen of impressions; is it written right?"
+
+
+def test_what_to_do_about_behaviors_that_are_no_relation_is_told(shell: Shell) -> None:
+    messages = [event(n, behavior=("click", "fav", "pv")[n]) for n in range(3)]
+    write("e.jsonl", messages)
+    assert shell("validate", "e.jsonl", "--json").json()["notes"] == [ADVICE]
+    write("e.jsonl", messages, config="")
+    assert shell("validate", "e.jsonl", "--json").json()["notes"] == []
+
+
+ADVICE = (
+    "2 events have a behavior that is no relation: name the behaviors that count with --relations A,B, or "
+    "add a table [relations.NAME] to driftgraph.toml for each behavior that counts"
+)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ('item = { author = "category" }', "items.csv has no column 'author', it has: item_id, tag"),
+        ('item = { tag = "category" }\nitem_key = "id"', "items.csv has no column 'id'"),
+        (
+            'item = { tag = "category" }\nuser = { city = "category" }\nuser_file = "no.csv"',
+            "no.csv: no such file",
+        ),
+    ],
+)
+def test_a_file_of_attributes_that_a_replay_refuses_is_refused(
+    shell: Shell, attributes: str, says: str
+) -> None:
+    Path("items.csv").write_text("item_id,tag\ni,red\n", encoding="utf-8")
+    attributes = f'[events.attributes]\nitem_file = "items.csv"\n{attributes}\n'
+    write("e.jsonl", [event(0)], config=RELATIONS + attributes)
+    got = shell("validate", "e.jsonl")
+    assert got.code == 1
+    assert says in got.sentence()
+
+
 def test_a_time_ahead_of_the_clock_is_rejected_as_the_updater_would(shell: Shell) -> None:
     write("e.jsonl", [event(0, ts="2137-01-01T00:00:00Z")])
     [fault] = shell("validate", "e.jsonl", "--json").json()["rejected"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from driftgraph.app.console.output import print_replay
+from driftgraph.app.console.output import print_generations, print_replay
+from driftgraph.model.score.scorer import PARTS as SCORE
 
 
 def generation(number: int, recall: float) -> dict[str, Any]:
@@ -40,10 +41,14 @@ REPORT: dict[str, Any] = {
 }
 
 
-def printed(width: int, *, terminal: bool) -> str:
+def printed_report(report: dict[str, Any], width: int = 80, *, terminal: bool = False) -> str:
     out = io.StringIO()
-    print_replay(REPORT, Console(file=out, width=width, force_terminal=terminal, color_system=None))
+    print_replay(report, Console(file=out, width=width, force_terminal=terminal, color_system=None))
     return out.getvalue()
+
+
+def printed(width: int, *, terminal: bool) -> str:
+    return printed_report(REPORT, width, terminal=terminal)
 
 
 @pytest.mark.parametrize(("width", "terminal"), [(119, True), (120, True), (80, False)])
@@ -63,6 +68,15 @@ def test_a_replay_shows_the_baselines_and_each_part_with_its_share(width: int, t
     assert "…" not in text
 
 
+def test_a_replay_says_what_one_gains() -> None:
+    overall = REPORT["overall"] | {"evaluated_events": 4000}
+    assert "of 4,000 events, 50.0 % are in the 20 best of the model, 12.5 % in those of co-visitation, " in (
+        text := printed_report({**REPORT, "overall": overall})
+    )
+    assert "the best baseline: 4.00 times as many" in text
+    assert "times as many" not in printed_report({"events_read": 3})
+
+
 ALONE = "alone, share alone, share alone, share"
 
 
@@ -72,4 +86,31 @@ def test_a_narrow_terminal_has_two_tables() -> None:
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "1 1 0.5000 0.1250 0.2500 0.0625 0.0312" in lines
     assert "1 1 0.5000 0.2500 50 % 0.1500 30 % 0.1000 20 %" in lines
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_table_of_generations_is_whole_at_80_columns(terminal: bool) -> None:
+    manifest = {
+        "model_version": 123,
+        "published_ms": 1_783_000_000_123,
+        "users": 31_882_000,
+        "items": 30_985,
+        "dim": 64,
+    }
+    one = {"generation": 123, "current": True, "manifest": manifest, "drift": None, "staleness": None}
+    out = io.StringIO()
+    print_generations([one], Console(file=out, width=80, force_terminal=terminal, color_system=None))
+    assert "…" not in out.getvalue()
+    assert " dim" in out.getvalue()
+    assert max(len(line.rstrip()) for line in out.getvalue().splitlines()) <= 80
+
+
+def test_every_part_of_the_score_is_named_and_whole_at_80_columns() -> None:
+    one = generation(1, 0.5)
+    one["shares"] = dict.fromkeys(SCORE, 0.25)
+    one["baselines"] |= {part: {"recall_at_20": 0.125} for part in SCORE}
+    text = printed_report({"generations": [one], "overall": {"shares": one["shares"]}}, terminal=True)
+    assert max(len(line.rstrip()) for line in text.splitlines() if "what moves" not in line) <= 80
+    assert text.count("25 %") == 2 * len(SCORE), "in a table, and in what moves the score"
     assert "…" not in text

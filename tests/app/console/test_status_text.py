@@ -132,3 +132,9 @@ def test_what_a_manifest_has_as_json_is_said_in_words() -> None:
         ("cut", "click 44,288, buy 3"),
         ("dim", 64),
     ]
+
+
+def test_a_manifest_is_in_words_and_what_is_empty_is_left_out() -> None:
+    head = '{"relations": ["click", "like"], "base": [-0.1, -4.0], "dot": [0.0, 0.0]}'
+    pairs = manifest_pairs({"generation": 2, "head": head, "parent": "", "trained_to_ms": 0, "dim": 64})
+    assert pairs == [("head", "click, like"), ("dim", 64)]
