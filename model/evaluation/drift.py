@@ -287,6 +287,7 @@ class Elders:
             targets.column[chosen],
             [targets.excluded[n] for n in chosen.tolist()],
             targets.warm[chosen],
+            targets.touched[chosen],
         )
         found = {
             age: metrics_of(published_ranks(scored.past, asked, view, elder.vectors), top)

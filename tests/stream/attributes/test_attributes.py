@@ -279,7 +279,7 @@ def test_a_reader_in_another_process_sees_whole_values_of_the_right_id_while_the
     tmp_path: Path,
 ) -> None:
     """Every value is one that was said of that very id, or none while the full table has lost the id."""
-    command = [sys.executable, "-c", WRITER, str(tmp_path), "20000"]
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "2000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "there\n"
