@@ -118,7 +118,6 @@ class Trainer:
         not, and with ``full``.
 
         Args:
-            view: The window.
             since: The new events arrived at or after this cut,
             cut: and before this one.
             on_step: Told after each step, for whoever waits.
@@ -328,10 +327,8 @@ class Trainer:
                 view, cut, part, RATE * rate, lambda done, _: on_step(before + done, len(todo.batches))
             )
 
-        def loss() -> float:
-            return mean_of(self._holdout_loss(view, cut, held))
-
-        return gently(todo.batches, train, loss, self.weights.keep)
+        losses = self._holdout_loss
+        return gently(todo.batches, train, lambda: mean_of(losses(view, cut, held)), self.weights.keep)
 
     def _train(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]

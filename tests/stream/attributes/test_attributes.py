@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftgraph.stream.arrays import U32, U64
 from driftgraph.stream.attributes.attributes import AttributeFields, Attributes, AttributesView
 from driftgraph.stream.attributes.fields import BUCKETS, GOOD, UNREADABLE, Field, number_of, tokens_of
 from driftgraph.stream.attributes.table import VERSIONS
@@ -300,6 +301,37 @@ def test_a_reader_in_another_process_sees_whole_values_of_the_right_id_while_the
                 reads += 1
         assert writer.returncode == 0
     assert len(seen) > 6, (len(seen), reads)  # it was read while it changed
+
+
+class Between:
+    """The owners of the window's rows; the writer goes on once, right after they were first asked for."""
+
+    def __init__(self, graph: Heterograph, go_on: Callable[[], None]) -> None:
+        self._graph, self._waiting = graph, [go_on]
+
+    def hashes(self, side: int, rows: U32) -> U64:
+        found = self._graph.hashes(side, rows)
+        if self._waiting:
+            self._waiting.pop()()
+        return found
+
+
+def test_a_row_that_another_id_gets_during_a_read_gives_nothing_of_that_id() -> None:
+    graph = graph_of(rows=16)
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    batch = batch_of([("u", "i", 100, ["shoes"])])
+    graph.apply(batch)
+    table.apply(batch)
+    view, row = table[ITEM], graph.find(ITEM, Strings.of(["i"])).astype(np.uint32)
+    assert view is not None
+
+    def go_on() -> None:
+        names = Strings.of([f"x{n}" for n in range(16)])
+        table.say(ITEM, names, [Strings.of(["hats"] * 16)], np.full(16, 200, np.int64))
+
+    view._of = Between(graph, go_on)
+    assert view.tokens(row, 1_000)[0].tolist() == [0]
+    assert table.evicted["item"] == 1
 
 
 CATALOG = AttributeFields(
