@@ -351,11 +351,10 @@ class Trainer:
         """One step at ``rate`` times the learning rates; its loss, or None if it was skipped."""
         options = self.options
         chance = torch.Generator().manual_seed((options.seed << 40) + (self.fit_count << 20) + number)
-        network_rate = rate * options.network_learning_rate
         return self.weights.step(
             inputs,
             learning_rate=rate * options.learning_rate,
-            network_learning_rate=network_rate,
+            network_learning_rate=rate * options.network_learning_rate,
             chance=chance,
         )
 

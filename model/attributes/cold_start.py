@@ -78,8 +78,7 @@ class ColdStart:
         own = self.item_attributes
         if self.attributes is None or own is None or not self.attributes.fields.in_files[ITEM]:
             return np.zeros(len(rows), np.bool_)
-        said: Mask = own.tokens(rows, before_ms).any(axis=1)
-        return said
+        return np.asarray(own.tokens(rows, before_ms).any(axis=1), np.bool_)
 
     def learned(self, fitted: Vectors, before_ms: int) -> ColdStart:
         """The same for the vectors of a fit, by what is said before a time.

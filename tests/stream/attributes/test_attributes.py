@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -174,6 +175,41 @@ def test_tags_and_words_are_a_set() -> None:
     assert token("tags", "b,a;a") == token("tags", "a|b")
     assert token("text", "Red, SHOE!") == token("text", "shoe red")
     assert np.count_nonzero(token("tags", ",".join(map(str, range(20))))) == 8
+
+
+def plain_words(text: str) -> set[str]:
+    """The words of a text, and each two characters of a run of Chinese or Japanese."""
+    words = set(re.findall(r"[^\W_\u3040-\u9fff]+", text.lower()))
+    for run in re.findall(r"[\u3040-\u9fff]+", text):
+        words |= {run[n : n + 2] for n in range(max(1, len(run) - 1))}
+    return words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "红色的鞋",
+        "新款Nike运动鞋 42码",
+        "赤いシューズ",
+        "鞋",
+        "女鞋,男鞋",
+        "鞋。a鞋",
+        "Red 红",
+        "größe 鞋子",
+        "好",
+        "你好,世界。再见",
+    ],
+)
+def test_a_text_without_spaces_is_its_pairs_of_characters(text: str) -> None:
+    wanted = sorted(token("category", word)[0] for word in plain_words(text))
+    assert [one for one in token("text", text) if one] == wanted
+    assert token("tags", text)[0] in {token("category", part)[0] for part in re.split("[,;|]", text)}
+
+
+def test_a_text_has_the_same_words_whatever_stands_before_it_in_the_batch() -> None:
+    texts = ["女鞋", "鞋", "男鞋", "好a", "鞋"]
+    together, _ = tokens_of("text", Strings.of(texts))
+    assert together.tolist() == [token("text", text) for text in texts]
 
 
 def test_a_bad_value_is_counted_and_leaves_the_others() -> None:
