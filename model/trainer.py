@@ -31,6 +31,7 @@ from driftgraph.model.network.inputs import Inputs, best_popularity_losses, inpu
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 from driftgraph.model.score.scorer import Lessons, Scorer
+from driftgraph.model.score.without_events import with_cold
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -116,7 +117,6 @@ class Trainer:
         and the items stay near to those of before. Without new events it trains on the whole window.
 
         Args:
-            view: The window.
             since: The new events arrived at or after this cut,
             cut: and before this one.
             on_step: Told after each step, for whoever waits.
@@ -210,12 +210,12 @@ class Trainer:
         )
 
     def embed(self, view: WindowView, cut: Cut) -> Embedding:
-        """Vectors of all live users and items at the cut, by the serving model."""
+        """Vectors of all live nodes at the cut, and of those of catalogs, by the serving model."""
         self._check(view)
         if self._latest is not None and self._latest[:2] == (cut, self.model_version):
             return self._latest[2]
         self.table.adopt(view.row_versions(ITEM))
-        return embed(self._encoder(view, cut))
+        return with_cold(self._encoder(view, cut))
 
     def embed_users(self, view: WindowView, rows: U32, cut: Cut, times_ms: I64 | None = None) -> F32:
         """[n, D] of these users at the cut, by the serving model: the refresh between two fits.
@@ -319,18 +319,15 @@ class Trainer:
                 view, cut, part, RATE * rate, lambda done, _: on_step(before + done, len(todo.batches))
             )
 
-        def loss() -> float:
-            return mean_of(self._holdout_loss(view, cut, held))
-
-        return gently(todo.batches, train, loss, self.weights.keep)
+        losses = self._holdout_loss
+        return gently(todo.batches, train, lambda: mean_of(losses(view, cut, held)), self.weights.keep)
 
     def _train(
         self, view: WindowView, cut: Cut, todo: Plan, rate: float, on_step: Callable[[int, int], None]
     ) -> Trained:
         """One step for each batch; stops when too many in a row were not finite."""
-        values = (
-            self._step(inputs, n, rate) for n, inputs in enumerate(self._ahead(view, cut, todo.batches))
-        )
+        ahead = self._ahead(view, cut, todo.batches)
+        values = (self._step(inputs, n, rate) for n, inputs in enumerate(ahead))
         return trained(values, len(todo.batches), self.options.skipped_in_a_row_max, on_step)
 
     def _ahead(self, view: WindowView, cut: Cut, batches: Sequence[Batch]) -> Iterator[Inputs]:
@@ -377,9 +374,11 @@ class Trainer:
         self.norms = [*self.norms, (median_norm(candidate.user), median_norm(candidate.item))][-NORMS_KEPT:]
         self._elders.keep(published)
         self.first = published if is_first else self.first
-        self.before, self.serving = self.serving, published.without_users()
         self.cold = self.cold.learned(candidate, now_ms(view, cut))
-        self._latest = (cut, self.model_version, candidate)
+        served = with_cold(self._encoder(view, cut), candidate)
+        versions = (view.row_versions(USER), self.table.version)
+        self.before, self.serving = self.serving, Published.of(served, versions).without_users()
+        self._latest = (cut, self.model_version, served)
         if lessons is not None:
             self.scorer.learn(lessons)
         old = (mean_of(held_old.rival), mean_of(held_old.candidate))

@@ -27,6 +27,8 @@ def attributes_of(settings: Settings, graph: Heterograph, directory: Path | None
 def fill_from_files(settings: Settings, attributes: Attributes | None, erased: ErasedUsers) -> list[str]:
     """Take what the configured files say, as of before every event; return a sentence about each file.
 
+    Ids without an event get rows for it: see ``Attributes.hold``.
+
     Raises:
         SourceError: A file cannot be read, or lacks a column.
     """
@@ -44,6 +46,8 @@ def fill_from_files(settings: Settings, attributes: Attributes | None, erased: E
         )
         without = f"; {bad:,} rows have no usable id" if bad else ""
         said.append(f"attributes of {taken:,} {name}s from {path}{without}")
+    if attributes is not None:
+        attributes.hold()
     return said
 
 

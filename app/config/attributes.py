@@ -61,6 +61,12 @@ class AttributeSettings(Section):
         default=None, description="The same for the users' attributes.", examples=["users.csv"]
     )
     user_key: str = Field(default="user_id", min_length=1, description="The column of user_file with the id.")
+    cold_max: int = Field(
+        default=10_000,
+        ge=0,
+        description="How many items of item_file are candidates for lists though they have no event, and how "
+        "many users of user_file have a list without one.",
+    )
 
     @model_validator(mode="after")
     def _files_have_attributes(self) -> AttributeSettings:
@@ -78,7 +84,8 @@ class AttributeSettings(Section):
             )
             for table in (self.user, self.item)
         )
-        return AttributeFields(user, item, (self.user_file is not None, self.item_file is not None))
+        in_files = (self.user_file is not None, self.item_file is not None)
+        return AttributeFields(user, item, in_files, self.cold_max)
 
     def paths(self) -> tuple[str, ...]:
         """Where in an event the values stand, of the item and then of the user; not those in a file."""

@@ -29,10 +29,10 @@ from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
 from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
-from driftgraph.model.network.embed import Embedding, newest_events
+from driftgraph.model.network.embed import Embedding
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
-from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker, popularity_users
+from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker
 from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -82,6 +82,7 @@ class Worker:
         self.trained_to_ms = 0  # the watermark up to which the serving model is trained
         zeros = (0,) * len(graph.window.relations)
         self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
+        self._cold_users = np.zeros(0, np.uint32)  # row versions, of whom Redis has without an event
         self._lengths = lengths or ListLengths()
         self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
         self._heads: ServedHeads | None = None  # of what was published last; None if it has none
@@ -246,7 +247,7 @@ class Worker:
         self.store.publish(number, users, items, manifest, on_written=self.status.advance)
         self.published = number
         self.status.serves(number, version, str(manifest["made_by"]))
-        self._lists = lists if self._lengths.lists else None
+        self._lists, self._cold_users = lists if self._lengths.lists else None, moment.versions[USER]
         self._refreshed, self._heads, self.is_rolled_back = moment.cut, heads, False
 
     def _told(self, label: str) -> OnStep:
@@ -275,17 +276,14 @@ class Worker:
         if self.store is None or not self.published or self.is_rolled_back:
             return 0
         view = self.graph.edges
-        events = view.events(moment.cut, self._refreshed)
-        rows, newest_ms = newest_events(events.user, events.time_ms)
+        then = (self._refreshed, self._cold_users)
+        rows, newest_ms = serving_parts.users_due(self.trainer, self.graph, moment, *then)
         if len(rows):
             times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
-            if self.trainer.model_version:
-                vectors = self.trainer.embed_users(view, rows, moment.cut, times_ms)
-                has_none = self._lists is None and self.trainer.serving is not None
-                if has_none and self._lengths.lists:  # the generation is of an earlier process
-                    self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
-            else:
-                vectors = popularity_users(len(rows), self.trainer.options.dim)
+            vectors = serving_parts.user_vectors(self.trainer, view, rows, moment.cut, times_ms)
+            has_none = self._lists is None and self.trainer.serving is not None
+            if has_none and self._lengths.lists:  # the generation is of an earlier process
+                self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
             try:
                 heads = serving_parts.renewed(self._heads, self.graph, rows, times_ms, moment)
                 users = users_by_id(
@@ -296,7 +294,7 @@ class Worker:
             except NotCurrentError:
                 self.look(moment)
                 return 0
-        self._refreshed = moment.cut
+        self._refreshed, self._cold_users = moment.cut, moment.versions[USER]
         return len(rows)
 
     def look(self, moment: Moment) -> None:
@@ -341,7 +339,7 @@ class Worker:
         if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
             log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
             self.published, self.is_rolled_back = served.number, False
-            self._refreshed = self._nothing
+            self._refreshed, self._cold_users = self._nothing, self._cold_users[:0]
             self._heads = serving_parts.heads_of(self.trainer, self.graph, served.manifest)
             self.status.serves(served.number, version, served.manifest.get("made_by", ""))
 

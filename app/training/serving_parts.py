@@ -12,16 +12,20 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from driftgraph.model.heads.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
 from driftgraph.model.heads.heads import Sample
-from driftgraph.model.network.embed import Embedding, Encoder
+from driftgraph.model.network.embed import Embedding, Encoder, newest_events
 from driftgraph.model.network.neighbors import now_ms
+from driftgraph.model.score.lists import popularity_users
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.head_scores import HEAD
 from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.window.adjacency import USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
-from driftgraph.stream.window.writer import Cut, StaleCut
+from driftgraph.stream.window.writer import Cut, StaleCut, WindowView
 
 HEAD_STATE = "head_state"  # the field of a manifest that tells a later worker how the heads were
 
@@ -51,6 +55,33 @@ def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Em
         view, embedding.user_rows[ahead], moment.cut, embedding.user_event_ms[ahead] + 1
     )
     return replace(embedding, user=vectors)
+
+
+def users_due(
+    trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut, cold_then: U32
+) -> tuple[U32, I64]:
+    """Rows of the users whom a refresh has, and the time of the newest event of each.
+
+    These are the users touched since a cut and, with time 0, those without an event who have a row for their
+    attributes now. ``cold_then`` are the versions of the rows whose users of this kind are served already.
+    """
+    events = graph.edges.events(moment.cut, since)
+    rows, newest_ms = newest_events(events.user, events.time_ms)
+    if not trainer.model_version:
+        return rows, newest_ms
+    versions = moment.versions[USER]
+    cold = trainer.cold.without_events(USER, versions, rows, now_ms(graph.edges, moment.cut))
+    then = np.zeros(len(versions), np.uint32)
+    then[: len(cold_then)] = cold_then[: len(versions)]
+    cold = cold[then[cold] != versions[cold]]
+    return np.append(rows, cold), np.append(newest_ms, np.zeros(len(cold), np.int64))
+
+
+def user_vectors(trainer: Trainer, view: WindowView, rows: U32, cut: Cut, times_ms: I64) -> F32:
+    """[n, D] of users strictly before their times, by what is served."""
+    if not trainer.model_version:
+        return popularity_users(len(rows), trainer.options.dim)
+    return trainer.embed_users(view, rows, cut, times_ms)
 
 
 def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadParts | None:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from driftgraph.model.attributes.token_vectors import TokenVectors
-from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.arrays import F32, I64, U32, Mask
 from driftgraph.stream.attributes.attributes import AttributesView
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -59,6 +59,26 @@ class ColdStart:
     def item_attributes(self) -> AttributeView | None:
         """What is said of items; None if nothing is."""
         return None if self.attributes is None else self.attributes[ITEM]
+
+    def without_events(self, side: int, versions: U32, live: U32, before_ms: int) -> U32:
+        """Rows that ids have for their attributes, though they are not among the ``live`` ones; ascending.
+
+        ``versions`` are those of the window's rows. Only those are told of whom something is said before the
+        time.
+        """
+        own = None if self.attributes is None else self.attributes[side]
+        if own is None:
+            return np.zeros(0, np.uint32)
+        rows = np.setdiff1d(own.cold(versions), live, assume_unique=True)
+        found: U32 = rows[own.tokens(rows, before_ms).any(axis=1)]
+        return found
+
+    def is_in_catalog(self, rows: U32, before_ms: int) -> Mask:
+        """[n] whether each item needs no event to be known, since a catalog says something of it."""
+        own = self.item_attributes
+        if self.attributes is None or own is None or not self.attributes.fields.in_files[ITEM]:
+            return np.zeros(len(rows), np.bool_)
+        return np.asarray(own.tokens(rows, before_ms).any(axis=1), np.bool_)
 
     def learned(self, fitted: Vectors, before_ms: int) -> ColdStart:
         """The same for the vectors of a fit, by what is said before a time.

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from driftgraph.model.evaluation.evaluate import Scored, Staleness, Targets, metrics_of, published_ranks
+from driftgraph.model.evaluation.evaluate import Scored, Staleness, metrics_of, published_ranks
+from driftgraph.model.evaluation.targets import Targets
 from driftgraph.model.examples.examples import before, take
 from driftgraph.model.fitting.fit_report import Stability
 from driftgraph.model.fitting.published import Published
@@ -296,6 +297,7 @@ class Elders:
             targets.column[chosen],
             [targets.excluded[n] for n in chosen.tolist()],
             targets.warm[chosen],
+            targets.touched[chosen],
         )
         found = {
             age: metrics_of(published_ranks(scored.past, asked, view, elder.vectors), top)

@@ -4,9 +4,10 @@
                                      └──► Lessons ──► the scorer, in the fit that follows
 
 A target is the first contact of a user and an item, or any event where items may be repeated
-(``TrainerOptions.repeats``). It competes with every item that was seen before it and that the user had not
-touched. Everything is as of the target's time, from strictly earlier events, but for the published vectors of
-items; an item that has come since has a vector from its users so far. Ties count at their mean rank.
+(``TrainerOptions.repeats``). It competes with every item that was seen before it, or that was published
+without an event, and that the user had not touched. Everything is as of the target's time, from strictly
+earlier events, but for the published vectors of items; an item that has come since has a vector from its
+users so far. Ties count at their mean rank.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 
 from driftgraph.model.evaluation.baselines import co_visitation_ranks, popularity_ranks
 from driftgraph.model.evaluation.slices import slices_of
+from driftgraph.model.evaluation.targets import Past, Targets, cold_of
 from driftgraph.model.examples.examples import before, first_contacts, half_lives_ms, is_held, once, take
 from driftgraph.model.fitting.beginning import ANEW, anew_vectors
 from driftgraph.model.fitting.published import Published
 from driftgraph.model.network.embed import Encoder
 from driftgraph.model.score.bank import Bank, later_of
-from driftgraph.model.score.co_visitation import Histories
 from driftgraph.model.score.ranking import Stage, best_of, joined, ranks_of, with_new_items
 from driftgraph.model.score.scorer import PARTS, Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
@@ -70,10 +71,10 @@ class Evaluation:
     one started anew are there from model version 1 on.
 
     Always true: every scorer was scored on the same ``event_count`` events; metrics and shares of no event
-    are nan. An item that nobody had touched before the event is a miss for all of them, and their share is
-    ``new_item_share``. The frozen first model version answers with the vectors it published: a user or item
-    it did not have is a miss. The model started anew answers with vectors in closed form of the events
-    before the interval, without training: what a restart today would begin with.
+    are nan. An item that nobody had touched before the event, and that no catalog told of, is a miss for all
+    of them, and their share is ``new_item_share``. The frozen first model version answers with the vectors it
+    published: a user or item it did not have is a miss. The model started anew answers with vectors in closed
+    form of the events before the interval, without training: what a restart today would begin with.
     """
 
     model_version: int  # that was evaluated; 0 before the first
@@ -91,48 +92,6 @@ class Evaluation:
     predictions: Predictions | None  # None before model version 1
     lessons: Lessons
     staleness: Staleness | None = None  # of older generations; filled in by the trainer, which has them
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What is to be ranked, in order of time, among the candidates of ``question``."""
-
-    events: Events
-    column: I64  # place of each target's item among the candidates; −1 if it was not seen before
-    excluded: list[I64]  # places that do not compete: its user had touched them, or nobody had yet
-    warm: Mask
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """The events of an interval and of all before it that live, sorted by time, and every item in them."""
-
-    events: Events
-    candidate: U32
-    first_ms_C: I64
-    histories: Histories
-
-    @classmethod
-    def of(cls, events: Events) -> Past:
-        """O(events · log events)."""
-        candidate, first = np.unique(events.item, return_index=True)
-        return cls(events, candidate, events.time_ms[first], Histories.of(events))
-
-    def targets(self, chosen: Events, *, repeats: bool) -> Targets:
-        """The chosen events as targets; ``repeats``: what a user has touched competes."""
-        rows = max(int(self.candidate.max(initial=0)), int(chosen.item.max(initial=0))) + 1
-        place = np.full(rows, -1, np.int64)
-        place[self.candidate] = np.arange(len(self.candidate))
-        column = place[chosen.item] if len(chosen) else np.zeros(0, np.int64)
-        seen = np.zeros(len(chosen), np.bool_)
-        seen[column >= 0] = self.first_ms_C[column[column >= 0]] < chosen.time_ms[column >= 0]
-        touched, warm = _touched(self.histories, chosen, place)
-        new = np.flatnonzero(self.first_ms_C >= chosen.time_ms.min(initial=np.iinfo(np.int64).max))
-        if repeats:
-            touched = [one[:0] for one in touched]
-        unseen = [new[self.first_ms_C[new] >= time_ms] for time_ms in chosen.time_ms]
-        excluded = [np.concatenate(pair) for pair in zip(touched, unseen, strict=True)]
-        return Targets(chosen, np.where(seen, column, -1), excluded, warm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +121,8 @@ def evaluate(
     """
     options = encoder.network.options
     old, new = view.events(before(since, cut)), view.events(cut, since)
-    past = Past.of(_merged(old, new))
+    cold = None if serving is None else cold_of(serving, old, view, encoder)
+    past = Past.of(_merged(old, new), cold)
     seen_ms = int(old.time_ms[-1]) if len(old) else -1
     asked_of = new if options.repeats else take(new, first_contacts(new, past.events))
     contacts = once(asked_of)
@@ -187,7 +147,7 @@ def evaluate(
     ranks["recent_popularity"] = popularity_ranks(*asked, half_life_ms=half_life_ms, rows=rows)
     ranks["co_visitation"] = co_visitation_ranks(*asked, rows=rows)
     behaviors = {r.name: targets.events.relation == n for n, r in enumerate(view.relations)}
-    slices = slices_of(targets, past.candidate, old, view, serving)
+    slices = slices_of(targets, past, old, view, serving)
     found = Evaluation(
         model_version=model_version,
         target_count=len(contacts),
@@ -307,10 +267,12 @@ class _Moments:
         return Stage(encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own)
 
     def _items(self, time_ms: int) -> F32:
-        """Vectors of all candidates."""
-        new = np.flatnonzero(~self.is_published_C & (self._past.first_ms_C < time_ms))
+        """Vectors of all candidates. One that was published without an event is new with its first."""
+        is_touched_C = self._past.first_ms_C < time_ms
+        known_C = self.is_published_C & ~(self._past.is_cold_C & is_touched_C)
+        new = np.flatnonzero(~known_C & is_touched_C)
         made = self._encoder.new_items(self._past.candidate[new], time_ms)
-        return with_new_items(self._item_CD, self.is_published_C, made, new)
+        return with_new_items(self._item_CD, known_C, made, new)
 
 
 def _targets_at_once(past: Past) -> int:
@@ -367,18 +329,6 @@ def _split(ranks: Mapping[str, F64], masks: Mapping[str, Mask], top: int) -> dic
 
 def _share(chosen: Mask) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
-
-
-def _touched(histories: Histories, targets: Events, place: I64) -> tuple[list[I64], Mask]:
-    """For each target the candidates its user touched strictly before, and whether it had any event."""
-    touched: list[I64] = []
-    warm = np.zeros(len(targets), np.bool_)
-    for n, (user, time_ms) in enumerate(zip(targets.user.tolist(), targets.time_ms.tolist(), strict=True)):
-        begin, end = histories.begin(user), histories.end_before(user, time_ms)
-        at = place[np.unique(histories.item[begin:end])]
-        touched.append(at[at >= 0])
-        warm[n] = end > begin
-    return touched, warm
 
 
 def _merged(old: Events, new: Events) -> Events:

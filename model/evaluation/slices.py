@@ -1,6 +1,6 @@
 """The slices of an evaluation: targets of users and items of a kind, whose metrics are told by themselves.
 
-targets of an interval ──► [slices_of] ──► warm, cold, head, tail, new_items
+targets of an interval ──► [slices_of] ──► warm, cold, head, tail, new_items, untouched_items
 """
 
 from __future__ import annotations
@@ -35,22 +35,41 @@ class Asked(Protocol):
         """Whether each user had an event before."""
         ...
 
+    @property
+    def touched(self) -> Mask:
+        """Whether each item had an event before."""
+        ...
+
+
+class Candidates(Protocol):
+    """What competes; see ``evaluate.Past``."""
+
+    @property
+    def candidate(self) -> U32:
+        """[C] item rows."""
+        ...
+
+    @property
+    def is_cold_C(self) -> Mask:  # noqa: N802  # C is the shape
+        """[C] whether each was published without an event."""
+        ...
+
 
 def slices_of(
-    targets: Asked, candidate: U32, old: Events, view: WindowView, serving: Published | None
+    targets: Asked, candidates: Candidates, old: Events, view: WindowView, serving: Published | None
 ) -> dict[str, Mask]:
-    """Which targets are of warm and cold users, of head and tail items, and of new items.
+    """Which targets are of warm and cold users, of head and tail items, of new and of untouched items.
 
-    A new item came after the fit that ``serving`` published, and before the target.
+    A new item had its first event after the fit that ``serving`` published, and before the target. An
+    untouched one has it with the target: it is a miss, unless a catalog told of it.
     """
     head = np.isin(targets.events.item, _head(old))
     slices = {"warm": targets.warm, "cold": ~targets.warm, "head": head, "tail": ~head}
     if serving is not None:
-        _, published_C = serving.items(candidate, view.row_versions(ITEM))
-        known = targets.column >= 0
-        new = np.zeros(len(known), np.bool_)
-        new[known] = ~published_C[targets.column[known]]
-        slices["new_items"] = new
+        _, published_C = serving.items(candidates.candidate, view.row_versions(ITEM))
+        new_C = ~published_C | candidates.is_cold_C
+        slices["new_items"] = targets.touched & new_C[targets.column]
+        slices["untouched_items"] = ~targets.touched
     return slices
 
 

@@ -79,6 +79,13 @@ class Bank:
             self.degree_R = np.concatenate([self.degree_R, np.zeros(more, np.int64)])
             self.first_ms_R = np.concatenate([self.first_ms_R, np.full(more, np.iinfo(np.int64).max)])
 
+    def degree_of(self, items: U32) -> I64:
+        """[n] how many events of each item row are counted."""
+        degree = np.zeros(len(items), np.int64)
+        there = items < len(self.degree_R)
+        degree[there] = self.degree_R[items[there]]
+        return degree
+
     def forget(self, items: U32) -> None:
         """Rows that have other items now begin again without events."""
         self.count_FR[:, items] = 0

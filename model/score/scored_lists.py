@@ -49,7 +49,8 @@ class ScoredLists:
     ) -> None:
         """Rank ``items``, rows and vectors of that moment. O(live events + items).
 
-        ``new_items`` gives vectors of items that come later; ``attributes`` are those of items.
+        ``items`` may be those of an older publish: what has come since is taken up, too. ``new_items`` gives
+        vectors of such items, and of those that come later; ``attributes`` are those of items.
         """
         self._attributes = attributes
         self._view, self._lengths, self._weight_F, self._new_items = view, lengths, weight_F, new_items
@@ -60,6 +61,9 @@ class ScoredLists:
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = items
         self._stage = self._staged()
+        versions = self._versions_of(moment)
+        if len(new := self._new(np.unique(events.item), versions, self._bank.time_ms)):
+            self._take_up(new, new_items(new, moment.cut, self._bank.time_ms), versions)
 
     def of(self, users: AskedUsers) -> Best:
         """By the scorer. O(users · items · D), and the paths of each user."""
@@ -120,18 +124,15 @@ class ScoredLists:
     def _go_on(self, moment: Moment) -> None:
         """Count what arrived up to a newer moment, and take up the items that are new in it.
 
-        An item is new in a row of its own, and in the row of one that has left. Nothing is changed if events
-        of the cut were overwritten meanwhile.
+        Nothing is changed if events of the cut were overwritten meanwhile.
         """
-        cut, versions = moment.cut, moment.versions[ITEM]
-        if cut.next == self._counted.next:
-            return
-        # a moment's owners are older than its cut: a row that was added in between has its first owner
-        versions = np.concatenate([versions, self._view.row_versions(ITEM)[len(versions) :]])
+        cut, versions = moment.cut, self._versions_of(moment)
         events = self._view.events(cut, self._counted)
         time_ms = max(self._bank.time_ms, right_after(events))
         touched = np.unique(events.item)
-        new = touched[self._owners.others(touched, versions) | (self._stage.place_of(touched) < 0)]
+        new = self._new(touched, versions, time_ms)
+        if not len(events) and not len(new):
+            return
         made = self._new_items(new, cut, time_ms) if len(new) else None
         self._counted = cut
         self._bank.make_room(rows_of(self._view, events))
@@ -140,7 +141,32 @@ class ScoredLists:
         self._bank.add(events.item, events.time_ms)
         if made is None:
             self._stage.follow(touched)
-            return
+        else:
+            self._take_up(new, made, versions)
+
+    def _versions_of(self, moment: Moment) -> U32:
+        """A moment's owners are older than its cut: a row that was added in between has its first owner."""
+        versions = moment.versions[ITEM]
+        return np.concatenate([versions, self._view.row_versions(ITEM)[len(versions) :]])
+
+    def _new(self, touched: U32, versions: U32, before_ms: int) -> U32:
+        """The items among these, and among those of whom attributes tell, that are no candidates yet.
+
+        An item is new in a row of its own, in the row of one that has left, and with its first event.
+        """
+        new = touched[self._is_new(touched, versions) | (self._bank.degree_of(touched) == 0)]
+        if self._attributes is None:
+            return new
+        cold = self._attributes.cold(versions)
+        cold = cold[self._is_new(cold, versions)]
+        return np.union1d(new, cold[self._attributes.tokens(cold, before_ms).any(axis=1)])
+
+    def _is_new(self, rows: U32, versions: U32) -> Mask:
+        new: Mask = self._owners.others(rows, versions) | (self._stage.place_of(rows) < 0)
+        return new
+
+    def _take_up(self, new: U32, made: F32, versions: U32) -> None:
+        self._bank.make_room(len(versions))
         self._owners.take_up(new, versions)
         stayed = ~np.isin(self._rows, new)
         self._rows = np.concatenate([self._rows[stayed], new])

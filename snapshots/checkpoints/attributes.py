@@ -38,13 +38,16 @@ def files_of(kept: Kept | None) -> Iterator[tuple[str, bytes]]:
 def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers) -> None:
     """Fill empty tables with those of a checkpoint, but for users who were erased since.
 
-    A side without a file, and fields of another name or kind, begin without values.
+    A side without a file, and fields of another name or kind, begin without values. So does a side that the
+    configuration has in a file of its own, which is read at each start: who has left it is gone.
 
     Raises:
         IdTableFullError: There are more ids than there is room for now.
     """
     for side in range(len(KINDS)):
         if attributes is None or not attributes.fields.of(side) or _name(side) not in found.files:
+            continue
+        if attributes.fields.in_files[side]:
             continue
         with np.load(io.BytesIO(found.read(_name(side))), allow_pickle=False) as loaded:
             arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = dict(loaded)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from driftgraph.stream.arrays import U8, U32, Mask
 from driftgraph.stream.events import Strings
-from driftgraph.stream.window.heterograph import NamedEvents
+from driftgraph.stream.window.named_events import NamedEvents
 
 OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 SCHEMA = pa.schema(

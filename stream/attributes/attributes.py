@@ -31,12 +31,14 @@ ALWAYS_MS = 1  # the time of what was so before the first event
 class AttributeFields:
     """The fields of each side. An event's columns of values are those of its item, then those of its user.
 
-    The values of a side ``in_files`` are in no event.
+    The values of a side ``in_files`` are in no event: the file is a catalog of the side's ids, of which
+    ``cold_max`` have a row of the window though they have no event.
     """
 
     user: tuple[Field, ...] = ()
     item: tuple[Field, ...] = ()
     in_files: tuple[bool, bool] = (False, False)  # by side
+    cold_max: int = 10_000
 
     def __bool__(self) -> bool:
         return bool(self.user or self.item)
@@ -57,8 +59,10 @@ class AttributeCounts:
 class AttributesView:
     """The attributes as a reader sees them; None for a side without fields."""
 
-    def __init__(self, sides: tuple[AttributeView | None, AttributeView | None]) -> None:
-        self._sides = sides
+    def __init__(
+        self, fields: AttributeFields, sides: tuple[AttributeView | None, AttributeView | None]
+    ) -> None:
+        self.fields, self._sides = fields, sides
 
     def __getitem__(self, side: int) -> AttributeView | None:
         return self._sides[side]
@@ -77,7 +81,7 @@ class AttributesView:
             else None
             for side in (USER, ITEM)
         )
-        return cls((user, item))
+        return cls(fields, (user, item))
 
 
 class Attributes(AttributesView):
@@ -96,8 +100,8 @@ class Attributes(AttributesView):
             else None
             for side in (USER, ITEM)
         )
-        super().__init__((user, item))
-        self.fields, self._graph, self._tables = fields, graph, (user, item)
+        super().__init__(fields, (user, item))
+        self._graph, self._tables = graph, (user, item)
         self.counts = AttributeCounts()
 
     def warnings(self) -> list[str]:
@@ -145,15 +149,37 @@ class Attributes(AttributesView):
         """
         self._apply(side, ids, time_ms, values)
 
+    def hold(self) -> None:
+        """Let ids of a catalog that have no event have rows of the window: up to ``cold_max`` of a side.
+
+        Those with the newest values are taken, and at most as many as leave half of the free rows to events.
+        A pure function of what is said and of who has events; it is called where rows come free. O(ids).
+
+        Raises:
+            WindowError: The disk is full.
+        """
+        for side, table in enumerate(self._tables):
+            if table is None or not self.fields.in_files[side]:
+                continue
+            busy = self._graph.rows_in_use(side)
+            busy = busy[self._graph.window.has_events(side, busy)]
+            free = (table.rows_max - len(busy)) // 2
+            without, names = table.newest(min(self.fields.cold_max, free), self._graph.strings(side, busy))
+            table.have_cold(self._graph.hold(side, names), without)
+
     def erase(self, user: str) -> None:
         """Forget all that was said of a user."""
         if (table := self._tables[USER]) is not None:
             table.erase(Strings.of([user]))
 
     def kept(self) -> Kept:
-        """Copies of all that the tables hold, for ``put_back``. O(ids)."""
+        """Copies of all that the tables hold, for ``put_back``, but of no side in a file. O(ids)."""
         tables = enumerate(self._tables)
-        return {side: (table.fields, table.kept()) for side, table in tables if table is not None}
+        return {
+            side: (table.fields, table.kept())
+            for side, table in tables
+            if table is not None and not self.fields.in_files[side]
+        }
 
     def put_back(self, side: int, arrays: Arrays, then: Sequence[Field], gone: Mask) -> None:
         """Fill an empty side; see ``AttributeTable.put_back``. The ids that have a row are linked."""

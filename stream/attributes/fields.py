@@ -2,10 +2,11 @@
 
     [events.attributes] ──► Field ──► formats: a column of texts ──► [tokens_of] ──► the table of a side
 
-A token is a number that stands for a value. The value of a category, each tag and each word is hashed into
-``BUCKETS`` tokens of its field, so a million categories need no more room than ten; two values of one bucket
-are one value to the model. A number is kept as it is (``number_of`` brings it back), since where its buckets
-lie is the reader's to say, by what came before.
+A text of Chinese or Japanese has no spaces between its words: there each two characters side by side are
+a word. A token is a number that stands for a value. The value of a category, each tag and each word is
+hashed into ``BUCKETS`` tokens of its field, so a million categories need no more room than ten; two
+values of one bucket are one value to the model. A number is kept as it is (``number_of`` brings it back),
+since where its buckets lie is the reader's to say, by what came before.
 """
 
 from __future__ import annotations
@@ -127,6 +128,45 @@ def _insert(tokens: U32, n: int, count: int, token: int) -> int:  # pragma: no c
     return 1
 
 
+@helper
+def _ideographs(data: U8, at: int, stop: int) -> int:  # pragma: no cover - compiled
+    """The bytes of a character of a script without spaces; 0 for any other, −3 for its punctuation."""
+    if at + 2 < stop and 0xE3 <= data[at] <= 0xE9:  # U+3000 to U+9FFF
+        if data[at] == 0xE3 and data[at + 1] == 0x80:
+            return -3
+        return 3
+    if at + 2 < stop and data[at] == 0xEF and data[at + 1] == 0xBC:  # full-width punctuation and digits
+        return -3
+    if at + 3 < stop and data[at] == 0xF0 and 0xA0 <= data[at + 1] <= 0xB3:  # U+20000 to U+33FFF
+        return 4
+    return 0
+
+
+@helper
+def _word(data: U8, low: int, a: int, b: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Where the word at ``a`` ends, and where the next one begins, in the part from ``low`` to ``b``."""
+    own = _ideographs(data, a, b)
+    if own < 0:
+        return a, a - own
+    if own == 0:
+        end = a
+        while end < b and _ideographs(data, end, b) == 0:
+            end += 1
+        return end, end
+    second = _ideographs(data, a + own, b)
+    if second <= 0:  # the last of a run is the second half of the word before, or stands alone
+        alone = not _ends_ideograph(data, low, a)
+        return (a + own if alone else a), a + own
+    return a + own + second, a + own
+
+
+@helper
+def _ends_ideograph(data: U8, low: int, at: int) -> bool:  # pragma: no cover - compiled
+    """Whether such a character, and no punctuation, ends before ``at``."""
+    three = at - 3 >= low and _ideographs(data, at - 3, at) == 3
+    return three or (at - 4 >= low and _ideographs(data, at - 4, at) == 4)
+
+
 @kernel
 def _several(data: U8, bounds: U8, kind: int, tokens: U32, became: U8) -> None:  # pragma: no cover
     """The tokens of the parts of each value, ascending and each once: their order means nothing."""
@@ -146,10 +186,13 @@ def _several(data: U8, bounds: U8, kind: int, tokens: U32, became: U8) -> None: 
                 a += 1
             while a < b and data[b - 1] <= 32:
                 b -= 1
-            start = end + 1
-            if a < b:
-                more = _insert(tokens, n, count, _token(data, a, b))
-                cut |= more < 0
-                count += max(more, 0)
+            start, low = end + 1, a
+            while a < b:
+                b_word, a_next = _word(data, low, a, b) if kind == _TEXT else (b, b)
+                if a < b_word:
+                    more = _insert(tokens, n, count, _token(data, a, b_word))
+                    cut |= more < 0
+                    count += max(more, 0)
+                a = a_next
         if count:
             became[n] = CUT if cut else GOOD

@@ -11,6 +11,7 @@ Layout, for A rows, F fields whose values have W tokens together, and ``VERSIONS
   * ``last``: A × F times in ms at which the newest value was last said;
   * ``tokens``: A × VERSIONS × W, the tokens of these values;
   * ``turn``: A counters, odd while a row is written: a reader that sees one reads the row again.
+Beside them, for each row of the window: its link, and whether its id has the row without an event (``cold``).
 """
 
 from __future__ import annotations
@@ -188,6 +189,7 @@ class AttributeView:
             self.first,
         )
         self._link = folder.array(f"{name}_links", rows, np.uint32)
+        self._cold = folder.array(f"{name}_cold", rows, np.uint8)
         self._ids = self._open(name, folder)
 
     def _open(self, name: str, folder: Folder) -> IdView:
@@ -199,15 +201,28 @@ class AttributeView:
         The tokens of field f are columns ``first[f]`` to ``first[f + 1]``.
         """
         own = self._link[rows].astype(np.int64) - 1
-        own[own >= 0] = np.where(
-            self._ids.hashes(own[own >= 0].astype(np.uint32)) == self._of.hashes(self.side, rows[own >= 0]),
-            own[own >= 0],
-            -1,
-        )
+        own[~self._is_of(own, rows)] = -1
         times_ms = np.broadcast_to(np.asarray(before_ms, np.int64), len(rows))
         found = np.zeros((len(rows), int(self.first[-1])), np.uint32)
         _read(self._store, own, np.ascontiguousarray(times_ms), found)
+        found[~self._is_of(own, rows)] = 0  # another id got the row here or in the window meanwhile
         return found
+
+    def _is_of(self, own: I64, rows: U32) -> Mask:
+        """[N] whether the row ``own`` here, −1 for none, and the row of the window have ids of one hash."""
+        linked = own >= 0
+        hashes = self._ids.hashes(own[linked].astype(np.uint32))
+        linked[linked] = hashes == self._of.hashes(self.side, rows[linked])
+        return linked
+
+    def cold(self, versions: U32) -> U32:
+        """Rows of the window that ids got for their attributes, ascending; some may have events since.
+
+        ``versions`` are those of the window's rows: one that has no owner is left out.
+        """
+        marked = self._cold[: len(versions)].astype(np.bool_)
+        rows: U32 = np.flatnonzero(marked & (versions % 2 == 1)).astype(np.uint32)
+        return rows[self._is_of(self._link[rows].astype(np.int64) - 1, rows)]
 
 
 class AttributeTable(AttributeView):
@@ -229,7 +244,8 @@ class AttributeTable(AttributeView):
                 ("tokens", self._store.tokens), ("turns", self._store.turn),
             )
         ]  # fmt: skip
-        folder.room(f"{name}_links", 0, self._link.nbytes).provide(self._link.nbytes)
+        for column, array in (("links", self._link), ("cold", self._cold)):
+            folder.room(f"{name}_{column}", 0, array.nbytes).provide(array.nbytes)
         self._newest_ms: I64 = np.zeros(rows, np.int64)
         self.evicted = 0
 
@@ -284,6 +300,21 @@ class AttributeTable(AttributeView):
     def link(self, rows: U32, own: I64) -> None:
         """Rows of the window are those of ids that have the rows ``own`` here; −1: they have none."""
         self._link[rows] = (own + 1).astype(np.uint32)
+
+    def have_cold(self, rows: U32, own: U32) -> None:
+        """These rows of the window, and no others, are those of ids without events, rows ``own`` here."""
+        self._cold[:] = 0
+        self.link(rows, own.astype(np.int64))
+        self._cold[rows] = 1
+
+    def newest(self, most: int, without: Strings) -> tuple[U32, Strings]:
+        """Rows and ids of those with the newest values that are not among ``without``, the newest first."""
+        used = self._table.rows_in_use()
+        found = self._table.find(without)
+        used = np.setdiff1d(used, found[found >= 0].astype(np.uint32), assume_unique=True)
+        order = np.lexsort((self._table.hashes(used), -self._newest_ms[used]))  # a tie is no matter of rows
+        chosen = used[order[: max(most, 0)]]
+        return chosen, self._table.strings(chosen)
 
     def erase(self, ids: Strings) -> None:
         """Forget all that was said of these ids."""

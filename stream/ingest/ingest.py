@@ -105,7 +105,11 @@ class Ingest:
         if (due := self.schedule.pass_time(watermark_ms)) is not None:
             self.graph.free_due(watermark_ms)
             self._mark(is_early=due.is_early)
-        self.graph.expire(watermark_ms)
+        self._expire(watermark_ms)
+
+    def _expire(self, watermark_ms: int) -> None:
+        if self.graph.expire(watermark_ms) and self.attributes is not None:
+            self.attributes.hold()
 
     def _take(self, decoded: Decoded) -> Iterator[Mark]:
         """Apply a read, or a piece of one, that has no requests to erase."""
@@ -178,7 +182,7 @@ class Ingest:
         edges = start + 1 + np.flatnonzero(np.diff(after_ms[start:stop] // self.graph.step_ms))
         for first, end in pairwise([start, *edges.tolist(), stop]):
             low, high = np.searchsorted(keep, (first, end))
-            self.graph.expire(int(after_ms[end - 1]))
+            self._expire(int(after_ms[end - 1]))
             part = batch if high - low == len(batch) else batch.take(keep[low:high])
             self.graph.apply(part)
             if self.attributes is not None:

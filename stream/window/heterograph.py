@@ -6,7 +6,7 @@ EventBatch ──► [Heterograph.apply] ──► ids ──► window        w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
+from driftgraph.stream.window.named_events import NamedEvents
 from driftgraph.stream.window.shared_files import Folder, Life
 from driftgraph.stream.window.view import losses
 from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView
@@ -46,51 +47,6 @@ class Owners:
 
     rows: tuple[int, int]
     lost: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class NamedEvents:
-    """N events of one relation in order of arrival. An event names its ids by their places in two lists."""
-
-    users: Strings  # no id occurs twice
-    items: Strings
-    user: U32  # [N] places in ``users``; 0 where lost
-    item: U32
-    time_ms: I64
-    lost: Mask  # the event was erased or is gone: only its place in the order is left
-
-    def __len__(self) -> int:
-        return len(self.time_ms)
-
-    def since(self, start: int) -> NamedEvents:
-        """The events without the first ``start``."""
-        return replace(
-            self,
-            user=self.user[start:],
-            item=self.item[start:],
-            time_ms=self.time_ms[start:],
-            lost=self.lost[start:],
-        )
-
-    def without(self, gone: Mask) -> NamedEvents:
-        """The events with those of ``gone`` [N] lost, too. ``users`` loses a user who has no other event."""
-        if not gone.any():
-            return self
-        lost = self.lost | gone
-        kept = np.unique(self.user[~lost]).astype(np.int64)
-        user = np.where(lost, 0, np.searchsorted(kept, self.user)).astype(np.uint32)
-        return replace(self, users=self.users.take(kept), user=user, lost=lost)
-
-    def behind(self, count: int) -> NamedEvents:
-        """The events with ``count`` lost ones before them."""
-        place, time_ms = np.zeros(count, np.uint32), np.zeros(count, np.int64)
-        return replace(
-            self,
-            user=np.concatenate((place, self.user)),
-            item=np.concatenate((place, self.item)),
-            time_ms=np.concatenate((time_ms, self.time_ms)),
-            lost=np.concatenate((np.ones(count, np.bool_), self.lost)),
-        )
 
 
 class HeterographView:
@@ -214,11 +170,11 @@ class HeterographView:
 class Heterograph(HeterographView):
     """The graph as its one writer sees it.
 
-    Always true after ``apply``, ``expire`` and ``erase``: an id has a row while the window holds an event of
-    it, and for one to two steps of event time longer. A step is a sixteenth of the shortest span. Rows come
-    free only where the watermark passes a multiple of the step, and then those that were without an event at
-    the multiple before. So the same events have the same rows, however they are cut into batches, and a fit
-    that is made soon after its mark finds the owners of the mark.
+    Always true after ``apply``, ``expire`` and ``erase``: an id has a row while it is held (``hold``) or the
+    window holds an event of it, and for one to two steps of event time longer. A step is a sixteenth of the
+    shortest span. Rows come free only where the watermark passes a multiple of the step, and then those that
+    were without an event at the multiple before. So the same events have the same rows, however they are cut
+    into batches, and a fit that is made soon after its mark finds the owners of the mark.
     """
 
     def __init__(self, window: Window, ids: tuple[IdTable, IdTable]) -> None:
@@ -229,6 +185,7 @@ class Heterograph(HeterographView):
         self._step = window.watermark_ms // self.step_ms
         self._emptied = _no_rows(window)  # those that events have left since the last multiple of the step
         self._due = _no_rows(window)  # those that events had left at it: they come free at the next one
+        self._held = _no_rows(window)  # those that have a row without an event
 
     @classmethod
     def create(
@@ -270,16 +227,36 @@ class Heterograph(HeterographView):
             table = self._tables[side]
             if len(table) + len(ids) > table.row_capacity:  # before it is full: no id waits for a step
                 self._release(self._due)
+                if len(table) + len(ids) > table.row_capacity - int(self._emptied[side].sum()):
+                    self.hold(side, Strings.of([]))  # events go before ids that have none
                 self._release(self._emptied)
             side_rows, fresh = table.assign(ids)
             self.window.recycle(side, fresh)
             rows.append(side_rows)
         self._note(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
 
-    def expire(self, watermark_ms: int) -> None:
-        """Move event time on: events older than their span leave, and rows come free that are due."""
+    def hold(self, side: int, ids: Strings) -> U32:
+        """Give these ids a row, in the place of those that were held before: their rows, [N].
+
+        Raises:
+            IdTableFullError: There is no room for so many.
+        """
+        rows, fresh = self._tables[side].assign(ids)
+        self.window.recycle(side, fresh)
+        self._emptied[side][self._held[side]] = True  # who is held no more comes free as if events had left
+        self._held[side][:] = False
+        self._held[side][rows] = True
+        return rows
+
+    def expire(self, watermark_ms: int) -> bool:
+        """Move event time on: events older than their span leave, and rows come free that are due.
+
+        Returns:
+            Whether it passed a step, so that rows may have come free.
+        """
         step = watermark_ms // self.step_ms
-        if step > self._step:
+        passed = step > self._step
+        if passed:
             self.free_due(watermark_ms)
             if step > self._step + 1:  # what the multiples in between would have freed
                 self._note(self.window.expire((step - 1) * self.step_ms))
@@ -287,6 +264,7 @@ class Heterograph(HeterographView):
             self._note(self.window.expire(step * self.step_ms))
             self._step, self._due, self._emptied = step, self._emptied, self._due
         self._note(self.window.expire(watermark_ms))
+        return passed
 
     def free_due(self, watermark_ms: int) -> None:
         """Free the rows that are due when the watermark comes to ``watermark_ms``, but do not move it.
@@ -311,6 +289,7 @@ class Heterograph(HeterographView):
                 newest_ms = max(newest_ms, self.window.newest_ms(row))
                 items = self.window.erase(row)  # before the name goes: its version tells readers
                 self._tables[USER].forget(row)
+                self._held[USER][row] = False
                 self._free(ITEM, items)
         return newest_ms
 
@@ -374,7 +353,8 @@ class Heterograph(HeterographView):
     def _free(self, side: int, rows: U32 | Index) -> None:
         """Free those of the rows that have an owner and no event."""
         once: U32 = np.unique(rows).astype(np.uint32)
-        free = once[self._tables[side].is_used(once) & ~self.window.has_events(side, once)]
+        kept = self.window.has_events(side, once) | self._held[side][once]
+        free = once[self._tables[side].is_used(once) & ~kept]
         # Its version counts before another id can get the row, so that a reader of the old id notices.
         self.window.recycle(side, free)
         self._tables[side].release(free)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftgraph.stream.arrays import U32, U64
 from driftgraph.stream.attributes.attributes import AttributeFields, Attributes, AttributesView
 from driftgraph.stream.attributes.fields import BUCKETS, GOOD, UNREADABLE, Field, number_of, tokens_of
 from driftgraph.stream.attributes.table import VERSIONS
@@ -173,6 +177,41 @@ def test_tags_and_words_are_a_set() -> None:
     assert np.count_nonzero(token("tags", ",".join(map(str, range(20))))) == 8
 
 
+def plain_words(text: str) -> set[str]:
+    """The words of a text, and each two characters of a run of Chinese or Japanese."""
+    words = set(re.findall(r"[^\W_\u3040-\u9fff]+", text.lower()))
+    for run in re.findall(r"[\u3040-\u9fff]+", text):
+        words |= {run[n : n + 2] for n in range(max(1, len(run) - 1))}
+    return words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "红色的鞋",
+        "新款Nike运动鞋 42码",
+        "赤いシューズ",
+        "鞋",
+        "女鞋,男鞋",
+        "鞋。a鞋",
+        "Red 红",
+        "größe 鞋子",
+        "好",
+        "你好,世界。再见",
+    ],
+)
+def test_a_text_without_spaces_is_its_pairs_of_characters(text: str) -> None:
+    wanted = sorted(token("category", word)[0] for word in plain_words(text))
+    assert [one for one in token("text", text) if one] == wanted
+    assert token("tags", text)[0] in {token("category", part)[0] for part in re.split("[,;|]", text)}
+
+
+def test_a_text_has_the_same_words_whatever_stands_before_it_in_the_batch() -> None:
+    texts = ["女鞋", "鞋", "男鞋", "好a", "鞋"]
+    together, _ = tokens_of("text", Strings.of(texts))
+    assert together.tolist() == [token("text", text) for text in texts]
+
+
 def test_a_bad_value_is_counted_and_leaves_the_others() -> None:
     graph = graph_of()
     fields = AttributeFields(item=(CATEGORY, Field("length", "number")), user=(Field("age", "number"),))
@@ -281,3 +320,168 @@ def test_another_process_reads_what_the_writer_wrote(tmp_path: Path) -> None:
     assert own is not None
     assert own.tokens(rows, 1_000).any()
     assert np.array_equal(read.tokens(rows, 110), own.tokens(rows, 110))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from driftgraph.stream.attributes.attributes import Attributes
+from driftgraph.stream.events import Strings
+from driftgraph.stream.window.adjacency import ITEM
+from tests.stream.attributes.test_attributes import TORN, batch_of, graph_of
+
+graph = graph_of(Path(sys.argv[1]), rows=16)
+table = Attributes(Path(sys.argv[1]), TORN, graph)
+batch = batch_of([("u", f"i{n}", 100, [str(n) * 8]) for n in range(4)])
+graph.apply(batch)
+table.apply(batch)
+print("there", flush=True)
+names = [f"x{n}" for n in range(16)]
+for turn in range(int(sys.argv[2])):
+    time_ms = 200 + turn
+    for n in range(4):  # the tags of a value are its number, a letter, and nothing else
+        value = ",".join(f"{n}-{turn % 3}-{part}" for part in range(8))
+        table.say(ITEM, Strings.of([f"i{n}"]), [Strings.of([value])], np.array([time_ms], np.int64))
+    one = [names[turn % 16]]  # ids that come and go: rows of the table change hands
+    table.say(ITEM, Strings.of(one), [Strings.of(["stranger"])], np.array([time_ms], np.int64))
+print("done", flush=True)
+"""
+TORN = AttributeFields(item=(Field("tags", "tags"),))
+
+
+def test_a_reader_in_another_process_sees_whole_values_of_the_right_id_while_they_are_written(
+    tmp_path: Path,
+) -> None:
+    """Every value is one that was said of that very id, or none while the full table has lost the id."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "there\n"
+        graph = HeterographView.attach(tmp_path)
+        view = AttributesView.attach(tmp_path, TORN, graph)[ITEM]
+        assert view is not None
+        said = [
+            {tuple(token("tags", str(n) * 8)), tuple([0] * 8)}
+            | {tuple(token("tags", ",".join(f"{n}-{turn}-{part}" for part in range(8)))) for turn in range(3)}
+            for n in range(4)
+        ]
+        rows, seen, reads = np.arange(4, dtype=np.uint32), set[tuple[int, ...]](), 0
+        while writer.poll() is None:
+            for _ in range(100):
+                for n, found in enumerate(view.tokens(rows, 1 << 40).tolist()):
+                    assert tuple(found) in said[n], (n, reads)
+                    seen.add(tuple(found))
+                reads += 1
+        assert writer.returncode == 0
+    assert len(seen) > 6, (len(seen), reads)  # it was read while it changed
+
+
+class Between:
+    """The owners of the window's rows; the writer goes on once, right after they were first asked for."""
+
+    def __init__(self, graph: Heterograph, go_on: Callable[[], None]) -> None:
+        self._graph, self._waiting = graph, [go_on]
+
+    def hashes(self, side: int, rows: U32) -> U64:
+        found = self._graph.hashes(side, rows)
+        if self._waiting:
+            self._waiting.pop()()
+        return found
+
+
+def test_a_row_that_another_id_gets_during_a_read_gives_nothing_of_that_id() -> None:
+    graph = graph_of(rows=16)
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    batch = batch_of([("u", "i", 100, ["shoes"])])
+    graph.apply(batch)
+    table.apply(batch)
+    view, row = table[ITEM], graph.find(ITEM, Strings.of(["i"])).astype(np.uint32)
+    assert view is not None
+
+    def go_on() -> None:
+        names = Strings.of([f"x{n}" for n in range(16)])
+        table.say(ITEM, names, [Strings.of(["hats"] * 16)], np.full(16, 200, np.int64))
+
+    view._of = Between(graph, go_on)
+    assert view.tokens(row, 1_000)[0].tolist() == [0]
+    assert table.evicted["item"] == 1
+
+
+CATALOG = AttributeFields(
+    user=(Field("city", "category"),), item=(CATEGORY,), in_files=(True, True), cold_max=4
+)
+
+
+def catalog(rows: int = ROWS, count: int = 6) -> tuple[Heterograph, Attributes]:
+    """Items i0 to i5 as a file says them, one newer than the other."""
+    graph = graph_of(rows=rows)
+    table = Attributes(None, CATALOG, graph)
+    for n in range(count):
+        table.say(ITEM, Strings.of([f"i{n}"]), [Strings.of([f"c{n}"])], np.array([1 + n], np.int64))
+    table.say(USER, Strings.of(["ann"]), [Strings.of(["Oslo"])], np.array([1], np.int64))
+    table.hold()
+    return graph, table
+
+
+def cold_ids(graph: Heterograph, table: Attributes, side: int = ITEM) -> list[str]:
+    moment, view = graph.moment(), table[side]
+    assert view is not None
+    rows = view.cold(moment.versions[side])
+    return sorted(str(name) for name in graph.names(side, rows, moment))
+
+
+def events_of(graph: Heterograph, table: Attributes, *events: tuple[str, str, int]) -> None:
+    batch = batch_of([(*event, []) for event in events])
+    if graph.expire(max(event[2] for event in events)):
+        table.hold()
+    graph.apply(batch)
+    table.apply(batch)
+
+
+def test_the_newest_ids_of_a_catalog_have_rows_without_an_event() -> None:
+    graph, table = catalog()
+    assert cold_ids(graph, table) == ["i2", "i3", "i4", "i5"]
+    assert cold_ids(graph, table, USER) == ["ann"]
+    view, rows = table[ITEM], graph.find(ITEM, Strings.of(["i5", "i1"]))
+    assert view is not None
+    assert rows[1] == -1
+    assert view.tokens(rows[:1].astype(np.uint32), 10)[0].tolist() == token("category", "c5")
+    assert graph.digest(graph.window.cut()) == graph_of().digest(graph_of().window.cut())
+
+
+def test_a_touched_id_makes_room_for_an_older_one_and_comes_back_when_its_events_have_gone() -> None:
+    graph, table = catalog()
+    events_of(graph, table, ("u", "i5", 1_000))
+    events_of(graph, table, ("u", "other", 1_000 + graph.step_ms))
+    assert cold_ids(graph, table) == ["i1", "i2", "i3", "i4"]
+    for step in range(3, 22):
+        events_of(graph, table, ("u", "other", 1_000 + step * graph.step_ms))
+    assert cold_ids(graph, table) == ["i2", "i3", "i4", "i5"]
+    rows = graph.find(ITEM, Strings.of(["i1"]))
+    assert rows[0] == -1  # whoever is held no more gave its row back
+
+
+def test_events_go_before_ids_that_have_none() -> None:
+    graph, table = catalog(rows=8)
+    events_of(graph, table, *[("u", f"e{n}", 1_000 + n) for n in range(8)])
+    assert cold_ids(graph, table) == []
+    assert graph.id_counts["item"] == 8
+
+
+def test_an_erased_user_of_a_catalog_has_no_row_left() -> None:
+    graph, table = catalog()
+    graph.erase(["ann"])
+    table.erase("ann")
+    table.hold()
+    assert cold_ids(graph, table, USER) == []
+    assert graph.find(USER, Strings.of(["ann"]))[0] == -1
+
+
+def test_only_a_catalog_has_ids_without_an_event() -> None:
+    graph = graph_of()
+    table = Attributes(None, AttributeFields(item=(CATEGORY,)), graph)
+    table.say(ITEM, Strings.of(["i"]), [Strings.of(["shoes"])], np.array([1], np.int64))
+    table.hold()
+    assert cold_ids(graph, table) == []
+    assert graph.id_counts["item"] == 0
