@@ -227,6 +227,7 @@ def test_a_model_made_anew_is_judged_on_the_window_alone(tmp_path: Path) -> None
     made = retrained(dataset, dataset.read(), window_ms, 0, tmp_path)
     assert (made.begin_ms, made.end_ms) == (window_ms, window_ms + DAY_MS // 2)
     assert made.cpu_s > 0
+    assert made.next_cpu_s > 0, "a second fit is made of the window's own events"
     assert 0 <= made.metrics["ndcg_at_20"] <= 1
     inside = (shop.time_ms >= window_ms) & (shop.time_ms < made.end_ms)
     assert 0 < made.targets <= inside.sum(), "first contacts of the window"
