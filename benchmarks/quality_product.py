@@ -164,7 +164,7 @@ def mean_named(replays: Iterable[Replay], key: str) -> float | None:
 class Retrained:
     """A model that one fit made of everything before a window, on that window; and what fits cost there."""
 
-    begin_ms: int
+    begin_ms: int  # behind the newest event that the fit had: in files whose times are days a day later
     end_ms: int
     metrics: Mapping[str, float]  # empty: the gate refused the fit
     targets: int
@@ -198,21 +198,22 @@ def retrained(dataset: Dataset, stream: Stream, window_ms: int, seed: int, folde
         dead_letters=MemoryDeadLetters(),
         store=None,
     )
-    begin_ms = window_ms - dataset.every_ms // 2
+    begin_ms, early_ms = 0, window_ms - dataset.every_ms // 2
     trainer = lockstep.worker.trainer
     fits_s: list[float] = []
     with mock.patch.object(trainer, "fit", timed(trainer.fit, fits_s)):
         while (decoded := source.next_batch()) is not None:
             for mark in lockstep.take(decoded):
                 # a mark is before the event that passes the window's start, so its watermark is earlier
-                if not fits_s and not mark.is_early and mark.cut.watermark_ms >= begin_ms:
+                if not fits_s and not mark.is_early and mark.cut.watermark_ms >= early_ms:
+                    begin_ms = mark.cut.watermark_ms + settings.time.out_of_orderness.ms + 1
                     lockstep.cycle()
         source.close()
         made = trainer.model_version > 0
         lockstep.finish()
     evaluation = lockstep.reports[-1].evaluation
     return Retrained(
-        window_ms,
+        begin_ms,
         end_ms,
         evaluation.metrics.get("model", {}),
         evaluation.target_count,
