@@ -225,8 +225,12 @@ def test_a_model_made_anew_is_judged_on_the_window_alone(tmp_path: Path) -> None
     shop, dataset = planted(tmp_path, options, "12h")
     window_ms = options.start_ms + 2 * DAY_MS
     made = retrained(dataset, dataset.read(), window_ms, 0, tmp_path)
-    assert (made.begin_ms, made.end_ms) == (window_ms, window_ms + DAY_MS // 2)
+    assert made.end_ms == window_ms + DAY_MS // 2
+    known_ms = shop.time_ms[shop.time_ms < made.begin_ms].max()
+    assert known_ms + 1 == made.begin_ms, "it begins behind the newest event that the fit had"
+    assert abs(known_ms - window_ms) < 3_600_000, "events are minutes apart"
     assert made.cpu_s > 0
+    assert made.next_cpu_s > 0, "a second fit is made of the window's own events"
     assert 0 <= made.metrics["ndcg_at_20"] <= 1
-    inside = (shop.time_ms >= window_ms) & (shop.time_ms < made.end_ms)
+    inside = (shop.time_ms >= made.begin_ms) & (shop.time_ms < made.end_ms)
     assert 0 < made.targets <= inside.sum(), "first contacts of the window"
