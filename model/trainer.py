@@ -58,9 +58,7 @@ class Trainer:
     ) -> None:
         if not relations or len(relations) != len(spans_ms):
             raise ValueError(f"need one span for each relation, got {len(relations)} and {len(spans_ms)}")
-        unknown = set(options.behavior_weights) - set(relations)
-        if unknown:
-            raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
+        options.check_relations(relations)
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options, self.cold = options, ColdStart(attributes)
         self.weights = Weights(list(relations), options)
@@ -167,7 +165,7 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         rng = np.random.default_rng((self.options.seed, self.fit_count))
         since = replace(cut, next=cut.first) if anew and self.model_version else since
-        todo = plan(view, since, cut, self.options, rng)
+        todo = plan(view, since, cut, self.options, rng, None if lessons is None else lessons.listed)
         if todo.new_count == 0:
             self.fit_count += 1
             return no_fit(self.model_version)

@@ -384,9 +384,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, broken: Callable[[int], bool], how: s
     sound, calls = batch_loss, iter(range(10**6))
 
     def loss(
-        network: torch.nn.Module, inputs: object, rows: torch.Tensor, *, reduced: bool = True
+        network: torch.nn.Module, inputs: object, rows: torch.Tensor, *, reduced: bool = True, **rest: Any
     ) -> torch.Tensor:
-        value: torch.Tensor = sound(network, inputs, rows, reduced=reduced)  # type: ignore[arg-type]
+        value: torch.Tensor = sound(network, inputs, rows, reduced=reduced, **rest)  # type: ignore[arg-type]
         if not reduced or not broken(next(calls)):
             return value
         if how == "gradient":
