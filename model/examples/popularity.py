@@ -70,8 +70,9 @@ def candidates(
     An item is a candidate if it is one of B examples' or one of the drawn: 1 − (1 − p)^B (1 − drawn / pool),
     times as much for the draws of ``listed``.
     """
-    of_lists = 0 if listed is None else min(drawn // 2, len(listed))
-    draws = [(pool, min(drawn - of_lists, len(pool)))] + [(listed, of_lists)] * (of_lists > 0)
+    hard = pool[:0] if listed is None else listed
+    of_lists = min(drawn // 2, len(hard))
+    draws = [(pool, min(drawn - of_lists, len(pool))), (hard, of_lists)]
     extra = [rng.choice(own, count, replace=False) for own, count in draws if count]
     chosen = np.unique(np.concatenate([positives, *extra]).astype(np.int64))
     missed = np.exp(len(positives) * np.log1p(-np.minimum(share[chosen], 0.999)))

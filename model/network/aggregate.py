@@ -75,7 +75,8 @@ def attend(source_SD: Tensor, logits: Logits, edges: Edges, *, joint: bool, nega
     switches = Switches(feature_NKF is not None, joint, negative)
     if feature_NKF is None:
         feature_NKF = source_SD.new_zeros(*edges.source_NK.shape, 0)
-    terms = (full(term) for term in (source_SD, *logits._replace(feature_NKF=feature_NKF)))
+    query, key, _, *rest = logits
+    terms = (full(term) for term in (source_SD, query, key, feature_NKF, *rest))
     made: Tensor = _Attend.apply(*terms, edges, switches)  # type: ignore[no-untyped-call]
     return made
 
