@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 STATE_FORMAT = 5  # of what a trainer saves; a state of another one is not read
 LIST_LENGTH_MAX = 1_000  # of a published list; the longest that ``recommend`` prints, too
+NEGATIVES = ("softmax", "lists")
+NEGATIVES_MAX = 1_000  # of one event
+NEGATIVES_OTHERS = 5  # of an event of a relation that a table of them does not name
 SIZES = ("dim", "layers", "heads")  # a saved model goes on under the same ones only
 # Of options; the words are pydantic's, since the tables of the configuration take their limits from here.
 LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -22,6 +25,7 @@ LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
     "uniform_pool": {"ge": 0, "le": 65_536},
     "batch_size": {"ge": 1, "le": 1 << 20},
     "sampled_negatives": {"ge": 0, "le": 1 << 20},
+    "contrastive_weight": {"ge": 0, "le": 100},
     "learning_rate": {"gt": 0, "le": 1},
     "network_learning_rate": {"gt": 0, "le": 1},
     "clip_norm": {"gt": 0},
@@ -67,10 +71,11 @@ class TrainerOptions:
     relation_importance: bool = True  # learned share of each relation instead of a plain sum
     item_neighborhood: bool = True  # without it an item is its id row, and a new item is nothing
     popularity: bool = True  # recent popularity as a channel of the score
-    contrastive_weight: float = 0.0  # of InfoNCE between two thinned histories of a user; 0 is off
+    contrastive_weight: float = 0.0  # of InfoNCE between two thinned neighborhoods of an item; 0 is off
 
     batch_size: int = 1_024  # also about the number of in-batch candidates
     sampled_negatives: int = 256  # uniform over the items known at the batch's time, shared by the batch
+    negatives: str | Mapping[str, int] = "softmax"  # or "lists", or random items for an event by relation
     learning_rate: float = 6e-3
     network_learning_rate: float = 2e-3  # shared weights move less than rows
     clip_norm: float = 5.0  # of all gradients together; a healthy step is below 1
@@ -109,6 +114,13 @@ class TrainerOptions:
         """Neighbors by relation: of a user, of an item, of a user behind the last layer."""
         return self.user_fanout, self.item_fanout, self.history_fanout
 
+    def check_relations(self, relations: Sequence[str]) -> None:
+        """Raise ValueError if an option names a relation that is not one of these."""
+        for name in ("behavior_weights", "negatives"):
+            own = getattr(self, name)
+            if not isinstance(own, str) and (unknown := set(own) - set(relations)):
+                raise ValueError(f"{name} names {sorted(unknown)}; the relations are {list(relations)}")
+
     def __post_init__(self) -> None:
         for name, limits in LIMITS.items():
             for kind, limit in limits.items():
@@ -123,8 +135,20 @@ class TrainerOptions:
             raise ValueError(f'custom must be as in "package.module:Class", got {self.custom!r}')
         if self.backend == "dgl" and self.custom is None:
             raise ValueError('backend "dgl" trains a DGL module: name its class in custom')
+        _check_negatives(self.negatives)
         if self.activation not in ("none", "elu", "leaky_relu"):
             raise ValueError(f"activation must be none, elu or leaky_relu, got {self.activation!r}")
+
+
+def _check_negatives(own: str | Mapping[str, int]) -> None:
+    if isinstance(own, str):
+        if own not in NEGATIVES:
+            either = " or ".join(NEGATIVES)
+            raise ValueError(f"negatives must be {either}, or a number by relation, got {own!r}")
+    else:
+        for name, count in own.items():
+            if not 1 <= count <= NEGATIVES_MAX:
+                raise ValueError(f"negatives of {name} must be from 1 to {NEGATIVES_MAX}, got {count}")
 
 
 def network_words(custom: str | None, backend: str) -> str:

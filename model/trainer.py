@@ -57,9 +57,7 @@ class Trainer:
     ) -> None:
         if not relations or len(relations) != len(spans_ms):
             raise ValueError(f"need one span for each relation, got {len(relations)} and {len(spans_ms)}")
-        unknown = set(options.behavior_weights) - set(relations)
-        if unknown:
-            raise ValueError(f"behavior_weights names {sorted(unknown)}; the relations are {list(relations)}")
+        options.check_relations(relations)
         self.relations = tuple(Relation(n, s) for n, s in zip(relations, spans_ms, strict=True))
         self.options, self.cold = options, ColdStart(attributes)
         self.weights = Weights(list(relations), options)
@@ -163,7 +161,10 @@ class Trainer:
         self._check(view)
         self.table.adopt(view.row_versions(ITEM))
         rng, is_first = np.random.default_rng((self.options.seed, self.fit_count)), self.model_version == 0
-        todo, is_whole = beginning.plan_of(view, since, cut, begin, self.options, rng, is_first=is_first)
+        listed = None if lessons is None else lessons.listed
+        todo, is_whole = beginning.plan_of(
+            view, since, cut, begin, self.options, rng, is_first=is_first, listed=listed
+        )
         if todo.new_count == 0:
             self.fit_count += 1
             return no_fit(self.model_version)

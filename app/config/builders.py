@@ -43,6 +43,14 @@ def window_relations(settings: Settings, names: Iterable[str] | None = None) -> 
             f"the file has no behavior but {', '.join(impressions)}, which events.impressions names: "
             "impressions make no edges, so there is nothing to train on"
         )
+    negatives = settings.model.negatives
+    if not isinstance(negatives, str) and (
+        unknown := sorted(set(negatives) - (set(chosen) - set(impressions)))
+    ):
+        edges = ", ".join(name for name in chosen if name not in impressions) or "none"
+        raise ConfigError(
+            f"model.negatives names {unknown[0]!r}, which is no relation; the relations are {edges}"
+        )
     relations = tuple(
         Relation(
             name,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from driftgraph.app.config.sections import Section
-from driftgraph.model.options import LIMITS, TrainerOptions
+from driftgraph.model.options import LIMITS, NEGATIVES, NEGATIVES_MAX, NEGATIVES_OTHERS, TrainerOptions
 from driftgraph.stream.time.durations import Duration, PositiveDurationField, positive_duration
 
 Auto = Literal["auto"]
@@ -22,6 +22,26 @@ def _of_trainer(name: str, description: str) -> Any:
     """The key of an option of the trainer."""
     limits: dict[str, Any] = dict(LIMITS.get(name, {}))
     return Field(default=_TRAINER[name].default, description=description, **limits)
+
+
+def _negatives(value: object) -> str | dict[str, int]:
+    """A way to choose negatives, or how many an event has by relation."""
+    if isinstance(value, str) and value in NEGATIVES:
+        return value
+    if not isinstance(value, dict):
+        words = " or ".join(NEGATIVES)
+        raise ValueError(f"should be {words}, or a table of numbers by relation")  # noqa: TRY004  # pydantic's
+    for name, count in value.items():
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= NEGATIVES_MAX:
+            raise ValueError(f"{name} should have from 1 to {NEGATIVES_MAX} negatives, got {count!r}")
+    return value
+
+
+NegativesField = Annotated[
+    str | dict[str, int],
+    PlainValidator(_negatives),
+    WithJsonSchema({"anyOf": [{"enum": list(NEGATIVES)}, {"type": "object"}]}),
+]
 
 
 class ModelSettings(Section):
@@ -56,6 +76,19 @@ class ModelSettings(Section):
     batch_size: int = _of_trainer("batch_size", "Events of one training step.")
     sampled_negatives: int = _of_trainer(
         "sampled_negatives", "Items drawn beside those of the batch to compare with, in each step."
+    )
+    negatives: NegativesField = Field(
+        default="softmax",
+        description=(
+            'What an event\'s item is compared with. "softmax": all items of the step. "lists": the same, '
+            "and half of the drawn items are from users' lists. Numbers, as in { buy = 10, click = 5 }: "
+            "so many random items for an event, each a no beside its yes; "
+            f"{NEGATIVES_OTHERS} where none is named."
+        ),
+    )
+    contrastive_weight: float = _of_trainer(
+        "contrastive_weight",
+        "Weight of the contrastive loss between two thinned neighborhoods of an item; 0: off.",
     )
 
     @model_validator(mode="after")

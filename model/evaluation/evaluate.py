@@ -13,7 +13,7 @@ users so far. Ties count at their mean rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from driftgraph.model.fitting.beginning import ANEW, anew_vectors
 from driftgraph.model.fitting.published import Published
 from driftgraph.model.network.embed import Encoder
 from driftgraph.model.score.bank import Bank, later_of
-from driftgraph.model.score.ranking import Stage, best_of, joined, ranks_of, with_new_items
+from driftgraph.model.score.ranking import NO_ITEM, Stage, best_of, joined, ranks_of, with_new_items
 from driftgraph.model.score.scorer import PARTS, Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -237,7 +237,13 @@ def rank(
     top = np.concatenate(tops) if tops else np.zeros((0, options.top), np.uint32)
     predictions = Predictions(chosen.user, chosen.item, chosen.relation, chosen.time_ms, top)
     joined_ranks = {name: np.concatenate(own) if own else np.zeros(0) for name, own in ranks.items()}
-    return Ranked(joined_ranks, predictions, joined(lessons))
+    return Ranked(joined_ranks, predictions, replace(joined(lessons), listed=_listed(top)))
+
+
+def _listed(top_NK: U32) -> U32:
+    """The distinct items of lists, ascending."""
+    listed: U32 = np.unique(top_NK[top_NK != NO_ITEM])
+    return listed
 
 
 class _Moments:

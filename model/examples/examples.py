@@ -60,7 +60,14 @@ def half_lives_ms(relations: Sequence[Relation], options: TrainerOptions) -> tup
     return fast_ms, fast_ms * options.slow_half_life_factor
 
 
-def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: np.random.Generator) -> Plan:
+def plan(
+    view: WindowView,
+    since: Cut,
+    cut: Cut,
+    options: TrainerOptions,
+    rng: np.random.Generator,
+    listed: U32 | None = None,
+) -> Plan:
     """Choose examples and candidates. O(live events + batches · items).
 
     Args:
@@ -69,6 +76,7 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
         cut: and before this one; the older ones are live at this one too.
         options: Sizes and shares.
         rng: The only source of chance.
+        listed: Items of lists; with the option negatives = "lists" half of the drawn negatives are theirs.
     """
     every, is_new = view.events_and_newness(cut, since)
     chosen = first_contacts(every) if options.first_contacts_only else np.ones(len(every), np.bool_)
@@ -85,7 +93,7 @@ def plan(view: WindowView, since: Cut, cut: Cut, options: TrainerOptions, rng: n
     held_new = _slices(_newest(take(new, new_held), options.holdout_max), options.holdout_max // 2)
     held_old = _slices(_smallest(take(old, old_held), options.holdout_max), options.holdout_max // 4)
     pool = np.unique(np.concatenate([part.item for part in parts])) if parts else every.item[:0]
-    made = _with_candidates([*parts, *held_new, *held_old], every, view, pool, options, rng)
+    made = _with_candidates([*parts, *held_new, *held_old], every, view, pool, options, rng, listed)
     return Plan(
         tuple(made[i] for i in np.concatenate(order)) if order else (),
         tuple(made[train_count : train_count + len(held_new)]),
@@ -186,6 +194,7 @@ def _with_candidates(
     pool: U32,
     options: TrainerOptions,
     rng: np.random.Generator,
+    listed: U32 | None,
 ) -> list[Batch]:
     """Walk through time once, and give each part its candidates as they were known at its start."""
     popularity = Popularity(half_lives_ms(view.relations, options), view.rows(ITEM))
@@ -195,7 +204,10 @@ def _with_candidates(
         popularity.advance(every, int(part.time_ms[0]))
         known = pool[popularity.count[-1, pool] > 0]
         share = popularity.share(np.arange(popularity.count.shape[1]))
-        chosen, log_q = candidates(part.item, known, share, drawn=options.sampled_negatives, rng=rng)
+        hard = known[np.isin(known, listed)] if options.negatives == "lists" and listed is not None else None
+        chosen, log_q = candidates(
+            part.item, known, share, drawn=options.sampled_negatives, rng=rng, listed=hard
+        )
         features = popularity.features(chosen)
         made[i] = Batch(part.user, part.item, part.relation, part.time_ms, chosen, log_q, features)
     return [batch for batch in made if batch is not None]

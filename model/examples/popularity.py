@@ -55,7 +55,7 @@ class Popularity:
 
 
 def candidates(
-    positives: U32, pool: U32, share: F64, *, drawn: int, rng: np.random.Generator
+    positives: U32, pool: U32, share: F64, *, drawn: int, rng: np.random.Generator, listed: U32 | None = None
 ) -> tuple[I64, F32]:
     """The distinct candidates of a batch, ascending, and the log probability that each is among them.
 
@@ -65,15 +65,20 @@ def candidates(
         share: [rows] probability of each item to be an example's, as known before the batch.
         drawn: How many to draw from the pool, without replacement.
         rng: The only source of chance here.
+        listed: Items of the pool that half of the draws are from.
 
-    An item is a candidate if it is one of B examples' or one of the drawn: 1 − (1 − p)^B (1 − drawn / pool).
+    An item is a candidate if it is one of B examples' or one of the drawn: 1 − (1 − p)^B (1 − drawn / pool),
+    times as much for the draws of ``listed``.
     """
-    count = min(drawn, len(pool))
-    extra = rng.choice(pool, count, replace=False) if count else pool[:0]
-    chosen = np.unique(np.concatenate([positives, extra]).astype(np.int64))
+    hard = pool[:0] if listed is None else listed
+    of_lists = min(drawn // 2, len(hard))
+    draws = [(pool, min(drawn - of_lists, len(pool))), (hard, of_lists)]
+    extra = [rng.choice(own, count, replace=False) for own, count in draws if count]
+    chosen = np.unique(np.concatenate([positives, *extra]).astype(np.int64))
     missed = np.exp(len(positives) * np.log1p(-np.minimum(share[chosen], 0.999)))
-    if len(pool):
-        pooled = np.zeros(len(share), np.bool_)
-        pooled[pool] = True
-        missed = np.where(pooled[chosen], missed * (1 - count / len(pool)), missed)
+    for own, count in draws:
+        if count:
+            pooled = np.zeros(len(share), np.bool_)
+            pooled[own] = True
+            missed = np.where(pooled[chosen], missed * (1 - count / len(own)), missed)
     return chosen, np.log(np.maximum(1 - missed, 1e-9)).astype(np.float32)

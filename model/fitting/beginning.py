@@ -101,16 +101,16 @@ def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID
 
 def plan_of(
     view: WindowView, since: Cut, cut: Cut, begin: Begin, options: TrainerOptions, rng: np.random.Generator,
-    *, is_first: bool,
+    *, is_first: bool, listed: U32 | None = None,
 ) -> tuple[Plan, bool]:  # fmt: skip
     """What an attempt trains on, and whether that is the whole window: anew, or if nothing else is new."""
     whole = replace(cut, next=cut.first)
     if begin == "anew":
-        return plan(view, since if is_first else whole, cut, options, rng), True
-    todo = plan(view, since, cut, options, rng)
+        return plan(view, since if is_first else whole, cut, options, rng, listed), True
+    todo = plan(view, since, cut, options, rng, listed)
     if begin == "served" or todo.new_count:
         return todo, False
-    return plan(view, whole, cut, options, rng), True
+    return plan(view, whole, cut, options, rng, listed), True
 
 
 def start(weights: Weights, begin: Begin, events: Events, *, is_first: bool) -> None:

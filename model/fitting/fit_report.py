@@ -35,7 +35,7 @@ class FitReport:
 
     model_version: int
     accepted: bool
-    code: str  # "" if accepted; "no_events", "skipped_steps", or a code of the gate
+    code: str  # "" if accepted; no_events, skipped_steps, not_finite, norm, holdout, popularity, moved
     reason: str
     steps: int  # taken
     skipped: int  # steps with a non-finite loss or gradient

@@ -18,9 +18,9 @@ from torch import Tensor
 from driftgraph.model.fitting.gate import ACCEPTED, Verdict
 from driftgraph.model.fitting.saved_state import Parts, check_shapes, moments_by_name, placed, placed_moments
 from driftgraph.model.network.custom_network import untrained
-from driftgraph.model.network.inputs import Inputs, batch_loss, contrast
+from driftgraph.model.network.inputs import Inputs, batch_loss, contrast, drawn_negatives
 from driftgraph.model.network.item_table import ItemTable
-from driftgraph.model.options import TrainerOptions
+from driftgraph.model.options import NEGATIVES_OTHERS, TrainerOptions
 from driftgraph.stream.arrays import F32, F64
 
 SCALE_FIRST = (
@@ -72,6 +72,12 @@ class Weights:
         self.optimizer = torch.optim.Adam(trained, lr=options.network_learning_rate)
         mixed = options.mixed_precision and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=SCALE_FIRST, enabled=mixed)
+        own = options.negatives
+        self._negatives_R = (
+            None
+            if isinstance(own, str)
+            else torch.tensor([own.get(r, NEGATIVES_OTHERS) for r in relations], device=self.device)
+        )
         self._before: tuple[dict[str, Any], ...] = ()
 
     def start(self, rows_ID: F32) -> None:
@@ -140,13 +146,15 @@ class Weights:
         for group in self.optimizer.param_groups:
             group["lr"] = network_learning_rate
         rows_nD = self.table.weight.index_select(0, inputs.rows_n).requires_grad_()
+        counts_R = self._negatives_R
+        negative_BK = None if counts_R is None else drawn_negatives(inputs, counts_R, chance)
         self.optimizer.zero_grad(set_to_none=True)
         with (
             torch.random.fork_rng(devices=[]),
             torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()),
         ):
             torch.manual_seed(chance.initial_seed())  # of dropout in a class of the user's
-            loss = batch_loss(self.network, inputs, rows_nD)
+            loss = batch_loss(self.network, inputs, rows_nD, negative_BK=negative_BK)
             if self.options.contrastive_weight > 0:
                 loss = loss + self.options.contrastive_weight * contrast(
                     self.network, inputs, rows_nD, chance

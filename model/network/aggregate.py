@@ -75,7 +75,9 @@ def attend(source_SD: Tensor, logits: Logits, edges: Edges, *, joint: bool, nega
     switches = Switches(feature_NKF is not None, joint, negative)
     if feature_NKF is None:
         feature_NKF = source_SD.new_zeros(*edges.source_NK.shape, 0)
-    made: Tensor = _Attend.apply(source_SD, *logits._replace(feature_NKF=feature_NKF), edges, switches)  # type: ignore[no-untyped-call]
+    query, key, _, *rest = logits
+    terms = (full(term) for term in (source_SD, query, key, feature_NKF, *rest))
+    made: Tensor = _Attend.apply(*terms, edges, switches)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -83,7 +85,7 @@ def mean(source_SD: Tensor, edges: Edges) -> Tensor:
     """[N, D]: the mean of the neighbors of all relations; zeros where there is none."""
     if source_SD.device.type != "cpu":
         return mean_by_tensors(source_SD, edges)
-    made: Tensor = _Mean.apply(source_SD, edges)  # type: ignore[no-untyped-call]
+    made: Tensor = _Mean.apply(full(source_SD), edges)  # type: ignore[no-untyped-call]
     return made
 
 

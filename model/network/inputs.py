@@ -11,7 +11,7 @@ from torch import Tensor
 
 from driftgraph.model.custom import Targets
 from driftgraph.model.examples.examples import Batch
-from driftgraph.model.network.loss import info_nce, mean_of, sampled_softmax
+from driftgraph.model.network.loss import info_nce, mean_of, sampled_logistic, sampled_softmax
 from driftgraph.model.network.neighbors import RowNumbers, moved, sample, touched
 from driftgraph.model.network.network import Network, Nodes
 from driftgraph.stream.arrays import F64
@@ -19,7 +19,7 @@ from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
 CONTRAST_TEMPERATURE = 0.2  # of InfoNCE, as in SGL
-KEPT_SHARE = 0.5  # of a history, in each of the two views
+KEPT_SHARE = 0.5  # of a neighborhood, in each of the two views
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Inputs:
     positive_B: Tensor
     excluded_n: Tensor  # places b · C + c
     weight_B: Tensor
+    relation_B: Tensor  # int64
 
 
 def inputs_of(
@@ -60,6 +61,7 @@ def inputs_of(
     users, items = numbers.localize(users), numbers.localize(items)
     rows_n = numbers.rows_n
     positive = np.searchsorted(batch.candidate_C, batch.item.astype(np.int64))
+    relation_B = torch.from_numpy(batch.relation.astype(np.int64)).to(device)
     return Inputs(
         rows_n.to(device),
         moved(users, device),
@@ -68,13 +70,22 @@ def inputs_of(
         torch.from_numpy(batch.log_q_C).to(device),
         torch.from_numpy(positive).to(device),
         touched(users, items.row_N, len(rows_n)).to(device),
-        behavior_weight_R[torch.from_numpy(batch.relation.astype(np.int64)).to(device)],
+        behavior_weight_R[relation_B],
+        relation_B,
     )
 
 
-def batch_loss(network: Network, inputs: Inputs, rows_nD: Tensor, *, reduced: bool = True) -> Tensor:
+def batch_loss(
+    network: Network,
+    inputs: Inputs,
+    rows_nD: Tensor,
+    *,
+    reduced: bool = True,
+    negative_BK: Tensor | None = None,
+) -> Tensor:
     """The loss of a batch given its rows of the item table.
 
+    With ``negative_BK`` (``drawn_negatives``) an example is compared with its own negatives alone.
     Not ``reduced`` it is what the gate judges by: of each example [B], and never a network's own loss.
     """
     user_BD = network.users(inputs.users, rows_nD)
@@ -85,6 +96,10 @@ def batch_loss(network: Network, inputs: Inputs, rows_nD: Tensor, *, reduced: bo
         excluded_BC.scatter_(1, inputs.positive_B.unsqueeze(1), value=False)
         targets = Targets(inputs.positive_B, excluded_BC, inputs.log_q_C)
         return mean_of(network.loss(user_BD, item_CD, targets), inputs.weight_B)
+    if negative_BK is not None:
+        return sampled_logistic(
+            user_BD, item_CD, positive_B=inputs.positive_B, negative_BK=negative_BK, weight_B=inputs.weight_B
+        )
     return sampled_softmax(
         user_BD,
         item_CD,
@@ -95,6 +110,26 @@ def batch_loss(network: Network, inputs: Inputs, rows_nD: Tensor, *, reduced: bo
         temperature=network.options.temperature,
         reduced=reduced,
     )
+
+
+def drawn_negatives(inputs: Inputs, count_R: Tensor, generator: torch.Generator) -> Tensor:
+    """[B, K] candidates that are the negatives of each example, ``count_R[r]`` of an event of relation r.
+
+    An item is drawn about as often as any other, whether it is a candidate because somebody touched it or
+    because it was drawn for the batch. A drawn item that the user has touched is none (−1).
+    """
+    count_B = count_R[inputs.relation_B]
+    shape = len(count_B), int(count_R.max())
+    log_q_C = inputs.log_q_C.cpu()
+    worth_C = torch.exp(-torch.maximum(log_q_C, log_q_C.median()))  # else one rare item would be most draws
+    drawn_BK = torch.multinomial(worth_C, shape[0] * shape[1], replacement=True, generator=generator)
+    drawn_BK = drawn_BK.view(shape).to(count_B.device)
+    touched_BC = torch.zeros(shape[0], len(worth_C), dtype=torch.bool, device=count_B.device)
+    touched_BC.view(-1)[inputs.excluded_n] = True
+    touched_BC.scatter_(1, inputs.positive_B.unsqueeze(1), value=True)
+    none_BK = touched_BC.gather(1, drawn_BK)
+    none_BK |= torch.arange(shape[1], device=count_B.device) >= count_B.unsqueeze(1)
+    return drawn_BK.masked_fill(none_BK, -1)
 
 
 def popularity_losses(inputs: Inputs) -> list[Tensor]:
@@ -129,9 +164,9 @@ def best_popularity_losses(held: Sequence[Inputs]) -> F64:
 
 
 def contrast(network: Network, inputs: Inputs, rows_nD: Tensor, generator: torch.Generator) -> Tensor:
-    """InfoNCE between two views of each user, each with about half of the history."""
-    views = (_thinned(inputs.users, network.relation_count, generator) for _ in range(2))
-    one, other = (network.users(view, rows_nD)[:, :-1] for view in views)
+    """InfoNCE between two views of each of the batch's items, each with about half of the neighborhood."""
+    views = (_thinned(inputs.items, network.relation_count, generator) for _ in range(2))
+    one, other = (network.items(view, rows_nD, inputs.popularity_CF)[:, :-1] for view in views)
     return info_nce(one, other, temperature=CONTRAST_TEMPERATURE)
 
 

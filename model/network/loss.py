@@ -50,6 +50,26 @@ def sampled_softmax(
     return mean_of(loss_B, weight_B)
 
 
+def sampled_logistic(
+    user_BD: Tensor, item_CD: Tensor, *, positive_B: Tensor, negative_BK: Tensor, weight_B: Tensor
+) -> Tensor:
+    """Binary cross entropy: each example's item is a yes, and each of its negatives is a no.
+
+    Args:
+        user_BD: User vectors.
+        item_CD: Vectors of the distinct candidates.
+        positive_B: int64, the candidate that is the example's item.
+        negative_BK: int64, candidates that are its negatives; −1 is none.
+        weight_B: Of each example with its negatives; only their proportions count.
+
+    Source: Mikolov et al., "Distributed Representations of Words and Phrases", 2013, eq. 4.
+    """
+    logit_BC = full(full(user_BD) @ full(item_CD).T)
+    yes_B = functional.softplus(-logit_BC.gather(1, positive_B.unsqueeze(1))).squeeze(1)
+    no_BK = functional.softplus(logit_BC.gather(1, negative_BK.clamp(min=0)))
+    return mean_of(yes_B + (no_BK * (negative_BK >= 0)).sum(1), weight_B)
+
+
 def mean_of(loss_B: Tensor, weight_B: Tensor) -> Tensor:
     """The weighted mean; 0 (with a gradient of zeros) if there is no example or no weight."""
     return (loss_B * weight_B).sum() / weight_B.sum().clamp(min=1e-12)
@@ -87,7 +107,7 @@ class _Softmax(torch.autograd.Function):
 
 
 def info_nce(one_BD: Tensor, other_BD: Tensor, *, temperature: float) -> Tensor:
-    """Two views of a user should be nearer to each other than to another user's; symmetric mean.
+    """Two views of an item should be nearer to each other than to another item's; symmetric mean.
 
     Source: van den Oord et al., "Contrastive Predictive Coding", 2018, eq. 4; on graphs: Wu et al.,
     "Self-supervised Graph Learning for Recommendation", SIGIR 2021, eq. 10. Cosine, as there.

@@ -23,14 +23,14 @@ Shape suffixes: P pairs of a target and a candidate, F features, N targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from driftgraph.model.score.bank import NAMES as BANK_NAMES
 from driftgraph.model.score.laplace import carried, minimum
-from driftgraph.stream.arrays import F32, F64, I64
+from driftgraph.stream.arrays import F32, F64, I64, U32
 
 FEATURES = (
     "vectors",
@@ -82,12 +82,14 @@ class Lessons:
     """Targets with their hardest candidates: the best of each part, whatever they were.
 
     Those of target n are at ``bounds_N1[n]`` to ``bounds_N1[n + 1]``; ``target_N`` is the place of the
-    target's own item among them, −1 if no part found it. Targets are in order of time.
+    target's own item among them, −1 if no part found it. Targets are in order of time. ``listed`` are the
+    items of the lists that the targets' users would have read, ascending: hard negatives for a fit.
     """
 
     feature_PF: F32
     bounds_N1: I64
     target_N: I64
+    listed: U32 = field(default_factory=lambda: np.zeros(0, np.uint32))
 
 
 class Scorer:

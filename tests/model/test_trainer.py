@@ -385,9 +385,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, broken: Callable[[int], bool], how: s
     sound, calls = batch_loss, iter(range(10**6))
 
     def loss(
-        network: torch.nn.Module, inputs: object, rows: torch.Tensor, *, reduced: bool = True
+        network: torch.nn.Module, inputs: object, rows: torch.Tensor, *, reduced: bool = True, **rest: Any
     ) -> torch.Tensor:
-        value: torch.Tensor = sound(network, inputs, rows, reduced=reduced)  # type: ignore[arg-type]
+        value: torch.Tensor = sound(network, inputs, rows, reduced=reduced, **rest)  # type: ignore[arg-type]
         if not reduced or not broken(next(calls)):
             return value
         if how == "gradient":
@@ -551,7 +551,7 @@ def test_half_precision_under_a_scaler_learns_and_skips_too() -> None:
     """What runs on CUDA, with the CPU's autocast: it learns the blocks, and skips broken steps."""
     window = window_of(blocks(1_500, seed=0))
     trainer = trainer_of(learning_rate=0.02)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1_024.0, enabled=True)
+    trainer.scaler = trainer.weights.scaler = torch.amp.GradScaler("cpu", init_scale=1_024.0, enabled=True)
     reports = [fit_all(trainer, window) for _ in range(4)]
     assert all(report.accepted and report.skipped == 0 for report in reports)
     assert block_share(trainer.embed(window, window.cut()), users=range(30), own=range(20)) > 0.85
@@ -564,10 +564,11 @@ def test_half_precision_under_a_scaler_learns_and_skips_too() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_scale_of_half_precision_is_taken_out_again() -> None:
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_scale_of_half_precision_is_taken_out_again(layers: int) -> None:
     """One step with and without a scaler: the same gradient reaches the moments, but for half precision."""
     window = window_of(blocks(200, seed=26))
-    plain, scaled = trainer_of(), trainer_of()
+    plain, scaled = trainer_of(layers=layers), trainer_of(layers=layers)
     scaled.weights.scaler = torch.amp.GradScaler("cpu", init_scale=1_024.0, enabled=True)
     made = plan(window, empty_cut(window), window.cut(), SMALL, np.random.default_rng(0))
     for trainer in (plain, scaled):

@@ -57,6 +57,10 @@ def refusal(text: str) -> str:
             "[window]\ncapacity = 2_147_483_648\n[relations.a]\n[relations.b]",
             "add up to 4,294,967,296 events, and a window holds 4,294,967,294 at most",
         ),
+        (
+            "[model]\nnegatives = { buy = 10, fav = 5 }\n[relations.buy]\n[relations.click]",
+            "model.negatives names 'fav', which is no relation; the relations are buy, click",
+        ),
     ],
 )
 def test_relations_that_no_window_holds_are_refused_in_a_sentence(text: str, words: str) -> None:
@@ -183,6 +187,11 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
         ("[model]\ndim = 66", "[model]: dim 66 should be a multiple of heads 4"),
         ("[model]\nlayers = 4", "model.layers = 4: should be less than or equal to 3"),
         ('[model]\ndevice = "gpu"', 'model.device = "gpu"'),
+        (
+            '[model]\nnegatives = "hard"',
+            'model.negatives = "hard": should be softmax or lists, or a table of numbers by relation',
+        ),
+        ("[model]\nnegatives = { buy = 0 }", "buy should have from 1 to 1000 negatives, got 0"),
         ('[kafka]\nshard = "2/2"', 'should be "i/n" with i from 0 to n - 1'),
         ('[kafka]\nstart = "soon"', 'should be "last span", "earliest", "latest" or a duration'),
         ('[kafka.options]\n"enable.auto.commit" = true', "enable.auto.commit belongs to driftgraph"),
@@ -313,6 +322,8 @@ def test_what_is_set_reaches_the_window_the_trainer_and_the_file_source() -> Non
         capacity = 10
         [model]
         dim = 32
+        negatives = { buy = 10 }
+        contrastive_weight = 0.05
         [fit]
         examples_max = 77
     """
@@ -325,6 +336,7 @@ def test_what_is_set_reaches_the_window_the_trainer_and_the_file_source() -> Non
     options = trainer_options(settings, device="cpu")
     assert (options.dim, options.seed, options.examples_max) == (32, 3, 77)
     assert options.behavior_weights == {"buy": 5.0, "cart": 1.0}
+    assert (options.negatives, options.contrastive_weight) == ({"buy": 10}, 0.05)
     file = file_options(settings)
     assert (file.format, file.no_header, file.columns) == ("csv", True, {"user": "0", "ts": "4"})
     assert file.relations == ("buy", "cart")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from driftgraph.model.examples.popularity import Popularity, candidates
+from driftgraph.stream.arrays import U32
 from driftgraph.stream.window.writer import Events
 from tests.model_worlds import events_of
 
@@ -59,15 +60,27 @@ def test_candidates_are_distinct_hold_every_positive_and_no_more_than_asked() ->
     assert alone.tolist() == [3, 7]
 
 
-def test_log_q_is_how_often_a_candidate_really_is_one() -> None:
-    """Draw 4,000 batches of 6 by the share, 4 more from a pool, and count."""
+def test_half_of_the_draws_are_from_lists() -> None:
+    share, pool = np.full(200, 0.005), np.arange(200, dtype=np.uint32)
+    for listed, hard in ((np.arange(20, dtype=np.uint32), 5), (np.arange(3, dtype=np.uint32), 3)):
+        found = [
+            candidates(pool[:0], pool[20:], share, drawn=10, rng=np.random.default_rng(n), listed=listed)[0]
+            for n in range(5)
+        ]
+        assert [int((chosen < 20).sum()) for chosen in found] == [hard] * 5
+        assert [len(chosen) for chosen in found] == [10] * 5
+
+
+@pytest.mark.parametrize("listed", [None, np.array([2, 4], np.uint32)])
+def test_log_q_is_how_often_a_candidate_really_is_one(listed: U32 | None) -> None:
+    """Draw 4,000 batches of 6 by the share, 2 more from a pool or one of it and one of lists, and count."""
     rng = np.random.default_rng(1)
     share = np.array([0.4, 0.3, 0.2, 0.1, 0.0])
     pool = np.array([1, 2, 3, 4], np.uint32)
     times, said = np.zeros(5), np.zeros(5)
     for _ in range(4_000):
         positives = rng.choice(5, 6, p=share).astype(np.uint32)
-        chosen, log_q = candidates(positives, pool, share, drawn=2, rng=rng)
+        chosen, log_q = candidates(positives, pool, share, drawn=2, rng=rng, listed=listed)
         times[chosen] += 1
         said[chosen] = np.exp(log_q)
     np.testing.assert_allclose(said, times / 4_000, atol=0.03)

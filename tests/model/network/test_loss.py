@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from driftgraph.model.network.loss import info_nce, sampled_softmax
+from driftgraph.model.network.loss import info_nce, sampled_logistic, sampled_softmax
 
 USER = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 ITEM = torch.tensor([[1.0, 1.0], [0.5, -1.0], [2.0, 0.0]])
@@ -100,3 +100,18 @@ def test_info_nce_by_hand_and_smaller_for_matching_views() -> None:
     assert float(info_nce(one, other, temperature=0.5)) == pytest.approx(rows / 2, rel=1e-5)
     assert float(info_nce(one, one, temperature=0.5)) < float(info_nce(one, one.flip(0), temperature=0.5))
     assert float(info_nce(one[:0], one[:0], temperature=0.5)) == 0
+
+
+def test_a_positive_is_a_yes_and_each_of_its_negatives_is_a_no() -> None:
+    """By hand: log of 1 + exp of the score that is wrong; −1 is no negative."""
+    negative = torch.tensor([[0, 1, 1], [2, -1, -1]])
+    scores = [[float(USER[b] @ ITEM[c]) for c in range(3)] for b in range(2)]
+    wanted = [
+        math.log1p(math.exp(-scores[b][int(POSITIVE[b])]))
+        + sum(math.log1p(math.exp(scores[b][c])) for c in negative[b].tolist() if c >= 0)
+        for b in range(2)
+    ]
+    found = sampled_logistic(
+        USER, ITEM, positive_B=POSITIVE, negative_BK=negative, weight_B=torch.tensor([3.0, 1.0])
+    )
+    assert float(found) == pytest.approx((3 * wanted[0] + wanted[1]) / 4, rel=1e-6)
