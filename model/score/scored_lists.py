@@ -159,7 +159,9 @@ class ScoredLists:
             return new
         cold = self._attributes.cold(versions)
         cold = cold[self._is_new(cold, versions)]
-        return np.union1d(new, cold[self._attributes.tokens(cold, before_ms).any(axis=1)])
+        told: U32 = cold[self._attributes.tokens(cold, before_ms).any(axis=1)]
+        both: U32 = np.union1d(new, told)
+        return both
 
     def _is_new(self, rows: U32, versions: U32) -> Mask:
         new: Mask = self._owners.others(rows, versions) | (self._stage.place_of(rows) < 0)

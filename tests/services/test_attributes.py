@@ -167,8 +167,8 @@ def test_attributes_of_events_survive_a_kill_rank_a_new_item_and_go_with_an_eras
             bare = event(ANN, "i4", later_ms)
             produce(real_kafka.address, topic, [{"value": bare, "key": ANN, "timestamp": later_ms}])
             until("a new user", lambda: reader.recommend(ANN, 1).event_ms == later_ms, GONE_WITHIN_S)
-            graph, table = live_tables(settings)
-            assert tokens_by_id(graph, table, USER, later_ms + 1)[ANN] == [0]
+            live, table = live_tables(settings)
+            assert tokens_by_id(live, table, USER, later_ms + 1)[ANN] == [0]
             updater.terminate()
 
 

@@ -59,7 +59,7 @@ def test_impressions_are_told_apart_from_relations(tmp_path: Path) -> None:
 def test_a_file_of_attributes_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     attributes = {"item": {"tag": "category"}, "item_file": path}
-    relations = {"click": {}}
+    relations: dict[str, dict[str, str]] = {"click": {}}
     missing = checked(tmp_path, relations=relations, events={"attributes": attributes})["attributes"]
     assert missing.state is State.FAIL
     assert missing.detail.startswith(f"{path}: no such file; ")
