@@ -289,7 +289,6 @@ class Heterograph(HeterographView):
                 newest_ms = max(newest_ms, self.window.newest_ms(row))
                 items = self.window.erase(row)  # before the name goes: its version tells readers
                 self._tables[USER].forget(row)
-                self._held[USER][row] = False
                 self._free(ITEM, items)
         return newest_ms
 

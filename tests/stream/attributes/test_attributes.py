@@ -458,6 +458,12 @@ def test_a_touched_id_makes_room_for_an_older_one_and_comes_back_when_its_events
     for step in range(3, 22):
         events_of(graph, table, ("u", "other", 1_000 + step * graph.step_ms))
     assert cold_ids(graph, table) == ["i2", "i3", "i4", "i5"]
+    own = graph.find(ITEM, Strings.of(["i5"]))
+    version = graph.window.row_versions(ITEM)[own]
+    for step in range(22, 26):
+        events_of(graph, table, ("u", "other", 1_000 + step * graph.step_ms))
+    assert graph.find(ITEM, Strings.of(["i5"])).tolist() == own.tolist()
+    assert graph.window.row_versions(ITEM)[own].tolist() == version.tolist()  # it kept its row all the time
     rows = graph.find(ITEM, Strings.of(["i1"]))
     assert rows[0] == -1  # whoever is held no more gave its row back
 
