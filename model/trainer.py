@@ -162,9 +162,8 @@ class Trainer:
         self.table.adopt(view.row_versions(ITEM))
         rng, is_first = np.random.default_rng((self.options.seed, self.fit_count)), self.model_version == 0
         listed = None if lessons is None else lessons.listed
-        todo, is_whole = beginning.plan_of(
-            view, since, cut, begin, self.options, rng, is_first=is_first, listed=listed
-        )
+        plan = (view, since, cut, begin, self.options, rng)
+        todo, is_whole = beginning.plan_of(*plan, is_first=is_first, listed=listed)
         if todo.new_count == 0:
             self.fit_count += 1
             return no_fit(self.model_version)
@@ -174,8 +173,7 @@ class Trainer:
 
         self.weights.begin()
         held_losses: list[Losses] = []
-        candidate: Embedding | None = None
-        moved, accepted, stability = 0, False, None
+        candidate, moved, accepted, stability = None, 0, False, None
         try:
             beginning.start(self.weights, begin, view.events(cut), is_first=is_first)
             done = (self._gently if is_whole else self._train)(view, cut, todo, rate, on_step)

@@ -24,7 +24,7 @@ from driftgraph.model.fitting.weights import Trained, Weights
 from driftgraph.model.network.embed import Encoder, popularity_now
 from driftgraph.model.network.item_table import initial_rows
 from driftgraph.model.options import TrainerOptions
-from driftgraph.stream.arrays import F32, U32
+from driftgraph.stream.arrays import F32, F64, U32
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
@@ -146,7 +146,7 @@ def drawn_rows(events: Events, version: U32, options: TrainerOptions, before_ID:
     return drawn
 
 
-def _mean_cosine(one_ND: F32, other_ND: F32) -> float:
+def _mean_cosine(one_ND: F64 | F32, other_ND: F32) -> float:
     """1 for no rows."""
     lengths = np.linalg.norm(one_ND, axis=1) * np.linalg.norm(other_ND, axis=1)
     cosine = np.einsum("nd,nd->n", one_ND, other_ND) / np.maximum(lengths, 1e-12)

@@ -168,8 +168,9 @@ class _Attend(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, slope_HNRD: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         """Gradients of the source vectors and of the terms but the time features."""
+        (slope_HNRD,) = grad_outputs
         source, key_weight, share, *parts = ctx.saved_tensors
         query, key, _, time, place, importance = parts
         small = [np.zeros(tuple(part.shape)) for part in (time, place, importance)]
@@ -208,8 +209,9 @@ class _Mean(torch.autograd.Function):
         return made
 
     @staticmethod
-    def backward(ctx: Any, slope_ND: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         """The gradient of the source vectors."""
+        (slope_ND,) = grad_outputs
         dim = slope_ND.shape[1]
         found, scratch = slope_ND.new_zeros(ctx.source_count, dim), slope_ND.new_empty(dim)
         mean_backward(_hood(ctx.edges), slope_ND.contiguous().numpy(), scratch.numpy(), found.numpy())

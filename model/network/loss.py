@@ -97,8 +97,9 @@ class _Softmax(torch.autograd.Function):
         return (total_B1.log() + top_B1 - kept_B1).squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, slope_B: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         """Of a loss by a logit: the candidate's share, less 1 where it is the positive."""
+        (slope_B,) = grad_outputs
         user_BD, item_CD, positive_B1, strength_BC, total_B1 = ctx.saved_tensors
         slope_B1 = slope_B.unsqueeze(1)
         slope_BC = (strength_BC * (slope_B1 / total_B1)).scatter_add_(1, positive_B1, -slope_B1)

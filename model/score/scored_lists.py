@@ -154,7 +154,7 @@ class ScoredLists:
 
         An item is new in a row of its own, in the row of one that has left, and with its first event.
         """
-        new = touched[self._is_new(touched, versions) | (self._bank.degree_of(touched) == 0)]
+        new: U32 = touched[self._is_new(touched, versions) | (self._bank.degree_of(touched) == 0)]
         if self._attributes is None:
             return new
         cold = self._attributes.cold(versions)
