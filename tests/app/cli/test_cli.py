@@ -674,4 +674,5 @@ def test_status_and_generations_are_readable(shell: Shell, published: tuple[str,
     assert "2017-11-24 16:00:00+00:00" in out
     assert "keys, user" in out
     lines = shell("generations", *published).out.splitlines()
-    assert [line.split()[0] for line in lines] == ["generation", "2", "1"]
+    firsts = [line.split()[0] for line in lines]
+    assert firsts == ["model", "generation", "2", "1"], "the head `model version` takes two lines"
