@@ -11,11 +11,13 @@ before it writes, the switch is one command, and what may fail after it is calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
 from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 
 from driftgraph.snapshots.generations.keys import (
     GenerationExistsError,
@@ -24,8 +26,7 @@ from driftgraph.snapshots.generations.keys import (
     StaleWorkerError,
     StoreError,
 )
-
-SCRIPTS_PER_PIPELINE = 10  # sent at once: 1,000 hashes, about 0.4 MB at 64 dims, 2 MB with lists of 100
+from driftgraph.snapshots.generations.wire import Command, Wire, packed
 
 # KEYS current                             ARGV epoch
 # The first step of a new worker: from here on Redis refuses an older epoch. A full Redis cannot store the
@@ -63,26 +64,33 @@ if not token then return {'lost'} end
 if token ~= ARGV[2] then return {'gone'} end
 """
 
-# KEYS current, manifest, id list, hash …
-# ARGV epoch, token, number, the two fields of a list, first; each: id, embedding, event_ms, touched, list,
-# its scores, head
+# The hash of the i-th key gets the fields of the i-th entry behind ARGV[at]. An entry is: id, n, then n words,
+# which are fields and values; ``vectors.hash_args`` makes them.
+HASHES = """
+local function ids_behind(at, count)
+  local ids = {}
+  for i = 1, count do
+    ids[i] = ARGV[at + 1]
+    at = at + 2 + ARGV[at + 2]
+  end
+  return ids
+end
+local function write_hash(key, at)
+  local n = tonumber(ARGV[at + 2])
+  redis.call('HSET', key, unpack(ARGV, at + 3, at + 2 + n))
+  return at + 2 + n
+end
+"""
+
+# KEYS current, manifest, id list, hash …  ARGV epoch, token, first, then an entry for each hash
 # ``first`` is the index of the first id in the list: a chunk that was pushed before is not pushed again, and
 # a chunk behind one that failed is refused, or there would be keys that no list names.
-WRITE = f"""{OURS}
-local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[6])
+WRITE = f"""{HASHES}{OURS}
+local count, listed, first = #KEYS - 3, redis.call('LLEN', KEYS[3]), tonumber(ARGV[3])
 if listed < first then return {{'gap'}} end
-if listed == first then
-  local ids = {{}}
-  for i = 1, count do ids[i] = ARGV[7 * i] end
-  redis.call('RPUSH', KEYS[3], unpack(ids))
-end
-for i = 1, count do
-  local key, at = KEYS[i + 3], 7 * i
-  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[3], 'event_ms', ARGV[at + 2])
-  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
-  if ARGV[at + 4] ~= '' then redis.call('HSET', key, ARGV[4], ARGV[at + 4], ARGV[5], ARGV[at + 5]) end
-  if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
-end
+if listed == first then redis.call('RPUSH', KEYS[3], unpack(ids_behind(3, count))) end
+local at = 3
+for i = 1, count do at = write_hash(KEYS[i + 3], at) end
 return {{'ok'}}
 """
 
@@ -140,39 +148,33 @@ local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back'
 return {'ok', type(told) == 'table' and told.err or ''}
 """
 
-# KEYS current, id list, manifest, hash …
-# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list, its scores, head
+# KEYS current, id list, manifest, hash …  ARGV epoch, number, mark, then an entry for each hash
 # Users that the generation did not have are added to its list, so that they are removed with it. A list of
-# recommendations does not outlive the vector that it was made with. The mark is
+# recommendations, the last fields of an entry, does not outlive the vector that it was made with. The mark is
 # a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
-REFRESH = """
+REFRESH = f"""{HASHES}
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+if tonumber(ARGV[1]) < epoch then return {{'stale', tostring(epoch)}} end
 local gen = redis.call('HGET', KEYS[1], 'gen')
 if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
-  return {'not_current', gen ~= ARGV[2] and gen or ''}
+  return {{'not_current', gen ~= ARGV[2] and gen or ''}}
 end
-local fresh = {}
-for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[7 * i - 3] end
+local fresh, ids = {{}}, ids_behind(3, #KEYS - 3)
+for i = 1, #ids do
+  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ids[i] end
 end
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
-for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 7 * i - 3
-  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
-  if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
-  if ARGV[at + 4] ~= '' then
-    redis.call('HSET', key, 'list', ARGV[at + 4], 'list_scores', ARGV[at + 5])
-  else
-    redis.call('HDEL', key, 'list', 'list_scores')
-  end
-  if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
+local at = 3
+for i = 1, #ids do
+  local key = KEYS[i + 3]
+  at = write_hash(key, at)
+  if ARGV[at - 1] ~= 'list_scores' then redis.call('HDEL', key, 'list', 'list_scores') end
 end
 redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
-return {'ok'}
+return {{'ok'}}
 """
 
 # KEYS current, manifest, id list, hash    ARGV epoch, user
@@ -242,7 +244,9 @@ class Scripts:
     def __init__(self, client: redis.Redis, epoch: int) -> None:
         self._client = client
         self._epoch = epoch
+        self._wire = Wire(client)
         self._registered: dict[str, Script] = {}
+        self._sent = deque[Command]()  # without an answer yet
 
     def run(self, lua: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
         """Run a script; return the words of its answer."""
@@ -255,13 +259,24 @@ class Scripts:
         return answer
 
     def run_many(self, lua: str, number: int, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
-        """Run a script many times, ``SCRIPTS_PER_PIPELINE`` at once; raise at the first refusal."""
-        script, pipe = self._script(lua), self._client.pipeline(transaction=False)
-        for count, (keys, args) in enumerate(calls, start=1):
-            script(keys, args, client=pipe)
-            if count % SCRIPTS_PER_PIPELINE == 0:
-                self._refuse_all(pipe.execute(), number)
-        self._refuse_all(pipe.execute(), number)
+        """Run a script many times, several times for each answer that is waited for; raise at a refusal."""
+        digest = self._script(lua).sha
+
+        def commands() -> Iterator[Command]:
+            for keys, args in calls:
+                command = Command(keys[0], packed("EVALSHA", digest, len(keys), *keys, *args))
+                self._sent.append(command)
+                yield command
+
+        self._sent.clear()
+        for answer in self._wire.ask(commands()):
+            command, told = self._sent.popleft(), answer
+            if isinstance(told, NoScriptError):
+                self._client.script_load(lua)
+                told = next(self._wire.ask([command]))
+            if isinstance(told, redis.RedisError):
+                raise told
+            self.refuse([part.decode() for part in told], number)
 
     def refuse(self, answer: Sequence[str], number: int) -> None:
         """Raise the error that a script's answer means, unless it is ``ok``."""
@@ -297,7 +312,3 @@ class Scripts:
         if lua not in self._registered:
             self._registered[lua] = self._client.register_script(lua)
         return self._registered[lua]
-
-    def _refuse_all(self, answers: Iterable[Sequence[bytes]], number: int) -> None:
-        for answer in answers:
-            self.refuse([part.decode() for part in answer], number)

@@ -18,7 +18,6 @@ import redis
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
-    LIST_FIELDS,
     LIVE,
     Keys,
     NothingToRollBackError,
@@ -196,12 +195,11 @@ class GenerationStore:
         """Step 3, hashes: an id is in the list before the key that it names."""
         entity = self._keys.user if kind == "user" else self._keys.item
         head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
-        fixed = [self.epoch, token, number, *LIST_FIELDS[kind]]
 
         def calls() -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
             for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT):
                 names = [*head, *(entity(number, i) for i in vectors.ids[first:stop])]
-                yield names, [*fixed, first, *hash_args(vectors, first, stop)]
+                yield names, [self.epoch, token, first, *hash_args(vectors, kind, number, first, stop)]
                 on_written(stop - first)
 
         self._calls.run_many(scripts.WRITE, number, calls())
@@ -265,7 +263,10 @@ class GenerationStore:
                 (
                     [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
                     # the last chunk writes the mark, so the mark tells that the whole refresh is there
-                    [self.epoch, number, mark + (stop == len(users)), *hash_args(users, first, stop)],
+                    [
+                        *[self.epoch, number, mark + (stop == len(users))],
+                        *hash_args(users, "user", number, first, stop),
+                    ],
                 )
                 for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
             )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from driftgraph.snapshots.generations.keys import TOUCHED_MAX
+from driftgraph.snapshots.generations.keys import LIST_FIELDS, TOUCHED_MAX
 from driftgraph.stream.arrays import F32, F64, I64
 
 # The product of two vectors of this length, and the square of one, which a vector set computes, are far below
@@ -134,18 +134,27 @@ def one_length(items: F32) -> F32:
     return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
 
 
-def hash_args(vectors: Vectors, first: int, stop: int) -> Iterator[Any]:
-    """The arguments of the scripts for rows ``first`` to ``stop``: for each id, embedding, event_ms, touched,
-    ids and scores of its list, its numbers of the heads.
+def hash_args(vectors: Vectors, side: str, number: int, first: int, stop: int) -> Iterator[Any]:
+    """The entries of the scripts (scripts.HASHES) for rows ``first`` to ``stop`` of generation ``number``.
+
+    For each id: the id, a number n, and n words, which are fields and values; a list comes last. Of what is
+    None nothing is written.
     """
     blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
+    heads = None if vectors.heads is None else np.ascontiguousarray(vectors.heads[first:stop], dtype="<f4")
+    ids_field, scores_field = LIST_FIELDS[side]
     for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
-        touched = (
-            "" if vectors.touched is None else msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX])
-        )
-        listed = NO_LIST if vectors.lists is None else vectors.lists[first + n]
-        head = b"" if vectors.heads is None else vectors.heads[first + n].astype("<f4").tobytes()
-        yield from (vectors.ids[first + n], blobs[n].tobytes(), event_ms, touched, *listed, head)
+        words = [b"embedding", blobs[n].tobytes(), b"gen", number, b"event_ms", event_ms]
+        if vectors.touched is not None:
+            words += (b"touched", msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX]))
+        if heads is not None:
+            words += (b"head", heads[n].tobytes())
+        if vectors.lists is not None and vectors.lists[first + n] != NO_LIST:
+            listed = vectors.lists[first + n]
+            words += (ids_field, listed[0], scores_field, listed[1])
+        yield vectors.ids[first + n]
+        yield len(words)
+        yield from words
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:

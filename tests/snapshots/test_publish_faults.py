@@ -293,7 +293,7 @@ def test_a_chunk_after_one_that_failed_writes_no_keys_that_no_list_names(
     """A full server has room again in the middle of a pipeline: the client's own buffers count as used."""
     redis_client.hset("shop:emb:1:manifest", "token", "mine")
     names = ["shop:emb:current", "shop:emb:1:manifest", "shop:emb:1:user-ids", "shop:emb:1:user:u100"]
-    args = [1, "mine", 1, "list", "list_scores", 100, "u100", b"vector", 7, "", "", ""]
+    args = [1, "mine", 100, "u100", 2, "embedding", b"vector"]
     assert store._calls.run(scripts.WRITE, names, args) == ["gap"]
     assert redis_client.exists(*names[2:]) == 0
 
