@@ -1,6 +1,6 @@
 """How fast a generation is published, beside plain pipelined HSETs of the same bytes in the same run.
 
-    random vectors and lists ──► HSETs by redis-py, GenerationStore.publish ──► a real Redis ──► vectors a second
+    random vectors and lists ──► HSETs by redis-py, GenerationStore.publish ──► vectors a second
 
     python benchmarks/publish.py [--json] [--quick]
 

@@ -25,7 +25,7 @@ from driftgraph.snapshots.generations.keys import (
     Keys,
     StoreError,
     redis_errors,
-    require_binary,
+    require_usable,
 )
 from driftgraph.snapshots.head_scores import HEAD, chances_of
 from driftgraph.stream.arrays import F32, F64, Mask
@@ -84,7 +84,7 @@ class EmbeddingReader:
         trending_behavior: str | None = None,
         cache_items: bool = False,
     ) -> None:
-        require_binary(client)
+        require_usable(client, Keys(namespace))
         self._client = client
         self._keys = Keys(namespace)
         self._trending_behavior = trending_behavior
@@ -339,9 +339,9 @@ class EmbeddingReader:
 
     def _load_catalog(self, generation: int) -> _Catalog:
         if self._catalog is None or self._catalog.key != (generation, self._token):
-            name = self._keys.of(generation, "item-ids")
-            raw: list[bytes] = self._consistent(generation, [("LRANGE", name, "0", "-1")])[0]
-            ids = sorted(i.decode() for i in raw)
+            names = [part.of(generation, "item-ids") for part in self._keys.parts]
+            lists = self._consistent(generation, [("LRANGE", name, "0", "-1") for name in names])
+            ids = sorted(i.decode() for raw in lists for i in raw)
             commands = [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
             dim = self._describe(generation).dim
             vectors, _ = _rows(self._consistent(generation, commands), len(ids), dim)

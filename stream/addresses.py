@@ -12,6 +12,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 HIDDEN: Final = "…"
 ENCODE: Final = "in a user name or password write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
+REDIS_SCHEMES: Final = (
+    "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 _ADDRESS_AS_PATH: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters: C:/ is a folder
@@ -27,6 +30,8 @@ def fault_of(url: str, schemes: Collection[str]) -> str | None:
     if "://" not in url or url.partition("://")[0].lower() not in schemes:
         named = [f"{scheme}://" for scheme in schemes]
         return f"should begin with {' or '.join([', '.join(named[:-1]), named[-1]] if named[1:] else named)}"
+    if len(single := _by_host(url)) > 1:
+        return next((fault for one in single if (fault := fault_of(one, schemes)) is not None), None)
     parts = _split(url)
     if parts is None:
         return _fault_of_port(url) or f"is no address that can be taken apart; {ENCODE}"
@@ -72,13 +77,15 @@ def public_url(url: str) -> str:
     scheme = url.partition("://")[0].lower()
     if not _SCHEME.fullmatch(scheme) or "://" not in url:
         return HIDDEN
-    parts = _split(url)
+    single = _by_host(url)
+    parts = _split(single[0])
     if fault_of(url, [scheme]) is not None or parts is None:
         return f"{scheme}://{HIDDEN}"
     is_odd = scheme in ("redis", "rediss") and not parts.path.strip("/").isdecimal()
     path = f"/{HIDDEN}" if is_odd and parts.path.strip("/") else parts.path
     query = f"?{HIDDEN}" if parts.query else ""
-    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{path}{query}"
+    hosts = ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in single)
+    return f"{scheme}://{hosts}{path}{query}"
 
 
 def without_addresses(text: str) -> str:
@@ -88,11 +95,21 @@ def without_addresses(text: str) -> str:
 
 def secrets_in(url: str) -> set[str]:
     """The secrets in an address: the password and the values of the query, each also decoded."""
-    parts = _split(url)
+    parts = _split(_by_host(url)[0])
     if parts is None:
         return {url}
     found = {parts.password or "", *(value for _, value in parse_qsl(parts.query))}
     return {text for one in found for text in (one, unquote(one)) if text}
+
+
+def _by_host(url: str) -> list[str]:
+    """An address with several hosts, which has a + in its scheme, as addresses with one host each."""
+    scheme, _, rest = url.partition("://")
+    if "+" not in scheme:
+        return [url]
+    netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    login, at, hosts = netloc.rpartition("@")
+    return [f"{scheme}://{login}{at}{host}{rest[len(netloc) :]}" for host in hosts.split(",")]
 
 
 def _split(url: str) -> SplitResult | None:

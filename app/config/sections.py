@@ -264,12 +264,12 @@ class RedisSettings(Section):
 
     url: Annotated[str, AfterValidator(values.redis_url)] = Field(
         default="redis://localhost:6379/0",
-        description="redis://, rediss:// (TLS) or unix:// address of the server.",
+        description="redis://, rediss:// (TLS) or unix:// address of the server; "
+        "redis+sentinel://host,host/service; redis+cluster://host,host.",
     )
     namespace: Annotated[str, AfterValidator(values.namespace)] = Field(
         default="driftgraph",
-        description="First part of every key, of one updater alone; in braces, {shop}, all keys share a "
-        "Cluster slot.",
+        description="First part of every key, of one updater alone; a Cluster needs it in braces, {shop}.",
     )
     keep: int = Field(
         default=3, ge=2, le=100, description="Generations kept: the served one and those to go back to."

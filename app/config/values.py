@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
-from driftgraph.stream.addresses import fault_of, looks_like_address
+from driftgraph.stream.addresses import REDIS_SCHEMES, fault_of, looks_like_address
 from driftgraph.stream.time.clock import FLOOR_MS_MIN
 from driftgraph.stream.time.durations import Duration
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
-NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: one slot of a Redis Cluster
+NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: for a Redis Cluster
 SHARD = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
+SERVICE = re.compile(r"/[A-Za-z0-9._-]+(/\d{0,5})?", re.ASCII)  # that Sentinels watch, and a database
 DATABASE = re.compile(r"(/\d{0,5})?", re.ASCII)  # of a Redis server, in its address
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]+(%\w+)?\]")
 PORT_MAX = 65_535
@@ -40,7 +41,7 @@ def name(value: str) -> str:
 def namespace(value: str) -> str:
     """First part of every key in Redis."""
     if NAMESPACE.fullmatch(value) is None:
-        raise ValueError("should be a name such as shop, or {shop} for one slot of a Redis Cluster")
+        raise ValueError("should be a name such as shop, or {shop} for a Redis Cluster")
     return value
 
 
@@ -65,11 +66,20 @@ def start(value: str) -> str:
 
 
 def redis_url(value: str) -> str:
-    """Address of a Redis server."""
-    if (fault := fault_of(value, ("redis", "rediss", "unix"))) is not None:
+    """Address of a Redis server, of Sentinels or of a Cluster."""
+    if (fault := fault_of(value, REDIS_SCHEMES)) is not None:
         raise ValueError(fault)
     parts = urlsplit(value)
-    if parts.scheme != "unix" and not DATABASE.fullmatch(parts.path):
+    if parts.scheme.endswith("+sentinel"):
+        if not SERVICE.fullmatch(parts.path):
+            raise ValueError(
+                "should end with the name of the service, as redis+sentinel://host:26379,host/mymaster, "
+                "and may have the number of a database behind it, as /mymaster/0"
+            )
+    elif parts.scheme.endswith("+cluster"):
+        if parts.path.strip("/"):
+            raise ValueError("should end with its hosts: a Cluster has no databases with numbers")
+    elif parts.scheme != "unix" and not DATABASE.fullmatch(parts.path):
         raise ValueError("should end with its host, or with the number of a database such as /0")
     return value
 

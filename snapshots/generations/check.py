@@ -6,7 +6,7 @@ GenerationStore ──► [verify] ──► switch ──► [Served.standing],
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -14,10 +14,12 @@ from typing import cast
 import numpy as np
 import redis
 
-from driftgraph.snapshots.generations.keys import LIST_FIELDS, LIVE, Keys, VerifyError
+from driftgraph.snapshots.generations.keys import LIST_FIELDS, LIVE, Keys, Part, VerifyError
 from driftgraph.snapshots.generations.vectors import NO_LIST, Vectors, chunks
+from driftgraph.snapshots.generations.wire import Command, Wire, packed
 
 SAMPLE = 256  # vectors of each side read back and compared bit for bit
+COUNTED_AT_ONCE = 1_000  # keys: about 0.5 ms of Redis
 LOOKED_AT = 64  # hashes of each side that one check looks at, at a random place
 
 
@@ -38,12 +40,13 @@ def verify(
     Raises:
         VerifyError: If they differ.
     """
+    wire = Wire(client)
     for kind, entity, vectors in (("user", keys.user, users), ("item", keys.item, items)):
-        in_list = client.llen(keys.of(number, f"{kind}-ids"))
         pipe = client.pipeline(transaction=False)
-        for first, stop in chunks(len(vectors), 1_000):
-            pipe.exists(*(entity(number, i) for i in vectors.ids[first:stop]))
-        there = sum(pipe.execute())
+        for part in keys.parts:
+            pipe.llen(part.of(number, f"{kind}-ids"))
+        in_list = sum(pipe.execute())
+        there = sum(wire.ask(_counting(keys, number, kind, vectors)))
         if (in_list, there) != (len(vectors), len(vectors)):
             raise VerifyError(
                 f"generation {number} has {there} {kind} keys and lists {in_list}, "
@@ -65,6 +68,15 @@ def verify(
             raise VerifyError(f"the vector set of generation {number} has {count} of {len(items)} items")
 
 
+def _counting(keys: Keys, number: int, kind: str, vectors: Vectors) -> Iterator[Command]:
+    """Commands that count which keys are there."""
+    for part, rows in keys.by_part(vectors.ids):
+        entity = part.user if kind == "user" else part.item
+        for first, stop in chunks(len(rows), COUNTED_AT_ONCE):
+            names = [entity(number, vectors.ids[row]) for row in rows[first:stop]]
+            yield Command(names[0], packed("EXISTS", *names))
+
+
 @dataclass(slots=True)
 class Served:
     """The generation that a store has published or taken up last. ``number`` is 0 before the first."""
@@ -81,19 +93,16 @@ class Served:
         return cls(number, manifest.get("token", ""), mark, indexed=index != "none")
 
     def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
-        """The state of generation ``number``, and the fencing epoch. Two round trips of 140 keys at most.
+        """The state of generation ``number``, and the fencing epoch. Three round trips, of 140 keys at most.
 
         Each call looks at a part of the hashes, at another place each time. If Redis evicts a hundredth of
-        them, the second call probably finds that out.
+        them, the second call probably finds that out. Of a namespace in braces it looks at one of the parts.
         """
-        manifest = keys.of(number, "manifest")
+        part = random.choice(keys.parts)
         pipe = client.pipeline(transaction=True)
         pipe.hmget(keys.current, ["gen", "left", "epoch"])
-        pipe.hmget(manifest, ["status", "token", "refreshed", "users", "items"])
-        for kind in ("user", "item"):
-            pipe.llen(keys.of(number, f"{kind}-ids"))
-        (gen, left, epoch), told, *lengths = pipe.execute()
-        status, token, mark, *counts = told
+        pipe.hmget(keys.of(number, "manifest"), ["status", "token", "refreshed"])
+        (gen, left, epoch), (status, token, mark) = pipe.execute()
         fence = int(epoch or 0)
         if int(left or 0) == number:
             return Standing.ROLLED_BACK, fence
@@ -102,20 +111,29 @@ class Served:
             return Standing.LOST, fence
         if number == self.number and int(mark or 0) < self.mark:
             return Standing.LOST, fence
-        if [int(count or 0) for count in counts] != lengths or self._has_holes(client, keys, number, lengths):
+        if keys.is_spread:
+            fence = min(fence, int(cast("bytes | None", client.hget(part.current, "epoch")) or 0))
+        pipe.hmget(part.of(number, "manifest"), ["token", "users", "items"])
+        for kind in ("user", "item"):
+            pipe.llen(part.of(number, f"{kind}-ids"))
+        (part_token, *counts), *lengths = pipe.execute()
+        is_whole = part_token == token and [int(count or 0) for count in counts] == lengths
+        if not is_whole or self._has_holes(client, keys, part, number, lengths):
             return Standing.DAMAGED, fence
         return Standing.SERVED, fence
 
-    def _has_holes(self, client: redis.Redis, keys: Keys, number: int, lengths: Sequence[int]) -> bool:
-        """Whether keys are missing: the vector set, or hashes from a random place of each list."""
-        kinds = (("user-ids", keys.user), ("item-ids", keys.item))
+    def _has_holes(
+        self, client: redis.Redis, keys: Keys, part: Part, number: int, lengths: Sequence[int]
+    ) -> bool:
+        """Whether keys are missing: the vector set, or hashes from a random place of each list of a part."""
+        kinds = (("user-ids", part.user), ("item-ids", part.item))
         pipe = client.pipeline(transaction=False)
         for (name, _), length in zip(kinds, lengths, strict=True):
             first = random.randrange(max(1, length - LOOKED_AT + 1))
-            pipe.lrange(keys.of(number, name), first, first + LOOKED_AT - 1)
+            pipe.lrange(part.of(number, name), first, first + LOOKED_AT - 1)
         slices = cast("list[list[bytes]]", pipe.execute())
         for (name, entity), raw in zip(kinds, slices, strict=True):
-            if _is_missing(client, keys.of(number, name), number, entity, [i.decode() for i in raw]):
+            if _is_missing(client, part.of(number, name), number, entity, [i.decode() for i in raw]):
                 return True
         is_indexed = number == self.number and self.indexed and lengths[1] > 0
         return is_indexed and not client.exists(keys.of(number, "items"))

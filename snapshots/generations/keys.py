@@ -25,23 +25,28 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 
-In a Redis Cluster the scripts need all of these in one slot: put the namespace in braces (``{shop}``).
+A Redis Cluster needs a namespace in braces (``{shop}``), since the keys of one script must be in one slot, so
+in one pair of braces. Such a namespace has 256 parts with the prefixes ``{shop:0}`` to ``{shop:255}``. A user
+or an item is in the part of its id (``part_number``): ``{shop:17}:emb:{gen}:user:{id}``. Each part has id
+lists of its own, and copies of what its scripts check (part_copies.py): ``current`` and ``manifest``. All
+other keys are in the slot of ``{shop}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import binascii
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, OutOfMemoryError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisClusterException
 from redis.retry import Retry
 
 from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
-from driftgraph.stream.addresses import fault_of
+from driftgraph.snapshots.generations.topologies import client_of, is_cluster
+from driftgraph.stream.addresses import REDIS_SCHEMES, fault_of, public_url
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 
 CONNECT_TIMEOUT_S = 2.0
@@ -50,8 +55,10 @@ RETRIES = 2  # a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAI
 RETRY_PAUSE_S_MAX = 0.5
 CALL_FAILS_WITHIN_S = 11.0
 
+PARTS = 256  # of a namespace in braces: enough to be even over some ten nodes
 TOUCHED_MAX = 200  # ids in a user's ``touched``, newest first; a reader does not recommend them
 LIST_FIELDS: Final = {"user": ("list", "list_scores"), "item": ("similar", "similar_scores")}
+REFUSALS: Final = (redis.RedisError, RedisClusterException)  # the second is not of the first's class
 LIVE = "live"  # manifest status of a generation that can be served
 
 
@@ -99,25 +106,85 @@ class VerifyError(StoreError):
     """Redis does not have what was written. The served generation was not switched."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The key names of one namespace."""
+class Part:
+    """The names of the keys that begin with one prefix, and so are in one slot if the prefix has braces."""
 
-    namespace: str
+    __slots__ = ("prefix",)
 
-    def __post_init__(self) -> None:
-        if not self.namespace or any(c.isspace() for c in self.namespace):
-            raise ValueError(f"namespace must be text without spaces, got {self.namespace!r}")
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
 
     @property
     def current(self) -> str:
         """The hash that tells which generation is served."""
-        return f"{self.namespace}:emb:current"
+        return f"{self.prefix}:emb:current"
 
     @property
     def generations(self) -> str:
         """The set of generations that have keys."""
-        return f"{self.namespace}:emb:generations"
+        return f"{self.prefix}:emb:generations"
+
+    def of(self, number: int, kind: str) -> str:
+        """A key of one generation: ``manifest``, ``items``, ``user-ids``, ``item-ids``."""
+        return f"{self.prefix}:emb:{number}:{kind}"
+
+    def user(self, number: int, user_id: str) -> str:
+        """The hash of one user in one generation."""
+        return f"{self.prefix}:emb:{number}:user:{user_id}"
+
+    def item(self, number: int, item_id: str) -> str:
+        """The hash of one item in one generation."""
+        return f"{self.prefix}:emb:{number}:item:{item_id}"
+
+
+class Keys(Part):
+    """The key names of one namespace.
+
+    ``parts`` are where users and items are: the namespace itself, or the 256 parts of one in braces.
+    """
+
+    __slots__ = ("is_spread", "namespace", "parts")
+
+    def __init__(self, namespace: str) -> None:
+        if not namespace or any(c.isspace() for c in namespace):
+            raise ValueError(f"namespace must be text without spaces, got {namespace!r}")
+        super().__init__(namespace)
+        self.namespace = namespace
+        inside = namespace[1:-1]
+        self.is_spread = f"{{{inside}}}" == namespace and inside != "" and not {*inside} & {*"{}"}
+        names = [f"{{{inside}:{n}}}" for n in range(PARTS)] if self.is_spread else []
+        self.parts: tuple[Part, ...] = tuple(Part(name) for name in names) or (self,)
+
+    @property
+    def homes(self) -> tuple[Part, ...]:
+        """Every prefix that keys may have: the namespace, then its parts."""
+        return (self, *self.parts) if self.is_spread else (self,)
+
+    def user(self, number: int, user_id: str) -> str:
+        """The hash of one user in one generation."""
+        prefix = self.part_of(user_id).prefix if self.is_spread else self.prefix
+        return f"{prefix}:emb:{number}:user:{user_id}"
+
+    def item(self, number: int, item_id: str) -> str:
+        """The hash of one item in one generation."""
+        prefix = self.part_of(item_id).prefix if self.is_spread else self.prefix
+        return f"{prefix}:emb:{number}:item:{item_id}"
+
+    def part_of(self, entity_id: str) -> Part:
+        """The part that a user or an item is in."""
+        return self.parts[part_number(entity_id)] if self.is_spread else self
+
+    def by_part(self, ids: Sequence[str]) -> Iterator[tuple[Part, Sequence[int]]]:
+        """Every part that has some of the ids, with their places in ``ids``, ascending."""
+        if not self.is_spread:
+            if ids:
+                yield self, range(len(ids))
+            return
+        places: dict[int, list[int]] = {}
+        for place, entity_id in enumerate(ids):
+            places.setdefault(part_number(entity_id), []).append(place)
+        for number in sorted(places):
+            yield self.parts[number], places[number]
 
     @property
     def events(self) -> str:
@@ -148,17 +215,10 @@ class Keys:
         """Rising items of one behavior."""
         return f"{self.namespace}:trending:{behavior}"
 
-    def of(self, number: int, kind: str) -> str:
-        """A key of one generation: ``manifest``, ``items``, ``user-ids``, ``item-ids``."""
-        return f"{self.namespace}:emb:{number}:{kind}"
 
-    def user(self, number: int, user_id: str) -> str:
-        """The hash of one user in one generation."""
-        return f"{self.namespace}:emb:{number}:user:{user_id}"
-
-    def item(self, number: int, item_id: str) -> str:
-        """The hash of one item in one generation."""
-        return f"{self.namespace}:emb:{number}:item:{item_id}"
+def part_number(entity_id: str) -> int:
+    """The number of the part that an id is in: its CRC16 as Redis Cluster computes it, modulo 256."""
+    return binascii.crc_hqx(entity_id.encode(), 0) % PARTS
 
 
 def connect(
@@ -170,25 +230,31 @@ def connect(
 ) -> redis.Redis:
     """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
 
-    Nothing is sent yet; the first command finds out whether Redis is there.
+    topologies.py has the forms of an address. Nothing is sent yet, except to find out the nodes of a Cluster;
+    the first command finds out whether Redis is there.
 
     Raises:
         ConfigError: If redis-py cannot use the url. The message does not quote it, as it may hold a password.
+        StoreError: If no node of a Cluster answers.
     """
-    if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
+    if (fault := fault_of(url, REDIS_SCHEMES)) is not None:
         raise ConfigError(f"redis.url {fault}")
+    options: dict[str, Any] = {
+        "socket_connect_timeout": connect_timeout_s,
+        "socket_timeout": call_timeout_s,
+        "retry": Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
+        "decode_responses": False,
+    }
+    if "+cluster:" not in url:
+        options["retry_on_error"] = [redis.ConnectionError, redis.TimeoutError]
     try:
-        client = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=connect_timeout_s,
-            socket_timeout=call_timeout_s,
-            retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
-            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-            decode_responses=False,
-        )
-        pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
-    except (ValueError, TypeError, redis.RedisError):
+        client = client_of(url, options)
+        if not is_cluster(client):
+            pool = client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+    except REFUSALS as error:
+        raise _told(error, public_url(url).partition("://")[2], "looking for its nodes") from error
+    except (ValueError, TypeError):
         raise ConfigError(
             f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
             "remove it, or correct its name and value"
@@ -196,17 +262,31 @@ def connect(
     return client
 
 
-def require_binary(client: redis.Redis) -> None:
-    """Refuse a client that decodes answers to text, since an embedding is not text."""
+def require_usable(client: redis.Redis, keys: Keys) -> None:
+    """Refuse a client that decodes answers to text, and a namespace that a Cluster cannot have.
+
+    Raises:
+        ValueError: If answers are decoded, since an embedding is not text.
+        ConfigError: If the namespace has no parts, which a Cluster needs.
+    """
     if client.get_encoder().decode_responses:
         raise ValueError("the Redis client has decode_responses=True; embeddings are binary, set it to False")
+    if is_cluster(client) and not keys.is_spread:
+        raise ConfigError(
+            f"redis.namespace {keys.namespace!r} must be in braces in a Redis Cluster: "
+            f'"{{{keys.namespace.strip("{}")}}}"'
+        )
 
 
 def describe(client: redis.Redis) -> str:
     """The address of a client's server for an error message, without the password."""
+    if is_cluster(client):
+        return ",".join(sorted(f"{node.host}:{node.port}" for node in cast("Any", client).get_primaries()))
     settings: dict[str, Any] = client.connection_pool.connection_kwargs
     if "path" in settings:
         return f"unix:{settings['path']}"
+    if (service := getattr(client.connection_pool, "service_name", None)) is not None:
+        return f"the primary of {service!r}"
     return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
 
 
@@ -215,11 +295,11 @@ def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
     """Turn an error of redis-py into a StoreError with one sentence: what, where, and what to do."""
     try:
         yield
-    except redis.RedisError as error:
+    except REFUSALS as error:
         raise _told(error, describe(client), doing) from error
 
 
-def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
+def _told(error: Exception, where: str, doing: str) -> StoreError:
     """Our error for an error of redis-py.
 
     An error inside a script or a pipeline has no class of its own, so its text tells.
@@ -241,12 +321,12 @@ def _told(error: redis.RedisError, where: str, doing: str) -> StoreError:
         )
     if isinstance(error, redis.ReadOnlyError) or "READONLY" in text:
         return StoreError(f"Redis at {where} is a replica and takes no writes; set redis.url to the primary")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | RedisClusterException):
         return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {_cause(error)}")
     return StoreError(f"Redis at {where} refused a command while {doing}: {text}")
 
 
-def _cause(error: redis.RedisError) -> str:
+def _cause(error: Exception) -> str:
     """Why there was no answer, and what to check."""
     text = str(error)
     if isinstance(error, redis.BusyLoadingError):

@@ -39,6 +39,7 @@ from driftgraph.snapshots.generations.keys import (
     connect,
     describe,
     redis_errors,
+    require_usable,
 )
 from driftgraph.stream.errors import DriftgraphError
 
@@ -210,6 +211,7 @@ class LeaseClient:
         self._place = place
         self.namespace = namespace
         keys = Keys(namespace)
+        require_usable(client, keys)
         self._names = [keys.lease, keys.lease_epoch, keys.current]
         self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place, name]
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}

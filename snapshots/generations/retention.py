@@ -17,7 +17,7 @@ from typing import cast
 import redis
 
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.keys import LIVE, Keys
+from driftgraph.snapshots.generations.keys import LIVE, Keys, Part
 from driftgraph.snapshots.generations.scripts import Scripts
 
 IDS_PER_CALL = 500  # bounds one answer, and how long a chunk of expiries or removals blocks Redis
@@ -47,8 +47,13 @@ class GenerationKeys:
         return int(found[0] or 0), int(found[1] or 0)
 
     def known(self) -> list[int]:
-        """Generations that have keys, in any state, ascending."""
-        return [int(n) for n in cast("list[bytes]", self._client.zrange(self._keys.generations, 0, -1))]
+        """Generations that have keys, in any state, ascending; also those that only a part still has."""
+        pipe, found = self._client.pipeline(transaction=False), set[int]()
+        for home in self._keys.homes:
+            pipe.zrange(home.generations, 0, -1)
+        for numbers in cast("list[list[bytes]]", pipe.execute()):
+            found.update(map(int, numbers))
+        return sorted(found)
 
     def live(self) -> list[int]:
         """Generations that can be served, ascending; none that is being written or removed or has run out."""
@@ -60,28 +65,57 @@ class GenerationKeys:
     def manifest(self, number: int) -> dict[str, str]:
         """The manifest as text; empty if there is none."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.of(number, "manifest")))
-        return {k.decode(): v.decode() for k, v in found.items()}
+        manifest = {k.decode(): v.decode() for k, v in found.items()}
+        if (
+            self._keys.is_spread and manifest.get("status") == LIVE
+        ):  # refreshes and erasures count in the parts
+            pipe = self._client.pipeline(transaction=False)
+            for part in self._keys.parts:
+                pipe.hmget(part.of(number, "manifest"), "users", "items")
+            counts = cast("list[list[bytes | None]]", pipe.execute())
+            for place, side in enumerate(("users", "items")):
+                manifest[side] = str(sum(int(of_part[place] or 0) for of_part in counts))
+        return manifest
+
+    def must_have(self, number: int) -> list[str]:
+        """The two keys that a generation to go back to must have beside its manifest.
+
+        The id lists run out before the keys that they name. In a Cluster no script can look at those of every
+        part; there the manifest stands for them, and is missing if a part's is.
+        """
+        keys = self._keys
+        if not keys.is_spread:
+            return [keys.of(number, "user-ids"), keys.of(number, "item-ids")]
+        pipe = self._client.pipeline(transaction=False)
+        for part in keys.parts:
+            pipe.hget(part.of(number, "manifest"), "status")
+        is_whole = all(status == LIVE.encode() for status in pipe.execute())
+        return [keys.of(number, "manifest") if is_whole else keys.of(number, "user-ids")] * 2
 
     def count(self) -> dict[str, int]:
         """How many keys of each kind exist, by lists and manifests; the sum is all keys of the namespace."""
         counts = dict.fromkeys(["user", "item", "index", "manifest", "id_list", "trending", "pointer"], 0)
-        keys, pipe = self._keys, self._client.pipeline(transaction=False)
-        for number in self.known():
-            pipe.llen(keys.of(number, "user-ids"))
-            pipe.llen(keys.of(number, "item-ids"))
-            pipe.exists(keys.of(number, "items"))
-            pipe.exists(keys.of(number, "manifest"))
-            pipe.exists(keys.of(number, "user-ids"), keys.of(number, "item-ids"))
-            for kind, n in zip(("user", "item", "index", "manifest", "id_list"), pipe.execute(), strict=True):
-                counts[kind] += n
+        keys, pipe, kinds = self._keys, self._client.pipeline(transaction=False), list[str]()
+        for home in keys.homes:
+            pipe.exists(home.current)
+            pipe.exists(home.generations)
+            kinds += ["pointer", "pointer"]
+        for number, home in itertools.product(self.known(), keys.homes):
+            pipe.llen(home.of(number, "user-ids"))
+            pipe.llen(home.of(number, "item-ids"))
+            for kind in ("items", "manifest", "user-ids", "item-ids"):
+                pipe.exists(home.of(number, kind))
+            kinds += ["user", "item", "index", "manifest", "id_list", "id_list"]
         behaviors = cast("set[bytes]", self._client.smembers(keys.trending_behaviors))
-        names = [
+        for name in (
             keys.trending_behaviors,
             keys.trending_owner,
             *(keys.trending(b.decode()) for b in behaviors),
-        ]
-        counts["trending"] = self._client.exists(*names)
-        counts["pointer"] = self._client.exists(keys.current, keys.generations)
+        ):
+            pipe.exists(name)
+            kinds.append("trending")
+        for kind, n in zip(kinds, pipe.execute(), strict=True):
+            counts[kind] += n
         return counts
 
     def settle_ttls(self, ttl_s: int) -> None:
@@ -92,18 +126,21 @@ class GenerationKeys:
         """
         current, _ = self.current()
         for number in self.live():
-            manifest = self._keys.of(number, "manifest")
-            want = "no" if number == current else "yes"
-            if self._client.hget(manifest, "keys_expire") == want.encode():
-                continue
-            number_and_ttl = [number, 0 if number == current else ttl_s]
-            changes = ((chunk, "changing") for chunk in self._all_of(number))
-            for chunk, note in itertools.chain(changes, [(list[str](), want)]):
-                names = [self._keys.current, manifest, *chunk]
-                answer = self._calls.run(scripts.SET_TTL, names, [*number_and_ttl, note])
-                if answer == ["moved"]:
-                    return  # another process has switched, and settles the TTLs
-                self._calls.refuse(answer, number)
+            want, pipe = "no" if number == current else "yes", self._client.pipeline(transaction=False)
+            for home in self._keys.homes:
+                pipe.hget(home.of(number, "manifest"), "keys_expire")
+            for home, noted in zip(self._keys.homes, pipe.execute(), strict=True):
+                if noted != want.encode():
+                    self._settle_ttl(home, number, 0 if number == current else ttl_s, want)
+
+    def _settle_ttl(self, home: Part, number: int, ttl_s: int, want: str) -> None:
+        changes = ((chunk, "changing") for chunk in self._all_of(home, number))
+        for chunk, note in itertools.chain(changes, [(list[str](), want)]):
+            names = [home.current, home.of(number, "manifest"), *chunk]
+            answer = self._calls.run(scripts.SET_TTL, names, [number, ttl_s, note])
+            if answer == ["moved"]:
+                return  # another process has switched, and settles the TTLs
+            self._calls.refuse(answer, number)
 
     def remove_oldest(self, keep: int) -> None:
         """Remove all live generations but the newest ``keep``, the served one and the one to go back to."""
@@ -120,35 +157,53 @@ class GenerationKeys:
             self._remove(number)
         return len(numbers)
 
-    def _all_of(self, number: int) -> Iterator[list[str]]:
-        """Every key of a generation, in chunks.
+    def _all_of(self, home: Part, number: int) -> Iterator[list[str]]:
+        """Every key of a generation with one prefix, in chunks.
 
         The lists and the manifest come first: with a TTL they run out before the keys that they name. A
         rollback is refused then, and does not lead to a generation with missing keys.
         """
-        yield [self._keys.of(number, kind) for kind in ("user-ids", "item-ids", "manifest", "items")]
-        for kind, entity in (("user", self._keys.user), ("item", self._keys.item)):
-            name, first = self._keys.of(number, f"{kind}-ids"), 0
+        yield [home.of(number, kind) for kind in ("user-ids", "item-ids", "manifest", "items")]
+        for kind, entity in (("user", home.user), ("item", home.item)):
+            name, first = home.of(number, f"{kind}-ids"), 0
             while ids := cast("list[bytes]", self._client.lrange(name, first, first + IDS_PER_CALL - 1)):
                 yield [entity(number, i.decode()) for i in ids]
                 first += len(ids)
 
     def _remove(self, number: int) -> None:
         """Take a generation out of use, then unlink its keys. The served generation is left alone."""
-        keys = self._keys
-        names = [keys.current, keys.of(number, "manifest")]
+        names = [self._keys.current, self._keys.of(number, "manifest")]
         answer = self._calls.run(scripts.RETIRE, names, [self._epoch, number])
         if answer == ["served"]:
             return
         self._calls.refuse(answer, number)
-        for kind, entity in (("user", keys.user), ("item", keys.item)):
-            name = keys.of(number, f"{kind}-ids")
+        for home in reversed(
+            self._keys.homes
+        ):  # the namespace comes last: until then it names the generation
+            if home is not self._keys:
+                self._retire_in(home, number)
+            self._unlink(home, number)
+
+    def _retire_in(self, part: Part, number: int) -> None:
+        """Take a generation out of use in a part, also where the part has not followed the last switch."""
+        names = [part.current, part.of(number, "manifest")]
+        answer = self._calls.run(scripts.RETIRE, names, [self._epoch, number])
+        if answer == ["served"]:
+            served, _ = self.current()
+            following = [part.current, part.of(served, "manifest")]
+            self._calls.run_or_refuse(scripts.FOLLOW, number, following, [self._epoch, served])
+            answer = self._calls.run(scripts.RETIRE, names, [self._epoch, number])
+        self._calls.refuse(answer, number)
+
+    def _unlink(self, home: Part, number: int) -> None:
+        for kind, entity in (("user", home.user), ("item", home.item)):
+            name = home.of(number, f"{kind}-ids")
             while ids := cast("list[bytes]", self._client.lrange(name, -IDS_PER_CALL, -1)):
                 pipe = self._client.pipeline(transaction=True)  # an id and its key go together
                 pipe.unlink(*(entity(number, i.decode()) for i in ids))
                 pipe.ltrim(name, 0, -len(ids) - 1)
                 pipe.execute()
         pipe = self._client.pipeline(transaction=True)
-        pipe.unlink(*(keys.of(number, kind) for kind in ("items", "user-ids", "item-ids", "manifest")))
-        pipe.zrem(keys.generations, str(number))
+        pipe.unlink(*(home.of(number, kind) for kind in ("items", "user-ids", "item-ids", "manifest")))
+        pipe.zrem(home.generations, str(number))
         pipe.execute()

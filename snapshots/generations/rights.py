@@ -44,13 +44,13 @@ def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = N
     return f"resetkeys ~{namespace}:* resetchannels{channels} -@all {rights}"
 
 
-def what_it_says(error: redis.RedisError) -> str:
+def what_it_says(error: Exception) -> str:
     """The text of a Redis error without the user's name and the command of a pipeline, which has vectors."""
     text = str(error).rpartition(" of pipeline caused error: ")[2]
     return re.sub(r"\bUser \S+ has", "its user has", text)
 
 
-def is_refused_right(error: redis.RedisError) -> bool:
+def is_refused_right(error: Exception) -> bool:
     """Whether Redis refused a command because the user lacks the right."""
     return isinstance(error, NoPermissionError) or any(text in str(error) for text in _REFUSALS)
 

@@ -64,8 +64,8 @@ if not token then return {'lost'} end
 if token ~= ARGV[2] then return {'gone'} end
 """
 
-# The hash of the i-th key gets the fields of the i-th entry behind ARGV[at]. An entry is: id, n, then n words,
-# which are fields and values; ``vectors.hash_args`` makes them.
+# An entry is: id, n, then n words, which are fields and values (``vectors.hash_args``). ``ids_behind`` gives
+# the ids of ``count`` entries behind ARGV[at], ``write_hash`` writes one and gives where the next begins.
 HASHES = """
 local function ids_behind(at, count)
   local ids = {}
@@ -212,6 +212,16 @@ end
 return {'ok'}
 """
 
+# KEYS current and manifest of a part      ARGV epoch, the served number
+# A part that has lost its manifest stays without: the next look finds that out.
+FOLLOW = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'gen', ARGV[2])
+if redis.call('HEXISTS', KEYS[2], 'token') == 1 then redis.call('HSET', KEYS[2], 'status', 'live') end
+return {'ok'}
+"""
+
 # KEYS current, manifest, key …            ARGV number, ttl_s (0: for ever), what to note in the manifest
 # A generation gets a TTL only while it is not served, and loses it only while it is.
 SET_TTL = """
@@ -274,8 +284,6 @@ class Scripts:
             if isinstance(told, NoScriptError):
                 self._client.script_load(lua)
                 told = next(self._wire.ask([command]))
-            if isinstance(told, redis.RedisError):
-                raise told
             self.refuse([part.decode() for part in told], number)
 
     def refuse(self, answer: Sequence[str], number: int) -> None:

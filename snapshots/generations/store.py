@@ -10,39 +10,32 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import redis
 
 from driftgraph.snapshots.generations import scripts
+from driftgraph.snapshots.generations.calls import erase_calls, hash_calls, item_calls, refresh_calls
 from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIVE,
     Keys,
+    NotCurrentError,
     NothingToRollBackError,
     StoreError,
     redis_errors,
-    require_binary,
+    require_usable,
 )
+from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.trending import TrendingLists
-from driftgraph.snapshots.generations.vectors import (
-    Vectors,
-    check,
-    chunks,
-    digest_of,
-    dim_of,
-    hash_args,
-    one_length,
-)
+from driftgraph.snapshots.generations.vectors import Vectors, check, digest_of, dim_of
 
 KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
-HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
-ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
 
 # Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
 # 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
@@ -81,13 +74,14 @@ class GenerationStore:
             raise ValueError(f"ttl_s must be positive, got {ttl_s}")
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
-        require_binary(client)
+        require_usable(client, Keys(namespace))
         self.epoch = epoch
         self.keep = keep
         self.ttl_s = ttl_s
         self._client = client
         self._keys = Keys(namespace)
         self._calls = Scripts(client, epoch)
+        self._parts = PartCopies(self._keys, self._calls, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
         self._served = Served()
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
@@ -140,21 +134,24 @@ class GenerationStore:
             there = self._tended.manifest(number)
             if (there.get("status"), there.get("digest")) == (LIVE, own["digest"]):
                 return
-            self._calls.run_or_refuse(scripts.CLAIM, number, [keys.current], [self.epoch])
+            self._claim()
             self._tended.remove_unfinished()
             self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
+            self._parts.begin(number, token)
             self._write(number, token, "user", users, on_written)
             self._write(number, token, "item", items, on_written)
             own["index"] = self._build_index(number, token, items)
             fields = [part for pair in {**manifest, **own}.items() for part in pair]
             names = [keys.current, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.DESCRIBE, number, names, [self.epoch, token, *fields])
+            self._parts.describe(number, token, users, items)
             indexed = own["index"] != "none"
             self._verify(number, users, items, indexed=indexed)
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
+            self._parts.follow(number)
         self._served = Served(number, token, indexed=indexed)
         self._tend(f"generation {number} is served", self._tidy)
 
@@ -189,30 +186,28 @@ class GenerationStore:
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 
+    def _claim(self) -> None:
+        """Raise the fence, first of the namespace, then of its parts."""
+        self._calls.run_or_refuse(scripts.CLAIM, 0, [self._keys.current], [self.epoch])
+        self._parts.claim()
+
     def _write(
         self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
     ) -> None:
         """Step 3, hashes: an id is in the list before the key that it names."""
-        entity = self._keys.user if kind == "user" else self._keys.item
-        head = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, f"{kind}-ids")]
-
-        def calls() -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
-            for first, stop in chunks(len(vectors), HASHES_PER_SCRIPT):
-                names = [*head, *(entity(number, i) for i in vectors.ids[first:stop])]
-                yield names, [self.epoch, token, first, *hash_args(vectors, kind, number, first, stop)]
-                on_written(stop - first)
-
-        self._calls.run_many(scripts.WRITE, number, calls())
+        fence = [self.epoch, token]
+        calls = hash_calls(self._keys, kind, number, vectors, fence, on_written)
+        self._calls.run_many(scripts.WRITE, number, calls)
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
         """Step 3, vector set. Returns how readers search it: ``exact``, ``graph`` or ``none``."""
-        keys = [self._keys.current, self._keys.of(number, "manifest"), self._keys.of(number, "items")]
+        name = self._keys.of(number, "items")
         try:
             if self._has_vector_sets is None:
-                self._has_vector_sets = has_vector_sets(self._client, keys[2])
+                self._has_vector_sets = has_vector_sets(self._client, name)
             if not self._has_vector_sets:
                 return "none"
-            return self._add_items(number, token, items, keys)
+            return self._add_items(number, token, items)
         except redis.RedisError as error:
             if not is_refused_right(error):
                 raise
@@ -220,18 +215,13 @@ class GenerationStore:
                 f"items have no vector set, so readers rank by themselves ({what_it_says(error)}); the ACL "
                 "rules +vadd +vcard +vsim give the right"
             )
-            self._client.unlink(keys[2])
+            self._client.unlink(name)
             return "none"
 
-    def _add_items(self, number: int, token: str, items: Vectors, keys: Sequence[str]) -> str:
+    def _add_items(self, number: int, token: str, items: Vectors) -> str:
         exact = len(items) <= EXACT_ITEMS_MAX
         head = [self.epoch, token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
-        rows = one_length(items.vectors)
-        calls = (
-            (keys, [*head, *(part for n in range(first, stop) for part in (items.ids[n], rows[n].tobytes()))])
-            for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT)
-        )
-        self._calls.run_many(scripts.INDEX, number, calls)
+        self._calls.run_many(scripts.INDEX, number, item_calls(self._keys, number, items, head))
         return "exact" if exact else "graph"
 
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
@@ -258,21 +248,23 @@ class GenerationStore:
             dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
             if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, as the script tells
                 raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
-            head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
-            calls = (
-                (
-                    [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
-                    # the last chunk writes the mark, so the mark tells that the whole refresh is there
-                    [
-                        *[self.epoch, number, mark + (stop == len(users))],
-                        *hash_args(users, "user", number, first, stop),
-                    ],
-                )
-                for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
-            )
-            self._calls.run_many(scripts.REFRESH, number, calls)
+            try:
+                self._refresh_users(number, users, mark)
+            except NotCurrentError:
+                if not keys.is_spread or self._tended.current()[0] != number:
+                    raise
+                self._parts.follow(number)  # whoever switched has ended before
+                self._refresh_users(number, users, mark)
         if number == self._served.number:
             self._served.mark = mark + 1
+
+    def _refresh_users(self, number: int, users: Vectors, mark: int) -> None:
+        """Write the hashes and then the mark, which so tells that the whole refresh is there."""
+        keys = self._keys
+        self._calls.run_many(scripts.REFRESH, number, refresh_calls(keys, number, users, self.epoch, mark))
+        if keys.is_spread:
+            head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
+            self._calls.run_or_refuse(scripts.REFRESH, number, head, [self.epoch, number, mark + 1])
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -282,9 +274,10 @@ class GenerationStore:
         keys = self._keys
         with redis_errors(self._client, f"erasing {len(users)} users"):
             for number in self._tended.live() if live_only else self._tended.known():
-                head = [keys.current, keys.of(number, "manifest"), keys.of(number, "user-ids")]
-                calls = (([*head, keys.user(number, user)], [self.epoch, user]) for user in users)
-                self._calls.run_many(scripts.ERASE, number, calls)
+                self._calls.run_many(scripts.ERASE, number, erase_calls(keys, number, users, self.epoch))
+                if keys.is_spread and users:  # the manifest of the namespace names those that moved most
+                    moved = [f"moved_user:{user}" for user in users]
+                    self._client.hdel(keys.of(number, "manifest"), *moved)
 
     def standing(self, number: int) -> Standing:
         """The state of generation ``number``, which this worker has published. Called every second.
@@ -296,7 +289,7 @@ class GenerationStore:
         with redis_errors(self._client, f"looking whether generation {number} is served"):
             found, fence = self._served.standing(self._client, self._keys, number)
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
-                self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
+                self._claim()
         return found
 
     def take_up(self, served: Generation) -> bool:
@@ -310,6 +303,8 @@ class GenerationStore:
         if self.standing(served.number) is not Standing.SERVED:
             self._served = own
             return False
+        with redis_errors(self._client, f"going on with generation {served.number}"):
+            self._parts.follow(served.number)
         self.trending.written_by_others()
         return True
 
@@ -341,7 +336,7 @@ class GenerationStore:
             if not target:
                 raise NothingToRollBackError(f"there is no generation before {left} to go back to")
             names = [keys.current, keys.generations, keys.of(target, "manifest")]
-            names += [keys.of(target, "user-ids"), keys.of(target, "item-ids")]
+            names += self._tended.must_have(target)
             model_hash = self._tended.manifest(left).get("model_hash", "")
             answer = self._calls.run(
                 scripts.ROLL_BACK, names, [self.epoch, left, target, keys.events, model_hash]
@@ -357,6 +352,7 @@ class GenerationStore:
                 )
             self._calls.refuse(answer, target)
             self._tell_silence(answer)
+            self._parts.follow(target)
         self._tend(f"generation {target} is served again", lambda: self._tended.settle_ttls(self.ttl_s))
         return target
 
@@ -366,7 +362,8 @@ class GenerationStore:
         It raises the fence first: a worker calls it at its start, so that an older worker writes no more.
         """
         with redis_errors(self._client, "cleaning up"):
-            self._calls.run_or_refuse(scripts.CLAIM, 0, [self._keys.current], [self.epoch])
+            self._claim()
+            self._parts.follow(self._tended.current()[0])
             removed = self._tended.remove_unfinished()
             self._tidy()
         return removed

@@ -134,25 +134,25 @@ def one_length(items: F32) -> F32:
     return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
 
 
-def hash_args(vectors: Vectors, side: str, number: int, first: int, stop: int) -> Iterator[Any]:
-    """The entries of the scripts (scripts.HASHES) for rows ``first`` to ``stop`` of generation ``number``.
+def hash_args(vectors: Vectors, side: str, number: int, rows: Sequence[int]) -> Iterator[Any]:
+    """The entries of the scripts (scripts.HASHES) for some rows of generation ``number``.
 
     For each id: the id, a number n, and n words, which are fields and values; a list comes last. Of what is
     None nothing is written.
     """
-    blobs = np.ascontiguousarray(vectors.vectors[first:stop], dtype="<f4")
-    heads = None if vectors.heads is None else np.ascontiguousarray(vectors.heads[first:stop], dtype="<f4")
     ids_field, scores_field = LIST_FIELDS[side]
-    for n, event_ms in enumerate(vectors.event_ms[first:stop].tolist()):
+    blobs = np.ascontiguousarray(vectors.vectors[rows], dtype="<f4")
+    heads = None if vectors.heads is None else np.ascontiguousarray(vectors.heads[rows], dtype="<f4")
+    for n, (row, event_ms) in enumerate(zip(rows, vectors.event_ms[rows].tolist(), strict=True)):
         words = [b"embedding", blobs[n].tobytes(), b"gen", number, b"event_ms", event_ms]
         if vectors.touched is not None:
-            words += (b"touched", msgspec.json.encode(vectors.touched[first + n][:TOUCHED_MAX]))
+            words += (b"touched", msgspec.json.encode(vectors.touched[row][:TOUCHED_MAX]))
         if heads is not None:
             words += (b"head", heads[n].tobytes())
-        if vectors.lists is not None and vectors.lists[first + n] != NO_LIST:
-            listed = vectors.lists[first + n]
+        if vectors.lists is not None and vectors.lists[row] != NO_LIST:
+            listed = vectors.lists[row]
             words += (ids_field, listed[0], scores_field, listed[1])
-        yield vectors.ids[first + n]
+        yield vectors.ids[row]
         yield len(words)
         yield from words
 

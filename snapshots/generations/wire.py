@@ -2,8 +2,8 @@
 
     Scripts.run_many, verify ──► [Wire.ask] ──► connections of redis-py ──► Redis
 
-redis-py takes longer to pack a vector than Redis takes to store it. So the few calls that carry every vector are
-packed here; everything else goes through redis-py, as do connecting, timeouts and reading answers.
+redis-py takes longer to pack a vector than Redis takes to store it. So the few calls that carry every vector
+are packed here; everything else goes through redis-py, as do connecting, timeouts and reading answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import redis
 from redis.cluster import RedisCluster
 from redis.connection import ConnectionPool
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 from redis.retry import Retry
 
 COMMANDS_PER_ROUND = (
@@ -46,16 +46,19 @@ class Wire:
         self._cluster = client if isinstance(client, RedisCluster) else None
 
     def ask(self, commands: Iterable[Command]) -> Iterator[Any]:
-        """The answers in order; an error that Redis answers is an answer.
+        """The answers in order. That Redis does not know a script is an answer.
 
         Commands for one node are executed in order; those for several nodes at the same time.
 
         Raises:
-            redis.RedisError: If Redis does not answer, after the client's number of tries.
+            redis.RedisError: If Redis refuses a command, or does not answer in the client's number of tries.
         """
         left = iter(commands)
         while some := list(itertools.islice(left, COMMANDS_PER_ROUND)):
-            yield from self._round(some)
+            for answer in self._round(some):
+                if isinstance(answer, redis.RedisError) and not isinstance(answer, NoScriptError):
+                    raise answer
+                yield answer
 
     def _round(self, commands: Sequence[Command]) -> list[Any]:
         answers: list[Any] = [None] * len(commands)

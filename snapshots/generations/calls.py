@@ -1,0 +1,70 @@
+"""The many calls of one step: for each the keys, all of one part of the namespace, and the arguments.
+
+GenerationStore ──► [hash_calls, refresh_calls, erase_calls, item_calls] ──► Scripts.run_many
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from driftgraph.snapshots.generations.keys import Keys
+from driftgraph.snapshots.generations.vectors import Vectors, chunks, hash_args, one_length
+
+HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
+ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
+
+Call = tuple[Sequence[str], Sequence[Any]]
+
+
+def hash_calls(
+    keys: Keys,
+    side: str,
+    number: int,
+    vectors: Vectors,
+    fence: Sequence[Any],
+    on_written: Callable[[int], None],
+) -> Iterator[Call]:
+    """Calls of WRITE. ``fence`` is epoch and token."""
+    for part, rows in keys.by_part(vectors.ids):
+        head = [part.current, part.of(number, "manifest"), part.of(number, f"{side}-ids")]
+        entity = part.user if side == "user" else part.item
+        for first, stop in chunks(len(rows), HASHES_PER_SCRIPT):
+            some = rows[first:stop]
+            names = [*head, *(entity(number, vectors.ids[row]) for row in some)]
+            yield names, [*fence, first, *hash_args(vectors, side, number, some)]
+            on_written(stop - first)
+
+
+def refresh_calls(keys: Keys, number: int, users: Vectors, epoch: int, mark: int) -> Iterator[Call]:
+    """Calls of REFRESH.
+
+    The mark grows with the last call, and so tells that the whole refresh is there. In a namespace that is
+    spread no call is the last, since those of several nodes run at the same time: the caller sends it after.
+    """
+    for part, rows in keys.by_part(users.ids):
+        head = [part.current, part.of(number, "user-ids"), part.of(number, "manifest")]
+        for first, stop in chunks(len(rows), HASHES_PER_SCRIPT):
+            some = rows[first:stop]
+            is_last = not keys.is_spread and stop == len(rows)
+            names = [*head, *(part.user(number, users.ids[row]) for row in some)]
+            yield names, [epoch, number, mark + is_last, *hash_args(users, "user", number, some)]
+
+
+def erase_calls(keys: Keys, number: int, users: Sequence[str], epoch: int) -> Iterator[Call]:
+    """Calls of ERASE."""
+    for part, places in keys.by_part(users):
+        head = [part.current, part.of(number, "manifest"), part.of(number, "user-ids")]
+        for place in places:
+            yield [*head, part.user(number, users[place])], [epoch, users[place]]
+
+
+def item_calls(keys: Keys, number: int, items: Vectors, head: Sequence[Any]) -> Iterator[Call]:
+    """Calls of INDEX. ``head`` is its arguments before the items."""
+    names = [keys.current, keys.of(number, "manifest"), keys.of(number, "items")]
+    rows = one_length(items.vectors)
+    for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT):
+        yield (
+            names,
+            [*head, *(part for n in range(first, stop) for part in (items.ids[n], rows[n].tobytes()))],
+        )

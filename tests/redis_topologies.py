@@ -1,0 +1,176 @@
+"""Redis in the forms that people run: a Cluster of three, Sentinels over a primary and a replica, TLS.
+
+All are the real server that EmbeddedRedis starts, on this machine, and end with this process. That server is
+built without TLS, so a thread ends TLS in front of it, as stunnel or a load balancer does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from driftgraph.app.commands.embedded import EmbeddedRedis, find_redis_server, free_port
+from tests.waits import until
+
+CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500")
+SLOTS = (0, 5_461, 10_923, 16_384)
+SERVICE = "shop"
+
+
+def port_of(server: EmbeddedRedis) -> int:
+    return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+def ask(port: int, *command: Any) -> Any:
+    with contextlib.closing(redis.Redis(port=port)) as client:
+        return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a Cluster of three nodes without replicas."""
+    with contextlib.ExitStack() as stack:
+        buses = [free_port() for _ in range(3)]  # by default 10,000 above the port, which may be too high
+        servers = [
+            stack.enter_context(EmbeddedRedis(settings=[*CLUSTER, "--cluster-port", str(bus)]))
+            for bus in buses
+        ]
+        ports = [port_of(server) for server in servers]
+        for n, port in enumerate(ports):
+            ask(port, "CLUSTER", "ADDSLOTSRANGE", SLOTS[n], SLOTS[n + 1] - 1)
+            ask(port, "CLUSTER", "MEET", "127.0.0.1", ports[0], buses[0])
+        until(lambda: all(_knows_all(port) for port in ports))
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
+def _knows_all(port: int) -> bool:
+    told = ask(port, "CLUSTER", "INFO").decode().split()
+    return {"cluster_state:ok", "cluster_known_nodes:3"} <= {*told}
+
+
+class WatchedPair:
+    """A primary, its replica, and two Sentinels that agree on which is which."""
+
+    def __init__(self, primary: EmbeddedRedis, replica: EmbeddedRedis, sentinel_ports: list[int]) -> None:
+        self.primary = primary
+        self.replica = replica
+        self.sentinel_ports = sentinel_ports
+        hosts = ",".join(f"127.0.0.1:{port}" for port in sentinel_ports)
+        self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+
+    def primary_port(self) -> int:
+        """As the first Sentinel says."""
+        _, port = ask(self.sentinel_ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(port)
+
+    def fail_over(self) -> None:
+        """Ask a Sentinel for a failover, and wait until the replica is the primary."""
+        before = self.primary_port()
+        ask(self.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE)
+        until(lambda: self.primary_port() != before)
+
+
+@contextlib.contextmanager
+def watched_pair(folder: Path) -> Iterator[WatchedPair]:
+    """A primary and a replica under two Sentinels. ``folder`` takes the Sentinels' configuration."""
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(EmbeddedRedis())
+        of_replica = ("--replicaof", f"127.0.0.1 {port_of(primary)}", "--repl-diskless-sync-delay", "0")
+        replica = stack.enter_context(EmbeddedRedis(settings=of_replica))
+        sentinels = [stack.enter_context(_sentinel(folder, port_of(primary))) for _ in range(2)]
+        pair = WatchedPair(primary, replica, sentinels)
+        until(lambda: all(_sees_both(port) for port in sentinels))
+        yield pair
+
+
+@contextlib.contextmanager
+def _sentinel(folder: Path, primary: int) -> Iterator[int]:
+    port = free_port()
+    settings = folder / f"sentinel-{port}.conf"
+    settings.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 1\n"
+        f"sentinel down-after-milliseconds {SERVICE} 1000\n"
+        f"sentinel failover-timeout {SERVICE} 5000\n"
+    )
+    process = subprocess.Popen(
+        [find_redis_server(), settings, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: _answers(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(redis.RedisError):
+        return bool(ask(port, "PING"))
+    return False
+
+
+def _sees_both(port: int) -> bool:
+    return len(ask(port, "SENTINEL", "REPLICAS", SERVICE)) == 1
+
+
+def certificates(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key, made by openssl."""
+    certificate, key = folder / "redis.crt", folder / "redis.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-out", certificate, "-keyout", key),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+@contextlib.contextmanager
+def tls_in_front_of(server: EmbeddedRedis, certificate: Path, key: Path) -> Iterator[int]:
+    """A port that speaks TLS and hands everything on to the server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, context, port_of(server)), daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    while True:
+        try:
+            plain, _ = listener.accept()
+        except OSError:
+            return  # closed
+        threading.Thread(target=_hand_on, args=(plain, context, port), daemon=True).start()
+
+
+def _hand_on(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    """One thread for both directions, since an SSLSocket takes no reads and writes at the same time."""
+    with (
+        contextlib.suppress(OSError),
+        context.wrap_socket(plain, server_side=True) as client,
+        socket.create_connection(("127.0.0.1", port)) as server,
+    ):
+        client.settimeout(0.001)
+        server.settimeout(0.001)
+        while True:
+            for source, target in ((client, server), (server, client)):
+                with contextlib.suppress(TimeoutError):
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    target.settimeout(5)
+                    target.sendall(data)
+                    target.settimeout(0.001)
