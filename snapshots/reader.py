@@ -27,6 +27,7 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_usable,
 )
+from driftgraph.snapshots.generations.vector_forms import FLOAT32, decoded, rows_of
 from driftgraph.snapshots.head_scores import HEAD, chances_of
 from driftgraph.stream.arrays import F32, F64, Mask
 
@@ -45,6 +46,7 @@ class _Described(NamedTuple):
     search: str  # its index: exact, graph or none
     lists: int  # items of a user's list at most
     made_by: str
+    vectors: str  # their form
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class EmbeddingReader:
         self._cache_items = cache_items
         self._generation = 0  # the generation of the last read; every read checks it
         self._token = b""  # of its publish: after a FLUSHALL another generation may have the same number
-        self._described: tuple[tuple[int, bytes], _Described] = ((0, b""), _Described(0, "none", 0, ""))
+        self._described = ((0, b""), _Described(0, "none", 0, "", FLOAT32))
         self._catalog: _Catalog | None = None
 
     def current(self) -> int:
@@ -119,16 +121,13 @@ class EmbeddingReader:
 
         def read(generation: int) -> Batch:
             if not generation:
-                return Batch(0, *_rows([], len(users), 0), *_rows([], len(items), 0))
+                return Batch(0, *rows_of([], len(users), 0), *rows_of([], len(items), 0))
             names = [self._keys.user(generation, i) for i in users]
             names += [self._keys.item(generation, i) for i in items]
             blobs = self._consistent(generation, [("HGET", name, "embedding") for name in names])
-            dim = self._describe(generation).dim
-            return Batch(
-                generation,
-                *_rows(blobs[: len(users)], len(users), dim),
-                *_rows(blobs[len(users) :], len(items), dim),
-            )
+            dim, form = self._describe(generation).dim, self._describe(generation).vectors
+            user_rows = rows_of(blobs[: len(users)], len(users), dim, form)
+            return Batch(generation, *user_rows, *rows_of(blobs[len(users) :], len(items), dim, form))
 
         with redis_errors(self._client, "reading embeddings"):
             return self._follow(read)
@@ -160,7 +159,8 @@ class EmbeddingReader:
                 kept = [pair for pair in items if pair[0] not in left_out]
                 if len(kept) >= top or len(items) < self._describe(generation).lists:
                     return Recommendation(generation, "list", kept[:top], int(event_ms))
-            user = np.frombuffer(blob or b"", "<f4")
+            told = self._describe(generation)
+            user = decoded([blob], told.vectors, told.dim)[0] if blob else np.zeros(0, np.float32)
             if not (user.any() and np.isfinite(user).all()):  # unknown, or a vector without a direction
                 return self._trending(generation, top)
             if self._cache_items or self._describe(generation).search == "none":
@@ -295,9 +295,11 @@ class EmbeddingReader:
     def _describe(self, generation: int) -> _Described:
         """What the manifest says, kept for the generation."""
         if self._described[0] != (generation, self._token):
-            names = ("HMGET", self._keys.of(generation, "manifest"), "dim", "index", "lists", "made_by")
-            dim, index, lists, made_by = self._consistent(generation, [names])[0]
-            described = _Described(int(dim), index.decode(), int(lists or 0), (made_by or b"").decode())
+            fields = ("dim", "index", "lists", "made_by", "vectors")
+            names = ("HMGET", self._keys.of(generation, "manifest"), *fields)
+            dim, index, lists, made_by, vectors = self._consistent(generation, [names])[0]
+            told = [(text or b"").decode() for text in (made_by, vectors)]
+            described = _Described(int(dim), index.decode(), int(lists or 0), told[0], told[1] or FLOAT32)
             self._described = ((generation, self._token), described)
         return self._described[1]
 
@@ -317,7 +319,7 @@ class EmbeddingReader:
         blobs = self._consistent(
             generation, [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
         )
-        vectors, _ = _rows(blobs, len(ids), len(user))
+        vectors, _ = rows_of(blobs, len(ids), len(user), self._describe(generation).vectors)
         scored = zip(ids, _scores(vectors, user).tolist(), strict=True)
         sound = [pair for pair in scored if pair[1] > -np.inf]
         return sorted(sound, key=lambda pair: (-pair[1], pair[0]))[:top]
@@ -344,7 +346,8 @@ class EmbeddingReader:
             ids = sorted(i.decode() for raw in lists for i in raw)
             commands = [("HGET", self._keys.item(generation, i), "embedding") for i in ids]
             dim = self._describe(generation).dim
-            vectors, _ = _rows(self._consistent(generation, commands), len(ids), dim)
+            form = self._describe(generation).vectors
+            vectors, _ = rows_of(self._consistent(generation, commands), len(ids), dim, form)
             places = {i: n for n, i in enumerate(ids)}
             self._catalog = _Catalog((generation, self._token), ids, vectors, places)
         return self._catalog
@@ -389,12 +392,3 @@ def _scores(vectors: F32, user: F32) -> F32 | F64:
             return score
         wide = vectors.astype(np.float64) @ user.astype(np.float64)
     return np.where(np.isfinite(wide), wide, -np.inf)
-
-
-def _rows(blobs: Sequence[bytes | None], count: int, dim: int) -> tuple[F32, Mask]:
-    """Vectors [count, dim] of the answers, zero and not found where there is none."""
-    found = np.zeros(count, np.bool_)
-    found[: len(blobs)] = [blob is not None for blob in blobs]
-    vectors = np.zeros((count, dim), np.float32)
-    vectors[found] = np.frombuffer(b"".join(b for b in blobs if b), "<f4").reshape(-1, dim) if dim else 0
-    return vectors, found

@@ -156,7 +156,15 @@ def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> 
     """The store of this configuration's generations, under a fencing epoch."""
     own = settings.redis
     ttl_s = max(1, own.ttl.ms // 1000)
-    return GenerationStore(client, namespace=own.namespace, epoch=epoch, keep=own.keep, ttl_s=ttl_s)
+    return GenerationStore(
+        client,
+        namespace=own.namespace,
+        epoch=epoch,
+        keep=own.keep,
+        ttl_s=ttl_s,
+        vectors=settings.publish.vectors,
+        index=settings.publish.index,
+    )
 
 
 def lease_name(settings: Settings) -> str:

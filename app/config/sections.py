@@ -257,6 +257,14 @@ class PublishSettings(Section):
         le=LIST_LENGTH_MAX,
         description="Items similar to each item, kept as such a list; 0: none.",
     )
+    vectors: Literal["float32", "float16", "int8"] = Field(
+        default="float32",
+        description="How vectors are written: float16 takes half of their bytes, int8 a quarter.",
+    )
+    index: Literal["float32", "int8", "binary"] = Field(
+        default="float32",
+        description="How the vector set of the items keeps them, where Redis has such sets.",
+    )
 
 
 class RedisSettings(Section):

@@ -15,6 +15,7 @@ import numpy as np
 import redis
 
 from driftgraph.snapshots.generations.keys import LIST_FIELDS, LIVE, Keys, Part, VerifyError
+from driftgraph.snapshots.generations.vector_forms import encoded
 from driftgraph.snapshots.generations.vectors import NO_LIST, Vectors, chunks
 from driftgraph.snapshots.generations.wire import Command, Wire, packed
 
@@ -33,7 +34,7 @@ class Standing(StrEnum):
 
 
 def verify(
-    client: redis.Redis, keys: Keys, number: int, users: Vectors, items: Vectors, *, indexed: bool
+    client: redis.Redis, keys: Keys, number: int, users: Vectors, items: Vectors, *, form: str, indexed: bool
 ) -> None:
     """Compare Redis with what was written: every key by its presence, a sample bit for bit.
 
@@ -55,12 +56,13 @@ def verify(
             )
         places = np.linspace(0, len(vectors) - 1, min(SAMPLE, len(vectors)))
         sample = [int(place) for place in places]
+        blobs = encoded(vectors.vectors[sample], form)
         for n in sample:
             pipe.hmget(entity(number, vectors.ids[n]), ["embedding", *LIST_FIELDS[kind]])
-        for n, (blob, *lists) in zip(sample, pipe.execute(), strict=True):
+        for n, written, (blob, *lists) in zip(sample, blobs, pipe.execute(), strict=True):
             wanted = NO_LIST if vectors.lists is None else vectors.lists[n]
             is_same_list = tuple(part or b"" for part in lists) == wanted
-            if blob != vectors.vectors[n].astype("<f4").tobytes() or not is_same_list:
+            if blob != written or not is_same_list:
                 raise VerifyError(f"{kind} {vectors.ids[n]!r} of generation {number} reads back different")
     if indexed:
         count = client.execute_command("VCARD", keys.of(number, "items"))  # type: ignore[no-untyped-call]

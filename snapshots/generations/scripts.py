@@ -94,10 +94,10 @@ for i = 1, count do at = write_hash(KEYS[i + 3], at) end
 return {{'ok'}}
 """
 
-# KEYS current, manifest, vector set       ARGV epoch, token, ef, m, then by item: id, vector
+# KEYS current, manifest, vector set       ARGV epoch, token, ef, m, quantization, then by item: id, vector
 INDEX = f"""{OURS}
-for i = 5, #ARGV, 2 do
-  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], 'NOQUANT', 'EF', ARGV[3], 'M', ARGV[4])
+for i = 6, #ARGV, 2 do
+  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], ARGV[5], 'EF', ARGV[3], 'M', ARGV[4])
 end
 return {{'ok'}}
 """

@@ -16,7 +16,13 @@ from typing import cast
 import redis
 
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.calls import erase_calls, hash_calls, item_calls, refresh_calls
+from driftgraph.snapshots.generations.calls import (
+    erase_calls,
+    hash_calls,
+    index_effort,
+    item_calls,
+    refresh_calls,
+)
 from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIVE,
@@ -27,25 +33,20 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_usable,
 )
+from driftgraph.snapshots.generations.memory import generation_bytes, require_room
 from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.trending import TrendingLists
+from driftgraph.snapshots.generations.vector_forms import FLOAT32, Form
 from driftgraph.snapshots.generations.vectors import Vectors, check, digest_of, dim_of
 
 KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
 
-# Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
-# 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
-# built well, at 3,500 items/s and less, and searched with EF 500.
-EXACT_ITEMS_MAX = 100_000
-EXACT_EF, EXACT_M = 4, 8
-GRAPH_EF, GRAPH_M = 200, 16
-
 OWN_FIELDS = frozenset(
-    {"users", "items", "dim", "index", "status", "parent", "published_ms"}  # told to readers
+    {"users", "items", "dim", "vectors", "index", "status", "parent", "published_ms"}  # told to readers
     | {"token", "digest", "epoch", "keys_expire", "refreshed"}
 )
 
@@ -64,11 +65,19 @@ class GenerationStore:
     """
 
     def __init__(
-        self, client: redis.Redis, *, namespace: str, epoch: int, keep: int = 3, ttl_s: int = TTL_S
+        self,
+        client: redis.Redis,
+        *,
+        namespace: str,
+        epoch: int,
+        keep: int = 3,
+        ttl_s: int = TTL_S,
+        vectors: Form = FLOAT32,
+        index: str = FLOAT32,
     ) -> None:
         if keep < KEEP_MIN:
             raise ValueError(
-                f"keep must be at least {KEEP_MIN}, one to serve and one to go back to, got {keep}"
+                f"keep must be {KEEP_MIN} or more, one to serve and one to go back to, got {keep}"
             )
         if ttl_s <= 0:
             raise ValueError(f"ttl_s must be positive, got {ttl_s}")
@@ -78,6 +87,8 @@ class GenerationStore:
         self.epoch = epoch
         self.keep = keep
         self.ttl_s = ttl_s
+        self.vectors = vectors  # how they are written
+        self.index = index  # how the vector set keeps them: a key of calls.QUANTIZATIONS
         self._client = client
         self._keys = Keys(namespace)
         self._calls = Scripts(client, epoch)
@@ -136,6 +147,10 @@ class GenerationStore:
                 return
             self._claim()
             self._tended.remove_unfinished()
+            needed = generation_bytes(
+                users, items, self.vectors, self.index if self._has_vector_sets else None
+            )
+            require_room(self._client, keys, number, *needed)
             self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
@@ -180,10 +195,16 @@ class GenerationStore:
         self, users: Vectors, items: Vectors, manifest: Mapping[str, str | int | float]
     ) -> dict[str, str | int | float]:
         """Check all input and return the fields of the manifest that the store writes."""
-        dim = dim_of(users, items)
+        dim = dim_of(users, items, self.vectors)
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
-        own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
+        own = {
+            "users": len(users),
+            "items": len(items),
+            "dim": dim,
+            "vectors": self.vectors,
+            "epoch": self.epoch,
+        }
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 
     def _claim(self) -> None:
@@ -196,7 +217,7 @@ class GenerationStore:
     ) -> None:
         """Step 3, hashes: an id is in the list before the key that it names."""
         fence = [self.epoch, token]
-        calls = hash_calls(self._keys, kind, number, vectors, fence, on_written)
+        calls = hash_calls(self._keys, kind, number, vectors, fence, self.vectors, on_written)
         self._calls.run_many(scripts.WRITE, number, calls)
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
@@ -207,7 +228,9 @@ class GenerationStore:
                 self._has_vector_sets = has_vector_sets(self._client, name)
             if not self._has_vector_sets:
                 return "none"
-            return self._add_items(number, token, items)
+            calls = item_calls(self._keys, number, items, [self.epoch, token], self.index)
+            self._calls.run_many(scripts.INDEX, number, calls)
+            return index_effort(len(items))[0]
         except redis.RedisError as error:
             if not is_refused_right(error):
                 raise
@@ -218,15 +241,8 @@ class GenerationStore:
             self._client.unlink(name)
             return "none"
 
-    def _add_items(self, number: int, token: str, items: Vectors) -> str:
-        exact = len(items) <= EXACT_ITEMS_MAX
-        head = [self.epoch, token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
-        self._calls.run_many(scripts.INDEX, number, item_calls(self._keys, number, items, head))
-        return "exact" if exact else "graph"
-
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
-        """Step 5: compare Redis with what was written."""
-        verify(self._client, self._keys, number, users, items, indexed=indexed)
+        verify(self._client, self._keys, number, users, items, form=self.vectors, indexed=indexed)
 
     # --- between publishes -----------------------------------------------------------------------------
 
@@ -245,23 +261,26 @@ class GenerationStore:
             return
         keys, mark = self._keys, self._served.mark
         with redis_errors(self._client, f"refreshing generation {number}"):
-            dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
+            told = self._client.hmget(keys.of(number, "manifest"), ["dim", "vectors"])
+            dim, form = int(told[0] or 0), (told[1] or b"").decode() or FLOAT32
+            check(users, "user", form)
             if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, as the script tells
                 raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
             try:
-                self._refresh_users(number, users, mark)
+                self._refresh_users(number, users, mark, form)
             except NotCurrentError:
                 if not keys.is_spread or self._tended.current()[0] != number:
                     raise
                 self._parts.follow(number)  # whoever switched has ended before
-                self._refresh_users(number, users, mark)
+                self._refresh_users(number, users, mark, form)
         if number == self._served.number:
             self._served.mark = mark + 1
 
-    def _refresh_users(self, number: int, users: Vectors, mark: int) -> None:
+    def _refresh_users(self, number: int, users: Vectors, mark: int, form: str) -> None:
         """Write the hashes and then the mark, which so tells that the whole refresh is there."""
         keys = self._keys
-        self._calls.run_many(scripts.REFRESH, number, refresh_calls(keys, number, users, self.epoch, mark))
+        calls = refresh_calls(keys, number, users, (self.epoch, mark), form)
+        self._calls.run_many(scripts.REFRESH, number, calls)
         if keys.is_spread:
             head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.REFRESH, number, head, [self.epoch, number, mark + 1])
@@ -330,9 +349,7 @@ class GenerationStore:
         with redis_errors(self._client, "rolling back"):
             left, target = self._tended.current()
             if not left:
-                raise NothingToRollBackError(
-                    f"namespace {keys.namespace!r} has no generation; publish one first"
-                )
+                raise NothingToRollBackError(f"namespace {keys.namespace!r} has no generation; publish one")
             if not target:
                 raise NothingToRollBackError(f"there is no generation before {left} to go back to")
             names = [keys.current, keys.generations, keys.of(target, "manifest")]

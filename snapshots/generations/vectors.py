@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from driftgraph.snapshots.generations.keys import LIST_FIELDS, TOUCHED_MAX
+from driftgraph.snapshots.generations.vector_forms import FLOAT16_MAX, FLOAT32, encoded
 from driftgraph.stream.arrays import F32, F64, I64
 
 # The product of two vectors of this length, and the square of one, which a vector set computes, are far below
@@ -46,7 +47,7 @@ class Vectors:
         return len(self.ids)
 
 
-def check(vectors: Vectors, side: str) -> None:
+def check(vectors: Vectors, side: str, form: str = FLOAT32) -> None:
     """Refuse vectors that must not reach Redis: wrong shapes, duplicate or empty ids, NaN and infinity.
 
     A vector longer than ``NORM_MAX`` counts as infinite, since its scores would be infinite.
@@ -80,16 +81,21 @@ def check(vectors: Vectors, side: str) -> None:
             f"{side} vectors must be finite and not longer than {NORM_MAX:g}, {n - int(sound.sum())} are "
             f"not; first: {vectors.ids[bad]!r}"
         )
+    if form == "float16" and vectors.vectors.size and np.abs(vectors.vectors).max() > FLOAT16_MAX:
+        raise ValueError(
+            f"{side} vectors have a component beyond {FLOAT16_MAX:g}, which float16 cannot hold; set "
+            "publish.vectors to float32"
+        )
 
 
-def dim_of(users: Vectors, items: Vectors) -> int:
+def dim_of(users: Vectors, items: Vectors, form: str = FLOAT32) -> int:
     """The number of dimensions of a generation, checked.
 
     Raises:
         ValueError: As ``check``; or if a side is empty, or the two sides differ in dimensions.
     """
-    check(users, "user")
-    check(items, "item")
+    check(users, "user", form)
+    check(items, "item", form)
     if not len(users) or not len(items):
         raise ValueError(f"a generation needs users and items, got {len(users)} and {len(items)}")
     dim, item_dim = int(users.vectors.shape[1]), int(items.vectors.shape[1])
@@ -134,17 +140,19 @@ def one_length(items: F32) -> F32:
     return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
 
 
-def hash_args(vectors: Vectors, side: str, number: int, rows: Sequence[int]) -> Iterator[Any]:
+def hash_args(
+    vectors: Vectors, side: str, number: int, rows: Sequence[int], form: str = FLOAT32
+) -> Iterator[Any]:
     """The entries of the scripts (scripts.HASHES) for some rows of generation ``number``.
 
     For each id: the id, a number n, and n words, which are fields and values; a list comes last. Of what is
     None nothing is written.
     """
     ids_field, scores_field = LIST_FIELDS[side]
-    blobs = np.ascontiguousarray(vectors.vectors[rows], dtype="<f4")
+    blobs = encoded(vectors.vectors[rows], form)
     heads = None if vectors.heads is None else np.ascontiguousarray(vectors.heads[rows], dtype="<f4")
     for n, (row, event_ms) in enumerate(zip(rows, vectors.event_ms[rows].tolist(), strict=True)):
-        words = [b"embedding", blobs[n].tobytes(), b"gen", number, b"event_ms", event_ms]
+        words = [b"embedding", blobs[n], b"gen", number, b"event_ms", event_ms]
         if vectors.touched is not None:
             words += (b"touched", msgspec.json.encode(vectors.touched[row][:TOUCHED_MAX]))
         if heads is not None:

@@ -12,8 +12,8 @@ import redis
 
 from driftgraph.app.commands.embedded import free_port
 from driftgraph.snapshots.answers import Recommendation
+from driftgraph.snapshots.generations import calls as calls_module
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations import store as store_module
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors, one_length
@@ -78,7 +78,7 @@ def test_equal_scores_come_in_order_of_id(store: GenerationStore, redis_client: 
 def test_the_graph_of_a_large_catalog_finds_nearly_all(
     store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "EXACT_ITEMS_MAX", 10)
+    monkeypatch.setattr(calls_module, "EXACT_ITEMS_MAX", 10)
     publish_random(store)
     assert store.generations()[0].manifest["index"] == "graph"
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
