@@ -18,11 +18,17 @@ import redis
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.config.builders import lease_client, lease_name
 from driftgraph.app.config.settings import Settings
-from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors
+from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors, require_usable
+from driftgraph.snapshots.generations.memory import hash_bytes, index_bytes
+from driftgraph.snapshots.generations.memory import told as told_bytes
 from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
+from driftgraph.snapshots.generations.topologies import is_cluster, server_of
+from driftgraph.snapshots.generations.vector_forms import bytes_of
 
 CHECKED: Final = '{"event": "checked"}'
 CONVENIENCES: Final = {"publish", "info", *VECTOR_SETS}  # a run works without these rights, with less
+ID_BYTES: Final = 12  # of an id, while nobody knows better
+TOUCHED_GUESS: Final = 20  # items that a user has touched, of TOUCHED_MAX
 SCRIPT: Final = "return 1"
 SCRATCH: Final = ("hash", "list", "zset", "set", "text", "vectors")
 
@@ -35,22 +41,33 @@ def redis_checks(settings: Settings) -> Iterator[Check]:
     """
     client = connect(settings.redis.address())
     with contextlib.closing(client):
-        yield from _server(settings, client)
-        missing = _refused(client, Keys(settings.redis.namespace))
+        keys = Keys(settings.redis.namespace)
+        require_usable(client, keys)
+        with redis_errors(client, "looking for the node of the namespace"):
+            server = server_of(client, keys.current)  # a Cluster's other nodes are taken to be like it
+        info = _info(server)
+        yield from _server(settings, server, info)
+        yield from _size(settings, client, info)
+        missing = _refused(server, keys)
         yield _rights(settings, missing)
         if missing.keys() <= CONVENIENCES:
             yield from _holder(settings)
 
 
-def _server(settings: Settings, client: redis.Redis) -> Iterator[Check]:
-    """Check its version, its vector sets, and what it does when it is full."""
-    info: Mapping[str, Any] = {}
+def _info(client: redis.Redis) -> Mapping[str, Any]:
+    """What Redis says about itself; nothing if its user may not ask."""
     with redis_errors(client, "asking what it is"):
         try:
-            info = client.info()
+            return cast("Mapping[str, Any]", client.info())
         except redis.RedisError as error:
             if not is_refused_right(error):
                 raise
+            return {}
+
+
+def _server(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
+    """Check its version, its vector sets, and what it does when it is full."""
+    with redis_errors(client, "asking what it is"):
         try:
             sets = has_vector_sets(client, Keys(settings.redis.namespace).of(0, "items"))
             told = "with vector sets" if sets else "without vector sets, so readers rank by themselves"
@@ -70,6 +87,48 @@ def _server(settings: Settings, client: redis.Redis) -> Iterator[Check]:
     elif info:
         most = f"at most {limit / 1e9:.2f} GB" if limit else "no limit"
         yield Check("redis memory", State.OK, f"{policy}, {most}")
+
+
+def _size(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
+    """Say how much memory a user and an item take, and check that the generations of what is served fit."""
+    own, dim, relations = settings.publish, settings.model.dim, len(settings.relations)
+    lists = {"user": own.lists, "item": own.similar}
+    size = {}
+    for side, length in lists.items():
+        values = [bytes_of(own.vectors, dim), 4 * relations]
+        values += [TOUCHED_GUESS * (ID_BYTES + 3)] if side == "user" else []
+        size[side] = hash_bytes(ID_BYTES, values + ([length * (ID_BYTES + 3), 4 * length] if length else []))
+    size["item"] += index_bytes(ID_BYTES, dim, own.index)
+    each = (
+        f"about {told_bytes(size['user'])} a user and {told_bytes(size['item'])} an item with ids of "
+        f"{ID_BYTES} bytes, in each of {settings.redis.keep + 1} generations"
+    )
+    with redis_errors(client, "looking at what is served"):
+        try:
+            served = read_served(client, settings.redis.namespace)
+        except redis.RedisError as error:
+            if not is_refused_right(error):
+                raise
+            served = None  # the check of the rights says so
+    if served is None:
+        yield Check("redis size", State.OK, each)
+        return
+    users, items = served
+    needed = (settings.redis.keep + 1) * (users * size["user"] + items * size["item"])
+    limit = int(info.get("maxmemory", 0))
+    detail = f"{each}: {told_bytes(needed)} for the {users:,} users and {items:,} items that are served"
+    if limit and needed > limit and not is_cluster(client):
+        yield Check("redis size", State.FAIL, f"{detail}, more than its maxmemory of {told_bytes(limit)}")
+    else:
+        yield Check("redis size", State.OK, detail)
+
+
+def read_served(client: redis.Redis, namespace: str) -> tuple[int, int] | None:
+    """How many users and items the served generation has."""
+    keys = Keys(namespace)
+    gen = cast("bytes | None", client.hget(keys.current, "gen"))
+    found = cast("list[bytes | None]", client.hmget(keys.of(int(gen or 0), "manifest"), ["users", "items"]))
+    return (int(found[0] or 0), int(found[1] or 0)) if found[0] else None
 
 
 def _rights(settings: Settings, missing: Mapping[str, str]) -> Check:

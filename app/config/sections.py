@@ -261,7 +261,7 @@ class PublishSettings(Section):
         default="float32",
         description="How vectors are written: float16 takes half of their bytes, int8 a quarter.",
     )
-    index: Literal["float32", "int8", "binary"] = Field(
+    index: Literal["float32", "int8"] = Field(
         default="float32",
         description="How the vector set of the items keeps them, where Redis has such sets.",
     )

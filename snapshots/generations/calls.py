@@ -21,7 +21,7 @@ ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an ite
 EXACT_ITEMS_MAX = 100_000
 EXACT_EF, EXACT_M = 4, 8
 GRAPH_EF, GRAPH_M = 200, 16
-QUANTIZATIONS: Final = {"float32": "NOQUANT", "int8": "Q8", "binary": "BIN"}  # of vector sets
+QUANTIZATIONS: Final = {"float32": "NOQUANT", "int8": "Q8"}  # of vector sets
 
 Call = tuple[Sequence[str], Sequence[Any]]
 

@@ -61,6 +61,12 @@ LIST_FIELDS: Final = {"user": ("list", "list_scores"), "item": ("similar", "simi
 REFUSALS: Final = (redis.RedisError, RedisClusterException)  # the second is not of the first's class
 LIVE = "live"  # manifest status of a generation that can be served
 
+# fields of a manifest that the store writes
+OWN_FIELDS = frozenset(
+    {"users", "items", "dim", "vectors", "index", "status", "parent", "published_ms"}  # told to readers
+    | {"token", "digest", "epoch", "keys_expire", "refreshed"}
+)
+
 
 class StoreError(DriftgraphError):
     """Redis did not do what was asked."""

@@ -45,8 +45,7 @@ def hash_bytes(id_bytes: float, values: Sequence[float]) -> float:
 
 def index_bytes(id_bytes: float, dim: int, index: str, *, m: int = INDEX_M) -> float:
     """Bytes of an item in the vector set, whose vectors have one dimension more."""
-    bits = {"float32": 32, "int8": 8, "binary": 1}[index]
-    vector = allocated(-(-bits * (dim + 1) // 8) + HEADER_BYTES)
+    vector = allocated((dim + 1) * (1 if index == "int8" else 4) + HEADER_BYTES)
     return ITEM_IN_INDEX_BYTES + LINK_BYTES * (m - INDEX_M) + id_bytes + vector
 
 

@@ -41,7 +41,8 @@ def acl_rule(commands: Iterable[str], namespace: str, *, channel: str | None = N
     """
     channels = "" if channel is None else f" &{channel}"
     rights = " ".join(f"+{name}" for name in commands)
-    return f"resetkeys ~{namespace}:* resetchannels{channels} -@all {rights}"
+    parts = f" ~{namespace[:-1]}:*" if namespace.startswith("{") else ""  # of a namespace in braces
+    return f"resetkeys ~{namespace}:*{parts} resetchannels{channels} -@all {rights}"
 
 
 def what_it_says(error: Exception) -> str:

@@ -26,6 +26,7 @@ from driftgraph.snapshots.generations.calls import (
 from driftgraph.snapshots.generations.check import Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIVE,
+    OWN_FIELDS,
     Keys,
     NotCurrentError,
     NothingToRollBackError,
@@ -44,11 +45,6 @@ from driftgraph.snapshots.generations.vectors import Vectors, check, digest_of, 
 
 KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
-
-OWN_FIELDS = frozenset(
-    {"users", "items", "dim", "vectors", "index", "status", "parent", "published_ms"}  # told to readers
-    | {"token", "digest", "epoch", "keys_expire", "refreshed"}
-)
 
 log = logging.getLogger(__name__)
 
@@ -139,18 +135,15 @@ class GenerationStore:
             StoreError: If the generation was not switched. After a lost answer it may be; try again.
         """
         own = self._own_fields(users, items, manifest)
-        token = f"{self.epoch}:{uuid.uuid4().hex}"
-        keys = self._keys
+        keys, token = self._keys, f"{self.epoch}:{uuid.uuid4().hex}"
         with redis_errors(self._client, f"publishing generation {number}"):
             there = self._tended.manifest(number)
             if (there.get("status"), there.get("digest")) == (LIVE, own["digest"]):
                 return
             self._claim()
             self._tended.remove_unfinished()
-            needed = generation_bytes(
-                users, items, self.vectors, self.index if self._has_vector_sets else None
-            )
-            require_room(self._client, keys, number, *needed)
+            index = self.index if self._has_vector_sets else None
+            require_room(self._client, keys, number, *generation_bytes(users, items, self.vectors, index))
             self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
@@ -158,12 +151,11 @@ class GenerationStore:
             self._write(number, token, "user", users, on_written)
             self._write(number, token, "item", items, on_written)
             own["index"] = self._build_index(number, token, items)
-            fields = [part for pair in {**manifest, **own}.items() for part in pair]
             names = [keys.current, keys.of(number, "manifest")]
-            self._calls.run_or_refuse(scripts.DESCRIBE, number, names, [self.epoch, token, *fields])
+            fields = [self.epoch, token, *(part for pair in {**manifest, **own}.items() for part in pair)]
+            self._calls.run_or_refuse(scripts.DESCRIBE, number, names, fields)
             self._parts.describe(number, token, users, items)
-            indexed = own["index"] != "none"
-            self._verify(number, users, items, indexed=indexed)
+            self._verify(number, users, items, indexed=(indexed := own["index"] != "none"))
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
             self._parts.follow(number)
@@ -196,7 +188,7 @@ class GenerationStore:
     ) -> dict[str, str | int | float]:
         """Check all input and return the fields of the manifest that the store writes."""
         dim = dim_of(users, items, self.vectors)
-        if taken := OWN_FIELDS.intersection(manifest):
+        if taken := OWN_FIELDS & manifest.keys():
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
         own = {
             "users": len(users),
@@ -216,8 +208,7 @@ class GenerationStore:
         self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
     ) -> None:
         """Step 3, hashes: an id is in the list before the key that it names."""
-        fence = [self.epoch, token]
-        calls = hash_calls(self._keys, kind, number, vectors, fence, self.vectors, on_written)
+        calls = hash_calls(self._keys, kind, number, vectors, [self.epoch, token], self.vectors, on_written)
         self._calls.run_many(scripts.WRITE, number, calls)
 
     def _build_index(self, number: int, token: str, items: Vectors) -> str:
@@ -278,12 +269,9 @@ class GenerationStore:
 
     def _refresh_users(self, number: int, users: Vectors, mark: int, form: str) -> None:
         """Write the hashes and then the mark, which so tells that the whole refresh is there."""
-        keys = self._keys
-        calls = refresh_calls(keys, number, users, (self.epoch, mark), form)
-        self._calls.run_many(scripts.REFRESH, number, calls)
-        if keys.is_spread:
-            head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
-            self._calls.run_or_refuse(scripts.REFRESH, number, head, [self.epoch, number, mark + 1])
+        fence = (self.epoch, mark)
+        self._calls.run_many(scripts.REFRESH, number, refresh_calls(self._keys, number, users, fence, form))
+        self._parts.mark(number, mark + 1)
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 
 import pytest
@@ -21,7 +22,10 @@ from driftgraph.snapshots.generations.keys import (
 )
 from driftgraph.snapshots.generations.lease import LeaseClient
 from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, acl_rule
-from tests.services_redis import NAMESPACE, keys_by_scan
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.errors import ConfigError
+from tests.redis_topologies import cluster
+from tests.services_redis import NAMESPACE, keys_by_scan, publish
 
 UserUrl = Callable[[str], str]
 CHANNEL = f"{NAMESPACE}:emb:events"
@@ -37,7 +41,7 @@ def test_a_redis_with_all_that_is_needed_is_fine_and_left_as_it_was(
 ) -> None:
     found = checks(redis_server.url)
     assert {name: check.state for name, check in found.items()} == dict.fromkeys(
-        ["redis", "redis memory", "redis rights", "redis namespace"], State.OK
+        ["redis", "redis memory", "redis size", "redis rights", "redis namespace"], State.OK
     )
     assert found["redis"].detail.endswith("with vector sets")
     assert keys_by_scan(redis_client) == set()
@@ -165,3 +169,30 @@ def test_readers_of_the_channel_are_told_that_nothing_was_switched(
 def test_vector_sets_are_all_conveniences() -> None:
     assert CONVENIENCES.issuperset(VECTOR_SETS)
     assert CONVENIENCES.issubset(WRITER)
+
+
+def test_the_size_of_a_user_and_of_what_is_served_is_told(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    none = checks(redis_server.url, publish={"lists": 0, "similar": 0})["redis size"]
+    assert none.state is State.OK
+    assert re.fullmatch(r"about [\d.]+ k?B a user and .* in each of 4 generations", none.detail)
+    half = checks(redis_server.url, publish={"lists": 0, "similar": 0, "vectors": "int8"})["redis size"]
+    assert float(half.detail.split()[1]) < 1_000 > float(none.detail.split()[1])
+    publish(GenerationStore(redis_client, namespace=NAMESPACE, epoch=1), 1)
+    redis_client.config_set("maxmemory", "100mb")
+    assert "for the 150 users and 60 items that are served" in checks(redis_server.url)["redis size"].detail
+    redis_client.hset("shop:emb:1:manifest", "users", 10_000_000)
+    found = checks(redis_server.url)["redis size"]
+    redis_client.config_set("maxmemory", 0)
+    assert (found.state, "more than its maxmemory of 105 MB" in found.detail) == (State.FAIL, True)
+
+
+def test_a_cluster_is_checked_on_the_node_of_the_namespace() -> None:
+    with cluster() as url:
+        settings = {"redis": {"url": url, "namespace": "{shop}"}}
+        found = {check.name: check for check in redis_checks(Settings.model_validate(settings))}
+        assert {check.state for check in found.values()} == {State.OK}
+        assert "redis rights" in found
+        with pytest.raises(ConfigError, match="must be in braces"):
+            checks(url)
