@@ -4,8 +4,8 @@
     Worker.publish ──► Serving ──► [GenerationRefresh] ──┘ handed over by one reference, at the switch
 
 In the live worker a thread of its own makes the rounds (``refresh_thread``), so that neither a fit nor an
-evaluation nor the writing of the next generation delays one. Nothing is shared with the trainer: a ``Serving`` has
-copies.
+evaluation nor the writing of the next generation delays one. Nothing is shared with the trainer: a
+``Serving`` has copies.
 """
 
 from __future__ import annotations
@@ -290,6 +290,8 @@ class Refresher:
     def serve(self, kept: GenerationRefresh | None) -> None:
         """From the next round on, refresh this generation; None: none. Returns at once."""
         if kept is not self._kept:
+            if self._counted is None and kept is not None and any(kept.upto.next):
+                self._counted = kept.upto
             self._kept, self._rests = kept, False
 
     def round(self, moment: Moment, received_ms: int | None = None) -> Round:

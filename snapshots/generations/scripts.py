@@ -190,8 +190,8 @@ return {{'ok'}}
 # KEYS current, id list, manifest, vector set, hash …
 # ARGV epoch, number, token, ef, m; each: id, embedding, event_ms, touched (none), list, its scores, head, the
 # vector of the index
-# As REFRESH, for items: the list of an item stays where there is no new one, and the vector set has the vector
-# of the hash. A vector set that Redis has lost is not begun anew with a few items.
+# As REFRESH, for items: the list of an item stays where there is no new one, and the vector set has what the
+# hash has. A vector set that Redis has lost is not begun anew with a few items.
 REFRESH_ITEMS = f"""{FRESH}
 local indexed = redis.call('EXISTS', KEYS[4]) == 1
 local fresh = listed(5, 8, #KEYS, 6)
