@@ -20,7 +20,8 @@ ENDS_MS: Final = np.array(
      60_000, 300_000, 3_600_000]
 )  # fmt: skip
 RECENT_MS: Final = 300_000  # quantiles are of the newest 5 to 10 minutes
-ORIGINS: Final = ("event", "received")  # from the event's own time, and from when it was read from Kafka
+# From the event's own time, and from the newest look into the window that did not show it yet.
+ORIGINS: Final = ("event", "received")
 
 
 class Freshness:

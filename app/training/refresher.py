@@ -273,6 +273,7 @@ class Refresher:
         self._counted: Cut | None = (
             None  # events before it are in ``freshness``, or are older than this process
         )
+        self._seen_ms = 0  # when ``_counted`` was the newest cut: what is behind it was received since then
         self._rests = False  # the generation was not the served one when it was last written
         self._done = Round()  # users and items since the start, and who waits now
 
@@ -294,8 +295,8 @@ class Refresher:
                 self._counted = kept.upto
             self._kept, self._rests = kept, False
 
-    def round(self, moment: Moment, received_ms: int | None = None) -> Round:
-        """One round as of a moment. ``received_ms`` is when the oldest event since the last one was read.
+    def round(self, moment: Moment) -> Round:
+        """One round as of a moment.
 
         Raises:
             NotCurrentError: Another generation is served. The next rounds look whether this one is again.
@@ -307,11 +308,10 @@ class Refresher:
                 return Round()
             if self._rests and not self.store.refreshes.is_served(kept.serving.number):
                 return Round()
-            counted = moment.cut if self._counted is None else self._counted
-            received_ms = self._clock.now_ms() if received_ms is None else received_ms
+            counted, seen_ms = self._counted or moment.cut, self._clock.now_ms()
             try:
-                kept.see(moment, counted, received_ms)
-                self._counted = moment.cut
+                kept.see(moment, counted, self._seen_ms or seen_ms)
+                self._counted, self._seen_ms = moment.cut, seen_ms
                 done = kept.round(moment, self.store, self._clock, self.freshness)
             except NotCurrentError:
                 self._rests = kept is self._kept

@@ -13,7 +13,7 @@ from driftgraph.model.score.ranking import NEW_BIAS
 from driftgraph.stream.arrays import F32, U32, Mask
 
 NOBODY: Final = 0  # a version that no owner has: those are odd
-MOVED: Final = 0.01  # 1 − cosine, without the popularity channel: a fifth of the items touched, 92 % of the way
+MOVED: Final = 0.01  # 1 − cosine, without popularity: a fifth of the items touched, and 92 % of the way
 
 
 class ServedItems:
