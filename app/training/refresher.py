@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -335,11 +335,20 @@ class Refresher:
             if self._kept is not None:
                 self._kept.again(users, self.graph.moment())
 
-    def again(self, users: Sequence[str]) -> None:
-        """Write these users once more in the next rounds, as where an item of their lists is gone."""
+    def mend(self, items: Collection[str]) -> int:
+        """Make the lists anew that have an item which may be recommended no more; how many users have one.
+
+        The caller sees to it that the item is no candidate any more. It takes as long as reading all lists.
+
+        Raises:
+            StoreError: Redis does not answer; nobody is made anew.
+        """
         with self._lock:
-            if self._kept is not None:
-                self._kept.again(users, self.graph.moment())
+            if self._kept is None:
+                return 0
+            users = self.store.refreshes.users_with(self._kept.serving.number, items)
+            self._kept.again(users, self.graph.moment())
+            return len(users)
 
 
 def _others(rows: U32, then: U32, now: U32) -> Mask:

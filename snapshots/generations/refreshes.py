@@ -7,9 +7,10 @@ A refresh changes no generation but the one that it names, since its vectors are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, cast
 
+import msgspec
 import redis
 
 from driftgraph.snapshots.generations import scripts
@@ -18,7 +19,8 @@ from driftgraph.snapshots.generations.keys import LIVE, Keys, redis_errors
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.vectors import Vectors, check, chunks, hash_args, of_length
 
-HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
+HASHES_PER_SCRIPT: Final = 100  # about 0.3 ms of Redis: other clients wait no longer than that
+USERS_PER_LOOK: Final = 500  # lists of 2 kB that one answer has
 ITEMS_PER_SCRIPT: Final = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
 ARGS: Final = 7  # of ``hash_args``, for each id
 
@@ -106,6 +108,22 @@ class Refreshes:
                 for first, stop in chunks(len(items), ITEMS_PER_SCRIPT)
             )
             self._calls.run_many(scripts.REFRESH_ITEMS, number, calls)
+
+    def users_with(self, number: int, items: Collection[str]) -> list[str]:
+        """The users of a generation whose list may have one of these items. It reads all of their lists."""
+        quoted = [msgspec.json.encode(item) for item in items]
+        found, first = list[str](), 0
+        name = self._keys.of(number, "user-ids")
+        with redis_errors(self._client, f"looking for lists of generation {number}"):
+            while ids := cast("list[bytes]", self._client.lrange(name, first, first + USERS_PER_LOOK - 1)):
+                pipe = self._client.pipeline(transaction=False)
+                for user in ids:
+                    pipe.hget(self._keys.user(number, user.decode()), "list")
+                for user, listed in zip(ids, pipe.execute(), strict=True):
+                    if listed and any(one in listed for one in quoted):
+                        found.append(user.decode())
+                first += len(ids)
+        return found
 
     def is_served(self, number: int) -> bool:
         """Whether readers are given this generation."""
