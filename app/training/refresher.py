@@ -313,8 +313,8 @@ class Refresher:
                 kept.see(moment, counted, self._seen_ms or seen_ms)
                 self._counted, self._seen_ms = moment.cut, seen_ms
                 done = kept.round(moment, self.store, self._clock, self.freshness)
-            except NotCurrentError:
-                self._rests = kept is self._kept
+            except NotCurrentError:  # who waits is counted by the refresh of the next generation
+                self._rests, self._counted = kept is self._kept, counted
                 raise
             self._rests = False
             self._done = Round(self._done.users + done.users, self._done.items + done.items, done.waiting)

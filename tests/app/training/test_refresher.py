@@ -24,6 +24,7 @@ from driftgraph.app.training.served_items import ServedItems
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
+from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.snapshots.generations.check import Standing
 from driftgraph.snapshots.generations.keys import Keys, StaleWorkerError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -542,3 +543,28 @@ def test_the_lists_that_have_an_item_are_made_anew_and_no_others(
     lists = {user: redis_client.hget(keys.user(1, user), "list") for user in everybody}
     assert sorted(user for user in everybody if lists[user] != b'["i1", "i22"]') == holders
     assert all(b"gone" not in cast(bytes, listed) for listed in lists.values())
+
+
+def test_lists_rank_by_the_vectors_that_the_refresh_has_written(
+    graph: Heterograph, tmp_path: Path, store: GenerationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_items, "MOVED", 0.005)
+    worker = worker_on(tmp_path, store)
+    assert worker.cycle(worker.graph.moment())[0].fit.accepted
+    put = dict[int, F32]()
+
+    def noted(own: ScoredLists, rows: U32, vectors: F32) -> None:
+        put.update(zip(rows.tolist(), vectors, strict=True))
+
+    monkeypatch.setattr(ScoredLists, "put", noted)
+    grow(graph, batch_of(SHOP, len(SHOP) * 2 // 3))
+    click(graph, USER_ID, "new item", 1)
+    worker.refresh(worker.graph.moment())
+    moment = worker.graph.moment()
+    names = worker.graph.names(ITEM, np.array(sorted(put), np.uint32), moment)
+    assert "new item" in names
+    assert len(put) > 1
+    reader = EmbeddingReader(store._client, namespace=NAMESPACE)
+    served, found = reader.items([name or "" for name in names])
+    assert found.all()
+    assert np.array_equal(served, np.array([put[row] for row in sorted(put)]))
