@@ -140,28 +140,40 @@ local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back'
 return {'ok', type(told) == 'table' and told.err or ''}
 """
 
-# KEYS current, id list, manifest, hash …
-# ARGV epoch, number, mark; each: id, embedding, event_ms, touched, list, its scores, head
-# Users that the generation did not have are added to its list, so that they are removed with it. A list of
-# recommendations does not outlive the vector that it was made with. The mark is
-# a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
-REFRESH = """
+# KEYS current, id list, manifest            ARGV epoch, number, token
+# The first lines of scripts that write newer vectors into a generation: into the served one, or, with its
+# token, into one that is being built and is not served yet.
+FRESH = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
 local gen = redis.call('HGET', KEYS[1], 'gen')
-if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
+local told = redis.call('HMGET', KEYS[3], 'status', 'token')
+local building = ARGV[3] ~= '' and told[1] == 'building' and told[2] == ARGV[3]
+if not building and (gen ~= ARGV[2] or told[1] ~= 'live') then
   return {'not_current', gen ~= ARGV[2] and gen or ''}
 end
-local fresh = {}
-for i = 1, #KEYS - 3 do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ARGV[7 * i - 3] end
+local function listed(first, size, last, count)
+  local fresh = {}
+  for i = first, last do
+    if redis.call('EXISTS', KEYS[i]) == 0 then fresh[#fresh + 1] = ARGV[size * (i - first) + count] end
+  end
+  return fresh
 end
+"""
+
+# KEYS current, id list, manifest, hash …
+# ARGV epoch, number, token, mark; each: id, embedding, event_ms, touched, list, its scores, head
+# Users that the generation did not have are added to its list, so that they are removed with it. A list of
+# recommendations does not outlive the vector that it was made with. The mark is
+# a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
+REFRESH = f"""{FRESH}
+local fresh = listed(4, 7, #KEYS, 5)
 if #fresh > 0 then
   redis.call('RPUSH', KEYS[2], unpack(fresh))
   redis.call('HINCRBY', KEYS[3], 'users', #fresh)
 end
 for i = 1, #KEYS - 3 do
-  local key, at = KEYS[i + 3], 7 * i - 3
+  local key, at = KEYS[i + 3], 7 * i - 2
   redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
   if ARGV[at + 3] ~= '' then redis.call('HSET', key, 'touched', ARGV[at + 3]) end
   if ARGV[at + 4] ~= '' then
@@ -171,8 +183,34 @@ for i = 1, #KEYS - 3 do
   end
   if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
 end
-redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
-return {'ok'}
+redis.call('HSET', KEYS[3], 'refreshed', ARGV[4])
+return {{'ok'}}
+"""
+
+# KEYS current, id list, manifest, vector set, hash …
+# ARGV epoch, number, token, ef, m; each: id, embedding, event_ms, touched (none), list, its scores, head, the
+# vector of the index
+# As REFRESH, for items: the list of an item stays where there is no new one, and the vector set has what the
+# hash has. A vector set that Redis has lost is not begun anew with a few items.
+REFRESH_ITEMS = f"""{FRESH}
+local indexed = redis.call('EXISTS', KEYS[4]) == 1
+local fresh = listed(5, 8, #KEYS, 6)
+if #fresh > 0 then
+  redis.call('RPUSH', KEYS[2], unpack(fresh))
+  redis.call('HINCRBY', KEYS[3], 'items', #fresh)
+end
+for i = 1, #KEYS - 4 do
+  local key, at = KEYS[i + 4], 8 * i - 2
+  redis.call('HSET', key, 'embedding', ARGV[at + 1], 'gen', ARGV[2], 'event_ms', ARGV[at + 2])
+  if ARGV[at + 4] ~= '' then
+    redis.call('HSET', key, 'similar', ARGV[at + 4], 'similar_scores', ARGV[at + 5])
+  end
+  if ARGV[at + 6] ~= '' then redis.call('HSET', key, 'head', ARGV[at + 6]) end
+  if indexed and ARGV[at + 7] ~= '' then
+    redis.call('VADD', KEYS[4], 'FP32', ARGV[at + 7], ARGV[at], 'NOQUANT', 'EF', ARGV[4], 'M', ARGV[5])
+  end
+end
+return {{'ok'}}
 """
 
 # KEYS current, manifest, id list, hash    ARGV epoch, user
@@ -241,7 +279,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis, epoch: int) -> None:
         self._client = client
-        self._epoch = epoch
+        self.epoch = epoch
         self._registered: dict[str, Script] = {}
 
     def run(self, lua: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
@@ -270,7 +308,7 @@ class Scripts:
                 return
             case ["stale", epoch]:
                 raise StaleWorkerError(
-                    f"one with epoch {epoch} has taken over from this worker of epoch {self._epoch}, "
+                    f"one with epoch {epoch} has taken over from this worker of epoch {self.epoch}, "
                     "which must stop"
                 )
             case ["gone"]:

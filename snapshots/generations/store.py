@@ -16,7 +16,7 @@ from typing import Any, cast
 import redis
 
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.check import Served, Standing, verify
+from driftgraph.snapshots.generations.check import Record, Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIST_FIELDS,
     LIVE,
@@ -26,34 +26,32 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_binary,
 )
+from driftgraph.snapshots.generations.refreshes import (
+    EXACT_ITEMS_MAX,
+    HASHES_PER_SCRIPT,
+    ITEMS_PER_SCRIPT,
+    Refreshes,
+    effort_for,
+)
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.snapshots.generations.vectors import (
     Vectors,
-    check,
     chunks,
     digest_of,
     dim_of,
     hash_args,
+    longest,
     one_length,
 )
 
 KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
-HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
-ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
-
-# Up to here readers search the vector set exactly (VSIM … TRUTH: 3 ms at 20,000 items of 64 dims, 10 ms at
-# 60,000), which needs no graph, and the graph is built with the least effort: 21,000 items/s. Beyond, it is
-# built well, at 3,500 items/s and less, and searched with EF 500.
-EXACT_ITEMS_MAX = 100_000
-EXACT_EF, EXACT_M = 4, 8
-GRAPH_EF, GRAPH_M = 200, 16
 
 OWN_FIELDS = frozenset(
-    {"users", "items", "dim", "index", "status", "parent", "published_ms"}  # told to readers
+    {"users", "items", "dim", "index", "item_norm", "status", "parent", "published_ms"}  # told to readers
     | {"token", "digest", "epoch", "keys_expire", "refreshed"}
 )
 
@@ -90,7 +88,7 @@ class GenerationStore:
         self._keys = Keys(namespace)
         self._calls = Scripts(client, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
-        self._served = Served()
+        self._share(Record())
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
         self._highest = 0  # the highest number used, also by an attempt that failed
         self._has_vector_sets: bool | None = None  # None before the first publish asks
@@ -113,6 +111,9 @@ class GenerationStore:
         items: Vectors,
         manifest: Mapping[str, str | int | float],
         on_written: Callable[[int], None] = lambda _: None,
+        *,
+        on_verified: Callable[[], None] = lambda: None,
+        on_served: Callable[[], None] = lambda: None,
     ) -> None:
         """Write a generation and make it the served one. The order of the commit:
 
@@ -120,7 +121,8 @@ class GenerationStore:
         2. remove what a killed publish left, and mark ``number`` as being built, by this attempt
         3. write ids and hashes, then the vector set; each script checks the mark
         4. write the manifest
-        5. verify: count every key, read a sample back bit for bit, count the vector set
+        5. verify: count every key, read a sample back bit for bit, count the vector set; then
+           ``on_verified``, which may refresh what events have touched since the vectors were made
         6. one script: check epoch and mark, declare it live, switch ``current``, notify
         7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
 
@@ -128,7 +130,8 @@ class GenerationStore:
         logged, and the next publish or ``clean_up`` does that step again. Publishing the same content under
         the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
-        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
+        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all, and
+        ``on_served`` of step 6.
 
         Raises:
             ValueError: If the vectors or the manifest are not valid. Nothing was written.
@@ -154,9 +157,13 @@ class GenerationStore:
             self._calls.run_or_refuse(scripts.DESCRIBE, number, names, [self.epoch, token, *fields])
             indexed = own["index"] != "none"
             self._verify(number, users, items, indexed=indexed)
+            built = Served(number, token, indexed=indexed, norm=float(own["item_norm"]))
+            self._record.building = built
+            on_verified()
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
-        self._served = Served(number, token, indexed=indexed)
+        self._record.served, self._record.building = built, Served()
+        on_served()
         self._tend(f"generation {number} is served", self._tidy)
 
     def _tend(self, done: str, tidy: Callable[[], None]) -> None:
@@ -188,6 +195,7 @@ class GenerationStore:
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
+        own["item_norm"] = longest(items.vectors)
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 
     def _write(
@@ -226,15 +234,14 @@ class GenerationStore:
             return "none"
 
     def _add_items(self, number: int, token: str, items: Vectors, keys: Sequence[str]) -> str:
-        exact = len(items) <= EXACT_ITEMS_MAX
-        head = [self.epoch, token, *((EXACT_EF, EXACT_M) if exact else (GRAPH_EF, GRAPH_M))]
+        head = [self.epoch, token, *effort_for(len(items))]
         rows = one_length(items.vectors)
         calls = (
             (keys, [*head, *(part for n in range(first, stop) for part in (items.ids[n], rows[n].tobytes()))])
-            for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT)
+            for first, stop in chunks(len(items), ITEMS_PER_SCRIPT)
         )
         self._calls.run_many(scripts.INDEX, number, calls)
-        return "exact" if exact else "graph"
+        return "exact" if len(items) <= EXACT_ITEMS_MAX else "graph"
 
     def _verify(self, number: int, users: Vectors, items: Vectors, *, indexed: bool) -> None:
         """Step 5: compare Redis with what was written."""
@@ -243,35 +250,20 @@ class GenerationStore:
     # --- between publishes -----------------------------------------------------------------------------
 
     def refresh(self, number: int, users: Vectors) -> None:
-        """Write newer user vectors, made by the model of generation ``number``, into that generation.
+        """Write newer user vectors into the served generation; see ``Refreshes.users``."""
+        self.refreshes.users(number, users)
 
-        Users that it did not have are added. ``touched`` is not changed where it is None; without ``lists``
-        the list of a user goes. Each user is written whole, and 100 users at a time.
+    def beside(self, client: redis.Redis) -> GenerationStore:
+        """A store for another thread of this worker, on a client of its own; both know what is served."""
+        own = GenerationStore(
+            client, namespace=self._keys.namespace, epoch=self.epoch, keep=self.keep, ttl_s=self.ttl_s
+        )
+        own._share(self._record)
+        return own
 
-        Raises:
-            ValueError: If the vectors are not valid or have another dimension. Nothing was written.
-            NotCurrentError: If another generation is served now; embed again with its model.
-        """
-        check(users, "user")
-        if not len(users):
-            return
-        keys, mark = self._keys, self._served.mark
-        with redis_errors(self._client, f"refreshing generation {number}"):
-            dim = int(cast("bytes | None", self._client.hget(keys.of(number, "manifest"), "dim")) or 0)
-            if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, as the script tells
-                raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
-            head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
-            calls = (
-                (
-                    [*head, *(keys.user(number, i) for i in users.ids[first:stop])],
-                    # the last chunk writes the mark, so the mark tells that the whole refresh is there
-                    [self.epoch, number, mark + (stop == len(users)), *hash_args(users, first, stop)],
-                )
-                for first, stop in chunks(len(users), HASHES_PER_SCRIPT)
-            )
-            self._calls.run_many(scripts.REFRESH, number, calls)
-        if number == self._served.number:
-            self._served.mark = mark + 1
+    def _share(self, record: Record) -> None:
+        self._record = record
+        self.refreshes = Refreshes(self._client, self._keys, self._calls, record)
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -293,7 +285,7 @@ class GenerationStore:
             StoreError: If Redis does not answer.
         """
         with redis_errors(self._client, f"looking whether generation {number} is served"):
-            found, fence = self._served.standing(self._client, self._keys, number)
+            found, fence = self._record.served.standing(self._client, self._keys, number)
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._calls.run_or_refuse(scripts.CLAIM, number, [self._keys.current], [self.epoch])
         return found
@@ -305,9 +297,9 @@ class GenerationStore:
             StaleWorkerError: If a newer worker has taken over.
             StoreError: If Redis does not answer.
         """
-        own, self._served = self._served, Served.of(served.number, served.manifest)
+        own, self._record.served = self._record.served, Served.of(served.number, served.manifest)
         if self.standing(served.number) is not Standing.SERVED:
-            self._served = own
+            self._record.served = own
             return False
         self.trending.written_by_others()
         return True
