@@ -29,6 +29,7 @@ from driftgraph.model.heads.heads import Heads
 from driftgraph.model.network.embed import Embedding, Encoder, embed
 from driftgraph.model.network.inputs import Inputs, best_popularity_losses, inputs_of
 from driftgraph.model.network.neighbors import now_ms
+from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import SIZES, STATE_FORMAT, TrainerOptions
 from driftgraph.model.score.scorer import Lessons, Scorer
 from driftgraph.model.score.without_events import with_cold
@@ -217,20 +218,17 @@ class Trainer:
         return with_cold(self._encoder(view, cut))
 
     def embed_users(self, view: WindowView, rows: U32, cut: Cut, times_ms: I64 | None = None) -> F32:
-        """[n, D] of these users at the cut, by the serving model: the refresh between two fits.
-
-        ``times_ms`` [n] says as of when (strictly before); None: the cut's now.
-        """
+        """[n, D] of these users at the cut by the serving model; see ``ServedModel.users``."""
         self._check(view)
-        self.table.adopt(view.row_versions(ITEM))
-        if times_ms is None:
-            times_ms = np.full(len(rows), now_ms(view, cut), np.int64)
-        return self.network.sound(self._encoder(view, cut).users(rows, times_ms))
+        return ServedModel(self.network, self.table, self.cold).users(view, rows, cut, times_ms)
 
     def new_items(self, view: WindowView, rows: U32, cut: Cut, time_ms: int) -> F32:
         """[n, D] of items that no fit has had, as of a time; see ``Encoder.new_items``."""
-        self.table.adopt(view.row_versions(ITEM))
-        return self.network.sound(self._encoder(view, cut).new_items(rows, time_ms))
+        return ServedModel(self.network, self.table, self.cold).new_items(view, rows, cut, time_ms)
+
+    def served_model(self) -> ServedModel:
+        """A copy of the weights of now, for a thread that refreshes while this one fits. O(weights)."""
+        return ServedModel(self.weights.network_copied(), self.table.copied(), self.cold)
 
     def served_items(self, versions: U32) -> tuple[U32, F32]:
         """Rows and vectors of the items that the serving model published, of the same owners still."""

@@ -22,6 +22,9 @@ settings.load_profile("driftgraph")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads of several processes wait for each other
 
+# many updaters run at once here, and one of them could have the port; tests of the port name another
+os.environ.setdefault("DRIFTGRAPH__WEB__LISTEN", "off")
+
 BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout has it, if it has
 
 

@@ -37,6 +37,7 @@ from driftgraph.app.config.sections import (
     WindowSettings,
 )
 from driftgraph.app.config.values import NameField, PathField, dotted
+from driftgraph.app.config.web import WebSettings
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 
@@ -104,6 +105,9 @@ class Settings(BaseSettings):
         default=PublishSettings(), description="Lists that are published beside the embeddings."
     )
     redis: RedisSettings = Field(default=RedisSettings(), description="Where embeddings are published.")
+    web: WebSettings = Field(
+        default=WebSettings(), description="The HTTP port: health, metrics, and answers as JSON."
+    )
     faust: FaustSettings = Field(
         default=FaustSettings(),
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",

@@ -32,6 +32,7 @@ from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
+from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
@@ -73,6 +74,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.enter_context(stopping(stop))
         _check_worker(settings)  # again below: a standby may find another model when it takes over
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
+        stack.enter_context(WebProcess(settings))
         decoder = topic_decoder(settings, event_rules(settings, clock))
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
         standby = Standby(settings, stop, progress)  # all preparations that need no lock are done before
@@ -108,12 +110,11 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         for said in fill_from_files(settings, ingest.attributes, erasures.users):
             progress.note(said)
         _tell_changes(settings, state, root, progress)
-        start = None if state is None else state.position
         source = kafka_source(
             options,
             decoder,
             clock,
-            start=start,
+            start=None if state is None else state.position,
             topic_ids={} if state is None else state.topic_ids,
         )
         stack.callback(source.close)

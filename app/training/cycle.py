@@ -2,7 +2,7 @@
 
     HeterographView at a moment ──► [Worker.cycle] ──► GenerationStore ──► readers
                                           │ evaluate ─► fit ─► gate ─► save ─► publish ─► trends
-                                    [Worker.refresh]   users touched since, by the serving model
+                                                                                  └─► Refresher
 
 The same object runs inside a replay, in lockstep with ingestion, and in the GPU worker's own process.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +21,30 @@ import numpy as np
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import serving_parts, trainer_state
-from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id, users_by_id
+from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
+from driftgraph.app.training.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
 from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named
-from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
+from driftgraph.model.heads.head_parts import HeadParts
 from driftgraph.model.network.embed import Embedding
-from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker
-from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.trainer import OnStep, Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
-from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
-from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import HeterographView, Moment
-from driftgraph.stream.window.writer import Cut
+from driftgraph.stream.window.writer import Cut, StaleCut
+
+CATCH_UPS_MAX = 5  # refreshes of a generation before its switch: each has what came during the one before
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,9 @@ class Worker:
         self.model_hash = hash_of_weights(trainer.network, 0)  # as its fit left it, under whatever relations
         self.trained_to_ms = 0  # the watermark up to which the serving model is trained
         zeros = (0,) * len(graph.window.relations)
-        self._nothing = self.since = self.seen = self._refreshed = Cut(0, zeros, zeros)
-        self._cold_users = np.zeros(0, np.uint32)  # row versions, of whom Redis has without an event
+        self._nothing = self.since = self.seen = Cut(0, zeros, zeros)
         self._lengths = lengths or ListLengths()
-        self._lists: ListMaker | None = None  # of what was published last; None if it has no lists
-        self._heads: ServedHeads | None = None  # of what was published last; None if it has none
+        self.refresher = None if store is None else Refresher(graph, store, self.status.clock)
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
@@ -210,10 +208,8 @@ class Worker:
         try:
             if self.trainer.model_version:
                 embedding = serving_parts.embedding_at(self.trainer, self.graph, moment)
-                items = (embedding.item_rows, embedding.item)
-                lists = None if self.store is None else self._list_maker(moment, items)
                 heads = serving_parts.heads_at(self.trainer, self.graph, moment)
-                self._publish(moment, embedding, lists, heads)
+                self._publish(moment, embedding, None, heads)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
                 first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
@@ -222,33 +218,52 @@ class Worker:
         finally:
             self.status.close()
 
-    def _list_maker(self, moment: Moment, items: tuple[U32, F32]) -> ListMaker:
-        """What makes the lists that are published with these items, and those of each refresh."""
-        view, weight_F = self.graph.edges, self.trainer.scorer.weight_F
-        new_items = partial(self.trainer.new_items, view)
-        own = self.trainer.cold.item_attributes
-        return ScoredLists(view, moment, items, weight_F, self._lengths, new_items, own)
-
     def _publish(
-        self, moment: Moment, embedding: Embedding, lists: ListMaker | None, heads: HeadParts | None
+        self, moment: Moment, embedding: Embedding, first: FirstLists | None, heads: HeadParts | None
     ) -> None:
-        if self.store is None or lists is None:
+        """``first`` are the lists before model version 1; later ones are made here."""
+        if self.store is None or self.refresher is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
                 self._unstored += 1
                 self.published = self._unstored
             return
+        model = None if first is not None else self.trainer.served_model()
+        lists: ListMaker | None = first
+        if model is not None:
+            items, weight = (embedding.item_rows, embedding.item), self.trainer.scorer.weight_F
+            lists = serving_parts.lists_of(model, weight, self.graph, moment, items, self._lengths)
+        assert lists is not None
         self.status.start("ids and lists of all users and items")
-        users, items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, heads)
-        if not (len(users) and len(items)):
+        users, of_items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, heads)
+        if not (len(users) and len(of_items)):
             return
         number = self.store.next_number()
         manifest, version = self._manifest(number, moment, heads), self.trainer.model_version
-        self.status.start(f"publishing {named(number, version)}", total=len(users) + len(items))
-        self.store.publish(number, users, items, manifest, on_written=self.status.advance)
-        self.published = number
+        self.status.start(f"publishing {named(number, version)}", total=len(users) + len(of_items))
+        kept = serving_parts.refresh_of(
+            number, model, heads, lists, self.graph, moment, embedding, self._lengths
+        )
+        refresher = self.refresher
+        self.store.publish(
+            number, users, of_items, manifest, on_written=self.status.advance,
+            on_verified=lambda: self._catch_up(kept), on_served=lambda: refresher.serve(kept),
+        )  # fmt: skip
+        self._serve(kept)
         self.status.serves(number, version, str(manifest["made_by"]))
-        self._lists, self._cold_users = lists if self._lengths.lists else None, moment.versions[USER]
-        self._refreshed, self._heads, self.is_rolled_back = moment.cut, heads, False
+
+    def _catch_up(self, kept: GenerationRefresh) -> None:
+        """Refresh a generation that is about to be served, so that the switch takes nobody's news back."""
+        assert self.store is not None
+        with suppress(StaleCut):  # what is missing is refreshed after the switch
+            for _ in range(CATCH_UPS_MAX):
+                if kept.whole(self.graph.moment(), self.store, self.status.clock) < USERS_AT_ONCE:
+                    return
+
+    def _serve(self, kept: GenerationRefresh) -> None:
+        """Redis serves this from now on, and it is refreshed."""
+        assert self.refresher is not None
+        self.published, self.is_rolled_back = kept.serving.number, False
+        self.refresher.serve(kept)
 
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
@@ -267,35 +282,19 @@ class Worker:
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
 
-        By the serving model, into the generation that it made only: after a rollback nothing is refreshed
-        until the next publish.
+        For a process of one thread; the live worker has a thread for it (``refresh_thread``). Only what the
+        serving model made is written: after a rollback nothing is, until the next publish.
 
         Raises:
             StoreError: Redis did not take them; the next refresh has them again.
         """
-        if self.store is None or not self.published or self.is_rolled_back:
+        if self.refresher is None or not self.published or self.is_rolled_back:
             return 0
-        view = self.graph.edges
-        then = (self._refreshed, self._cold_users)
-        rows, newest_ms = serving_parts.users_due(self.trainer, self.graph, moment, *then)
-        if len(rows):
-            times_ms = np.maximum(newest_ms + 1, now_ms(view, moment.cut))
-            vectors = serving_parts.user_vectors(self.trainer, view, rows, moment.cut, times_ms)
-            has_none = self._lists is None and self.trainer.serving is not None
-            if has_none and self._lengths.lists:  # the generation is of an earlier process
-                self._lists = self._list_maker(moment, self.trainer.served_items(moment.versions[ITEM]))
-            try:
-                heads = serving_parts.renewed(self._heads, self.graph, rows, times_ms, moment)
-                users = users_by_id(
-                    self.graph, rows, vectors, moment, times_ms, self._lists,
-                    repeats=self._lengths.repeats, heads=heads,
-                )  # fmt: skip
-                self.store.refresh(self.published, users)
-            except NotCurrentError:
-                self.look(moment)
-                return 0
-        self._refreshed, self._cold_users = moment.cut, moment.versions[USER]
-        return len(rows)
+        try:
+            return self.refresher.whole(moment)
+        except NotCurrentError:
+            self.look(moment)
+            return 0
 
     def look(self, moment: Moment) -> None:
         """See whether Redis still serves what was published, and write again what it has lost.
@@ -338,30 +337,28 @@ class Worker:
         }
         if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
             log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
-            self.published, self.is_rolled_back = served.number, False
-            self._refreshed, self._cold_users = self._nothing, self._cold_users[:0]
-            self._heads = serving_parts.heads_of(self.trainer, self.graph, served.manifest)
+            self._serve(
+                serving_parts.refresh_again(
+                    served.number, served.manifest, self.trainer, self.graph, self._lengths, self._nothing
+                )
+            )
             self.status.serves(served.number, version, served.manifest.get("made_by", ""))
 
     def erase(self, users: Sequence[str]) -> None:
         """Remove users whom the window has forgotten from all generations and checkpoints.
 
-        One who is back already is a new user, and has a vector again with the next refresh, which is then of
-        everybody.
+        One who is back already is a new user, and has a vector again with the next refresh.
 
         Raises:
             StoreError: Redis did not do it.
         """
-        if self.store is not None:
-            self.store.erase(users)
+        if self.store is not None and self.refresher is not None:
+            store = self.store
+            self.refresher.erase(users, lambda: store.erase(users))
         gone = {f"{MOVED_USER}{user}" for user in users}
         self.evaluated = {name: fact for name, fact in self.evaluated.items() if name not in gone}
-        moment = self.graph.moment()
-        rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
-        if not set(users).isdisjoint(self.graph.names(USER, rows, moment)):
-            self._refreshed = self._nothing
         if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
-            self._save(moment, keep=1)
+            self._save(self.graph.moment(), keep=1)
 
     def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
         """The trainer's state, with who had the rows at ``moment``; in a replay nobody keeps it."""

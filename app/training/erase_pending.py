@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ from driftgraph.stream.ingest.erasures import UsersOf, key_users
 
 if TYPE_CHECKING:
     from driftgraph.app.config.settings import Settings
+    from driftgraph.app.training.refresher import Refresher
     from driftgraph.stream.dead_letters.letters import LetterBox
     from driftgraph.stream.events import Rejected
 
@@ -87,10 +89,11 @@ def erase_letters(box: LetterBox, users: Collection[str], users_of: UsersOf) -> 
 
 
 @contextmanager
-def erasing(settings: Settings, epoch: int) -> Iterator[None]:
-    """Work off pending erasures in a thread meanwhile, beside a worker of ``epoch``."""
+def erasing(settings: Settings, epoch: int, refresher: Refresher | None = None) -> Iterator[None]:
+    """Work off pending erasures in a thread meanwhile, beside a worker of ``epoch`` and its ``refresher``."""
     stopped = threading.Event()
-    thread = threading.Thread(target=_run, args=(settings, epoch, stopped), name="erasing", daemon=True)
+    arguments = (settings, epoch, stopped, refresher)
+    thread = threading.Thread(target=_run, args=arguments, name="erasing", daemon=True)
     thread.start()
     try:
         yield
@@ -98,7 +101,7 @@ def erasing(settings: Settings, epoch: int) -> Iterator[None]:
         stopped.set()
 
 
-def _run(settings: Settings, epoch: int, stopped: threading.Event) -> None:
+def _run(settings: Settings, epoch: int, stopped: threading.Event, refresher: Refresher | None) -> None:
     pending = PendingErasures(erasures_folder(settings))
     names = users_of(settings)
     store = generation_store(settings, connect(settings.redis.address()), epoch=epoch)
@@ -111,7 +114,11 @@ def _run(settings: Settings, epoch: int, stopped: threading.Event) -> None:
             waiting = pending.waiting(REDIS)
             for path, users in waiting:
                 if path not in removed:
-                    store.erase(users, live_only=True)
+                    erase = partial(store.erase, users, live_only=True)
+                    if refresher is None:
+                        erase()
+                    else:
+                        refresher.erase(users, erase)
                     removed.add(path)
             removed &= {path for path, _ in waiting}
         except (DriftgraphError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The GPU worker's own process: a cycle where the updater has seen a mark, a refresh in between.
+"""The GPU worker's own process: a cycle where the updater has seen a mark; a thread refreshes beside it.
 
-graph in shared memory ──► [main] ──► Worker.cycle, Worker.refresh ──► Redis
-          updater ──► marks ──┘
+graph in shared memory ──► [main] ──► Worker.cycle ──► Redis
+          updater ──► marks ──┘ └──► refresh_thread ──► Redis
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
+from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
 from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
@@ -49,7 +50,7 @@ from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
-LOOK_EVERY_S = 0.2  # an event waits at most this long for its refresh to begin
+LOOK_EVERY_S = 0.2  # for marks, requests and erasures
 STALE_FROM = 3  # times in a row are no accident
 RING_TOO_SMALL = (
     "events leave their ring while the worker reads them, so that nothing is trained or published; "
@@ -89,8 +90,14 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
         store = _store(settings, owner, listener.wait)
         if store is not None:
             worker = _worker(settings, window_dir, store)
-            with erasing(settings, store.epoch):
-                _Loop(settings, worker, lambda: listener.marks).run(listener.wait)
+            refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
+            assert refresher is not None
+            refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
+            with (
+                erasing(settings, store.epoch, refresher),
+                refreshing(refresher, worker.status, faults) as thread,
+            ):
+                _Loop(settings, worker, lambda: listener.marks, thread).run(listener.wait)
     except Exception as error:
         words = _last_words(error, settings.data_dir)
         with suppress(OSError):  # the updater is gone
@@ -149,9 +156,17 @@ class _Loop:
     generation that Redis did not take is tried again until it does.
     """
 
-    def __init__(self, settings: Settings, worker: Worker, newest_marks: Callable[[], Marks]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: Worker,
+        newest_marks: Callable[[], Marks],
+        thread: RefreshThread | None = None,
+    ) -> None:
+        """``thread`` refreshes beside the loop; without one, the loop does so between its steps."""
         self.settings = settings
         self.worker = worker
+        self._thread = thread
         self._failures = 0  # of Redis to do what it should, in a row
         self._newest_marks = newest_marks
         self._outage = OutageLog(log.warning)
@@ -165,6 +180,8 @@ class _Loop:
     def run(self, wait: Wait) -> None:
         """Look around every ``LOOK_EVERY_S``."""
         while not wait(LOOK_EVERY_S):
+            if self._thread is not None:
+                self._thread.check()
             try:
                 self._erase()
                 self._step(self.worker.graph.moment())
@@ -228,7 +245,8 @@ class _Loop:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
                 worker.look(moment)
-            worker.refresh(moment)
+            if self._thread is None:
+                worker.refresh(moment)
 
     def retrain(self, asked: Request, moment: Moment) -> Answer:
         """Make the fit that somebody asked for, unless it is made: a start publishes what was saved.

@@ -1,7 +1,7 @@
-"""What a generation is made of beside its lists: the vectors of all live nodes, and the heads.
+"""What a generation is made of: the vectors of all live nodes, the maker of its lists, and the heads.
 
-Trainer, graph at a moment ──► [embedding_at, heads_at] ──► Worker.publish ──► by_id ──► Redis
-                                 [renewed] ──► Worker.refresh ──┘
+Trainer, graph at a moment ──► [embedding_at, lists_of, heads_at] ──► Worker.publish ──► by_id ──► Redis
+                               [refresh_of, refresh_again] ──► Refresher ──┘
                             [judged_heads] ──► Worker.cycle ──► GenerationReport
 """
 
@@ -11,21 +11,27 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from driftgraph.app.training.refresher import GenerationRefresh, Serving
+from driftgraph.app.training.served_items import ServedItems
 from driftgraph.model.heads.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
 from driftgraph.model.heads.heads import Sample
-from driftgraph.model.network.embed import Embedding, Encoder, newest_events
+from driftgraph.model.network.embed import Embedding, Encoder
 from driftgraph.model.network.neighbors import now_ms
-from driftgraph.model.score.lists import popularity_users
+from driftgraph.model.network.served_model import ServedModel
+from driftgraph.model.options import ListLengths
+from driftgraph.model.score.lists import ListMaker
+from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.head_scores import HEAD
-from driftgraph.stream.arrays import F32, I64, U32
-from driftgraph.stream.window.adjacency import USER
+from driftgraph.stream.arrays import F32, F64, U32
+from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
-from driftgraph.stream.window.writer import Cut, StaleCut, WindowView
+from driftgraph.stream.window.writer import Cut, StaleCut
 
 HEAD_STATE = "head_state"  # the field of a manifest that tells a later worker how the heads were
 
@@ -57,31 +63,60 @@ def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Em
     return replace(embedding, user=vectors)
 
 
-def users_due(
-    trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut, cold_then: U32
-) -> tuple[U32, I64]:
-    """Rows of the users whom a refresh has, and the time of the newest event of each.
-
-    These are the users touched since a cut and, with time 0, those without an event who have a row for their
-    attributes now. ``cold_then`` are the versions of the rows whose users of this kind are served already.
-    """
-    events = graph.edges.events(moment.cut, since)
-    rows, newest_ms = newest_events(events.user, events.time_ms)
-    if not trainer.model_version:
-        return rows, newest_ms
-    versions = moment.versions[USER]
-    cold = trainer.cold.without_events(USER, versions, rows, now_ms(graph.edges, moment.cut))
-    then = np.zeros(len(versions), np.uint32)
-    then[: len(cold_then)] = cold_then[: len(versions)]
-    cold = cold[then[cold] != versions[cold]]
-    return np.append(rows, cold), np.append(newest_ms, np.zeros(len(cold), np.int64))
+def lists_of(
+    model: ServedModel,
+    weight_F: F64,  # F is the shape
+    graph: HeterographView,
+    moment: Moment,
+    items: tuple[U32, F32],
+    lengths: ListLengths,
+) -> ListMaker:
+    """What makes the lists that are published with these items, and those of each refresh."""
+    own = model.cold.item_attributes
+    return ScoredLists(
+        graph.edges, moment, items, weight_F, lengths, partial(model.new_items, graph.edges), own
+    )
 
 
-def user_vectors(trainer: Trainer, view: WindowView, rows: U32, cut: Cut, times_ms: I64) -> F32:
-    """[n, D] of users strictly before their times, by what is served."""
-    if not trainer.model_version:
-        return popularity_users(len(rows), trainer.options.dim)
-    return trainer.embed_users(view, rows, cut, times_ms)
+def refresh_of(
+    number: int,
+    model: ServedModel | None,
+    heads: ServedHeads | None,
+    lists: ListMaker,
+    graph: HeterographView,
+    moment: Moment,
+    embedding: Embedding,
+    lengths: ListLengths,
+) -> GenerationRefresh:
+    """What refreshes a generation that is published with these parts."""
+    items = ServedItems(
+        embedding.item_rows, embedding.item, embedding.item_event_ms > 0, moment.versions[ITEM]
+    )
+    made = (lambda _: lists) if lengths.lists or lengths.similar else None
+    dim = embedding.user.shape[1]
+    serving = Serving(number, dim, model, heads, made, moment.cut, moment.versions[USER], items)
+    return GenerationRefresh(serving, graph, lengths)
+
+
+def refresh_again(
+    number: int,
+    manifest: Mapping[str, str],
+    trainer: Trainer,
+    graph: HeterographView,
+    lengths: ListLengths,
+    nothing: Cut,
+) -> GenerationRefresh:
+    """What refreshes a generation of this very model that an earlier process published: everybody in it."""
+    model, versions = trainer.served_model(), graph.moment().versions
+    rows, vectors = trainer.served_items(versions[ITEM])
+    items = ServedItems(rows, vectors, np.ones(len(rows), np.bool_), versions[ITEM])
+    weight_F, made = trainer.scorer.weight_F.copy(), None  # F is the shape
+    if lengths.lists or lengths.similar:
+        made = partial(lists_of, model, weight_F, graph, items=(rows, vectors), lengths=lengths)
+    heads = heads_of(trainer, graph, manifest)
+    none = versions[USER][:0]
+    serving = Serving(number, trainer.options.dim, model, heads, made, nothing, none, items)
+    return GenerationRefresh(serving, graph, lengths)
 
 
 def heads_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> HeadParts | None:
@@ -123,10 +158,3 @@ def judged_heads(
     except StaleCut as error:
         log.warning("the heads learn nothing of this interval: %s; window.capacity may be too small", error)
         return None, None
-
-
-def renewed(
-    heads: ServedHeads | None, graph: HeterographView, rows: U32, times_ms: I64, moment: Moment
-) -> F32 | None:
-    """[n, B] the numbers of users at a later moment, strictly before their times; None without heads."""
-    return None if heads is None else heads.users_later(graph.window, rows, times_ms, moment.cut)

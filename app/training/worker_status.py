@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from driftgraph.app.console.progress import NoProgress, Progress, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
+from driftgraph.app.training.freshness import freshness_of
 from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.stream.time.clock import Clock
 
@@ -27,25 +29,27 @@ log = logging.getLogger(__name__)
 class WorkerStatus(NoProgress):
     """A ``Progress`` that also keeps the status file.
 
-    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), and
-    how the last fit ended (``fit``), with the reason of every attempt that was refused.
+    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), how
+    the last fit ended (``fit``), with the reason of every attempt that was refused, and how fresh users are
+    (``refresh``). The worker's loop and the thread that refreshes both tell it.
     """
 
     def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
         """``path`` None: there is no file, as in a replay."""
         self._path = path
-        self._clock = clock
+        self.clock = clock
         self._shown = shown
         self._stage = ""  # empty between two
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._written_ms = 0
-        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None}
+        self._lock = threading.Lock()  # one of the two threads writes the file
+        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None, "refresh": None}
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage."""
         self._stage, self._total, self._done = label, total, 0
-        self._begun_ms = self._clock.now_ms()
+        self._begun_ms = self.clock.now_ms()
         self._write()
         self._shown.start(label, total)
 
@@ -53,7 +57,7 @@ class WorkerStatus(NoProgress):
         """Count, and write the file when it is old enough."""
         self._done += n
         self._shown.advance(n)
-        if self._clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
+        if self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
             self._write()
 
     def note(self, text: str) -> None:
@@ -69,7 +73,7 @@ class WorkerStatus(NoProgress):
     def fitted(self, report: FitReport) -> None:
         """Remember how a fit ended."""
         self._facts["fit"] = {
-            "time_ms": self._clock.now_ms(),
+            "time_ms": self.clock.now_ms(),
             "accepted": report.accepted,
             "code": report.code,
             "reason": report.reason,
@@ -85,6 +89,14 @@ class WorkerStatus(NoProgress):
             self._facts["trouble"] = why
             self._write()
 
+    def refreshed(self, facts: Callable[[], dict[str, Any]], trouble: str | None) -> None:
+        """Remember what was refreshed, and what is in its way; written if that changes, or each second."""
+        told = self._facts["refresh"]
+        is_old = self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS
+        if told is None or told["trouble"] != trouble or is_old:
+            self._facts["refresh"] = {**facts(), "trouble": trouble}
+            self._write()
+
     def serves(self, generation: int, model_version: int, made_by: str) -> None:
         """Remember what was published, ``generation`` 0: nothing."""
         what = {"generation": generation, "model_version": model_version, "made_by": made_by}
@@ -92,7 +104,11 @@ class WorkerStatus(NoProgress):
         self._write()
 
     def _write(self) -> None:
-        now_ms = self._written_ms = self._clock.now_ms()
+        with self._lock:
+            self._write_alone()
+
+    def _write_alone(self) -> None:
+        now_ms = self._written_ms = self.clock.now_ms()
         if self._path is None:
             return
         left_s = None
@@ -118,7 +134,7 @@ class LoggedProgress(NoProgress):
     """A line of the log when a stage begins, and at most one each ``SAY_EVERY_MS`` after it."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._label = ""
         self._total: int | None = None
         self._done = 0
@@ -127,13 +143,13 @@ class LoggedProgress(NoProgress):
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage and say so."""
         self._label, self._total, self._done = label, total, 0
-        self._begun_ms = self._said_ms = self._clock.now_ms()
+        self._begun_ms = self._said_ms = self.clock.now_ms()
         log.info("%s", label)
 
     def advance(self, n: int) -> None:
         """Count, and say so when the last line is old enough."""
         self._done += n
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         if now_ms - self._said_ms >= SAY_EVERY_MS and self._total:
             self._said_ms = now_ms
             left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
@@ -168,6 +184,9 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     if serves := told["serves"]:
         what = named(serves["generation"], serves.get("model_version", 0))
         pairs.append(("serves", f"{what}, made by {serves['made_by']}"))
+    if refresh := told.get("refresh"):
+        pairs.append(("freshness", freshness_of(refresh)))
+        pairs += [("trouble", f"users are not refreshed: {why}")] if (why := refresh["trouble"]) else []
     return pairs
 
 

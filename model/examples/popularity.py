@@ -39,6 +39,17 @@ class Popularity:
                 self.count[f] += np.bincount(item, np.exp2(-age_ms / half_life_ms), minlength=rows)
         self.time_ms, self._next = time_ms, stop
 
+    def go_on(self, item: U32, event_ms: I64, time_ms: int) -> None:
+        """Count further events, in any order, and go on to ``time_ms`` if that is later."""
+        time_ms = max(time_ms, self.time_ms)
+        more = int(item.max(initial=0)) + 1 - self.count.shape[1]
+        self.count = np.pad(self.count, ((0, 0), (0, max(0, more))))
+        age_ms, rows = np.maximum(time_ms - event_ms, 0), self.count.shape[1]
+        for f, half_life_ms in enumerate(self.half_lives_ms):
+            self.count[f] *= 2.0 ** ((self.time_ms - time_ms) / half_life_ms)
+            self.count[f] += np.bincount(item, np.exp2(-age_ms / half_life_ms), minlength=rows)
+        self.time_ms = time_ms
+
     def features(self, items: U32 | I64) -> F32:
         """[n, F]: the log of each item's share against an equal share, so that 0 is average."""
         rows = max(self.count.shape[1], 1)

@@ -20,6 +20,7 @@ from driftgraph.model.fitting.saved_state import Parts, check_shapes, moments_by
 from driftgraph.model.network.custom_network import untrained
 from driftgraph.model.network.inputs import Inputs, batch_loss, contrast, drawn_negatives
 from driftgraph.model.network.item_table import ItemTable
+from driftgraph.model.network.network import Network
 from driftgraph.model.options import NEGATIVES_OTHERS, TrainerOptions
 from driftgraph.stream.arrays import F32, F64
 
@@ -85,6 +86,12 @@ class Weights:
         self.network.load_state_dict(untrained(self.relations, self.options).state_dict())
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {}})
         self.table.start(rows_ID)
+
+    def network_copied(self) -> Network:
+        """Another network with the weights of this moment; made as a start makes it from a saved state."""
+        found = untrained(self.relations, self.options).to(self.device)
+        found.load_state_dict(self.network.state_dict())
+        return found.requires_grad_(False).eval()
 
     def state_dict(self) -> Parts:
         """Copies of network, item table and optimizer; the optimizer's tensors as ``parameter.moment``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from driftgraph.model.attributes.cold_start import ColdStart
 from driftgraph.model.examples.examples import half_lives_ms
 from driftgraph.model.examples.popularity import Popularity
-from driftgraph.model.network.item_table import ItemTable
+from driftgraph.model.network.item_table import ItemRows
 from driftgraph.model.network.neighbors import RowNumbers, moved, now_ms, sample
 from driftgraph.model.network.network import POPULARITY_FEATURES, Network
 from driftgraph.stream.arrays import F32, I64, U32
@@ -41,7 +41,7 @@ class Encoder:
     """The network over the table, without gradients, at one cut. Cheap to make."""
 
     def __init__(
-        self, network: Network, table: ItemTable, view: WindowView, cut: Cut, cold: ColdStart | None = None
+        self, network: Network, table: ItemRows, view: WindowView, cut: Cut, cold: ColdStart | None = None
     ) -> None:
         self.network, self.table, self.view, self.cut = network, table, view, cut
         self.cold = cold or ColdStart()

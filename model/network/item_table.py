@@ -21,14 +21,11 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual
 INITIAL_STD = 0.05  # of an id row: small beside a trained one, so that a new item is what its users say
 
 
-class ItemTable:
-    """Rows [capacity, dim] with first and second moment and a step count for each row.
+class ItemRows:
+    """Rows [capacity, dim], of which ``rows`` are in use; what lies behind them is never read.
 
-    Always true: a row never touched holds ``initial_rows`` of its number and version, whenever it was made;
-    ``rows`` rows are in use and what lies behind them is never read.
-
-    Source of the update: Kingma and Ba, "Adam", ICLR 2015, algorithm 1, the step count being that of the
-    row: a row read for the first time gets the first step's bias correction.
+    Always true: a row that no training moved holds ``initial_rows`` of its number and version, whenever it
+    was made.
     """
 
     def __init__(self, dim: int, seed: int, device: torch.device) -> None:
@@ -36,11 +33,12 @@ class ItemTable:
         self.rows = 0
         self.version = np.zeros(0, np.uint32)
         self.weight = torch.zeros(0, dim, device=device)
-        self.moment1 = torch.zeros(0, dim, device=device)
-        self.moment2 = torch.zeros(0, dim, device=device)
-        self.steps = torch.zeros(0, dtype=torch.int64, device=device)
-        self._before: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-        self._touched: Tensor | None = None
+
+    def copied(self) -> ItemRows:
+        """The weights of this moment, which no training moves. O(rows)."""
+        found = ItemRows(self.dim, self.seed, self.device)
+        found.rows, found.version, found.weight = self.rows, self.version, self.weight[: self.rows].clone()
+        return found
 
     def adopt(self, version: U32) -> None:
         """Follow the window: add rows it has added, start afresh those with another owner. O(rows)."""
@@ -51,12 +49,39 @@ class ItemTable:
         if len(fresh):
             index = torch.from_numpy(fresh).to(self.device)
             made = initial_rows(fresh, version[fresh], self.dim, self.seed)
-            self.weight[index] = torch.from_numpy(made).to(self.device)
-            self.moment1[index] = 0
-            self.moment2[index] = 0
-            self.steps[index] = 0
+            self._start_afresh(index, torch.from_numpy(made).to(self.device))
         self.rows = len(version)
         self.version = version.copy()
+
+    def _start_afresh(self, index: Tensor, made_nD: Tensor) -> None:
+        self.weight[index] = made_nD
+
+    def _make_room(self, rows: int) -> None:
+        if rows > len(self.weight):
+            more = max(rows, 2 * len(self.weight)) - len(self.weight)
+            self.weight = torch.cat([self.weight, self.weight.new_zeros(more, self.dim)])
+
+
+class ItemTable(ItemRows):
+    """``ItemRows`` that are trained, with first and second moment and a step count for each row.
+
+    Source of the update: Kingma and Ba, "Adam", ICLR 2015, algorithm 1, the step count being that of the
+    row: a row read for the first time gets the first step's bias correction.
+    """
+
+    def __init__(self, dim: int, seed: int, device: torch.device) -> None:
+        super().__init__(dim, seed, device)
+        self.moment1 = torch.zeros(0, dim, device=device)
+        self.moment2 = torch.zeros(0, dim, device=device)
+        self.steps = torch.zeros(0, dtype=torch.int64, device=device)
+        self._before: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        self._touched: Tensor | None = None
+
+    def _start_afresh(self, index: Tensor, made_nD: Tensor) -> None:
+        super()._start_afresh(index, made_nD)
+        self.moment1[index] = 0
+        self.moment2[index] = 0
+        self.steps[index] = 0
 
     def step(self, rows_n: Tensor, gradient_nD: Tensor, learning_rate: float) -> None:
         """One Adam step of distinct rows; no other row changes by a bit. No rows is no step."""
@@ -162,14 +187,12 @@ class ItemTable:
         self._before.append((new_n, *saved))
 
     def _make_room(self, rows: int) -> None:
-        capacity = len(self.weight)
-        if rows <= capacity:
-            return
-        more = max(rows, 2 * capacity) - capacity
-        self.weight = torch.cat([self.weight, self.weight.new_zeros(more, self.dim)])
-        self.moment1 = torch.cat([self.moment1, self.moment1.new_zeros(more, self.dim)])
-        self.moment2 = torch.cat([self.moment2, self.moment2.new_zeros(more, self.dim)])
-        self.steps = torch.cat([self.steps, self.steps.new_zeros(more)])
+        super()._make_room(rows)
+        more = len(self.weight) - len(self.steps)
+        if more:
+            self.moment1 = torch.cat([self.moment1, self.moment1.new_zeros(more, self.dim)])
+            self.moment2 = torch.cat([self.moment2, self.moment2.new_zeros(more, self.dim)])
+            self.steps = torch.cat([self.steps, self.steps.new_zeros(more)])
 
 
 @kernel

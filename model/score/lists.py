@@ -57,6 +57,17 @@ class ListMaker(Protocol):
         """
         ...
 
+    def follow(self, moment: Moment) -> None:
+        """Count what arrived up to a newer moment, and take up the items that are new in it.
+
+        Nothing is changed if events of the cut were overwritten meanwhile (StaleCut).
+        """
+        ...
+
+    def put(self, items: U32, vectors_nD: F32) -> None:
+        """From now on rank these items by other vectors, as far as they are candidates."""
+        ...
+
 
 class FirstLists:
     """By co-visitation, behind that by popularity. It has vectors, too, whose dot product is the popularity.
@@ -101,6 +112,12 @@ class FirstLists:
     def similar(self, items: U32) -> Iterator[Best]:
         """By co-visitation with the item alone."""
         return _similar(self._visits, self._owners, items, self._now_ms, self._lengths.similar)
+
+    def follow(self, moment: Moment) -> None:
+        """Nothing: these lists are those of one cut."""
+
+    def put(self, items: U32, vectors_nD: F32) -> None:
+        """Nothing: these lists are not ranked by vectors."""
 
     def embedding(self) -> Embedding:
         """Every live user and item, with vectors that rank by the log of popularity alone."""

@@ -113,8 +113,8 @@ class Stage:
         """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items."""
         self._view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
-        self._item_DC = np.ascontiguousarray(item_CD[:, :-1].T)
-        self._bias_C = np.ascontiguousarray(item_CD[:, -1])
+        self._item_DC: F32 = item_CD[:, :-1].T.copy()
+        self._bias_C: F32 = item_CD[:, -1].copy()
         rows = max(len(bank.degree_R), view.rows(ITEM))
         self._place = np.full(rows, -1, np.int64)
         self._place[self.candidate] = np.arange(len(candidate))
@@ -131,6 +131,10 @@ class Stage:
         degree = np.maximum(self._bank.degree_R[items], 1.0)
         self._worth[items] = degree**-DEGREE_POWER
         self._similar_worth[items] = degree**-SIMILAR_DEGREE_POWER
+
+    def put(self, place: I64, vectors_nD: F32) -> None:
+        """Other vectors for the candidates at these places."""
+        self._item_DC[:, place], self._bias_C[place] = vectors_nD[:, :-1].T, vectors_nD[:, -1]
 
     def popular(self, later: Later, weight_F: F64) -> Popular:
         """At the times that ``later`` asks for; it has the events behind the moment that count for them."""

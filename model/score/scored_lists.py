@@ -60,6 +60,7 @@ class ScoredLists:
         self._bank = Bank(rows_of(view, events), right_after(events))
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = items
+        self._is_own = False  # the vectors are those that the caller has, too
         self._stage = self._staged()
         versions = self._versions_of(moment)
         if len(new := self._new(np.unique(events.item), versions, self._bank.time_ms)):
@@ -67,7 +68,7 @@ class ScoredLists:
 
     def of(self, users: AskedUsers) -> Best:
         """By the scorer. O(users · items · D), and the paths of each user."""
-        self._go_on(users.moment)
+        self.follow(users.moment)
         count = len(self._rows)
         length = min(self._lengths.lists, count)
         block = max(1, int((count / max(1, length)) ** 0.5))
@@ -121,7 +122,15 @@ class ScoredLists:
             best.lengths[:] = np.bincount(user, minlength=len(part))
             yield best
 
-    def _go_on(self, moment: Moment) -> None:
+    def put(self, items: U32, vectors_nD: F32) -> None:
+        """See ``ListMaker.put``. O(items given · D)."""
+        place = self._stage.place_of(items)
+        self._stage.put(place[place >= 0], vectors_nD[place >= 0])
+        if not self._is_own:
+            self._item_CD, self._is_own = self._item_CD.copy(), True
+        self._item_CD[place[place >= 0]] = vectors_nD[place >= 0]
+
+    def follow(self, moment: Moment) -> None:
         """Count what arrived up to a newer moment, and take up the items that are new in it.
 
         Nothing is changed if events of the cut were overwritten meanwhile.

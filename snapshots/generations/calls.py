@@ -11,6 +11,7 @@ from typing import Any, Final
 from driftgraph.snapshots.generations.keys import Keys
 from driftgraph.snapshots.generations.vector_forms import FLOAT32
 from driftgraph.snapshots.generations.vectors import Vectors, chunks, hash_args, one_length
+from driftgraph.stream.arrays import F32
 
 HASHES_PER_SCRIPT = 100  # about 0.3 ms of Redis: other clients wait no longer than that
 ITEMS_PER_INDEX_SCRIPT = 8  # adding to a vector set takes 0.05 to 0.5 ms an item
@@ -46,20 +47,34 @@ def hash_calls(
             on_written(stop - first)
 
 
-def refresh_calls(keys: Keys, number: int, users: Vectors, fence: Sequence[int], form: str) -> Iterator[Call]:
-    """Calls of REFRESH. ``fence`` is epoch and mark.
+def refresh_calls(
+    keys: Keys, side: str, number: int, vectors: Vectors, fence: Sequence[Any], form: str
+) -> Iterator[Call]:
+    """Calls of REFRESH, or of REFRESH_ITEMS. ``fence`` is epoch, number and token, and of users the mark.
 
     The mark grows with the last call, and so tells that the whole refresh is there. In a namespace that is
     spread no call is the last, since those of several nodes run at the same time: the caller sends it after.
     """
-    epoch, mark = fence
-    for part, rows in keys.by_part(users.ids):
-        head = [part.current, part.of(number, "user-ids"), part.of(number, "manifest")]
+    opening, mark = fence[:3], fence[3:]
+    for part, rows in keys.by_part(vectors.ids):
+        head = [part.current, part.of(number, f"{side}-ids"), part.of(number, "manifest")]
+        entity = part.user if side == "user" else part.item
         for first, stop in chunks(len(rows), HASHES_PER_SCRIPT):
             some = rows[first:stop]
             is_last = not keys.is_spread and stop == len(rows)
-            names = [*head, *(part.user(number, users.ids[row]) for row in some)]
-            yield names, [epoch, number, mark + is_last, *hash_args(users, "user", number, some, form)]
+            names = [*head, *(entity(number, vectors.ids[row]) for row in some)]
+            entries = hash_args(vectors, side, number, some, form)
+            yield names, [*opening, *(one + is_last for one in mark), *entries]
+
+
+def refresh_index_calls(
+    keys: Keys, number: int, items: Vectors, rows: F32, fence: Sequence[Any]
+) -> Iterator[Call]:
+    """Calls of REFRESH_INDEX. ``fence`` is all that stands before the items, whose vectors are ``rows``."""
+    names = [keys.current, keys.of(number, "items"), keys.of(number, "manifest")]
+    for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT):
+        pairs = ((items.ids[n], rows[n].tobytes()) for n in range(first, stop))
+        yield names, [*fence, *(part for pair in pairs for part in pair)]
 
 
 def erase_calls(keys: Keys, number: int, users: Sequence[str], epoch: int) -> Iterator[Call]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
@@ -81,18 +81,23 @@ def _counting(keys: Keys, number: int, kind: str, vectors: Vectors) -> Iterator[
 
 @dataclass(slots=True)
 class Served:
-    """The generation that a store has published or taken up last. ``number`` is 0 before the first."""
+    """The generation that a worker has published or taken up last. ``number`` is 0 before the first.
+
+    ``mark`` has one writer, the thread that refreshes. The thread that publishes replaces the whole.
+    """
 
     number: int = 0
     token: str = ""  # of the attempt that wrote it; another generation of the same number has another token
     mark: int = 0  # of the last refresh that Redis has acknowledged
     indexed: bool = False
+    norm: float = 0.0  # of the longest item vector, which ``vectors.one_length`` made all others as long as
 
     @classmethod
     def of(cls, number: int, manifest: Mapping[str, str]) -> Served:
         """As its manifest tells it, to a store that has not published it."""
         mark, index = int(manifest.get("refreshed", 0)), manifest.get("index", "none")
-        return cls(number, manifest.get("token", ""), mark, indexed=index != "none")
+        norm = float(manifest.get("item_norm", 0))
+        return cls(number, manifest.get("token", ""), mark, indexed=index != "none", norm=norm)
 
     def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
         """The state of generation ``number``, and the fencing epoch. Three round trips, of 140 keys at most.
@@ -100,7 +105,7 @@ class Served:
         Each call looks at a part of the hashes, at another place each time. If Redis evicts a hundredth of
         them, the second call probably finds that out. Of a namespace in braces it looks at one of the parts.
         """
-        part = random.choice(keys.parts)
+        part, acknowledged = random.choice(keys.parts), self.mark  # before the answer: another thread writes
         pipe = client.pipeline(transaction=True)
         pipe.hmget(keys.current, ["gen", "left", "epoch"])
         pipe.hmget(keys.of(number, "manifest"), ["status", "token", "refreshed"])
@@ -111,7 +116,7 @@ class Served:
         is_ours = number != self.number or (token or b"").decode() == self.token
         if int(gen or 0) != number or status != LIVE.encode() or not is_ours:
             return Standing.LOST, fence
-        if number == self.number and int(mark or 0) < self.mark:
+        if number == self.number and int(mark or 0) < acknowledged:
             return Standing.LOST, fence
         if keys.is_spread:
             fence = min(fence, int(cast("bytes | None", client.hget(part.current, "epoch")) or 0))
@@ -139,6 +144,14 @@ class Served:
                 return True
         is_indexed = number == self.number and self.indexed and lengths[1] > 0
         return is_indexed and not client.exists(keys.of(number, "items"))
+
+
+@dataclass(slots=True)
+class Record:
+    """What the stores of one worker know together, each on its thread."""
+
+    served: Served = field(default_factory=Served)
+    building: Served = field(default_factory=Served)  # verified, and about to be switched to
 
 
 def _is_missing(

@@ -63,7 +63,18 @@ LIVE = "live"  # manifest status of a generation that can be served
 
 # fields of a manifest that the store writes
 OWN_FIELDS = frozenset(
-    {"users", "items", "dim", "vectors", "index", "status", "parent", "published_ms"}  # told to readers
+    {
+        "users",
+        "items",
+        "dim",
+        "vectors",
+        "index",
+        "index_vectors",
+        "item_norm",
+        "status",
+        "parent",
+        "published_ms",
+    }  # told to readers
     | {"token", "digest", "epoch", "keys_expire", "refreshed"}
 )
 

@@ -68,12 +68,12 @@ class PartCopies:
             ),
         )
 
-    def mark(self, number: int, mark: int) -> None:
+    def mark(self, number: int, token: str, mark: int) -> None:
         """Note in the manifest of a spread namespace that all parts have a refresh."""
         if self._parts:
             keys = self._keys
             head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
-            self._calls.run_or_refuse(scripts.REFRESH, number, head, [self._epoch, number, mark])
+            self._calls.run_or_refuse(scripts.REFRESH, number, head, [self._epoch, number, token, mark])
 
     def follow(self, served: int) -> None:
         """Let every part take refreshes of the served generation, and of no other."""

@@ -148,32 +148,64 @@ local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back'
 return {'ok', type(told) == 'table' and told.err or ''}
 """
 
-# KEYS current, id list, manifest, hash …  ARGV epoch, number, mark, then an entry for each hash
-# Users that the generation did not have are added to its list, so that they are removed with it. A list of
-# recommendations, the last fields of an entry, does not outlive the vector that it was made with. The mark is
-# a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
-REFRESH = f"""{HASHES}
+# KEYS current, one more, manifest           ARGV epoch, number, token
+# The first lines of scripts that write newer vectors into a generation: into the served one, or, with its
+# token, into one that is being built and is not served yet.
+FRESH = f"""{HASHES}
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {{'stale', tostring(epoch)}} end
 local gen = redis.call('HGET', KEYS[1], 'gen')
-if gen ~= ARGV[2] or redis.call('HGET', KEYS[3], 'status') ~= 'live' then
+local told = redis.call('HMGET', KEYS[3], 'status', 'token')
+local building = ARGV[3] ~= '' and told[1] == 'building' and told[2] == ARGV[3]
+if not building and (gen ~= ARGV[2] or told[1] ~= 'live') then
   return {{'not_current', gen ~= ARGV[2] and gen or ''}}
 end
-local fresh, ids = {{}}, ids_behind(3, #KEYS - 3)
-for i = 1, #ids do
-  if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ids[i] end
+local function add_new(at, field)
+  local fresh, ids = {{}}, ids_behind(at, #KEYS - 3)
+  for i = 1, #ids do
+    if redis.call('EXISTS', KEYS[i + 3]) == 0 then fresh[#fresh + 1] = ids[i] end
+  end
+  if #fresh > 0 then
+    redis.call('RPUSH', KEYS[2], unpack(fresh))
+    redis.call('HINCRBY', KEYS[3], field, #fresh)
+  end
 end
-if #fresh > 0 then
-  redis.call('RPUSH', KEYS[2], unpack(fresh))
-  redis.call('HINCRBY', KEYS[3], 'users', #fresh)
+"""
+
+# KEYS current, id list, manifest, hash …  ARGV epoch, number, token, mark, then an entry for each hash
+# Users that the generation did not have are added to its list, so that they are removed with it. A list of
+# recommendations, the last fields of an entry, does not outlive the vector that it was made with. The mark is
+# a number that grows: an older mark tells a worker that Redis has forgotten refreshes.
+REFRESH = f"""{FRESH}
+add_new(4, 'users')
+local at = 4
+for i = 4, #KEYS do
+  at = write_hash(KEYS[i], at)
+  if ARGV[at - 1] ~= 'list_scores' then redis.call('HDEL', KEYS[i], 'list', 'list_scores') end
 end
+redis.call('HSET', KEYS[3], 'refreshed', ARGV[4])
+return {{'ok'}}
+"""
+
+# KEYS current, id list, manifest, hash …  ARGV epoch, number, token, then an entry for each hash
+# As REFRESH, for items: the list of an item stays where there is no new one.
+REFRESH_ITEMS = f"""{FRESH}
+add_new(3, 'items')
 local at = 3
-for i = 1, #ids do
-  local key = KEYS[i + 3]
-  at = write_hash(key, at)
-  if ARGV[at - 1] ~= 'list_scores' then redis.call('HDEL', key, 'list', 'list_scores') end
+for i = 4, #KEYS do at = write_hash(KEYS[i], at) end
+return {{'ok'}}
+"""
+
+# KEYS current, vector set, manifest
+# ARGV epoch, number, token, ef, m, quantization, then by item: id, vector
+# The vector set is in another slot of a Cluster than the hashes, and is written after them. A vector set that
+# Redis has lost is not begun anew with a few items.
+REFRESH_INDEX = f"""{FRESH}
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  for i = 7, #ARGV, 2 do
+    redis.call('VADD', KEYS[2], 'FP32', ARGV[i + 1], ARGV[i], ARGV[6], 'EF', ARGV[4], 'M', ARGV[5])
+  end
 end
-redis.call('HSET', KEYS[3], 'refreshed', ARGV[3])
 return {{'ok'}}
 """
 
@@ -253,7 +285,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis, epoch: int) -> None:
         self._client = client
-        self._epoch = epoch
+        self.epoch = epoch
         self._wire = Wire(client)
         self._registered: dict[str, Script] = {}
         self._sent = deque[Command]()  # without an answer yet
@@ -293,7 +325,7 @@ class Scripts:
                 return
             case ["stale", epoch]:
                 raise StaleWorkerError(
-                    f"one with epoch {epoch} has taken over from this worker of epoch {self._epoch}, "
+                    f"one with epoch {epoch} has taken over from this worker of epoch {self.epoch}, "
                     "which must stop"
                 )
             case ["gone"]:

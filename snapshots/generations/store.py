@@ -16,19 +16,12 @@ from typing import cast
 import redis
 
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.calls import (
-    erase_calls,
-    hash_calls,
-    index_effort,
-    item_calls,
-    refresh_calls,
-)
-from driftgraph.snapshots.generations.check import Served, Standing, verify
+from driftgraph.snapshots.generations.calls import erase_calls, hash_calls, index_effort, item_calls
+from driftgraph.snapshots.generations.check import Record, Served, Standing, verify
 from driftgraph.snapshots.generations.keys import (
     LIVE,
     OWN_FIELDS,
     Keys,
-    NotCurrentError,
     NothingToRollBackError,
     StoreError,
     redis_errors,
@@ -36,12 +29,13 @@ from driftgraph.snapshots.generations.keys import (
 )
 from driftgraph.snapshots.generations.memory import generation_bytes, require_room
 from driftgraph.snapshots.generations.part_copies import PartCopies
+from driftgraph.snapshots.generations.refreshes import Refreshes
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.snapshots.generations.vector_forms import FLOAT32, Form
-from driftgraph.snapshots.generations.vectors import Vectors, check, digest_of, dim_of
+from driftgraph.snapshots.generations.vectors import Vectors, digest_of, dim_of, longest
 
 KEEP_MIN = 2  # the served generation and one for a rollback
 TTL_S = 7 * 86_400  # of generations not served: long, since it is also how long a rollback is possible
@@ -90,7 +84,7 @@ class GenerationStore:
         self._calls = Scripts(client, epoch)
         self._parts = PartCopies(self._keys, self._calls, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
-        self._served = Served()
+        self._share(Record())
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
         self._highest = 0  # the highest number used, also by an attempt that failed
         self._has_vector_sets: bool | None = None  # None before the first publish asks
@@ -113,6 +107,9 @@ class GenerationStore:
         items: Vectors,
         manifest: Mapping[str, str | int | float],
         on_written: Callable[[int], None] = lambda _: None,
+        *,
+        on_verified: Callable[[], None] = lambda: None,
+        on_served: Callable[[], None] = lambda: None,
     ) -> None:
         """Write a generation and make it the served one. The order of the commit:
 
@@ -120,7 +117,8 @@ class GenerationStore:
         2. remove what a killed publish left, and mark ``number`` as being built, by this attempt
         3. write ids and hashes, then the vector set; each script checks the mark
         4. write the manifest
-        5. verify: count every key, read a sample back bit for bit, count the vector set
+        5. verify: count every key, read a sample back bit for bit, count the vector set; then
+           ``on_verified``, which may refresh what events have touched since the vectors were made
         6. one script: check epoch and mark, declare it live, switch ``current``, notify
         7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
 
@@ -128,7 +126,8 @@ class GenerationStore:
         logged, and the next publish or ``clean_up`` does that step again. Publishing the same content under
         the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
-        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
+        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all, and
+        ``on_served`` of step 6.
 
         Raises:
             ValueError: If the vectors or the manifest are not valid. Nothing was written.
@@ -156,10 +155,14 @@ class GenerationStore:
             self._calls.run_or_refuse(scripts.DESCRIBE, number, names, fields)
             self._parts.describe(number, token, users, items)
             self._verify(number, users, items, indexed=(indexed := own["index"] != "none"))
+            built = Served(number, token, indexed=indexed, norm=float(own["item_norm"]))
+            self._record.building = built
+            on_verified()
             switch = [self.epoch, token, number, keys.events]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
             self._parts.follow(number)
-        self._served = Served(number, token, indexed=indexed)
+        self._record.served, self._record.building = built, Served()
+        on_served()
         self._tend(f"generation {number} is served", self._tidy)
 
     def _tend(self, done: str, tidy: Callable[[], None]) -> None:
@@ -190,13 +193,8 @@ class GenerationStore:
         dim = dim_of(users, items, self.vectors)
         if taken := OWN_FIELDS & manifest.keys():
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
-        own = {
-            "users": len(users),
-            "items": len(items),
-            "dim": dim,
-            "vectors": self.vectors,
-            "epoch": self.epoch,
-        }
+        own = {"users": len(users), "items": len(items), "dim": dim, "vectors": self.vectors}
+        own |= {"epoch": self.epoch, "item_norm": longest(items.vectors), "index_vectors": self.index}
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 
     def _claim(self) -> None:
@@ -238,40 +236,26 @@ class GenerationStore:
     # --- between publishes -----------------------------------------------------------------------------
 
     def refresh(self, number: int, users: Vectors) -> None:
-        """Write newer user vectors, made by the model of generation ``number``, into that generation.
+        """Write newer user vectors into the served generation; see ``Refreshes.users``."""
+        self.refreshes.users(number, users)
 
-        Users that it did not have are added. ``touched`` is not changed where it is None; without ``lists``
-        the list of a user goes. Each user is written whole, and 100 users at a time.
+    def beside(self, client: redis.Redis) -> GenerationStore:
+        """A store for another thread of this worker, on a client of its own; both know what is served."""
+        own = GenerationStore(
+            client,
+            namespace=self._keys.namespace,
+            epoch=self.epoch,
+            keep=self.keep,
+            ttl_s=self.ttl_s,
+            vectors=self.vectors,
+            index=self.index,
+        )
+        own._share(self._record)
+        return own
 
-        Raises:
-            ValueError: If the vectors are not valid or have another dimension. Nothing was written.
-            NotCurrentError: If another generation is served now; embed again with its model.
-        """
-        check(users, "user")
-        if not len(users):
-            return
-        keys, mark = self._keys, self._served.mark
-        with redis_errors(self._client, f"refreshing generation {number}"):
-            told = self._client.hmget(keys.of(number, "manifest"), ["dim", "vectors"])
-            dim, form = int(told[0] or 0), (told[1] or b"").decode() or FLOAT32
-            check(users, "user", form)
-            if dim not in (0, users.vectors.shape[1]):  # 0: no such generation, as the script tells
-                raise ValueError(f"generation {number} has {dim} dimensions, got {users.vectors.shape[1]}")
-            try:
-                self._refresh_users(number, users, mark, form)
-            except NotCurrentError:
-                if not keys.is_spread or self._tended.current()[0] != number:
-                    raise
-                self._parts.follow(number)  # whoever switched has ended before
-                self._refresh_users(number, users, mark, form)
-        if number == self._served.number:
-            self._served.mark = mark + 1
-
-    def _refresh_users(self, number: int, users: Vectors, mark: int, form: str) -> None:
-        """Write the hashes and then the mark, which so tells that the whole refresh is there."""
-        fence = (self.epoch, mark)
-        self._calls.run_many(scripts.REFRESH, number, refresh_calls(self._keys, number, users, fence, form))
-        self._parts.mark(number, mark + 1)
+    def _share(self, record: Record) -> None:
+        self._record = record
+        self.refreshes = Refreshes(self._client, self._keys, self._calls, record, self._parts)
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -294,7 +278,7 @@ class GenerationStore:
             StoreError: If Redis does not answer.
         """
         with redis_errors(self._client, f"looking whether generation {number} is served"):
-            found, fence = self._served.standing(self._client, self._keys, number)
+            found, fence = self._record.served.standing(self._client, self._keys, number)
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._claim()
         return found
@@ -306,9 +290,9 @@ class GenerationStore:
             StaleWorkerError: If a newer worker has taken over.
             StoreError: If Redis does not answer.
         """
-        own, self._served = self._served, Served.of(served.number, served.manifest)
+        own, self._record.served = self._record.served, Served.of(served.number, served.manifest)
         if self.standing(served.number) is not Standing.SERVED:
-            self._served = own
+            self._record.served = own
             return False
         with redis_errors(self._client, f"going on with generation {served.number}"):
             self._parts.follow(served.number)

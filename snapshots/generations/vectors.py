@@ -126,17 +126,27 @@ def digest_of(*sides: Vectors) -> str:
 
 
 def one_length(items: F32) -> F32:
+    """Item vectors [N, d] as [N, d + 1], all as long as the longest; see ``of_length``."""
+    return of_length(items, longest(items))
+
+
+def longest(items: F32) -> float:
+    """The length of the longest of these vectors; 1 if all are zero, since any length will do then."""
+    return float(norms(items).max(initial=0)) or 1.0
+
+
+def of_length(items: F32, norm: float) -> F32:
     """Item vectors [N, d] as [N, d + 1], all of one length, so that a search by cosine ranks by dot product.
 
     A vector set ranks by cosine and our score is a dot product. Each item becomes ``[x, sqrt(M² − |x|²)]``
-    with M the largest norm; for a query ``[u, 0]`` the cosine then orders exactly as ``u · x`` does.
+    with M the length; for a query ``[u, 0]`` the cosine then orders exactly as ``u · x`` does. An item that
+    is longer than M, as one may be that was made after a publish, ranks as if it were as long as M.
 
     Source: Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean Transformation for
     Inner-Product Spaces", RecSys 2014, section 3.
     """
     squared = np.einsum("nd,nd->n", items, items, dtype=np.float64)
-    longest = squared.max() or 1.0  # if all vectors are zero, any length will do
-    extra = np.sqrt(longest - squared).astype(np.float32)
+    extra = np.sqrt(np.maximum(norm * norm - squared, 0)).astype(np.float32)
     return np.ascontiguousarray(np.concatenate([items, extra[:, None]], axis=1), dtype="<f4")
 
 

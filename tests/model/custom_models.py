@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -145,3 +146,14 @@ class Sums(nn.Module):
                     new[target] = new[target] + worth * block.dstnodes[target].data["h"]
             hidden = new
         return hidden
+
+
+class Hanging(Mean):
+    """Stands still in a step of training once it is told to; what is served does not."""
+
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def encode_users(self, users: Neighborhoods) -> Tensor:
+        if torch.is_grad_enabled() and self.hangs.is_set():
+            self.goes_on.wait(60)
+        return super().encode_users(users)

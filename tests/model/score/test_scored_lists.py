@@ -306,3 +306,37 @@ def test_similar_items_are_at_the_ends_of_the_plainest_paths() -> None:
         np.testing.assert_allclose(score, [expected[row] for row in found.tolist()], rtol=1e-5)
         assert item not in found
     assert VECTORS_ONLY[PATHS] == 0
+
+
+def test_after_other_vectors_were_put_the_lists_are_those_of_a_maker_that_began_with_them() -> None:
+    """Also once a new item was taken up behind them; the vectors that the caller has stay as they were."""
+    trainer, window = trained(blocks(1_500, seed=1, users=80, items=120))
+    trainer.scorer.mean_F = np.linspace(0.3, 1.2, len(trainer.scorer.mean_F))
+    embedding = trainer.embed(window, window.cut())
+    rng, moved = np.random.default_rng(7), embedding.item_rows[::3]
+    other = embedding.item.copy()
+    other[::3] = rng.normal(0, 0.5, other[::3].shape)
+
+    def made_with(vectors: F32) -> ScoredLists:
+        def new_items(rows: U32, cut: Cut, time_ms: int) -> F32:
+            return trainer.new_items(window, rows, cut, time_ms)
+
+        items, weight_F = (embedding.item_rows, vectors), trainer.scorer.weight_F
+        return ScoredLists(window, moment_of(window), items, weight_F, LENGTHS, new_items)
+
+    kept = embedding.item.copy()
+    lists, expected, before = made_with(embedding.item), made_with(other), made_with(kept)
+    lists.put(np.append(moved, np.uint32(4_000)), np.concatenate([other[::3], other[:1]]))
+    assert np.array_equal(embedding.item, kept)
+    last_ms = int(window.events(window.cut()).time_ms.max())
+    for step in range(2):
+        now_ms = last_ms + 100 * (step + 1)
+        question = asked(trainer, window, 5, now_ms, touched_by(window, 5))
+        [(rows, score)], [(wanted, wanted_score)] = (
+            ask(lists, window, question),
+            ask(expected, window, question),
+        )
+        assert rows.tolist() == wanted.tolist()
+        assert np.allclose(score, wanted_score, atol=1e-5)
+        assert rows.tolist() != ask(before, window, question)[0][0].tolist()
+        append(window, [(user, 200, 0, now_ms + user - START_MS) for user in range(20)])

@@ -1,0 +1,179 @@
+"""What is answered over HTTP, as values: facts, health, generations and what Redis recommends.
+
+status files, Redis ──► [Answers] ──► routes
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import redis
+
+from driftgraph.app.config.builders import generation_store
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.drift_text import drift_in, is_user
+from driftgraph.app.console.status_files import told
+from driftgraph.app.console.troubles import SILENT_MS, Facts, troubles_of
+from driftgraph.snapshots.generations.keys import StoreError, connect
+from driftgraph.snapshots.generations.lease import read_epoch
+from driftgraph.snapshots.generations.retention import Generation
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.time.clock import Clock
+
+LOOK_EVERY_S: Final = 1.0  # at Redis
+OWN_FIELDS: Final = ("token", "digest", "epoch", "head", "head_state", "refreshed")  # nobody reads these here
+
+
+class Answers:
+    """Answers from the status files and from Redis.
+
+    Always true: facts never wait for Redis, since a thread of its own looks at it; every other answer that
+    asks Redis is made by ``asks``, one after the other, as a reader and a store belong to one thread.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, updater_pid: int) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._updater_pid = updater_pid
+        self._served: Generation | None = None
+        self._redis_error: str | None = "Redis has not answered yet"
+        self._ended = threading.Event()
+        self._looker = threading.Thread(target=self._look, name="redis", daemon=True)
+        self.asks = ThreadPoolExecutor(1, "asks")
+        self._client = self._connected()
+        self._reader = EmbeddingReader(self._client, namespace=settings.redis.namespace)
+
+    def start(self) -> None:
+        """Begin to look at Redis."""
+        self._looker.start()
+
+    def close(self) -> None:
+        """Stop looking. An answer that waits for Redis is waited for, some seconds at most."""
+        self._ended.set()
+        self.asks.shutdown(cancel_futures=True)
+        self._client.close()
+
+    # --- at once ---------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """What is known now; of Redis as of the last look."""
+        folder = self._settings.data_dir
+        served = self._served
+        return Facts(
+            self._clock.now_ms(),
+            told(folder, "updater"),
+            told(folder, "standby"),
+            told(folder, "worker"),
+            generation=0 if served is None else served.number,
+            manifest={} if served is None else served.manifest,
+            redis_error=self._redis_error,
+        )
+
+    def live(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the updater's loop moves, which it also does on an idle topic; without any dependency.
+
+        Before its first status it starts: that takes as long as kernels take to compile.
+        """
+        facts = self.facts()
+        updater = facts.updater
+        if updater is None or updater["pid"] != self._updater_pid:
+            return True, {"live": True, "at": "starting, or a standby"}
+        silent_ms = facts.now_ms - updater["time_ms"]
+        return silent_ms <= SILENT_MS, {"live": silent_ms <= SILENT_MS, "silent_s": silent_ms / 1_000}
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether fresh vectors and lists are served, and all that is wrong."""
+        found = troubles_of(self.facts())
+        is_ready = not any(one.keeps_from_serving for one in found)
+        return is_ready, {"ready": is_ready, "troubles": [one.json() for one in found]}
+
+    def status(self) -> dict[str, Any]:
+        """What ``driftgraph status --json`` says, and what is wrong."""
+        facts = self.facts()
+        return {
+            "time_ms": facts.now_ms,
+            "redis": self._settings.redis.public_url(),
+            "namespace": self._settings.redis.namespace,
+            "redis_error": facts.redis_error,
+            "troubles": [one.json() for one in troubles_of(facts)],
+            "generation": facts.generation,
+            "manifest": _shown(facts.manifest),
+            "updater": facts.updater,
+            "standby": facts.standby,
+            "worker": facts.worker,
+        }
+
+    # --- from Redis, in the thread of ``asks`` -----------------------------------------------------------
+
+    def generations(self) -> list[dict[str, Any]]:
+        """The generations that Redis can serve, with their metrics."""
+        found = self._store(self._client).generations()
+        return [
+            {"generation": one.number, "current": one.current, "manifest": _shown(one.manifest)}
+            for one in found
+        ]
+
+    def rollback(self) -> dict[str, Any]:
+        """Go back to the generation before the served one."""
+        return {"generation": self._store(self._client).rollback()}
+
+    def recommend(self, user: str, top: int) -> dict[str, Any]:
+        """The best items of a user."""
+        found = self._reader.recommend(user, top)
+        return {
+            "user": user,
+            "generation": found.generation,
+            "source": found.source,
+            "event_ms": found.event_ms,
+            "items": [{"item": item, "score": score} for item, score in found.items],
+        }
+
+    def similar(self, item: str, top: int) -> dict[str, Any]:
+        """The items most similar to one."""
+        found = self._reader.similar(item, top)
+        return {
+            "item": item,
+            "generation": found.generation,
+            "source": found.source,
+            "items": [{"item": one, "score": score} for one, score in found.items],
+        }
+
+    # -----------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> redis.Redis:
+        return connect(self._settings.redis.address())
+
+    def _store(self, client: redis.Redis) -> GenerationStore:
+        """The store under the current epoch: we act beside the worker and do not replace it."""
+        epoch = read_epoch(client, self._settings.redis.namespace)
+        return generation_store(self._settings, client, epoch=epoch)
+
+    def _look(self) -> None:
+        client = self._connected()
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
+                self._served = self._store(client).served()
+                self._redis_error = None
+            except StoreError as error:
+                self._redis_error = str(error)
+        client.close()
+
+
+def _shown(manifest: Mapping[str, str]) -> dict[str, Any]:
+    """A manifest for everybody: numbers as numbers, JSON as such, no user and no field of our own."""
+    shown = {k: _value(v) for k, v in manifest.items() if k not in OWN_FIELDS and not is_user(k)}
+    if (drift := drift_in({k: v for k, v in manifest.items() if not is_user(k)}))["drift"] is not None:
+        shown["drift"] = drift["drift"]
+    return shown
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

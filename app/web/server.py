@@ -1,0 +1,86 @@
+"""The process that serves HTTP: beside the updater, so that a slow client never delays an event.
+
+run ──► WebProcess ──► [main] ──► routes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from importlib.metadata import version
+from typing import Final
+
+from aiohttp import web
+
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.status_files import write_json
+from driftgraph.app.web.answers import Answers
+from driftgraph.app.web.routes import application
+from driftgraph.stream.time.clock import SystemClock
+
+PARENT_EVERY_S: Final = 0.5  # it is seen that the updater was killed
+BODY_WITHIN_S: Final = 10  # a client that sends no more is cut off
+CONNECTIONS_WAITING_MAX: Final = 128
+ENDS_WITHIN_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings, updater_pid: int) -> None:
+    """Serve until SIGTERM, or until the updater is gone.
+
+    Raises:
+        SystemExit: If the address cannot be listened on; status/web.json says why.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s web: %(message)s")
+    threading.Thread(target=_end_with, args=(updater_pid,), name="parent", daemon=True).start()
+    asyncio.run(_serve(settings, updater_pid))
+
+
+async def _serve(settings: Settings, updater_pid: int) -> None:
+    address, token = settings.web.address(), settings.web.token
+    assert address is not None, "nobody starts a server that is off"
+    answers = Answers(settings, SystemClock(), updater_pid)
+    secret = None if token is None else token.get_secret_value()
+    runner = web.AppRunner(
+        application(answers, secret, version("driftgraph")),
+        access_log=None,
+        shutdown_timeout=ENDS_WITHIN_S,
+        lingering_time=0,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, *address, backlog=CONNECTIONS_WAITING_MAX)
+        try:
+            await site.start()
+        except OSError as error:
+            said = f"cannot listen on web.listen = {settings.web.listen}: {error.strerror or error}"
+            _tell(settings, failure=said)
+            raise SystemExit(1) from None
+        host, port = runner.addresses[0][:2]
+        _tell(settings, host=host, port=port)
+        answers.start()
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        await ended.wait()
+    finally:
+        await runner.cleanup()
+        answers.close()
+
+
+def _tell(settings: Settings, **facts: object) -> None:
+    """Where it is served, or why not: for whoever looks for the port, and for the log of the updater."""
+    state = "failed" if "failure" in facts else "running"
+    write_json(settings.data_dir / "status" / "web.json", {"pid": os.getpid(), "state": state, **facts})
+
+
+def _end_with(updater_pid: int) -> None:
+    """End this process with the updater's, also if that was killed."""
+    while os.getppid() == updater_pid:
+        time.sleep(PARENT_EVERY_S)
+    os._exit(0)

@@ -1,0 +1,72 @@
+"""Who waits for a refresh, and how long: against dictionaries and sorted lists."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from driftgraph.app.training.due import NOBODY_WAITS, Due
+from driftgraph.app.training.freshness import ENDS_MS, RECENT_MS, Freshness, freshness_of, quantile_ms
+
+
+def test_who_waits_agrees_with_a_dictionary() -> None:
+    """Rows that come again, in any order, with and without events that are counted; taken newest first."""
+    rng = np.random.default_rng(3)
+    due, plain = Due(), dict[int, list[int]]()
+    for step in range(300):
+        rows = np.unique(rng.integers(0, 50, rng.integers(0, 9))).astype(np.uint32)
+        newest = rng.permutation(10_000)[: len(rows)].astype(np.int64)
+        due.add(rows, newest)
+        for row, time_ms in zip(rows.tolist(), newest.tolist(), strict=True):
+            one = plain.setdefault(row, [0, NOBODY_WAITS, NOBODY_WAITS])
+            one[0] = max(one[0], time_ms)
+        counted = rows[::2]
+        due.add_waiting(counted, newest[::2], step)
+        for row, time_ms in zip(counted.tolist(), newest[::2].tolist(), strict=True):
+            plain[row][1:] = min(plain[row][1], time_ms), min(plain[row][2], step)
+        assert due.rows.tolist() == sorted(plain)
+        columns = (due.newest_ms, due.event_ms, due.received_ms)
+        assert [list(one) for one in zip(*(c.tolist() for c in columns), strict=True)] == [
+            plain[row] for row in sorted(plain)
+        ]
+        allowed = due.rows % 3 != 0
+        places, most = due.places(allowed, 4), 4
+        taken = due.rows[places].tolist()
+        ranked = sorted((row for row in plain if row % 3), key=lambda row: plain[row][0], reverse=True)
+        assert len(taken) == min(most, len(ranked))
+        assert {plain[row][0] for row in taken} == {plain[row][0] for row in ranked[:most]}
+        due.remove(places)
+        for row in taken:
+            del plain[row]
+
+
+def test_quantiles_are_the_buckets_that_have_them_and_none_beyond_the_last() -> None:
+    rng = np.random.default_rng(5)
+    waits = rng.lognormal(6, 1, 2_000).astype(np.int64)
+    told = Freshness()
+    for part in np.array_split(waits, 7):
+        told.served(10_000_000, 10_000_000 - part, 10_000_000 - part // 2)
+    facts = told.facts()
+    for share in (50, 99):
+        exact = np.sort(waits)[int(np.ceil(len(waits) * share / 100)) - 1]
+        assert facts["event"][f"p{share}_ms"] == int(ENDS_MS[exact <= ENDS_MS][0])
+    assert sum(facts["event"]["counts"]) == sum(facts["received"]["counts"]) == 2_000
+    assert facts["received"]["p50_ms"] < facts["event"]["p50_ms"]
+    beyond = np.zeros(len(ENDS_MS) + 1, np.int64)
+    assert quantile_ms(beyond, 0.5) is None
+    beyond[-1] = 1
+    assert quantile_ms(beyond, 0.5) is None
+
+
+def test_quantiles_are_of_the_newest_minutes_and_counts_of_all() -> None:
+    told, now_ms = Freshness(), 50_000_000
+    for wait_ms, age in ((60_000, 3), (200, 1), (200, 0)):
+        at = np.array([now_ms - age * RECENT_MS - wait_ms])
+        told.served(now_ms - age * RECENT_MS, at, at)
+    facts = told.facts()
+    assert facts["event"]["p99_ms"] == 200
+    assert facts["event"]["recent"] == 2
+    assert sum(facts["event"]["counts"]) == 3
+    said = freshness_of({"freshness": facts, "waiting": 7})
+    assert said == (
+        "from the event p50 0.2 s, p99 0.2 s, from its arrival p50 0.2 s, p99 0.2 s; 7 users wait"
+    )

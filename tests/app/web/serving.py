@@ -1,0 +1,97 @@
+"""The HTTP port of a data_dir whose status a test writes, on a free port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.console.status_files import told, write_json
+from driftgraph.app.live.web_process import WebProcess
+from driftgraph.stream.time.clock import SystemClock
+from tests.waits import until
+
+TOKEN = "a long secret"
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where it is served."""
+
+    address: str
+
+    def ask(self, path: str, *, method: str = "GET", token: str | None = None) -> tuple[int, Any]:
+        """The status and the answer: JSON as a value, everything else as a text."""
+        request = urllib.request.Request(self.address + path, method=method)
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, body, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+        except urllib.error.HTTPError as error:
+            with error:
+                status, body, kind = error.code, error.read(), error.headers["Content-Type"]
+        return status, json.loads(body) if "json" in kind else body.decode()
+
+
+def settings_of(folder: Path, redis_url: str, **web: str) -> Settings:
+    """A configuration of one relation; ``web`` has the keys of its table."""
+    return load(
+        None,
+        {
+            "data_dir": str(folder),
+            "relations": {"click": {}},
+            "redis": {"url": redis_url, "namespace": "shop"},
+            "web": {"listen": "127.0.0.1:0", **web},
+        },
+    )
+
+
+@contextlib.contextmanager
+def served(settings: Settings) -> Iterator[Port]:
+    """The port, from when it answers."""
+    with WebProcess(settings):
+        until(lambda: (told(settings.data_dir, "web") or {}).get("port"))
+        found = told(settings.data_dir, "web")
+        assert found is not None
+        yield Port(f"http://{found['host']}:{found['port']}")
+
+
+def updater_says(folder: Path, **changed: Any) -> None:
+    """Write the status of an updater that runs and is well, but for what is changed."""
+    write_json(folder / "status" / "updater.json", updater_status(**changed))
+
+
+def updater_status(**changed: Any) -> Mapping[str, Any]:
+    """The status of an updater that runs and is well, but for what is changed."""
+    now_ms = SystemClock().now_ms()
+    return {
+        "pid": os.getpid(), "state": "running", "why": None, "kafka_away": False, "time_ms": now_ms,
+        "watermark_ms": now_ms - 1_500, "lag": {"events[0]": 3, "events[1]": 4}, "lost": {},
+        "poll_gap_max_ms": 52, "position": {"events[0]": 10, "events[1]": 20},
+        "events": {
+            "read": 30, "applied": 21, "late": 1, "rejected": 2, "duplicate": 3, "ignored": 1, "erased": 1,
+            "forgotten": 1,
+        },
+        "ignored_tombstones": 0, "reasons": {"json": 2, "late": 1}, "warnings": [],
+        "dead_letters": {"kept": 3, "waiting": 0, "failure": None, "forgotten": 0},
+        "reading_paused": False, "lease": {"held": True, "epoch": 7, "failure": None},
+        "checkpoint": {
+            "number": 84, "time_ms": now_ms - 7_000, "took_ms": 248, "copied_bytes": 0, "failure": None,
+            "age_ms": 7_000, "overdue": False, "reason": None,
+        },
+        "erasures": {"users": 0, "waiting": 0, "pending": 0, "failure": None},
+        "deduplication": {"ids": 5, "bytes": 64, "horizon_ms": 86_400_000, "reach_ms": 1_000, "short": False},
+        "window": {"click": 21}, "truncated": {"click": 0}, "capped": {"click": 0},
+        "ids": {"user": 4, "item": 6},
+        "worker": {"state": "running", "pid": 1, "starts": 1, "failures": 0, "why": None},
+        "first_fit": None,
+        **changed,
+    }  # fmt: skip

@@ -1,0 +1,245 @@
+"""The HTTP port as its clients have it: a process of its own over status files and a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis as redis_py
+
+from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.console.status_files import told
+from driftgraph.app.console.troubles import CODES, Facts, troubles_of
+from driftgraph.app.live.web_process import WebProcess
+from driftgraph.app.web.metrics import exposition
+from driftgraph.app.web.routes import ROUTES
+from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.time.clock import SystemClock
+from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
+from tests.services_redis import ITEMS, USERS, publish
+from tests.waits import until
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture
+def port(tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis_py.Redis) -> Iterator[Port]:
+    """With an empty Redis, an updater that is well, and a token."""
+    assert redis_client.ping()
+    updater_says(tmp_path)
+    with served(settings_of(tmp_path, redis_server.url, token=TOKEN)) as found:
+        yield found
+
+
+def names_in(metrics: str) -> list[str]:
+    """Each with its kind, a line each."""
+    return sorted(re.findall(r"^# TYPE (\w+ \w+)$", metrics, re.MULTILINE))
+
+
+def test_a_generation_is_seen_and_recommends(port: Port, store: GenerationStore, tmp_path: Path) -> None:
+    publish(store, 1)
+    until(lambda: port.ask("/readyz")[0] == 200)
+    updater_says(tmp_path)
+    assert port.ask("/livez")[0] == 200
+    assert port.ask("/readyz")[1] == {"ready": True, "troubles": []}
+    status, metrics = port.ask("/metrics")
+    assert status == 200
+    assert 'driftgraph_events_total{outcome="applied"} 21.0' in metrics
+    assert "driftgraph_generation 1.0" in metrics
+    assert f"driftgraph_published_users {float(len(USERS))}" in metrics
+    known = (GOLDEN / "metrics.txt").read_text(encoding="utf-8").splitlines()
+    assert names_in(metrics) == known, "a dashboard or an alert may name it: change the golden file knowingly"
+    assert port.ask("/api/status")[1]["generation"] == 1
+    assert [one["generation"] for one in port.ask("/api/generations")[1]] == [1]
+    found = port.ask("/api/recommend/u3?top=5", token=TOKEN)[1]
+    assert (found["user"], found["generation"], len(found["items"])) == ("u3", 1, 5)
+    assert {one["item"] for one in found["items"]} <= set(ITEMS)
+    assert port.ask("/api/similar/i1")[1]["generation"] == 1
+
+
+def test_only_who_has_the_token_sees_a_user_or_changes_something(port: Port, store: GenerationStore) -> None:
+    publish(store, 1)
+    publish(store, 2)
+    for route in (one for one in ROUTES if one.private):
+        path = route.path.format(user="u1")
+        for token in (None, "", TOKEN[:-1], f"{TOKEN}x", "é"):
+            assert port.ask(path, method=route.method, token=token)[0] == 401
+    assert store.served().number == 2  # type: ignore[union-attr]
+    assert port.ask("/api/rollback", token=TOKEN)[0] == 405, "a link or an image must not roll back"
+    assert port.ask("/api/rollback", method="POST", token=TOKEN) == (200, {"generation": 1})
+    assert store.served().number == 1  # type: ignore[union-attr]
+    status, said = port.ask("/api/rollback", method="POST", token=TOKEN)
+    assert status == 409
+    assert "no generation before 1" in said["error"]
+
+
+def test_without_a_token_nobody_sees_a_user(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
+    with served(settings_of(tmp_path, redis_server.url)) as port:
+        status, said = port.ask("/api/recommend/u1", token=TOKEN)
+        assert status == 403
+        assert "set web.token" in said["error"]
+        assert port.ask("/livez")[0] == 200, "before the first status it starts"
+
+
+@pytest.mark.parametrize(
+    "user", ["a b", "a:b", "{x}", "a/b/../c", "a\nb", "𝄞", "?top=3", "%2e%2e", "x" * 1_024]
+)
+def test_any_id_is_asked_for_as_it_is(port: Port, store: GenerationStore, user: str) -> None:
+    publish(store, 1)
+    found = port.ask(f"/api/recommend/{quote(user, safe='')}", token=TOKEN)
+    assert found[0] == 200
+    assert found[1]["user"] == user
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/recommend/u1?top=0", "top should be"),
+        ("/api/recommend/u1?top=1001", "top should be"),
+        ("/api/recommend/u1?top=%C2%B2", "top should be"),
+        ("/api/recommend/" + "x" * 1_025, "1,025 characters"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_said(port: Port, path: str, said: str) -> None:
+    status, answer = port.ask(path, token=TOKEN)
+    assert status == 400
+    assert said in answer["error"]
+
+
+def test_every_route_is_described_and_unknown_ones_are_not_there(port: Port) -> None:
+    paths = port.ask("/api/openapi.json")[1]["paths"]
+    assert {(method.upper(), path) for path, methods in paths.items() for method in methods} == {
+        (route.method, route.path) for route in ROUTES
+    }
+    known = (GOLDEN / "routes.txt").read_text(encoding="utf-8").splitlines()
+    assert [f"{route.method} {route.path}" for route in ROUTES] == known
+    assert port.ask("/api/nothing")[0] == 404
+    assert port.ask("/livez", method="DELETE")[0] == 405
+
+
+def test_a_redis_that_goes_away_is_said_and_nothing_hangs(tmp_path: Path) -> None:
+    with EmbeddedRedis() as server:
+        updater_says(tmp_path)
+        with served(settings_of(tmp_path, server.url, token=TOKEN)) as port:
+            until(lambda: "no_generation" in str(port.ask("/readyz")[1]))
+            server.stop()
+            until(lambda: "redis_away" in str(port.ask("/readyz")[1]))
+            assert "driftgraph_redis_up 0.0" in port.ask("/metrics")[1]
+            assert port.ask("/api/recommend/u1", token=TOKEN)[0] == 503
+            updater_says(tmp_path)
+            assert port.ask("/livez")[0] == 200, "life asks no dependency"
+
+
+def test_an_updater_that_stands_still_is_not_alive(port: Port, tmp_path: Path) -> None:
+    updater_says(tmp_path, time_ms=SystemClock().now_ms() - 60_000)
+    assert port.ask("/livez")[0] == 503
+    assert "updater_silent" in str(port.ask("/readyz")[1])
+    updater_says(tmp_path)
+    assert port.ask("/livez")[0] == 200
+
+
+def test_a_port_that_is_taken_is_said_and_taken_later(
+    tmp_path: Path, redis_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            number = holder.getsockname()[1]
+            stack.enter_context(
+                WebProcess(settings_of(tmp_path, redis_server.url, listen=f"127.0.0.1:{number}"))
+            )
+            until(lambda: "cannot listen on web.listen" in caplog.text)
+        until(lambda: (told(tmp_path, "web") or {}).get("port") == number)
+
+
+def test_it_ends_when_the_updater_is_killed(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tests.app.web.serving import served, settings_of\n"
+        "if __name__ == '__main__':\n"
+        "    with served(settings_of(Path(sys.argv[1]), sys.argv[2])): time.sleep(600)\n"
+    )
+    script = tmp_path / "updater.py"
+    script.write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    arguments = [sys.executable, str(script), str(tmp_path), redis_server.url]
+    with subprocess.Popen(arguments, env=environment) as updater:
+        try:
+            until(lambda: (told(tmp_path, "web") or {}).get("port"))
+        finally:
+            updater.send_signal(signal.SIGKILL)
+    until(lambda: (told(tmp_path, "web") or {})["state"] == "gone")
+
+
+def facts(**changed: Any) -> Facts:
+    """Everything is well, but for what is changed; ``updater`` changes fields of its status."""
+    own = changed.pop("updater", {})
+    updater = None if own is None else updater_status(**own)
+    now_ms = SystemClock().now_ms()
+    worker = {"pid": 1, "state": "running", "time_ms": now_ms, "stage": None, "trouble": None}
+    worker |= changed.pop("worker", {})
+    rest: dict[str, Any] = {"standby": None, "generation": 4, "manifest": {}, "redis_error": None, **changed}
+    return Facts(now_ms=now_ms, updater=updater, worker=worker, **rest)
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "no_updater": {"updater": None},
+    "updater_ended": {"updater": {"state": "failed", "why": "the topic is gone"}},
+    "updater_silent": {"updater": {"time_ms": 0}},
+    "filling": {"updater": {"state": "filling"}},
+    "kafka_away": {"updater": {"kafka_away": True}},
+    "worker_failing": {"updater": {"state": "degraded", "worker": {
+        "state": "failing", "pid": None, "starts": 3, "failures": 3, "why": "ended by signal 9",
+    }}},
+    "worker_down": {"updater": {"worker": {
+        "state": "failed", "pid": None, "starts": 1, "failures": 1, "why": "ended by signal 9",
+    }}},
+    "worker_trouble": {"worker": {"trouble": "the disk is full"}},
+    "worker_stuck": {"worker": {"stage": "training model version 3", "time_ms": 0}},
+    "redis_away": {"redis_error": "connection refused"},
+    "no_generation": {"generation": 0},
+    "checkpoint_overdue": {"updater": {"checkpoint": {"overdue": True, "age_ms": 99_000, "reason": "slow"}}},
+    "dead_letters_failing": {"updater": {"dead_letters": {"failure": "no such topic"}}},
+    "erasures_failing": {"updater": {"erasures": {"failure": "no space"}}},
+    "reading_paused": {"updater": {"reading_paused": True}},
+    "events_lost": {"updater": {"lost": {"events[0]": 7}}},
+}  # fmt: skip
+
+
+def test_nothing_is_wrong_where_all_is_well() -> None:
+    assert troubles_of(facts()) == []
+    stopped = {"state": "stopped"}
+    assert troubles_of(facts(updater=stopped, standby={"state": "waiting", "pid": 1})) == []
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_each_trouble_is_said_with_its_remedy(code: str) -> None:
+    found = troubles_of(facts(**BROKEN[code]))
+    assert [one.code for one in found] == [code]
+    assert found[0].said
+    assert found[0].remedy
+
+
+def test_the_quality_of_every_scorer_is_a_metric_and_of_nobody_is_left_out() -> None:
+    metrics = {"model": {"recall_at_20": 0.25, "events": 90}, "co_visitation": {"recall_at_20": None}}
+    manifest = {"metrics": json.dumps(metrics), "model_version": "3"}
+    text = exposition(facts(manifest=manifest), "0").decode()
+    assert 'driftgraph_quality{metric="recall_at_20",scorer="model"} 0.25' in text
+    assert "co_visitation" not in text
+    assert "driftgraph_model_version 3.0" in text
+
+
+@pytest.mark.parametrize("listen", ["8350", "localhost", "a:70000", ":8350", "a b:1"])
+def test_an_address_without_sense_is_refused(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"web\.listen"):
+        settings_of(tmp_path, "redis://localhost", listen=listen)
