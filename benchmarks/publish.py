@@ -16,7 +16,7 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
@@ -81,7 +81,7 @@ def plain_s(client: redis.Redis, sides: dict[str, Vectors]) -> float:
         name = keys.user if side == "user" else keys.item
         pipe = client.pipeline(transaction=False)
         for n, entity in enumerate(vectors.ids):
-            fields = {
+            fields: dict[Any, Any] = {
                 "embedding": vectors.vectors[n].tobytes(),
                 "gen": 1,
                 "event_ms": int(vectors.event_ms[n]),

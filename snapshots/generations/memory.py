@@ -59,7 +59,7 @@ def side_bytes(vectors: Vectors, form: str) -> float:
         values.append(4.0 * vectors.heads.shape[1])
     if vectors.lists is not None:
         values += [sum(len(listed[place]) for listed in vectors.lists) / count for place in (0, 1)]
-    return count * hash_bytes(sum(len(i.encode()) for i in vectors.ids) / count, values)
+    return float(count) * hash_bytes(sum(len(i.encode()) for i in vectors.ids) / count, values)
 
 
 def generation_bytes(users: Vectors, items: Vectors, form: str, index: str | None) -> tuple[float, float]:

@@ -193,7 +193,12 @@ class GenerationStore:
         dim = dim_of(users, items, self.vectors)
         if taken := OWN_FIELDS & manifest.keys():
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
-        own = {"users": len(users), "items": len(items), "dim": dim, "vectors": self.vectors}
+        own: dict[str, str | int | float] = {
+            "users": len(users),
+            "items": len(items),
+            "dim": dim,
+            "vectors": self.vectors,
+        }
         own |= {"epoch": self.epoch, "item_norm": longest(items.vectors), "index_vectors": self.index}
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 

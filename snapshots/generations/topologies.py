@@ -47,13 +47,13 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
     ]
     service, _, database = parts.path.strip("/").partition("/")
     # redis-py reads the rest, as if it were the address of the first host alone
-    given = parse_url(f"{scheme}://{f'{login}@' if login else ''}host/{database}?{parts.query}")
+    given = parse_url(f"{scheme}://{f'{login}@' if login else ''}host/{database}?{parts.query}")  # type: ignore[no-untyped-call]
     given = {name: value for name, value in given.items() if name not in ("host", "port", "connection_class")}
     all_options: dict[str, Any] = {**given, **options}
     if scheme == "rediss":
         all_options["ssl"] = True
     if kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in hosts]
+        nodes = [ClusterNode(host, port) for host, port in hosts]  # type: ignore[no-untyped-call]
         return cast("redis.Redis", RedisCluster(startup_nodes=nodes, **all_options))
     of_sentinels = {
         name: all_options[name]
@@ -63,8 +63,8 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
     for name in ("username", "password"):
         if (value := all_options.pop(f"sentinel_{name}", None)) is not None:
             of_sentinels[name] = value
-    sentinels = Sentinel(hosts, sentinel_kwargs=of_sentinels, **all_options)
-    return cast("redis.Redis", sentinels.master_for(unquote(service)))
+    sentinels = Sentinel(hosts, sentinel_kwargs=of_sentinels, **all_options)  # type: ignore[no-untyped-call]
+    return cast("redis.Redis", sentinels.master_for(unquote(service)))  # type: ignore[no-untyped-call]
 
 
 def host_and_port(text: str, default: int) -> tuple[str, int]:

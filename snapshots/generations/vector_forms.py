@@ -52,7 +52,8 @@ def decoded(blobs: Sequence[bytes], form: str, dim: int) -> F32:
     joined = b"".join(blobs)
     if form == "int8":
         table = np.frombuffer(joined, np.dtype([("scale", "<f4"), ("whole", "i1", (dim,))]))
-        return table["whole"].astype(np.float32) * table["scale"][:, None]
+        scaled: F32 = table["whole"].astype(np.float32) * table["scale"][:, None]
+        return scaled
     if form not in _TYPES:
         raise ValueError(f"vectors are written as {form!r}, which this version of driftgraph cannot read")
     return np.frombuffer(joined, _TYPES[form]).reshape(-1, dim).astype(np.float32, copy=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import redis
 from redis.cluster import RedisCluster
@@ -83,7 +83,7 @@ class Wire:
                 for pool, connection in taken:
                     pool.release(connection)
 
-        retry: Retry = self._client.get_retry() if self._cluster is None else self._cluster.retry
+        retry = cast("Retry", self._client.get_retry() if self._cluster is None else self._cluster.retry)
         retry.call_with_retry(attempt, self._look_again)
         return answers
 
