@@ -266,6 +266,24 @@ def test_a_late_write_of_an_older_worker_is_refused_in_every_part(
     assert_no_orphans(newer, in_cluster)
 
 
+def test_once_a_newer_worker_has_raised_the_fence_no_part_takes_a_write(
+    in_cluster: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = GenerationStore(in_cluster, namespace=SPREAD, epoch=1)
+    newer = GenerationStore(in_cluster, namespace=SPREAD, epoch=2)
+    real = store._write
+
+    def overtaken(number: int, token: str, kind: str, *rest: Any) -> None:
+        if kind == "item":
+            newer._claim()
+        real(number, token, kind, *rest)
+
+    monkeypatch.setattr(store, "_write", overtaken)
+    with pytest.raises(StaleWorkerError):
+        publish(store, 1)
+    assert [key for key in all_keys(in_cluster) if ":item:" in key] == []
+
+
 def test_a_node_that_loses_its_data_is_found_and_all_is_published_again(in_cluster: redis.Redis) -> None:
     keys = Keys(SPREAD)
     store = GenerationStore(in_cluster, namespace=SPREAD, epoch=1)
