@@ -99,7 +99,7 @@ class Refreshes:
 
         with redis_errors(self._client, f"refreshing items of generation {number}"):
             self._check_dim(number, items)
-            effort = effort_for(cast("int", self._client.llen(head[1])))
+            effort = effort_for(self._client.llen(head[1]))
             calls: Iterator[tuple[Sequence[str], Sequence[Any]]] = (
                 (
                     [*head, *(keys.item(number, i) for i in items.ids[first:stop])],

@@ -195,8 +195,8 @@ class GenerationStore:
         if taken := OWN_FIELDS.intersection(manifest):
             raise ValueError(f"manifest field {min(taken)!r} is the store's own; choose another name")
         own = {"users": len(users), "items": len(items), "dim": dim, "epoch": self.epoch}
-        own["item_norm"] = longest(items.vectors)
-        return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
+        norm, digest = longest(items.vectors), digest_of(users, items)
+        return {**own, "item_norm": norm, "digest": digest, "keys_expire": "no"}
 
     def _write(
         self, number: int, token: str, kind: str, vectors: Vectors, on_written: Callable[[int], None]
