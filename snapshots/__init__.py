@@ -8,6 +8,13 @@ from driftgraph.snapshots.generations.keys import StoreError, connect, connect_a
 from driftgraph.snapshots.reader import AsyncEmbeddingReader, EmbeddingReader
 
 __all__ = [
-    "AsyncEmbeddingReader", "Batch", "Chances", "EmbeddingReader", "Recommendation", "SimilarItems", "StoreError",
-    "connect", "connect_async",
-]  # fmt: skip
+    "AsyncEmbeddingReader",
+    "Batch",
+    "Chances",
+    "EmbeddingReader",
+    "Recommendation",
+    "SimilarItems",
+    "StoreError",
+    "connect",
+    "connect_async",
+]

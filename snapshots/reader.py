@@ -87,7 +87,7 @@ class EmbeddingReader:
     @overload
     def recommend(
         self,
-        user: Sequence[str],
+        user: list[str] | tuple[str, ...],
         top: int = 20,
         *,
         exclude: Collection[str] = (),
@@ -97,7 +97,7 @@ class EmbeddingReader:
 
     def recommend(
         self,
-        user: str | Sequence[str],
+        user: str | list[str] | tuple[str, ...],
         top: int = 20,
         *,
         exclude: Collection[str] = (),
@@ -214,7 +214,7 @@ class AsyncEmbeddingReader:
     @overload
     async def recommend(
         self,
-        user: Sequence[str],
+        user: list[str] | tuple[str, ...],
         top: int = 20,
         *,
         exclude: Collection[str] = (),
@@ -224,7 +224,7 @@ class AsyncEmbeddingReader:
 
     async def recommend(
         self,
-        user: str | Sequence[str],
+        user: str | list[str] | tuple[str, ...],
         top: int = 20,
         *,
         exclude: Collection[str] = (),
@@ -258,7 +258,7 @@ class AsyncEmbeddingReader:
 
 
 def _asked(
-    user: str | Sequence[str],
+    user: str | list[str] | tuple[str, ...],
     exclude: Collection[str],
     allow: Collection[str] | None,
     min_event_ms: int | None,

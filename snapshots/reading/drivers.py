@@ -13,7 +13,7 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 import redis.asyncio
@@ -97,7 +97,7 @@ def run(line: Line, doing: str, steps: Steps[T]) -> T:
         while True:
             commands = steps.send(line.send(commands))
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]  a generator's return value has no type here
+        return cast(T, end.value)
     except redis.RedisError:
         with redis_errors(line.client, doing):
             raise
@@ -110,7 +110,7 @@ async def run_async(client: redis.asyncio.Redis, doing: str, steps: Steps[T]) ->
         while True:
             commands = steps.send(await _send_async(client, commands))
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return cast(T, end.value)
     except redis.RedisError:
         with redis_errors(client, doing):
             raise
@@ -134,7 +134,7 @@ async def _send_async(client: redis.asyncio.Redis, commands: list[Command]) -> l
 
 async def _over_stream(pool: redis.asyncio.ConnectionPool, commands: list[Command]) -> list[Any] | None:
     """The answers; None where redis-py has to send."""
-    connection = await pool.get_connection()
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
         reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
         if reader is None or writer is None:

@@ -77,7 +77,7 @@ class Ranking:
         ranked: list[Scored] = [[] for _ in asked]
         effort = ("TRUTH",) if search == "exact" else ("EF", str(GRAPH_EF))
         name = self._keys.of(publish.generation, "items")
-        places, wide = range(len(asked)), top + SPARE
+        places, wide = list(range(len(asked))), top + SPARE
         while places:
             counts = [wide + len(asked[n].out) for n in places]
             searches: list[Command] = [

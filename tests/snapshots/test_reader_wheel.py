@@ -43,7 +43,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_reads_in_an_environment_that_has_its_dependencies_alone(
-    store: GenerationStore, redis_server: EmbeddedRedis, redis_client: redis.Redis, wheel: Path, tmp_path: Path
+    store: GenerationStore,
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    wheel: Path,
+    tmp_path: Path,
 ) -> None:
     publish(store, 1)
     with zipfile.ZipFile(wheel) as archive:

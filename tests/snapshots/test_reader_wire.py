@@ -68,7 +68,7 @@ def test_commands_are_packed_as_redis_py_packs_them(redis_client: redis.Redis) -
     ]
     connection = redis_client.connection_pool.get_connection()
     try:
-        assert pack(commands) == b"".join(connection.pack_commands(commands))
+        assert pack(commands) == b"".join(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
     finally:
         redis_client.connection_pool.release(connection)
 
@@ -103,7 +103,7 @@ def test_readers_give_their_connection_back(store: GenerationStore, redis_server
         for _ in range(5):
             assert EmbeddingReader(client, namespace=NAMESPACE).users(["u1"])[1].all()
         assert client.connection_pool.get_connection() is not None
-        assert len(client.connection_pool._get_in_use_connections()) == 1  # type: ignore[attr-defined]
+        assert len(client.connection_pool._get_in_use_connections()) == 1  # type: ignore[no-untyped-call]
 
 
 def test_a_forked_process_has_a_connection_of_its_own(
