@@ -148,6 +148,13 @@ def test_scores_that_are_not_finite_are_left_out_whoever_wrote_them(
     assert reader.recommend("u1", 2).items == [("b", 2.0), ("d", 2.0)]
 
 
+def test_a_list_that_another_writer_has_left_unsorted_is_answered_best_first(
+    store: GenerationStore, reader: EmbeddingReader
+) -> None:
+    publish(store, 1, listed(["a", "d", "c", "b"], [1.0, 2.0, 3.0, 2.0]))
+    assert reader.recommend("u1", 3).items == [("c", 3.0), ("b", 2.0), ("d", 2.0)]
+
+
 # --- refresh, erase, rollback ------------------------------------------------------------------------
 
 
