@@ -36,7 +36,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.cache import CacheConfig
 from redis.exceptions import AuthenticationError, OutOfMemoryError
 from redis.retry import Retry
 
@@ -49,6 +52,7 @@ CALL_TIMEOUT_S = 3.0  # one of our pipelines takes a few ms; a server silent for
 RETRIES = 2  # a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
 RETRY_PAUSE_S_MAX = 0.5
 CALL_FAILS_WITHIN_S = 11.0
+CACHED_BESIDE = 100  # answers that a client keeps beside those of users: which generation, its manifest
 
 TOUCHED_MAX = 200  # ids in a user's ``touched``, newest first; a reader does not recommend them
 LIST_FIELDS: Final = {"user": ("list", "list_scores"), "item": ("similar", "similar_scores")}
@@ -167,42 +171,80 @@ def connect(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     call_timeout_s: float = CALL_TIMEOUT_S,
     retries: int = RETRIES,
+    cache_users: int = 0,
 ) -> redis.Redis:
     """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
 
-    Nothing is sent yet; the first command finds out whether Redis is there.
+    Nothing is sent yet; the first command finds out whether Redis is there. With ``cache_users`` the client
+    keeps the answers about so many users and items that were read one by one, and Redis 6 or newer tells it
+    when one has changed: a hot user costs no round trip.
 
     Raises:
         ConfigError: If redis-py cannot use the url. The message does not quote it, as it may hold a password.
     """
-    if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
-        raise ConfigError(f"redis.url {fault}")
-    try:
+    kept: dict[str, Any] = {}
+    if cache_users:
+        kept = {"protocol": 3, "cache_config": CacheConfig(max_size=cache_users + CACHED_BESIDE)}
+    retry = Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries)
+    with _addressed(url):
         client = redis.Redis.from_url(
             url,
             socket_connect_timeout=connect_timeout_s,
             socket_timeout=call_timeout_s,
-            retry=Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
+            retry=retry,
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            decode_responses=False,
+            **kept,
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+    return client
+
+
+def connect_async(
+    url: str,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    retries: int = RETRIES,
+) -> redis.asyncio.Redis:
+    """As ``connect``, for asyncio."""
+    retry = AsyncRetry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries)
+    with _addressed(url):
+        client = redis.asyncio.Redis.from_url(
+            url,
+            socket_connect_timeout=connect_timeout_s,
+            socket_timeout=call_timeout_s,
+            retry=retry,
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             decode_responses=False,
         )
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+        pool.connection_class(**pool.connection_kwargs)
+    return client
+
+
+@contextmanager
+def _addressed(url: str) -> Iterator[None]:
+    """Refuse an address without quoting it."""
+    if (fault := fault_of(url, ("redis", "rediss", "unix"))) is not None:
+        raise ConfigError(f"redis.url {fault}")
+    try:
+        yield
     except (ValueError, TypeError, redis.RedisError):
         raise ConfigError(
             f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
             "remove it, or correct its name and value"
         ) from None
-    return client
 
 
-def require_binary(client: redis.Redis) -> None:
+def require_binary(client: redis.Redis | redis.asyncio.Redis) -> None:
     """Refuse a client that decodes answers to text, since an embedding is not text."""
     if client.get_encoder().decode_responses:
         raise ValueError("the Redis client has decode_responses=True; embeddings are binary, set it to False")
 
 
-def describe(client: redis.Redis) -> str:
+def describe(client: redis.Redis | redis.asyncio.Redis) -> str:
     """The address of a client's server for an error message, without the password."""
     settings: dict[str, Any] = client.connection_pool.connection_kwargs
     if "path" in settings:
@@ -211,7 +253,7 @@ def describe(client: redis.Redis) -> str:
 
 
 @contextmanager
-def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
+def redis_errors(client: redis.Redis | redis.asyncio.Redis, doing: str) -> Iterator[None]:
     """Turn an error of redis-py into a StoreError with one sentence: what, where, and what to do."""
     try:
         yield

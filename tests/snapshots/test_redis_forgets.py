@@ -18,6 +18,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import PAUSE_LOOKS_MIN, ToDo, Upkeep
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.reading.ranking import Ranking
 from driftgraph.stream.window.heterograph import Heterograph
 from tests.services_redis import NAMESPACE, assert_no_remains, assert_serves_only, filled, publish
 from tests.shop_worlds import batch_of, graph_of, grow, one_event, small_shop, trainer_of
@@ -224,7 +225,7 @@ def test_one_answer_is_of_one_publish_also_where_two_have_one_number(
 
     publish_anew(1)
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
-    rank, done = reader._rank_index, list[int]()
+    rank, done = Ranking.rank, list[int]()
 
     def between(*args: Any) -> Any:
         if not done:
@@ -232,7 +233,7 @@ def test_one_answer_is_of_one_publish_also_where_two_have_one_number(
             publish_anew(5)
         return rank(*args)
 
-    monkeypatch.setattr(reader, "_rank_index", between)
+    monkeypatch.setattr(Ranking, "rank", between)
     assert reader.recommend("u").items == [("i0", 100.0)]
 
 

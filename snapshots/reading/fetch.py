@@ -1,0 +1,189 @@
+"""One round trip: fields of users, items and the manifest, all of one generation.
+
+    a question (questions.py) ──► [Fetch] ──commands──► a driver (drivers.py) ──answers──► [Fetched]
+
+Nothing here sends: ``fetch`` is a generator that yields the commands of a round trip and receives their
+answers. The commands are plain ones, sent for the generation of the read before. A Lua script could look up
+which generation is served, and save a second round trip after a switch; but Redis takes three times as long
+for a script as for the commands in it, and a cluster needs all keys of a script on one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+
+from driftgraph.snapshots.generations.keys import LIVE, Keys, StoreError
+from driftgraph.stream.arrays import F32, Mask
+
+T = TypeVar("T")
+Command = tuple[Any, ...]  # its name, its key, the rest
+Steps = Generator[list[Command], list[Any], T]  # the commands of a round trip; their answers, or errors
+
+ATTEMPTS: Final = (
+    5  # a read is repeated if its generation was replaced meanwhile; publishes are minutes apart
+)
+IDS_PER_ROUND_TRIP: Final = 5_000  # bounds one answer: 1.3 MB at 64 dims
+_LIVE: Final = LIVE.encode()
+
+
+class ReplacedError(Exception):
+    """The generation with which a read began was removed or replaced; the read begins again."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(generation)
+        self.generation = generation
+
+
+class Part(NamedTuple):
+    """Fields of the hashes of some users or some items. ``kind`` is ``user:`` or ``item:``."""
+
+    kind: str
+    fields: Sequence[str]
+    ids: Sequence[str]
+
+
+class Publish(NamedTuple):
+    """What tells one publish from another: after a FLUSHALL another one may have the same number."""
+
+    generation: int
+    token: bytes
+
+
+NOTHING: Final = Publish(0, b"")
+
+
+class Fetched(NamedTuple):
+    """What was found of one publish; ``publish`` is ``NOTHING`` if nothing is served."""
+
+    publish: Publish
+    told: Sequence[bytes | None]  # the fields of the manifest, in the order asked
+    rows: Sequence[
+        Any
+    ]  # of all ids in the order asked: the value, or of a part of several fields their values
+
+    @property
+    def generation(self) -> int:
+        """The number of the generation."""
+        return self.publish.generation
+
+    def vectors(self, dim: int) -> tuple[F32, Mask]:
+        """Vectors [N, dim] of all ids, of which ``embedding`` alone was asked, and which were found.
+
+        Raises:
+            StoreError: If Redis holds something else than vectors of ``dim`` dimensions.
+        """
+        count = len(self.rows)
+        there = [blob for blob in self.rows if blob is not None]
+        if odd := [len(blob) for blob in there if len(blob) != 4 * dim]:
+            raise StoreError(
+                f"generation {self.generation} has {dim} dimensions, but Redis holds a vector of {odd[0]} "
+                "bytes in it; does another program write into this namespace?"
+            )
+        rows = np.frombuffer(b"".join(there), "<f4").reshape(len(there), dim)
+        if len(there) == count:
+            return rows.copy(), np.ones(count, np.bool_)
+        found = np.fromiter((blob is not None for blob in self.rows), np.bool_, count)
+        vectors = np.zeros((count, dim), np.float32)
+        vectors[found] = rows
+        return vectors, found
+
+
+class Fetch:
+    """Reads of one namespace, which remember the generation of the last."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._known = 0
+        self._served = ("HGET", keys.current, "gen")
+
+    def current(self) -> Steps[int]:
+        """The number of the served generation, 0 for none."""
+        self._known = int((yield from self.plain(self._served)) or 0)
+        return self._known
+
+    def get(self, manifest: Sequence[str], *parts: Part) -> Steps[Fetched]:
+        """Read ``parts`` of the served generation, and fields of its manifest.
+
+        Raises:
+            ReplacedError: If it is not served any more when the read begins, or loses keys before it ends.
+        """
+        generation = self._known or (yield from self.current())
+        if not generation:
+            return _NOTHING
+        return (yield from self._of(generation, None, manifest, _commands(self._keys, generation, parts)))
+
+    def alone(self, part: Part) -> Steps[tuple[int, Sequence[bytes | None]]]:
+        """The generation and fields of the only id of ``part``, or 0 where ``get`` has to look closer.
+
+        One hash is of one publish, and it is whole while it is there: nothing else has to be asked.
+        """
+        if not self._known:
+            return 0, ()
+        served, row = _sound((yield [self._served, *_commands(self._keys, self._known, [part])]))
+        return (self._known, row) if int(served or 0) == self._known else (0, ())
+
+    def more(self, publish: Publish, *parts: Part) -> Steps[Fetched]:
+        """Read more of the publish that an answer has begun with.
+
+        Raises:
+            ReplacedError: As ``get``; or if another publish has the generation's number now.
+        """
+        return (
+            yield from self._of(
+                publish.generation, publish, (), _commands(self._keys, publish.generation, parts)
+            )
+        )
+
+    def search(self, publish: Publish, commands: Sequence[Command]) -> Steps[Sequence[Any]]:
+        """The answers of other commands that read keys of that publish; as ``more``."""
+        return (yield from self._of(publish.generation, publish, (), commands)).rows
+
+    def plain(self, command: Command) -> Steps[Any]:
+        """The answer of one command that needs no generation."""
+        return _sound((yield [command]))[0]
+
+    def _of(
+        self, generation: int, publish: Publish | None, manifest: Sequence[str], commands: Sequence[Command]
+    ) -> Steps[Fetched]:
+        """The answers of ``commands`` if ``generation`` is served when they begin and exists when they end.
+
+        The round trip asks first which generation is served, so that an answer is never older than the last
+        switch before the call. It asks for the status last, which a generation loses before its first key.
+        The token tells whether all round trips of an answer read the same publish.
+        """
+        rows: list[Any] = []
+        describe = ("HMGET", self._keys.of(generation, "manifest"), "status", "token", *manifest)
+        told: Sequence[bytes | None] = ()
+        for first in range(0, max(len(commands), 1), IDS_PER_ROUND_TRIP):
+            part = commands[first : first + IDS_PER_ROUND_TRIP]
+            served, *found, (status, token, *told) = _sound((yield [self._served, *part, describe]))
+            one = Publish(generation, token or b"")
+            if int(served or 0) != generation or status != _LIVE or publish not in (None, one):
+                self._known = int(served or 0)
+                raise ReplacedError(generation)
+            publish = one
+            rows += found
+        return Fetched(publish or NOTHING, told, rows)
+
+
+_NOTHING: Final = Fetched(NOTHING, (), ())
+
+
+def _commands(keys: Keys, generation: int, parts: Sequence[Part]) -> list[Command]:
+    commands: list[Command] = []
+    for part in parts:
+        begin = keys.of(generation, part.kind)
+        name = "HGET" if len(part.fields) == 1 else "HMGET"
+        commands += [(name, begin + one, *part.fields) for one in part.ids]
+    return commands
+
+
+def _sound(answers: list[Any]) -> list[Any]:
+    """The answers, unless one is an error."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
