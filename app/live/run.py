@@ -76,7 +76,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         stack.enter_context(WebProcess(settings))
         decoder = topic_decoder(settings, event_rules(settings, clock))
+        progress.start("loading the compiled loops, which a first start compiles")
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
+        progress.close()
         standby = Standby(settings, stop, progress)  # all preparations that need no lock are done before
         if (
             not stack.enter_context(standby.lock())
