@@ -145,12 +145,15 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
     Appends events to the window, fits the model to them, and keeps the vectors in Redis fresh. A second run
     with the same name or data_dir waits as a standby. Exits with 1 if it cannot go on, with a sentence why.
     """
+    from driftgraph.app.config import saved_model
+
     settings = read_settings(ctx, config)
     if not settings.relations:
         raise ConfigError(
             "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
             f"{config or 'driftgraph.toml'}, or make the file with: driftgraph init"
         )
+    saved_model.check(settings)  # also after the start: here it is known before anything is loaded
     _say_start(settings)
     from driftgraph.app.console.progress import progress_on_stderr
     from driftgraph.app.live import run as live

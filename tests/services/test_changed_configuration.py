@@ -165,7 +165,7 @@ def test_a_device_that_is_not_there_is_refused_at_the_start(place: Place) -> Non
     config = place.copy("cuda", ('device = "cpu"', 'device = "cuda:63"'), namespace="cuda")
     refused = run_to_its_end(config)
     assert refused.returncode == 2
-    [line] = refused.stderr.strip().splitlines()
+    [_, line] = refused.stderr.strip().splitlines()
     assert "model.device = cuda:63, but PyTorch" in line
 
 

@@ -99,7 +99,7 @@ attribution = "30m"
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit: up to which sequence numbers, what was said of it, its examples, the model and heads after it."""
+    """One fit: up to which sequence numbers, what was said of it, its examples, what it left."""
 
     cut: tuple[int, ...]
     said: str
@@ -124,7 +124,7 @@ def payloads_of(shop: Shop) -> list[Payload]:
 
 
 def with_attributes(shop: Shop, events: list[Payload]) -> list[Payload]:
-    """Prices change from event to event, a third of the events say nothing, and a few say what is no price."""
+    """Prices change from event to event, a third of the events say nothing, a few what is no price."""
     rng, found = random.Random(5), list[Payload]()
     for key, value, time_ms in events:
         told = json.loads(value)
