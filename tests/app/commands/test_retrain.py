@@ -199,7 +199,9 @@ def test_a_standby_that_has_the_folder_is_not_waited_for(settings: Settings) -> 
     with path.open("a+") as file, closing(disk.lock(file.fileno(), path)):
         file.write(str(os.getpid()))
         file.flush()
-        with pytest.raises(RetrainError, match=rf"no fit is made: pid {os.getpid()}, which has .* {why}; run"):
+        with pytest.raises(
+            RetrainError, match=rf"no fit is made: pid {os.getpid()}, which has .* {why}; run"
+        ):
             made(settings)
         assert Requests(settings.data_dir).waiting() is None
 
