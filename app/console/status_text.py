@@ -13,7 +13,6 @@ from driftgraph.app.console.head_text import lines_of_heads
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured, shares_text
 
-
 FOR_PROGRAMS: Final = frozenset(  # fields of a manifest that no person reads
     {"token", "digest", "model_hash", "configuration", "head_state", "epoch", "status", "keys_expire"}
 )

@@ -107,6 +107,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         if found is not None and state is not None:
             forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
             attributes.restore(found, ingest.attributes, erasures.users)
+            for change in attributes.changes(found, ingest.attributes):
+                log.warning("%s", change)
             held = sum(graph.window.live().values())
             progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
         for said in fill_from_files(settings, ingest.attributes, erasures.users):
