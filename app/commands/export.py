@@ -5,9 +5,9 @@
 Layout of the folder:
   * ``users.parquet``, ``items.parquet``: the id of each node, and its METIS part where parts were asked for;
   * ``graph.bin`` (DGL), ``graph.pt`` (PyG) or ``edges/{relation}.parquet``;
-  * ``manifest.json``, written last: the cut and its watermark, relations, counts, the newest model version that
-    was saved, the generation that the updater's worker served then, and of which model version that is: 0 of
-    lists, before there is a model.
+  * ``manifest.json``, written last: the cut and its watermark, relations, counts, the newest model version
+    that was saved, the generation that the updater's worker served then, and of which model version that is:
+    0 of lists, before there is a model.
 """
 
 from __future__ import annotations

@@ -304,6 +304,17 @@ def test_a_full_disk_at_any_file_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_export_left_is_in_the_way_of_none(world: World, tmp_path: Path) -> None:
+    settings, _ = world
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "graph.bin").write_bytes(b"half")
+    written(settings, tmp_path / "out", "parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"edges", "items.parquet", "manifest.json", "users.parquet"}
+
+
 def test_without_a_checkpoint_the_sentence_names_the_topic_and_the_command(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpointError, match=r"topic events, shard 0/1 in .*driftgraph run writes one"):
         written(settings_of(tmp_path), tmp_path / "out", "parquet")
