@@ -13,6 +13,7 @@ import random
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -101,6 +102,12 @@ def cut_saved(data_dir: Path) -> tuple[int, ...]:
     return () if found is None else tuple(int(number) for number in str(found.facts["next"]).split())
 
 
+def is_saved_at(cut: tuple[int, ...], updater: RunningUpdater, data_dir: Path) -> bool:
+    """Whether the model of a cut is saved, of an updater that still runs."""
+    updater.status()
+    return cut_saved(data_dir) == cut
+
+
 def saved(data_dir: Path) -> tuple[str, str]:
     """The hash of the newest saved model, and that of its heads."""
     found, _ = checkpoint.latest(data_dir / "trainer")
@@ -151,7 +158,7 @@ def test_a_run_with_impressions_and_attributes_that_is_killed_has_what_one_has_t
                 kill_worker(updater)
             until(
                 f"fit {number + 1}",
-                lambda cut=fit.cut: updater.status() and cut_saved(settings.data_dir) == cut,
+                partial(is_saved_at, fit.cut, updater, settings.data_dir),
                 FIT_WITHIN_S,
             )
             assert saved(settings.data_dir) == (fit.model_hash, fit.heads), updater.output()
@@ -174,7 +181,7 @@ def test_a_run_with_impressions_and_attributes_that_is_killed_has_what_one_has_t
             updater = stack.enter_context(RunningUpdater(config))
 
         def is_at_the_end(status: dict[str, Any]) -> bool:
-            return status["state"] == "running" and status["position"] == {f"{topic}[0]": len(events)}
+            return bool(status["state"] == "running" and status["position"] == {f"{topic}[0]": len(events)})
 
         updater.wait_for("all is read", is_at_the_end)
         graph, attributes = live_tables(settings)
