@@ -159,7 +159,7 @@ class LoggedProgress(NoProgress):
 
     def _beat(self) -> None:
         """Say that the stage still goes on, if nothing was said for long."""
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         if now_ms - self._said_ms >= SAY_EVERY_MS:
             self._said_ms = now_ms
             far = how_far(self._done, self._total, None)
