@@ -149,7 +149,8 @@ def _scored(items: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 def _no_generation(settings: Settings) -> DriftgraphError:
     return DriftgraphError(
         f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
-        "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
+        "where an updater runs, driftgraph status says when its first one is due; else publish one with "
+        "driftgraph run or driftgraph replay --redis URL, or name another --namespace"
     )
 
 
@@ -232,18 +233,18 @@ def _print_status(value: Mapping[str, Any]) -> None:
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.console.output import time_of
     from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, first_fit_of
-    from driftgraph.app.live.worker_end import failed
+    from driftgraph.app.live.worker_end import worker_of
 
     if updater is None:
         return [("updater", "none has run with this data_dir")]
     if updater["state"] == "unknown":
         return [("updater", f"unknown: {updater['why']}")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
-    worker = updater.get("worker") or {}
+    worker = worker_of(updater.get("worker") or {})
     if updater.get("why") and updater["state"] != "degraded":  # then the worker's line has the reason
         pairs.append(("why", updater["why"]))
-    if worker.get("failures"):
-        pairs.append(("worker", failed(worker["failures"], worker["why"])))
+    if worker is not None and updater["state"] not in ("gone", "stopped", "failed"):
+        pairs.append(("worker", worker))
     pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]

@@ -193,7 +193,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         if math.isnan(value):  # a metric of no event
             return ""
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else str(value)

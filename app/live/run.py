@@ -35,6 +35,7 @@ from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
+from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
@@ -76,7 +77,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         stack.enter_context(WebProcess(settings))
         decoder = topic_decoder(settings, event_rules(settings, clock))
+        progress.start("loading the compiled loops, which a first start compiles")
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
+        progress.close()
         standby = Standby(settings, stop, progress)  # all preparations that need no lock are done before
         if (
             not stack.enter_context(standby.lock())
@@ -103,10 +106,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
         forgotten = 0
         if found is not None and state is not None:
-            forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
-            attributes.restore(found, ingest.attributes, erasures.users)
-            held = sum(graph.window.live().values())
-            progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+            forgotten = _restore(found, state, ingest, erasures, progress)
         for said in fill_from_files(settings, ingest.attributes, erasures.users):
             progress.note(said)
         _tell_changes(settings, state, root, progress)
@@ -162,6 +162,20 @@ def _ingest(
     if state is not None:
         ingest.marks = state.marks([relation.name for relation in graph.window.relations])
     return ingest, letters, erasures
+
+
+def _restore(
+    found: Checkpoint, state: State, ingest: Ingest, erasures: DurableErasures, progress: Progress
+) -> int:
+    """Take over a checkpoint and say what of it; return how many events were left out for erased users."""
+    graph, own = ingest.graph, ingest.attributes
+    forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+    attributes.restore(found, own, erasures.users)
+    for change in attributes.changes(found, own):
+        log.warning("%s", change)
+    held = sum(graph.window.live().values())
+    progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+    return forgotten
 
 
 def _collect_less() -> None:

@@ -125,6 +125,7 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
+            self.status.start(f"preparing the fit of model version {version}")
             heads, sample = serving_parts.judged_heads(self.trainer, self.graph, self.seen, moment)
             told = self._told(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
@@ -233,8 +234,9 @@ class Worker:
             items, weight = (embedding.item_rows, embedding.item), self.trainer.scorer.weight_F
             lists = serving_parts.lists_of(model, weight, self.graph, moment, items, self._lengths)
         assert lists is not None
-        self.status.start("ids and lists of all users and items")
-        users, of_items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, heads)
+        self.status.start("ids and lists of all users and items", len(embedding))
+        made = (embedding, moment, lists, self._lengths, heads, self.status.advance)
+        users, of_items = generation_by_id(self.graph, *made)
         if not (len(users) and len(of_items)):
             return
         number = self.store.next_number()
@@ -267,15 +269,13 @@ class Worker:
 
     def _told(self, label: str) -> OnStep:
         """Tell each step of a fit; every attempt is a stage of its own."""
-        told = 0
 
         def on_step(attempt: int, done: int, total: int) -> None:
-            nonlocal told
             if done == 1:
                 self.status.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
-                told = 0
-            self.status.advance(done - told)
-            told = done
+            self.status.advance(1)
+            if done == total:
+                self.status.start("vectors of all users and items, the gate, and what the lists learn")
 
         return on_step
 

@@ -25,6 +25,7 @@ from driftgraph.app.config.attribute_tables import attributes_view
 from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
@@ -318,6 +319,7 @@ def retrained(
     attributes: AttributesView | None,
     store: GenerationStore,
     asked: Request,
+    progress: Progress,
 ) -> Answer:
     """Publish what was saved and not published, then make one fit: a worker's work without an updater.
 
@@ -327,7 +329,7 @@ def retrained(
         OtherModelError: The saved model does not fit the configuration.
     """
     use_threads()
-    loop = _Loop(settings, worker_of(settings, graph, attributes, store), Marks)
+    loop = _Loop(settings, worker_of(settings, graph, attributes, store, progress), Marks)
     loop._erase()
     loop._publish(graph.moment())
     return loop.retrain(asked, graph.moment())
@@ -339,7 +341,11 @@ def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Wor
 
 
 def worker_of(
-    settings: Settings, graph: HeterographView, attributes: AttributesView | None, store: GenerationStore
+    settings: Settings,
+    graph: HeterographView,
+    attributes: AttributesView | None,
+    store: GenerationStore,
+    progress: Progress | None = None,
 ) -> Worker:
     """The worker as its last checkpoint left it that the window has come to.
 
@@ -359,7 +365,8 @@ def worker_of(
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()
-    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, progress_of_worker(clock))
+    shown = progress or progress_of_worker(clock)
+    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, shown)
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)

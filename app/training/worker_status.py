@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from driftgraph.app.console.progress import NoProgress, Progress, bar_on_terminal
+from driftgraph.app.console.progress import NoProgress, Progress, Pulse, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.training.freshness import freshness_of
 from driftgraph.model.fitting.fit_report import FitReport
@@ -131,7 +131,7 @@ class WorkerStatus(NoProgress):
 
 
 class LoggedProgress(NoProgress):
-    """A line of the log when a stage begins, and at most one each ``SAY_EVERY_MS`` after it."""
+    """A line of the log when a stage begins, and one each ``SAY_EVERY_MS`` after it."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -139,12 +139,14 @@ class LoggedProgress(NoProgress):
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._said_ms = 0
+        self._pulse = Pulse(self._beat, SAY_EVERY_MS / 1000)
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage and say so."""
         self._label, self._total, self._done = label, total, 0
         self._begun_ms = self._said_ms = self.clock.now_ms()
         log.info("%s", label)
+        self._pulse.start()
 
     def advance(self, n: int) -> None:
         """Count, and say so when the last line is old enough."""
@@ -154,6 +156,19 @@ class LoggedProgress(NoProgress):
             self._said_ms = now_ms
             left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
             log.info("%s: %s", self._label, how_far(self._done, self._total, round(left_s)))
+
+    def _beat(self) -> None:
+        """Say that the stage still goes on, if nothing was said for long."""
+        now_ms = self.clock.now_ms()
+        if now_ms - self._said_ms >= SAY_EVERY_MS:
+            self._said_ms = now_ms
+            far = how_far(self._done, self._total, None)
+            past = f"{(now_ms - self._begun_ms) // 1000} s so far"
+            log.info("%s: %s", self._label, f"{far}, {past}" if far else past)
+
+    def close(self) -> None:
+        """End the last stage."""
+        self._pulse.stop()
 
     def note(self, text: str) -> None:
         """Say one thing."""

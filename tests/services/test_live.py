@@ -308,5 +308,6 @@ def test_a_missing_topic_is_one_sentence(
     config = configured(tmp_path, kafka=real_kafka.address, topic="never-made", redis=redis_server.url)
     failed = run_to_its_end(config)
     assert failed.returncode == 1
-    [line] = failed.stderr.strip().splitlines()
+    start, *_, line = failed.stderr.strip().splitlines()
+    assert "follows topic never-made and publishes to " in start
     assert "has no topic 'never-made'" in line

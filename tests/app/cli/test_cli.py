@@ -451,7 +451,7 @@ def test_recommend_answers_from_redis_alone(shell: Shell, published: tuple[str, 
         "event_ms": 5,
         "items": [{"item": "a", "score": 4.0}],
     }
-    assert shell("recommend", "u", *published).out.split() == ["a", "4", "b", "2"]
+    assert shell("recommend", "u", *published).out.split() == ["a", "4.0000", "b", "2.0000"]
 
 
 @pytest.mark.services
@@ -463,7 +463,7 @@ def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: s
     users, items = Vectors(["u"], vectors, times_ms, [["b"]], lists), Vectors(["a"], vectors, times_ms)
     store.publish(1, users, items, {"lists": 5, "made_by": "co-visitation and popularity"})
     told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
-    assert told.out.split() == ["a", "0.5", "c", "0.125"]
+    assert told.out.split() == ["a", "0.5000", "c", "0.1250"]
     assert "lists by co-visitation and popularity: no model yet" in told.sentence()
     answer = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists", "--json").json()
     assert (answer["source"], [one["item"] for one in answer["items"]]) == ("list", ["a", "c"])
@@ -485,7 +485,7 @@ def test_similar_answers_from_redis_alone_and_says_why_there_is_nothing(shell: S
     lists = [(b'["b","c"]', np.array([0.5, 0.25], "<f4").tobytes()), (b"[]", b""), (b"[]", b"")]
     users = Vectors(["u"], vectors[:1], times_ms[:1])
     store.publish(1, users, Vectors(["a", "b", "c"], vectors, times_ms, lists=lists), {"similar": 5})
-    assert shell("similar", "a", *options).out.split() == ["b", "0.5", "c", "0.25"]
+    assert shell("similar", "a", *options).out.split() == ["b", "0.5000", "c", "0.2500"]
     answer = shell("similar", "a", *options, "--top", "1", "--json").json()
     assert answer == {"item": "a", "generation": 1, "items": [{"item": "b", "score": 0.5}]}
     nothing = shell("similar", "b", *options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -413,6 +414,9 @@ def test_a_replay_with_impressions_says_so_in_text_and_to_a_reader(
         "impressions answered",
     ):
         assert words in done.out
+    of_heads = re.findall(r"^(?:head |  AUC |  [\d,]+ of [\d,]+ impr).*$", done.out, re.MULTILINE)
+    assert len(of_heads) == 9, "three lines for each behavior"
+    assert max(map(len, of_heads)) <= 80
     where = ("--redis", redis_server.url)
     manifest = shell("status", *where, "--json").json()["manifest"]
     assert sorted(json.loads(manifest["head"])["relations"]) == ["click", "favorite", "purchase"]

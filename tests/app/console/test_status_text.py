@@ -123,12 +123,13 @@ def test_what_a_manifest_has_as_json_is_said_in_words() -> None:
         "weights": '{"vectors": 0.19747, "age": -0.48}',
         "cut": '{"click": 44288, "buy": 3}',
         "dim": 64,
-    }
+        "token": "1:f00", "digest": "d", "model_hash": "h", "configuration": "c", "head_state": "{}",
+    }  # fmt: skip
     assert manifest_pairs(manifest) == [
         ("published", "2023-11-14 22:13:20+00:00"),
         ("Recall@20", "model 0.3870, best baseline co-visitation 0.3600"),
         ("shares", "paths 70 %, vectors 20 %, popularity 10 %"),
-        ("weights", "vectors 0.197, age -0.48"),
+        ("weights", "vectors 0.197, age -0.480"),
         ("cut", "click 44,288, buy 3"),
         ("dim", 64),
     ]
@@ -138,3 +139,13 @@ def test_a_manifest_is_in_words_and_what_is_empty_is_left_out() -> None:
     head = '{"relations": ["click", "like"], "base": [-0.1, -4.0], "dot": [0.0, 0.0]}'
     pairs = manifest_pairs({"generation": 2, "head": head, "parent": "", "trained_to_ms": 0, "dim": 64})
     assert pairs == [("head", "click, like"), ("dim", 64)]
+
+
+@pytest.mark.parametrize(
+    ("pid", "now"), [(None, "it is being started again"), (4711, "it runs again, pid 4711")]
+)
+def test_a_worker_that_was_killed_is_being_started_again(pid: int | None, now: str) -> None:
+    worker = {"state": "failed", "pid": pid, "starts": 1, "failures": 1, "why": "ended by signal 9 (SIGKILL)"}
+    assert text(worker=worker)["worker"] == f"failed: ended by signal 9 (SIGKILL); {now}"
+    assert "worker" not in text(worker=worker | {"failures": 0})
+    assert "worker" not in text(worker=worker, state="gone"), "nobody starts it"
