@@ -29,7 +29,7 @@ from driftgraph.snapshots.generations.lease import raise_epoch
 from driftgraph.stream import disk
 
 LOOK_EVERY_S: Final = 0.2
-EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3}
+EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3, "held": 1}
 
 
 def retrain(settings: Settings, *, full: bool, progress: Progress) -> dict[str, Any]:
