@@ -59,8 +59,8 @@ def contents(client: redis.Redis, without: list[str] = []) -> dict[str, Any]:  #
                     del fields[scores.encode()]
             found[key.decode()] = fields
         elif kind == "item-ids":
-            ids: Any = client.lrange(key, 0, -1)
-            found[key.decode()] = [i for i in ids if i.decode() not in without]
+            raw: Any = client.lrange(key, 0, -1)
+            found[key.decode()] = [i for i in raw if i.decode() not in without]
         elif kind == "items":
             found[key.decode()] = client.execute_command("VCARD", key) - len(without)  # type: ignore[no-untyped-call]
     return found
