@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from driftgraph.app.cli import dlq, doctor, erase, export, faust, produce, retrain, serving, validate
+from driftgraph.app.cli import delist, dlq, doctor, erase, export, faust, produce, retrain, serving, validate
 from driftgraph.app.cli.shared_options import (
     ColumnsOption,
     ConfigOption,
@@ -233,11 +233,14 @@ app.command()(doctor.doctor)
 app.command()(validate.validate)
 app.command()(produce.produce)
 app.command()(erase.erase)
+app.command()(delist.delist)
+app.command()(delist.relist)
 app.command()(export.export)
 app.command()(retrain.retrain)
 
 for command in (
     serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+    serving.promote,
 ):  # fmt: skip
     app.command()(command)
 app.command()(faust.faust)

@@ -31,7 +31,7 @@ from driftgraph.stream import disk
 
 LOOK_EVERY_S: Final = 0.2
 STILL_S_MAX: Final = 3_600.0  # without a step of the worker: longer than any stage of a fit that ends
-EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3}
+EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3, "held": 1}
 
 
 def retrain(settings: Settings, *, full: bool, progress: Progress) -> dict[str, Any]:

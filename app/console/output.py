@@ -150,7 +150,7 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
         table.add_row(
             str(one["generation"]),
             _shown(manifest.get("model_version", "")),
-            "now" if one["current"] else "",
+            _served(one),
             time_of(manifest.get("published_ms")),
             *fields,
         )
@@ -159,6 +159,15 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
         if one["current"]:
             _print_lines(lines_of(one["drift"], one["staleness"]), console)
             _print_lines(lines_of_heads(json.loads(one["manifest"].get("heads") or "null")), console)
+
+
+def _served(one: Mapping[str, Any]) -> str:
+    """Whether a generation is served, and since when and by whom an operator has chosen or held it."""
+    if not one["current"]:
+        return ""
+    choice = one["choice"] or {"generation": None, "held": False}
+    by = f"by {choice['by']}, {time_of(choice['at_ms'])}" if choice["generation"] or choice["held"] else ""
+    return ", ".join(part for part in ("now", "held" if choice["held"] else "", by) if part)
 
 
 def _print_lines(lines: Iterable[str], console: Console) -> None:

@@ -67,6 +67,17 @@ def deduplication_of(status: Mapping[str, Any]) -> str:
     )
 
 
+def choice_pairs(choice: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """Whether an operator has put the served generation into service, and whether it is held."""
+    if choice is None:
+        return []
+    who = f"{time_of(choice['at_ms'])}, by {choice['by'] or 'an unknown operator'}"
+    pairs: list[tuple[str, object]] = [("chosen", who)] if choice["generation"] else []
+    if choice["held"]:
+        pairs.append(("held", f"since {who}: nothing else is published until driftgraph promote"))
+    return pairs
+
+
 def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     """The fields of a manifest that people read, without its number, those of JSON in words.
 

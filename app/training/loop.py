@@ -27,7 +27,7 @@ from driftgraph.app.config.saved_model import OtherModelError, SavedModel, train
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
-from driftgraph.app.training import trainer_state
+from driftgraph.app.training import following, trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
@@ -240,8 +240,10 @@ class _Loop:
             return
         if (asked := self._requests.waiting()) is not None:
             self._requests.answer(self.retrain(asked, moment))
-        elif (mark := self._due()) is not None:
-            self._fit(mark)
+        elif self._due() is not None:
+            self._heed(moment)
+            if (mark := self._due()) is not None:
+                self._fit(mark)
         else:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
@@ -249,12 +251,24 @@ class _Loop:
             if self._thread is None:
                 worker.refresh(moment)
 
+    def _heed(self, moment: Moment) -> None:
+        """Look before a fit what an operator has chosen. A fit does not wait for a Redis that is away."""
+        try:
+            self.worker.look(moment)
+        except StaleWorkerError:
+            raise
+        except StoreError as error:
+            self._outage.missing(f"{error}; it is tried again and again")
+
     def retrain(self, asked: Request, moment: Moment) -> Answer:
         """Make the fit that somebody asked for, unless it is made: a start publishes what was saved.
 
         Marks are where they would be without it.
         """
         worker = self.worker
+        self._heed(moment)
+        if following.is_held(worker):
+            return Answer.held(asked, worker.choice.said(), worker.trainer.model_version)
         if (worker.answered is None or worker.answered.id != asked.id) and (
             asked.full or sum(moment.cut.next) > sum(worker.seen.next)
         ):
@@ -266,6 +280,8 @@ class _Loop:
         return replace(made, model_version=worker.trainer.model_version, generation=worker.published)
 
     def _due(self) -> Mark | None:
+        if following.is_held(self.worker):
+            return None
         mark = self._newest_marks().newest(has_model=self.worker.trainer.model_version > 0)
         return mark if mark is not None and self.worker.wants(mark) else None
 
@@ -368,6 +384,8 @@ def worker_of(
     shown = progress or progress_of_worker(clock)
     status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, shown)
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
+    if store is not None:
+        store.delisting.keep_in(settings.data_dir / "delisted.json")
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
     if found is None:
@@ -380,14 +398,9 @@ def worker_of(
             raise OtherModelError(refusal)
         moment = graph.moment()
         try:
-            trainer_state.restore(trainer, found, graph, moment)
+            following.load(worker, found, moment)
         except ValueError as error:
             raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
-        worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
-        worker.evaluated = trainer_state.evaluated(found)
-        worker.trained_to_ms = int(found.facts["trained_to_ms"])
-        worker.model_hash = str(found.facts["model_hash"])
-        worker.answered = Answer.read(found.facts.get("answered"))
         changes = saved.changes(settings)
         log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
     worker.go_on()

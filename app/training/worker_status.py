@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from driftgraph.app.console.progress import NoProgress, Progress, Pulse, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.training.freshness import freshness_of
-from driftgraph.model.fitting.fit_report import FitReport
+from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.time.clock import Clock
 
 WRITE_EVERY_MS = 1_000
@@ -44,7 +44,9 @@ class WorkerStatus(NoProgress):
         self._done = 0
         self._begun_ms = self._written_ms = 0
         self._lock = threading.Lock()  # one of the two threads writes the file
-        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None, "refresh": None}
+        self._facts: dict[str, Any] = {
+            "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
+        }  # fmt: skip
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage."""
@@ -69,6 +71,22 @@ class WorkerStatus(NoProgress):
         self._stage = ""
         self._write()
         self._shown.close()
+
+    def steps(self, label: str) -> OnStep:
+        """Tell each step of a fit; every attempt is a stage of its own."""
+        told = 0
+
+        def on_step(attempt: int, done: int, total: int) -> None:
+            nonlocal told
+            if done == 1:
+                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                told = 0
+            self.advance(done - told)
+            told = done
+            if done == total:
+                self.start("vectors of all users and items, the gate, and what the lists learn")
+
+        return on_step
 
     def fitted(self, report: FitReport) -> None:
         """Remember how a fit ended."""
@@ -96,6 +114,14 @@ class WorkerStatus(NoProgress):
         if told is None or told["trouble"] != trouble or is_old:
             self._facts["refresh"] = {**facts(), "trouble": trouble}
             self._write()
+
+    def chosen(self, what: str | None) -> bool:
+        """Remember the newest rollback or promote, and what it means here; whether that has changed."""
+        if self._facts["operator"] == what:
+            return False
+        self._facts["operator"] = what
+        self._write()
+        return True
 
     def serves(self, generation: int, model_version: int, made_by: str) -> None:
         """Remember what was published, ``generation`` 0: nothing."""
@@ -196,6 +222,8 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         )
     if trouble := told["trouble"]:
         pairs.append(("trouble", trouble))
+    if operator := told.get("operator"):
+        pairs.append(("operator", operator))
     if serves := told["serves"]:
         what = named(serves["generation"], serves.get("model_version", 0))
         pairs.append(("serves", f"{what}, made by {serves['made_by']}"))

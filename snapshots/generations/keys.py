@@ -13,15 +13,18 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent,
                                         lists, similar (the longest lists that there may be; 0: none), and
                                         what the trainer says about itself
-    {ns}:emb:current            HASH    gen, previous, epoch; left, left_hash: the newest generation that an
-                                        operator rolled back from, left 0 once another is published, and
-                                        the hash of its model
+    {ns}:emb:current            HASH    gen, previous, epoch; of the newest rollback or promote: choice (its
+                                        time in ms), chosen_by (user@host), held (1: nothing else is published
+                                        until promote), chosen (the generation, 0 once another is published)
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
-    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
-                                        {"event": "checked"} from doctor, which means nothing
+    {ns}:emb:events             channel of {"event": "published" | "rolled_back" | "promoted", "gen",
+                                        "previous"}, and of {"event": "checked"} from doctor, which means
+                                        nothing
     {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
     {ns}:trending               SET     the behaviors that have had one
     {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
+    {ns}:delisted               SET     items that an operator has delisted: in no answer, see delisting.py;
+                                        delisted_ms of current is the number of the newest change
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 
@@ -91,6 +94,18 @@ class NothingToRollBackError(StoreError):
     """There is no generation before the served one."""
 
 
+class GoneError(StoreError):
+    """A generation that should be promoted is not there, or not whole."""
+
+
+class ChosenError(StoreError):
+    """An operator has chosen what is served, and this publish does not follow that yet."""
+
+
+class HeldError(StoreError):
+    """An operator holds what is served."""
+
+
 class NotCurrentError(StoreError):
     """A refresh was made by the model of a generation that is not served."""
 
@@ -132,6 +147,11 @@ class Keys:
     def trending_behaviors(self) -> str:
         """The set of behaviors that have a list of trending items."""
         return f"{self.namespace}:trending"
+
+    @property
+    def delisted(self) -> str:
+        """The set of items that are in no answer."""
+        return f"{self.namespace}:delisted"
 
     @property
     def lease(self) -> str:

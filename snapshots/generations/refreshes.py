@@ -15,6 +15,7 @@ import redis
 
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.check import Record, Served
+from driftgraph.snapshots.generations.delisting import Delisting
 from driftgraph.snapshots.generations.keys import LIVE, Keys, redis_errors
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.vectors import Vectors, check, chunks, hash_args, of_length
@@ -39,8 +40,11 @@ def effort_for(items: int) -> tuple[int, int]:
 class Refreshes:
     """What one thread writes between two publishes. Every method raises StoreError."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, calls: Scripts, record: Record) -> None:
+    def __init__(
+        self, client: redis.Redis, keys: Keys, calls: Scripts, record: Record, delisting: Delisting
+    ) -> None:
         self._client, self._keys, self._calls, self._record = client, keys, calls, record
+        self._delisting = delisting
 
     def users(self, number: int, users: Vectors) -> None:
         """Write newer user vectors, made by the model of generation ``number``, into that generation.
@@ -55,6 +59,7 @@ class Refreshes:
         check(users, "user")
         if not len(users):
             return
+        users = self._delisting.users_without(users, self._delisting.newest()[1])
         keys, (served, token) = self._keys, self._written_into(number)
         mark = served.mark
         head = [keys.current, keys.of(number, "user-ids"), keys.of(number, "manifest")]
@@ -84,6 +89,7 @@ class Refreshes:
         New items are added to the generation.
         """
         check(items, "item")
+        items = self._delisting.items_without(items, self._delisting.newest()[1])
         if not len(items):
             return
         keys, (served, token) = self._keys, self._written_into(number)

@@ -62,6 +62,18 @@ class GenerationKeys:
         found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.of(number, "manifest")))
         return {k.decode(): v.decode() for k, v in found.items()}
 
+    def missing(self, number: int) -> int:
+        """How many keys of a generation are missing, by its lists and its manifest."""
+        told, missing = self.manifest(number), 0
+        for kind, entity in (("user", self._keys.user), ("item", self._keys.item)):
+            name, first = self._keys.of(number, f"{kind}-ids"), 0
+            missing += max(0, int(told.get(f"{kind}s", 0)) - self._client.llen(name))
+            while ids := cast("list[bytes]", self._client.lrange(name, first, first + IDS_PER_CALL - 1)):
+                missing += len(ids) - self._client.exists(*(entity(number, i.decode()) for i in ids))
+                first += len(ids)
+        is_indexed = told.get("index", "none") != "none"
+        return missing + (is_indexed and not self._client.exists(self._keys.of(number, "items")))
+
     def count(self) -> dict[str, int]:
         """How many keys of each kind exist, by lists and manifests; the sum is all keys of the namespace."""
         counts = dict.fromkeys(["user", "item", "index", "manifest", "id_list", "trending", "pointer"], 0)
@@ -81,7 +93,7 @@ class GenerationKeys:
             *(keys.trending(b.decode()) for b in behaviors),
         ]
         counts["trending"] = self._client.exists(*names)
-        counts["pointer"] = self._client.exists(keys.current, keys.generations)
+        counts["pointer"] = self._client.exists(keys.current, keys.generations, keys.delisted)
         return counts
 
     def settle_ttls(self, ttl_s: int) -> None:

@@ -20,6 +20,7 @@ import driftgraph.app.commands
 import driftgraph.app.demo
 import driftgraph.app.live
 from driftgraph.app.cli.main import main
+from driftgraph.app.cli.operator_text import operator
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -157,6 +158,9 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "status",
         "generations",
         "rollback",
+        "promote",
+        "delist",
+        "relist",
     )
     for name in (*names, "demo", "config"):
         assert f"\n  {name} " in done.stdout
@@ -399,7 +403,9 @@ def test_demo_passes_its_options_and_prints_its_report(shell: Shell, parts: Part
 # --- Redis -----------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["recommend", "u1"], ["similar", "i1"], ["generations"], ["rollback"]])
+@pytest.mark.parametrize(
+    "argv", [["recommend", "u1"], ["similar", "i1"], ["generations"], ["rollback"], ["promote"]]
+)
 def test_a_redis_that_is_away_is_one_sentence(shell: Shell, argv: list[str]) -> None:
     port = free_port()
     failed = shell(*argv, "--redis", f"redis://127.0.0.1:{port}", "--json")
@@ -521,11 +527,46 @@ def test_recommend_where_nothing_was_published_fails(shell: Shell, redis_url: st
 def test_rollback_serves_the_generation_before(shell: Shell, published: tuple[str, ...]) -> None:
     listed = shell("generations", *published, "--json").json()
     assert [(one["generation"], one["current"]) for one in listed] == [(1, False), (2, True)]
-    assert shell("rollback", *published, "--json").json() == {"generation": 1}
+    assert shell("rollback", *published, "--json").json() == {"generation": 1, "held": False}
     assert shell("status", *published, "--json").json()["generation"] == 1
     again = shell("rollback", *published)
     assert again.code == 1
     assert "no generation before 1" in again.sentence()
+
+
+@pytest.mark.services
+def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
+    shell: Shell, published: tuple[str, ...]
+) -> None:
+    failed = shell("promote", "7", *published)
+    assert failed.code == 1
+    assert "generation 7 is not there: Redis keeps 1, 2" in failed.sentence()
+    assert shell("promote", "1", "--hold", *published).out == (
+        "generation 1 is served now, and held until driftgraph promote\n"
+    )
+    assert shell("rollback", *published).code == 1
+    told = shell("status", *published, "--json").json()
+    assert (told["generation"], told["choice"]["generation"], told["choice"]["held"]) == (1, 1, True)
+    assert told["choice"]["by"] == operator()
+    out = shell("status", *published).out
+    assert "chosen" in out
+    assert f"by {operator()}: nothing else is published until driftgraph promote" in " ".join(out.split())
+    [first, second] = shell("generations", *published, "--json").json()
+    assert (first["choice"], second["choice"]) == (told["choice"], None)
+    assert "now, held" in shell("generations", *published).out
+    assert shell("promote", *published, "--json").json() == {"generation": 2, "held": False}
+    told = shell("status", *published, "--json").json()
+    assert (told["generation"], told["choice"]["held"]) == (2, False)
+
+
+@pytest.mark.services
+def test_a_delisted_item_is_in_no_answer(shell: Shell, published: tuple[str, ...]) -> None:
+    done = shell("delist", "a", "never seen", *published, "--json").json()
+    assert done == {"delisted": ["a", "never seen"], "lists_mended": 0}
+    assert shell("recommend", "u", *published).out.split() == ["b", "2"]
+    assert shell("rollback", *published).code == 0
+    assert shell("recommend", "u", *published).out.split() == ["b", "1"]
+    assert shell("relist", "a", *published).out == "1 items are listed again, from the next generation on\n"
 
 
 @pytest.mark.services
