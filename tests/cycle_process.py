@@ -94,7 +94,7 @@ def worker_started(settings: Settings, window_dir: Path, epoch: int) -> cycle.Wo
         connect(settings.redis.address()), namespace=settings.redis.namespace, epoch=epoch
     )
     store.clean_up()
-    return loop._worker(settings, window_dir, store)
+    return worker_start.attached(settings, window_dir, store)
 
 
 def marked(graph: HeterographView) -> Marks:

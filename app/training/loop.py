@@ -21,22 +21,19 @@ from pathlib import Path
 
 import msgspec
 
-from driftgraph.app.config.attribute_tables import attributes_view
-from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
-from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
+from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
-from driftgraph.app.training import following, trainer_state
+from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.device import device_of, use_threads
+from driftgraph.app.training.device import use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
-from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
-from driftgraph.model.trainer import Trainer
-from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.app.training.worker_start import attached, worker_of
+from driftgraph.app.training.worker_status import StderrHandler
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
@@ -47,7 +44,6 @@ from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.pauses import pause_after
-from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
@@ -90,7 +86,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     try:
         store = _store(settings, owner, listener.wait)
         if store is not None:
-            worker = _worker(settings, window_dir, store)
+            worker = attached(settings, window_dir, store)
             refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
             assert refresher is not None
             refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
@@ -349,59 +345,3 @@ def retrained(
     loop._erase()
     loop._publish(graph.moment())
     return loop.retrain(asked, graph.moment())
-
-
-def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
-    graph = HeterographView.attach(window_dir)
-    return worker_of(settings, graph, attributes_view(settings, graph, window_dir), store)
-
-
-def worker_of(
-    settings: Settings,
-    graph: HeterographView,
-    attributes: AttributesView | None,
-    store: GenerationStore,
-    progress: Progress | None = None,
-) -> Worker:
-    """The worker as its last checkpoint left it that the window has come to.
-
-    After a crash of the whole machine the window may be behind the newest one, which then is of a future that
-    will be another: the one before is used. A window that was filled anew has come to none: the newest one is
-    used, and all that is in the window counts as trained on.
-
-    Raises:
-        OtherModelError: The checkpoint does not fit the configuration.
-    """
-    relations = graph.edges.relations
-    trainer = Trainer(
-        [r.name for r in relations],
-        [r.span_ms for r in relations],
-        trainer_options(settings, device=device_of(settings.model.device)),
-        attributes,
-    )
-    root = trainer_folder(settings.data_dir)
-    clock = SystemClock()
-    shown = progress or progress_of_worker(clock)
-    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, shown)
-    worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
-    if store is not None:
-        store.delisting.keep_in(settings.data_dir / "delisted.json")
-    view = graph.window
-    found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
-    if found is None:
-        found, damaged = checkpoint.latest(root)
-    for damage in damaged:
-        log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
-    if found is not None:
-        saved = SavedModel.of(found)
-        if (refusal := saved.refusal(settings)) is not None:
-            raise OtherModelError(refusal)
-        moment = graph.moment()
-        try:
-            following.load(worker, found, moment)
-        except ValueError as error:
-            raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
-        changes = saved.changes(settings)
-        log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
-    worker.go_on()
-    return worker

@@ -583,7 +583,7 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
         graph.apply(batch)
         graph.expire(int(batch.time_ms.max()))
         graphs.append(graph)
-        return loop._worker(settings, tmp_path / name, store)
+        return worker_start.attached(settings, tmp_path / name, store)
 
     graphs: list[Heterograph] = []
     shop, half = batch_of(SHOP), batch_of(SHOP, 0, len(SHOP) // 2)
@@ -635,7 +635,7 @@ def test_a_worker_goes_on_with_other_relations(
         graph.apply(renamed_batch(batch_of(SHOP), relations))
         graph.expire(int(SHOP.time_ms.max()))
         graphs.append(graph)
-        return loop._worker(settings_of(tmp_path, relations), tmp_path / name, store)
+        return worker_start.attached(settings_of(tmp_path, relations), tmp_path / name, store)
 
     first = opened("one", RELATIONS, (Life("one"),))
     first.cycle(first.graph.moment())
@@ -714,7 +714,7 @@ def test_a_model_of_another_format_is_refused_with_what_to_do_and_what_it_served
     saved_model.check(settings)
     reader, users = EmbeddingReader(redis_client, namespace=NAMESPACE), SHOP.user_ids[:3]
     before = reader.users(users)[0]
-    anew = loop._worker(settings, tmp_path / "window", store)
+    anew = worker_start.attached(settings, tmp_path / "window", store)
     assert not anew.may_publish(anew.graph.moment())
     assert (reader.current(), reader.users(users)[0].tolist()) == (1, before.tolist())
     report, _ = anew.cycle(anew.graph.moment())
@@ -733,7 +733,7 @@ def trained_in(folder: Path, store: GenerationStore | None = None) -> None:
         folder / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
     grow(graph, batch_of(SHOP))
-    worker = loop._worker(settings_of(folder), folder / "window", cast(GenerationStore, store))
+    worker = worker_start.attached(settings_of(folder), folder / "window", cast(GenerationStore, store))
     report, _ = worker.cycle(worker.graph.moment())
     assert report.fit.accepted
 
@@ -743,7 +743,7 @@ def refusals(settings: Settings) -> Iterator[str]:
     nowhere = cast(GenerationStore, None)
     for refuse in (
         lambda: saved_model.check(settings),
-        lambda: loop._worker(settings, settings.data_dir / "window", nowhere),
+        lambda: worker_start.attached(settings, settings.data_dir / "window", nowhere),
     ):
         with pytest.raises(OtherModelError) as refused:
             refuse()
@@ -790,7 +790,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
         tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
     settings = settings_of(tmp_path)
-    worker = loop._worker(settings, tmp_path / "window", store)
+    worker = worker_start.attached(settings, tmp_path / "window", store)
     two_cycles(worker, graph)
     worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
     later = int(SHOP.time_ms.max()) + 1_000
@@ -799,7 +799,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
     graph.expire(later + 200)
     report, _ = worker.cycle(graph.moment())
     assert not report.fit.accepted
-    again = loop._worker(settings, tmp_path / "window", store)
+    again = worker_start.attached(settings, tmp_path / "window", store)
     assert (again.since.next, again.seen.next) == (worker.since.next, worker.seen.next)
     assert (again.trainer.fit_count, again.trainer.model_version) == (worker.trainer.fit_count, 2)
 

@@ -19,7 +19,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop
+from driftgraph.app.training import worker_start
 from driftgraph.app.training.retraining import Request, Requests
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -69,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis)
     )
     edge = len(SHOP) * 2 // 3
     grow(graph, batch_of(SHOP, 0, edge))
-    first = loop._worker(settings, folder / "window", cast(GenerationStore, None))
+    first = worker_start.attached(settings, folder / "window", cast(GenerationStore, None))
     report, _ = first.cycle(first.graph.moment())
     assert report.fit.accepted
     grow(graph, batch_of(SHOP, edge))

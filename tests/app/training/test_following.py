@@ -103,7 +103,7 @@ def test_the_fit_after_a_rollback_is_that_of_a_worker_that_never_made_the_one_th
     assert (worker.published, served(redis_client)) == (4, 4)
 
     other = GenerationStore(redis_client, namespace="other", epoch=1)
-    never = loop._worker(machine.settings(before), machine.folder / "one", other)
+    never = worker_start.attached(machine.settings(before), machine.folder / "one", other)
     assert never.since.next < seen.next < worker.since.next == worker.seen.next
     never.seen = seen  # what is evaluated teaches the scorer
     assert never.cycle(never.graph.moment())[0].fit.accepted

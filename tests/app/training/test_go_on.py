@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop
+from driftgraph.app.training import loop, worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import StoreError
@@ -60,7 +60,7 @@ class Machine:
         """As the process does it, up to where it has looked around once."""
         store = GenerationStore(self.client, namespace=NAMESPACE, epoch=1, keep=keep)
         store.clean_up()
-        worker = loop._worker(self.settings(model=model), self.folder / life, store)
+        worker = worker_start.attached(self.settings(model=model), self.folder / life, store)
         self.step(worker)
         return worker
 
@@ -202,7 +202,7 @@ def test_a_standby_with_an_older_model_leaves_the_newer_one_until_its_next_fit(
     other = Machine.of(tmp_path / "other", redis_client)
     edge = len(SHOP) // 2
     grow(other.graph, batch_of(SHOP, 0, edge))
-    offline = loop._worker(
+    offline = worker_start.attached(
         Settings.model_validate(
             {
                 "data_dir": other.folder,

@@ -63,7 +63,7 @@ def worker_on(tmp_path: Path, store: GenerationStore, **model: object) -> Worker
         "relations": {r.name: {"span": f"{r.span_ms}ms"} for r in RELATIONS},
         "model": {"dim": 16, "heads": 2, "device": "cpu", **model},
     }
-    return loop._worker(Settings.model_validate(tables), tmp_path / "window", store)
+    return worker_start.attached(Settings.model_validate(tables), tmp_path / "window", store)
 
 
 @contextlib.contextmanager
