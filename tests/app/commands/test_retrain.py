@@ -24,7 +24,7 @@ from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress, PlainProgress
 from driftgraph.app.console.status_files import write_json
-from driftgraph.app.training import loop
+from driftgraph.app.training import loop, worker_start
 from driftgraph.app.training.retraining import Request, Requests, RetrainError
 from driftgraph.model import trainer
 from driftgraph.model.fitting.gate import Verdict
@@ -108,7 +108,7 @@ def test_without_an_updater_it_trains_on_the_checkpoint_and_an_updater_goes_on_f
     assert (full["outcome"], full["model_version"]) == ("published", 2)
     graph = updater_started(settings)
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=EPOCH)
-    worker = loop._worker(settings, settings.data_dir / "window", store)
+    worker = worker_start.attached(settings, settings.data_dir / "window", store)
     assert worker.since.next == graph.moment().cut.next, "the updater's worker makes no fit again"
     assert worker.published == full["generation"] == reader.current()
     assert worker.trainer.begun_ms == graph.moment().cut.watermark_ms
@@ -162,7 +162,7 @@ def test_beside_an_updater_its_worker_makes_the_fit(settings: Settings, redis_cl
     """The updater's lock is held here, and its worker's loop runs in this thread."""
     graph = updater_started(settings)
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=EPOCH)
-    worker = loop._worker(settings, settings.data_dir / "window", store)
+    worker = worker_start.attached(settings, settings.data_dir / "window", store)
     running = loop._Loop(settings, worker, Marks)
     path = settings.data_dir / "lock"
     with path.open("a+") as file, ThreadPoolExecutor(1) as pool:

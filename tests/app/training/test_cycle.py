@@ -23,7 +23,7 @@ from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import by_id, loop, trainer_state
+from driftgraph.app.training import by_id, loop, trainer_state, worker_start
 from driftgraph.app.training.by_id import touched_items
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of

@@ -18,7 +18,7 @@ import redis
 import torch
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import following, loop
+from driftgraph.app.training import following, loop, worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.kept_states import KeptStates
 from driftgraph.app.training.retraining import Request

@@ -17,7 +17,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop, refresh_thread, served_items
+from driftgraph.app.training import loop, refresh_thread, served_items, worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.refresher import GenerationRefresh, Serving
