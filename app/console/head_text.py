@@ -36,11 +36,12 @@ def lines_of_heads(found: Mapping[str, Any] | None) -> list[str]:
         said = [
             f"{title} {_shown(head[metric])} ({_shown(rates[metric])})" for metric, title in METRICS.items()
         ]
-        served = "; the rates are served" if not one["is_served"] else ""
+        served = ", served" if not one["is_served"] else ""
         lines += [
             f"head {name}: {', '.join(said[:2])},",
-            f"  {', '.join(said[2:])}; in brackets the running rates;",
-            f"  {one['answered']:,} of {found['impressions']:,} impressions answered{served}",
+            f"  {', '.join(said[2:])};",
+            f"  {one['answered']:,} of {found['impressions']:,} impressions answered; "
+            f"in brackets the running rates{served}",
         ]
     return lines
 
