@@ -40,7 +40,7 @@ SIMILAR_DEGREE_POWER = 0.1  # as DEGREE_POWER, for the items that similar users 
 NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
 OWN_HALF_LIVES_MS = np.array([24, 14 * 24]) * HOUR_MS
 OWN_EVENTS = 64  # newest events of a user by relation that its own repeats are counted from
-SCORES_AT_ONCE = 1 << 21  # dot products of users and items, 8 MB
+SCORES_AT_ONCE = 1 << 24  # dot products of users and items, 64 MB
 LISTS_PER_THREAD = 4  # users; with fewer, a thread costs more than it saves
 HARDEST = 64  # candidates of each part that a target's lesson has; of own items all
 

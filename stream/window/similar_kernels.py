@@ -23,8 +23,8 @@ class Asked(NamedTuple):
     start: I64
     item: U32
     row_X: I64  # whose visitors are those of the item
-    visitor: U32  # [rows, V], of which the first ``count[row]`` are real
-    count: I32
+    visitor: U32  # [rows, V], of which the first ``counts[row]`` are real
+    counts: I32
     width: int  # V
     place_weight: F64
     item_weight: F64  # by row; one behind the end weighs 1
@@ -54,8 +54,8 @@ class Theirs(NamedTuple):
 
     start: I64
     row_M: I64  # whose items are those of the neighbor
-    item: U32  # [rows, K], of which the first ``count[row]`` are real
-    count: I32
+    item: U32  # [rows, K], of which the first ``counts[row]`` are real
+    counts: I32
     width: int  # K
 
 
@@ -112,7 +112,7 @@ def find(asked: Asked, begin: int, end: int, room: Candidates, out: Near) -> Non
             if row < len(asked.item_weight):
                 weight *= load(asked.item_weight, row)
             begun = load(asked.row_X, x) * asked.width
-            for y in range(begun, begun + load(asked.count, load(asked.row_X, x))):
+            for y in range(begun, begun + load(asked.counts, load(asked.row_X, x))):
                 visitor = np.int64(load(asked.visitor, y))
                 if visitor == np.int64(load(asked.user, n)):
                     continue
@@ -150,7 +150,7 @@ def add(
             out.number[np.int64(load(asked.item, x))] = -1
         for m in range(load(near.count_N, n)):
             row = load(theirs.row_M, load(theirs.start, n) + m)
-            count = np.int64(load(theirs.count, row))
+            count = np.int64(load(theirs.counts, row))
             share = load(near.similarity, n * near.width + m) / np.sqrt(np.float64(count))
             for y in range(row * theirs.width, row * theirs.width + count):
                 item = np.int64(load(theirs.item, y))
