@@ -97,11 +97,13 @@ class Fetch:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._known = 0
-        self._served = ("HGET", keys.current, "gen")
+        self._served = ("HMGET", keys.current, "gen", "delisted_ms")
+        self._change: bytes | None = None  # the number of the change up to which ``delisted`` is known
+        self.delisted = frozenset[str]()  # ids that no answer may have, as of the last round trip
 
     def current(self) -> Steps[int]:
         """The number of the served generation, 0 for none."""
-        self._known = int((yield from self.plain(self._served)) or 0)
+        self._known = yield from self._heard((yield from self.plain(self._served)))
         return self._known
 
     def get(self, manifest: Sequence[str], *parts: Part) -> Steps[Fetched]:
@@ -122,8 +124,9 @@ class Fetch:
         """
         if not self._known:
             return 0, ()
-        served, row = _sound((yield [self._served, *_commands(self._keys, self._known, [part])]))
-        return (self._known, row) if int(served or 0) == self._known else (0, ())
+        known = self._known
+        served, row = _sound((yield [self._served, *_commands(self._keys, known, [part])]))
+        return (known, row) if (yield from self._heard(served)) == known else (0, ())
 
     def more(self, publish: Publish, *parts: Part) -> Steps[Fetched]:
         """Read more of the publish that an answer has begun with.
@@ -145,6 +148,20 @@ class Fetch:
         """The answer of one command that needs no generation."""
         return _sound((yield [command]))[0]
 
+    def beside(self, command: Command) -> Steps[Any]:
+        """The answer of one command that needs no generation, with ``delisted`` as of it."""
+        served, answer = _sound((yield [self._served, command]))
+        yield from self._heard(served)
+        return answer
+
+    def _heard(self, served: Sequence[bytes | None]) -> Steps[int]:
+        """The generation that is served. If items were delisted or relisted since, they are read again."""
+        number, change = served
+        if change != self._change:
+            items = yield from self.plain(("SMEMBERS", self._keys.delisted))
+            self._change, self.delisted = change, frozenset(item.decode() for item in items)
+        return int(number or 0)
+
     def _of(
         self, generation: int, publish: Publish | None, manifest: Sequence[str], commands: Sequence[Command]
     ) -> Steps[Fetched]:
@@ -160,9 +177,9 @@ class Fetch:
         for first in range(0, max(len(commands), 1), IDS_PER_ROUND_TRIP):
             part = commands[first : first + IDS_PER_ROUND_TRIP]
             served, *found, (status, token, *told) = _sound((yield [self._served, *part, describe]))
-            one = Publish(generation, token or b"")
-            if int(served or 0) != generation or status != _LIVE or publish not in (None, one):
-                self._known = int(served or 0)
+            one, number = Publish(generation, token or b""), (yield from self._heard(served))
+            if number != generation or status != _LIVE or publish not in (None, one):
+                self._known = number
                 raise ReplacedError(generation)
             publish = one
             rows += found

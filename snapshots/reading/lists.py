@@ -28,10 +28,10 @@ class Filters:
     allow: frozenset[str] | None = None
     min_event_ms: int | None = None
 
-    def out(self, touched: bytes | None) -> set[str]:
-        """The ids that may not come: those of ``exclude``, and those that a user has touched."""
+    def out(self, touched: bytes | None, delisted: Collection[str]) -> set[str]:
+        """The ids that may not come: those of ``exclude``, those that a user has touched, and delisted ones."""
         out = set(_ids_of(touched)) if touched else set[str]()
-        out.update(self.exclude)
+        out.update(self.exclude, delisted)
         return out
 
     def keep(self, pairs: Iterable[tuple[str, float]], out: Collection[str], top: int) -> Scored:

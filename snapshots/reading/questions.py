@@ -112,7 +112,8 @@ class Questions:
                 return SimilarItems(found.generation, "unknown", [])
             if not int(found.told[0] or 0):
                 return SimilarItems(found.generation, "off", [])
-            return SimilarItems(found.generation, "list", list(zip(*listed(ids, scores), strict=True))[:top])
+            pairs = zip(*listed(ids, scores), strict=True)
+            return SimilarItems(found.generation, "list", Filters().keep(pairs, self._fetch.delisted, top))
 
         return self._whole(read)
 
@@ -168,7 +169,9 @@ class Questions:
         if not generation or row[-1] is None:
             return None
         touched, event_ms, ids, scores = row
-        kept = filters.keep(zip(*listed(ids, scores), strict=True), filters.out(touched), top)
+        kept = filters.keep(
+            zip(*listed(ids, scores), strict=True), filters.out(touched, self._fetch.delisted), top
+        )
         return Recommendation(generation, "list", kept, int(event_ms or 0)) if len(kept) == top else None
 
     def _lists(
@@ -181,7 +184,7 @@ class Questions:
         is_any_time = filters.min_event_ms is None
         lists: list[tuple[int, Scored | None, set[str]]] = []
         for _, touched, _, ids, scores in rows:
-            out = filters.out(touched)
+            out = filters.out(touched, self._fetch.delisted)
             if scores is None:
                 lists.append((0, None, out))
                 continue
@@ -212,14 +215,15 @@ class Questions:
         if filters.min_event_ms is not None:
             fresh = yield from self._fresh(found, [i for i, _ in rising], filters)
             rising = [pair for pair in rising if pair[0] in fresh]
-        kept = filters.keep(rising, set(filters.exclude), top)
+        kept = filters.keep(rising, filters.out(None, self._fetch.delisted), top)
         return Recommendation(found.generation, "trending" if kept else "none", kept)
 
     def _rising(self, behaviors: Sequence[str]) -> Steps[Scored]:
         names = [self._keys.trending(behavior) for behavior in behaviors]
         command = ("ZUNION", str(len(names)), *names, "WITHSCORES")
-        answer = yield from self._fetch.plain(command)
-        return [(i.decode(), float(score)) for i, score in _in_pairs(answer) if isfinite(float(score))]
+        pairs = _in_pairs((yield from self._fetch.beside(command)))
+        rising = [(i.decode(), float(score)) for i, score in pairs if isfinite(float(score))]
+        return [pair for pair in rising if pair[0] not in self._fetch.delisted]
 
     def _behaviors(self) -> Steps[list[str]]:
         found = yield from self._fetch.plain(("SMEMBERS", self._keys.trending_behaviors))

@@ -150,3 +150,33 @@ def test_a_vector_of_another_dimension_is_told(
     with pytest.raises(StoreError, match="refused a command while reading embeddings: WRONGTYPE"):
         reader.users(["u0", "u1"])
     assert reader.users(["u0"])[1].all()
+
+
+def test_what_is_delisted_comes_in_no_answer_from_the_next_read_on(
+    make_reader: MakeReader, store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    """Also before its vectors and the lists that have it are mended: the set alone takes it out."""
+    ids = [f"i{n}" for n in range(6)]
+    lists = [(msgspec.json.encode(ids), np.arange(6, 0, -1, dtype="<f4").tobytes())]
+    rows, times = np.eye(6, 6, dtype=np.float32) + 0.1, np.full(6, 1_783_000_000_000, np.int64)
+    items = Vectors(ids, rows, times, None, lists * 6)
+    users = Vectors(["listed", "ranked"], rows[:2], times[:2], None, [lists[0], NO_LIST])
+    store.publish(1, users, items, {"lists": 7, "similar": 7})
+    redis_client.sadd("shop:trending", "click")
+    redis_client.zadd("shop:trending:click", {one: 1.0 for one in ids})
+    reader = make_reader(redis_client, trending_behavior="click")
+
+    def answers() -> list[set[str]]:
+        found = reader.recommend(["listed", "ranked", "nobody"], 6)
+        assert [one.source for one in found] == ["list", "embedding", "trending"]
+        similar = {i for i, _ in reader.similar("i0", 6).items}
+        return [{i for i, _ in one.items} for one in found] + [
+            similar, {i for i, _ in reader.trending("click", 6)}, {i for i, _ in reader.recommend("listed", 3).items}
+        ]  # fmt: skip
+
+    assert answers()[:5] == [set(ids)] * 5
+    store.delisting.change(["i1", "i4"], "SADD")
+    left = set(ids) - {"i1", "i4"}
+    assert answers() == [left] * 5 + [{"i0", "i2", "i3"}]
+    store.delisting.change(["i4"], "SREM")
+    assert answers()[0] == set(ids) - {"i1"}
