@@ -29,7 +29,7 @@ class Filters:
     min_event_ms: int | None = None
 
     def out(self, touched: bytes | None, delisted: Collection[str]) -> set[str]:
-        """The ids that may not come: those of ``exclude``, those that a user has touched, and delisted ones."""
+        """The ids that may not come: of ``exclude``, touched by the user, or delisted."""
         out = set(_ids_of(touched)) if touched else set[str]()
         out.update(self.exclude, delisted)
         return out

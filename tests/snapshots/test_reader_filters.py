@@ -163,7 +163,7 @@ def test_what_is_delisted_comes_in_no_answer_from_the_next_read_on(
     users = Vectors(["listed", "ranked"], rows[:2], times[:2], None, [lists[0], NO_LIST])
     store.publish(1, users, items, {"lists": 7, "similar": 7})
     redis_client.sadd("shop:trending", "click")
-    redis_client.zadd("shop:trending:click", {one: 1.0 for one in ids})
+    redis_client.zadd("shop:trending:click", dict.fromkeys(ids, 1.0))
     reader = make_reader(redis_client, trending_behavior="click")
 
     def answers() -> list[set[str]]:
@@ -171,8 +171,10 @@ def test_what_is_delisted_comes_in_no_answer_from_the_next_read_on(
         assert [one.source for one in found] == ["list", "embedding", "trending"]
         similar = {i for i, _ in reader.similar("i0", 6).items}
         return [{i for i, _ in one.items} for one in found] + [
-            similar, {i for i, _ in reader.trending("click", 6)}, {i for i, _ in reader.recommend("listed", 3).items}
-        ]  # fmt: skip
+            similar,
+            {i for i, _ in reader.trending("click", 6)},
+            {i for i, _ in reader.recommend("listed", 3).items},
+        ]
 
     assert answers()[:5] == [set(ids)] * 5
     store.delisting.change(["i1", "i4"], "SADD")
