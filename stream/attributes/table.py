@@ -208,14 +208,6 @@ class AttributeView:
         found[~self._is_of(own, rows)] = 0  # another id got the row here or in the window meanwhile
         return found
 
-    def said_until(self, rows: U32) -> I64:
-        """[N] right after the newest value of rows of the window came; 0 for one without attributes."""
-        own = self._link[rows].astype(np.int64) - 1
-        known = self._is_of(own, rows)
-        fields = len(self.fields)
-        last: I64 = self._store.last.reshape(-1, fields)[np.where(known, own, 0)].max(axis=1, initial=0)
-        return np.where(known & (last > 0), last + 1, 0)
-
     def _is_of(self, own: I64, rows: U32) -> Mask:
         """[N] whether the row ``own`` here, −1 for none, and the row of the window have ids of one hash."""
         linked = own >= 0
