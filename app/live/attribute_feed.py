@@ -17,6 +17,7 @@ from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.settings import Settings
 from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
+from driftgraph.stream.kafka.offsets import OutOfRange
 from driftgraph.stream.kafka.retention import catalog_fault
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.topics import TopicError, topic_rules
@@ -51,7 +52,7 @@ class AttributeFeed:
         """
         self.said_by = settings.events.attributes.said_by()
         self._records = topic_attributes(settings, attributes, clock, erased)
-        policy = "fail" if settings.kafka.out_of_range == "fail" else "earliest"
+        policy: OutOfRange = "fail" if settings.kafka.out_of_range == "fail" else "earliest"
         options = KafkaOptions(
             topics=tuple(self.said_by),
             client=settings.kafka.librdkafka(),

@@ -186,7 +186,7 @@ def test_doctor_says_what_a_topic_of_attributes_keeps_and_which_records_are_bad(
     make_topic(real_kafka.address, users, 1, **{"retention.ms": "604800000"})
     now_ms = SystemClock().now_ms()
     items.say({"i1": "a", "i2": None}, now_ms)
-    records = [{"key": "u1", "value": b"[1]"}, {"key": None, "value": b'{"sort": "a"}'}]
+    records: list[dict[str, Any]] = [{"key": "u1", "value": b"[1]"}, {"key": None, "value": b'{"sort": "a"}'}]
     produce(real_kafka.address, users, [{**one, "timestamp": now_ms} for one in records])
     topics = {"item": items.topic, "user": users}
     config = config_of(tmp_path, real_kafka.address, topic, "redis://127.0.0.1:1/0", topics)

@@ -16,6 +16,8 @@ from driftgraph.stream.attributes.topic import CatalogTopic, TopicAttributes
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.formats.event_rules import RowOrigin, Rows
 from driftgraph.stream.kafka.partition import TOPIC_STRIDE
+from driftgraph.stream.kafka.retention import catalog_fault
+from driftgraph.stream.kafka.topics import TopicRules
 from driftgraph.stream.time.clock import REPLAY_TIMES
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph
@@ -221,3 +223,18 @@ def test_attributes_are_there_before_a_reader_sees_their_events() -> None:
 def test_a_contradicting_configuration_is_refused(own: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Settings.model_validate({"relations": {"click": {}}, "events": {"attributes": own}})
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        (TopicRules(1, compacted=True), None),
+        (TopicRules(1), "it is not compacted"),
+        (TopicRules(1, retention_ms=86_400_000, compacted=True), "its records go after"),
+        (TopicRules(1, retention_bytes=10_000), "go beyond 10,000 bytes"),
+    ],
+)
+def test_a_topic_that_loses_records_or_keeps_all_of_them_is_told(rules: TopicRules, says: str | None) -> None:
+    fault = catalog_fault(rules)
+    assert (fault is None) == (says is None)
+    assert says is None or (says in str(fault) and str(fault).endswith("set cleanup.policy=compact"))
