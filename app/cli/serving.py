@@ -238,7 +238,12 @@ def _print_status(value: Mapping[str, Any]) -> None:
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     from driftgraph.app.console.output import time_of
-    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, first_fit_of
+    from driftgraph.app.console.status_text import (
+        checkpoint_of,
+        deduplication_of,
+        first_fit_of,
+        topics_of_attributes,
+    )
     from driftgraph.app.live.worker_end import worker_of
 
     if updater is None:
@@ -270,6 +275,8 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
     ids = updater.get("deduplication") or {}
     pairs += [("event ids", deduplication_of(ids))] if ids.get("ids") else []
+    own = updater.get("attributes")
+    pairs += [("attributes", topics_of_attributes(own))] if own else []
     pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 

@@ -175,6 +175,11 @@ def _check_relations(settings: Settings, file: Path) -> None:
     if events.erase in relations:
         raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
     _check_impressions(settings, relations, str(file))
+    if settings.kafka.topic in settings.events.attributes.said_by():
+        raise ConfigError(
+            f"{file}: kafka.topic and a topic of events.attributes are both {settings.kafka.topic}: events "
+            "and attributes need a topic each"
+        )
     mapping = events.event_mapping()
     if mapping is None or not mapping.behaviors or not relations:
         return

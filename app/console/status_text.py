@@ -78,6 +78,12 @@ def choice_pairs(choice: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     return pairs
 
 
+def topics_of_attributes(status: Mapping[str, Any]) -> str:
+    """What was read of the topics of attributes since the start, in a sentence."""
+    said = f"{status['read']:,} records read of their topics, {sum(status['lag'].values()):,} to read"
+    return f"{said}; {status['left_out']:,} say no attributes" if status["left_out"] else said
+
+
 def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     """The fields of a manifest that people read, without its number, those of JSON in words.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,14 @@ def files_of(kept: Kept | None) -> Iterator[tuple[str, bytes]]:
         yield _name(side), file.getvalue()
 
 
-def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers) -> None:
+def restore(
+    found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers, anew: Collection[int] = ()
+) -> None:
     """Fill empty tables with those of a checkpoint, but for users who were erased since.
 
-    A side without a file, and fields of another name or kind, begin without values. So does a side that the
-    configuration has in a file of its own, which is read at each start: who has left it is gone.
+    The sides ``anew`` stay empty: their topic is read from its beginning. A side without a file, and fields
+    of another name or kind, begin without values. So does a side that the configuration has in a file of its
+    own, which is read at each start: who has left it is gone.
 
     Raises:
         IdTableFullError: There are more ids than there is room for now.
@@ -47,7 +50,7 @@ def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUser
     for side in range(len(KINDS)):
         if attributes is None or not attributes.fields.of(side) or _name(side) not in found.files:
             continue
-        if attributes.fields.in_files[side]:
+        if attributes.fields.in_files[side] or side in anew:
             continue
         with np.load(io.BytesIO(found.read(_name(side))), allow_pickle=False) as loaded:
             arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = dict(loaded)

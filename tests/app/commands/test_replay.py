@@ -110,6 +110,13 @@ def test_relations_may_be_chosen_and_the_rest_is_counted_as_ignored(shell: Shell
     assert report["events_applied"] == int((SHOP.behavior > 0).sum())
 
 
+def test_a_replay_says_that_it_does_not_read_the_topics_of_attributes(shell: Shell) -> None:
+    own = '[events.attributes]\nitem_topic = "items"\n[events.attributes.item]\nsort = "category"\n'
+    Path("driftgraph.toml").write_text(own, encoding="utf-8")
+    report = replayed(shell, "shop.csv", *SMALL, "--redis", "none", "--fit-every", "9d")
+    assert [said for said in report["warnings"] if "does not read the topics of attributes (items)" in said]
+
+
 def test_a_file_of_another_shape_is_read_with_its_columns_named(shell: Shell) -> None:
     rows = Path("shop.csv").read_text(encoding="utf-8").splitlines()[1:]
     turned = [

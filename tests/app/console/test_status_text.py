@@ -92,6 +92,15 @@ def test_a_checkpoint_that_failed_once_says_so_before_it_is_overdue() -> None:
     assert text(checkpoint=one)["checkpoint"] == "number 7, 9 s old; No space left on device"
 
 
+def test_topics_of_attributes_say_what_is_read_and_what_was_bad() -> None:
+    own = {"read": 1_200, "left_out": 0, "lag": {"items[0]": 3, "items[1]": 4}, "position": {}}
+    pairs = text(attributes=own)
+    assert pairs["attributes"] == "1,200 records read of their topics, 7 to read"
+    pairs = text(attributes=own | {"left_out": 2})
+    assert pairs["attributes"] == "1,200 records read of their topics, 7 to read; 2 say no attributes"
+    assert "attributes" not in text(attributes=None)
+
+
 def test_a_memory_of_ids_that_is_too_short_says_how_far_it_reaches_and_what_to_do() -> None:
     said = str(text(deduplication={**STATUS["deduplication"], "short": True})["event ids"])
     assert "reach back 60 min of 24.0 h" in said
