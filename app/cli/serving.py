@@ -237,13 +237,8 @@ def _print_status(value: Mapping[str, Any]) -> None:
 
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
+    from driftgraph.app.console import status_text
     from driftgraph.app.console.output import time_of
-    from driftgraph.app.console.status_text import (
-        checkpoint_of,
-        deduplication_of,
-        first_fit_of,
-        topics_of_attributes,
-    )
     from driftgraph.app.live.worker_end import worker_of
 
     if updater is None:
@@ -259,9 +254,9 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
-    pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
+    pairs += [("checkpoint", status_text.checkpoint_of(updater))] if updater.get("checkpoint") else []
     if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
-        pairs.append(("first fit", first_fit_of(waiting)))
+        pairs.append(("first fit", status_text.first_fit_of(waiting)))
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
@@ -274,9 +269,9 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     )
     pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
     ids = updater.get("deduplication") or {}
-    pairs += [("event ids", deduplication_of(ids))] if ids.get("ids") else []
+    pairs += [("event ids", status_text.deduplication_of(ids))] if ids.get("ids") else []
     own = updater.get("attributes")
-    pairs += [("attributes", topics_of_attributes(own))] if own else []
+    pairs += [("attributes", status_text.topics_of_attributes(own))] if own else []
     pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 

@@ -90,15 +90,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.callback(lease.release)
         _check_worker(settings)
         options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
-        if not standby.kafka(
-            partial(
-                look_for,
-                options.client,
-                (*options.topics, *settings.events.attributes.said_by()),
-                options.connect_timeout_s,
-            ),
-            lease,
-        ):
+        topics = (*options.topics, *settings.events.attributes.said_by())
+        if not standby.kafka(partial(look_for, options.client, topics, options.connect_timeout_s), lease):
             return []
         was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
         root = settings.data_dir / "checkpoints"
