@@ -26,7 +26,7 @@ def delist(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take items out of all lists, similar items, searches and rising items.
+    """Take items out of all lists, searches and rising items.
 
     Readers leave them out at once. Their vectors go from every generation that is kept, and then the lists
     that name them are mended; a worker finishes that if this command is killed. No later publish or refresh

@@ -157,17 +157,24 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
     console.print(table)
     for one in generations:
         if one["current"]:
+            _print_lines(_chosen(one), console)
             _print_lines(lines_of(one["drift"], one["staleness"]), console)
             _print_lines(lines_of_heads(json.loads(one["manifest"].get("heads") or "null")), console)
 
 
 def _served(one: Mapping[str, Any]) -> str:
-    """Whether a generation is served, and since when and by whom an operator has chosen or held it."""
+    """Whether a generation is served, and held."""
     if not one["current"]:
         return ""
-    choice = one["choice"] or {"generation": None, "held": False}
-    by = f"by {choice['by']}, {time_of(choice['at_ms'])}" if choice["generation"] or choice["held"] else ""
-    return ", ".join(part for part in ("now", "held" if choice["held"] else "", by) if part)
+    return "now, held" if (one["choice"] or {}).get("held") else "now"
+
+
+def _chosen(one: Mapping[str, Any]) -> list[str]:
+    """Who has chosen or held the served generation, and when; nothing where nobody has."""
+    choice = one["choice"]
+    if choice is None or not (choice["generation"] or choice["held"]):
+        return []
+    return [f"generation {one['generation']}: chosen by {choice['by']}, {time_of(choice['at_ms'])}"]
 
 
 def _print_lines(lines: Iterable[str], console: Console) -> None:

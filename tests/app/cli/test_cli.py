@@ -553,7 +553,9 @@ def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
     assert f"by {operator()}: nothing else is published until driftgraph promote" in " ".join(out.split())
     [first, second] = shell("generations", *published, "--json").json()
     assert (first["choice"], second["choice"]) == (told["choice"], None)
-    assert "now, held" in shell("generations", *published).out
+    out = shell("generations", *published).out
+    assert "now, held" in out
+    assert f"generation 1: chosen by {operator()}, " in out
     assert shell("promote", *published, "--json").json() == {"generation": 2, "held": False}
     told = shell("status", *published, "--json").json()
     assert (told["generation"], told["choice"]["held"]) == (2, False)
@@ -563,9 +565,9 @@ def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
 def test_a_delisted_item_is_in_no_answer(shell: Shell, published: tuple[str, ...]) -> None:
     done = shell("delist", "a", "never seen", *published, "--json").json()
     assert done == {"delisted": ["a", "never seen"], "lists_mended": 0}
-    assert shell("recommend", "u", *published).out.split() == ["b", "2"]
+    assert shell("recommend", "u", *published).out.split() == ["b", "2.0000"]
     assert shell("rollback", *published).code == 0
-    assert shell("recommend", "u", *published).out.split() == ["b", "1"]
+    assert shell("recommend", "u", *published).out.split() == ["b", "1.0000"]
     assert shell("relist", "a", *published).out == "1 items are listed again, from the next generation on\n"
 
 
