@@ -163,10 +163,10 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
 
 
 def _served(one: Mapping[str, Any]) -> str:
-    """Whether a generation is served, and held."""
+    """Whether a generation is served, and whether it is held, so that nothing replaces it."""
     if not one["current"]:
         return ""
-    return "now, held" if (one["choice"] or {}).get("held") else "now"
+    return "held" if (one["choice"] or {}).get("held") else "now"
 
 
 def _chosen(one: Mapping[str, Any]) -> list[str]:

@@ -554,7 +554,7 @@ def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
     [first, second] = shell("generations", *published, "--json").json()
     assert (first["choice"], second["choice"]) == (told["choice"], None)
     out = shell("generations", *published).out
-    assert "now, held" in out
+    assert "  held  " in out
     assert f"generation 1: chosen by {operator()}, " in out
     assert shell("promote", *published, "--json").json() == {"generation": 2, "held": False}
     told = shell("status", *published, "--json").json()
