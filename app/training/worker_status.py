@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 class WorkerStatus(NoProgress):
     """A ``Progress`` that also keeps the status file.
 
-    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), how
-    the last fit ended (``fit``), with the reason of every attempt that was refused, and how fresh users are
+    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), when
+    that last moved (``moved_ms``), how the last fit ended (``fit``), with the reason of every attempt that was
+    refused, and how fresh users are
     (``refresh``). The worker's loop and the thread that refreshes both tell it.
     """
 
@@ -42,7 +43,7 @@ class WorkerStatus(NoProgress):
         self._stage = ""  # empty between two
         self._total: int | None = None
         self._done = 0
-        self._begun_ms = self._written_ms = 0
+        self._begun_ms = self._written_ms = self._moved_ms = 0
         self._lock = threading.Lock()  # one of the two threads writes the file
         self._facts: dict[str, Any] = {
             "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
@@ -51,13 +52,14 @@ class WorkerStatus(NoProgress):
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage."""
         self._stage, self._total, self._done = label, total, 0
-        self._begun_ms = self.clock.now_ms()
+        self._begun_ms = self._moved_ms = self.clock.now_ms()
         self._write()
         self._shown.start(label, total)
 
     def advance(self, n: int) -> None:
         """Count, and write the file when it is old enough."""
         self._done += n
+        self._moved_ms = self.clock.now_ms()
         self._shown.advance(n)
         if self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
             self._write()
@@ -148,6 +150,7 @@ class WorkerStatus(NoProgress):
             "done": self._done,
             "total": self._total,
             "left_s": left_s,
+            "moved_ms": self._moved_ms,
             **self._facts,
         }
         try:

@@ -97,3 +97,16 @@ def test_a_log_says_of_a_stage_that_counts_nothing_that_it_goes_on(
     until(lambda: "ids and lists of all users and items: 0 of 70, 0 s so far" in caplog.text)
     progress.close()
     until(lambda: not any(one.name == "progress" for one in threading.enumerate()))
+
+
+def test_a_refresh_beside_a_stuck_stage_does_not_move_it(tmp_path: Path) -> None:
+    """Otherwise a stuck fit would look like one that goes on."""
+    path, clock = tmp_path / "worker.json", ManualClock(1_000_000)
+    status = WorkerStatus(path, clock, NoProgress())
+    status.start("training model version 2", total=300)
+    clock.advance(5_000)
+    status.advance(1)
+    clock.advance(900_000)
+    status.refreshed(lambda: {"users": 3}, None)
+    told = json.loads(path.read_bytes())
+    assert (told["time_ms"], told["moved_ms"]) == (1_905_000, 1_005_000)
