@@ -30,9 +30,9 @@ class WorkerStatus(NoProgress):
     """A ``Progress`` that also keeps the status file.
 
     The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), when
-    that last moved (``moved_ms``), how the last fit ended (``fit``), with the reason of every attempt that was
-    refused, and how fresh users are
-    (``refresh``). The worker's loop and the thread that refreshes both tell it.
+    that last moved (``moved_ms``), how the last fit ended (``fit``), with the reason of every attempt that
+    was refused, and how fresh users are (``refresh``). The worker's loop and the thread
+    that refreshes both tell it.
     """
 
     def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
