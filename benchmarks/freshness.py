@@ -272,7 +272,7 @@ class Probes:
             time.sleep(LOOK_S)
 
     def _look(self) -> None:
-        number = int(self._client.hget(self._keys.current, "gen") or 0)  # type: ignore[arg-type]
+        number = int(self._client.hget(self._keys.current, "gen") or 0)
         self._numbers.add(number)
         pipe = self._client.pipeline(transaction=False)
         for user, *_ in self._waiting:
@@ -305,7 +305,7 @@ def wait_for_model(client: redis.Redis, updater: subprocess.Popen[bytes], folder
     """Until a generation that a model made is served."""
     keys, end_s = Keys(NAMESPACE), time.monotonic() + READY_WITHIN_S
     while time.monotonic() < end_s and updater.poll() is None:
-        number = int(client.hget(keys.current, "gen") or 0)  # type: ignore[arg-type]
+        number = int(client.hget(keys.current, "gen") or 0)
         if client.hget(keys.of(number, "manifest"), "made_by") == b"model":
             return
         time.sleep(0.1)

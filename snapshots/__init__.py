@@ -1,9 +1,20 @@
 """State that survives a restart, on disk and in Redis: written whole or not at all, verified before use.
 
-A service that serves embeddings imports ``EmbeddingReader`` and ``connect``.
+A service that serves embeddings imports a reader and ``connect`` or ``connect_async``.
 """
 
-from driftgraph.snapshots.generations.keys import connect
-from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.answers import Batch, Chances, Recommendation, SimilarItems
+from driftgraph.snapshots.generations.keys import StoreError, connect, connect_async
+from driftgraph.snapshots.reader import AsyncEmbeddingReader, EmbeddingReader
 
-__all__ = ["EmbeddingReader", "connect"]
+__all__ = [
+    "AsyncEmbeddingReader",
+    "Batch",
+    "Chances",
+    "EmbeddingReader",
+    "Recommendation",
+    "SimilarItems",
+    "StoreError",
+    "connect",
+    "connect_async",
+]

@@ -5,7 +5,9 @@ replay, produce, validate: an option      run: a key of the configuration      d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -20,6 +22,13 @@ class Wording:
     separator: str  # the caller appends the separator
     format: str  # the caller appends the formats
     relations: str
+    some_relations: str  # with {names} and {tables} for them
+
+    def these_relations(self, names: Sequence[str]) -> str:
+        """Make relations of these behaviors."""
+        keys = [name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name) for name in names]
+        tables = " ".join(f"[relations.{key}]" for key in keys)
+        return self.some_relations.format(names=",".join(names), tables=tables)
 
     def these_columns(self, columns: Mapping[str, str]) -> str:
         """Name these columns, given by field."""
@@ -35,6 +44,7 @@ BY_OPTION = Wording(
     separator="give --separator",
     format="name it with --format",
     relations="name the behaviors that count with --relations A,B",
+    some_relations="give --relations {names}, or write in driftgraph.toml {tables}, a line each",
 )
 BY_KEY = Wording(
     columns="name the columns under [events.columns] in driftgraph.toml: user, item, behavior, ts",
@@ -44,6 +54,7 @@ BY_KEY = Wording(
     separator="set events.separator in driftgraph.toml to",
     format="set events.format in driftgraph.toml to",
     relations="add a table [relations.NAME] to driftgraph.toml for each behavior that counts",
+    some_relations="write in driftgraph.toml {tables}, a line each",
 )
 BY_RENAMING = Wording(
     columns="name the columns in its first line user_id,item_id,behavior,timestamp",
@@ -53,4 +64,5 @@ BY_RENAMING = Wording(
     separator="write it with commas instead of",
     format="give it a name that ends in",
     relations="look at it with: driftgraph validate FILE",
+    some_relations="look at it with: driftgraph validate FILE",
 )

@@ -13,7 +13,7 @@ import torch
 from driftgraph.app.commands import retrain
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import cycle, loop, trainer_state
+from driftgraph.app.training import cycle, loop, trainer_state, worker_start
 from driftgraph.model import trainer
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.keys import connect
@@ -94,7 +94,7 @@ def worker_started(settings: Settings, window_dir: Path, epoch: int) -> cycle.Wo
         connect(settings.redis.address()), namespace=settings.redis.namespace, epoch=epoch
     )
     store.clean_up()
-    return loop._worker(settings, window_dir, store)
+    return worker_start.attached(settings, window_dir, store)
 
 
 def marked(graph: HeterographView) -> Marks:

@@ -115,11 +115,12 @@ def _print(told: Mapping[str, Any], out: Console) -> None:
         else []
     )
     of = ("checkpoint", told["checkpoint"]) if "checkpoint" in told else ("source", told["source"])
-    more = [
-        (k.replace("_", " "), told[k])
-        for k in ("model_version", "generation", "events_rejected")
-        if told.get(k)
-    ]
+    more: list[tuple[str, object]] = [("model version", n)] if (n := told.get("model_version")) else []
+    if generation := told.get("generation"):
+        version = told["generation_model_version"]
+        what = f"model version {version}" if version else "lists, before a model"
+        more.append(("served then", f"generation {generation} ({what})"))
+    more += [("events rejected", n)] if (n := told.get("events_rejected")) else []
     print_pairs(
         [
             ("folder", told["folder"]),

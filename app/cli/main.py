@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from driftgraph.app.cli import dlq, doctor, erase, export, faust, produce, retrain, serving, validate
+from driftgraph.app.cli import delist, dlq, doctor, erase, export, faust, produce, retrain, serving, validate
 from driftgraph.app.cli.shared_options import (
     ColumnsOption,
     ConfigOption,
@@ -46,6 +46,9 @@ from driftgraph.app.cli.shared_options import (
     replay_settings,
 )
 from driftgraph.stream.errors import ConfigError, DriftgraphError
+
+if TYPE_CHECKING:
+    from driftgraph.app.config.settings import Settings
 
 app = typer.Typer(
     name="driftgraph",
@@ -142,7 +145,7 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
     Appends events to the window, fits the model to them, and keeps the vectors in Redis fresh. A second run
     with the same name or data_dir waits as a standby. Exits with 1 if it cannot go on, with a sentence why.
     """
-    from driftgraph.app.console.progress import progress_on_stderr
+    from driftgraph.app.config import saved_model
 
     settings = read_settings(ctx, config)
     if not settings.relations:
@@ -150,12 +153,27 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
             "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
             f"{config or 'driftgraph.toml'}, or make the file with: driftgraph init"
         )
+    saved_model.check(settings)  # also after the start: here it is known before anything is loaded
+    _say_start(settings)
+    from driftgraph.app.console.progress import progress_on_stderr
     from driftgraph.app.live import run as live
 
     with progress_on_stderr() as progress:
         warnings = live.run(settings, progress=progress)
     if as_json:
         print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
+
+
+def _say_start(settings: Settings) -> None:
+    """Print what starts, before the imports that take seconds."""
+    from importlib.metadata import version as version_of
+
+    print(
+        f"driftgraph {version_of('driftgraph')}: {settings.name} follows topic {settings.kafka.topic} and "
+        f"publishes to {settings.redis.public_url()}; it loads its code first",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @app.command()
@@ -215,11 +233,14 @@ app.command()(doctor.doctor)
 app.command()(validate.validate)
 app.command()(produce.produce)
 app.command()(erase.erase)
+app.command()(delist.delist)
+app.command()(delist.relist)
 app.command()(export.export)
 app.command()(retrain.retrain)
 
 for command in (
     serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+    serving.promote,
 ):  # fmt: skip
     app.command()(command)
 app.command()(faust.faust)

@@ -29,8 +29,8 @@ def retrain(
     window of the newest checkpoint: an updater that is started waits until it has ended.
 
     Exits with 0 if a generation was published or no event has come since the last fit, with 3 if the gate
-    rejected the fit, and with 1 if it could not be made. If it is killed, what was saved is published by the
-    next start of either.
+    rejected the fit, and with 1 if it could not be made, or if an operator holds what is served. If it is
+    killed, what was saved is published by the next start of either.
     """
     from driftgraph.app.commands import retrain as retraining
     from driftgraph.app.console.progress import progress_on_stderr
@@ -51,6 +51,7 @@ def _print(told: Mapping[str, Any], out: Console) -> None:
     sentences = {
         "published": f"published: {served}, trained on {told['new_examples']:,} new events",
         "nothing new": f"no event has come since the last fit, which made {served}",
+        "held": f"no fit was made: {told['reason']}",
         "rejected": f"the gate rejected the fit, and {served} stays: {told['reason']}",
     }
     out.print(sentences[told["outcome"]], markup=False, highlight=False, soft_wrap=True)

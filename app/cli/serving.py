@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from driftgraph.app.cli.operator_text import operator, print_chosen
 from driftgraph.app.cli.shared_options import (
     ConfigOption,
     JsonOption,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from driftgraph.app.config.settings import Settings
     from driftgraph.snapshots.generations.store import GenerationStore
 
+HoldOption = Annotated[
+    bool, typer.Option("--hold", help="Publish nothing else until promote is called without --hold.")
+]
 NUMBER = re.compile(r"-?\d{1,18}(\.\d+)?")
 
 
@@ -149,7 +153,8 @@ def _scored(items: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 def _no_generation(settings: Settings) -> DriftgraphError:
     return DriftgraphError(
         f"{settings.redis.public_url()} has no generation in namespace {settings.redis.namespace!r}: "
-        "publish one with driftgraph run or driftgraph replay --redis URL, or name another --namespace"
+        "where an updater runs, driftgraph status says when its first one is due; else publish one with "
+        "driftgraph run or driftgraph replay --redis URL, or name another --namespace"
     )
 
 
@@ -177,11 +182,11 @@ def status(
     from driftgraph.snapshots.generations.keys import StoreError
     from driftgraph.stream.time.clock import SystemClock
 
-    served, keys, away = None, dict[str, int](), None
+    served, keys, away, choice = None, dict[str, int](), None, None
     with _redis(ctx, config, redis, namespace) as (client, settings):
         try:
             store = _store(client, settings)
-            served = store.served()
+            served, choice = store.served(), store.choices.newest()
             keys = store.count_keys()
         except StoreError as error:
             away = error
@@ -196,6 +201,7 @@ def status(
         "namespace": settings.redis.namespace,
         "redis_error": None if away is None else str(away),
         "generation": None if away is not None else served.number if served else 0,
+        "choice": None if choice is None or not choice.act_ms else choice.to_json(),
         "manifest": manifest,
         "keys": keys,
         "updater": updater,
@@ -216,7 +222,7 @@ def status(
 
 def _print_status(value: Mapping[str, Any]) -> None:
     from driftgraph.app.console.output import print_pairs
-    from driftgraph.app.console.status_text import manifest_pairs
+    from driftgraph.app.console.status_text import choice_pairs, manifest_pairs
     from driftgraph.app.training.worker_status import worker_pairs
 
     pairs = _updater_pairs(value["updater"])
@@ -224,32 +230,33 @@ def _print_status(value: Mapping[str, Any]) -> None:
     pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
     shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
     pairs += [(name, value[name]) for name in shown]
+    pairs += choice_pairs(value["choice"])
     pairs += manifest_pairs(value["manifest"])
     pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
     print_pairs(pairs, console())
 
 
 def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
+    from driftgraph.app.console import status_text
     from driftgraph.app.console.output import time_of
-    from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, first_fit_of
-    from driftgraph.app.live.worker_end import failed
+    from driftgraph.app.live.worker_end import worker_of
 
     if updater is None:
         return [("updater", "none has run with this data_dir")]
     if updater["state"] == "unknown":
         return [("updater", f"unknown: {updater['why']}")]
     pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
-    worker = updater.get("worker") or {}
+    worker = worker_of(updater.get("worker") or {})
     if updater.get("why") and updater["state"] != "degraded":  # then the worker's line has the reason
         pairs.append(("why", updater["why"]))
-    if worker.get("failures"):
-        pairs.append(("worker", failed(worker["failures"], worker["why"])))
+    if worker is not None and updater["state"] not in ("gone", "stopped", "failed"):
+        pairs.append(("worker", worker))
     pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
     pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
-    pairs += [("checkpoint", checkpoint_of(updater))] if updater.get("checkpoint") else []
+    pairs += [("checkpoint", status_text.checkpoint_of(updater))] if updater.get("checkpoint") else []
     if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
-        pairs.append(("first fit", first_fit_of(waiting)))
+        pairs.append(("first fit", status_text.first_fit_of(waiting)))
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
@@ -262,7 +269,9 @@ def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     )
     pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
     ids = updater.get("deduplication") or {}
-    pairs += [("event ids", deduplication_of(ids))] if ids.get("ids") else []
+    pairs += [("event ids", status_text.deduplication_of(ids))] if ids.get("ids") else []
+    own = updater.get("attributes")
+    pairs += [("attributes", status_text.topics_of_attributes(own))] if own else []
     pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
     return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
 
@@ -282,11 +291,13 @@ def generations(
     from driftgraph.app.console.output import print_generations
 
     with _redis(ctx, config, redis, namespace) as (client, settings):
-        found = _store(client, settings).generations()
+        store = _store(client, settings)
+        found, choice = store.generations(), store.choices.newest()
     rows = [
         {
             "generation": g.number,
             "current": g.current,
+            "choice": choice.to_json() if g.current and choice.act_ms else None,
             "manifest": _manifest(g.manifest),
             **drift_in(g.manifest),
         }
@@ -297,6 +308,7 @@ def generations(
 
 def rollback(
     ctx: typer.Context,
+    hold: HoldOption = False,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
@@ -304,15 +316,37 @@ def rollback(
 ) -> None:
     """Go back to the generation before the served one, at once.
 
-    That generation is served as it is, without a refresh, until the next fit is published.
+    The worker goes on with the model of that generation: it refreshes users in it within seconds, and the
+    next fit starts from it. A worker that does not have the model any more leaves the generation as it is
+    until the next fit. A hold that is on stays on.
     """
     with _redis(ctx, config, redis, namespace) as (client, settings):
-        number = _store(client, settings).rollback()
-    print_result(
-        as_json,
-        {"generation": number},
-        lambda _, out: out.print(f"generation {number} is served now"),
-    )
+        store = _store(client, settings)
+        number = store.rollback(hold=hold, by=operator())
+        choice = store.choices.newest()
+    print_result(as_json, {"generation": number, "held": choice.is_held}, print_chosen)
+
+
+def promote(
+    ctx: typer.Context,
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="[N]", min=1, help="Which one; without it the newest that is kept."),
+    ] = None,
+    hold: HoldOption = False,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a generation that is kept, older or newer, at once.
+
+    The worker goes on with its model, as after a rollback. Without --hold this ends a hold: the next fit is
+    published again. driftgraph generations lists what is kept.
+    """
+    with _redis(ctx, config, redis, namespace) as (client, settings):
+        served = _store(client, settings).promote(number, hold=hold, by=operator())
+    print_result(as_json, {"generation": served, "held": hold}, print_chosen)
 
 
 @contextmanager
@@ -328,6 +362,15 @@ def _redis(
         yield client, settings
     finally:
         client.close()
+
+
+@contextmanager
+def redis_store(
+    ctx: typer.Context, config: Path | None, url: str | None, namespace: str | None
+) -> Iterator[GenerationStore]:
+    """The store of the configured Redis, closed at the end."""
+    with _redis(ctx, config, url, namespace) as (client, settings):
+        yield _store(client, settings)
 
 
 def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:

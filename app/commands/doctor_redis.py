@@ -16,8 +16,9 @@ from typing import Any, Final, cast
 import redis
 
 from driftgraph.app.commands.findings import Check, State
-from driftgraph.app.config.builders import lease_client, lease_name
+from driftgraph.app.config.builders import generation_store, lease_client, lease_name
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.output import time_of
 from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors, require_usable
 from driftgraph.snapshots.generations.memory import hash_bytes, index_bytes
 from driftgraph.snapshots.generations.memory import told as told_bytes
@@ -26,7 +27,7 @@ from driftgraph.snapshots.generations.topologies import is_cluster, server_of
 from driftgraph.snapshots.generations.vector_forms import bytes_of
 
 CHECKED: Final = '{"event": "checked"}'
-CONVENIENCES: Final = {"publish", "info", *VECTOR_SETS}  # a run works without these rights, with less
+CONVENIENCES: Final = {"publish", "info", "srem", *VECTOR_SETS}  # a run works without these rights, with less
 ID_BYTES: Final = 12  # of an id, while nobody knows better
 TOUCHED_GUESS: Final = 20  # items that a user has touched, of TOUCHED_MAX
 SCRIPT: Final = "return 1"
@@ -51,6 +52,7 @@ def redis_checks(settings: Settings) -> Iterator[Check]:
         missing = _refused(server, keys)
         yield _rights(settings, missing)
         if missing.keys() <= CONVENIENCES:
+            yield from _held(settings, client)
             yield from _holder(settings)
 
 
@@ -194,15 +196,25 @@ def _attempts(scratch: str, keys: Keys, client: redis.Redis) -> dict[str, tuple[
         "lrem": (items, 0, "b"), "ltrim": (items, 0, 1),
         "zadd": (ranked, 1, "a"), "zrange": (ranked, 0, 1), "zrevrange": (ranked, 0, 1),
         "zrevrangebyscore": (ranked, 2, 0), "zunion": (1, ranked), "zrem": (ranked, "b"),
-        "sadd": (members, "a"), "smembers": (members,),
+        "sadd": (members, "a"), "smembers": (members,), "srem": (members, "b"),
         "set": (text, "a"), "get": (text,), "exists": (text,), "expire": (text, 60), "persist": (text,),
         "pexpire": (text, 60_000), "pttl": (text,), "time": (), "select": (database,), "info": ("server",),
         "vadd": (vectors, "VALUES", 1, 1, "a"), "vcard": (vectors,), "vsim": (vectors, "VALUES", 1, 1),
+        "vrem": (vectors, "b"),
         "script|load": (SCRIPT,), "script|exists": (sha,), "evalsha": (sha, 0),
         "publish": (keys.events, CHECKED),
         "del": (text,), "unlink": (table,),
     }  # fmt: skip
     return {name: (*name.upper().split("|"), *calls[name]) for name in (*calls,) if name in WRITER}
+
+
+def _held(settings: Settings, client: redis.Redis) -> Iterator[Check]:
+    """Say whether an operator holds what is served."""
+    choice = generation_store(settings, client, epoch=0).choices.newest()
+    if choice.is_held:
+        who, when = choice.said(), time_of(choice.act_ms)
+        detail = f"{who} holds generation {choice.served} since {when}: driftgraph promote ends the hold"
+        yield Check("redis hold", State.WARN, detail)
 
 
 def _holder(settings: Settings) -> Iterator[Check]:

@@ -5,8 +5,9 @@
 Layout of the folder:
   * ``users.parquet``, ``items.parquet``: the id of each node, and its METIS part where parts were asked for;
   * ``graph.bin`` (DGL), ``graph.pt`` (PyG) or ``edges/{relation}.parquet``;
-  * ``manifest.json``, written last: the cut and its watermark, relations, counts, and of which model version
-    and generation the updater's worker was then.
+  * ``manifest.json``, written last: the cut and its watermark, relations, counts, the newest model version
+    that was saved, the generation that the updater's worker served then, and of which model version that is:
+    0 of lists, before there is a model.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ def _of_checkpoint(settings: Settings) -> _Window:
             "checkpoint": saved.number,
             "model_version": None if model is None else model.model_version,
             "generation": serves.get("generation"),
+            "generation_model_version": serves.get("model_version"),
         },
     )
 

@@ -202,9 +202,20 @@ def replay(
             generations=tuple(lockstep.reports),
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
-            warnings=(*file.warnings, *warnings_of(lockstep.ingest)),
+            warnings=(*file.warnings, *_topics_left_out(settings), *warnings_of(lockstep.ingest)),
             **graph.window.counted(),
         )
+
+
+def _topics_left_out(settings: Settings) -> list[str]:
+    """A warning if attributes are in topics, which a replay of a file does not read."""
+    topics = [one.topic for one in settings.events.attributes.topics()]
+    if not topics:
+        return []
+    return [
+        f"a replay does not read the topics of attributes ({', '.join(topics)}), so it goes without them; "
+        "set events.attributes.item_file or user_file for a replay with attributes"
+    ]
 
 
 def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress) -> int:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from driftgraph.app.commands.saved_window import saved_window
@@ -29,34 +30,78 @@ from driftgraph.snapshots.generations.lease import raise_epoch
 from driftgraph.stream import disk
 
 LOOK_EVERY_S: Final = 0.2
-EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3}
+STILL_S_MAX: Final = 3_600.0  # without a step of the worker: longer than any stage of a fit that ends
+EXIT_CODES: Final = {"published": 0, "nothing new": 0, "rejected": 3, "held": 1}
 
 
 def retrain(settings: Settings, *, full: bool, progress: Progress) -> dict[str, Any]:
     """Make one fit, and say how it ended and who made it.
 
     Raises:
-        RetrainError: Another retrain is at work, or the updater's worker ends again and again.
+        RetrainError: Another retrain is at work, a standby has the folder, or the updater's worker ends again
+            and again or stands still.
         NoCheckpointError: No updater runs, and there is no checkpoint.
         DriftgraphError: Redis, the disk or the saved model is not as it should be.
     """
     saved_model.check(settings)
     request, requests = Request.new(full=full), Requests(settings.data_dir)
     with requests.ask(request):
-        is_told = False
+        wait: _Wait | None = None
         while True:
             with _lock(settings) as is_ours:
                 if is_ours:
                     return {**_told(_alone(settings, request, progress)), "made_by": "retrain"}
-            if not is_told:
+            if wait is None:
                 progress.note(f"an updater works in {settings.data_dir}: its worker is asked for the fit")
-                is_told = True
+                wait = _Wait(settings.data_dir, progress)
             if (answer := requests.answered(request)) is not None:
+                progress.close()
                 return {**_told(answer), "made_by": "worker"}
-            updater = told(settings.data_dir, "updater")
-            if updater is not None and updater["state"] == "degraded":
-                raise RetrainError(f"no fit is made: {updater['why']}; see driftgraph status")
+            wait.look()
             time.sleep(LOOK_EVERY_S)
+
+
+class _Wait:
+    """The wait for the worker of a running updater: shows what that is at, and ends where no fit can come."""
+
+    def __init__(self, data_dir: Path, progress: Progress) -> None:
+        self._data_dir = data_dir
+        self._progress = progress
+        self._seen: tuple[Any, ...] = ()
+        self._moved_s = time.monotonic()
+
+    def look(self) -> None:
+        """Show what has changed.
+
+        Raises:
+            RetrainError: No fit can come, or nothing has moved for ``STILL_S_MAX``.
+        """
+        updater, standby, worker = (told(self._data_dir, who) for who in ("updater", "standby", "worker"))
+        if updater is not None and updater["state"] == "degraded":
+            raise RetrainError(f"no fit is made: {updater['why']}; see driftgraph status")
+        if standby is not None and str(standby["pid"]) == (self._data_dir / "lock").read_text().strip():
+            raise RetrainError(
+                f"no fit is made: pid {standby['pid']}, which has {self._data_dir}, {standby['why']}; run "
+                "retrain where the updater that publishes has its data_dir"
+            )
+        updater, worker = updater or {}, worker or {}
+        filled = updater.get("position") if updater.get("state") == "filling" else None
+        stage = "the window is filled first" if filled else f"the worker: {worker.get('stage') or 'waits'}"
+        done = worker.get("done") or 0
+        seen = (stage, worker.get("total"), done, filled, (updater.get("worker") or {}).get("starts"))
+        now_s = time.monotonic()
+        if seen != self._seen:
+            if seen[:2] != self._seen[:2]:
+                self._progress.start(stage, worker.get("total"))
+                self._progress.advance(done)
+            else:
+                self._progress.advance(max(0, done - self._seen[2]))
+            self._seen, self._moved_s = seen, now_s
+        elif now_s - self._moved_s > STILL_S_MAX:
+            raise RetrainError(
+                f"no fit has come: for {STILL_S_MAX / 60:.0f} minutes nothing has moved ({stage}); see "
+                "driftgraph status, and start the updater again"
+            )
 
 
 def _told(answer: Answer) -> dict[str, Any]:
@@ -78,7 +123,7 @@ def _alone(settings: Settings, request: Request, progress: Progress) -> Answer:
         epoch = raise_epoch(client, settings.redis.namespace, lease.owner)
         store = generation_store(settings, client, epoch=epoch)
         store.clean_up()
-        return retrained(settings, graph, attributes, store, request)
+        return retrained(settings, graph, attributes, store, request, progress)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
+from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files, sides_anew
 from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.training.erase_pending import erasures_folder
@@ -76,7 +76,7 @@ def saved_window(settings: Settings) -> SavedWindow:
         try:
             window.restore(found, without_ids, graph, Deduplicator(), erased)
             own = attributes_of(settings, graph, None)
-            attributes.restore(found, own, erased)
+            attributes.restore(found, own, erased, sides_anew(settings, state.said_by).values())
             fill_from_files(settings, own, erased)
         except FileNotFoundError:
             continue  # an updater has removed it

@@ -2,18 +2,22 @@
 
 Settings ──► [attributes_of] ──► Attributes ──► Ingest
         ├──► [check_files] ──► validate, doctor
+        ├──► [topic_attributes] ──► TopicAttributes ──► AttributeFeed, doctor
         └──► [attributes_view] ──► AttributesView ──► Trainer, in the worker's process
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from driftgraph.app.config.formats import event_rules
 from driftgraph.app.config.settings import Settings
 from driftgraph.stream.attributes.attributes import Attributes, AttributesView
 from driftgraph.stream.attributes.file import check_attributes, read_attributes
+from driftgraph.stream.attributes.topic import TopicAttributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
+from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView
 
@@ -73,6 +77,27 @@ def _files(settings: Settings) -> Iterator[tuple[int, str, Path, str, tuple[str,
     ):
         if path is not None:
             yield side, name, path, key, tuple(own.places(name, in_file=True))
+
+
+def topic_attributes(
+    settings: Settings, attributes: Attributes | None, clock: Clock, erased: ErasedUsers | None = None
+) -> TopicAttributes:
+    """What takes the records of the configured topics into the tables, or without tables only judges them."""
+    return TopicAttributes(
+        settings.events.attributes.topics(),
+        attributes,
+        event_rules(settings, clock).times,
+        None if erased is None else erased.reach_ms,
+    )
+
+
+def sides_anew(settings: Settings, said_by: Mapping[str, str]) -> dict[str, int]:
+    """The topics that are read from their beginning, with their sides: a checkpoint has them not, or as read
+    in another way (``said_by``).
+    """
+    own = settings.events.attributes
+    now = own.said_by()
+    return {one.topic: one.side for one in own.topics() if said_by.get(one.topic) != now[one.topic]}
 
 
 def attributes_view(settings: Settings, graph: HeterographView, directory: Path) -> AttributesView | None:

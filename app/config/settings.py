@@ -161,6 +161,8 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
     merged: dict[str, Any] = {}
     for tree in reversed(sources.values()):
         _merge(merged, tree)
+    for name, tree in sources.items():
+        _check_text(name, tree)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
@@ -169,12 +171,33 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
     return settings
 
 
+def _check_text(source: str, value: object, key: str = "") -> None:
+    """Refuse text that no UTF-8 has: half of a surrogate pair, as from an argument in another encoding."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{source}: {key}: is not UTF-8 text; write it in UTF-8") from None
+    elif isinstance(value, Mapping):
+        for part, below in value.items():
+            _check_text(source, str(part), "a key")
+            _check_text(source, below, f"{key}.{part}" if key else str(part))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_text(source, one, key)
+
+
 def _check_relations(settings: Settings, file: Path) -> None:
     """Refuse a mapping of events to relations that are not configured, unless no relation is."""
     relations, events = settings.relations, settings.events
     if events.erase in relations:
         raise ConfigError(f"{file}: events.erase = {events.erase} is a relation too: choose another behavior")
     _check_impressions(settings, relations, str(file))
+    if settings.kafka.topic in settings.events.attributes.said_by():
+        raise ConfigError(
+            f"{file}: kafka.topic and a topic of events.attributes are both {settings.kafka.topic}: events "
+            "and attributes need a topic each"
+        )
     mapping = events.event_mapping()
     if mapping is None or not mapping.behaviors or not relations:
         return

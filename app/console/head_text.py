@@ -25,7 +25,7 @@ METRICS: Final = {  # of a head, in the order in which people read of them
 
 
 def lines_of_heads(found: Mapping[str, Any] | None) -> list[str]:
-    """A line for each behavior that anything was answered by, beside the running rates."""
+    """Three lines for each behavior that anything was answered by, beside the running rates."""
     if not found or not found["impressions"]:
         return []
     lines = []
@@ -33,14 +33,16 @@ def lines_of_heads(found: Mapping[str, Any] | None) -> list[str]:
         if not one["answered"]:
             continue
         head, rates = one["metrics"]["head"], one["metrics"]["running_rates"]
-        said = ", ".join(
+        said = [
             f"{title} {_shown(head[metric])} ({_shown(rates[metric])})" for metric, title in METRICS.items()
-        )
-        served = "" if one["is_served"] else "; the running rates are served"
-        lines.append(
-            f"head {name}: {said}; in brackets the running rates; {one['answered']:,} of "
-            f"{found['impressions']:,} impressions answered{served}"
-        )
+        ]
+        served = ", served" if not one["is_served"] else ""
+        lines += [
+            f"head {name}: {', '.join(said[:2])},",
+            f"  {', '.join(said[2:])};",
+            f"  {one['answered']:,} of {found['impressions']:,} impressions answered; "
+            f"in brackets the running rates{served}",
+        ]
     return lines
 
 
@@ -56,7 +58,7 @@ def print_chances(value: Mapping[str, Any], console: Console) -> None:
     names = list(value["items"][0]["probability"])
     table = Table("item", *names, box=None, pad_edge=False)
     for one in value["items"]:
-        table.add_row(escape(one["item"]), *(f"{one['probability'][name]:.4g}" for name in names))
+        table.add_row(escape(one["item"]), *(f"{one['probability'][name]:.5f}" for name in names))
     console.print(table)
 
 

@@ -150,15 +150,31 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
         table.add_row(
             str(one["generation"]),
             _shown(manifest.get("model_version", "")),
-            "now" if one["current"] else "",
+            _served(one),
             time_of(manifest.get("published_ms")),
             *fields,
         )
     console.print(table)
     for one in generations:
         if one["current"]:
+            _print_lines(_chosen(one), console)
             _print_lines(lines_of(one["drift"], one["staleness"]), console)
             _print_lines(lines_of_heads(json.loads(one["manifest"].get("heads") or "null")), console)
+
+
+def _served(one: Mapping[str, Any]) -> str:
+    """Whether a generation is served, and whether it is held, so that nothing replaces it."""
+    if not one["current"]:
+        return ""
+    return "held" if (one["choice"] or {}).get("held") else "now"
+
+
+def _chosen(one: Mapping[str, Any]) -> list[str]:
+    """Who has chosen or held the served generation, and when; nothing where nobody has."""
+    choice = one["choice"]
+    if choice is None or not (choice["generation"] or choice["held"]):
+        return []
+    return [f"generation {one['generation']}: chosen by {choice['by']}, {time_of(choice['at_ms'])}"]
 
 
 def _print_lines(lines: Iterable[str], console: Console) -> None:
@@ -193,7 +209,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         if math.isnan(value):  # a metric of no event
             return ""
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else str(value)

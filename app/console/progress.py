@@ -2,12 +2,15 @@
 
     replay, live, demo ──► [Progress] ──► stderr        (stdout belongs to the result)
 
-A caller uses four methods and does not know which kind of output they have.
+A caller uses four methods and does not know which kind of output they have. A stage that counts nothing for a
+while is not silent: a thread says that it still goes on.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -77,8 +80,31 @@ class NoProgress:
         self.close()
 
 
+class Pulse:
+    """Calls a function again and again while a stage lasts, from a thread of its own."""
+
+    def __init__(self, beat: Callable[[], None], every_s: float) -> None:
+        self._beat = beat
+        self._every_s = every_s
+        self._end = threading.Event()
+
+    def start(self) -> None:
+        """Begin; a stage before ends."""
+        self.stop()
+        self._end = threading.Event()
+        threading.Thread(target=self._run, args=(self._end,), name="progress", daemon=True).start()
+
+    def stop(self) -> None:
+        """No beat begins any more. Free if there is no stage."""
+        self._end.set()
+
+    def _run(self, end: threading.Event) -> None:
+        while not end.wait(self._every_s):
+            self._beat()
+
+
 class PlainProgress(NoProgress):
-    """One line when a stage begins and ends, and at most one each ``PLAIN_INTERVAL_MS`` in between."""
+    """One line when a stage begins and ends, and one each ``PLAIN_INTERVAL_MS`` in between."""
 
     def __init__(self, out: TextIO, clock: Clock) -> None:
         self._out = out
@@ -88,6 +114,7 @@ class PlainProgress(NoProgress):
         self._done = 0
         self._begun_ms = 0
         self._said_ms = 0
+        self._pulse = Pulse(self._beat, PLAIN_INTERVAL_MS / 1000)
 
     def start(self, label: str, total: int | None = None) -> None:
         """Print that a stage begins."""
@@ -95,6 +122,7 @@ class PlainProgress(NoProgress):
         self._label, self._total, self._done = label, total, 0
         self._begun_ms = self._said_ms = self._clock.now_ms()
         self._say(label if total is None else f"{label}: 0/{total:,}")
+        self._pulse.start()
 
     def advance(self, n: int) -> None:
         """Count, and print a line if the last one is old enough."""
@@ -104,19 +132,27 @@ class PlainProgress(NoProgress):
             self._said_ms = now_ms
             self._say(self._line())
 
+    def _beat(self) -> None:
+        """Print that the stage still goes on, if nothing was said for long. It counts nothing."""
+        now_ms = self._clock.now_ms()
+        if self._label and now_ms - self._said_ms >= PLAIN_INTERVAL_MS:
+            self._said_ms = now_ms
+            self._say(f"{self._line()}, {(now_ms - self._begun_ms) // 1000} s so far")
+
     def note(self, text: str) -> None:
         """Print the text as a line of its own."""
         self._say(text)
 
     def close(self) -> None:
         """Print how far the last stage came and how long it took."""
+        self._pulse.stop()
         if self._label:
             self._say(f"{self._line()}, {(self._clock.now_ms() - self._begun_ms) / 1000:.1f} s")
         self._label = ""
 
     def _line(self) -> str:
         of_total = "" if self._total is None else f"/{self._total:,}"
-        return f"{self._label}: {self._done:,}{of_total}"
+        return f"{self._label}: {self._done:,}{of_total}" if self._done or of_total else self._label
 
     def _say(self, text: str) -> None:
         print(text, file=self._out, flush=True)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from driftgraph.app.console.head_text import lines_of_heads
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured, shares_text
+
+FOR_PROGRAMS: Final = frozenset(  # fields of a manifest that no person reads
+    {"token", "digest", "model_hash", "configuration", "head_state", "epoch", "status", "keys_expire"}
+)
 
 
 def span_of(ms: int) -> str:
@@ -63,11 +67,31 @@ def deduplication_of(status: Mapping[str, Any]) -> str:
     )
 
 
+def choice_pairs(choice: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """Whether an operator has put the served generation into service, and whether it is held."""
+    if choice is None:
+        return []
+    who = f"{time_of(choice['at_ms'])}, by {choice['by'] or 'an unknown operator'}"
+    pairs: list[tuple[str, object]] = [("chosen", who)] if choice["generation"] else []
+    if choice["held"]:
+        pairs.append(("held", f"since {who}: nothing else is published until driftgraph promote"))
+    return pairs
+
+
+def topics_of_attributes(status: Mapping[str, Any]) -> str:
+    """What was read of the topics of attributes since the start, in a sentence."""
+    said = f"{status['read']:,} records read of their topics, {sum(status['lag'].values()):,} to read"
+    return f"{said}; {status['left_out']:,} say no attributes" if status["left_out"] else said
+
+
 def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """The fields of a manifest without its number, those of JSON in words; ``--json`` has all."""
+    """The fields of a manifest that people read, without its number, those of JSON in words.
+
+    ``--json`` has all.
+    """
     pairs: list[tuple[str, object]] = []
     for name, value in manifest.items():
-        if name == "generation":
+        if name == "generation" or name in FOR_PROGRAMS:
             continue
         if name.endswith("_ms"):
             pairs.append((name.removesuffix("_ms"), time_of(value)))
@@ -81,7 +105,7 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
             pairs.append((name, ", ".join(json.loads(value)["relations"])))
         elif name == "weights":
             weights = json.loads(value).items()
-            pairs.append((name, ", ".join(f"{feature} {weight:.3g}" for feature, weight in weights)))
+            pairs.append((name, ", ".join(f"{feature} {weight:.3f}" for feature, weight in weights)))
         elif name == "cut":
             counts = json.loads(value).items()
             pairs.append((name, ", ".join(f"{relation} {count:,}" for relation, count in counts)))

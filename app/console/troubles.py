@@ -44,7 +44,7 @@ class Trouble:
 
 CODES: Final = (
     "no_updater", "updater_ended", "updater_silent", "filling", "kafka_away", "worker_failing", "worker_down",
-    "worker_trouble", "worker_stuck", "redis_away", "no_generation", "checkpoint_overdue",
+    "worker_trouble", "worker_stuck", "refresh_failing", "redis_away", "no_generation", "checkpoint_overdue",
     "dead_letters_failing", "erasures_failing", "reading_paused", "events_lost",
 )  # fmt: skip
 
@@ -109,7 +109,10 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
     elif told is not None and told.get("state") == "running" and told.get("pid") == worker["pid"]:
         if told["trouble"]:
             yield Trouble("worker_trouble", told["trouble"], "driftgraph doctor says more", True)
-        still_ms = facts.now_ms - told["time_ms"]
+        if why := (told.get("refresh") or {}).get("trouble"):
+            said = f"users are not refreshed: {why}"
+            yield Trouble("refresh_failing", said, "it is tried again and again; driftgraph doctor", True)
+        still_ms = facts.now_ms - told["moved_ms"]
         if told["stage"] and still_ms > STUCK_MS:
             said = f"the worker has been at “{told['stage']}” for {still_ms // 60_000} min without progress"
             yield Trouble("worker_stuck", said, f"kill process {told['pid']}; a new one goes on", True)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from driftgraph.app.config import saved_model
-from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
+from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files, sides_anew
 from driftgraph.app.config.builders import fit_schedule, lease_client, watermark_rules, window_relations
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.letter_place import letter_place, letters_folder
@@ -28,6 +28,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import stopping
 from driftgraph.app.live import former_window
+from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
@@ -35,6 +36,7 @@ from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
+from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
@@ -76,7 +78,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
         stack.enter_context(WebProcess(settings))
         decoder = topic_decoder(settings, event_rules(settings, clock))
+        progress.start("loading the compiled loops, which a first start compiles")
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
+        progress.close()
         standby = Standby(settings, stop, progress)  # all preparations that need no lock are done before
         if (
             not stack.enter_context(standby.lock())
@@ -86,9 +90,8 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.callback(lease.release)
         _check_worker(settings)
         options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
-        if not standby.kafka(
-            partial(look_for, options.client, options.topics, options.connect_timeout_s), lease
-        ):
+        topics = (*options.topics, *settings.events.attributes.said_by())
+        if not standby.kafka(partial(look_for, options.client, topics, options.connect_timeout_s), lease):
             return []
         was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
         root = settings.data_dir / "checkpoints"
@@ -103,10 +106,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
         forgotten = 0
         if found is not None and state is not None:
-            forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
-            attributes.restore(found, ingest.attributes, erasures.users)
-            held = sum(graph.window.live().values())
-            progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+            forgotten = _restore(settings, found, state, ingest, erasures, progress)
         for said in fill_from_files(settings, ingest.attributes, erasures.users):
             progress.note(said)
         _tell_changes(settings, state, root, progress)
@@ -118,6 +118,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             topic_ids={} if state is None else state.topic_ids,
         )
         stack.callback(source.close)
+        feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
         # files of the found checkpoint are linked, unless they have events of users who were erased since
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
@@ -128,7 +129,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.callback(worker.stop)
         _collect_less()
         updater = Updater(
-            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress
+            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed
         )
         updater.run(stop)
         return updater.warnings()
@@ -162,6 +163,45 @@ def _ingest(
     if state is not None:
         ingest.marks = state.marks([relation.name for relation in graph.window.relations])
     return ingest, letters, erasures
+
+
+def _restore(
+    settings: Settings,
+    found: Checkpoint,
+    state: State,
+    ingest: Ingest,
+    erasures: DurableErasures,
+    progress: Progress,
+) -> int:
+    """Take over a checkpoint and say what of it; return how many events were left out for erased users."""
+    graph, own = ingest.graph, ingest.attributes
+    forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+    attributes.restore(found, own, erasures.users, sides_anew(settings, state.said_by).values())
+    for change in attributes.changes(found, own):
+        log.warning("%s", change)
+    held = sum(graph.window.live().values())
+    progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+    return forgotten
+
+
+def _feed(
+    stack: ExitStack,
+    settings: Settings,
+    ingest: Ingest,
+    state: State | None,
+    erasures: DurableErasures,
+    clock: Clock,
+) -> AttributeFeed | None:
+    """What follows the topics of attributes, which ``stack`` closes; None if there is none."""
+    if not settings.events.attributes.topics() or ingest.attributes is None:
+        return None
+    position, topic_ids = ({}, {}) if state is None else (state.position, state.topic_ids)
+    anew = sides_anew(settings, {} if state is None else state.said_by)
+    start = {part: at for part, at in position.items() if part.rpartition("[")[0] not in anew}
+    known = {topic: topic_id for topic, topic_id in topic_ids.items() if topic not in anew}
+    feed = AttributeFeed(settings, ingest.attributes, erasures.users, clock, start=start, topic_ids=known)
+    stack.callback(feed.close)
+    return feed
 
 
 def _collect_less() -> None:

@@ -18,6 +18,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.console.status_text import deduplication_of, first_fit_of
+from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.supervisor import Supervisor
@@ -63,8 +64,10 @@ class Updater:
         worker: Supervisor,
         clock: Clock,
         progress: Progress,
+        feed: AttributeFeed | None = None,
     ) -> None:
         self.source = source
+        self.feed = feed
         self.ingest = ingest
         self.letters = letters
         self.erasures = erasures
@@ -90,7 +93,7 @@ class Updater:
 
     def warnings(self) -> list[str]:
         """Warnings about the run so far."""
-        return warnings_of(self.ingest)
+        return [*warnings_of(self.ingest), *([] if self.feed is None else self.feed.warnings())]
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
@@ -107,6 +110,8 @@ class Updater:
     def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
             self.lease.check()
+            if self.feed is not None:
+                self.feed.take()
             decoded = self._poll()
             if decoded is None:
                 break
@@ -148,6 +153,8 @@ class Updater:
             self.progress.advance(read)
         else:
             self.progress.advance(read_count)
+        if self.feed is not None and not self.feed.is_full:
+            return
         if self.source.caught_up or all(position.get(part, end) >= end for part, end in self._ends.items()):
             self._full = True
             self.progress.note(self._said("the window is full"))
@@ -213,6 +220,8 @@ class Updater:
         """Commit the position of a checkpoint for lag tools. driftgraph never reads it."""
         if position is not None:
             self.source.commit(position)
+            if self.feed is not None:
+                self.feed.commit(position)
 
     def _first_fit(self) -> dict[str, Any] | None:
         """What the first fit waits for; None once there is a model."""
@@ -223,15 +232,24 @@ class Updater:
         return {kind: one and one._asdict() for kind, one in waits._asdict().items()}
 
     def _snapshot(self) -> Snapshot:
+        position, topic_ids, said_by = (
+            self.ingest.position or self.source.position(),
+            self.source.topic_ids,
+            {},
+        )
+        if self.feed is not None:
+            position = {**position, **self.feed.position}
+            topic_ids, said_by = {**topic_ids, **self.feed.topic_ids}, self.feed.said_by
         return Snapshot(
             self.ingest.graph.moment(),
-            self.ingest.position or self.source.position(),
+            position,
             self.ingest.watermark.state(),
             self.ingest.dedupe.sets(),
-            self.source.topic_ids,
+            topic_ids,
             self.ingest.schedule.counted,
             self.ingest.marks,
             None if self.ingest.attributes is None else self.ingest.attributes.kept(),
+            said_by,
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:
@@ -271,6 +289,7 @@ class Updater:
             "ids": self.ingest.graph.id_counts,
             "worker": self.worker.status(),
             "first_fit": self._first_fit(),
+            "attributes": None if self.feed is None else self.feed.status(),
         }
         write_json(self._status_path, status)
         self._poll_gap_max_ms = 0

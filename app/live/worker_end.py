@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 HINTS: Final = {
     signal.SIGKILL: "is memory short?",
@@ -17,6 +18,14 @@ HINTS: Final = {
 def failed(failures: int, why: str) -> str:
     """The text about so many failures in a row."""
     return f"failed {failures} times in a row, last: {why}" if failures > 1 else f"failed: {why}"
+
+
+def worker_of(status: Mapping[str, Any]) -> str | None:
+    """What ``status`` tells of a worker that has failed, by the updater's status of it; None if none has."""
+    if not status.get("failures"):
+        return None
+    now = f"it runs again, pid {status['pid']}" if status.get("pid") else "it is being started again"
+    return f"{failed(status['failures'], status['why'])}; {now}"
 
 
 def end_of(status: int | None, words: str) -> str:

@@ -10,7 +10,7 @@ A row that has changed hands since the moment has no id any more and is left out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -46,18 +46,23 @@ def generation_by_id(
     maker: ListMaker,
     lengths: ListLengths,
     heads: HeadParts | None = None,
+    on_done: Callable[[int], None] = lambda _: None,
 ) -> tuple[Vectors, Vectors]:
-    """The users and the items of a generation, with lists unless their length is 0."""
+    """The users and the items of a generation, with lists unless their length is 0.
+
+    ``on_done`` is told of so many more that are made.
+    """
     of_items = maker if lengths.similar else None
     items = items_by_id(
         graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items,
         heads=None if heads is None else heads.items(embedding.item_rows, embedding.item),
     )  # fmt: skip
+    on_done(len(embedding.item_rows))
     times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.edges, moment.cut))
     of_users = maker if lengths.lists else None
     users = users_by_id(
         graph, embedding.user_rows, embedding.user, moment, times_ms, of_users, repeats=lengths.repeats,
-        heads=None if heads is None else heads.users(embedding.user_rows),
+        heads=None if heads is None else heads.users(embedding.user_rows), on_done=on_done,
     )  # fmt: skip
     return users, items
 
@@ -72,6 +77,7 @@ def users_by_id(
     *,
     repeats: bool = False,
     heads: F32 | None = None,
+    on_done: Callable[[int], None] = lambda _: None,
 ) -> Vectors:
     """Users with what they touched before ``times_ms`` [N] and, if there is a ``maker``, the list of each.
 
@@ -90,6 +96,7 @@ def users_by_id(
             best = maker.of(_asked(of_chosen[part], rows, vectors, times_ms, moment, item_rows))
             for place, listed in zip(part.tolist(), _listed(graph, best, moment), strict=True):
                 lists[place] = listed
+            on_done(len(part))
     own = None if heads is None else heads[chosen]
     return Vectors(names, vectors[chosen], event_ms[chosen], [touched[n] for n in chosen], lists, own)
 

@@ -20,10 +20,11 @@ import numpy as np
 
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import serving_parts, trainer_state
+from driftgraph.app.training import following, serving_parts, trainer_state
 from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
+from driftgraph.app.training.kept_states import KeptStates
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
 from driftgraph.app.training.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
 from driftgraph.app.training.retraining import Answer, Request
@@ -33,8 +34,8 @@ from driftgraph.model.heads.head_parts import HeadParts
 from driftgraph.model.network.embed import Embedding
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker
-from driftgraph.model.trainer import OnStep, Trainer
-from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.model.trainer import Trainer
+from driftgraph.snapshots.generations.choice import Choice
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.upkeep import ToDo, Upkeep
@@ -72,8 +73,9 @@ class Worker:
         self.status = status or WorkerStatus(None, SystemClock(), NoProgress())
         self.trainer = trainer
         self.store = store
-        self.checkpoints = checkpoints
+        self.states = None if checkpoints is None else KeptStates(checkpoints, store)
         self._upkeep = None if store is None else Upkeep(store)
+        self.choice = self.follows = Choice()  # the newest act of an operator that is known; that is followed
         self.published = 0  # the generation's number
         self._unstored = 0  # generations of a replay without a Redis, which an empty one would have these of
         self.answered: Answer | None = None  # to who asked for a fit last
@@ -86,7 +88,7 @@ class Worker:
         self.refresher = None if store is None else Refresher(graph, store, self.status.clock)
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
-        self._unsaved: Moment | None = None  # of a fit whose state the disk has not taken yet
+        self.unsaved: Moment | None = None  # of a fit or a loaded state that the disk has not taken yet
         self._item_names: list[str | None] = []  # by row, as of ``since``: what the candidates were called
 
     def wants(self, mark: Mark) -> bool:
@@ -117,7 +119,7 @@ class Worker:
             CheckpointError: The disk did not take the state, and nothing is published until it does.
             StoreError: Redis did not take the generation. The fit stands; ``publish`` may be tried again.
         """
-        view, version = self.graph.edges, self.trainer.model_version + 1
+        view, version, known = self.graph.edges, self.trainer.model_version + 1, self.choice
         evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
             self.status.start(f"evaluating before model version {version}")
@@ -125,8 +127,9 @@ class Worker:
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
+            self.status.start(f"preparing the fit of model version {version}")
             heads, sample = serving_parts.judged_heads(self.trainer, self.graph, self.seen, moment)
-            told = self._told(f"training model version {version}")
+            told = self.status.steps(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
             fit = self.trainer.fit(view, self.since, moment.cut, told, lessons=lessons, full=full)
             if sample is not None:
@@ -143,11 +146,12 @@ class Worker:
         self.status.fitted(fit)
         self.answered = self.answered if asked is None else Answer.of(asked, fit)
         if fit.accepted:
+            self.follows = max(self.follows, known, key=Choice.number)
             self.evaluated = facts_of(evaluation, drift, heads)
             self.model_hash = hash_of_weights(self.trainer.network, version)
             self.published = 0
         if self.trainer.model_version and fit.code != "no_events":
-            self._unsaved = moment
+            self.unsaved = moment
             self.save_what_is_due()
         if fit.accepted:
             self.publish(self.graph.moment())
@@ -161,9 +165,9 @@ class Worker:
         Raises:
             CheckpointError: The disk does not take it.
         """
-        if self._unsaved is not None:
-            self._save(self._unsaved)
-            self._unsaved = None
+        if self.unsaved is not None:
+            self._save(self.unsaved)
+            self.unsaved = None
 
     def may_publish(self, moment: Moment) -> bool:
         """Whether there is something to serve, and Redis has neither it nor anything better.
@@ -178,13 +182,15 @@ class Worker:
         if self.store is None or serving_parts.is_empty(self.graph, moment):
             return False
         self.go_on()
-        if self.published:
+        if self.published or self.choice.act_ms > self.follows.act_ms:
             return False
         served = self.store.served()
         if served is None or served.manifest.get("made_by") == MADE_BY:
             return True
         if not self.trainer.model_version:
             return False
+        if self.choice.act_ms < self.follows.act_ms:  # Redis has forgotten what an operator chose
+            return True
         is_newer = int(served.manifest.get("trained_to_ms", 0)) > self.trained_to_ms
         if is_newer and not self._rests_behind:
             log.warning(
@@ -233,11 +239,12 @@ class Worker:
             items, weight = (embedding.item_rows, embedding.item), self.trainer.scorer.weight_F
             lists = serving_parts.lists_of(model, weight, self.graph, moment, items, self._lengths)
         assert lists is not None
-        self.status.start("ids and lists of all users and items")
-        users, of_items = generation_by_id(self.graph, embedding, moment, lists, self._lengths, heads)
+        self.status.start("ids and lists of all users and items", len(embedding))
+        made = (embedding, moment, lists, self._lengths, heads, self.status.advance)
+        users, of_items = generation_by_id(self.graph, *made)
         if not (len(users) and len(of_items)):
             return
-        number = self.store.next_number()
+        number, self.store.follows = self.store.next_number(), self.follows
         manifest, version = self._manifest(number, moment, heads), self.trainer.model_version
         self.status.start(f"publishing {named(number, version)}", total=len(users) + len(of_items))
         kept = serving_parts.refresh_of(
@@ -265,25 +272,11 @@ class Worker:
         self.published, self.is_rolled_back = kept.serving.number, False
         self.refresher.serve(kept)
 
-    def _told(self, label: str) -> OnStep:
-        """Tell each step of a fit; every attempt is a stage of its own."""
-        told = 0
-
-        def on_step(attempt: int, done: int, total: int) -> None:
-            nonlocal told
-            if done == 1:
-                self.status.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
-                told = 0
-            self.status.advance(done - told)
-            told = done
-
-        return on_step
-
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
 
         For a process of one thread; the live worker has a thread for it (``refresh_thread``). Only what the
-        serving model made is written: after a rollback nothing is, until the next publish.
+        serving model made is written; ``following.follow`` says what a rollback or a promote changes.
 
         Raises:
             StoreError: Redis did not take them; the next refresh has them again.
@@ -302,13 +295,17 @@ class Worker:
         Raises:
             StoreError: Redis does not answer, or takes no writes. ``published`` is 0 if a publish is due.
         """
-        if self._upkeep is None or not self.published:
+        if self.store is None or self._upkeep is None or not self.published:
             return
+        self.store.follows = self.follows
+        self.store.delisting.look()
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):
             self.status.serves(0, 0, "")
-        if to_do is ToDo.PUBLISH:
+        if to_do is ToDo.FOLLOW:
+            self.go_on()
+        elif to_do is ToDo.PUBLISH:
             self.published = 0
             self.publish(moment)
         elif to_do is ToDo.WRITE_TRENDING:
@@ -319,18 +316,22 @@ class Worker:
 
         A start finds it so, and a worker whose publish was done though the answer was lost. All users are
         refreshed, since nobody knows up to which event they are; the next look writes the lists of rising
-        items. What an operator went back from, this very model or lists, is not published again either.
+        items. What an operator has chosen meanwhile is followed first.
 
         Raises:
             StoreError: Redis does not answer.
         """
         if self.store is None:
             return
-        left = self.store.rolled_back_from()
-        if left is not None and left.manifest.get("model_hash") == self.model_hash:
-            self.published, self.is_rolled_back = left.number, True
-            return
-        served, version = self.store.served(), self.trainer.model_version
+        self.choice, served = self.store.choices.newest(), self.store.served()
+        if self.choice.act_ms > self.follows.act_ms:
+            if not following.follow(self, self.choice, served, self.graph.moment()):
+                self.published, self.is_rolled_back = 0, True
+                self.status.serves(0, 0, "")
+                return
+            if self.published:
+                return
+        self.store.follows, version = self.follows, self.trainer.model_version
         own = {
             "model_hash": self.model_hash,
             "configuration": hash_of_configuration(self.trainer, self._lengths, self.graph),
@@ -357,18 +358,18 @@ class Worker:
             self.refresher.erase(users, lambda: store.erase(users))
         gone = {f"{MOVED_USER}{user}" for user in users}
         self.evaluated = {name: fact for name, fact in self.evaluated.items() if name not in gone}
-        if self.checkpoints is not None and checkpoint.numbers(self.checkpoints):
-            self._save(self.graph.moment(), keep=1)
+        if self.states:
+            self._save(self.graph.moment(), users)
 
-    def _save(self, moment: Moment, keep: int = checkpoint.KEEP) -> None:
+    def _save(self, moment: Moment, erased: Sequence[str] = ()) -> None:
         """The trainer's state, with who had the rows at ``moment``; in a replay nobody keeps it."""
-        if self.checkpoints is None:
+        if self.states is None:
             return
-        files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since)
-        number = max([0, *checkpoint.numbers(self.checkpoints)]) + 1
+        files, facts = trainer_state.save(self.trainer, self.graph, moment, self.since, self.seen)
         facts |= {"model_hash": self.model_hash, "trained_to_ms": self.trained_to_ms, **self.evaluated}
+        facts |= following.facts_of(self.follows)
         facts |= {} if self.answered is None else {"answered": self.answered.json()}
-        checkpoint.write(self.checkpoints, number, files.items(), facts, keep=keep)
+        self.states.write(files, facts, erased)
 
     def _manifest(self, number: int, moment: Moment, heads: HeadParts | None) -> Facts:
         names = (relation.name for relation in self.graph.window.relations)

@@ -1,6 +1,6 @@
 """Which rows wait for their refresh, since when, and which come first.
 
-events since a publish ──► [Due] ──► the newest of them, some hundred at a time ──► a round of a refresh
+events since a publish ──► [Due] ──► some hundred of them at a time ──► a round of a refresh
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ class Due:
         self._merge(rows, np.zeros(len(rows), np.int64), event_ms, received_ms)
 
     def places(self, chosen: Mask, most: int) -> I64:
-        """The places of the chosen rows with the newest events, ``most`` of them, ascending."""
+        """The places of ``most`` of the chosen rows, ascending.
+
+        Those with an event that is not counted yet come first, the oldest in front, so that nobody waits for
+        ever behind others. The rest is a backlog, as of a start: of it, those with the newest events.
+        """
         at = np.flatnonzero(chosen)
         if len(at) > most:
-            at = np.sort(at[np.argpartition(-self.newest_ms[at], most - 1)[:most]])
+            order = np.lexsort((-self.newest_ms[at], self.event_ms[at]))  # NOBODY_WAITS is the largest
+            at = np.sort(at[order[:most]])
         return at.astype(np.int64)
 
     def remove(self, places: I64) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from driftgraph.app.config.attribute_tables import attributes_of, fill_from_files
 from driftgraph.app.config.builders import fit_schedule, list_lengths, trainer_options
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
@@ -90,6 +91,7 @@ class Lockstep:
             attributes,
         )
         self.worker = Worker(self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings))
+        following.adopt(self.worker)
         self.reports: list[GenerationReport] = []
         self._on_cycle = on_cycle
 
@@ -114,6 +116,7 @@ class Lockstep:
     def cycle(self) -> None:
         """Evaluate, fit and publish now."""
         self._erase()  # before it, or a user who is back would go, too
+        following.adopt(self.worker)
         report, predictions = self.worker.cycle(self.graph.moment())
         self.reports.append(report)
         if self._on_cycle is not None:

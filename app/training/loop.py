@@ -21,21 +21,19 @@ from pathlib import Path
 
 import msgspec
 
-from driftgraph.app.config.attribute_tables import attributes_view
-from driftgraph.app.config.builders import generation_store, list_lengths, trainer_options
-from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
+from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
-from driftgraph.app.training import trainer_state
+from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.device import device_of, use_threads
+from driftgraph.app.training.device import use_threads
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
-from driftgraph.app.training.worker_status import StderrHandler, WorkerStatus, progress_of_worker
-from driftgraph.model.trainer import Trainer
-from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.app.training.worker_start import attached, worker_of
+from driftgraph.app.training.worker_status import StderrHandler
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
@@ -46,7 +44,6 @@ from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.pauses import pause_after
-from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
@@ -89,7 +86,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     try:
         store = _store(settings, owner, listener.wait)
         if store is not None:
-            worker = _worker(settings, window_dir, store)
+            worker = attached(settings, window_dir, store)
             refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
             assert refresher is not None
             refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
@@ -239,8 +236,10 @@ class _Loop:
             return
         if (asked := self._requests.waiting()) is not None:
             self._requests.answer(self.retrain(asked, moment))
-        elif (mark := self._due()) is not None:
-            self._fit(mark)
+        elif self._due() is not None:
+            self._heed(moment)
+            if (mark := self._due()) is not None:
+                self._fit(mark)
         else:
             self._rounds += 1
             if self._rounds % ROUNDS_PER_LOOK == 0:
@@ -248,12 +247,24 @@ class _Loop:
             if self._thread is None:
                 worker.refresh(moment)
 
+    def _heed(self, moment: Moment) -> None:
+        """Look before a fit what an operator has chosen. A fit does not wait for a Redis that is away."""
+        try:
+            self.worker.look(moment)
+        except StaleWorkerError:
+            raise
+        except StoreError as error:
+            self._outage.missing(f"{error}; it is tried again and again")
+
     def retrain(self, asked: Request, moment: Moment) -> Answer:
         """Make the fit that somebody asked for, unless it is made: a start publishes what was saved.
 
         Marks are where they would be without it.
         """
         worker = self.worker
+        self._heed(moment)
+        if following.is_held(worker):
+            return Answer.held(asked, worker.choice.said(), worker.trainer.model_version)
         if (worker.answered is None or worker.answered.id != asked.id) and (
             asked.full or sum(moment.cut.next) > sum(worker.seen.next)
         ):
@@ -265,6 +276,8 @@ class _Loop:
         return replace(made, model_version=worker.trainer.model_version, generation=worker.published)
 
     def _due(self) -> Mark | None:
+        if following.is_held(self.worker):
+            return None
         mark = self._newest_marks().newest(has_model=self.worker.trainer.model_version > 0)
         return mark if mark is not None and self.worker.wants(mark) else None
 
@@ -318,6 +331,7 @@ def retrained(
     attributes: AttributesView | None,
     store: GenerationStore,
     asked: Request,
+    progress: Progress,
 ) -> Answer:
     """Publish what was saved and not published, then make one fit: a worker's work without an updater.
 
@@ -327,61 +341,7 @@ def retrained(
         OtherModelError: The saved model does not fit the configuration.
     """
     use_threads()
-    loop = _Loop(settings, worker_of(settings, graph, attributes, store), Marks)
+    loop = _Loop(settings, worker_of(settings, graph, attributes, store, progress), Marks)
     loop._erase()
     loop._publish(graph.moment())
     return loop.retrain(asked, graph.moment())
-
-
-def _worker(settings: Settings, window_dir: Path, store: GenerationStore) -> Worker:
-    graph = HeterographView.attach(window_dir)
-    return worker_of(settings, graph, attributes_view(settings, graph, window_dir), store)
-
-
-def worker_of(
-    settings: Settings, graph: HeterographView, attributes: AttributesView | None, store: GenerationStore
-) -> Worker:
-    """The worker as its last checkpoint left it that the window has come to.
-
-    After a crash of the whole machine the window may be behind the newest one, which then is of a future that
-    will be another: the one before is used. A window that was filled anew has come to none: the newest one is
-    used, and all that is in the window counts as trained on.
-
-    Raises:
-        OtherModelError: The checkpoint does not fit the configuration.
-    """
-    relations = graph.edges.relations
-    trainer = Trainer(
-        [r.name for r in relations],
-        [r.span_ms for r in relations],
-        trainer_options(settings, device=device_of(settings.model.device)),
-        attributes,
-    )
-    root = trainer_folder(settings.data_dir)
-    clock = SystemClock()
-    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, progress_of_worker(clock))
-    worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
-    view = graph.window
-    found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
-    if found is None:
-        found, damaged = checkpoint.latest(root)
-    for damage in damaged:
-        log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
-    if found is not None:
-        saved = SavedModel.of(found)
-        if (refusal := saved.refusal(settings)) is not None:
-            raise OtherModelError(refusal)
-        moment = graph.moment()
-        try:
-            trainer_state.restore(trainer, found, graph, moment)
-        except ValueError as error:
-            raise OtherModelError(f"{root / str(found.number)}: {error}; to do so, remove {root}") from error
-        worker.since = worker.seen = trainer_state.cut_of(found, view) or moment.cut
-        worker.evaluated = trainer_state.evaluated(found)
-        worker.trained_to_ms = int(found.facts["trained_to_ms"])
-        worker.model_hash = str(found.facts["model_hash"])
-        worker.answered = Answer.read(found.facts.get("answered"))
-        changes = saved.changes(settings)
-        log.info("model version %d goes on%s", trainer.model_version, f": {changes}" if changes else "")
-    worker.go_on()
-    return worker

@@ -128,7 +128,7 @@ class GenerationRefresh:
     def round(
         self, moment: Moment, store: GenerationStore, clock: Clock, freshness: Freshness | None = None
     ) -> Round:
-        """Write the users who wait and touched something last, ``USERS_AT_ONCE`` of them, and items.
+        """Write ``USERS_AT_ONCE`` of the users who wait, who acted before those of a backlog, and items.
 
         Raises:
             StaleCut: Events of the moment were overwritten meanwhile. All of them wait on.

@@ -48,8 +48,8 @@ class Answer:
     """How the fit of a request ended; what is served after it, 0 for no model and no generation."""
 
     id: str
-    outcome: Literal["published", "rejected", "nothing new"]
-    reason: str  # of the gate; empty unless it rejected
+    outcome: Literal["published", "rejected", "nothing new", "held"]
+    reason: str  # of the gate, or who holds what is served; empty for the others
     new_examples: int
     model_version: int = 0
     generation: int = 0
@@ -65,6 +65,13 @@ class Answer:
     def nothing(cls, asked: Request) -> Self:
         """No event has come since the last fit."""
         return cls(asked.id, "nothing new", "", 0)
+
+    @classmethod
+    def held(cls, asked: Request, by: str, model_version: int) -> Self:
+        """Publishing is held, so no fit is made."""
+        return cls(
+            asked.id, "held", f"{by} holds what is served: driftgraph promote ends the hold", 0, model_version
+        )
 
     def json(self) -> str:
         """For ``read``."""

@@ -8,7 +8,7 @@ rows of the graph that it wakes up beside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -43,9 +43,12 @@ Facts = Mapping[str, str | int | float]
 
 
 def save(
-    trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut
+    trainer: Trainer, graph: HeterographView, moment: Moment, since: Cut, seen: Cut
 ) -> tuple[dict[str, bytes], dict[str, str | int | float]]:
-    """The files of a checkpoint, with the names of ``moment``, and its facts; ``since`` is trained up to."""
+    """The files of a checkpoint, with the names of ``moment``, and its facts.
+
+    The trainer is trained up to ``since``, and events up to ``seen`` make no further fit due.
+    """
     trainer.table.adopt(moment.versions[ITEM])  # a row is saved with a name, so it must be that owner's state
     tensors, meta = trainer.state_dict()
     for part in PUBLISHED:
@@ -66,6 +69,7 @@ def save(
     }
     if graph.window.history:
         facts |= {"life": graph.window.history[-1].id, "next": " ".join(map(str, since.next))}
+        facts |= {"seen": " ".join(map(str, seen.next)), "seen_ms": seen.watermark_ms}
     return files, facts
 
 
@@ -74,10 +78,19 @@ def cut_of(found: Checkpoint, view: WindowView) -> Cut | None:
 
     Of a relation that is new since then, nothing was.
     """
-    numbers = map(int, str(found.facts.get("next", "")).split())
+    return _cut(found, view, "next", "watermark_ms")
+
+
+def seen_of(found: Checkpoint, view: WindowView) -> Cut | None:
+    """Up to where events make no further fit due: behind ``cut_of`` after a rollback. None: it is unknown."""
+    return _cut(found, view, "seen", "seen_ms") if "seen" in found.facts else None
+
+
+def _cut(found: Checkpoint, view: WindowView, next_name: str, time_name: str) -> Cut | None:
+    numbers = map(int, str(found.facts.get(next_name, "")).split())
     next_ = dict(zip(relations_of(found), numbers, strict=False))  # no numbers: nobody kept that window
     here = view.numbers_here(str(found.facts.get("life", "")), next_)
-    return None if here is None else Cut(int(found.facts["watermark_ms"]), here, here)
+    return None if here is None else Cut(int(found.facts[time_name]), here, here)
 
 
 def evaluated(found: Checkpoint) -> Facts:
@@ -106,6 +119,32 @@ def restore(trainer: Trainer, found: Checkpoint, graph: HeterographView, moment:
         for side in (USER, ITEM):
             state |= _moved_vectors(tensors, part, side, rows[side], moment)
     trainer.load_state_dict(state, meta)
+
+
+def without(
+    found: Checkpoint, users: Collection[str]
+) -> tuple[dict[str, bytes], dict[str, str | int | float]] | None:
+    """The files and facts of a state without users; None if it has none of them.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    names: dict[str, list[str | None]] = msgspec.json.decode(found.read("names.json"))
+    gone = {row for row, name in enumerate(names[KINDS[USER]]) if name in users}
+    moved = {f"{MOVED_USER}{user}" for user in users}
+    if not gone and moved.isdisjoint(found.facts):
+        return None
+    tensors = load(found.read("trainer.safetensors"))
+    for part in PUBLISHED:
+        keys = _published_keys(part, USER)
+        if keys[0] in tensors:
+            kept = torch.from_numpy(np.flatnonzero(~np.isin(tensors[keys[0]].numpy(), list(gone))))
+            tensors |= {key: tensors[key][kept] for key in keys}
+    own = [None if row in gone else name for row, name in enumerate(names[KINDS[USER]])]
+    files = {name: found.read(name) for name in found.files}
+    files["trainer.safetensors"] = to_bytes(tensors)
+    files["names.json"] = msgspec.json.encode({**names, KINDS[USER]: own})
+    return files, {name: fact for name, fact in found.facts.items() if name not in moved}
 
 
 def _published_keys(part: str, side: int) -> tuple[str, str, str]:

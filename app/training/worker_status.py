@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from driftgraph.app.console.progress import NoProgress, Progress, bar_on_terminal
+from driftgraph.app.console.progress import NoProgress, Progress, Pulse, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.training.freshness import freshness_of
-from driftgraph.model.fitting.fit_report import FitReport
+from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.time.clock import Clock
 
 WRITE_EVERY_MS = 1_000
@@ -29,9 +29,10 @@ log = logging.getLogger(__name__)
 class WorkerStatus(NoProgress):
     """A ``Progress`` that also keeps the status file.
 
-    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), how
-    the last fit ended (``fit``), with the reason of every attempt that was refused, and how fresh users are
-    (``refresh``). The worker's loop and the thread that refreshes both tell it.
+    The file says what the worker is at (``stage``, ``done`` of ``total``, ``left_s``; null between two), when
+    that last moved (``moved_ms``), how the last fit ended (``fit``), with the reason of every attempt that
+    was refused, and how fresh users are (``refresh``). The worker's loop and the thread
+    that refreshes both tell it.
     """
 
     def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
@@ -42,20 +43,23 @@ class WorkerStatus(NoProgress):
         self._stage = ""  # empty between two
         self._total: int | None = None
         self._done = 0
-        self._begun_ms = self._written_ms = 0
+        self._begun_ms = self._written_ms = self._moved_ms = 0
         self._lock = threading.Lock()  # one of the two threads writes the file
-        self._facts: dict[str, Any] = {"serves": None, "fit": None, "trouble": None, "refresh": None}
+        self._facts: dict[str, Any] = {
+            "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
+        }  # fmt: skip
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage."""
         self._stage, self._total, self._done = label, total, 0
-        self._begun_ms = self.clock.now_ms()
+        self._begun_ms = self._moved_ms = self.clock.now_ms()
         self._write()
         self._shown.start(label, total)
 
     def advance(self, n: int) -> None:
         """Count, and write the file when it is old enough."""
         self._done += n
+        self._moved_ms = self.clock.now_ms()
         self._shown.advance(n)
         if self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
             self._write()
@@ -69,6 +73,22 @@ class WorkerStatus(NoProgress):
         self._stage = ""
         self._write()
         self._shown.close()
+
+    def steps(self, label: str) -> OnStep:
+        """Tell each step of a fit; every attempt is a stage of its own."""
+        told = 0
+
+        def on_step(attempt: int, done: int, total: int) -> None:
+            nonlocal told
+            if done == 1:
+                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                told = 0
+            self.advance(done - told)
+            told = done
+            if done == total:
+                self.start("vectors of all users and items, the gate, and what the lists learn")
+
+        return on_step
 
     def fitted(self, report: FitReport) -> None:
         """Remember how a fit ended."""
@@ -97,6 +117,14 @@ class WorkerStatus(NoProgress):
             self._facts["refresh"] = {**facts(), "trouble": trouble}
             self._write()
 
+    def chosen(self, what: str | None) -> bool:
+        """Remember the newest rollback or promote, and what it means here; whether that has changed."""
+        if self._facts["operator"] == what:
+            return False
+        self._facts["operator"] = what
+        self._write()
+        return True
+
     def serves(self, generation: int, model_version: int, made_by: str) -> None:
         """Remember what was published, ``generation`` 0: nothing."""
         what = {"generation": generation, "model_version": model_version, "made_by": made_by}
@@ -122,6 +150,7 @@ class WorkerStatus(NoProgress):
             "done": self._done,
             "total": self._total,
             "left_s": left_s,
+            "moved_ms": self._moved_ms,
             **self._facts,
         }
         try:
@@ -131,7 +160,7 @@ class WorkerStatus(NoProgress):
 
 
 class LoggedProgress(NoProgress):
-    """A line of the log when a stage begins, and at most one each ``SAY_EVERY_MS`` after it."""
+    """A line of the log when a stage begins, and one each ``SAY_EVERY_MS`` after it."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -139,12 +168,14 @@ class LoggedProgress(NoProgress):
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._said_ms = 0
+        self._pulse = Pulse(self._beat, SAY_EVERY_MS / 1000)
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a stage and say so."""
         self._label, self._total, self._done = label, total, 0
         self._begun_ms = self._said_ms = self.clock.now_ms()
         log.info("%s", label)
+        self._pulse.start()
 
     def advance(self, n: int) -> None:
         """Count, and say so when the last line is old enough."""
@@ -154,6 +185,19 @@ class LoggedProgress(NoProgress):
             self._said_ms = now_ms
             left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
             log.info("%s: %s", self._label, how_far(self._done, self._total, round(left_s)))
+
+    def _beat(self) -> None:
+        """Say that the stage still goes on, if nothing was said for long."""
+        now_ms = self.clock.now_ms()
+        if now_ms - self._said_ms >= SAY_EVERY_MS:
+            self._said_ms = now_ms
+            far = how_far(self._done, self._total, None)
+            past = f"{(now_ms - self._begun_ms) // 1000} s so far"
+            log.info("%s: %s", self._label, f"{far}, {past}" if far else past)
+
+    def close(self) -> None:
+        """End the last stage."""
+        self._pulse.stop()
 
     def note(self, text: str) -> None:
         """Say one thing."""
@@ -181,6 +225,8 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         )
     if trouble := told["trouble"]:
         pairs.append(("trouble", trouble))
+    if operator := told.get("operator"):
+        pairs.append(("operator", operator))
     if serves := told["serves"]:
         what = named(serves["generation"], serves.get("model_version", 0))
         pairs.append(("serves", f"{what}, made by {serves['made_by']}"))

@@ -6,6 +6,7 @@ status files, Redis ──► [Answers] ──► routes
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from driftgraph.stream.time.clock import Clock
 
 LOOK_EVERY_S: Final = 1.0  # at Redis
 OWN_FIELDS: Final = ("token", "digest", "epoch", "head", "head_state", "refreshed")  # nobody reads these here
+
+log = logging.getLogger(__name__)
 
 
 class Answers:
@@ -120,7 +123,7 @@ class Answers:
 
     def rollback(self) -> dict[str, Any]:
         """Go back to the generation before the served one."""
-        return {"generation": self._store(self._client).rollback()}
+        return {"generation": self._store(self._client).rollback(by="HTTP")}
 
     def recommend(self, user: str, top: int) -> dict[str, Any]:
         """The best items of a user."""
@@ -161,6 +164,9 @@ class Answers:
                 self._redis_error = None
             except StoreError as error:
                 self._redis_error = str(error)
+            except Exception as error:  # the thread must not end: what it says would stay for ever
+                log.exception("looking at Redis")
+                self._redis_error = f"unexpected {type(error).__name__} while looking at Redis: {error}"
         client.close()
 
 

@@ -8,6 +8,7 @@ relations, reasons and scorers, never an id.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from driftgraph.app.console.troubles import CODES, Facts, troubles_of
 
@@ -61,6 +67,8 @@ def families(facts: Facts, version: str) -> Iterator[Metric]:
         yield from _of_window(facts.updater)
         yield from _of_kept(facts.updater)
         yield from _of_worker(facts.updater["worker"])
+    if facts.worker is not None and (refresh := facts.worker.get("refresh")):
+        yield from _of_refresh(refresh)
     yield from _of_serving(facts)
     yield from _of_memory(facts)
 
@@ -152,6 +160,24 @@ def _of_worker(worker: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily("driftgraph_worker_up", "1 while the worker runs.", worker["state"] == "running")
     yield CounterMetricFamily("driftgraph_worker_starts", "Starts of the worker's process.", worker["starts"])
     yield GaugeMetricFamily("driftgraph_worker_failures", "Ends of the worker in a row.", worker["failures"])
+
+
+def _of_refresh(refresh: Mapping[str, Any]) -> Iterator[Metric]:
+    for kind in ("users", "items"):
+        help_ = f"Refreshes of {kind} since the worker's start."
+        yield CounterMetricFamily(f"driftgraph_refreshed_{kind}", help_, refresh[kind])
+    yield GaugeMetricFamily("driftgraph_refresh_waiting", "Users who wait for a refresh.", refresh["waiting"])
+    own = refresh["freshness"]
+    servable = HistogramMetricFamily(
+        "driftgraph_servable_seconds",
+        "Until what a user did can be read, by what it is from.",
+        labels=["origin"],
+    )
+    ends = [*(f"{end_ms / 1_000:g}" for end_ms in own["ends_ms"]), "+Inf"]
+    for origin in ("event", "received"):
+        counts = itertools.accumulate(own[origin]["counts"])
+        servable.add_metric([origin], list(zip(ends, counts, strict=True)), sum_value=None)
+    yield servable
 
 
 def _of_serving(facts: Facts) -> Iterator[Metric]:

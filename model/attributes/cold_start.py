@@ -76,7 +76,7 @@ class ColdStart:
     def is_in_catalog(self, rows: U32, before_ms: int) -> Mask:
         """[n] whether each item needs no event to be known, since a catalog says something of it."""
         own = self.item_attributes
-        if self.attributes is None or own is None or not self.attributes.fields.in_files[ITEM]:
+        if self.attributes is None or own is None or not self.attributes.fields.has_catalog(ITEM):
             return np.zeros(len(rows), np.bool_)
         return np.asarray(own.tokens(rows, before_ms).any(axis=1), np.bool_)
 

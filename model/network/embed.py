@@ -36,6 +36,9 @@ class Embedding:
     item: F32
     item_event_ms: I64
 
+    def __len__(self) -> int:
+        return len(self.user_rows) + len(self.item_rows)
+
 
 class Encoder:
     """The network over the table, without gradients, at one cut. Cheap to make."""

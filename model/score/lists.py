@@ -39,6 +39,17 @@ class AskedUsers(NamedTuple):
     bounds: I64  # [N + 1]
 
 
+class Wanted(NamedTuple):
+    """N users whose best candidates are asked for."""
+
+    rows: U32  # [N]
+    vectors: F32  # [N, D]
+    times_ms: I64  # [N]
+    gone_C: Mask  # candidates that nobody may have
+    touched_N1: I64  # candidates that user n may not have
+    touched: I64
+
+
 class ListMaker(Protocol):
     """Makes lists out of what was live at one cut. One thread uses it.
 

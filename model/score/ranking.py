@@ -17,12 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from driftgraph.model.score.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
+from driftgraph.model.score.co_visitation import Best
+from driftgraph.model.score.list_kernels import Added, Lists, Sums, best
+from driftgraph.model.score.lists import Wanted
 from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Lessons
 from driftgraph.model.score.tastes import Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window import paths, similar_users
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 
 NO_ITEM = np.uint32(0xFFFF_FFFF)  # in lists of rows, where fewer items compete than places
@@ -36,6 +40,8 @@ SIMILAR_DEGREE_POWER = 0.1  # as DEGREE_POWER, for the items that similar users 
 NEW_BIAS = 0.1  # quantile of the published items' biases that a new item gets
 OWN_HALF_LIVES_MS = np.array([24, 14 * 24]) * HOUR_MS
 OWN_EVENTS = 64  # newest events of a user by relation that its own repeats are counted from
+SCORES_AT_ONCE = 1 << 24  # dot products of users and items, 64 MB
+LISTS_PER_THREAD = 4  # users; with fewer, a thread costs more than it saves
 HARDEST = 64  # candidates of each part that a target's lesson has; of own items all
 
 
@@ -52,6 +58,11 @@ class Reached(NamedTuple):
     user_E: I64  # number of the user
     place_E: I64  # of the candidate
     feature_E: F32  # [E], or [E, F] for several features
+
+    def added(self, worth_E: F32, users: int) -> Added:
+        """What the pairs of so many users add to their scores."""
+        bounds = np.searchsorted(self.user_E, np.arange(users + 1))
+        return Added(bounds, self.place_E, np.ascontiguousarray(worth_E, np.float32))
 
     def spread(self, feature_E: F32, shape: tuple[int, ...]) -> F32:
         """[n, C]: one feature of all pairs."""
@@ -149,19 +160,68 @@ class Stage:
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        ends = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
-        weights = self._similar_place, self._similar_worth
-        theirs = similar_users.sums(self._view, rows, times_ms, cut, SIMILAR_SHAPE, *weights)
         return Parts(
             user_nD[:, :-1] @ self._item_DC,
             self._bias_C,
             *popular,
-            self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
-            self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
-            self._own(rows if self._repeats else rows[:0], times_ms, cut),
+            *self._all_reached(rows, times_ms, cut),
             None if self._tastes is None else self._tastes.of(rows, times_ms, cut),
             None if self._tastes is None else self._tastes.kin_C,
         )
+
+    def _all_reached(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[Reached, Reached, Reached]:
+        """What paths, similar users and own events reach."""
+        ends = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
+        weights = self._similar_place, self._similar_worth
+        theirs = similar_users.sums(self._view, rows, times_ms, cut, SIMILAR_SHAPE, *weights)
+        return (
+            self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
+            self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
+            self._own(rows if self._repeats else rows[:0], times_ms, cut),
+        )
+
+    def best(self, asked: Wanted, cut: Cut, popular: Popular, weight_F: F64, length: int) -> Best:
+        """The ``length`` best candidates of each of n users, equal ones in the order of candidates.
+
+        The scores are those of ``Parts.scores``; the rows of the result are places of candidates. As many
+        users as ``SCORES_AT_ONCE`` allows have their dot products in memory together.
+
+        Raises:
+            StaleCut: Events of the cut were overwritten meanwhile.
+        """
+        made, width = Best.empty(len(asked.rows), length), len(self.candidate)
+        if length == 0 or len(asked.rows) == 0:
+            return made
+        weight = weight_F.astype(np.float32)
+        near, similar, own = self._all_reached(asked.rows, asked.times_ms, cut)
+        added = (
+            near.added(weight[PATHS] * near.feature_E, len(asked.rows)),
+            similar.added(weight[SIMILAR_USERS] * similar.feature_E, len(asked.rows)),
+            own.added(own.feature_E @ weight[OWN], len(asked.rows)),
+        )
+        bank_C, common_C = popular.bank_nC[0], weight[1] * self._bias_C + weight[AGE] * popular.age_C
+        at_once = max(1, SCORES_AT_ONCE // max(width, 1))
+        for first in range(0, len(asked.rows), at_once):
+            part = slice(first, first + at_once)
+            dots_nC = asked.vectors[part][:, :-1] @ self._item_DC
+            taste_nC = np.zeros(0, np.float32)
+            if self._tastes is not None:
+                taste_nC = weight[TASTE] * self._tastes.of(asked.rows[part], asked.times_ms[part], cut)
+                taste_nC = (taste_nC + weight[KIN] * self._tastes.kin_C).reshape(-1)
+            touched = asked.touched_N1, asked.touched
+            sums = Sums(
+                dots_nC.reshape(-1), weight[:1], bank_C, common_C, *added, taste_nC, asked.gone_C, first,
+                *touched,
+            )  # fmt: skip
+            place, score = np.zeros((len(dots_nC), length), np.uint32), np.zeros((len(dots_nC), length))
+            lists = Lists(place.reshape(-1), score.reshape(-1), made.lengths[part], length)
+
+            def fill(users: slice, sums: Sums = sums, lists: Lists = lists) -> None:
+                best(sums, users.start, users.stop, np.empty(width, np.float32), lists)
+
+            in_parallel(fill, len(dots_nC), LISTS_PER_THREAD)
+            made.rows[part], made.score[part] = place, score
+        return made
 
     def lessons(
         self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later

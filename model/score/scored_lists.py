@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.bank import Bank, Later
 from driftgraph.model.score.co_visitation import Best
-from driftgraph.model.score.lists import SIMILAR_AT_ONCE, AskedUsers, Owners, right_after, rows_of
+from driftgraph.model.score.lists import SIMILAR_AT_ONCE, AskedUsers, Owners, Wanted, right_after, rows_of
 from driftgraph.model.score.ranking import Stage, with_new_items
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
@@ -25,7 +23,7 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import Moment
 from driftgraph.stream.window.writer import Cut, WindowView
 
-SCORES_AT_ONCE = 1 << 23  # of users and items, 32 MB
+USERS_AT_ONCE = 512  # with up to 17,000 items on paths and of similar users each
 
 NewItems = Callable[[U32, Cut, int], F32]  # rows, cut, time in ms -> vectors
 
@@ -71,32 +69,19 @@ class ScoredLists:
         self.follow(users.moment)
         count = len(self._rows)
         length = min(self._lengths.lists, count)
-        block = max(1, int((count / max(1, length)) ** 0.5))
-        gone = self._gone()
         user, column = self._touched(users)
-        best = Best.empty(len(users.rows), length)
+        made = Best.empty(len(users.rows), length)
         now = np.array([self._bank.time_ms], np.int64)
         popular = self._stage.popular(Later(np.zeros(0, np.uint32), now[:0], now), self._weight_F)
-        at_once = max(1, SCORES_AT_ONCE // max(1, count))
-        for first in range(0, len(users.rows), at_once):
-            part = slice(first, first + at_once)
-            parts = self._stage.parts(
-                users.rows[part],
-                users.vectors[part],
-                users.times_ms[part],
-                users.moment.cut,
-                popular,
-            )
-            score = np.full((len(parts.vectors_nC), count + -count % block), -np.inf, np.float32)
-            score[:, :count] = parts.scores(self._weight_F)
-            score[:, :count][:, gone] = -np.inf
-            own = slice(*np.searchsorted(user, (first, first + at_once)).tolist())
-            score[user[own] - first, column[own]] = -np.inf
-            top, columns = _top(torch.from_numpy(score), length, block)
-            best.score[part] = top.numpy()
-            best.rows[part] = self._rows[np.minimum(columns.numpy(), count - 1)]
-        best.lengths[:] = np.isfinite(best.score).sum(axis=1)
-        return best
+        gone = self._gone()
+        for first in range(0, len(users.rows), USERS_AT_ONCE):
+            part = slice(first, first + USERS_AT_ONCE)
+            bounds = np.searchsorted(user, np.arange(first, min(part.stop, len(users.rows)) + 1))
+            asked = Wanted(users.rows[part], users.vectors[part], users.times_ms[part], gone, bounds, column)
+            best = self._stage.best(asked, users.moment.cut, popular, self._weight_F, length)
+            made.rows[part], made.score[part] = self._rows[best.rows], best.score
+            made.lengths[part] = best.lengths
+        return made
 
     def similar(self, items: U32) -> Iterator[Best]:
         """By the paths from the item alone: others touched a similar item shortly before or after it."""
@@ -206,16 +191,3 @@ class ScoredLists:
         user = np.repeat(np.arange(len(users.rows)), np.diff(users.bounds))
         column = self._stage.place_of(users.touched)
         return user[column >= 0], column[column >= 0]
-
-
-def _top(score: Tensor, length: int, block: int) -> tuple[Tensor, Tensor]:
-    """The ``length`` largest of each row, largest first, and their columns; [n, length] both.
-
-    The largest are in the ``length`` blocks of columns with the largest maxima, so only these are looked
-    through: of 20,000 columns 1,428 maxima and 1,400 columns, where ``torch.topk`` orders all.
-    """
-    blocks = score.view(len(score), score.shape[1] // block, block)
-    chosen = blocks.amax(dim=2).topk(min(length, blocks.shape[1])).indices
-    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)
-    top, place = inside.topk(length)
-    return top, chosen.gather(1, place // block) * block + place % block

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,14 @@ def files_of(kept: Kept | None) -> Iterator[tuple[str, bytes]]:
         yield _name(side), file.getvalue()
 
 
-def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers) -> None:
+def restore(
+    found: Checkpoint, attributes: Attributes | None, erased: ErasedUsers, anew: Collection[int] = ()
+) -> None:
     """Fill empty tables with those of a checkpoint, but for users who were erased since.
 
-    A side without a file, and fields of another name or kind, begin without values. So does a side that the
-    configuration has in a file of its own, which is read at each start: who has left it is gone.
+    The sides ``anew`` stay empty: their topic is read from its beginning. A side without a file, and fields
+    of another name or kind, begin without values. So does a side that the configuration has in a file of its
+    own, which is read at each start: who has left it is gone.
 
     Raises:
         IdTableFullError: There are more ids than there is room for now.
@@ -47,17 +50,42 @@ def restore(found: Checkpoint, attributes: Attributes | None, erased: ErasedUser
     for side in range(len(KINDS)):
         if attributes is None or not attributes.fields.of(side) or _name(side) not in found.files:
             continue
-        if attributes.fields.in_files[side]:
+        if attributes.fields.in_files[side] or side in anew:
             continue
         with np.load(io.BytesIO(found.read(_name(side))), allow_pickle=False) as loaded:
             arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = dict(loaded)
-        then = [Field(name, kind) for name, kind in json.loads(arrays[_FIELDS].tobytes())]
+        then = _fields_in(arrays)
         ids = Strings(arrays["id_offsets"].astype(np.int64), arrays["id_bytes"].astype(np.uint8))
         gone = np.zeros(len(ids), np.bool_)
         if side == USER:
             reach_ms = erased.reach_ms(ids)
             gone = (reach_ms > NEVER_MS) & (arrays["newest_ms"].astype(np.int64) <= reach_ms)
         attributes.put_back(side, arrays, then, gone)
+
+
+def changes(found: Checkpoint, attributes: Attributes | None) -> Iterator[str]:
+    """Sentences about the fields that a start does not take over, or has no values of yet."""
+    for side, kind_of_side in enumerate(KINDS):
+        then = dict[str, str]()
+        if _name(side) in found.files:
+            with np.load(io.BytesIO(found.read(_name(side))), allow_pickle=False) as loaded:
+                then = {field.name: field.kind for field in _fields_in(loaded)}
+        if attributes is not None and attributes.fields.in_files[side]:
+            continue
+        now = () if attributes is None else attributes.fields.of(side)
+        for field in now:
+            name, was = f"attribute {kind_of_side}.{field.name}", then.pop(field.name, None)
+            if was is None:
+                yield f"{name} is new: it has what events say from now on"
+            elif was != field.kind:
+                yield f"{name} is of the kind {field.kind} now and was {was}: its values of before are gone"
+        yield from (
+            f"attribute {kind_of_side}.{name} is not configured now: its values are gone" for name in then
+        )
+
+
+def _fields_in(arrays: Mapping[str, Any]) -> list[Field]:
+    return [Field(name, kind) for name, kind in json.loads(arrays[_FIELDS].tobytes())]
 
 
 def _name(side: int) -> str:

@@ -79,8 +79,9 @@ def write(
     before: Checkpoint | None = None,
     unchanged: Collection[str] = (),
     keep: int = KEEP,
+    also: Collection[int] = (),
 ) -> Checkpoint:
-    """Write checkpoint ``number``, then remove all but the newest ``keep``.
+    """Write checkpoint ``number``, then remove all but the newest ``keep`` and those named by ``also``.
 
     This order makes a crash at any point leave the older checkpoints, and none that is half written:
       1. write each file into ``{number}.partial/`` and fsync it; link, or copy, the ``unchanged`` ones of
@@ -120,8 +121,14 @@ def write(
             "free the disk or set another data_dir"
         ) from error
     for old in numbers(root)[:-keep]:
-        shutil.rmtree(root / str(old), ignore_errors=True)
+        if old not in also:
+            remove(root, old)
     return Checkpoint(final, number, manifest.facts, named, copied_bytes)
+
+
+def remove(root: Path, number: int) -> None:
+    """Remove a checkpoint. What a disk refuses to remove is left to the next call."""
+    shutil.rmtree(root / str(number), ignore_errors=True)
 
 
 def latest(

@@ -57,6 +57,7 @@ class Snapshot:
     counted: Counted = field(default_factory=Counted)  # for the schedule of fits
     marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
     attributes: Kept | None = None
+    said_by: Mapping[str, str] = field(default_factory=dict)  # the topics of attributes, and how each is read
 
 
 class _Ring(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class State(msgspec.Struct, frozen=True):
     counted: Counted | None = None  # this and the next two: none in a checkpoint from before there were any
     regular_mark: _Mark | None = None
     early_mark: _Mark | None = None
+    said_by: dict[str, str] = {}  # empty in older checkpoints
 
     @property
     def watermark(self) -> WatermarkState:
@@ -243,6 +245,7 @@ class WindowCheckpoints:
             counted=snapshot.counted,
             regular_mark=_Mark.of(snapshot.marks.regular),
             early_mark=_Mark.of(snapshot.marks.early),
+            said_by=dict(snapshot.said_by),
         )
 
     def _stretches(self, moment: Moment) -> Iterator[_Stretch]:

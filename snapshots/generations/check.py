@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import redis
 
+from driftgraph.snapshots.generations.choice import Choice
 from driftgraph.snapshots.generations.keys import LIST_FIELDS, LIVE, Keys, Part, VerifyError
 from driftgraph.snapshots.generations.vector_forms import encoded
 from driftgraph.snapshots.generations.vectors import NO_LIST, Vectors, chunks
@@ -28,7 +29,7 @@ class Standing(StrEnum):
     """The state of a generation since it was published."""
 
     SERVED = "served"
-    ROLLED_BACK = "rolled back"  # an operator has rolled back from it
+    CHOSEN = "chosen"  # an operator has chosen what is served, and the worker does not follow that yet
     LOST = "lost"  # Redis has forgotten it or its refreshes, by itself
     DAMAGED = "damaged"  # Redis serves it, but keys are missing
 
@@ -99,7 +100,9 @@ class Served:
         norm = float(manifest.get("item_norm", 0))
         return cls(number, manifest.get("token", ""), mark, indexed=index != "none", norm=norm)
 
-    def standing(self, client: redis.Redis, keys: Keys, number: int) -> tuple[Standing, int]:
+    def standing(
+        self, client: redis.Redis, keys: Keys, number: int, follows: Choice | None
+    ) -> tuple[Standing, int]:
         """The state of generation ``number``, and the fencing epoch. Three round trips, of 140 keys at most.
 
         Each call looks at a part of the hashes, at another place each time. If Redis evicts a hundredth of
@@ -107,12 +110,12 @@ class Served:
         """
         part, acknowledged = random.choice(keys.parts), self.mark  # before the answer: another thread writes
         pipe = client.pipeline(transaction=True)
-        pipe.hmget(keys.current, ["gen", "left", "epoch"])
+        pipe.hmget(keys.current, ["gen", "choice", "epoch"])
         pipe.hmget(keys.of(number, "manifest"), ["status", "token", "refreshed"])
-        (gen, left, epoch), (status, token, mark) = pipe.execute()
+        (gen, choice, epoch), (status, token, mark) = pipe.execute()
         fence = int(epoch or 0)
-        if int(left or 0) == number:
-            return Standing.ROLLED_BACK, fence
+        if follows is not None and int(choice or 0) > follows.act_ms:
+            return Standing.CHOSEN, fence
         is_ours = number != self.number or (token or b"").decode() == self.token
         if int(gen or 0) != number or status != LIVE.encode() or not is_ours:
             return Standing.LOST, fence

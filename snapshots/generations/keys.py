@@ -13,15 +13,18 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:emb:{gen}:manifest     HASH    counts, dim, status (building, live; none: being removed), parent,
                                         lists, similar (the longest lists that there may be; 0: none), and
                                         what the trainer says about itself
-    {ns}:emb:current            HASH    gen, previous, epoch; left, left_hash: the newest generation that an
-                                        operator rolled back from, left 0 once another is published, and
-                                        the hash of its model
+    {ns}:emb:current            HASH    gen, previous, epoch; of the newest rollback or promote: choice (its
+                                        time in ms), chosen_by (user@host), held (1: nothing else is published
+                                        until promote), chosen (the generation, 0 once another is published)
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
-    {ns}:emb:events             channel of {"event": "published" | "rolled_back", "gen", "previous"}, and of
-                                        {"event": "checked"} from doctor, which means nothing
+    {ns}:emb:events             channel of {"event": "published" | "rolled_back" | "promoted", "gen",
+                                        "previous"}, and of {"event": "checked"} from doctor, which means
+                                        nothing
     {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
     {ns}:trending               SET     the behaviors that have had one
     {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
+    {ns}:delisted               SET     items that an operator has delisted: in no answer, see delisting.py;
+                                        delisted_ms of current is the number of the newest change
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 
@@ -37,15 +40,18 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.cache import CacheConfig
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisClusterException
 from redis.retry import Retry
 
 from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
-from driftgraph.snapshots.generations.topologies import client_of, is_cluster
+from driftgraph.snapshots.generations.topologies import async_client_of, client_of, describe, is_cluster
 from driftgraph.stream.addresses import REDIS_SCHEMES, fault_of, public_url
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 
@@ -54,6 +60,7 @@ CALL_TIMEOUT_S = 3.0  # one of our pipelines takes a few ms; a server silent for
 RETRIES = 2  # a call fails within 3 × 3 s and its pauses: about 10 s, CALL_FAILS_WITHIN_S
 RETRY_PAUSE_S_MAX = 0.5
 CALL_FAILS_WITHIN_S = 11.0
+CACHED_BESIDE = 100  # answers that a client keeps beside those of users: which generation, its manifest
 
 PARTS = 256  # of a namespace in braces: enough to be even over some ten nodes
 TOUCHED_MAX = 200  # ids in a user's ``touched``, newest first; a reader does not recommend them
@@ -75,7 +82,7 @@ OWN_FIELDS = frozenset(
         "parent",
         "published_ms",
     }  # told to readers
-    | {"token", "digest", "epoch", "keys_expire", "refreshed"}
+    | {"token", "digest", "epoch", "keys_expire", "refreshed", "delisted_ms"}
 )
 
 
@@ -109,6 +116,18 @@ class GenerationExistsError(StoreError):
 
 class NothingToRollBackError(StoreError):
     """There is no generation before the served one."""
+
+
+class GoneError(StoreError):
+    """A generation that should be promoted is not there, or not whole."""
+
+
+class ChosenError(StoreError):
+    """An operator has chosen what is served, and this publish does not follow that yet."""
+
+
+class HeldError(StoreError):
+    """An operator holds what is served."""
 
 
 class NotCurrentError(StoreError):
@@ -187,6 +206,14 @@ class Keys(Part):
         prefix = self.part_of(item_id).prefix if self.is_spread else self.prefix
         return f"{prefix}:emb:{number}:item:{item_id}"
 
+    def hashes(self, side: str, number: int, ids: Sequence[str]) -> list[str]:
+        """The hashes of several users or several items (``side``) in one generation."""
+        begin = f"{self.prefix}:emb:{number}:{side}:"
+        if not self.is_spread:
+            return [begin + entity_id for entity_id in ids]
+        entity = self.user if side == "user" else self.item
+        return [entity(number, entity_id) for entity_id in ids]
+
     def part_of(self, entity_id: str) -> Part:
         """The part that a user or an item is in."""
         return self.parts[part_number(entity_id)] if self.is_spread else self
@@ -212,6 +239,11 @@ class Keys(Part):
     def trending_behaviors(self) -> str:
         """The set of behaviors that have a list of trending items."""
         return f"{self.namespace}:trending"
+
+    @property
+    def delisted(self) -> str:
+        """The set of items that are in no answer."""
+        return f"{self.namespace}:delisted"
 
     @property
     def lease(self) -> str:
@@ -244,42 +276,65 @@ def connect(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     call_timeout_s: float = CALL_TIMEOUT_S,
     retries: int = RETRIES,
+    cache_users: int = 0,
 ) -> redis.Redis:
     """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
 
     topologies.py has the forms of an address. Nothing is sent yet, except to find out the nodes of a Cluster;
-    the first command finds out whether Redis is there.
+    the first command finds out whether Redis is there. With ``cache_users`` the client keeps the answers
+    about so many users and items that were read one by one, and Redis 6 or newer tells it when one has
+    changed: a hot user costs no round trip.
 
     Raises:
         ConfigError: If redis-py cannot use the url. The message does not quote it, as it may hold a password.
         StoreError: If no node of a Cluster answers.
     """
+    options = _options(connect_timeout_s, call_timeout_s, Retry(_backoff(), retries))
+    if cache_users:
+        options |= {"protocol": 3, "cache_config": CacheConfig(max_size=cache_users + CACHED_BESIDE)}
+    with _addressed(url):
+        return client_of(url, options)
+
+
+def connect_async(
+    url: str,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    retries: int = RETRIES,
+) -> redis.asyncio.Redis:
+    """As ``connect``, for asyncio. The nodes of a Cluster are found out by the first command, too."""
+    with _addressed(url):
+        retry = AsyncRetry(_backoff(), retries)
+        return async_client_of(url, _options(connect_timeout_s, call_timeout_s, retry))
+
+
+def _backoff() -> ExponentialBackoff:
+    return ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05)
+
+
+def _options(connect_timeout_s: float, call_timeout_s: float, retry: object) -> dict[str, Any]:
+    times = {"socket_connect_timeout": connect_timeout_s, "socket_timeout": call_timeout_s}
+    return {**times, "retry": retry, "decode_responses": False}
+
+
+@contextmanager
+def _addressed(url: str) -> Iterator[None]:
+    """Refuse an address without quoting it."""
     if (fault := fault_of(url, REDIS_SCHEMES)) is not None:
         raise ConfigError(f"redis.url {fault}")
-    options: dict[str, Any] = {
-        "socket_connect_timeout": connect_timeout_s,
-        "socket_timeout": call_timeout_s,
-        "retry": Retry(ExponentialBackoff(cap=RETRY_PAUSE_S_MAX, base=0.05), retries),
-        "decode_responses": False,
-    }
-    if "+cluster:" not in url:
-        options["retry_on_error"] = [redis.ConnectionError, redis.TimeoutError]
     try:
-        client = client_of(url, options)
-        if not is_cluster(client):
-            pool = client.connection_pool
-            pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
-    except REFUSALS as error:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
         raise _told(error, public_url(url).partition("://")[2], "looking for its nodes") from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, redis.RedisError):
         raise ConfigError(
             f"redis.url has something behind its ? that redis-py {redis.__version__} does not know; "
             "remove it, or correct its name and value"
         ) from None
-    return client
 
 
-def require_usable(client: redis.Redis, keys: Keys) -> None:
+def require_usable(client: redis.Redis | redis.asyncio.Redis, keys: Keys) -> None:
     """Refuse a client that decodes answers to text, and a namespace that a Cluster cannot have.
 
     Raises:
@@ -295,20 +350,8 @@ def require_usable(client: redis.Redis, keys: Keys) -> None:
         )
 
 
-def describe(client: redis.Redis) -> str:
-    """The address of a client's server for an error message, without the password."""
-    if is_cluster(client):
-        return ",".join(sorted(f"{node.host}:{node.port}" for node in cast("Any", client).get_primaries()))
-    settings: dict[str, Any] = client.connection_pool.connection_kwargs
-    if "path" in settings:
-        return f"unix:{settings['path']}"
-    if (service := getattr(client.connection_pool, "service_name", None)) is not None:
-        return f"the primary of {service!r}"
-    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
-
-
 @contextmanager
-def redis_errors(client: redis.Redis, doing: str) -> Iterator[None]:
+def redis_errors(client: redis.Redis | redis.asyncio.Redis, doing: str) -> Iterator[None]:
     """Turn an error of redis-py into a StoreError with one sentence: what, where, and what to do."""
     try:
         yield

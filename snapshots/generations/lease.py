@@ -37,10 +37,10 @@ from driftgraph.snapshots.generations.keys import (
     StaleWorkerError,
     StoreError,
     connect,
-    describe,
     redis_errors,
     require_usable,
 )
+from driftgraph.snapshots.generations.topologies import describe
 from driftgraph.stream.errors import DriftgraphError
 
 TTL_S: Final = 9.0  # how long a dead holder keeps others waiting

@@ -22,6 +22,7 @@ from driftgraph.snapshots.generations.calls import (
     refresh_index_calls,
 )
 from driftgraph.snapshots.generations.check import Record, Served
+from driftgraph.snapshots.generations.delisting import Delisting
 from driftgraph.snapshots.generations.keys import LIVE, Keys, NotCurrentError, redis_errors
 from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.scripts import Scripts
@@ -35,10 +36,16 @@ class Refreshes:
     """What one thread writes between two publishes. Every method raises StoreError."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, calls: Scripts, record: Record, parts: PartCopies
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        calls: Scripts,
+        record: Record,
+        parts: PartCopies,
+        delisting: Delisting,
     ) -> None:
         self._client, self._keys, self._calls, self._record = client, keys, calls, record
-        self._parts = parts
+        self._parts, self._delisting = parts, delisting
 
     def users(self, number: int, users: Vectors) -> None:
         """Write newer user vectors, made by the model of generation ``number``, into that generation.
@@ -53,6 +60,7 @@ class Refreshes:
         check(users, "user")
         if not len(users):
             return
+        users = self._delisting.users_without(users, self._delisting.newest()[1])
         keys, (served, token) = self._keys, self._written_into(number)
         mark = served.mark
         fence = [self._calls.epoch, number, token, mark]
@@ -71,6 +79,7 @@ class Refreshes:
         New items are added to the generation.
         """
         check(items, "item")
+        items = self._delisting.items_without(items, self._delisting.newest()[1])
         if not len(items):
             return
         keys, (served, token) = self._keys, self._written_into(number)

@@ -92,6 +92,23 @@ class GenerationKeys:
         is_whole = all(status == LIVE.encode() for status in pipe.execute())
         return [keys.of(number, "manifest") if is_whole else keys.of(number, "user-ids")] * 2
 
+    def missing(self, number: int) -> int:
+        """How many keys of a generation are missing, by its lists and its manifest."""
+        index = cast("bytes | None", self._client.hget(self._keys.of(number, "manifest"), "index"))
+        is_indexed = (index or b"none") != b"none"
+        missing = int(is_indexed and not self._client.exists(self._keys.of(number, "items")))
+        for part in self._keys.parts:
+            told = self._client.hmget(part.of(number, "manifest"), "users", "items")
+            counts = cast("list[bytes | None]", told)
+            missing += counts[0] is None
+            for kind, entity, count in zip(("user", "item"), (part.user, part.item), counts, strict=True):
+                name, first = part.of(number, f"{kind}-ids"), 0
+                missing += max(0, int(count or 0) - self._client.llen(name))
+                while ids := cast("list[bytes]", self._client.lrange(name, first, first + IDS_PER_CALL - 1)):
+                    missing += len(ids) - self._client.exists(*(entity(number, i.decode()) for i in ids))
+                    first += len(ids)
+        return missing
+
     def count(self) -> dict[str, int]:
         """How many keys of each kind exist, by lists and manifests; the sum is all keys of the namespace."""
         counts = dict.fromkeys(["user", "item", "index", "manifest", "id_list", "trending", "pointer"], 0)
@@ -111,9 +128,10 @@ class GenerationKeys:
             keys.trending_behaviors,
             keys.trending_owner,
             *(keys.trending(b.decode()) for b in behaviors),
+            keys.delisted,
         ):
             pipe.exists(name)
-            kinds.append("trending")
+            kinds.append("pointer" if name == keys.delisted else "trending")
         for kind, n in zip(kinds, pipe.execute(), strict=True):
             counts[kind] += n
         return counts

@@ -20,15 +20,15 @@ WRITER: Final = (
     "del", "evalsha", "exec", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall",
     "hincrby", "hmget", "hset", "info", "llen", "lpos", "lrange", "lrem", "ltrim", "multi", "persist",
     "pexpire", "pttl", "publish", "rpush", "sadd", "script|exists", "script|load", "select", "set",
-    "smembers", "time", "unlink", "vadd", "vcard", "vsim", "zadd", "zrange", "zrem", "zrevrange",
-    "zrevrangebyscore", "zunion",
+    "smembers", "srem", "time", "unlink", "vadd", "vcard", "vrem", "vsim", "zadd", "zrange", "zrem",
+    "zrevrange", "zrevrangebyscore", "zunion",
 )  # fmt: skip
 # commands that EmbeddingReader, ``recommend``, ``status`` and ``generations`` send
 READER: Final = (
     "exists", "hget", "hgetall", "hmget", "llen", "lrange", "select", "smembers", "vsim",
     "zrange", "zunion",
 )  # fmt: skip
-VECTOR_SETS: Final = ("vadd", "vcard", "vsim")
+VECTOR_SETS: Final = ("vadd", "vcard", "vrem", "vsim")
 _ASKED_BY: Final = "VCARD"
 # in a transaction, and in scripts of Redis 7 and 6, the error has no class of its own
 _REFUSALS: Final = ("NOPERM ", "ACL failure in script", "The user executing the script can't")

@@ -20,6 +20,7 @@ from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
 from driftgraph.snapshots.generations.keys import (
+    ChosenError,
     GenerationExistsError,
     LostError,
     NotCurrentError,
@@ -108,44 +109,25 @@ redis.call('HSET', KEYS[2], unpack(ARGV, 3))
 return {{'ok'}}
 """
 
-# KEYS current, manifest                   ARGV epoch, token, number, channel
+# KEYS current, manifest
+# ARGV epoch, token, number, channel, then of the operator's act that the model follows (choice.py): its
+# number (none: any), who did it, whether it holds
 # The answer's second word is why the notice could not be sent; the publish does not fail for that.
 SWITCH = f"""{OURS}
+local choice, follows = tonumber(redis.call('HGET', KEYS[1], 'choice') or '0'), tonumber(ARGV[5])
+if follows and choice > follows then return {{'chosen', redis.call('HGET', KEYS[1], 'chosen_by') or ''}} end
 if redis.call('HGET', KEYS[2], 'status') == 'live' then return {{'ok'}} end
 local previous = redis.call('HGET', KEYS[1], 'gen')
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[2], 'status', 'live', 'parent', previous or '',
            'published_ms', string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
-redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', previous or '0', 'left', '0')
+redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', previous or '0', 'chosen', '0')
+if follows and choice < follows then
+  redis.call('HSET', KEYS[1], 'choice', ARGV[5], 'chosen_by', ARGV[6], 'held', ARGV[7])
+end
 local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({{event = 'published', gen = tonumber(ARGV[3]),
                                                            previous = tonumber(previous or 0)}}))
 return {{'ok', type(told) == 'table' and told.err or ''}}
-"""
-
-# KEYS current, generations, manifest of the target, its id lists
-# ARGV epoch, from, to, channel, hash of the model of from
-# The caller names both generations: a script must be given its keys, and one that is sent twice must not go
-# back twice. A generation whose keys ran out is no target. ``left`` is the mark of a rollback: the newest
-# generation from which an operator rolled back. It tells a worker that Redis has not just forgotten the
-# generation.
-ROLL_BACK = """
-local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
-local gen = redis.call('HGET', KEYS[1], 'gen')
-if gen == ARGV[3] then return {'ok'} end
-if gen ~= ARGV[2] or redis.call('HGET', KEYS[1], 'previous') ~= ARGV[3] then return {'moved', gen or ''} end
-if redis.call('HGET', KEYS[3], 'status') ~= 'live' or redis.call('EXISTS', KEYS[4], KEYS[5]) ~= 2 then
-  return {'gone'}
-end
-local older = redis.call('ZREVRANGEBYSCORE', KEYS[2], '(' .. ARGV[3], '-inf', 'LIMIT', 0, 1)[1]
-local left = tonumber(redis.call('HGET', KEYS[1], 'left') or '0')
-local left_hash = redis.call('HGET', KEYS[1], 'left_hash') or ''
-if left == 0 then left, left_hash = ARGV[2], ARGV[5] end
-redis.call('PERSIST', KEYS[1])  -- so that the next write is no first one: a full Redis is rolled back, too
-redis.call('HSET', KEYS[1], 'gen', ARGV[3], 'previous', older or '0', 'left', left, 'left_hash', left_hash)
-local told = redis.pcall('PUBLISH', ARGV[4], cjson.encode({event = 'rolled_back', gen = tonumber(ARGV[3]),
-                                                          previous = tonumber(ARGV[2])}))
-return {'ok', type(told) == 'table' and told.err or ''}
 """
 
 # KEYS current, one more, manifest           ARGV epoch, number, token
@@ -259,7 +241,7 @@ return {'ok'}
 SET_TTL = """
 local served = redis.call('HGET', KEYS[1], 'gen') == ARGV[1]
 if served ~= (ARGV[2] == '0') then return {'moved'} end
-redis.call('PERSIST', KEYS[1])  -- as in ROLL_BACK
+redis.call('PERSIST', KEYS[1])  -- as in CHOOSE (choice.py)
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'keys_expire', ARGV[3]) end
 for i = 3, #KEYS do
   if served then redis.call('PERSIST', KEYS[i]) else redis.call('EXPIRE', KEYS[i], ARGV[2]) end
@@ -340,6 +322,11 @@ class Scripts:
             case ["taken", newest]:
                 raise GenerationExistsError(
                     f"generation {number} is not above {newest}, the newest; take next_number()"
+                )
+            case ["chosen", by]:
+                raise ChosenError(
+                    f"an operator ({by or 'unknown'}) has chosen what is served, so generation {number} is "
+                    "not put into service; driftgraph status shows the choice"
                 )
             case ["not_current", current]:
                 raise NotCurrentError(

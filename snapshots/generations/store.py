@@ -11,18 +11,19 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import redis
 
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.calls import erase_calls, hash_calls, index_effort, item_calls
 from driftgraph.snapshots.generations.check import Record, Served, Standing, verify
+from driftgraph.snapshots.generations.choice import Choice, Choices, switch_args
+from driftgraph.snapshots.generations.delisting import FIELD as DELISTED
+from driftgraph.snapshots.generations.delisting import Delisting
 from driftgraph.snapshots.generations.keys import (
     LIVE,
     OWN_FIELDS,
     Keys,
-    NothingToRollBackError,
     StoreError,
     redis_errors,
     require_usable,
@@ -84,6 +85,9 @@ class GenerationStore:
         self._calls = Scripts(client, epoch)
         self._parts = PartCopies(self._keys, self._calls, epoch)
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
+        self.follows: Choice | None = None  # a newer act of an operator stops a publish; None: nothing does
+        self.choices = Choices(client, self._keys, self._calls, self._tended, epoch=epoch)
+        self.delisting = Delisting(client, self._keys, self._calls, self._tended, epoch=epoch)
         self._share(Record())
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
         self._highest = 0  # the highest number used, also by an attempt that failed
@@ -119,7 +123,8 @@ class GenerationStore:
         4. write the manifest
         5. verify: count every key, read a sample back bit for bit, count the vector set; then
            ``on_verified``, which may refresh what events have touched since the vectors were made
-        6. one script: check epoch and mark, declare it live, switch ``current``, notify
+        6. one script: check epoch, mark and that no operator has chosen meanwhile (``follows``), declare it
+           live, switch ``current``, notify
         7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
 
         Before step 6 readers see the whole old generation, after it the new one. A failure in step 7 is
@@ -131,9 +136,14 @@ class GenerationStore:
 
         Raises:
             ValueError: If the vectors or the manifest are not valid. Nothing was written.
+            ChosenError: An operator has chosen what is served; see ``Choices``. Nothing was switched.
             StoreError: If the generation was not switched. After a lost answer it may be; try again.
         """
+        change, delisted = self.delisting.newest()
+        users = self.delisting.users_without(users, delisted)
+        items = self.delisting.items_without(items, delisted)
         own = self._own_fields(users, items, manifest)
+        own |= {DELISTED: change} if change else {}
         keys, token = self._keys, f"{self.epoch}:{uuid.uuid4().hex}"
         with redis_errors(self._client, f"publishing generation {number}"):
             there = self._tended.manifest(number)
@@ -158,7 +168,7 @@ class GenerationStore:
             built = Served(number, token, indexed=indexed, norm=float(own["item_norm"]))
             self._record.building = built
             on_verified()
-            switch = [self.epoch, token, number, keys.events]
+            switch = [self.epoch, token, number, keys.events, *switch_args(self.follows)]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
             self._parts.follow(number)
         self._record.served, self._record.building = built, Served()
@@ -260,7 +270,7 @@ class GenerationStore:
 
     def _share(self, record: Record) -> None:
         self._record = record
-        self.refreshes = Refreshes(self._client, self._keys, self._calls, record, self._parts)
+        self.refreshes = Refreshes(self._client, self._keys, self._calls, record, self._parts, self.delisting)
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -283,7 +293,7 @@ class GenerationStore:
             StoreError: If Redis does not answer.
         """
         with redis_errors(self._client, f"looking whether generation {number} is served"):
-            found, fence = self._record.served.standing(self._client, self._keys, number)
+            found, fence = self._record.served.standing(self._client, self._keys, number, self.follows)
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._claim()
         return found
@@ -304,50 +314,25 @@ class GenerationStore:
         self.trending.written_by_others()
         return True
 
-    def rolled_back_from(self) -> Generation | None:
-        """The generation from which an operator rolled back, until another one is published."""
-        with redis_errors(self._client, "looking for a rollback"):
-            found = cast("list[bytes | None]", self._client.hmget(self._keys.current, "left", "left_hash"))
-            number, model_hash = int(found[0] or 0), (found[1] or b"").decode()
-            manifest = {"model_hash": model_hash, **self._tended.manifest(number)}  # which may have run out
-            return Generation(number, False, manifest) if number else None
+    def rollback(self, *, hold: bool = False, by: str = "") -> int:
+        """Serve the generation before the current one again; see ``Choices.rollback``.
 
-    def rollback(self) -> int:
-        """Serve the generation before the current one again, by one script; returns its number.
-
-        The generation that was left stays until it is among the oldest, and no rollback leads to it. After
-        the switch the keys of the served generation lose their TTL, and those of the one that was left get
-        one.
-
-        Raises:
-            NothingToRollBackError: If there is no earlier generation, or its keys have run out.
+        After the switch the keys of the served generation lose their TTL, and those of the one that was left
+        get one.
         """
-        keys = self._keys
-        with redis_errors(self._client, "rolling back"):
-            left, target = self._tended.current()
-            if not left:
-                raise NothingToRollBackError(f"namespace {keys.namespace!r} has no generation; publish one")
-            if not target:
-                raise NothingToRollBackError(f"there is no generation before {left} to go back to")
-            names = [keys.current, keys.generations, keys.of(target, "manifest")]
-            names += self._tended.must_have(target)
-            model_hash = self._tended.manifest(left).get("model_hash", "")
-            answer = self._calls.run(
-                scripts.ROLL_BACK, names, [self.epoch, left, target, keys.events, model_hash]
-            )
-            if answer[0] == "gone":
-                raise NothingToRollBackError(
-                    f"generation {target}, the one before {left}, is no longer there: its keys have expired "
-                    "or are being removed"
-                )
-            if answer[0] == "moved":
-                raise StoreError(
-                    f"generation {left} was replaced by {answer[1]} meanwhile; look and try again"
-                )
-            self._calls.refuse(answer, target)
-            self._tell_silence(answer)
+        target, answer = self.choices.rollback(hold=hold, by=by)
+        return self._chosen(target, answer)
+
+    def promote(self, number: int | None = None, *, hold: bool = False, by: str = "") -> int:
+        """Serve a kept generation, by default the newest, and end a hold; see ``Choices.promote``."""
+        target, answer = self.choices.promote(number, hold=hold, by=by)
+        return self._chosen(target, answer)
+
+    def _chosen(self, target: int, answer: Sequence[str]) -> int:
+        self._tell_silence(answer)
+        with redis_errors(self._client, f"telling the parts of a choice of generation {target}"):
             self._parts.follow(target)
-        self._tend(f"generation {target} is served again", lambda: self._tended.settle_ttls(self.ttl_s))
+        self._tend(f"generation {target} is served", lambda: self._tended.settle_ttls(self.ttl_s))
         return target
 
     def clean_up(self) -> int:

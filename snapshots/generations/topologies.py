@@ -15,10 +15,15 @@ the ``?``: ``sentinel_username`` and ``sentinel_password``. The other options ar
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 import redis
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.sentinel import Sentinel
@@ -34,17 +39,61 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
 
     Raises:
         ValueError, TypeError: If redis-py does not know something in the address.
-        redis.RedisError: If no node of a Cluster answers.
+        redis.RedisError: If no node of a Cluster answers, or redis-py does not know something.
     """
+    address = _taken_apart(url, options)
+    if address.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in address.hosts]  # type: ignore[no-untyped-call]
+        return cast("redis.Redis", RedisCluster(startup_nodes=nodes, **address.options))
+    if address.kind == "sentinel":
+        sentinels = Sentinel(  # type: ignore[no-untyped-call]
+            address.hosts, sentinel_kwargs=address.of_sentinels, **address.options
+        )
+        client = cast("redis.Redis", sentinels.master_for(address.service))  # type: ignore[no-untyped-call]
+    else:
+        client = redis.Redis.from_url(url, **address.options)
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)  # finds an option that it does not know
+    return client
+
+
+def async_client_of(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
+    """As ``client_of``, for asyncio. Nothing is asked yet."""
+    address = _taken_apart(url, options)
+    if address.kind == "cluster":
+        nodes = [AsyncClusterNode(host, port) for host, port in address.hosts]
+        return cast("redis.asyncio.Redis", AsyncRedisCluster(startup_nodes=nodes, **address.options))
+    client: redis.asyncio.Redis
+    if address.kind == "sentinel":
+        sentinels = AsyncSentinel(  # type: ignore[no-untyped-call]
+            address.hosts, sentinel_kwargs=address.of_sentinels, **address.options
+        )
+        client = sentinels.master_for(address.service)
+    else:
+        client = redis.asyncio.Redis.from_url(url, **address.options)
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+    return client
+
+
+class _Address(NamedTuple):
+    kind: str  # sentinel, cluster or nothing: one server, whose address redis-py reads
+    options: dict[str, Any]
+    hosts: Sequence[tuple[str, int]] = ()
+    service: str = ""
+    of_sentinels: dict[str, Any] | None = None  # options of the connections to Sentinels
+
+
+def _taken_apart(url: str, options: dict[str, Any]) -> _Address:
     scheme, _, kind = url.partition("://")[0].lower().partition("+")
+    if kind != "cluster":
+        options = {**options, "retry_on_error": [redis.ConnectionError, redis.TimeoutError]}
     if not kind:
-        return redis.Redis.from_url(url, **options)
+        return _Address(kind, options)
     parts = urlsplit(url)
     login, _, addresses = parts.netloc.rpartition("@")
-    hosts = [
-        host_and_port(one, SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)
-        for one in addresses.split(",")
-    ]
+    port = SENTINEL_PORT if kind == "sentinel" else SERVER_PORT
+    hosts = [host_and_port(one, port) for one in addresses.split(",")]
     service, _, database = parts.path.strip("/").partition("/")
     # redis-py reads the rest, as if it were the address of the first host alone
     given = parse_url(f"{scheme}://{f'{login}@' if login else ''}host/{database}?{parts.query}")  # type: ignore[no-untyped-call]
@@ -53,8 +102,7 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
     if scheme == "rediss":
         all_options["ssl"] = True
     if kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in hosts]  # type: ignore[no-untyped-call]
-        return cast("redis.Redis", RedisCluster(startup_nodes=nodes, **all_options))
+        return _Address(kind, all_options, hosts)
     of_sentinels = {
         name: all_options[name]
         for name in all_options
@@ -63,8 +111,7 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
     for name in ("username", "password"):
         if (value := all_options.pop(f"sentinel_{name}", None)) is not None:
             of_sentinels[name] = value
-    sentinels = Sentinel(hosts, sentinel_kwargs=of_sentinels, **all_options)  # type: ignore[no-untyped-call]
-    return cast("redis.Redis", sentinels.master_for(unquote(service)))  # type: ignore[no-untyped-call]
+    return _Address(kind, all_options, hosts, unquote(service), of_sentinels)
 
 
 def host_and_port(text: str, default: int) -> tuple[str, int]:
@@ -73,9 +120,9 @@ def host_and_port(text: str, default: int) -> tuple[str, int]:
     return parts.hostname or "", parts.port or default
 
 
-def is_cluster(client: redis.Redis) -> bool:
+def is_cluster(client: redis.Redis | redis.asyncio.Redis) -> bool:
     """Whether a client is that of a Cluster."""
-    return isinstance(client, RedisCluster)
+    return isinstance(client, RedisCluster | AsyncRedisCluster)
 
 
 def server_of(client: redis.Redis, key: str) -> redis.Redis:
@@ -83,3 +130,17 @@ def server_of(client: redis.Redis, key: str) -> redis.Redis:
     if not isinstance(client, RedisCluster):
         return client
     return cast("redis.Redis", client.get_redis_connection(client.get_node_from_key(key)))
+
+
+def describe(client: redis.Redis | redis.asyncio.Redis) -> str:
+    """The address of a client's server for an error message, without the password."""
+    if is_cluster(client):
+        manager = cast("Any", client).nodes_manager
+        nodes = (manager.nodes_cache or manager.startup_nodes).values()
+        return ",".join(sorted(f"{node.host}:{node.port}" for node in nodes if node.server_type != "replica"))
+    settings: dict[str, Any] = client.connection_pool.connection_kwargs
+    if "path" in settings:
+        return f"unix:{settings['path']}"
+    if (service := getattr(client.connection_pool, "service_name", None)) is not None:
+        return f"the primary of {service!r}"
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"

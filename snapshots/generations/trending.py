@@ -16,6 +16,7 @@ import redis
 
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.check import Standing
+from driftgraph.snapshots.generations.delisting import rising_without
 from driftgraph.snapshots.generations.keys import Keys, redis_errors
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.vectors import NORM_MAX
@@ -56,6 +57,9 @@ class TrendingLists:
                 raise ValueError(f"trending scores of {behavior!r} must be finite, {NORM_MAX:g} at most")
         keys = self._keys
         self._written = None
+        with redis_errors(self._client, "reading which items are delisted"):
+            delisted = {item.decode() for item in cast("set[bytes]", self._client.smembers(keys.delisted))}
+        lists = rising_without(lists, delisted) if delisted else lists
         with redis_errors(self._client, "writing what is trending"):
             known = cast("set[bytes]", self._client.smembers(keys.trending_behaviors))
             gone = {name.decode() for name in known}.difference(lists)

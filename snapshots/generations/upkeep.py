@@ -2,8 +2,8 @@
 
     loop ──► [Upkeep.look] ──► GenerationStore.standing ──► publish again, wait, or nothing
 
-Redis may forget keys: by FLUSHALL, a restart without its data, an older dump, an eviction. An operator's
-rollback leaves a mark in Redis, and so is not taken for that.
+Redis may forget keys: by FLUSHALL, a restart without its data, an older dump, an eviction. What an operator
+does is numbered (choice.py), and so is not taken for that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class ToDo(Enum):
     NOTHING = 0
     PUBLISH = 1  # the generation is gone, is an older state, or lacks keys
     WRITE_TRENDING = 2  # only the lists of rising items are gone, or nobody else writes them any more
-    REST = 3  # after a rollback, or while a lost generation waits for its publish: nothing is refreshed
+    REST = 3  # a lost generation waits for its publish: nothing is refreshed
+    FOLLOW = 4  # an operator has chosen what is served
 
 
 class Upkeep:
@@ -46,7 +47,6 @@ class Upkeep:
         self._store = store
         self._pause = PAUSE_LOOKS_MIN
         self._looks_left = 0  # calls before the next repair of single keys
-        self._rests = False
         self._losses = 0  # of the whole generation, since it stayed
         self._loss_pause = PAUSE_LOOKS_MIN
         self._loss_looks_left = 0  # before it is published again
@@ -59,16 +59,13 @@ class Upkeep:
             StoreError: If Redis does not answer, or a newer worker has taken over.
         """
         standing = self._store.standing(number)
-        rested, self._rests = self._rests, standing is Standing.ROLLED_BACK
         self._looks_left = max(0, self._looks_left - 1)
         self._loss_looks_left = max(0, self._loss_looks_left - 1)
         self._looks_since_loss += 1
         if self._looks_since_loss > PAUSE_LOOKS_MAX:
             self._losses, self._loss_pause = 0, PAUSE_LOOKS_MIN
-        if standing is Standing.ROLLED_BACK:
-            if not rested:
-                log.warning("an operator rolled back from generation %d: no refresh until the next", number)
-            return ToDo.REST
+        if standing is Standing.CHOSEN:
+            return ToDo.FOLLOW
         if standing is Standing.LOST:
             return self._publish_again(number)
         trends = self._store.trending.standing() if standing is Standing.SERVED else standing

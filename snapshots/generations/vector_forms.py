@@ -9,13 +9,14 @@ the component divided by the scale, which is the largest component's size divide
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
 from driftgraph.stream.arrays import F32, Mask
 
 Form = Literal["float32", "float16", "int8"]
+FORMS: Final[tuple[str, ...]] = get_args(Form)
 FLOAT32: Final = "float32"  # also that of a manifest that names none
 FLOAT16_MAX: Final = 65_504.0
 _INT8_MAX: Final = 127
@@ -47,22 +48,25 @@ def decoded(blobs: Sequence[bytes], form: str, dim: int) -> F32:
     """Vectors [N, dim] of what was written.
 
     Raises:
-        ValueError: If a blob has another length, or the form is not known to this version.
+        ValueError: If a blob has another length.
     """
     joined = b"".join(blobs)
     if form == "int8":
         table = np.frombuffer(joined, np.dtype([("scale", "<f4"), ("whole", "i1", (dim,))]))
         scaled: F32 = table["whole"].astype(np.float32) * table["scale"][:, None]
         return scaled
-    if form not in _TYPES:
-        raise ValueError(f"vectors are written as {form!r}, which this version of driftgraph cannot read")
     return np.frombuffer(joined, _TYPES[form]).reshape(-1, dim).astype(np.float32, copy=False)
 
 
-def rows_of(blobs: Sequence[bytes | None], count: int, dim: int, form: str = FLOAT32) -> tuple[F32, Mask]:
-    """Vectors [count, dim] of the answers, zero and not found where there is none."""
-    found = np.zeros(count, np.bool_)
-    found[: len(blobs)] = [blob is not None for blob in blobs]
-    vectors = np.zeros((count, dim), np.float32)
-    vectors[found] = decoded([b for b in blobs if b], form, dim) if dim else 0
-    return vectors, found
+def rows_of(blobs: Sequence[bytes | None], form: str, dim: int) -> tuple[F32, Mask]:
+    """Vectors [N, dim] of what was written, and which there are: zero where there is none of this length."""
+    size = bytes_of(form, dim)
+    sound = [blob for blob in blobs if blob is not None and len(blob) == size]
+    if len(sound) == len(blobs):
+        vectors = decoded(sound, form, dim)
+        return (vectors if vectors.flags.writeable else vectors.copy()), np.ones(len(blobs), np.bool_)
+    there = (blob is not None and len(blob) == size for blob in blobs)
+    found = np.fromiter(there, np.bool_, len(blobs))
+    rows = np.zeros((len(blobs), dim), np.float32)
+    rows[found] = decoded(sound, form, dim)
+    return rows, found

@@ -45,8 +45,10 @@ class Wire:
         self._client = client
         self._cluster = client if isinstance(client, RedisCluster) else None
 
-    def ask(self, commands: Iterable[Command]) -> Iterator[Any]:
+    def ask(self, commands: Iterable[Command], at_once: int = COMMANDS_PER_ROUND) -> Iterator[Any]:
         """The answers in order. That Redis does not know a script is an answer.
+
+        ``at_once`` commands are sent before their answers are read.
 
         Commands for one node are executed in order; those for several nodes at the same time.
 
@@ -54,7 +56,7 @@ class Wire:
             redis.RedisError: If Redis refuses a command, or does not answer in the client's number of tries.
         """
         left = iter(commands)
-        while some := list(itertools.islice(left, COMMANDS_PER_ROUND)):
+        while some := list(itertools.islice(left, at_once)):
             for answer in self._round(some):
                 if isinstance(answer, redis.RedisError) and not isinstance(answer, NoScriptError):
                     raise answer

@@ -31,14 +31,15 @@ ALWAYS_MS = 1  # the time of what was so before the first event
 class AttributeFields:
     """The fields of each side. An event's columns of values are those of its item, then those of its user.
 
-    The values of a side ``in_files`` are in no event: the file is a catalog of the side's ids, of which
-    ``cold_max`` have a row of the window though they have no event.
+    The values of a side ``in_files`` or ``in_topics`` are in no event: the file or the topic is a catalog of
+    the side's ids, of which ``cold_max`` have a row of the window though they have no event.
     """
 
     user: tuple[Field, ...] = ()
     item: tuple[Field, ...] = ()
     in_files: tuple[bool, bool] = (False, False)  # by side
     cold_max: int = 10_000
+    in_topics: tuple[bool, bool] = (False, False)  # by side
 
     def __bool__(self) -> bool:
         return bool(self.user or self.item)
@@ -46,6 +47,10 @@ class AttributeFields:
     def of(self, side: int) -> tuple[Field, ...]:
         """The fields of a side."""
         return self.user if side == USER else self.item
+
+    def has_catalog(self, side: int) -> bool:
+        """Whether a side's values come without events."""
+        return self.in_files[side] or self.in_topics[side]
 
 
 @dataclass(slots=True)
@@ -129,12 +134,12 @@ class Attributes(AttributesView):
         }
 
     def apply(self, batch: EventBatch) -> None:
-        """Take the values of events that the graph has taken before. A value holds from its event's time on.
+        """Take the values of events whose ids the graph has rows for. A value holds from its event's time on.
 
         Raises:
             WindowError: The disk is full.
         """
-        of_item = 0 if self.fields.in_files[ITEM] else len(self.fields.item)
+        of_item = 0 if self.fields.has_catalog(ITEM) else len(self.fields.item)
         for side, ids, columns in (
             (ITEM, batch.item, batch.attributes[:of_item]),
             (USER, batch.user, batch.attributes[of_item:]),
@@ -149,6 +154,37 @@ class Attributes(AttributesView):
         """
         self._apply(side, ids, time_ms, values)
 
+    def say_all(self, side: int, ids: Strings, values: Sequence[Strings], time_ms: I64) -> None:
+        """As ``say``, and a field without a value has none from then on.
+
+        Ids of which nothing was said before have a row of the window at once, though they have no event.
+
+        Raises:
+            WindowError: The disk is full.
+        """
+        table = self._tables[side]
+        assert table is not None
+        new = np.flatnonzero(table.find(ids) < 0)
+        self._apply(side, ids, time_ms, values, whole=True)
+        if len(new):
+            self._hold_also(side, ids.take(new))
+
+    def newest_ms(self, side: int, ids: Strings) -> I64:
+        """[N] when something was last said of each id; 0: never."""
+        table = self._tables[side]
+        assert table is not None
+        return table.newest_ms(table.find(ids))
+
+    def forget(self, side: int, ids: Strings) -> None:
+        """Forget all that was said of these ids. Those without an event lose their row of the window."""
+        table = self._tables[side]
+        assert table is not None
+        table.erase(ids)
+        found = self._graph.find(side, ids)
+        rows = np.unique(found[found >= 0]).astype(np.uint32)
+        table.have_cold_also(rows[:0], rows[:0], rows)
+        self._graph.let_go(side, rows)
+
     def hold(self) -> None:
         """Let ids of a catalog that have no event have rows of the window: up to ``cold_max`` of a side.
 
@@ -159,13 +195,33 @@ class Attributes(AttributesView):
             WindowError: The disk is full.
         """
         for side, table in enumerate(self._tables):
-            if table is None or not self.fields.in_files[side]:
+            if table is None or not self.fields.has_catalog(side):
                 continue
             busy = self._graph.rows_in_use(side)
             busy = busy[self._graph.window.has_events(side, busy)]
             free = (table.rows_max - len(busy)) // 2
             without, names = table.newest(min(self.fields.cold_max, free), self._graph.strings(side, busy))
             table.have_cold(self._graph.hold(side, names), without)
+
+    def _hold_also(self, side: int, ids: Strings) -> None:
+        """Let these ids, new ones of a catalog, have rows of the window until the next ``hold`` chooses.
+
+        There are never more than ``cold_max``: those with the oldest values make room, and wait for a step as
+        any id without events does. O(rows), but nothing by id.
+        """
+        table = self._tables[side]
+        assert table is not None
+        own = table.find(ids)
+        places = np.flatnonzero((self._graph.find(side, ids) < 0) & (own >= 0))
+        places = np.sort(places[np.unique(own[places], return_index=True)[1]])
+        most = min(self.fields.cold_max, self._graph.room(side) // 2)
+        names = ids.take(places[max(0, len(places) - most) :])
+        if not len(names):
+            return
+        held = table.cold_by_age()
+        former = held[: max(0, len(held) + len(names) - self.fields.cold_max)]
+        rows = self._graph.hold_also(side, names, former)
+        table.have_cold_also(rows, table.find(names).astype(np.uint32), former)
 
     def erase(self, user: str) -> None:
         """Forget all that was said of a user."""
@@ -190,12 +246,20 @@ class Attributes(AttributesView):
         names = self._graph.strings(side, rows)
         table.link(rows, table.find(names))
 
-    def _apply(self, side: int, ids: Strings, time_ms: I64, columns: Sequence[Strings | None]) -> None:
+    def _apply(
+        self,
+        side: int,
+        ids: Strings,
+        time_ms: I64,
+        columns: Sequence[Strings | None],
+        *,
+        whole: bool = False,
+    ) -> None:
         table = self._tables[side]
         if table is None or len(ids) == 0:
             return
         made = []
-        there = np.zeros(len(ids), np.bool_)
+        there = np.full(len(ids), whole)
         for one, values in zip(table.fields, columns, strict=True):
             if values is None:
                 continue
@@ -203,7 +267,7 @@ class Attributes(AttributesView):
             name = f"{KINDS[side]}.{one.name}"
             self._count(self.counts.unreadable, name, became == UNREADABLE)
             self._count(self.counts.cut, name, became == CUT)
-            good = (became != ABSENT) & (became != UNREADABLE)
+            good = (whole | (became != ABSENT)) & (became != UNREADABLE)
             made.append((table.fields.index(one), good, tokens))
             there |= good
         places = np.flatnonzero(there)

@@ -303,9 +303,22 @@ class AttributeTable(AttributeView):
 
     def have_cold(self, rows: U32, own: U32) -> None:
         """These rows of the window, and no others, are those of ids without events, rows ``own`` here."""
-        self._cold[:] = 0
+        self.have_cold_also(rows, own, np.flatnonzero(self._cold).astype(np.uint32))
+
+    def have_cold_also(self, rows: U32, own: U32, instead_of: U32) -> None:
+        """As ``have_cold``, beside those that are so; the rows ``instead_of`` are so no more."""
+        self._cold[instead_of] = 0
         self.link(rows, own.astype(np.int64))
         self._cold[rows] = 1
+
+    def cold_by_age(self) -> U32:
+        """Rows of the window of ids without events, those with the oldest values first."""
+        rows: U32 = np.flatnonzero(self._cold).astype(np.uint32)
+        return rows[np.argsort(self.newest_ms(self._link[rows].astype(np.int64) - 1), kind="stable")]
+
+    def newest_ms(self, own: I64) -> I64:
+        """[N] when something was last said of the ids of rows here; 0 for −1."""
+        return np.where(own < 0, 0, self._newest_ms[np.maximum(own, 0)])
 
     def newest(self, most: int, without: Strings) -> tuple[U32, Strings]:
         """Rows and ids of those with the newest values that are not among ``without``, the newest first."""

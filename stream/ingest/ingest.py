@@ -184,9 +184,7 @@ class Ingest:
             low, high = np.searchsorted(keep, (first, end))
             self._expire(int(after_ms[end - 1]))
             part = batch if high - low == len(batch) else batch.take(keep[low:high])
-            self.graph.apply(part)
-            if self.attributes is not None:
-                self.attributes.apply(part)
+            self.graph.apply(part, None if self.attributes is None else self.attributes.apply)
         live = self.graph.window.live()
         self.schedule.live = sum(live[relation.name] for relation in self.graph.edges.relations)
 

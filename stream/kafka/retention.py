@@ -1,6 +1,7 @@
 """Whether a topic keeps its records long enough: its rules compared with event times and with spans.
 
 TopicRules ──► [loss_of] ──► produce refuses;  [span_faults] ──► doctor warns
+TopicRules ──► [catalog_fault] ──► doctor and the updater warn
 """
 
 from __future__ import annotations
@@ -92,6 +93,26 @@ def span_faults(rules: TopicRules, span_ms: int, bytes_per_day: float) -> Iterat
             "without a checkpoint misses the others, unless every event has a key of its own; set "
             "cleanup.policy=delete"
         )
+
+
+def catalog_fault(rules: TopicRules) -> str | None:
+    """Why a topic of attributes does not keep the newest record of each key, with the remedy; else None."""
+    limits = []
+    if rules.retention_ms is not None:
+        limits.append(f"go after {duration_text(rules.retention_ms)} (retention.ms = {rules.retention_ms})")
+    if rules.retention_bytes is not None:
+        limits.append(f"go beyond {rules.retention_bytes:,} bytes (retention.bytes)")
+    if limits:
+        return (
+            f"its records {' and '.join(limits)}, so a start without a checkpoint does not know what was "
+            "said before; set cleanup.policy=compact"
+        )
+    if not rules.compacted:
+        return (
+            "it is not compacted, so it grows with each record and a start without a checkpoint reads all of "
+            "them; set cleanup.policy=compact"
+        )
+    return None
 
 
 def duration_text(ms: int) -> str:

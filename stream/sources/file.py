@@ -44,7 +44,7 @@ from driftgraph.stream.formats.event_rules import (
 from driftgraph.stream.sources.event_sort import EventSort, Sorting
 from driftgraph.stream.sources.file_times import minute_of
 from driftgraph.stream.sources.first_lines import check_json_lines, head_of
-from driftgraph.stream.sources.first_pass import FirstPass, first_pass_of
+from driftgraph.stream.sources.first_pass import FirstPass, behaviors_there, first_pass_of
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
 from driftgraph.stream.sources.part_files import Part, part_files
@@ -238,15 +238,17 @@ class FileSource:
         )
 
     def _fault(self, found: FirstPass) -> str:
-        first = found.first_reject
-        if first is None:
-            ignored = found.rows - found.rejected - found.erased
-            chosen = ", ".join(self._options.relations or ())
-            others = f"other behaviors than {chosen}" if chosen else "behaviors that were left out"
-            return f": {ignored:,} are of {others}" if ignored else ""
-        missing = first.reason == Reason.MISSING_FIELD and self._options.decoder is None
-        what_to_do = f"; {self._options.wording.columns}" if missing else ""
-        return f": {found.rejected:,} rejected, {first.origin} since {first.detail}{what_to_do}"
+        first, options, advice = found.first_reject, self._options, ""
+        if first is None and not found.ignored:
+            return ""
+        if first is None or first.reason == Reason.UNKNOWN_BEHAVIOR:
+            ignore = (*options.ignore, *options.impressions)
+            advice = behaviors_there(lambda one: self._read(one, 0), ignore, options.wording.these_relations)
+        elif first.reason == Reason.MISSING_FIELD and options.decoder is None:
+            advice = f"; {options.wording.columns}"
+        if first is not None:
+            return f": {found.rejected:,} rejected, {first.origin} since {first.detail}{advice}"
+        return f": {found.of_others(options.relations or ())}{advice}"
 
     def _parts(self) -> Iterator[Decoded]:
         """The file, from memory or read again, in its own order or in that of time."""

@@ -8,7 +8,7 @@ A small file is kept in memory and is not read again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from driftgraph.stream.arrays import U8
 from driftgraph.stream.events import Decoded, Rejected, Strings
-from driftgraph.stream.formats.event_rules import Behaviors
+from driftgraph.stream.formats.event_rules import Behaviors, Others, TooManyBehaviorsError
 from driftgraph.stream.sources.file_times import FileTimes
 
 KEPT_BYTES: Final = 64 << 20  # of a decoded file in memory: about a million events
@@ -44,6 +44,16 @@ class FirstPass:
         """A sentence about each of these behaviors that the file does not have."""
         without = [name for name in impressions if not self.counts[name]]
         return [f"no event has the behavior {name} of impressions; is it written right?" for name in without]
+
+    @property
+    def ignored(self) -> int:
+        """The rows of behaviors that are left out on purpose."""
+        return self.rows - self.rejected - self.erased
+
+    def of_others(self, chosen: Sequence[str]) -> str:
+        """How many rows were left out because of their behavior."""
+        others = f"other behaviors than {', '.join(chosen)}" if chosen else "behaviors that were left out"
+        return f"{self.ignored:,} are of {others}"
 
     def in_memory(self, relations: tuple[str, ...]) -> list[Decoded] | None:
         """The kept file with relation codes that index ``relations``, or None. It is kept no longer."""
@@ -80,6 +90,23 @@ def first_pass_of(parts: Iterable[Decoded], behaviors: Behaviors) -> FirstPass:
     found.names = behaviors.names
     found.counts.update({found.names[code]: count for code, count in codes.items()})
     return found
+
+
+def behaviors_there(
+    read: Callable[[Behaviors], Iterable[Decoded]],
+    ignore: Iterable[str],
+    advice: Callable[[Sequence[str]], str],
+) -> str:
+    """Half a sentence about the behaviors of a file's good events, with advice on them; empty without any."""
+    behaviors = Behaviors(ignore=ignore, others=Others.LEARN)
+    try:
+        found = first_pass_of(read(behaviors), behaviors)
+    except TooManyBehaviorsError as error:
+        return f"; the file has {error}"
+    if not found.relations:
+        return ""
+    counted = ", ".join(f"{name} {found.counts[name]:,} times" for name in found.relations)
+    return f"; the file has {counted}: {advice(found.relations)}"
 
 
 def _with_codes(part: Decoded, codes: U8) -> Decoded:

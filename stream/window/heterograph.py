@@ -5,7 +5,7 @@ EventBatch ──► [Heterograph.apply] ──► ids ──► window        w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -214,8 +214,10 @@ class Heterograph(HeterographView):
         """Users and items that have a row."""
         return {kind: len(table) for kind, table in zip(KINDS, self._tables, strict=True)}
 
-    def apply(self, batch: EventBatch) -> None:
+    def apply(self, batch: EventBatch, before: Callable[[EventBatch], None] | None = None) -> None:
         """Append a batch. The caller has judged which events are late. O(batch).
+
+        ``before`` is called when the ids have their rows and no reader sees the events yet.
 
         Raises:
             IdTableFullError: More users or items are live than there is room for.
@@ -233,6 +235,8 @@ class Heterograph(HeterographView):
             side_rows, fresh = table.assign(ids)
             self.window.recycle(side, fresh)
             rows.append(side_rows)
+        if before is not None:
+            before(batch)
         self._note(self.window.append(rows[USER], rows[ITEM], batch.relation, batch.time_ms))
 
     def hold(self, side: int, ids: Strings) -> U32:
@@ -247,6 +251,28 @@ class Heterograph(HeterographView):
         self._held[side][:] = False
         self._held[side][rows] = True
         return rows
+
+    def hold_also(self, side: int, ids: Strings, instead_of: U32) -> U32:
+        """Give these ids a row, too: their rows, [N]. The rows ``instead_of`` are held no more.
+
+        Raises:
+            IdTableFullError: There is no room for so many.
+        """
+        rows, fresh = self._tables[side].assign(ids)
+        self.window.recycle(side, fresh)
+        self._held[side][instead_of] = False
+        self._emptied[side][instead_of] = True
+        self._held[side][rows] = True
+        return rows
+
+    def let_go(self, side: int, rows: U32) -> None:
+        """Hold these rows no more; those without an event come free at once."""
+        self._held[side][rows] = False
+        self._free(side, rows)
+
+    def room(self, side: int) -> int:
+        """How many rows are free."""
+        return self._tables[side].row_capacity - len(self._tables[side])
 
     def expire(self, watermark_ms: int) -> bool:
         """Move event time on: events older than their span leave, and rows come free that are due.

@@ -9,6 +9,7 @@ room for the answers, and has ``recent_kernels`` and ``distinct_kernels`` fill t
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -236,16 +237,18 @@ def drawn(pool: Neighborhood, question: Question) -> Neighborhood:
     return Neighborhood(neighbor, time_ms, count)
 
 
-_pool: ThreadPoolExecutor | None = None
+_own = (
+    threading.local()
+)  # a pool for each thread that asks, so that a refresh is not behind a fit's questions
 
 
 def in_parallel(work: Callable[[slice], Answer], total: int, per_thread: int) -> list[Answer]:
     """``work(slice)`` over ``total`` rows in order, on as many threads as have ``per_thread`` rows each."""
-    global _pool  # noqa: PLW0603  # one pool a process, made when first needed
     parts = min(THREADS, max(1, total // per_thread))
     if parts == 1:
         return [work(slice(0, total))]
-    if _pool is None:
-        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="window")
+    pool: ThreadPoolExecutor | None = getattr(_own, "pool", None)
+    if pool is None:
+        pool = _own.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="window")
     edges = [total * i // parts for i in range(parts + 1)]
-    return list(_pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
+    return list(pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))

@@ -22,8 +22,9 @@ class Asked(NamedTuple):
     user: U32
     start: I64
     item: U32
-    visitor: U32  # [X, V], of which the first ``count_X[x]`` are real
-    count_X: I32
+    row_X: I64  # whose visitors are those of the item
+    visitor: U32  # [rows, V], of which the first ``counts[row]`` are real
+    counts: I32
     width: int  # V
     place_weight: F64
     item_weight: F64  # by row; one behind the end weighs 1
@@ -49,11 +50,12 @@ class Candidates(NamedTuple):
 
 
 class Theirs(NamedTuple):
-    """The items of the neighbors of all targets; those of target n have the rows from ``start[n]`` on."""
+    """The items of the neighbors of all targets; those of target n are M from ``start[n]`` on."""
 
     start: I64
-    item: U32  # [rows, K], of which the first ``count_M[row]`` are real
-    count_M: I32
+    row_M: I64  # whose items are those of the neighbor
+    item: U32  # [rows, K], of which the first ``counts[row]`` are real
+    counts: I32
     width: int  # K
 
 
@@ -109,7 +111,8 @@ def find(asked: Asked, begin: int, end: int, room: Candidates, out: Near) -> Non
             weight = load(asked.place_weight, x - first)
             if row < len(asked.item_weight):
                 weight *= load(asked.item_weight, row)
-            for y in range(x * asked.width, x * asked.width + load(asked.count_X, x)):
+            begun = load(asked.row_X, x) * asked.width
+            for y in range(begun, begun + load(asked.counts, load(asked.row_X, x))):
                 visitor = np.int64(load(asked.visitor, y))
                 if visitor == np.int64(load(asked.user, n)):
                     continue
@@ -146,8 +149,8 @@ def add(
         for x in range(load(asked.start, n), load(asked.start, n + 1)):
             out.number[np.int64(load(asked.item, x))] = -1
         for m in range(load(near.count_N, n)):
-            row = load(theirs.start, n) + m
-            count = np.int64(load(theirs.count_M, row))
+            row = load(theirs.row_M, load(theirs.start, n) + m)
+            count = np.int64(load(theirs.counts, row))
             share = load(near.similarity, n * near.width + m) / np.sqrt(np.float64(count))
             for y in range(row * theirs.width, row * theirs.width + count):
                 item = np.int64(load(theirs.item, y))

@@ -29,9 +29,10 @@ import numpy.typing as npt
 from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.window import similar_kernels as kernels
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.samplers import DISTINCT_MAX, in_parallel
+from driftgraph.stream.window.samplers import DISTINCT_MAX, DistinctUnion, in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 
+QUESTIONS_MAX = 1 << 20  # nodes at times among which the distinct ones are looked for: 9 MB
 CELLS_MAX = 1 << 22  # of a block's neighbors · items · relations: 70 MB
 TARGETS_PER_THREAD = 16
 
@@ -109,9 +110,9 @@ def _block(
     """The answer for targets whose items of neighbors are in memory together."""
     history = view.distinct_union(USER, users, times_ms, shape.history, cut)
     target, item = _real(history.neighbor_BK, history.count_B)
-    visitors = view.distinct_union(ITEM, item, times_ms[target], shape.visitors, cut)
+    visitors, row_X = _once(view, ITEM, item, times_ms[target], shape.visitors, cut)
     start, visitor = _bounds(history.count_B), visitors.neighbor_BK.reshape(-1)
-    asked = kernels.Asked(users, start, item, visitor, visitors.count_B, shape.visitors, *weights)
+    asked = kernels.Asked(users, start, item, row_X, visitor, visitors.count_B, shape.visitors, *weights)
     near, rows = kernels.near(len(users), shape.neighbors), view.rows(USER)
 
     def find(part: slice) -> None:
@@ -120,8 +121,9 @@ def _block(
 
     in_parallel(find, len(users), TARGETS_PER_THREAD)
     target, neighbor = _real(near.user.reshape(len(users), shape.neighbors), near.count_N)
-    theirs = view.distinct_union(USER, neighbor, times_ms[target], shape.items, cut)
-    has = kernels.Theirs(_bounds(near.count_N), theirs.neighbor_BK.reshape(-1), theirs.count_B, shape.items)
+    theirs, row_M = _once(view, USER, neighbor, times_ms[target], shape.items, cut)
+    items = theirs.neighbor_BK.reshape(-1)
+    has = kernels.Theirs(_bounds(near.count_N), row_M, items, theirs.count_B, shape.items)
     item_rows = view.rows(ITEM)
 
     def add(part: slice) -> tuple[I64, U32, F64]:
@@ -134,6 +136,27 @@ def _block(
     parts = in_parallel(add, len(users), TARGETS_PER_THREAD)
     counts, items, summed = (np.concatenate(column) for column in zip(*parts, strict=True))
     return ItemSums(_bounds(counts), items, summed, near.left_out_N)
+
+
+def _once(
+    view: WindowView, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut
+) -> tuple[DistinctUnion, I64]:
+    """``distinct_union`` of the distinct ones of nodes at times, and which of them each node is.
+
+    Many targets at one time, as a publish has them, share most of their items and neighbors.
+    """
+    moments, moment = np.unique(times_ms, return_inverse=True)
+    rows = max(view.rows(side), int(nodes.max(initial=0)) + 1)
+    if len(moments) * rows > max(QUESTIONS_MAX, len(nodes)):
+        return view.distinct_union(side, nodes, times_ms, k, cut), np.arange(len(nodes))
+    question = moment * rows + nodes
+    is_asked = np.zeros(len(moments) * rows, np.bool_)
+    is_asked[question] = True
+    distinct = np.flatnonzero(is_asked)
+    number = np.zeros(len(is_asked), np.int64)
+    number[distinct] = np.arange(len(distinct))
+    asked = (distinct % rows).astype(np.uint32), moments[distinct // rows]
+    return view.distinct_union(side, *asked, k, cut), number[question]
 
 
 def _real(row_BK: npt.NDArray[np.uint32], count_B: npt.NDArray[np.integer]) -> tuple[I64, U32]:

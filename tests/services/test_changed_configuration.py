@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import pytest
 import redis as redis_py
@@ -165,7 +166,7 @@ def test_a_device_that_is_not_there_is_refused_at_the_start(place: Place) -> Non
     config = place.copy("cuda", ('device = "cpu"', 'device = "cuda:63"'), namespace="cuda")
     refused = run_to_its_end(config)
     assert refused.returncode == 2
-    [line] = refused.stderr.strip().splitlines()
+    [_, line] = refused.stderr.strip().splitlines()
     assert "model.device = cuda:63, but PyTorch" in line
 
 
@@ -199,3 +200,94 @@ def test_a_worker_that_is_killed_again_and_again_is_an_error_state(place: Place)
         until("it publishes all the same", lambda: place.reader("killed").current(), 90)
         assert updater.status()["state"] == "degraded", "it runs for seconds only"
         assert updater.terminate()[0] == 0
+
+
+def again(config: Path, namespace: str, *changes: tuple[str, str]) -> str:
+    """Write the changes into the configuration, which then publishes into another namespace; return that."""
+    text = re.sub(r'namespace = ".*"', f'namespace = "{namespace}"', config.read_text(encoding="utf-8"))
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    config.write_text(text, encoding="utf-8")
+    (config.parent / "output.log").unlink(missing_ok=True)
+    return namespace
+
+
+ATTRIBUTES = '[events.attributes.item]\ncategory = "category"\nbrand = "category"\n'
+ITEM_FIELD = 'item = {category = "category"}\n'
+SHOWN = '[events]\nimpressions = ["show"]\nattribution = "1h"\n'
+
+
+def test_attributes_impressions_and_negatives_come_and_go_with_the_model_and_the_window(place: Place) -> None:
+    """Three starts after the first: each says what is new or gone, makes no fit, and no worker fails."""
+    config = place.copy("parts", (RELATIONS, RELATIONS + SHOWN + ATTRIBUTES), namespace="parts1")
+    again(
+        config, "parts1", ("dim = 16", "dim = 16\nnegatives = {click = 5, purchase = 10}"), ("3650d", "3651d")
+    )
+    rows, clicks = len(place.shop), int((place.shop.behavior == 0).sum())
+
+    def started(namespace: str) -> str:
+        status, output = goes_on(place, config, namespace)
+        assert (status["worker"]["starts"], status["worker"]["failures"]) == (1, 0), output
+        assert (status["events"]["read"], status["window"]["click"]) == (0, clicks)
+        assert place.served(namespace)["model_version"] == "1"
+        assert "Traceback" not in output
+        return output
+
+    output = started("parts1")
+    assert "show is new: it has events from now on" in output
+    assert "attribute item.category is new: it has what events say from now on" in output
+    assert "model version 1 goes on\n" in output
+    again(config, "parts2", ('category = "category"', 'category = "tags"'), ('brand = "category"\n', ""))
+    output = started("parts2")
+    assert "attribute item.category is of the kind tags now and was category: its values of before" in output
+    assert "attribute item.brand is not configured now: its values are gone" in output
+    assert "show is" not in output
+    again(
+        config,
+        "parts3",
+        (SHOWN, ""),
+        (ATTRIBUTES[:24], "[events.attributes.user]"),
+        ("\nnegatives = {click = 5, purchase = 10}", ""),
+    )
+    output = started("parts3")
+    assert "show is no relation now: its 0 events are gone" in output
+    assert "attribute item.category is not configured now: its values are gone" in output
+    assert "attribute user.category is new" in output
+    assert rows == sum(updater_window(config).values())
+
+
+def updater_window(config: Path) -> dict[str, int]:
+    """What the last status says of the window."""
+    found: dict[str, int] = msgspec.json.decode((config.parent / "var/status/updater.json").read_bytes())[
+        "window"
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code", "words"),
+    [
+        ("own", ("dim = 16", 'dim = 16\ncustom = "tests.model.custom_models:Mean"'), 1,
+         "tests.model.custom_models:Mean: remove model.custom and model.backend to go on with it, or remove"),
+        ("missing", ("dim = 16", 'dim = 16\ncustom = "no.such:Thing"'), 1,
+         "remove model.custom and model.backend"),
+        ("backend", ("dim = 16", 'dim = 16\nbackend = "dgl"'), 2, "name its class in custom"),
+        ("unknown", ("dim = 16", "dim = 16\nnegatives = {stare = 3}"), 2,
+         "model.negatives names 'stare', which is no relation; the relations are click, favorite, purchase"),
+        ("both", (RELATIONS, RELATIONS + '[events]\nimpressions = ["favorite"]\n'), 2,
+         "events.impressions has favorite, which is a relation too"),
+        ("kind", (RELATIONS, RELATIONS + '[events.attributes.item]\nsize = "length"\n'), 2,
+         "size should be of a kind category, tags, number, text"),
+        ("file", (RELATIONS, f'{RELATIONS}[events.attributes]\nitem_file = "gone.csv"\n{ITEM_FIELD}'), 1,
+         "gone.csv"),
+    ],
+)  # fmt: skip
+def test_another_network_and_parts_that_cannot_be_are_refused_in_one_sentence(
+    place: Place, name: str, change: tuple[str, str], code: int, words: str
+) -> None:
+    config = place.copy(f"refused-{name}", change, namespace="refused")
+    refused = run_to_its_end(config)
+    assert refused.returncode == code, refused.stderr
+    assert words in refused.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in refused.stderr

@@ -414,7 +414,7 @@ def test_run_and_doctor_say_that_a_password_is_wrong(
     config.write_text(text, encoding="utf-8")
     failed = run_to_its_end(config)
     assert failed.returncode == 1
-    [line] = failed.stderr.strip().splitlines()
+    *_, line = failed.stderr.strip().splitlines()
     assert line.startswith(f"driftgraph: cannot reach Kafka at {secured.sasl}")
     assert "Authentication failed" in line
     assert line.endswith(SASL_ADVICE)

@@ -272,7 +272,8 @@ def test_a_start_that_waits_for_kafka_ends_when_told(redis_server: EmbeddedRedis
         until("it waits", (tmp_path / "var/status/standby.json").exists)
         status, seconds = updater.terminate()
         assert (status, seconds < SIGTERM_WITHIN_S) == (0, True), updater.output()
-        assert len(updater.output().splitlines()) == 1
+        output = updater.output()
+        assert (output.count("waits for Kafka"), output.count("Traceback")) == (1, 0), output
     assert not (tmp_path / "var/status/standby.json").exists()
 
 
@@ -308,5 +309,6 @@ def test_a_missing_topic_is_one_sentence(
     config = configured(tmp_path, kafka=real_kafka.address, topic="never-made", redis=redis_server.url)
     failed = run_to_its_end(config)
     assert failed.returncode == 1
-    [line] = failed.stderr.strip().splitlines()
+    start, *_, line = failed.stderr.strip().splitlines()
+    assert "follows topic never-made and publishes to " in start
     assert "has no topic 'never-made'" in line

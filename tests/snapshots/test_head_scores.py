@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import redis
 
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
-from driftgraph.snapshots.reader import EmbeddingReader
-from tests.services_redis import NAMESPACE, publish
+from tests.readers import MakeReader
+from tests.services_redis import publish
 
 RNG = np.random.default_rng(3)
 USER = RNG.standard_normal((3, 8)).astype(np.float32)
@@ -40,11 +39,11 @@ def plain(user: int | None, item: int | None, behavior: int) -> float:
 
 
 def test_probabilities_are_the_sum_of_what_was_published(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     """Known and unknown users and items; the last channels of the vectors have no part in it."""
     publish_heads(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     for user in (0, 1, 2, None):
         found = reader.scores("nobody" if user is None else f"u{user}", ["i4", "nothing", "i0"])
         assert (found.generation, found.source, found.user_found) == (1, "heads", user is not None)
@@ -56,29 +55,21 @@ def test_probabilities_are_the_sum_of_what_was_published(
 
 
 def test_one_round_trip_answers(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader, round_trips: list[int]
 ) -> None:
     publish_heads(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     reader.current()
-    trips: list[int] = []
-    consistent = reader._consistent
-
-    def counted(generation: int, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        trips.append(len(commands))
-        return consistent(generation, commands)
-
-    monkeypatch.setattr(reader, "_consistent", counted)
-    monkeypatch.setattr(redis_client, "execute_command", lambda *a, **k: pytest.fail(f"{a} {k}"))
+    round_trips.clear()
     reader.scores("u0", ["i0", "i1"])
-    assert trips == [1 + 1 + 2], "manifest, user, items"
+    assert round_trips == [1 + 1 + 2 + 1], "current, user, items, manifest"
 
 
 def test_a_switch_changes_all_of_it_and_a_rollback_changes_it_back(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish_heads(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     first = reader.scores("u0", ["i0"])
     publish_heads(store, 2, shift=1.0, head={**HEAD, "base": [0.0, 0.0]})
     second = reader.scores("u0", ["i0"])
@@ -90,10 +81,10 @@ def test_a_switch_changes_all_of_it_and_a_rollback_changes_it_back(
 
 
 def test_a_refresh_renews_the_number_of_a_user_and_keeps_those_of_items(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish_heads(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     one = np.zeros(1, np.int64)
     store.refresh(1, Vectors(["u0", "new"], USER[[1, 2]], np.repeat(one, 2), [[], []], heads=OF_USER[[1, 2]]))
     for name, row in (("u0", 1), ("new", 2), ("u1", 1)):
@@ -101,8 +92,10 @@ def test_a_refresh_renews_the_number_of_a_user_and_keeps_those_of_items(
         assert found == pytest.approx(plain(row, 3, 0), rel=1e-5)
 
 
-def test_a_generation_without_heads_says_so(store: GenerationStore, redis_client: redis.Redis) -> None:
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+def test_a_generation_without_heads_says_so(
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
+) -> None:
+    reader = make_reader(redis_client)
     nothing = reader.scores("u1", ["i1", "i2"])
     assert (nothing.generation, nothing.source, nothing.by_behavior) == (0, "none", {})
     publish(store, 1)
@@ -120,10 +113,10 @@ def test_numbers_that_are_not_finite_are_not_published(store: GenerationStore) -
 
 
 def test_erasing_a_user_leaves_nothing_of_its_number(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish_heads(store, 1)
     store.erase(["u0"])
-    found = EmbeddingReader(redis_client, namespace=NAMESPACE).scores("u0", ["i0"])
+    found = make_reader(redis_client).scores("u0", ["i0"])
     assert not found.user_found
     assert found.by_behavior["click"][0] == pytest.approx(plain(None, 0, 0), rel=1e-5)

@@ -18,7 +18,8 @@ from driftgraph.snapshots.generations.keys import GenerationExistsError, VerifyE
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import NO_LIST, Listed, Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
-from tests.services_redis import DIM, NAMESPACE, assert_no_remains, filled, keys_by_scan
+from tests.readers import MakeReader
+from tests.services_redis import DIM, assert_no_remains, filled, keys_by_scan
 
 LENGTH = 10
 USERS = [f"u{n}" for n in range(30)]
@@ -52,33 +53,25 @@ def publish(
 
 
 @pytest.fixture
-def reader(redis_client: redis.Redis) -> EmbeddingReader:
-    return EmbeddingReader(redis_client, namespace=NAMESPACE)
+def reader(redis_client: redis.Redis, make_reader: MakeReader) -> EmbeddingReader:
+    return make_reader(redis_client)
 
 
 def test_lists_are_read_by_one_round_trip_and_by_plain_commands(
     store: GenerationStore,
     reader: EmbeddingReader,
     redis_client: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    round_trips: list[int],
 ) -> None:
     publish(store, 1)
     reader.recommend("u1", 5)
-    connection = redis_client.connection_pool.get_connection()
-    redis_client.connection_pool.release(connection)
-    sent, send = list[int](), connection.send_packed_command
-
-    def counted(command: object, check_health: bool = True) -> None:
-        sent.append(1)
-        send(command, check_health=check_health)  # type: ignore[no-untyped-call]
-
-    monkeypatch.setattr(connection, "send_packed_command", counted)
+    round_trips.clear()
     assert reader.recommend("u1", 5) == Recommendation(
         1, "list", [(f"i{n}", 1 - n / 64) for n in range(5)], event_ms=1
     )
-    assert len(sent) == 1
+    assert len(round_trips) == 1
     assert reader.similar("i4", 2) == SimilarItems(1, "list", [("i4", 1.0), ("i5", 1 - 1 / 64)])
-    assert len(sent) == 2
+    assert len(round_trips) == 2
     assert cast("bytes", redis_client.hget("shop:emb:1:user:u1", "list")).startswith(b'["i0","i1",')
     scores = cast("bytes", redis_client.hget("shop:emb:1:user:u1", "list_scores"))
     assert np.frombuffer(scores, "<f4")[2] == 1 - 2 / 64
@@ -153,6 +146,13 @@ def test_scores_that_are_not_finite_are_left_out_whoever_wrote_them(
 ) -> None:
     publish(store, 1, listed(["a", "b", "c", "d"], [np.nan, 2.0, np.inf, 2.0]))
     assert reader.recommend("u1", 2).items == [("b", 2.0), ("d", 2.0)]
+
+
+def test_a_list_that_another_writer_has_left_unsorted_is_answered_best_first(
+    store: GenerationStore, reader: EmbeddingReader
+) -> None:
+    publish(store, 1, listed(["a", "d", "c", "b"], [1.0, 2.0, 3.0, 2.0]))
+    assert reader.recommend("u1", 3).items == [("c", 3.0), ("b", 2.0), ("d", 2.0)]
 
 
 # --- refresh, erase, rollback ------------------------------------------------------------------------
@@ -244,7 +244,12 @@ def test_a_reader_sees_lists_of_one_generation_while_others_are_published_refres
     ("key", "field"), [("user:u0", "list"), ("user:u0", "list_scores"), ("item:i0", "similar")]
 )
 def test_a_list_that_reads_back_different_is_not_switched_to(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, key: str, field: str
+    store: GenerationStore,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    field: str,
+    make_reader: MakeReader,
 ) -> None:
     publish(store, 1)
     verify = store._verify
@@ -256,7 +261,7 @@ def test_a_list_that_reads_back_different_is_not_switched_to(
     monkeypatch.setattr(store, "_verify", damaged)
     with pytest.raises(VerifyError, match="0' of generation 2 reads back different"):
         publish(store, 2)
-    assert EmbeddingReader(redis_client, namespace=NAMESPACE).current() == 1
+    assert make_reader(redis_client).current() == 1
 
 
 def test_other_lists_are_another_content_and_lists_that_are_evicted_are_noticed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,15 @@ from driftgraph.app.commands.embedded import free_port
 from driftgraph.snapshots.answers import Recommendation
 from driftgraph.snapshots.generations import calls as calls_module
 from driftgraph.snapshots.generations import scripts
-from driftgraph.snapshots.generations.keys import RedisUnavailableError, StoreError, connect
+from driftgraph.snapshots.generations.keys import Keys, RedisUnavailableError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors, one_length
 from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.reading.drivers import Line
+from driftgraph.snapshots.reading.fetch import SHAPE, Fetch, Hashes, ReplacedError, Steps
+from driftgraph.snapshots.reading.lists import Scored
+from driftgraph.snapshots.reading.ranking import Described, Ranking
+from tests.readers import MakeReader
 from tests.services_redis import DIM, NAMESPACE, filled, publish
 
 RNG = np.random.default_rng(5)
@@ -45,13 +49,14 @@ def reader(
     store: GenerationStore,
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
+    make_reader: MakeReader,
 ) -> EmbeddingReader:
     """Each way to rank, on the same published vectors."""
     if request.param == "server without vector sets":
         monkeypatch.setattr(store, "_has_vector_sets", False)
     publish_random(store)
     assert store.count_keys()["index"] == (request.param != "server without vector sets")
-    return EmbeddingReader(redis_client, namespace=NAMESPACE, cache_items=request.param == "cached")
+    return make_reader(redis_client, cache_items=request.param == "cached")
 
 
 def test_items_come_in_the_order_of_the_dot_product_without_those_touched(reader: EmbeddingReader) -> None:
@@ -68,20 +73,25 @@ def test_any_number_of_items_may_be_asked_for(reader: EmbeddingReader, top: int)
     assert [item for item, _ in reader.recommend("u3", top).items] == best_by_hand(3, top)
 
 
-def test_equal_scores_come_in_order_of_id(store: GenerationStore, redis_client: redis.Redis) -> None:
+def test_equal_scores_come_in_order_of_id(
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
+) -> None:
     publish(store, 1, items=5)
     for cache_items in (False, True):
-        reader = EmbeddingReader(redis_client, namespace=NAMESPACE, cache_items=cache_items)
+        reader = make_reader(redis_client, cache_items=cache_items)
         assert reader.recommend("u1", 3).items == [("i2", 4.0), ("i3", 4.0), ("i4", 4.0)]
 
 
 def test_the_graph_of_a_large_catalog_finds_nearly_all(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: GenerationStore,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    make_reader: MakeReader,
 ) -> None:
     monkeypatch.setattr(calls_module, "EXACT_ITEMS_MAX", 10)
     publish_random(store)
     assert store.generations()[0].manifest["index"] == "graph"
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     hits = sum(
         len({item for item, _ in reader.recommend(f"u{user}", 20).items} & {*best_by_hand(user, 20)})
         for user in range(len(USERS))
@@ -98,40 +108,34 @@ def test_one_length_makes_cosine_rank_as_the_dot_product_does() -> None:
 
 
 def test_a_batch_has_rows_in_the_order_asked_and_marks_what_is_not_there(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish_random(store)
-    batch = EmbeddingReader(redis_client, namespace=NAMESPACE).batch(
-        users=["u7", "nobody", "u7", "i1"], items=["i499", "u1"]
-    )
+    batch = make_reader(redis_client).batch(users=["u7", "nobody", "u7", "i1"], items=["i499", "u1"])
     assert batch.users_found.tolist() == [True, False, True, False]
     assert batch.items_found.tolist() == [True, False]
     np.testing.assert_array_equal(batch.users, [USERS[7], np.zeros(16), USERS[7], np.zeros(16)])
     np.testing.assert_array_equal(batch.items[0], ITEMS[499])
 
 
-def test_a_batch_costs_one_round_trip(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_costs_one_round_trip_and_a_second_one_after_a_switch(
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader, round_trips: list[int]
 ) -> None:
     publish_random(store)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     reader.users(["u1"])
-    connection = redis_client.connection_pool.get_connection()
-    redis_client.connection_pool.release(connection)
-    sent = list[int]()
-    send = connection.send_packed_command
-
-    def counted(command: object, check_health: bool = True) -> None:
-        sent.append(1)
-        send(command, check_health=check_health)  # type: ignore[no-untyped-call]
-
-    monkeypatch.setattr(connection, "send_packed_command", counted)
-    reader.batch(users=[f"u{n}" for n in range(40)], items=[f"i{n}" for n in range(100)])
-    assert len(sent) == 1
+    for number, trips in ((1, 1), (2, 2), (2, 1)):
+        if number == 2 and trips == 2:
+            publish_random(store, 2)
+        round_trips.clear()
+        batch = reader.batch(users=[f"u{n}" for n in range(40)], items=[f"i{n}" for n in range(100)])
+        assert (batch.generation, round_trips) == (number, [142] * trips)
 
 
-def test_a_reader_follows_publish_and_rollback(store: GenerationStore, redis_client: redis.Redis) -> None:
-    readers = [EmbeddingReader(redis_client, namespace=NAMESPACE, cache_items=c) for c in (False, True)]
+def test_a_reader_follows_publish_and_rollback(
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
+) -> None:
+    readers = [make_reader(redis_client, cache_items=c) for c in (False, True)]
     publish(store, 1)
     for number in (2, 3, 4, 5):
         for reader in readers:
@@ -149,66 +153,50 @@ def test_a_reader_follows_publish_and_rollback(store: GenerationStore, redis_cli
 
 
 def test_a_generation_that_goes_away_during_a_read_is_read_again(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: GenerationStore,
+    redis_client: redis.Redis,
+    make_reader: MakeReader,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Publish until it is removed, between the two round trips of one recommendation."""
     publish(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
-    rank = reader._rank_index
+    reader = make_reader(redis_client)
+    rank = Ranking.rank
 
-    def meanwhile(generation: int, user: np.ndarray, left_out: set[str], top: int) -> list[tuple[str, float]]:
-        if generation == 1:
+    def meanwhile(ranking: Ranking, served: Described, *args: Any) -> Steps[list[Scored]]:
+        if served.publish.generation == 1:
             for number in (2, 3, 4, 5):
                 publish(store, number)
-        return rank(generation, user, left_out, top)
+        return rank(ranking, served, *args)
 
-    monkeypatch.setattr(reader, "_rank_index", meanwhile)
+    monkeypatch.setattr(Ranking, "rank", meanwhile)
     found = reader.recommend("u0", 2)
     assert (found.generation, found.items) == (5, [("i1", 100.0), ("i10", 100.0)])
 
 
 def test_a_generation_whose_removal_has_begun_is_not_read(
-    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: GenerationStore, redis_client: redis.Redis
 ) -> None:
-    """After the first look at generation 1 another is served, and 1 has lost a key but not all."""
+    """What a round trip reads first is still from before the switch; behind it a key is gone."""
     publish(store, 1)
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
-    assert reader.users(["u1"])[1].all()
-    consistent = reader._consistent
-
-    def meanwhile(generation: int, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if generation == 1 and redis_client.hget("shop:emb:current", "gen") == b"1":
-            real = redis_client.pipeline
-
-            def late_pipeline(transaction: bool = True) -> Any:
-                """What is read first is still from before the switch."""
-                pipe = real(transaction=transaction)
-                execute = pipe.execute
-
-                def switched() -> list[Any]:
-                    monkeypatch.undo()
-                    publish(store, 2)
-                    names = ["shop:emb:current", "shop:emb:1:manifest"]
-                    store._calls.run_or_refuse(scripts.RETIRE, 1, names, [1, 1])
-                    redis_client.delete("shop:emb:1:user:u1")
-                    return [b"1", *execute()[1:]]
-
-                monkeypatch.setattr(pipe, "execute", switched)
-                return pipe
-
-            monkeypatch.setattr(redis_client, "pipeline", late_pipeline)
-        return consistent(generation, commands)
-
-    monkeypatch.setattr(reader, "_consistent", meanwhile)
-    vectors, found = reader.users(["u0", "u1"])
-    assert found.all()
-    assert (vectors == 2).all()
+    fetch = Fetch(Keys(NAMESPACE))
+    ask = fetch.get(SHAPE, Hashes("user", ("embedding",), ["u0", "u1"]))
+    with contextlib.closing(Line(redis_client)) as line:
+        current = next(ask)
+        commands = ask.send(line.send(current))
+        before = line.send(commands[:2])
+        publish(store, 2)
+        names = ["shop:emb:current", "shop:emb:1:manifest"]
+        store._calls.run_or_refuse(scripts.RETIRE, 1, names, [1, 1])
+        redis_client.delete("shop:emb:1:user:u1")
+        with pytest.raises(ReplacedError):
+            ask.send(before + line.send(commands[2:]))
 
 
 def test_trending_items_of_one_behavior_are_read_best_first(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     assert reader.trending("click") == []
     store.trending.replace({"click": {"b": 3.0, "a": 5.0, "é": 3.0}, "purchase": {"c": 10.0}})
     assert reader.trending("click") == [("a", 5.0), ("b", 3.0), ("é", 3.0)]
@@ -218,29 +206,29 @@ def test_trending_items_of_one_behavior_are_read_best_first(
 
 
 def test_an_unknown_user_gets_what_is_trending_and_is_told_so(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish(store, 1)
     store.trending.replace({"click": {"a": 5.0, "b": 3.0, "c": 1.0}, "purchase": {"c": 10.0, "a": 1.0}})
-    every = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    every = make_reader(redis_client)
     assert every.recommend("nobody", 2) == Recommendation(1, "trending", [("c", 11.0), ("a", 6.0)])
-    one = EmbeddingReader(redis_client, namespace=NAMESPACE, trending_behavior="click")
+    one = make_reader(redis_client, trending_behavior="click")
     assert one.recommend("nobody") == Recommendation(1, "trending", [("a", 5.0), ("b", 3.0), ("c", 1.0)])
 
 
 def test_a_user_without_any_direction_gets_what_is_trending(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     users = Vectors(["zero"], np.zeros((1, DIM), np.float32), np.zeros(1, np.int64), [[]])
     store.publish(1, users, filled("i", 9, 1), {})
     store.trending.replace({"click": {"a": 5.0}})
-    assert EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("zero").source == "trending"
+    assert make_reader(redis_client).recommend("zero").source == "trending"
 
 
 def test_before_the_first_publish_nothing_is_found_and_nothing_breaks(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    reader = make_reader(redis_client)
     assert reader.current() == 0
     assert reader.recommend("u0") == Recommendation(0, "none", [])
     vectors, found = reader.users(["u0", "u1"])
@@ -250,25 +238,27 @@ def test_before_the_first_publish_nothing_is_found_and_nothing_breaks(
 
 
 def test_a_generation_without_its_manifest_is_an_error_not_a_mixture(
-    store: GenerationStore, redis_client: redis.Redis
+    store: GenerationStore, redis_client: redis.Redis, make_reader: MakeReader
 ) -> None:
     publish(store, 1)
     redis_client.delete("shop:emb:1:manifest")
     with pytest.raises(StoreError, match="generation 1 of namespace 'shop' could not be read whole"):
-        EmbeddingReader(redis_client, namespace=NAMESPACE).users(["u0"])
+        make_reader(redis_client).users(["u0"])
 
 
-def test_a_redis_that_is_away_is_one_sentence() -> None:
+def test_a_redis_that_is_away_is_one_sentence(make_reader: MakeReader) -> None:
     with (
         contextlib.closing(connect(f"redis://:secret@127.0.0.1:{free_port()}/0")) as client,
         pytest.raises(RedisUnavailableError, match="did not answer while recommending for 'u0'") as caught,
     ):
-        EmbeddingReader(client, namespace=NAMESPACE).recommend("u0")
+        make_reader(client).recommend("u0")
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_scores_are_finite_whoever_wrote_the_vectors(redis_client: redis.Redis, cached: bool) -> None:
+def test_scores_are_finite_whoever_wrote_the_vectors(
+    redis_client: redis.Redis, cached: bool, make_reader: MakeReader
+) -> None:
     """An older version, or somebody else, published lengths of 3e38, infinity and NaN."""
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1)
     publish(store, 1, users=3, items=6)
@@ -278,7 +268,7 @@ def test_scores_are_finite_whoever_wrote_the_vectors(redis_client: redis.Redis, 
     }  # fmt: skip
     for key, vector in written.items():
         redis_client.hset(f"shop:emb:1:{key}", "embedding", np.array(vector, "<f4").tobytes())
-    reader = EmbeddingReader(redis_client, namespace=NAMESPACE, cache_items=cached)
+    reader = make_reader(redis_client, cache_items=cached)
     found = reader.recommend("u0", 10)
     assert found.source == "embedding"
     assert found.items[0][0] == "i2"
@@ -290,6 +280,6 @@ def test_scores_are_finite_whoever_wrote_the_vectors(redis_client: redis.Redis, 
         assert reader.recommend(user, 10) == Recommendation(1, "trending", [("i1", 1.0)])
 
 
-def test_top_must_be_positive(redis_client: redis.Redis) -> None:
+def test_top_must_be_positive(redis_client: redis.Redis, make_reader: MakeReader) -> None:
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
-        EmbeddingReader(redis_client, namespace=NAMESPACE).recommend("u0", 0)
+        make_reader(redis_client).recommend("u0", 0)

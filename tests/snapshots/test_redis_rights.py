@@ -54,7 +54,9 @@ def whole_life(client: redis.Redis) -> GenerationStore:
     assert store.trending.standing() == "served"
     assert store.standing(4) == "served"
     assert store.rollback() == 3
-    assert store.rolled_back_from() is not None
+    assert store.choices.newest().generation == 3
+    assert store.promote(4, hold=True) == 4
+    assert store.promote(3) == 3
     client.delete("shop:emb:3:user:u3")
     assert "damaged" in {store.standing(3) for _ in range(100)}
     publish(store, store.next_number())

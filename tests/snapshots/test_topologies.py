@@ -21,11 +21,10 @@ from driftgraph.snapshots.generations.keys import (
     StaleWorkerError,
     StoreError,
     connect,
-    describe,
 )
 from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
-from driftgraph.snapshots.generations.topologies import server_of
+from driftgraph.snapshots.generations.topologies import describe, server_of
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import ConfigError
 from tests.redis_topologies import SERVICE, WatchedPair, certificates, cluster, tls_in_front_of, watched_pair

@@ -20,6 +20,7 @@ import driftgraph.app.commands
 import driftgraph.app.demo
 import driftgraph.app.live
 from driftgraph.app.cli.main import main
+from driftgraph.app.cli.operator_text import operator
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -157,6 +158,9 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "status",
         "generations",
         "rollback",
+        "promote",
+        "delist",
+        "relist",
     )
     for name in (*names, "demo", "config"):
         assert f"\n  {name} " in done.stdout
@@ -399,7 +403,9 @@ def test_demo_passes_its_options_and_prints_its_report(shell: Shell, parts: Part
 # --- Redis -----------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["recommend", "u1"], ["similar", "i1"], ["generations"], ["rollback"]])
+@pytest.mark.parametrize(
+    "argv", [["recommend", "u1"], ["similar", "i1"], ["generations"], ["rollback"], ["promote"]]
+)
 def test_a_redis_that_is_away_is_one_sentence(shell: Shell, argv: list[str]) -> None:
     port = free_port()
     failed = shell(*argv, "--redis", f"redis://127.0.0.1:{port}", "--json")
@@ -451,7 +457,7 @@ def test_recommend_answers_from_redis_alone(shell: Shell, published: tuple[str, 
         "event_ms": 5,
         "items": [{"item": "a", "score": 4.0}],
     }
-    assert shell("recommend", "u", *published).out.split() == ["a", "4", "b", "2"]
+    assert shell("recommend", "u", *published).out.split() == ["a", "4.0000", "b", "2.0000"]
 
 
 @pytest.mark.services
@@ -463,7 +469,7 @@ def test_recommend_says_that_a_list_is_not_the_models(shell: Shell, redis_url: s
     users, items = Vectors(["u"], vectors, times_ms, [["b"]], lists), Vectors(["a"], vectors, times_ms)
     store.publish(1, users, items, {"lists": 5, "made_by": "co-visitation and popularity"})
     told = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists")
-    assert told.out.split() == ["a", "0.5", "c", "0.125"]
+    assert told.out.split() == ["a", "0.5000", "c", "0.1250"]
     assert "lists by co-visitation and popularity: no model yet" in told.sentence()
     answer = shell("recommend", "u", "--redis", redis_url, "--namespace", "lists", "--json").json()
     assert (answer["source"], [one["item"] for one in answer["items"]]) == ("list", ["a", "c"])
@@ -485,7 +491,7 @@ def test_similar_answers_from_redis_alone_and_says_why_there_is_nothing(shell: S
     lists = [(b'["b","c"]', np.array([0.5, 0.25], "<f4").tobytes()), (b"[]", b""), (b"[]", b"")]
     users = Vectors(["u"], vectors[:1], times_ms[:1])
     store.publish(1, users, Vectors(["a", "b", "c"], vectors, times_ms, lists=lists), {"similar": 5})
-    assert shell("similar", "a", *options).out.split() == ["b", "0.5", "c", "0.25"]
+    assert shell("similar", "a", *options).out.split() == ["b", "0.5000", "c", "0.2500"]
     answer = shell("similar", "a", *options, "--top", "1", "--json").json()
     assert answer == {"item": "a", "generation": 1, "items": [{"item": "b", "score": 0.5}]}
     nothing = shell("similar", "b", *options)
@@ -521,11 +527,48 @@ def test_recommend_where_nothing_was_published_fails(shell: Shell, redis_url: st
 def test_rollback_serves_the_generation_before(shell: Shell, published: tuple[str, ...]) -> None:
     listed = shell("generations", *published, "--json").json()
     assert [(one["generation"], one["current"]) for one in listed] == [(1, False), (2, True)]
-    assert shell("rollback", *published, "--json").json() == {"generation": 1}
+    assert shell("rollback", *published, "--json").json() == {"generation": 1, "held": False}
     assert shell("status", *published, "--json").json()["generation"] == 1
     again = shell("rollback", *published)
     assert again.code == 1
     assert "no generation before 1" in again.sentence()
+
+
+@pytest.mark.services
+def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
+    shell: Shell, published: tuple[str, ...]
+) -> None:
+    failed = shell("promote", "7", *published)
+    assert failed.code == 1
+    assert "generation 7 is not there: Redis keeps 1, 2" in failed.sentence()
+    assert shell("promote", "1", "--hold", *published).out == (
+        "generation 1 is served now, and held until driftgraph promote\n"
+    )
+    assert shell("rollback", *published).code == 1
+    told = shell("status", *published, "--json").json()
+    assert (told["generation"], told["choice"]["generation"], told["choice"]["held"]) == (1, 1, True)
+    assert told["choice"]["by"] == operator()
+    out = shell("status", *published).out
+    assert "chosen" in out
+    assert f"by {operator()}: nothing else is published until driftgraph promote" in " ".join(out.split())
+    [first, second] = shell("generations", *published, "--json").json()
+    assert (first["choice"], second["choice"]) == (told["choice"], None)
+    out = shell("generations", *published).out
+    assert "  held  " in out
+    assert f"generation 1: chosen by {operator()}, " in out
+    assert shell("promote", *published, "--json").json() == {"generation": 2, "held": False}
+    told = shell("status", *published, "--json").json()
+    assert (told["generation"], told["choice"]["held"]) == (2, False)
+
+
+@pytest.mark.services
+def test_a_delisted_item_is_in_no_answer(shell: Shell, published: tuple[str, ...]) -> None:
+    done = shell("delist", "a", "never seen", *published, "--json").json()
+    assert done == {"delisted": ["a", "never seen"], "lists_mended": 0}
+    assert shell("recommend", "u", *published).out.split() == ["b", "2.0000"]
+    assert shell("rollback", *published).code == 0
+    assert shell("recommend", "u", *published).out.split() == ["b", "1.0000"]
+    assert shell("relist", "a", *published).out == "1 items are listed again, from the next generation on\n"
 
 
 @pytest.mark.services

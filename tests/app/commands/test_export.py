@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,12 +16,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 
+from driftgraph.app.cli.export import _print
 from driftgraph.app.commands import export as exporting
 from driftgraph.app.commands.export import ExportError, Format, export
 from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.console.status_files import write_json
+from driftgraph.model.options import STATE_FORMAT
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.stream import disk
@@ -131,6 +136,32 @@ def test_parquet_is_the_plain_list_in_order_of_time(world: World, tmp_path: Path
     assert (manifest["watermark_ms"], manifest["checkpoint"]) == (max(e[3] for e in oracle), 1)
     assert manifest["model_version"] is None
     assert manifest["cut"]["none"] == {"first": 0, "next": 0}
+
+
+@pytest.mark.parametrize(("version", "said"), [(0, "lists, before a model"), (1, "model version 1")])
+def test_the_model_version_of_the_served_generation_is_told_beside_that_which_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: int, said: str
+) -> None:
+    """Between the save of a first model and its publish, lists are served."""
+    settings = saved(tmp_path / "var", events_of(4))
+    meta = {
+        "format": STATE_FORMAT,
+        "relations": ["click"],
+        "dim": 64,
+        "layers": 1,
+        "heads": 4,
+        "model_version": 1,
+    }
+    checkpoint.write(tmp_path / "var/trainer", 1, [("trainer.json", msgspec.json.encode(meta))], {}, keep=1)
+    served = {"generation": 1 + version, "model_version": version, "made_by": "whoever"}
+    write_json(
+        tmp_path / "var/status/worker.json", {"pid": os.getpid(), "state": "running", "serves": served}
+    )
+    told = written(settings, tmp_path / "out", "parquet")
+    names = ("model_version", "generation", "generation_model_version")
+    assert [told[name] for name in names] == [1, 1 + version, version]
+    _print(told, Console(width=100))
+    assert f"generation {1 + version} ({said})" in capsys.readouterr().out
 
 
 def test_dgl_loads_the_plain_list_in_both_directions(world: World, tmp_path: Path) -> None:
@@ -271,6 +302,17 @@ def test_a_full_disk_at_any_file_leaves_nothing(
     with pytest.raises(ExportError, match="No space left on device; free the disk"):
         written(world[0], tmp_path / "out", "parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_in_the_way_of_none(world: World, tmp_path: Path) -> None:
+    settings, _ = world
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "graph.bin").write_bytes(b"half")
+    written(settings, tmp_path / "out", "parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"edges", "items.parquet", "manifest.json", "users.parquet"}
 
 
 def test_without_a_checkpoint_the_sentence_names_the_topic_and_the_command(tmp_path: Path) -> None:

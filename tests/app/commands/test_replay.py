@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,13 @@ def test_relations_may_be_chosen_and_the_rest_is_counted_as_ignored(shell: Shell
     assert list(report["window"]) == ["purchase", "favorite"]
     assert report["events_ignored"] == int((SHOP.behavior == 0).sum())
     assert report["events_applied"] == int((SHOP.behavior > 0).sum())
+
+
+def test_a_replay_says_that_it_does_not_read_the_topics_of_attributes(shell: Shell) -> None:
+    own = '[events.attributes]\nitem_topic = "items"\n[events.attributes.item]\nsort = "category"\n'
+    Path("driftgraph.toml").write_text(own, encoding="utf-8")
+    report = replayed(shell, "shop.csv", *SMALL, "--redis", "none", "--fit-every", "9d")
+    assert [said for said in report["warnings"] if "does not read the topics of attributes (items)" in said]
 
 
 def test_a_file_of_another_shape_is_read_with_its_columns_named(shell: Shell) -> None:
@@ -413,6 +421,9 @@ def test_a_replay_with_impressions_says_so_in_text_and_to_a_reader(
         "impressions answered",
     ):
         assert words in done.out
+    of_heads = re.findall(r"^(?:head |  AUC |  [\d,]+ of [\d,]+ impr).*$", done.out, re.MULTILINE)
+    assert len(of_heads) == 9, "three lines for each behavior"
+    assert max(map(len, of_heads)) <= 80
     where = ("--redis", redis_server.url)
     manifest = shell("status", *where, "--json").json()["manifest"]
     assert sorted(json.loads(manifest["head"])["relations"]) == ["click", "favorite", "purchase"]

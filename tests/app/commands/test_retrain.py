@@ -22,9 +22,9 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.retrain import retrain
 from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.console.progress import NoProgress, PlainProgress
 from driftgraph.app.console.status_files import write_json
-from driftgraph.app.training import loop
+from driftgraph.app.training import loop, worker_start
 from driftgraph.app.training.retraining import Request, Requests, RetrainError
 from driftgraph.model import trainer
 from driftgraph.model.fitting.gate import Verdict
@@ -36,6 +36,7 @@ from driftgraph.stream import disk
 from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Marks
+from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from tests.cycle_process import retrain_and_die
@@ -107,7 +108,7 @@ def test_without_an_updater_it_trains_on_the_checkpoint_and_an_updater_goes_on_f
     assert (full["outcome"], full["model_version"]) == ("published", 2)
     graph = updater_started(settings)
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=EPOCH)
-    worker = loop._worker(settings, settings.data_dir / "window", store)
+    worker = worker_start.attached(settings, settings.data_dir / "window", store)
     assert worker.since.next == graph.moment().cut.next, "the updater's worker makes no fit again"
     assert worker.published == full["generation"] == reader.current()
     assert worker.trainer.begun_ms == graph.moment().cut.watermark_ms
@@ -161,7 +162,7 @@ def test_beside_an_updater_its_worker_makes_the_fit(settings: Settings, redis_cl
     """The updater's lock is held here, and its worker's loop runs in this thread."""
     graph = updater_started(settings)
     store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=EPOCH)
-    worker = loop._worker(settings, settings.data_dir / "window", store)
+    worker = worker_start.attached(settings, settings.data_dir / "window", store)
     running = loop._Loop(settings, worker, Marks)
     path = settings.data_dir / "lock"
     with path.open("a+") as file, ThreadPoolExecutor(1) as pool:
@@ -186,6 +187,66 @@ def test_an_updater_whose_worker_fails_is_not_waited_for(settings: Settings) -> 
         with pytest.raises(RetrainError, match=r"no fit is made: the worker failed 3 times"):
             made(settings)
         assert Requests(settings.data_dir).waiting() is None
+
+
+def test_a_standby_that_has_the_folder_is_not_waited_for(settings: Settings) -> None:
+    """It has the lock and waits for the lease, so it has no worker that could make a fit."""
+    why = "waits as a standby: the updater with pid 7 on other has the lease of 'events'"
+    write_json(
+        settings.data_dir / "status" / "standby.json", {"pid": os.getpid(), "state": "standby", "why": why}
+    )
+    path = settings.data_dir / "lock"
+    with path.open("a+") as file, closing(disk.lock(file.fileno(), path)):
+        file.write(str(os.getpid()))
+        file.flush()
+        with pytest.raises(
+            RetrainError, match=rf"no fit is made: pid {os.getpid()}, which has .* {why}; run"
+        ):
+            made(settings)
+        assert Requests(settings.data_dir).waiting() is None
+
+
+def test_a_worker_that_stands_still_is_not_waited_for_without_limit(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait begins anew with each step, which is shown."""
+    monkeypatch.setattr("driftgraph.app.commands.retrain.STILL_S_MAX", 0.5)
+    worker, out = settings.data_dir / "status" / "worker.json", io.StringIO()
+    path = settings.data_dir / "lock"
+
+    def at(done: int) -> None:
+        told = {"pid": os.getpid(), "state": "running", "stage": "training", "done": done, "total": 9}
+        write_json(worker, told)
+
+    at(3)
+    progress = PlainProgress(out, SystemClock())
+    with path.open("a+") as file, closing(disk.lock(file.fileno(), path)), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(retrain, settings, full=False, progress=progress)
+        until(lambda: "the worker: training: 0/9" in out.getvalue())
+        at(4)
+        with pytest.raises(RetrainError, match=r"nothing has moved \(the worker: training\); see driftgraph"):
+            asked.result(60)
+        progress.close()
+    assert "the worker: training: 4/9" in out.getvalue()
+    assert Requests(settings.data_dir).waiting() is None
+
+
+def test_a_fit_that_this_command_makes_shows_its_stages(settings: Settings) -> None:
+    out = io.StringIO()
+    with PlainProgress(out, SystemClock()) as progress:
+        retrain(settings, full=False, progress=progress)
+        checkpointed(settings, shop_until(len(SHOP)))
+        retrain(settings, full=True, progress=progress)
+    said = out.getvalue()
+    for stage in (
+        "evaluating before model version 2",
+        "preparing the fit of model version 2",
+        "training model version 2: 0/",
+        "vectors of all users and items, the gate, and what the lists learn",
+        "ids and lists of all users and items: 0/",
+        "publishing generation ",
+    ):
+        assert f"\n{stage}" in said, stage
 
 
 def test_a_second_retrain_and_one_beside_another_name_are_refused(

@@ -274,11 +274,14 @@ def test_the_starter_file_sets_the_starter_relations_and_nothing_else() -> None:
     assert settings.model_copy(update={"relations": {}}) == Settings()
 
 
-def test_every_commented_key_of_the_starter_file_is_right_and_every_key_is_there() -> None:
+@pytest.mark.parametrize("other", ["topic", "file"])  # attributes are in a file or in a topic, never in both
+def test_every_commented_key_of_the_starter_file_is_right_and_every_key_is_there(other: str) -> None:
     text = re.sub(r"^# (\w+ = )", r"\1", starter_file(), flags=re.MULTILINE)
+    text = re.sub(rf"^(item|user)_{other} = .*$", "", text, flags=re.MULTILINE)
     settings = load(written(text))
     unset = {path for path, value in leaves(shown(settings)) if value is None}
-    assert {path for path in unset if not path.startswith("relations.")} == set()
+    left_out = {f"events.attributes.{side}_{other}" for side in ("item", "user")}
+    assert {path for path in unset if not path.startswith("relations.")} == left_out
     defaults = dict(leaves(shown(Settings())))
     changed = {p for p, v in leaves(shown(settings)) if p in defaults and v != defaults[p]}
     assert all(not defaults[p] for p in changed), "an uncommented key must be the default where there is one"

@@ -236,6 +236,7 @@ COMMANDS = [
     ["recommend", "u1"],
     ["generations"],
     ["rollback"],
+    ["promote"],
     ["validate", "events.jsonl"],
     ["validate", "kafka:events"],
     ["produce", "events.jsonl"],

@@ -202,6 +202,12 @@ HARD = st.one_of(
 )
 
 
+@pytest.mark.parametrize("tree", [{"redis": {"username": "\ud800"}}, {"events": {"ignore": ["a", "\udcff"]}}])
+def test_text_that_is_no_utf8_is_refused(tree: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"the command line: \w+\.\w+: is not UTF-8 text"):
+        load(options={"relations": {"click": {}}, **tree})
+
+
 @given(st.sampled_from(text_keys()), HARD)
 @hypothesis_settings(
     max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None

@@ -89,8 +89,13 @@ def test_a_narrow_terminal_has_two_tables() -> None:
     assert "…" not in text
 
 
+@pytest.mark.parametrize(
+    "chosen", [None, {"generation": 123, "held": True, "by": "ops@db-1", "at_ms": 1_783_000_000_123}]
+)
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_table_of_generations_is_whole_at_80_columns(terminal: bool) -> None:
+def test_the_table_of_generations_is_whole_at_80_columns(
+    terminal: bool, chosen: dict[str, object] | None
+) -> None:
     manifest = {
         "model_version": 123,
         "published_ms": 1_783_000_000_123,
@@ -99,6 +104,7 @@ def test_the_table_of_generations_is_whole_at_80_columns(terminal: bool) -> None
         "dim": 64,
     }
     one = {"generation": 123, "current": True, "manifest": manifest, "drift": None, "staleness": None}
+    one["choice"] = chosen
     out = io.StringIO()
     print_generations([one], Console(file=out, width=80, force_terminal=terminal, color_system=None))
     assert "…" not in out.getvalue()

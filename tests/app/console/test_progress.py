@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,8 @@ from driftgraph.app.console.progress import (
     RichProgress,
     progress_on_stderr,
 )
-from driftgraph.stream.time.clock import ManualClock
+from driftgraph.stream.time.clock import ManualClock, SystemClock
+from tests.waits import until
 
 
 def test_plain_progress_says_little_between_the_first_and_the_last_line() -> None:
@@ -42,6 +44,20 @@ def test_a_new_stage_ends_the_one_before_and_closing_twice_is_harmless() -> None
     progress.close()
     progress.close()
     assert out.getvalue().splitlines() == ["one: 0/1", "one: 0/1, 0.0 s", "two", "two: 2, 0.0 s"]
+
+
+def test_a_stage_that_counts_nothing_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread says that it goes on, as often as a line is due, until the stage ends."""
+    monkeypatch.setattr("driftgraph.app.console.progress.PLAIN_INTERVAL_MS", 20)
+    out = io.StringIO()
+    progress = PlainProgress(out, SystemClock())
+    progress.start("compiling")
+    until(lambda: out.getvalue().count("compiling, 0 s so far\n") > 1)
+    progress.close()
+    said = out.getvalue()
+    until(lambda: not any(one.name == "progress" for one in threading.enumerate()))
+    assert out.getvalue() == said
+    assert said.splitlines()[-1].startswith("compiling, 0.")
 
 
 def test_a_bar_shows_label_counts_and_notes_as_they_are() -> None:

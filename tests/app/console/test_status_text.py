@@ -92,6 +92,15 @@ def test_a_checkpoint_that_failed_once_says_so_before_it_is_overdue() -> None:
     assert text(checkpoint=one)["checkpoint"] == "number 7, 9 s old; No space left on device"
 
 
+def test_topics_of_attributes_say_what_is_read_and_what_was_bad() -> None:
+    own = {"read": 1_200, "left_out": 0, "lag": {"items[0]": 3, "items[1]": 4}, "position": {}}
+    pairs = text(attributes=own)
+    assert pairs["attributes"] == "1,200 records read of their topics, 7 to read"
+    pairs = text(attributes=own | {"left_out": 2})
+    assert pairs["attributes"] == "1,200 records read of their topics, 7 to read; 2 say no attributes"
+    assert "attributes" not in text(attributes=None)
+
+
 def test_a_memory_of_ids_that_is_too_short_says_how_far_it_reaches_and_what_to_do() -> None:
     said = str(text(deduplication={**STATUS["deduplication"], "short": True})["event ids"])
     assert "reach back 60 min of 24.0 h" in said
@@ -123,12 +132,13 @@ def test_what_a_manifest_has_as_json_is_said_in_words() -> None:
         "weights": '{"vectors": 0.19747, "age": -0.48}',
         "cut": '{"click": 44288, "buy": 3}',
         "dim": 64,
-    }
+        "token": "1:f00", "digest": "d", "model_hash": "h", "configuration": "c", "head_state": "{}",
+    }  # fmt: skip
     assert manifest_pairs(manifest) == [
         ("published", "2023-11-14 22:13:20+00:00"),
         ("Recall@20", "model 0.3870, best baseline co-visitation 0.3600"),
         ("shares", "paths 70 %, vectors 20 %, popularity 10 %"),
-        ("weights", "vectors 0.197, age -0.48"),
+        ("weights", "vectors 0.197, age -0.480"),
         ("cut", "click 44,288, buy 3"),
         ("dim", 64),
     ]
@@ -138,3 +148,13 @@ def test_a_manifest_is_in_words_and_what_is_empty_is_left_out() -> None:
     head = '{"relations": ["click", "like"], "base": [-0.1, -4.0], "dot": [0.0, 0.0]}'
     pairs = manifest_pairs({"generation": 2, "head": head, "parent": "", "trained_to_ms": 0, "dim": 64})
     assert pairs == [("head", "click, like"), ("dim", 64)]
+
+
+@pytest.mark.parametrize(
+    ("pid", "now"), [(None, "it is being started again"), (4711, "it runs again, pid 4711")]
+)
+def test_a_worker_that_was_killed_is_being_started_again(pid: int | None, now: str) -> None:
+    worker = {"state": "failed", "pid": pid, "starts": 1, "failures": 1, "why": "ended by signal 9 (SIGKILL)"}
+    assert text(worker=worker)["worker"] == f"failed: ended by signal 9 (SIGKILL); {now}"
+    assert "worker" not in text(worker=worker | {"failures": 0})
+    assert "worker" not in text(worker=worker, state="gone"), "nobody starts it"

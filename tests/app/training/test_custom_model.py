@@ -20,7 +20,7 @@ from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live.run import run
 from driftgraph.app.live.supervisor import Supervisor
-from driftgraph.app.training import loop
+from driftgraph.app.training import worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -60,7 +60,7 @@ def graph_in(folder: Path) -> Heterograph:
 
 
 def worker_in(settings: Settings, store: GenerationStore | None = None) -> Worker:
-    return loop._worker(settings, settings.data_dir / "window", cast(GenerationStore, store))
+    return worker_start.attached(settings, settings.data_dir / "window", cast(GenerationStore, store))
 
 
 @pytest.fixture

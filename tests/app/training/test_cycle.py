@@ -23,7 +23,7 @@ from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import by_id, loop, trainer_state
+from driftgraph.app.training import by_id, loop, trainer_state, worker_start
 from driftgraph.app.training.by_id import touched_items
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
@@ -330,18 +330,18 @@ def test_a_refresh_that_redis_refused_is_made_good_by_the_next(
     assert reader.recommend("newcomer", 1).event_ms == at_ms
 
 
-def test_what_an_operator_went_back_from_rests_also_when_its_manifest_has_run_out(
-    store: GenerationStore, redis_client: redis.Redis, tmp_path: Path
+def test_a_worker_without_the_state_that_an_operator_went_back_to_rests_also_without_a_manifest(
+    store: GenerationStore, redis_client: redis.Redis
 ) -> None:
     """By a start, and by a worker whose publish failed while the operator went back."""
     graph = graph_of([])
-    worker = worker_of(graph, store, checkpoints=tmp_path)
+    worker = worker_of(graph, store)
     two_cycles(worker, graph)
     assert store.rollback() == 1
     redis_client.delete(Keys(NAMESPACE).of(2, "manifest"))
     worker.published = 0
     assert not worker.may_publish(graph.moment())
-    assert (worker.published, worker.is_rolled_back) == (2, True)
+    assert (worker.published, worker.is_rolled_back) == (0, True)
     [current] = [one.number for one in store.generations() if one.current]
     assert current == 1
 
@@ -392,6 +392,7 @@ def test_after_a_rollback_nothing_is_refreshed_until_the_next_publish(
     grow(graph, one_event("newcomer", SHOP.item_ids[0], 0, at_ms))
     assert [worker.refresh(graph.moment()) for _ in range(2)] == [0, 0]
     assert changes(before, contents(redis_client)) == set()
+    worker.follows = worker.choice  # as the next fit does
     worker.publish(graph.moment())
     grow(graph, one_event("newcomer", SHOP.item_ids[1], 0, at_ms + 1))
     assert worker.refresh(graph.moment()) == 1
@@ -499,7 +500,7 @@ def test_a_row_that_changed_hands_since_the_fit_is_saved_as_the_new_owners() -> 
     later = moment.versions[ITEM].copy()
     later[row] += 2  # as it lost its owner and got another
     later_moment = replace(moment, versions=(moment.versions[USER], later))
-    files, _ = trainer_state.save(worker.trainer, graph, later_moment, worker.since)
+    files, _ = trainer_state.save(worker.trainer, graph, later_moment, worker.since, worker.seen)
     saved = load(files["trainer.safetensors"])
     assert saved["table.version"].numpy().astype(np.uint32).tolist() == later.tolist()
     assert int(saved["table.steps"][row]) == 0
@@ -582,7 +583,7 @@ def test_a_new_worker_goes_on_where_the_window_has_come_to(store: GenerationStor
         graph.apply(batch)
         graph.expire(int(batch.time_ms.max()))
         graphs.append(graph)
-        return loop._worker(settings, tmp_path / name, store)
+        return worker_start.attached(settings, tmp_path / name, store)
 
     graphs: list[Heterograph] = []
     shop, half = batch_of(SHOP), batch_of(SHOP, 0, len(SHOP) // 2)
@@ -634,7 +635,7 @@ def test_a_worker_goes_on_with_other_relations(
         graph.apply(renamed_batch(batch_of(SHOP), relations))
         graph.expire(int(SHOP.time_ms.max()))
         graphs.append(graph)
-        return loop._worker(settings_of(tmp_path, relations), tmp_path / name, store)
+        return worker_start.attached(settings_of(tmp_path, relations), tmp_path / name, store)
 
     first = opened("one", RELATIONS, (Life("one"),))
     first.cycle(first.graph.moment())
@@ -713,7 +714,7 @@ def test_a_model_of_another_format_is_refused_with_what_to_do_and_what_it_served
     saved_model.check(settings)
     reader, users = EmbeddingReader(redis_client, namespace=NAMESPACE), SHOP.user_ids[:3]
     before = reader.users(users)[0]
-    anew = loop._worker(settings, tmp_path / "window", store)
+    anew = worker_start.attached(settings, tmp_path / "window", store)
     assert not anew.may_publish(anew.graph.moment())
     assert (reader.current(), reader.users(users)[0].tolist()) == (1, before.tolist())
     report, _ = anew.cycle(anew.graph.moment())
@@ -732,7 +733,7 @@ def trained_in(folder: Path, store: GenerationStore | None = None) -> None:
         folder / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
     grow(graph, batch_of(SHOP))
-    worker = loop._worker(settings_of(folder), folder / "window", cast(GenerationStore, store))
+    worker = worker_start.attached(settings_of(folder), folder / "window", cast(GenerationStore, store))
     report, _ = worker.cycle(worker.graph.moment())
     assert report.fit.accepted
 
@@ -742,7 +743,7 @@ def refusals(settings: Settings) -> Iterator[str]:
     nowhere = cast(GenerationStore, None)
     for refuse in (
         lambda: saved_model.check(settings),
-        lambda: loop._worker(settings, settings.data_dir / "window", nowhere),
+        lambda: worker_start.attached(settings, settings.data_dir / "window", nowhere),
     ):
         with pytest.raises(OtherModelError) as refused:
             refuse()
@@ -789,7 +790,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
         tmp_path / "window", RELATIONS, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),)
     )
     settings = settings_of(tmp_path)
-    worker = loop._worker(settings, tmp_path / "window", store)
+    worker = worker_start.attached(settings, tmp_path / "window", store)
     two_cycles(worker, graph)
     worker.trainer.norms = [(1e9, 1e9)]  # no candidate is anywhere near
     later = int(SHOP.time_ms.max()) + 1_000
@@ -798,7 +799,7 @@ def test_a_refused_fit_is_saved_and_not_made_again_by_a_start(store: GenerationS
     graph.expire(later + 200)
     report, _ = worker.cycle(graph.moment())
     assert not report.fit.accepted
-    again = loop._worker(settings, tmp_path / "window", store)
+    again = worker_start.attached(settings, tmp_path / "window", store)
     assert (again.since.next, again.seen.next) == (worker.since.next, worker.seen.next)
     assert (again.trainer.fit_count, again.trainer.model_version) == (worker.trainer.fit_count, 2)
 
@@ -981,7 +982,8 @@ def test_an_operators_rollback_of_lists_stays(store: GenerationStore, redis_clie
     assert worker.is_rolled_back
     again = worker_of(graph, store)
     again.go_on()
-    assert (again.published, again.is_rolled_back) == (2, True)
+    assert (again.published, again.is_rolled_back) == (0, True)
+    assert not again.may_publish(graph.moment())
 
 
 def test_a_relation_without_live_events_has_no_list_of_rising_items_and_is_not_missed(

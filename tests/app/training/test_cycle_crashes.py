@@ -19,7 +19,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop
+from driftgraph.app.training import worker_start
 from driftgraph.app.training.retraining import Request, Requests
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -69,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis)
     )
     edge = len(SHOP) * 2 // 3
     grow(graph, batch_of(SHOP, 0, edge))
-    first = loop._worker(settings, folder / "window", cast(GenerationStore, None))
+    first = worker_start.attached(settings, folder / "window", cast(GenerationStore, None))
     report, _ = first.cycle(first.graph.moment())
     assert report.fit.accepted
     grow(graph, batch_of(SHOP, edge))
@@ -165,13 +165,13 @@ def test_what_an_operator_went_back_from_is_not_published_by_a_start_and_the_nex
 ) -> None:
     """Killed after the next fit was saved: that is a new model, which no operator has seen."""
     settings = world.settings(data_dir)
-    publish(GenerationStore(redis_client, namespace=NAMESPACE, epoch=1), 1)
+    publish(GenerationStore(redis_client, namespace=NAMESPACE, epoch=1), 1)  # whose state is not there
     worker = worker_started(settings, world.folder / "window", epoch=1)
     worker.publish(worker.graph.moment())
     assert worker.published == 2
     assert GenerationStore(redis_client, namespace=NAMESPACE, epoch=1).rollback() == 1
     again = worker_started(settings, world.folder / "window", epoch=1)
-    assert (again.published, again.is_rolled_back) == (2, True)
+    assert (again.published, again.is_rolled_back) == (0, True)
     killed(world, data_dir, "save | publish")
     assert served(redis_client)[0] == 1, "the start did not publish, and the fit was not yet published"
     steps(settings, worker_started(settings, world.folder / "window", epoch=2), 1)

@@ -31,9 +31,9 @@ def test_who_waits_agrees_with_a_dictionary() -> None:
         allowed = due.rows % 3 != 0
         places, most = due.places(allowed, 4), 4
         taken = due.rows[places].tolist()
-        ranked = sorted((row for row in plain if row % 3), key=lambda row: plain[row][0], reverse=True)
+        ranked = sorted((row for row in plain if row % 3), key=lambda row: (plain[row][1], -plain[row][0]))
         assert len(taken) == min(most, len(ranked))
-        assert {plain[row][0] for row in taken} == {plain[row][0] for row in ranked[:most]}
+        assert sorted(plain[row] for row in taken) == sorted(plain[row] for row in ranked[:most])
         due.remove(places)
         for row in taken:
             del plain[row]

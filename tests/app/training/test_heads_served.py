@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import redis
 
+from driftgraph.app.commands.export import export
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.serving_parts import heads_at, judged_heads
@@ -19,12 +23,16 @@ from driftgraph.model.heads.heads import Parts, features, probability
 from driftgraph.model.heads.impressions import Asked, Rates, answered
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.snapshots.checkpoints import checkpoint
+from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.snapshots.generations.keys import Keys
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.shared_files import Life
 from driftgraph.stream.window.writer import Relation, StaleCut
+from tests.saved_windows import checkpointed
+from tests.services.test_erase import files_holding, holding
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import DAY_MS, RELATIONS, batch_of, graph_of, grow, one_event, small_shop, trainer_of
 
@@ -260,3 +268,58 @@ def test_other_impressions_are_published_anew(
 )
 def test_heads_of_a_manifest_that_cannot_be_read_are_none(text: str) -> None:
     assert head_parts.ServedHeads.of_state(text, NAMES, attribution_ms=1) is None
+
+
+def test_an_erased_user_is_gone_from_impressions_heads_checkpoints_and_exports(
+    redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
+) -> None:
+    """Of two users one clicked, and one was only shown an item."""
+    anns, later_ms = ["ann-who-clicked", "ann-who-was-shown"], int(SHOP.time_ms.max()) + 1
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path / "var",
+            "relations": {r.name: {"span": f"{r.span_ms}ms", "capacity": r.capacity} for r in RELATIONS},
+            "events": {"impressions": ["impression"]},
+            "window": {"user_rows": 1 << 12, "item_rows": 1 << 12},
+        }
+    )
+    graph = Heterograph.create(None, WITH_SHOWN, user_rows=1 << 12, item_rows=1 << 12, history=(Life("one"),))
+    worker = Worker(graph, trainer_of(), store, checkpoints=tmp_path / "var/trainer")
+    grow(graph, one_event(anns[0], SHOP.item_ids[0], SHOWN, int(SHOP.time_ms.min())))
+    grow(graph, one_event(anns[0], SHOP.item_ids[0], 0, int(SHOP.time_ms.min()) + 1))
+    served(worker, graph)
+    for n, user in enumerate([*anns, anns[0]]):
+        grow(graph, one_event(user, SHOP.item_ids[n], SHOWN, later_ms + n))
+    worker.publish(graph.moment())
+    checkpointed(settings, graph)
+    key = Keys(NAMESPACE).user(worker.published, anns[0])
+    assert redis_client.hexists(key, "head")
+    assert files_holding(tmp_path / "var/trainer", anns[0])
+
+    def exported(folder: str) -> tuple[list[str], int]:
+        told = export(
+            settings, tmp_path / folder, format_="parquet", parts=None, source=None, progress=NoProgress()
+        )
+        users = pq.read_table(tmp_path / folder / "users.parquet")["id"].to_pylist()
+        return sorted({*users} & {*anns}), told["edges"]["impression"]
+
+    names, shown = exported("before")
+    assert names == anns
+    erased = ErasureList(tmp_path / "var/erasures")
+    erased.append(erased.load().hashes(Strings.of(anns)), np.full((2, 2), later_ms + 9, np.int64))
+    assert exported("of the checkpoint of before") == ([], shown - 4)
+
+    graph.erase(anns)
+    worker.erase(anns)
+    assert not holding(redis_client, "ann-who-")
+    assert not redis_client.exists(key)
+    assert not files_holding(tmp_path / "var/trainer", "ann-who-")
+    moment = graph.moment()
+    events = graph.arrivals(SHOWN, moment.cut.first[SHOWN], moment.cut.next[SHOWN], moment)
+    assert not set(events.users.to_list()) & set(anns)
+    checkpointed(settings, graph)
+    assert exported("after") == ([], shown - 4)
+    worker.publish(graph.moment())
+    assert not holding(redis_client, "ann-who-")
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert not reader.scores(anns[0], [SHOP.item_ids[0]]).user_found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.training.worker_status import LoggedProgress, WorkerStatus, worker_pairs
 from driftgraph.model.fitting.fit_report import FitReport
-from driftgraph.stream.time.clock import ManualClock
+from driftgraph.stream.time.clock import ManualClock, SystemClock
+from tests.waits import until
 
 REFUSED = FitReport(
     0, False, "popularity", "worse than it", 9, 0, 5.0, 9, 0, 0, {}, ("far worse", "worse than it")
@@ -77,8 +79,34 @@ def test_a_log_has_a_line_for_each_stage_and_one_each_ten_seconds(caplog: pytest
     for _ in range(25):
         clock.advance(1_000)
         progress.advance(10)
+    progress.close()
     assert [record.getMessage() for record in caplog.records] == [
         "training model version 1",
         "training model version 1: 100 of 300, about 20 s left",
         "training model version 1: 200 of 300, about 10 s left",
     ]
+
+
+def test_a_log_says_of_a_stage_that_counts_nothing_that_it_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("driftgraph.app.training.worker_status.SAY_EVERY_MS", 20)
+    progress = LoggedProgress(SystemClock())
+    progress.start("ids and lists of all users and items", total=70)
+    until(lambda: "ids and lists of all users and items: 0 of 70, 0 s so far" in caplog.text)
+    progress.close()
+    until(lambda: not any(one.name == "progress" for one in threading.enumerate()))
+
+
+def test_a_refresh_beside_a_stuck_stage_does_not_move_it(tmp_path: Path) -> None:
+    """Otherwise a stuck fit would look like one that goes on."""
+    path, clock = tmp_path / "worker.json", ManualClock(1_000_000)
+    status = WorkerStatus(path, clock, NoProgress())
+    status.start("training model version 2", total=300)
+    clock.advance(5_000)
+    status.advance(1)
+    clock.advance(900_000)
+    status.refreshed(lambda: {"users": 3}, None)
+    told = json.loads(path.read_bytes())
+    assert (told["time_ms"], told["moved_ms"]) == (1_905_000, 1_005_000)

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import redis as redis_py
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.console.status_files import told
+from driftgraph.app.console.status_files import told, write_json
 from driftgraph.app.console.troubles import CODES, Facts, troubles_of
 from driftgraph.app.live.web_process import WebProcess
+from driftgraph.app.training.freshness import Freshness
 from driftgraph.app.web.metrics import exposition
 from driftgraph.app.web.routes import ROUTES
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -43,6 +45,14 @@ def port(tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis_py.Red
         yield found
 
 
+def worker_says(folder: Path) -> None:
+    """Write the status of a worker that has refreshed."""
+    refresh = {"users": 3, "items": 2, "waiting": 0, "freshness": Freshness().facts(), "trouble": None}
+    now_ms = SystemClock().now_ms()
+    told = {"pid": 1, "state": "running", "time_ms": now_ms, "moved_ms": now_ms, "stage": None}
+    write_json(folder / "status" / "worker.json", {**told, "trouble": None, "refresh": refresh})
+
+
 def names_in(metrics: str) -> list[str]:
     """Each with its kind, a line each."""
     return sorted(re.findall(r"^# TYPE (\w+ \w+)$", metrics, re.MULTILINE))
@@ -52,6 +62,7 @@ def test_a_generation_is_seen_and_recommends(port: Port, store: GenerationStore,
     publish(store, 1)
     until(lambda: port.ask("/readyz")[0] == 200)
     updater_says(tmp_path)
+    worker_says(tmp_path)
     assert port.ask("/livez")[0] == 200
     assert port.ask("/readyz")[1] == {"ready": True, "troubles": []}
     status, metrics = port.ask("/metrics")
@@ -186,7 +197,14 @@ def facts(**changed: Any) -> Facts:
     own = changed.pop("updater", {})
     updater = None if own is None else updater_status(**own)
     now_ms = SystemClock().now_ms()
-    worker = {"pid": 1, "state": "running", "time_ms": now_ms, "stage": None, "trouble": None}
+    worker = {
+        "pid": 1,
+        "state": "running",
+        "time_ms": now_ms,
+        "moved_ms": now_ms,
+        "stage": None,
+        "trouble": None,
+    }
     worker |= changed.pop("worker", {})
     rest: dict[str, Any] = {"standby": None, "generation": 4, "manifest": {}, "redis_error": None, **changed}
     return Facts(now_ms=now_ms, updater=updater, worker=worker, **rest)
@@ -205,7 +223,8 @@ BROKEN: dict[str, dict[str, Any]] = {
         "state": "failed", "pid": None, "starts": 1, "failures": 1, "why": "ended by signal 9",
     }}},
     "worker_trouble": {"worker": {"trouble": "the disk is full"}},
-    "worker_stuck": {"worker": {"stage": "training model version 3", "time_ms": 0}},
+    "worker_stuck": {"worker": {"stage": "training model version 3", "moved_ms": 0}},
+    "refresh_failing": {"worker": {"refresh": {"trouble": "Redis is full"}}},
     "redis_away": {"redis_error": "connection refused"},
     "no_generation": {"generation": 0},
     "checkpoint_overdue": {"updater": {"checkpoint": {"overdue": True, "age_ms": 99_000, "reason": "slow"}}},
@@ -237,6 +256,24 @@ def test_the_quality_of_every_scorer_is_a_metric_and_of_nobody_is_left_out() -> 
     assert 'driftgraph_quality{metric="recall_at_20",scorer="model"} 0.25' in text
     assert "co_visitation" not in text
     assert "driftgraph_model_version 3.0" in text
+
+
+def test_how_long_events_wait_is_a_histogram() -> None:
+    freshness = Freshness()
+    freshness.served(10_000, np.array([9_980, 9_300, 0]), np.array([9_990, 9_990, 9_990]))
+    refresh = {
+        "generation": 1,
+        "users": 3,
+        "items": 2,
+        "waiting": 0,
+        "freshness": freshness.facts(),
+        "trouble": None,
+    }
+    text = exposition(facts(worker={"refresh": refresh}), "0").decode()
+    for end, count in (("0.05", 1), ("0.6", 1), ("0.7", 2), ("5", 2), ("10", 3), ("+Inf", 3)):
+        assert f'driftgraph_servable_seconds_bucket{{le="{end}",origin="event"}} {float(count)}' in text
+    assert 'driftgraph_servable_seconds_bucket{le="0.05",origin="received"} 3.0' in text
+    assert "driftgraph_refreshed_users_total 3.0" in text
 
 
 @pytest.mark.parametrize("listen", ["8350", "localhost", "a:70000", ":8350", "a b:1"])

@@ -58,6 +58,18 @@ def test_attention_and_its_gradients_are_those_of_tensor_operations(
 
 
 @pytest.mark.parametrize("joint", [True, False])
+def test_logits_beyond_the_range_of_the_exponential_are_no_matter(joint: bool) -> None:
+    """Softmax is the same after its largest logit is taken off; exp(200) is no float."""
+    source_SD, logits, edges = world(seed=3)
+    logits = logits._replace(query_NRH=(200 * logits.query_NRH).detach())
+    ours, theirs = (
+        way(source_SD, logits, edges, joint=joint, negative=0.2) for way in (attend, attend_by_tensors)
+    )
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("joint", [True, False])
 def test_gradients_of_the_loops_agree_with_finite_differences(joint: bool) -> None:
     source_SD, logits, edges = world(seed=5, double=True)
     feature_NKF = logits.feature_NKF

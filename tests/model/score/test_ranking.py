@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from driftgraph.model.score import ranking
 from driftgraph.model.score.bank import Bank, Later
+from driftgraph.model.score.lists import Wanted
 from driftgraph.model.score.ranking import PATH_SCALE, SIMILAR_SHAPE, Stage
-from driftgraph.model.score.scorer import FEATURES, OWN, PRIOR_F, SIMILAR_USERS
+from driftgraph.model.score.scorer import FEATURES, OWN, PATHS, PRIOR_F, SIMILAR_USERS
 from driftgraph.stream.arrays import F32, F64, I64
 from driftgraph.stream.window.writer import Window
 from tests.model_worlds import RELATIONS, START_MS, blocks, events_of, window_of
@@ -87,3 +89,36 @@ def test_the_feature_of_similar_users_is_the_plainest_sum() -> None:
             expected[user, item] = math.log1p(PATH_SCALE * total * degree[item] ** -0.1)
     assert expected.any()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 1 << 21])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_best_candidates_are_those_of_the_scores(
+    repeats: bool, scores_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a sort of all scores, of equal ones in order."""
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
+    window = window_of(blocks(150, seed=8, users=USERS, items=ITEMS))
+    stage, users, later = asked(window, repeats=repeats)
+    rng, rows, found_equal = np.random.default_rng(3), np.arange(USERS, dtype=np.uint32), False
+    for length in (1, 4, 9, ITEMS):
+        weight_F: F64 = rng.normal(size=len(FEATURES)) * (rng.random(len(FEATURES)) < 0.5)
+        if length in (4, 9):  # all are equal, or all that no path reaches
+            weight_F[:] = 0
+            weight_F[PATHS] = length - 4
+        one = Later(later.item, later.time_ms, later.at_ms[:1])
+        popular = stage.popular(one, weight_F)
+        gone = rng.random(ITEMS) < 0.2
+        touched = [np.flatnonzero(rng.random(ITEMS) < 0.3) for _ in rows]
+        bounds = np.cumsum([0, *map(len, touched)])
+        wanted = Wanted(rows, users, later.at_ms, gone, bounds, np.concatenate(touched))
+        made = stage.best(wanted, window.cut(), popular, weight_F, length)
+        scores = stage.parts(rows, users, later.at_ms, window.cut(), popular).scores(weight_F)
+        for n in range(USERS):
+            left = np.setdiff1d(np.flatnonzero(~gone), touched[n])
+            order = left[np.argsort(-scores[n, left], kind="stable")][:length]
+            assert made.lengths[n] == len(order)
+            assert made.rows[n, : len(order)].tolist() == order.tolist()
+            np.testing.assert_allclose(made.score[n, : len(order)], scores[n, order], rtol=1e-5, atol=1e-6)
+            found_equal |= len(np.unique(scores[n, left])) < len(left)
+    assert found_equal

@@ -7,7 +7,7 @@ import pytest
 
 from driftgraph.model.network.embed import Embedding
 from driftgraph.model.options import ListLengths
-from driftgraph.model.score import scored_lists as module
+from driftgraph.model.score import ranking
 from driftgraph.model.score.bank import Bank
 from driftgraph.model.score.lists import AskedUsers
 from driftgraph.model.score.ranking import PATH_SCALE, SHAPE, path_tables
@@ -138,7 +138,7 @@ def lists_by(lists: ScoredLists, window: Window, touched: list[U32], vectors: F3
 def test_where_only_vectors_count_a_list_is_their_exact_ranking(
     scores_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
     window = window_of(blocks(4_000, seed=3, users=90, items=150))
     embedding = embedding_of(window, seed=4)
     rng = np.random.default_rng(5)

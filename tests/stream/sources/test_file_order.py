@@ -452,6 +452,30 @@ def test_replay_and_validate_refuse_a_file_without_an_event(
     assert "none of its events can be used: replay will refuse it" in validated.json()["notes"]
 
 
+def test_a_file_of_other_behaviors_than_those_of_init_says_which_it_has_and_what_to_write(
+    shell: Shell,
+) -> None:
+    """The order of the README: ``init``, then a replay."""
+    rows = [
+        ("u1", "i1", "pv", START_S),
+        ("u2", "i1", "pv", START_S + 1),
+        ("u1", "i2", "add to cart", START_S + 2),
+    ]
+    Path("e.csv").write_text(csv_text(rows), encoding="utf-8")
+    assert shell("init").code == 0
+    refused = shell("replay", "e.csv", "--redis", "none").sentence()
+    assert "e.csv:2 since behavior 'pv' is no relation; there are: click, favorite, purchase" in refused
+    assert refused.endswith(
+        "the file has pv 2 times, add to cart 1 times: give --relations pv,add to cart, or write in "
+        'driftgraph.toml [relations.pv] [relations."add to cart"], a line each'
+    )
+    config = Path("driftgraph.toml")
+    config.write_text(config.read_text() + '[relations.pv]\n[relations."add to cart"]\n', encoding="utf-8")
+    assert shell("replay", "e.csv", "--redis", "none").code == 0
+    chosen = shell("replay", "e.csv", "--redis", "none", "--relations", "cart").sentence()
+    assert "3 are of other behaviors than cart; the file has pv 2 times" in chosen
+
+
 def test_produce_refuses_a_file_without_an_event_that_was_asked_for(shell: Shell) -> None:
     Path("e.csv").write_text(csv_text(CLICKS), encoding="utf-8")
     done = shell("produce", "e.csv", "--topic", "t", "--bootstrap", "localhost:1", "--relations", "buy")

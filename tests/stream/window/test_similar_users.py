@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftgraph.stream.arrays import F64
+from driftgraph.stream.arrays import F64, U32
 from driftgraph.stream.window import samplers, similar_users
+from driftgraph.stream.window.samplers import DistinctUnion
 from driftgraph.stream.window.similar_users import ItemSums, Shape, sums
 from driftgraph.stream.window.writer import Cut, in_memory
 from tests.plain_similar import plain_similar
@@ -64,6 +67,33 @@ def test_hubs_have_exact_sums(busy: Pair, shape: Shape) -> None:
     found = agree(busy, busy.real.cut(), shape, weights_of(shape, 60), count=30)
     assert len(found.item) > 300
     assert shape == Shape() or found.left_out_N.any()
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_targets_at_one_time_share_what_they_ask_for(
+    busy: Pair, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two times for many users, as in a publish: with and without the search for equal questions."""
+    monkeypatch.setattr(similar_users, "QUESTIONS_MAX", most)
+    shape, cut = Shape(history=6, visitors=9, neighbors=7, items=11), busy.real.cut()
+    weights = weights_of(shape, 60)
+    users = np.arange(40, dtype=np.uint32)
+    times_ms = cut.watermark_ms - HOUR_MS * (users % 2).astype(np.int64)
+    asked, distinct_union = [0], busy.real.distinct_union
+
+    def counted(side: int, nodes: U32, *rest: Any) -> DistinctUnion:
+        asked[0] += len(nodes)
+        return distinct_union(side, nodes, *rest)
+
+    monkeypatch.setattr(busy.real, "distinct_union", counted)
+    found = sums(busy.real, users, times_ms, cut, shape, *weights)
+    together = asked[0]
+    for n, (user, time_ms) in enumerate(zip(users.tolist(), times_ms.tolist(), strict=True)):
+        expected, _ = plain_similar(busy.plain, user, time_ms, cut, shape, weights)
+        part = slice(*found.bounds_N1[n : n + 2].tolist())
+        assert found.item[part].tolist() == list(expected)
+        np.testing.assert_allclose(found.sum[part], list(expected.values()), rtol=1e-12)
+    assert together <= 40 + 2 * 60 + 2 * 40 or most == 0, "each item and each user once at each time"
 
 
 def test_of_equal_similarities_those_that_are_found_first_are_kept(busy: Pair) -> None:
