@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from driftgraph.app.demo.shop import ShopOptions, open_shop
 from tests.readers import make_reader, round_trips  # noqa: F401  fixtures for all
+from tests.redis_topologies import cluster_url, in_cluster, pair, tls_url  # noqa: F401  fixtures for all
 from tests.services_redis import redis_client, redis_server, store, user_url  # noqa: F401  fixtures for all
 
 # the first example may compile numba code for seconds; the suite's own timeout is the limit

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis, find_redis_server, free_port
+from driftgraph.snapshots.generations.keys import connect
 from tests.waits import until
 
 CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500")
@@ -66,16 +68,19 @@ class WatchedPair:
         hosts = ",".join(f"127.0.0.1:{port}" for port in sentinel_ports)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
 
-    def primary_port(self) -> int:
-        """As the first Sentinel says."""
-        _, port = ask(self.sentinel_ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return int(port)
+    def primary_ports(self) -> set[int]:
+        """As the Sentinels say."""
+        told = [ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for port in self.sentinel_ports]
+        return {int(port) for _, port in told}
 
     def fail_over(self) -> None:
-        """Ask a Sentinel for a failover, and wait until the replica is the primary."""
-        before = self.primary_port()
+        """Ask a Sentinel for a failover, and wait until both say that the replica is the primary.
+
+        The former primary does not know it yet, and takes writes for some seconds.
+        """
+        before = self.primary_ports()
         ask(self.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE)
-        until(lambda: self.primary_port() != before)
+        until(lambda: not before & self.primary_ports())
 
 
 @contextlib.contextmanager
@@ -174,3 +179,30 @@ def _hand_on(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
                     target.settimeout(5)
                     target.sendall(data)
                     target.settimeout(0.001)
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture
+def in_cluster(cluster_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty Cluster."""
+    with contextlib.closing(connect(cluster_url)) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[WatchedPair]:
+    with watched_pair(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def tls_url(tmp_path: Path) -> Iterator[str]:
+    certificate, key = certificates(tmp_path)
+    with EmbeddedRedis() as server, tls_in_front_of(server, certificate, key) as port:
+        yield f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"

@@ -113,7 +113,10 @@ return {{'ok'}}
 # ARGV epoch, token, number, channel, then of the operator's act that the model follows (choice.py): its
 # number (none: any), who did it, whether it holds
 # The answer's second word is why the notice could not be sent; the publish does not fail for that.
+# A replica that became the primary meanwhile may lack the last writes. Since a replica gets writes in their
+# order, it has all of them if it has those of DESCRIBE.
 SWITCH = f"""{OURS}
+if redis.call('HEXISTS', KEYS[2], 'users') == 0 then return {{'lost'}} end
 local choice, follows = tonumber(redis.call('HGET', KEYS[1], 'choice') or '0'), tonumber(ARGV[5])
 if follows and choice > follows then return {{'chosen', redis.call('HGET', KEYS[1], 'chosen_by') or ''}} end
 if redis.call('HGET', KEYS[2], 'status') == 'live' then return {{'ok'}} end

@@ -34,6 +34,7 @@ from driftgraph.snapshots.generations.refreshes import Refreshes
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
 from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.topologies import follow_primary
 from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.snapshots.generations.vector_forms import FLOAT32, Form
 from driftgraph.snapshots.generations.vectors import Vectors, digest_of, dim_of, longest
@@ -168,6 +169,7 @@ class GenerationStore:
             built = Served(number, token, indexed=indexed, norm=float(own["item_norm"]))
             self._record.building = built
             on_verified()
+            follow_primary(self._client)
             switch = [self.epoch, token, number, keys.events, *switch_args(self.follows)]
             self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
             self._parts.follow(number)
@@ -293,6 +295,7 @@ class GenerationStore:
             StoreError: If Redis does not answer.
         """
         with redis_errors(self._client, f"looking whether generation {number} is served"):
+            follow_primary(self._client)
             found, fence = self._record.served.standing(self._client, self._keys, number, self.follows)
             if fence != self.epoch:  # a newer worker's; or Redis has forgotten it, then ours is written again
                 self._claim()

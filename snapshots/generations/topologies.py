@@ -16,6 +16,7 @@ the ``?``: ``sentinel_username`` and ``sentinel_password``. The other options ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
@@ -26,7 +27,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 SENTINEL_PORT: Final = 26_379
 SERVER_PORT: Final = 6_379
@@ -130,6 +131,18 @@ def server_of(client: redis.Redis, key: str) -> redis.Redis:
     if not isinstance(client, RedisCluster):
         return client
     return cast("redis.Redis", client.get_redis_connection(client.get_node_from_key(key)))
+
+
+def follow_primary(client: redis.Redis) -> None:
+    """Ask the Sentinels of a client which server is the primary; connections to another one are left.
+
+    A former primary takes writes for some ten seconds, until the Sentinels make it a replica, and loses them
+    then. Without an answer of the Sentinels the connections stay.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        with suppress(redis.RedisError):
+            pool.get_master_address()  # type: ignore[no-untyped-call]
 
 
 def describe(client: redis.Redis | redis.asyncio.Redis) -> str:

@@ -55,7 +55,7 @@ def decoded(blobs: Sequence[bytes], form: str, dim: int) -> F32:
         table = np.frombuffer(joined, np.dtype([("scale", "<f4"), ("whole", "i1", (dim,))]))
         scaled: F32 = table["whole"].astype(np.float32) * table["scale"][:, None]
         return scaled
-    return np.frombuffer(joined, _TYPES[form]).reshape(-1, dim).astype(np.float32, copy=False)
+    return np.frombuffer(joined, _TYPES[form]).reshape(len(blobs), dim).astype(np.float32, copy=False)
 
 
 def rows_of(blobs: Sequence[bytes | None], form: str, dim: int) -> tuple[F32, Mask]:

@@ -63,6 +63,8 @@ class Line:
 
     def _over_socket(self, commands: list[Command]) -> list[Any] | None:
         """The answers; None where redis-py has to send."""
+        if self._pid == os.getpid() and not self.client.connection_pool.owns_connection(self._connection):
+            self.close()  # Sentinels have named another primary
         if self._pid != os.getpid():
             self._connection, self._pid = self.client.connection_pool.get_connection(), os.getpid()
         stream = getattr(self._connection, "_sock", None)
