@@ -25,6 +25,7 @@ import redis.asyncio
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -69,12 +70,21 @@ def async_client_of(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
         sentinels = AsyncSentinel(  # type: ignore[no-untyped-call]
             address.hosts, sentinel_kwargs=address.of_sentinels, **address.options
         )
-        client = sentinels.master_for(address.service)
+        client = sentinels.master_for(address.service, connection_pool_class=_AsyncPool)
     else:
         client = redis.asyncio.Redis.from_url(url, **address.options)
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client
+
+
+class _AsyncPool(AsyncSentinelConnectionPool):  # type: ignore[misc]
+    """Closes the connections to the Sentinels with its own."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            await self.sentinel_manager.aclose()
 
 
 class _Address(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -96,20 +97,19 @@ class Line:
 
 def _over_nodes(nodes: Wire, commands: list[Command]) -> list[Any]:
     """The answers of a Cluster: its nodes are asked at the same time, and the last command at the end."""
-    ready = [NodeCommand(_routed_by(command), packed(*command)) for command in commands]
+    ready = [NodeCommand(_keys_of(command)[0], packed(*command)) for command in commands]
     found = list(nodes.ask(ready[:-1], at_once=len(commands)))
     return [*found, *nodes.ask(ready[-1:])]
 
 
-def _routed_by(command: Command) -> str:
-    """The key by which a Cluster finds the node for a command."""
-    key: str = command[2] if command[0] == "ZUNION" else command[1]
-    return key
+def _keys_of(command: Command) -> Sequence[str]:
+    """The keys that a command reads."""
+    return command[2:-1] if command[0] == "ZUNION" else command[1:2]
 
 
 def _execute(client: redis.Redis, command: Command) -> Any:
     try:  # ``keys``: what a client keeps of an answer is dropped when one of them changes
-        return client.execute_command(*command, keys=[command[1]])  # type: ignore[no-untyped-call]
+        return client.execute_command(*command, keys=_keys_of(command))  # type: ignore[no-untyped-call]
     except redis.ResponseError as error:
         return error
 
