@@ -24,8 +24,9 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.head_text import heads_together
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
+from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.lockstep import Lockstep
+from driftgraph.app.training.prediction_rows import PredictionRows
 from driftgraph.snapshots.erasures import ErasureList
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.lease import raise_epoch

@@ -20,13 +20,15 @@ import numpy as np
 
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import following, serving_parts, trainer_state
-from driftgraph.app.training.by_id import generation_by_id, predictions_by_id, trending_by_id
+from driftgraph.app.publishing import serving_parts
+from driftgraph.app.publishing.by_id import generation_by_id, trending_by_id
+from driftgraph.app.publishing.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
+from driftgraph.app.training import following, trainer_state
 from driftgraph.app.training.drift_report import drift_by_name
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, facts_of
+from driftgraph.app.training.generation_report import GenerationReport, facts_of
 from driftgraph.app.training.kept_states import KeptStates
 from driftgraph.app.training.model_identity import hash_of_configuration, hash_of_weights
-from driftgraph.app.training.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
+from driftgraph.app.training.prediction_rows import PredictionRows, predictions_by_id
 from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
 from driftgraph.app.training.worker_status import WorkerStatus, named

@@ -34,7 +34,7 @@ from driftgraph.stream.ingest.erasures import UsersOf, key_users
 
 if TYPE_CHECKING:
     from driftgraph.app.config.settings import Settings
-    from driftgraph.app.training.refresher import Refresher
+    from driftgraph.app.publishing.refresher import Refresher
     from driftgraph.stream.dead_letters.letters import LetterBox
     from driftgraph.stream.events import Rejected
 

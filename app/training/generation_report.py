@@ -1,6 +1,6 @@
 """What one cycle did: how the serving model ranked the events of the interval, and what came of the fit.
 
-Worker.cycle ──► [GenerationReport, PredictionRows] ──► replay's report, demo, log of the worker
+Worker.cycle ──► [GenerationReport] ──► replay's report, demo, log of the worker
 """
 
 from __future__ import annotations
@@ -63,18 +63,6 @@ class GenerationReport:
             "drift": self.drift,
             "staleness": staleness_of(self.evaluation.staleness),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRows:
-    """Scored events by external id, with the best items, best first, of ``generation``'s model."""
-
-    ts_ms: list[int]
-    user_id: list[str]
-    item_id: list[str]
-    behavior: list[str]
-    generation: int
-    top_items: list[list[str]]
 
 
 def facts_of(

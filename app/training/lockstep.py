@@ -17,7 +17,8 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows
+from driftgraph.app.training.generation_report import GenerationReport
+from driftgraph.app.training.prediction_rows import PredictionRows
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.letters import DeadLetters

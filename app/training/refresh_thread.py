@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from driftgraph.app.training.refresher import Refresher
+from driftgraph.app.publishing.refresher import Refresher
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.snapshots.generations.keys import (
     CALL_FAILS_WITHIN_S,

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from driftgraph.app.console.progress import NoProgress, Progress, Pulse, bar_on_terminal
 from driftgraph.app.console.status_files import write_json
-from driftgraph.app.training.freshness import freshness_of
+from driftgraph.app.publishing.freshness import freshness_of
 from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.time.clock import Clock
 

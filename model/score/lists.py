@@ -1,6 +1,6 @@
 """Lists of items for users and for items: what ``recommend`` and ``similar`` read from Redis.
 
-    item vectors, live events at a cut ──► [a ListMaker] ──► app/training/by_id.py ──► GenerationStore
+    item vectors, live events at a cut ──► [a ListMaker] ──► app/publishing/by_id.py ──► GenerationStore
 
 ``FirstLists`` is served before the first model version: it needs no training, so a start has it within
 seconds. ``scored_lists.ScoredLists`` is that of a trained model.

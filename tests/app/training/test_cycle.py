@@ -23,11 +23,13 @@ from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import by_id, loop, trainer_state, worker_start
-from driftgraph.app.training.by_id import touched_items
+from driftgraph.app.publishing import by_id
+from driftgraph.app.publishing.by_id import touched_items
+from driftgraph.app.training import loop, trainer_state, worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
-from driftgraph.app.training.generation_report import GenerationReport, PredictionRows, describe
+from driftgraph.app.training.generation_report import GenerationReport, describe
+from driftgraph.app.training.prediction_rows import PredictionRows
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.fitting.gate import Verdict
 from driftgraph.model.network.neighbors import now_ms

@@ -23,7 +23,7 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.status_files import told, write_json
 from driftgraph.app.console.troubles import CODES, Facts, troubles_of
 from driftgraph.app.live.web_process import WebProcess
-from driftgraph.app.training.freshness import Freshness
+from driftgraph.app.publishing.freshness import Freshness
 from driftgraph.app.web.metrics import exposition
 from driftgraph.app.web.routes import ROUTES
 from driftgraph.snapshots.generations.store import GenerationStore

@@ -14,9 +14,9 @@ import redis
 from driftgraph.app.commands.export import export
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.publishing.serving_parts import heads_at, judged_heads
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.serving_parts import heads_at, judged_heads
 from driftgraph.model.heads import head_parts
 from driftgraph.model.heads.head_evaluation import dots
 from driftgraph.model.heads.heads import Parts, features, probability
@@ -198,7 +198,7 @@ def test_a_fit_does_not_wait_for_impressions_that_have_left_their_ring(
     def overwritten(*_: object, **__: object) -> None:
         raise StaleCut("relation 'impression': event 3 of the cut was overwritten")
 
-    monkeypatch.setattr("driftgraph.app.training.serving_parts.evaluate_heads", overwritten)
+    monkeypatch.setattr("driftgraph.app.publishing.serving_parts.evaluate_heads", overwritten)
     report, _ = worker.cycle(moment)
     assert report.fit.accepted
     assert report.heads is None

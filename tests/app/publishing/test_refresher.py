@@ -17,11 +17,12 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop, refresh_thread, served_items, worker_start
+from driftgraph.app.publishing import served_items
+from driftgraph.app.publishing.refresher import GenerationRefresh, Serving
+from driftgraph.app.publishing.served_items import ServedItems
+from driftgraph.app.training import loop, refresh_thread, worker_start
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
-from driftgraph.app.training.refresher import GenerationRefresh, Serving
-from driftgraph.app.training.served_items import ServedItems
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
@@ -241,13 +242,15 @@ def test_no_reader_sees_two_generations_while_they_are_published_and_refreshed(
         for number in range(2, 21):
             grow(graph, one_event(users[number], items[number], 0, LATER_MS + number))
             publish(number)
+            if number % 4 == 0:  # the switches between are as fast as they come
+                until(lambda number=number: number in seen)
         until(lambda: worker.refresher is not None and worker.refresher.facts()["waiting"] == 0)
         refreshes.check()
         stopped.set()
         for one in readers:
             one.join(30)
     assert wrong == []
-    assert len(seen) > 5, "the readers saw hardly a switch"
+    assert {4, 8, 12, 16, 20} <= seen
     assert worker.refresher is not None
     assert worker.refresher.facts()["users"] > 40
 
@@ -495,7 +498,7 @@ def test_who_acts_goes_before_a_backlog_and_nobody_waits_behind_who_acted_later(
     graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("driftgraph.app.training.refresher.USERS_AT_ONCE", 3)
+    monkeypatch.setattr("driftgraph.app.publishing.refresher.USERS_AT_ONCE", 3)
     worker = worker_on(tmp_path, store)
     worker.publish(worker.graph.moment())
     refresher = worker.refresher

@@ -11,7 +11,7 @@ from redis import exceptions as redis_exceptions
 from driftgraph.app.cli.faust import options_of
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training.by_id import trending_by_id
+from driftgraph.app.publishing.by_id import trending_by_id
 from driftgraph.app.training.cycle import Worker
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.keys import Keys, StoreError

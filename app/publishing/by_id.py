@@ -3,7 +3,6 @@
     Embedding, a ListMaker ──► [generation_by_id] ──► users and items as Vectors ──► GenerationStore
     rows of a refresh, a ListMaker ──► [users_by_id] ──► Vectors ──► GenerationStore
     live events ──► [trending_by_id] ──► lists of rising items ──► GenerationStore
-    Predictions of an evaluation ──► [predictions_by_id] ──► PredictionRows ──► the file of a replay
 
 A row that has changed hands since the moment has no id any more and is left out.
 """
@@ -16,8 +15,6 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from driftgraph.app.training.generation_report import PredictionRows
-from driftgraph.model.evaluation.evaluate import Predictions
 from driftgraph.model.examples.examples import take
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.heads.head_parts import HeadParts
@@ -26,7 +23,6 @@ from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.lists import AskedUsers, ListMaker
-from driftgraph.model.score.ranking import NO_ITEM
 from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 from driftgraph.snapshots.generations.trending import TRENDING_MAX
 from driftgraph.snapshots.generations.vectors import NO_LIST, Listed, Vectors
@@ -137,35 +133,6 @@ def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str
             name: float(score[row]) for row, name in zip(best, names, strict=True) if name is not None
         }
     return found
-
-
-def predictions_by_id(
-    graph: HeterographView,
-    found: Predictions | None,
-    generation: int,
-    moment: Moment,
-    former_names: Sequence[str | None],
-) -> PredictionRows | None:
-    """The scored events of an interval that ended at ``moment``, with the best items of a generation's model.
-
-    ``former_names`` are those of the item rows at the interval's begin, for items that have left the window
-    since. An item that came and went in between has an empty name.
-    """
-    if found is None:
-        return None
-    relations = [relation.name for relation in graph.edges.relations]
-    ranked = np.unique(found.top_items[found.top_items != NO_ITEM])
-    former = np.array([*former_names, *[None] * (int(ranked.max(initial=0)) + 1)], object)[ranked]
-    now = graph.names(ITEM, ranked, moment)
-    names = {row: new or old or "" for row, new, old in zip(ranked.tolist(), now, former, strict=True)}
-    return PredictionRows(
-        ts_ms=found.time_ms.tolist(),
-        user_id=[name or "" for name in graph.names(USER, found.user, moment)],
-        item_id=[name or "" for name in graph.names(ITEM, found.item, moment)],
-        behavior=[relations[r] for r in found.relation.tolist()],
-        generation=generation,
-        top_items=[[names[row] for row in rows if row != NO_ITEM] for rows in found.top_items.tolist()],
-    )
 
 
 def touched_items(

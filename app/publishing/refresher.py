@@ -18,10 +18,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from driftgraph.app.training.by_id import items_by_id, users_by_id
-from driftgraph.app.training.due import NOBODY_WAITS, Due
-from driftgraph.app.training.freshness import Freshness
-from driftgraph.app.training.served_items import ServedItems, have_moved
+from driftgraph.app.publishing.by_id import items_by_id, users_by_id
+from driftgraph.app.publishing.due import NOBODY_WAITS, Due
+from driftgraph.app.publishing.freshness import Freshness
+from driftgraph.app.publishing.served_items import ServedItems, have_moved
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.heads.head_parts import ServedHeads
 from driftgraph.model.network.embed import newest_events

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from driftgraph.app.training.due import NOBODY_WAITS, Due
-from driftgraph.app.training.freshness import ENDS_MS, RECENT_MS, Freshness, freshness_of, quantile_ms
+from driftgraph.app.publishing.due import NOBODY_WAITS, Due
+from driftgraph.app.publishing.freshness import ENDS_MS, RECENT_MS, Freshness, freshness_of, quantile_ms
 
 
 def test_who_waits_agrees_with_a_dictionary() -> None:

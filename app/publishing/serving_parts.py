@@ -15,8 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from driftgraph.app.training.refresher import GenerationRefresh, Serving
-from driftgraph.app.training.served_items import ServedItems
+from driftgraph.app.publishing.refresher import GenerationRefresh, Serving
+from driftgraph.app.publishing.served_items import ServedItems
 from driftgraph.model.heads.head_evaluation import HeadEvaluation, evaluate_heads
 from driftgraph.model.heads.head_parts import HeadParts, ServedHeads
 from driftgraph.model.heads.heads import Sample

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from driftgraph.app.training import by_id
+from driftgraph.app.publishing import by_id
 from driftgraph.app.training.cycle import Worker
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.co_visitation import CoVisitation
