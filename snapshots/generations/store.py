@@ -143,8 +143,7 @@ class GenerationStore:
         change, delisted = self.delisting.newest()
         users = self.delisting.users_without(users, delisted)
         items = self.delisting.items_without(items, delisted)
-        own = self._own_fields(users, items, manifest)
-        own |= {DELISTED: change} if change else {}
+        own = self._own_fields(users, items, manifest) | ({DELISTED: change} if change else {})
         keys, token = self._keys, f"{self.epoch}:{uuid.uuid4().hex}"
         with redis_errors(self._client, f"publishing generation {number}"):
             there = self._tended.manifest(number)

@@ -78,7 +78,7 @@ def async_client_of(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
     return client
 
 
-class _AsyncPool(AsyncSentinelConnectionPool):  # type: ignore[misc]
+class _AsyncPool(AsyncSentinelConnectionPool):
     """Closes the connections to the Sentinels with its own."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:

@@ -94,6 +94,23 @@ def test_delisted_items_leave_every_generation_and_nothing_else_changes(
     assert_no_remains_but_the_set(store, redis_client)
 
 
+def test_a_generation_that_goes_while_its_lists_are_mended_holds_nothing_up(
+    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delisting, "LISTS_PER_LOOK", 100)
+    monkeypatch.setattr(delisting, "LISTS_AT_ONCE", 100)
+    for number in (1, 2):
+        publish(store, number)
+    store.delisting.change(GONE, "SADD")
+    store.delisting.look()  # the newest generation's are not through
+    redis_client.hdel(f"{NAMESPACE}:emb:1:manifest", "status", "token")
+    assert store.clean_up() == 1
+    for _ in range(3):
+        store.delisting.look()
+    number, _ = store.delisting.newest()
+    assert redis_client.hget(f"{NAMESPACE}:emb:2:manifest", delisting.FIELD) == str(number).encode()
+
+
 def assert_no_remains_but_the_set(store: GenerationStore, client: redis.Redis) -> None:
     client.delete(f"{NAMESPACE}:delisted")
     assert_no_remains(store, client)

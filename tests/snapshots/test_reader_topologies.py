@@ -89,7 +89,12 @@ def side(ids: list[str], number: int, *, touched: bool = False) -> Vectors:
 
 
 def publish(store: GenerationStore, number: int) -> None:
-    facts = {"lists": 8, "similar": 8, "head": json.dumps(HEAD), "made_by": f"model {number}"}
+    facts: dict[str, str | int | float] = {
+        "lists": 8,
+        "similar": 8,
+        "head": json.dumps(HEAD),
+        "made_by": f"model {number}",
+    }
     store.publish(number, side(USERS, number, touched=True), side(ITEMS, number), facts)
 
 

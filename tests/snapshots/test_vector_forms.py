@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import redis
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from driftgraph.snapshots.generations import memory
 from driftgraph.snapshots.generations.keys import Keys, RedisFullError, StoreError
 from driftgraph.snapshots.generations.store import GenerationStore
-from driftgraph.snapshots.generations.vector_forms import Form, bytes_of, decoded, encoded
+from driftgraph.snapshots.generations.vector_forms import FLOAT32, Form, bytes_of, decoded, encoded
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
 from tests.services_redis import NAMESPACE, assert_serves_only, keys_by_scan, publish
@@ -72,6 +74,26 @@ def test_a_reader_decodes_by_the_manifest(redis_client: redis.Redis, form: Form,
     moved = random_side("u", 19)
     other.refresh(1, moved)
     assert np.array_equal(reader.users(moved.ids)[0], decoded(encoded(moved.vectors, form), form, 16))
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_probabilities_are_of_the_decoded_vectors(redis_client: redis.Redis, form: Form) -> None:
+    """As those of the same vectors decoded and written as float32."""
+    users, items = random_side("u", 2), random_side("i", 40)
+    head = {"head": '{"relations": ["click"], "base": [-1.0], "dot": [0.5]}'}
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    found = []
+    for number, vectors in ((1, form), (2, FLOAT32)):
+        store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1, vectors=vectors)
+        sides = users, items
+        if vectors == FLOAT32:
+            sides = tuple(
+                replace(side, vectors=decoded(encoded(side.vectors, form), form, 16)) for side in sides
+            )
+        store.publish(number, *sides, head)
+        found.append(reader.scores("u1", items.ids).by_behavior["click"])
+    assert len({*found[0].tolist()}) > 30
+    assert np.array_equal(*found)
 
 
 def test_what_float16_cannot_hold_is_refused_before_anything_is_written(redis_client: redis.Redis) -> None:
