@@ -25,7 +25,7 @@ _TYPES: Final = {"float32": "<f4", "float16": "<f2"}
 
 def bytes_of(form: str, dim: int) -> int:
     """Bytes of one vector."""
-    return 4 + dim if form == "int8" else dim * np.dtype(_TYPES[form]).itemsize
+    return 4 + dim if form == "int8" else dim * (4 if form == FLOAT32 else 2)
 
 
 def encoded(vectors: F32, form: str) -> list[bytes]:

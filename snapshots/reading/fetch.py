@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+import numpy as np
+
 from driftgraph.snapshots.generations.keys import LIVE, Keys, StoreError
-from driftgraph.snapshots.generations.vector_forms import FLOAT32, FORMS, bytes_of, rows_of
+from driftgraph.snapshots.generations.vector_forms import FLOAT32, FORMS, rows_of
 from driftgraph.stream.arrays import F32, Mask
 
 T = TypeVar("T")
@@ -102,13 +104,14 @@ class Fetched(NamedTuple):
             StoreError: As ``shape``; or if Redis holds something else than vectors of that shape.
         """
         shape = self.shape()
-        size = bytes_of(shape.form, shape.dim)
-        if odd := [len(blob) for blob in self.rows if blob is not None and len(blob) != size]:
-            raise StoreError(
-                f"generation {self.generation} has {shape.dim} dimensions, but Redis holds a vector of "
-                f"{odd[0]} bytes in it; does another program write into this namespace?"
-            )
-        return shape.rows_of(self.rows)
+        vectors, found = shape.rows_of(self.rows)
+        for n in np.flatnonzero(~found).tolist():
+            if self.rows[n] is not None:
+                raise StoreError(
+                    f"generation {self.generation} has {shape.dim} dimensions, but Redis holds a vector of "
+                    f"{len(self.rows[n])} bytes in it; does another program write into this namespace?"
+                )
+        return vectors, found
 
 
 class Fetch:

@@ -80,20 +80,20 @@ def test_a_reader_decodes_by_the_manifest(redis_client: redis.Redis, form: Form,
 def test_probabilities_are_of_the_decoded_vectors(redis_client: redis.Redis, form: Form) -> None:
     """As those of the same vectors decoded and written as float32."""
     users, items = random_side("u", 2), random_side("i", 40)
-    head = {"head": '{"relations": ["click"], "base": [-1.0], "dot": [0.5]}'}
+    head: dict[str, str | int | float] = {"head": '{"relations": ["click"], "base": [-1.0], "dot": [0.5]}'}
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     found = []
     for number, vectors in ((1, form), (2, FLOAT32)):
         store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1, vectors=vectors)
-        sides = users, items
         if vectors == FLOAT32:
-            sides = tuple(
-                replace(side, vectors=decoded(encoded(side.vectors, form), form, 16)) for side in sides
+            users, items = (
+                replace(side, vectors=decoded(encoded(side.vectors, form), form, 16))
+                for side in (users, items)
             )
-        store.publish(number, *sides, head)
+        store.publish(number, users, items, head)
         found.append(reader.scores("u1", items.ids).by_behavior["click"])
     assert len({*found[0].tolist()}) > 30
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_what_float16_cannot_hold_is_refused_before_anything_is_written(redis_client: redis.Redis) -> None:
