@@ -59,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+log = logging.getLogger("driftgraph")
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq.dlq_app, name="dlq")
@@ -73,17 +74,21 @@ def main() -> NoReturn:
     try:
         app(prog_name="driftgraph", obj=invocation)
     except DriftgraphError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, invocation)
     except OSError as error:
-        _fail(_sentence_of(error, invocation), 1)
+        _fail(_sentence_of(error, invocation), 1, invocation)
     except Exception as error:  # a fault of driftgraph: keep the traceback in a file
         said = invocation.hidden(f"unexpected {type(error).__name__}: {error}")
-        _fail(f"{said}; {_keep_traceback(invocation)}", 1)
+        _fail(f"{said}; {_keep_traceback(invocation)}", 1, invocation)
     sys.exit(0)
 
 
-def _fail(sentence: str, exit_code: int) -> NoReturn:
-    print(f"driftgraph: {' '.join(sentence.split())}", file=sys.stderr)
+def _fail(sentence: str, exit_code: int, invocation: Invocation) -> NoReturn:
+    sentence = " ".join(sentence.split())
+    if invocation.fails_in_log:
+        log.error("%s", sentence)
+    else:
+        print(f"driftgraph: {sentence}", file=sys.stderr)
     sys.exit(exit_code)
 
 
@@ -148,6 +153,11 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
     from driftgraph.app.config import saved_model
 
     settings = read_settings(ctx, config)
+    from driftgraph.app.console import logs
+
+    logs.set_up(settings, "updater")
+    if isinstance(ctx.obj, Invocation):
+        ctx.obj.fails_in_log = settings.log.format == "json"
     if not settings.relations:
         raise ConfigError(
             "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
@@ -155,10 +165,9 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
         )
     saved_model.check(settings)  # also after the start: here it is known before anything is loaded
     _say_start(settings)
-    from driftgraph.app.console.progress import progress_on_stderr
     from driftgraph.app.live import run as live
 
-    with progress_on_stderr() as progress:
+    with logs.progress_of(settings) as progress:
         warnings = live.run(settings, progress=progress)
     if as_json:
         print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
@@ -168,12 +177,14 @@ def _say_start(settings: Settings) -> None:
     """Print what starts, before the imports that take seconds."""
     from importlib.metadata import version as version_of
 
-    print(
+    said = (
         f"driftgraph {version_of('driftgraph')}: {settings.name} follows topic {settings.kafka.topic} and "
-        f"publishes to {settings.redis.public_url()}; it loads its code first",
-        file=sys.stderr,
-        flush=True,
+        f"publishes to {settings.redis.public_url()}; it loads its code first"
     )
+    if settings.log.format == "json":
+        log.info("%s", said)
+    else:
+        print(said, file=sys.stderr, flush=True)
 
 
 @app.command()

@@ -36,6 +36,7 @@ from driftgraph.app.config.sections import (
     TimeSettings,
     WindowSettings,
 )
+from driftgraph.app.config.telemetry import LogSettings, TelemetrySettings
 from driftgraph.app.config.values import NameField, PathField, dotted
 from driftgraph.app.config.web import WebSettings
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
@@ -108,6 +109,8 @@ class Settings(BaseSettings):
     web: WebSettings = Field(
         default=WebSettings(), description="The HTTP port: health, metrics, and answers as JSON."
     )
+    log: LogSettings = Field(default=LogSettings(), description="What the processes of a run write on stderr.")
+    telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="Traces, for OpenTelemetry.")
     faust: FaustSettings = Field(
         default=FaustSettings(),
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",

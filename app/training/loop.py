@@ -23,6 +23,7 @@ import msgspec
 
 from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
@@ -33,7 +34,6 @@ from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
 from driftgraph.app.training.worker_start import attached, worker_of
-from driftgraph.app.training.worker_status import StderrHandler
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
@@ -77,10 +77,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
     use_threads()
     settle(settings.data_dir, is_child=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
-    )
-
+    logs.set_up(settings, "worker")
     listener = _Listener(updater, os.getppid())
     listener.start()
     try:

@@ -58,7 +58,7 @@ def worker_of(
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()
-    shown = progress or progress_of_worker(clock)
+    shown = progress or progress_of_worker(clock, is_json=settings.log.format == "json")
     status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, shown)
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
     if store is not None:

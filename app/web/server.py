@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console import logs
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.web.answers import Answers
 from driftgraph.app.web.routes import application
@@ -37,7 +38,7 @@ def main(settings: Settings, updater_pid: int) -> None:
         SystemExit: If the address cannot be listened on; status/web.json says why.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s web: %(message)s")
+    logs.set_up(settings, "web")
     threading.Thread(target=_end_with, args=(updater_pid,), name="parent", daemon=True).start()
     asyncio.run(_serve(settings, updater_pid))
 
