@@ -165,10 +165,11 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
         )
     saved_model.check(settings)  # also after the start: here it is known before anything is loaded
     _say_start(settings)
+    from driftgraph.app.config.settings import load
     from driftgraph.app.live import run as live
 
     with logs.progress_of(settings) as progress:
-        warnings = live.run(settings, progress=progress)
+        warnings = live.run(settings, progress=progress, read_again=lambda: load(config))
     if as_json:
         print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
 

@@ -109,8 +109,12 @@ class Settings(BaseSettings):
     web: WebSettings = Field(
         default=WebSettings(), description="The HTTP port: health, metrics, and answers as JSON."
     )
-    log: LogSettings = Field(default=LogSettings(), description="What the processes of a run write on stderr.")
-    telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="Traces, for OpenTelemetry.")
+    log: LogSettings = Field(
+        default=LogSettings(), description="What the processes of a run write on stderr."
+    )
+    telemetry: TelemetrySettings = Field(
+        default=TelemetrySettings(), description="Traces, for OpenTelemetry."
+    )
     faust: FaustSettings = Field(
         default=FaustSettings(),
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",

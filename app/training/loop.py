@@ -74,7 +74,8 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
 
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
+    for number in (signal.SIGINT, signal.SIGHUP):  # they may reach the whole group; the updater tells us
+        signal.signal(number, signal.SIG_IGN)
     use_threads()
     settle(settings.data_dir, is_child=True)
     logs.set_up(settings, "worker")
@@ -115,7 +116,7 @@ def _last_words(error: Exception, data_dir: Path) -> str:
 
 
 class _Listener(threading.Thread):
-    """Hears what the updater says through the pipe: the newest marks, and that it is closed.
+    """Hears what the updater says through the pipe: the newest marks, the log's level, and that it is closed.
 
     When the updater was killed it ends this process at once, also in the middle of a fit: the next updater
     starts a worker of its own.
@@ -136,7 +137,8 @@ class _Listener(threading.Thread):
         """Until there is no updater."""
         with suppress(EOFError, OSError):
             while True:
-                self.marks = msgspec.json.decode(self._updater.recv_bytes(), type=Marks)
+                self.marks, level = msgspec.json.decode(self._updater.recv_bytes(), type=tuple[Marks, str])
+                logs.set_level(level)
         self._is_closed.set()
         while os.getppid() == self._updater_pid:  # it has only asked us to end, and kills us if we do not
             time.sleep(LOOK_EVERY_S)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.console.progress import LoggedProgress
+from driftgraph.app.console.progress import LoggedProgress, NoProgress
 from driftgraph.app.training.worker_status import WorkerStatus, worker_pairs
 from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.stream.time.clock import ManualClock, SystemClock
