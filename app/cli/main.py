@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from driftgraph.app.cli import delist, dlq, doctor, erase, export, faust, produce, retrain, serving, validate
+from driftgraph.app.cli import (
+    delist,
+    dlq,
+    doctor,
+    erase,
+    export,
+    faust,
+    produce,
+    retrain,
+    serving,
+    status,
+    validate,
+)
 from driftgraph.app.cli.shared_options import (
     ColumnsOption,
     ConfigOption,
@@ -54,7 +66,6 @@ app = typer.Typer(
     name="driftgraph",
     help="Keep a recommender's graph and embeddings as fresh as its event stream.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # main() reports, in one sentence
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -251,7 +262,7 @@ app.command()(export.export)
 app.command()(retrain.retrain)
 
 for command in (
-    serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+    serving.recommend, serving.similar, serving.scores, status.status, serving.generations, serving.rollback,
     serving.promote,
 ):  # fmt: skip
     app.command()(command)
@@ -308,6 +319,32 @@ def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOp
         print(f"driftgraph: run refuses this: {refusal}", file=sys.stderr)
     elif saved is not None and (changes := saved.changes(settings)):
         print(f"driftgraph: the saved model goes on, but {changes}", file=sys.stderr)
+
+
+@config_app.command("check")
+def config_check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say where each setting comes from, and what is wrong.
+
+    Exits with 2 if run would refuse the configuration. Secrets stay hidden.
+    """
+    from driftgraph.app.config.check import faults_of, settings_of
+    from driftgraph.app.config.text import value_of
+
+    faults = faults_of(config)
+    settings = []
+    with suppress(ConfigError):  # then the faults say why
+        settings = settings_of(config)
+    if as_json:
+        rows = [{"key": one.key, "value": one.value, "from": one.source} for one in settings]
+        print_as_json({"ok": not faults, "faults": faults, "settings": rows})
+    else:
+        for one in settings:
+            said = "not set" if one.value is None else value_of(one.value)
+            print(f"{one.key} = {said}  # {one.source}")
+        for fault in faults:
+            print(f"driftgraph: {fault}", file=sys.stderr)
+    if faults:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -40,7 +40,7 @@ class TelemetrySettings(Section):
     otlp: Annotated[str, AfterValidator(_collector)] | None = Field(
         default=None,
         description="Address of an OpenTelemetry collector that takes OTLP over HTTP; each fit and publish "
-        "is a trace. It needs the extra otel; OTEL_EXPORTER_OTLP_HEADERS and the like hold as well. Not set: no "
-        "traces, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.",
+        "is a trace. It needs the extra otel; OTEL_EXPORTER_OTLP_HEADERS and the like hold as well. Not "
+        "set: no traces, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.",
         examples=["http://localhost:4318"],
     )

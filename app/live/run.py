@@ -36,6 +36,7 @@ from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
+from driftgraph.app.training import tracing
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
@@ -131,7 +132,8 @@ def run(
         _collect_less()
         reload.takers += [partial(_take_over, ingest, checkpoints), worker.reload, port.reload]
         updater = Updater(
-            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed, reload
+            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed,
+            reload,
         )  # fmt: skip
         updater.run(stop)
         return updater.warnings()
@@ -258,9 +260,10 @@ def _check_worker(settings: Settings) -> None:
 
     Raises:
         OtherModelError: If the saved model has another format, another network or other sizes.
-        ConfigError: If the machine does not have the configured device, or the class of the user.
+        ConfigError: If the machine has not the configured device, the class of the user, or OpenTelemetry.
     """
     saved_model.check(settings)
+    tracing.check(settings)
     if settings.model.device not in ("auto", "cpu"):  # every machine has these
         from driftgraph.app.training.device import device_of  # noqa: PLC0415  # imports torch
 

@@ -226,7 +226,8 @@ class _Loop:
         worker.save_what_is_due()
         if worker.published or not worker.may_publish(moment):
             return False
-        worker.publish(moment)
+        with worker.status.tracing.whole("publish without a fit"):
+            worker.publish(moment)
         return True
 
     def _step(self, moment: Moment) -> None:
@@ -267,8 +268,7 @@ class _Loop:
         if (worker.answered is None or worker.answered.id != asked.id) and (
             asked.full or sum(moment.cut.next) > sum(worker.seen.next)
         ):
-            report, _ = worker.cycle(moment, asked)
-            self._tell(report)
+            self._tell(self._cycle(moment, asked))
         made = (
             worker.answered if worker.answered and worker.answered.id == asked.id else Answer.nothing(asked)
         )
@@ -284,13 +284,26 @@ class _Loop:
         """A cycle at a mark; at the newest moment if events of the mark's cut have left their ring."""
         worker = self.worker
         try:
-            report, _ = worker.cycle(worker.graph.moment_at(mark.cut, mark.owners))
+            report = self._cycle(worker.graph.moment_at(mark.cut, mark.owners))
         except StaleCut:
             if not worker.wants(mark):  # the fit is made, and its vectors are published next
                 raise
             log.warning(LATE_FIT)
-            report, _ = worker.cycle(worker.graph.moment())
+            report = self._cycle(worker.graph.moment())
         self._tell(report)
+
+    def _cycle(self, moment: Moment, asked: Request | None = None) -> GenerationReport:
+        """A cycle of the worker as one trace."""
+        with self.worker.status.tracing.whole("fit") as facts:
+            report, _ = self.worker.cycle(moment, asked)
+            facts |= {
+                "accepted": report.fit.accepted,
+                "code": report.fit.code,
+                "model_version": report.model_version,
+                "generation": report.generation,
+                "new_examples": report.fit.new_examples,
+            }
+        return report
 
     def _tell(self, report: GenerationReport) -> None:
         worker = self.worker

@@ -16,6 +16,7 @@ from typing import Any
 from driftgraph.app.console.progress import LoggedProgress, NoProgress, Progress, bar_on_terminal, how_far
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.publishing.freshness import freshness_of
+from driftgraph.app.training.tracing import Tracing
 from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.time.clock import Clock
 
@@ -33,8 +34,11 @@ class WorkerStatus(NoProgress):
     that refreshes both tell it.
     """
 
-    def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
+    def __init__(
+        self, path: Path | None, clock: Clock, shown: Progress, tracing: Tracing | None = None
+    ) -> None:
         """``path`` None: there is no file, as in a replay."""
+        self.tracing = tracing or Tracing()
         self._path = path
         self.clock = clock
         self._shown = shown
@@ -47,8 +51,9 @@ class WorkerStatus(NoProgress):
             "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
         }  # fmt: skip
 
-    def start(self, label: str, total: int | None = None) -> None:
-        """Begin a stage."""
+    def start(self, label: str, total: int | None = None, span: str = "") -> None:
+        """Begin a stage, which is a span of the trace if that has a name for it."""
+        self.tracing.stage(span)
         self._stage, self._total, self._done = label, total, 0
         self._begun_ms = self._moved_ms = self.clock.now_ms()
         self._write()
@@ -69,6 +74,7 @@ class WorkerStatus(NoProgress):
     def close(self) -> None:
         """Nothing is being done."""
         self._stage = ""
+        self.tracing.stage("")
         self._write()
         self._shown.close()
 
@@ -79,12 +85,12 @@ class WorkerStatus(NoProgress):
         def on_step(attempt: int, done: int, total: int) -> None:
             nonlocal told
             if done == 1:
-                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total, span="train")
                 told = 0
             self.advance(done - told)
             told = done
             if done == total:
-                self.start("vectors of all users and items, the gate, and what the lists learn")
+                self.start("vectors of all users and items, the gate, and what the lists learn", span="gate")
 
         return on_step
 
