@@ -58,7 +58,7 @@ def secrets_of(settings: Settings) -> frozenset[str]:
 
 def _secrets(value: Any) -> Iterator[str]:
     if isinstance(value, SecretStr):
-        yield value.get_secretvalue_of()
+        yield value.get_secret_value()
     elif isinstance(value, BaseModel):
         for _, below in value:
             yield from _secrets(below)

@@ -54,7 +54,7 @@ def test_no_setting_is_left_out(path: Path) -> None:
 
 def test_all_faults_are_told_at_once_with_the_nearest_key(path: Path) -> None:
     path.write_text('[kafka]\ntopik = "x"\n[fit]\nevery = "often"\n[model]\ndimm = 3\nheads = 0\n')
-    one, two, three, four = sorted(faults_of(path))
+    one, three, two, four = sorted(faults_of(path))
     assert one.startswith(f'{path}: fit.every = "often": should be')
     assert two == f"{path}: unknown key kafka.topik, did you mean topic?; remove or correct it"
     assert three.startswith(f"{path}: model.heads = 0: ")

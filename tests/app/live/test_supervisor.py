@@ -238,6 +238,19 @@ def test_nobody_waits_for_a_worker_that_does_not_listen(watched: Watched) -> Non
     process.kill()
 
 
+def test_a_worker_hears_marks_and_the_level_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[str] = []
+    monkeypatch.setattr("driftgraph.app.console.logs.set_level", levels.append)
+    ours, theirs = multiprocessing.Pipe()
+    listener = loop._Listener(theirs, os.getppid())  # which lives on: the thread ends with the tests
+    listener.start()
+    marks = Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False))
+    ours.send_bytes(msgspec.json.encode(Told(marks, "debug")))
+    until("it has heard", lambda: levels == ["debug"] and listener.marks == marks)
+    ours.close()
+    until("it is asked to end", lambda: listener.wait(0))
+
+
 # --- the worker's own last words ---------------------------------------------------------------------
 
 
