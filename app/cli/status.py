@@ -227,7 +227,7 @@ def line_of(value: Value, before: Value | None) -> str:
 
 
 def screen_of(name: str, value: Value, before: Value | None, out: Console) -> list[Text]:
-    """The lines of a screen of this size: troubles whole, then what fits of the rest."""
+    """The lines of a screen of this size: troubles whole, then what fits of the rest, without counts of 0."""
     from rich.text import Text
 
     from driftgraph.app.console.output import shown, time_of
@@ -237,11 +237,11 @@ def screen_of(name: str, value: Value, before: Value | None, out: Console) -> li
     head = f"driftgraph {name}  {time_of(value['time_ms'])}" + (
         "" if rate is None else f"  {rate:,.0f} events/s"
     )
-    lines = [Text(f"{head}  (Ctrl-C ends)", style="bold")]
+    lines = [Text(head, style="bold")]
     for line in trouble_lines(value):
         lines += line.wrap(out, width)
     lines.append(Text())
-    pairs = pairs_of(value)
+    pairs = [one for one in pairs_of(value) if one[1] != 0 or not one[0].startswith("events ")]
     column = max(len(pair) for pair, _ in pairs)
     lines += [Text(f"{pair:<{column}}  {shown(said)}") for pair, said in pairs]
     if len(lines) > height:

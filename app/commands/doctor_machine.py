@@ -23,9 +23,11 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told
 from driftgraph.snapshots.checkpoints.checkpoint import KEEP
 
-PROCESSES_BYTES: Final = 1_500_000_000  # updater, worker and HTTP process without what they keep
+PROCESSES_BYTES: Final = (
+    1_500_000_000  # three processes without what they keep; 1.1 GB resident of a small run
+)
 MEMORY_SHARE_MAX: Final = 0.8  # of the limit; the rest is for busy days and for the fit
-FILES_OPEN: Final = 256  # of one process without partitions, relations and connections
+FILES_OPEN: Final = 256  # of one process beside those below; an updater of 3 relations has 40 in all
 FILES_OF_A_RELATION: Final = 8
 FILES_OF_A_PARTITION: Final = 2  # a broker's connections, at worst one leader for each partition
 FILES_OF_CONNECTIONS: Final = 256  # of HTTP

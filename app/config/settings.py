@@ -197,8 +197,8 @@ def faults_in(sources: Mapping[str, Tree]) -> list[str]:
 
 def _validated(sources: Mapping[str, Tree]) -> Settings:
     merged: dict[str, Any] = {}
-    for tree in reversed(sources.values()):
-        _merge(merged, tree)
+    for name in reversed(list(sources)):
+        _merge(merged, sources[name])
     return Settings.model_validate(merged)
 
 

@@ -24,15 +24,15 @@ def surface(command: Any, path: str = "driftgraph") -> Iterator[str]:
 
     Typer has its own copy of click from 0.26 on, so the classes have no one name.
     """
-    below = getattr(command, "commands", None)
-    if below is None:
+    below = getattr(command, "commands", {})
+    if not below:
         yield path
     for one in command.params:
         is_option = one.param_type_name == "option"
         name = " ".join([*one.opts, *one.secondary_opts]) if is_option else one.name.upper()
         value = " VALUE" if is_option and not one.is_flag else ""
         yield f"{path} {name}{value}{' (required)' if one.required else ''}"
-    for name in sorted(below or ()):
+    for name in sorted(below):
         yield from surface(below[name], f"{path} {name}")
 
 

@@ -209,7 +209,7 @@ def test_the_port_is_free_taken_or_ours(tmp_path: Path) -> None:
 def test_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, dgl: str | None, backend: str, state: State
 ) -> None:
-    monkeypatch.setattr(doctor_machine.platform, "python_version", lambda: python)
+    monkeypatch.setattr("platform.python_version", lambda: python)
     monkeypatch.setattr(doctor_machine, "_version", lambda _: dgl)
     check: Check = versions(settings(tmp_path, model={"backend": backend, "custom": "a:B"}))
     assert check.state is state
