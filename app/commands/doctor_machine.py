@@ -22,6 +22,7 @@ from driftgraph.app.config.letter_place import letters_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told
 from driftgraph.snapshots.checkpoints.checkpoint import KEEP
+from driftgraph.snapshots.checkpoints.checkpoint import numbers as checkpoint_numbers
 
 PROCESSES_BYTES: Final = (
     1_500_000_000  # three processes without what they keep; 1.1 GB resident of a small run
@@ -120,7 +121,8 @@ def disk_space(settings: Settings, needed: Needed) -> Check:
     folder = settings.data_dir.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    newest = _bytes_in(folder / "checkpoints") // KEEP
+    kept = checkpoint_numbers(folder / "checkpoints")
+    newest = _bytes_in(folder / "checkpoints" / str(kept[-1])) if kept else 0
     checkpoint = max(newest, needed.window_bytes)
     letters = 0
     if settings.dead_letters.to == "files":

@@ -71,6 +71,8 @@ class WebProcess:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _tend(self) -> None:
         context, failures = multiprocessing.get_context("spawn"), 0

@@ -162,13 +162,14 @@ def test_a_checkpoint_that_is_there_is_measured_and_its_links_count_once(tmp_pat
     for number in ("1", "2", "3"):
         folder = tmp_path / "checkpoints" / number
         folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
         file = folder / "stretch"
         if number == "1":
-            file.write_bytes(b"x" * 3_000_000)
+            file.write_bytes(b"x" * 30_000_000)
         else:
             file.hardlink_to(tmp_path / "checkpoints" / "1" / "stretch")
-    assert "checkpoints of 0.00 GB" in disk_space(settings(tmp_path), NOTHING).detail
-    assert 3_000_000 <= doctor_machine._bytes_in(tmp_path / "checkpoints") < 4_000_000
+    assert "checkpoints of 0.03 GB" in disk_space(settings(tmp_path), NOTHING).detail
+    assert 30_000_000 <= doctor_machine._bytes_in(tmp_path / "checkpoints") < 31_000_000
 
 
 def test_the_limit_of_open_files(tmp_path: Path) -> None:

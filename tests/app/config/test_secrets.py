@@ -231,7 +231,10 @@ def configured(folder: Path, redis_at: str, login: str = f"{HUSH}-user:{HUSH}-a%
 COMMANDS = [
     ["config", "show"],
     ["config", "show", "--json"],
+    ["config", "check"],
+    ["config", "check", "--json"],
     ["status"],
+    ["status", "--json"],
     ["doctor", "--json"],
     ["recommend", "u1"],
     ["generations"],
