@@ -80,7 +80,7 @@ def run(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> Iter
         client = stack.enter_context(contextlib.closing(connect(server.url)))
         stack.enter_context(pytest.MonkeyPatch.context()).delenv("DRIFTGRAPH__WEB__LISTEN", raising=False)
         updater = stack.enter_context(RunningUpdater(config))
-        until("the model is served", lambda: updater.status() and model_served(client), 300)
+        until("the model is served", lambda: updater.status() and model_served(client), 200)
         found = told(folder / "var", "web")
         assert found is not None
         port = Port(f"http://{found['host']}:{found['port']}")

@@ -19,11 +19,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import tracing
+from driftgraph.app.training import loop, tracing
 from driftgraph.app.training.tracing import Tracing, tracing_of
 from driftgraph.app.training.worker_status import WorkerStatus
+from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.ingest.fit_schedule import Marks
 from driftgraph.stream.time.clock import SystemClock
+from tests.app.training.test_cycle import SHOP, mark_of, worker_of
+from tests.shop_worlds import batch_of, graph_of
 from tests.waits import until
 
 
@@ -79,6 +83,30 @@ def test_a_fit_that_fails_ends_its_spans_and_says_why() -> None:
     assert [event.name for event in traced.spans()["fit"].events] == ["exception"]
     traced.status.start("evaluating", span="evaluate")
     assert len(traced.exporter.get_finished_spans()) == 2, "outside of a whole nothing is a span"
+
+
+def test_what_the_loop_does_is_a_trace_of_a_publish_and_one_of_a_fit(
+    store: GenerationStore, tmp_path: Path
+) -> None:
+    graph, traced = graph_of([batch_of(SHOP)]), Traced()
+    worker = worker_of(graph, store)
+    worker.status.tracing = traced.tracing
+    settings = Settings.model_validate({"data_dir": tmp_path})
+    looking = loop._Loop(settings, worker, lambda: Marks(regular=mark_of(graph)))
+    looking._step(graph.moment())
+    assert [span.name for span in traced.exporter.get_finished_spans()] == [
+        "lists", "publish", "publish without a fit"
+    ]  # fmt: skip
+    traced.exporter.clear()
+    looking._step(graph.moment())
+    spans = traced.exporter.get_finished_spans()
+    assert [span.name for span in spans] == [
+        "evaluate", "prepare", "train", "gate", "lists", "publish", "fit"
+    ]  # fmt: skip
+    assert {span.context.trace_id for span in spans} == {spans[-1].context.trace_id}
+    assert spans[-1].attributes is not None
+    assert spans[-1].attributes["driftgraph.accepted"] is True
+    assert spans[-1].attributes["driftgraph.generation"] == 2
 
 
 @contextmanager
