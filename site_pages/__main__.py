@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from site_pages import commands, configuration, pictures
+from site_pages import commands, configuration, pictures, sizing
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands.md": commands.page,
     "configuration.md": configuration.page,
+    "sizing.md": sizing.page,
     **pictures.PICTURES,
 }
 
