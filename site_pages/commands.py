@@ -1,6 +1,6 @@
 """The reference of the command line as a page, from what ``--help`` knows.
 
-    the commands, their arguments and options ──► [page] ──► docs/commands.md
+the commands, their arguments and options ──► [page] ──► docs/commands.md
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def _words(annotation: Any) -> str:
     if origin is typing.Annotated:
         return _words(arguments[0])
     if origin is typing.Literal:
-        return "one of " + ", ".join(f"`{toml_of({'x': one}).strip().removeprefix('x = ')}`" for one in arguments)
+        return "one of " + ", ".join(
+            f"`{toml_of({'x': one}).strip().removeprefix('x = ')}`" for one in arguments
+        )
     if origin in (types.UnionType, typing.Union):
         return " or ".join(dict.fromkeys(_words(one) for one in arguments if one is not type(None)))
     if origin in (tuple, list):

@@ -23,14 +23,26 @@ def way() -> str:
         _frame(572, 40, 262, 290, "the worker: a process of its own", WORKER),
         _box(18, 96, 122, 62, "Kafka", ["a topic of events"], OUTSIDE),
         _box(192, 84, 150, 86, "decode, judge", ["JSON, Segment, Avro …", "late? repeated?"], "#ffffff"),
-        _box(192, 226, 150, 76, "dead letters", ["each with its reason;", "dlq retry sends it back"], "#ffffff"),
+        _box(
+            192, 226, 150, 76, "dead letters", ["each with its reason;", "dlq retry sends it back"], "#ffffff"
+        ),
         _box(372, 84, 150, 86, "window", ["a graph of events,", "in shared memory"], "#ffffff"),
         _box(372, 226, 150, 76, "checkpoint", ["window and position,", "every 15 s, on disk"], "#ffffff"),
         _box(592, 84, 222, 62, "refresh, at any time", ["users who were touched"], "#ffffff"),
         _box(592, 170, 222, 62, "test, fit, gate, at a mark", ["on the events to come first"], "#ffffff"),
         _box(592, 256, 222, 56, "publish", ["a whole new generation"], "#ffffff"),
-        _box(860, 130, 104, 120, "Redis", ["generations:", "one served,", "older ones", "to go back"], OUTSIDE),
-        _box(592, 380, 372, 62, "your ranking service", ["HGET, or the reader: one generation, never a mixture"], READER),
+        _box(
+            860, 130, 104, 120, "Redis", ["generations:", "one served,", "older ones", "to go back"], OUTSIDE
+        ),
+        _box(
+            592,
+            380,
+            372,
+            62,
+            "your ranking service",
+            ["HGET, or the reader: one generation, never a mixture"],
+            READER,
+        ),
         _arrow(140, 127, 192, 127),
         _arrow(342, 127, 372, 127),
         _arrow(267, 170, 267, 226, "bad"),
@@ -42,9 +54,30 @@ def way() -> str:
         _arrow(814, 115, 860, 150),
         _arrow(814, 284, 872, 250),
         _arrow(912, 250, 912, 380),
-        _label(24, 372, "A click is in its user's vector within a second, also while a fit runs.", "start", STRONG, 14),
-        _label(24, 396, "Nothing that the worker does stops ingestion: if it dies it is started again.", "start", SOFT, 13),
-        _label(24, 420, "replay reads a file in place of Kafka and runs the same code, in one process.", "start", SOFT, 13),
+        _label(
+            24,
+            372,
+            "A click is in its user's vector within a second, also while a fit runs.",
+            "start",
+            STRONG,
+            14,
+        ),
+        _label(
+            24,
+            396,
+            "Nothing that the worker does stops ingestion: if it dies it is started again.",
+            "start",
+            SOFT,
+            13,
+        ),
+        _label(
+            24,
+            420,
+            "replay reads a file in place of Kafka and runs the same code, in one process.",
+            "start",
+            SOFT,
+            13,
+        ),
     ]
     return _svg(24, 462, "The way of an event from Kafka to a recommendation", parts)
 
@@ -56,7 +89,14 @@ def timeline() -> str:
     marks = {360: "accepted", 520: "refused", 680: "accepted"}
     parts = [
         f'<rect x="{start}" y="96" width="{now - start}" height="54" fill="{UPDATER}"/>',
-        _label((start + now) / 2, 88, "the window: events not older than the span of their relation", "middle", INK, 13),
+        _label(
+            (start + now) / 2,
+            88,
+            "the window: events not older than the span of their relation",
+            "middle",
+            INK,
+            13,
+        ),
         f'<line x1="{left}" y1="{axis}" x2="{right}" y2="{axis}" stroke="{LINE}" stroke-width="1.5"/>',
         _label(right, axis + 20, "event time", "end"),
         _label(left, 88, "older events have left", "start"),
@@ -64,7 +104,7 @@ def timeline() -> str:
         f'<line x1="{now}" y1="92" x2="{now}" y2="{axis + 8}" stroke="{STRONG}" stroke-width="2"/>',
     ]
     parts += [
-        f'<line x1="{x}" y1="{axis - height}" x2="{x}" y2="{axis}" stroke="{LINE}" stroke-width="1.4" opacity="{1 if x > start else .3}"/>'
+        f'<line x1="{x}" y1="{axis - height}" x2="{x}" y2="{axis}" stroke="{LINE}" stroke-width="1.4" opacity="{1 if x > start else 0.3}"/>'
         for n, x in enumerate(range(left + 10, now, 9))
         for height in [8 + (n * 37 % 26)]
     ]
@@ -75,8 +115,15 @@ def timeline() -> str:
         parts += [
             f'<line x1="{x}" y1="98" x2="{x}" y2="236" stroke="{STRONG if good else SOFT}" stroke-width="1.6" stroke-dasharray="5 4"/>',
             _label(x + 7, 188, "mark", "start"),
-            _box(x - 66, 236, 132, 68, f"generation {number}" if good else "no generation",
-                 ["tested, fitted,", "accepted"] if good else ["worse on the", "events to come"], WORKER if good else OUTSIDE),
+            _box(
+                x - 66,
+                236,
+                132,
+                68,
+                f"generation {number}" if good else "no generation",
+                ["tested, fitted,", "accepted"] if good else ["worse on the", "events to come"],
+                WORKER if good else OUTSIDE,
+            ),
         ]
     parts += [
         _label(left, 262, "a fit at each mark:", "start", INK, 13),
@@ -104,9 +151,8 @@ def _svg(top: int, bottom: int, title: str, parts: list[str]) -> str:
 
 
 def _frame(x: float, y: float, width: float, height: float, title: str, fill: str) -> str:
-    return (
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="12" fill="{fill}"/>'
-        + _label(x + 14, y + 26, title, "start", SOFT, 13)
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="12" fill="{fill}"/>' + _label(
+        x + 14, y + 26, title, "start", SOFT, 13
     )
 
 
@@ -130,7 +176,14 @@ def _arrow(x1: float, y1: float, x2: float, y2: float, says: str = "") -> str:
 
 
 def _label(
-    x: float, y: float, text: str, anchor: str = "middle", color: str = SOFT, size: int = 12, *, bold: bool = False
+    x: float,
+    y: float,
+    text: str,
+    anchor: str = "middle",
+    color: str = SOFT,
+    size: int = 12,
+    *,
+    bold: bool = False,
 ) -> str:
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" fill="{color}"{weight}>{escape(text)}</text>'

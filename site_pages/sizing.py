@@ -1,6 +1,6 @@
 """The table of docs/sizing.md: what three platforms take, from the sizes of the records in the code.
 
-    sizes of records, figures of a platform ──► [page] ──► docs/sizing.md
+sizes of records, figures of a platform ──► [page] ──► docs/sizing.md
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def page() -> str:
     names = [platform.name for platform in PLATFORMS]
     rows = [
         ("users · items", [f"{_count(one.users)} · {_count(one.items)}" for one in PLATFORMS]),
-        ("relations · events in the window", [f"{one.relations} · {_count(one.events)}" for one in PLATFORMS]),
+        (
+            "relations · events in the window",
+            [f"{one.relations} · {_count(one.events)}" for one in PLATFORMS],
+        ),
         ("events with an id, a day", [_count(one.event_ids_day) for one in PLATFORMS]),
         ("window", [_bytes(window_bytes(one)) for one in PLATFORMS]),
         ("ids: files + the updater's memory", [_ids(one) for one in PLATFORMS]),

@@ -155,7 +155,16 @@ def folders() -> Iterator[str]:
         yield from (
             path.parent.relative_to(ROOT).as_posix() + "/" for path in (ROOT / package).rglob("__init__.py")
         )
-    yield from ("tests/", "benchmarks/", "benchmarks/peers/", "docs/", "examples/", "site_pages/", "dev/", ".ci/")
+    yield from (
+        "tests/",
+        "benchmarks/",
+        "benchmarks/peers/",
+        "docs/",
+        "examples/",
+        "site_pages/",
+        "dev/",
+        ".ci/",
+    )
     for path in (ROOT / "tests").iterdir():
         if path.is_dir() and path.name not in (*PACKAGES, "__pycache__"):
             yield f"tests/{path.name}/"

@@ -45,7 +45,11 @@ VIDEO = Example(
     "video/events.jsonl", "video/driftgraph.toml", {"watch": 94, "like": 48, "shown": 268}, "ben", COOKING
 )
 SEGMENT = Example(
-    "segment/events.jsonl", "segment/driftgraph.toml", {"view": 136, "cart": 52, "purchase": 31}, "ben", RUNNING
+    "segment/events.jsonl",
+    "segment/driftgraph.toml",
+    {"view": 136, "cart": 52, "purchase": 31},
+    "ben",
+    RUNNING,
 )
 GA4 = Example(
     "ga4/events.jsonl", "ga4/driftgraph.toml", {"view": 135, "cart": 62, "purchase": 41}, "ben", RUNNING

@@ -71,13 +71,17 @@ def dependency_folders() -> list[str]:
 
 def run(environment: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [environment / "bin" / argv[0], *argv[1:]]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
 
 
 def test_the_wheel_of_the_source_archive_runs_where_no_checkout_is(environment: Path, tmp_path: Path) -> None:
     where = run(environment, "python", "-c", "import driftgraph.app as a; print(a.__file__)", cwd=tmp_path)
     assert where.returncode == 0, where.stderr
-    assert Path(where.stdout.strip()).is_relative_to(environment), "the checkout was imported, and not the wheel"
+    assert Path(where.stdout.strip()).is_relative_to(environment), (
+        "the checkout was imported, and not the wheel"
+    )
     told = run(environment, "driftgraph", "version", "--json", cwd=tmp_path)
     assert (told.returncode, json.loads(told.stdout)) == (0, {"version": PROJECT["version"]}), told.stderr
     assert run(environment, "driftgraph", "init", cwd=tmp_path).returncode == 0
@@ -92,7 +96,9 @@ def test_the_wheel_of_the_source_archive_runs_where_no_checkout_is(environment: 
 def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     """Modules, and what stands beside them: pages, styles, types."""
     with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if not name.startswith(f"driftgraph-{PROJECT['version']}")}
+        inside = {
+            name for name in archive.namelist() if not name.startswith(f"driftgraph-{PROJECT['version']}")
+        }
     here = {
         f"driftgraph/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
@@ -114,14 +120,25 @@ def test_the_wheel_says_what_pyproject_says(wheel: Path) -> None:
         points = archive.read(f"{base}/entry_points.txt").decode()
         assert f"{base}/licenses/LICENSE" in archive.namelist()
     assert f"\nRequires-Python: {PROJECT['requires-python']}\n" in told
-    needs = [line.removeprefix("Requires-Dist: ") for line in told.splitlines() if line.startswith("Requires-Dist")]
+    needs = [
+        line.removeprefix("Requires-Dist: ") for line in told.splitlines() if line.startswith("Requires-Dist")
+    ]
     always = {re.split(r"[<>=!;\[ ]", need)[0] for need in needs if "extra ==" not in need}
     assert always == {re.split(r"[<>=!;\[ ]", need)[0] for need in PROJECT["dependencies"]}
     assert "driftgraph = driftgraph.app.cli.main:main" in points
 
 
 def test_the_source_archive_has_what_its_tests_and_its_site_need(source: Path) -> None:
-    for name in ("tests", "docs", "examples", "site_pages", "mkdocs.yml", "constraints.txt", "Makefile", "dev/reader"):
+    for name in (
+        "tests",
+        "docs",
+        "examples",
+        "site_pages",
+        "mkdocs.yml",
+        "constraints.txt",
+        "Makefile",
+        "dev/reader",
+    ):
         assert (source / name).exists(), f"{name} is not in the source archive"
 
 
@@ -135,9 +152,7 @@ def test_the_newest_version_of_the_changes_is_that_of_the_project_and_of_the_rea
 
 def test_each_python_that_is_named_was_tried() -> None:
     """The classifiers are those of the table of docs/dependencies.md that has a yes."""
-    named = {
-        one.rpartition(" ")[2] for one in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", one)
-    }
+    named = {one.rpartition(" ")[2] for one in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", one)}
     table = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8").split("## Python versions")[1]
     assert named == set(re.findall(r"^\| (3\.\d+) \| yes", table, re.MULTILINE))
     assert PROJECT["requires-python"] == f">={min(named, key=lambda one: int(one.split('.')[1]))}"

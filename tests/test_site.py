@@ -55,7 +55,9 @@ def test_every_command_is_in_the_reference() -> None:
         ("formats.md", '```json message\n{"a": 1}\n```', '```json\n{"a": 1}\n```'),
     ],
 )
-def test_links_lead_to_the_same_file_on_the_site_as_in_the_repository(source: str, before: str, after: str) -> None:
+def test_links_lead_to_the_same_file_on_the_site_as_in_the_repository(
+    source: str, before: str, after: str
+) -> None:
     class File:
         src_uri = source
 
@@ -77,7 +79,14 @@ class Loads(HTMLParser):
         relation = set((named.get("rel") or "").split())
         if tag in ("script", "img", "iframe", "source", "video") and named.get("src"):
             self.found.append(named["src"] or "")
-        if tag == "link" and relation & {"stylesheet", "icon", "preload", "preconnect", "dns-prefetch", "manifest"}:
+        if tag == "link" and relation & {
+            "stylesheet",
+            "icon",
+            "preload",
+            "preconnect",
+            "dns-prefetch",
+            "manifest",
+        }:
             self.found.append(named.get("href") or "")
 
 
@@ -93,7 +102,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_is_whole_and_loads_nothing_from_another_host(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     names = {path.relative_to(site).as_posix() for path in pages}
-    sources = {path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in (ROOT / "docs").glob("*.md")}
+    sources = {
+        path.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        for path in (ROOT / "docs").glob("*.md")
+    }
     assert sources | {"examples/shop/index.html", "CHANGELOG.html"} <= names
     outside = dict[str, list[str]]()
     for path in pages:
