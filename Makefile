@@ -60,7 +60,7 @@ format: $(READY)
 site: $(READY)
 	$(BIN)/python -m site_pages
 	$(MKDOCS)
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; for the search: $(BIN)/python -m http.server -d build/site"
 
 # Quix Streams pins an older confluent-kafka than ours, so it has an environment of its own
 $(VENV)/quix/.ready: benchmarks/quix.txt $(READY)

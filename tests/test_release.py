@@ -1,7 +1,7 @@
 """What is released: a source archive and a wheel that work without this checkout, and one version.
 
-The environment of the wheel is empty but for the packages that driftgraph depends on, which it has from that of the
-tests; ``make release-check`` makes one that is empty and asks the package index.
+The environment of the wheel is empty but for the packages that driftgraph depends on, which it has from that
+of the tests; ``make release-check`` makes one that is empty and asks the package index.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dependency_folders() -> list[str]:
-    """Folders of packages of the tests' environment; a .pth file among these is not read, so no checkout is."""
+    """Folders of packages of the tests' environment; a .pth file in them is not read, so no checkout is."""
     own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return sorted(own | {path for path in sys.path if path.endswith("-packages")})
 

@@ -68,7 +68,7 @@ def test_links_lead_to_the_same_file_on_the_site_as_in_the_repository(
 
 
 class Loads(HTMLParser):
-    """The addresses that a page makes a browser load: scripts, styles, pictures, frames; no links to click."""
+    """The addresses that a page makes a browser load: scripts, styles, pictures, frames."""
 
     def __init__(self) -> None:
         super().__init__()
