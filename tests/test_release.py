@@ -70,7 +70,7 @@ def dependency_folders() -> list[str]:
 
 
 def run(environment: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [environment / "bin" / argv[0], *argv[1:]]
+    command = [str(environment / "bin" / argv[0]), *argv[1:]]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"}
     )
