@@ -46,6 +46,8 @@ WHO: Final[Mapping[str, str]] = {
     "redis": "operations",
     "redis.url": "everyone",
     "web": "operations",
+    "log": "operations",
+    "telemetry": "operations",
     "faust": "data",
 }
 
