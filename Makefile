@@ -6,15 +6,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 4
 
-.PHONY: help demo test test-long check format bench clean
+.PHONY: help demo test test-long check format site bench release-check clean
 
 help:
 	@echo "make demo       watch the whole job, in about a minute"
 	@echo "make test       the test suite, in $(JOBS) processes (JOBS=8)"
 	@echo "make test-long  the test suite with the long tests"
-	@echo "make check      format, lint, types, imports"
+	@echo "make check      format, lint, types, imports, the documentation's site"
 	@echo "make format     bring the code into the form that check wants"
+	@echo "make site       the documentation: its generated pages, and all of it as HTML in build/site"
 	@echo "make bench      every benchmark, as JSON"
+	@echo "make release-check  wheel, empty environment, list of parts (SBOM), known vulnerabilities"
 	@echo "make clean      remove what these commands made, .venv too"
 
 # A second run does nothing until a dependency changes. Some distributions ship venv without a pip of its own:
@@ -41,15 +43,24 @@ test: $(READY)
 test-long: $(READY)
 	DRIFTGRAPH_TEST_LONG=25 $(PYTEST) --timeout 1800 $(ARGS)
 
+# Strict: a link that leads nowhere, or a page that no menu has, is a fault
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy & mypy=$$!; $(BIN)/pyright; pyright=$$?; wait $$mypy && exit $$pyright
 	$(BIN)/lint-imports
+	$(MKDOCS)
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+site: $(READY)
+	$(BIN)/python -m site_pages
+	$(MKDOCS)
+	@echo "open build/site/index.html; for the search: $(BIN)/python -m http.server -d build/site"
 
 # Quix Streams pins an older confluent-kafka than ours, so it has an environment of its own
 $(VENV)/quix/.ready: benchmarks/quix.txt $(READY)
@@ -63,6 +74,9 @@ bench: $(READY) $(VENV)/quix/.ready
 		$(BIN)/python "benchmarks/$$file.py" --json $(ARGS) || failed=1; done; \
 		for file in quality metis; do \
 		$(BIN)/python "benchmarks/$$file.py" --quick --json || failed=1; done; exit $$failed
+
+release-check: $(READY)
+	PYTHON=$(BIN)/python dev/release_check.sh
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

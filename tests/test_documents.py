@@ -22,10 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("app", "model", "snapshots", "stream")
 DIARY = ROOT / "docs" / "LOG.md"  # tells of what was, under the names that it had
 PAGES = [
-    path for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))) if path != DIARY
+    path
+    for path in (
+        *sorted(ROOT.glob("*.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "examples").rglob("*.md")),
+    )
+    if path != DIARY
 ]
 CODE = [
-    path for folder in (*PACKAGES, "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+    path
+    for folder in (*PACKAGES, "tests", "benchmarks", "site_pages")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
 TOUR = (ROOT / "docs" / "TOUR.md").read_text(encoding="utf-8")
@@ -147,7 +155,16 @@ def folders() -> Iterator[str]:
         yield from (
             path.parent.relative_to(ROOT).as_posix() + "/" for path in (ROOT / package).rglob("__init__.py")
         )
-    yield from ("tests/", "benchmarks/", "benchmarks/peers/", "docs/", "examples/", "dev/", ".ci/")
+    yield from (
+        "tests/",
+        "benchmarks/",
+        "benchmarks/peers/",
+        "docs/",
+        "examples/",
+        "site_pages/",
+        "dev/",
+        ".ci/",
+    )
     for path in (ROOT / "tests").iterdir():
         if path.is_dir() and path.name not in (*PACKAGES, "__pycache__"):
             yield f"tests/{path.name}/"

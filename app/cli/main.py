@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from driftgraph.app.cli import delist, dlq, doctor, erase, export, faust, produce, retrain, serving, validate
+from driftgraph.app.cli import (
+    delist,
+    dlq,
+    doctor,
+    erase,
+    export,
+    faust,
+    produce,
+    retrain,
+    serving,
+    status,
+    validate,
+)
 from driftgraph.app.cli.shared_options import (
     ColumnsOption,
     ConfigOption,
@@ -54,11 +66,11 @@ app = typer.Typer(
     name="driftgraph",
     help="Keep a recommender's graph and embeddings as fresh as its event stream.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # main() reports, in one sentence
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+log = logging.getLogger("driftgraph")
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq.dlq_app, name="dlq")
@@ -73,17 +85,21 @@ def main() -> NoReturn:
     try:
         app(prog_name="driftgraph", obj=invocation)
     except DriftgraphError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, invocation)
     except OSError as error:
-        _fail(_sentence_of(error, invocation), 1)
+        _fail(_sentence_of(error, invocation), 1, invocation)
     except Exception as error:  # a fault of driftgraph: keep the traceback in a file
         said = invocation.hidden(f"unexpected {type(error).__name__}: {error}")
-        _fail(f"{said}; {_keep_traceback(invocation)}", 1)
+        _fail(f"{said}; {_keep_traceback(invocation)}", 1, invocation)
     sys.exit(0)
 
 
-def _fail(sentence: str, exit_code: int) -> NoReturn:
-    print(f"driftgraph: {' '.join(sentence.split())}", file=sys.stderr)
+def _fail(sentence: str, exit_code: int, invocation: Invocation) -> NoReturn:
+    sentence = " ".join(sentence.split())
+    if invocation.fails_in_log:
+        log.error("%s", sentence)
+    else:
+        print(f"driftgraph: {sentence}", file=sys.stderr)
     sys.exit(exit_code)
 
 
@@ -148,6 +164,11 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
     from driftgraph.app.config import saved_model
 
     settings = read_settings(ctx, config)
+    from driftgraph.app.console import logs
+
+    logs.set_up(settings, "updater")
+    if isinstance(ctx.obj, Invocation):
+        ctx.obj.fails_in_log = settings.log.format == "json"
     if not settings.relations:
         raise ConfigError(
             "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
@@ -155,11 +176,11 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
         )
     saved_model.check(settings)  # also after the start: here it is known before anything is loaded
     _say_start(settings)
-    from driftgraph.app.console.progress import progress_on_stderr
+    from driftgraph.app.config.settings import load
     from driftgraph.app.live import run as live
 
-    with progress_on_stderr() as progress:
-        warnings = live.run(settings, progress=progress)
+    with logs.progress_of(settings) as progress:
+        warnings = live.run(settings, progress=progress, read_again=lambda: load(config))
     if as_json:
         print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
 
@@ -168,12 +189,14 @@ def _say_start(settings: Settings) -> None:
     """Print what starts, before the imports that take seconds."""
     from importlib.metadata import version as version_of
 
-    print(
+    said = (
         f"driftgraph {version_of('driftgraph')}: {settings.name} follows topic {settings.kafka.topic} and "
-        f"publishes to {settings.redis.public_url()}; it loads its code first",
-        file=sys.stderr,
-        flush=True,
+        f"publishes to {settings.redis.public_url()}; it loads its code first"
     )
+    if settings.log.format == "json":
+        log.info("%s", said)
+    else:
+        print(said, file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -239,7 +262,7 @@ app.command()(export.export)
 app.command()(retrain.retrain)
 
 for command in (
-    serving.recommend, serving.similar, serving.scores, serving.status, serving.generations, serving.rollback,
+    serving.recommend, serving.similar, serving.scores, status.status, serving.generations, serving.rollback,
     serving.promote,
 ):  # fmt: skip
     app.command()(command)
@@ -296,6 +319,32 @@ def config_show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOp
         print(f"driftgraph: run refuses this: {refusal}", file=sys.stderr)
     elif saved is not None and (changes := saved.changes(settings)):
         print(f"driftgraph: the saved model goes on, but {changes}", file=sys.stderr)
+
+
+@config_app.command("check")
+def config_check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say where each setting comes from, and what is wrong.
+
+    Exits with 2 if run would refuse the configuration. Secrets stay hidden.
+    """
+    from driftgraph.app.config.check import faults_of, settings_of
+    from driftgraph.app.config.text import value_of
+
+    faults = faults_of(config)
+    settings = []
+    with suppress(ConfigError):  # then the faults say why
+        settings = settings_of(config)
+    if as_json:
+        rows = [{"key": one.key, "value": one.value, "from": one.source} for one in settings]
+        print_as_json({"ok": not faults, "faults": faults, "settings": rows})
+    else:
+        for one in settings:
+            said = "not set" if one.value is None else value_of(one.value)
+            print(f"{one.key} = {said}  # {one.source}")
+        for fault in faults:
+            print(f"driftgraph: {fault}", file=sys.stderr)
+    if faults:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 HoldOption = Annotated[
     bool, typer.Option("--hold", help="Publish nothing else until promote is called without --hold.")
 ]
-NUMBER = re.compile(r"-?\d{1,18}(\.\d+)?")
 
 
 def recommend(
@@ -49,7 +47,7 @@ def recommend(
     from driftgraph.app.console.output import print_pairs
     from driftgraph.snapshots.reader import EmbeddingReader
 
-    with _redis(ctx, config, redis, namespace) as (client, settings):
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
         reader = EmbeddingReader(client, namespace=settings.redis.namespace)
         found = reader.recommend(user, top)
         is_first = found.source == "list" and reader.made_by() != "model"
@@ -89,7 +87,7 @@ def similar(
     from driftgraph.app.console.output import print_pairs
     from driftgraph.snapshots.reader import EmbeddingReader
 
-    with _redis(ctx, config, redis, namespace) as (client, settings):
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
         found = EmbeddingReader(client, namespace=settings.redis.namespace).similar(item, top)
     generation = f"generation {found.generation} of namespace {settings.redis.namespace!r}"
     if found.source == "none":
@@ -125,7 +123,7 @@ def scores(
     from driftgraph.app.console.head_text import print_chances
     from driftgraph.snapshots.reader import EmbeddingReader
 
-    with _redis(ctx, config, redis, namespace) as (client, settings):
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
         found = EmbeddingReader(client, namespace=settings.redis.namespace).scores(user, items)
     if found.source == "none":
         raise _no_generation(settings)
@@ -158,124 +156,6 @@ def _no_generation(settings: Settings) -> DriftgraphError:
     )
 
 
-def status(
-    ctx: typer.Context,
-    config: ConfigOption = None,
-    redis: RedisOption = None,
-    namespace: NamespaceOption = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="For a health check: exit with 1 if no updater of this data_dir runs or waits."
-        ),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how far the updater is, and what Redis serves.
-
-    The updater is that of this data_dir. What it and its worker say of themselves is shown also while Redis
-    is away. Exits with 1 if the updater is degraded, which means that its worker fails again and again, or
-    if Redis does not answer; with --check a Redis that is away is no fault.
-    """
-    from driftgraph.app.commands.health import fault
-    from driftgraph.app.console.status_files import told
-    from driftgraph.snapshots.generations.keys import StoreError
-    from driftgraph.stream.time.clock import SystemClock
-
-    served, keys, away, choice = None, dict[str, int](), None, None
-    with _redis(ctx, config, redis, namespace) as (client, settings):
-        try:
-            store = _store(client, settings)
-            served, choice = store.served(), store.choices.newest()
-            keys = store.count_keys()
-        except StoreError as error:
-            away = error
-    manifest = _manifest(served.manifest) if served else {}
-    updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
-    if standby is not None and standby["state"] in ("gone", "unknown"):
-        standby = None
-    if worker is not None and worker["state"] == "unknown":  # the updater's line says why
-        worker = None
-    value = {
-        "redis": settings.redis.public_url(),
-        "namespace": settings.redis.namespace,
-        "redis_error": None if away is None else str(away),
-        "generation": None if away is not None else served.number if served else 0,
-        "choice": None if choice is None or not choice.act_ms else choice.to_json(),
-        "manifest": manifest,
-        "keys": keys,
-        "updater": updater,
-        "standby": standby,
-        "worker": worker,
-    }
-    if as_json:
-        print_as_json(value)
-    else:
-        _print_status(value)
-    if check and (wrong := fault(updater, standby, now_ms=SystemClock().now_ms())) is not None:
-        raise DriftgraphError(wrong)
-    if away is not None and not check:  # a health check checks only the updater, which works without Redis
-        raise away
-    if updater is not None and updater["state"] == "degraded":
-        raise typer.Exit(1)
-
-
-def _print_status(value: Mapping[str, Any]) -> None:
-    from driftgraph.app.console.output import print_pairs
-    from driftgraph.app.console.status_text import choice_pairs, manifest_pairs
-    from driftgraph.app.training.worker_status import worker_pairs
-
-    pairs = _updater_pairs(value["updater"])
-    pairs += worker_pairs(value["worker"])
-    pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
-    shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
-    pairs += [(name, value[name]) for name in shown]
-    pairs += choice_pairs(value["choice"])
-    pairs += manifest_pairs(value["manifest"])
-    pairs += [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
-    print_pairs(pairs, console())
-
-
-def _updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
-    from driftgraph.app.console import status_text
-    from driftgraph.app.console.output import time_of
-    from driftgraph.app.live.worker_end import worker_of
-
-    if updater is None:
-        return [("updater", "none has run with this data_dir")]
-    if updater["state"] == "unknown":
-        return [("updater", f"unknown: {updater['why']}")]
-    pairs: list[tuple[str, object]] = [("updater", f"{updater['state']}, pid {updater['pid']}")]
-    worker = worker_of(updater.get("worker") or {})
-    if updater.get("why") and updater["state"] != "degraded":  # then the worker's line has the reason
-        pairs.append(("why", updater["why"]))
-    if worker is not None and updater["state"] not in ("gone", "stopped", "failed"):
-        pairs.append(("worker", worker))
-    pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
-    pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
-    pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
-    pairs += [("checkpoint", status_text.checkpoint_of(updater))] if updater.get("checkpoint") else []
-    if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
-        pairs.append(("first fit", status_text.first_fit_of(waiting)))
-    letters = updater.get("dead_letters") or {}
-    pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
-    pairs += [("dead letters", why)] if (why := letters.get("failure")) else []
-    if forgotten := letters.get("forgotten"):
-        said = f"{forgotten:,} are remembered no longer, and are kept twice if their events are read again"
-        pairs += [("dead letters", said)]
-    erasures = updater.get("erasures") or {}
-    pairs += (
-        [("erasures not done", n)] if (n := erasures.get("waiting", 0) + erasures.get("pending", 0)) else []
-    )
-    pairs += [("erasures", why)] if (why := erasures.get("failure")) else []
-    ids = updater.get("deduplication") or {}
-    pairs += [("event ids", status_text.deduplication_of(ids))] if ids.get("ids") else []
-    own = updater.get("attributes")
-    pairs += [("attributes", status_text.topics_of_attributes(own))] if own else []
-    pairs += [("reading", "paused until what waits is kept")] if updater.get("reading_paused") else []
-    return pairs + [(f"window, {name}", count) for name, count in updater["window"].items()]
-
-
 def generations(
     ctx: typer.Context,
     config: ConfigOption = None,
@@ -287,18 +167,19 @@ def generations(
 
     The moves are those from the generation before the current one to the current one.
     """
+    from driftgraph.app.commands.status import manifest_of
     from driftgraph.app.console.drift_text import drift_in
     from driftgraph.app.console.output import print_generations
 
-    with _redis(ctx, config, redis, namespace) as (client, settings):
-        store = _store(client, settings)
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
+        store = store_of(client, settings)
         found, choice = store.generations(), store.choices.newest()
     rows = [
         {
             "generation": g.number,
             "current": g.current,
             "choice": choice.to_json() if g.current and choice.act_ms else None,
-            "manifest": _manifest(g.manifest),
+            "manifest": manifest_of(g.manifest),
             **drift_in(g.manifest),
         }
         for g in found
@@ -320,8 +201,8 @@ def rollback(
     next fit starts from it. A worker that does not have the model any more leaves the generation as it is
     until the next fit. A hold that is on stays on.
     """
-    with _redis(ctx, config, redis, namespace) as (client, settings):
-        store = _store(client, settings)
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
+        store = store_of(client, settings)
         number = store.rollback(hold=hold, by=operator())
         choice = store.choices.newest()
     print_result(as_json, {"generation": number, "held": choice.is_held}, print_chosen)
@@ -344,13 +225,13 @@ def promote(
     The worker goes on with its model, as after a rollback. Without --hold this ends a hold: the next fit is
     published again. driftgraph generations lists what is kept.
     """
-    with _redis(ctx, config, redis, namespace) as (client, settings):
-        served = _store(client, settings).promote(number, hold=hold, by=operator())
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
+        served = store_of(client, settings).promote(number, hold=hold, by=operator())
     print_result(as_json, {"generation": served, "held": hold}, print_chosen)
 
 
 @contextmanager
-def _redis(
+def redis_of(
     ctx: typer.Context, config: Path | None, url: str | None, namespace: str | None
 ) -> Iterator[tuple[redis_py.Redis, Settings]]:
     """A client of the configured Redis, closed at the end."""
@@ -369,28 +250,13 @@ def redis_store(
     ctx: typer.Context, config: Path | None, url: str | None, namespace: str | None
 ) -> Iterator[GenerationStore]:
     """The store of the configured Redis, closed at the end."""
-    with _redis(ctx, config, url, namespace) as (client, settings):
-        yield _store(client, settings)
+    with redis_of(ctx, config, url, namespace) as (client, settings):
+        yield store_of(client, settings)
 
 
-def _store(client: redis_py.Redis, settings: Settings) -> GenerationStore:
+def store_of(client: redis_py.Redis, settings: Settings) -> GenerationStore:
     """The store, under the current epoch: an operator acts beside the worker and does not replace it."""
     from driftgraph.app.config.builders import generation_store
     from driftgraph.snapshots.generations.lease import read_epoch
 
     return generation_store(settings, client, epoch=read_epoch(client, settings.redis.namespace))
-
-
-def _manifest(fields: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a manifest without drift, with numbers as numbers."""
-    from driftgraph.app.console.drift_text import FIELDS, is_user
-
-    number = {True: float, False: int}
-    named = {
-        "model_version" if k == "model_generation" else k: v for k, v in fields.items()
-    }  # its former name
-    return {
-        k: number["." in v](v) if NUMBER.fullmatch(v) else v
-        for k, v in named.items()
-        if k not in FIELDS and not is_user(k)
-    }

@@ -110,6 +110,7 @@ class Invocation:
 
     data_dir: Path = Path("var")
     secrets: frozenset[str] = frozenset()  # the secrets of the configuration, once it is read
+    fails_in_log: bool = False  # a failure is a line of the log: stderr is JSON
 
     def hidden(self, text: str) -> str:
         """A text from outside, such as a traceback, without its addresses and secrets."""

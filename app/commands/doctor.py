@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from driftgraph.app.commands.doctor_attributes import attribute_topic_checks
-from driftgraph.app.commands.doctor_data_dir import data_dir_checks, event_ids
+from driftgraph.app.commands.doctor_clock import record_clock, redis_clock
+from driftgraph.app.commands.doctor_data_dir import data_dir_checks, event_ids, ids_needed
+from driftgraph.app.commands.doctor_machine import Needed, machine_checks
 from driftgraph.app.commands.doctor_redis import redis_checks
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
@@ -29,6 +31,7 @@ from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Reason, Rows
 from driftgraph.stream.ingest.fit_schedule import EVENTS_MIN, SHARE
+from driftgraph.stream.ingest.id_buckets import table_bytes
 from driftgraph.stream.kafka.retention import duration_text, span_faults
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.topics import TopicError, topic_rules
@@ -71,6 +74,13 @@ class Findings:
 
     checks: list[Check]
     needs: list[Need]
+    partitions: int = 0
+    ids: int = 0  # event ids within the horizon
+
+    def needed(self) -> Needed:
+        """What the machine must have for it."""
+        events = sum(min(need.capacity, round(HEADROOM * need.events)) for need in self.needs)
+        return Needed(EVENT_BYTES * events, table_bytes(self.ids) if self.ids else 0, self.partitions)
 
     @property
     def healthy(self) -> bool:
@@ -104,8 +114,10 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("attributes", lambda: attribute_topic_checks(settings, clock))
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
+    findings.checks += _guarded("machine", lambda: machine_checks(settings, findings.needed()))
     findings.checks += _guarded("data_dir", lambda: data_dir_checks(settings))
     findings.checks += _guarded("redis", lambda: redis_checks(settings))
+    findings.checks += _guarded("clock", lambda: redis_clock(settings, clock))
     findings.checks += _guarded("model", lambda: _model(settings))
     findings.checks += _guarded("fits", lambda: _fits(settings, findings.needs))
     findings.checks += _guarded("device", lambda: _device(settings))
@@ -146,10 +158,14 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     ends = offsets_at("latest", options, decoder, clock)
     day_ago = offsets_at(clock.now_ms() - RATE_OVER_MS, options, decoder, clock)
     per_day = float(sum(end - min(end, day_ago.get(part, end)) for part, end in ends.items()))
+    findings.partitions = len(ends)
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
+    yield from record_clock(settings, options, ends, clock)
     report = validate_topic(settings, topic, SAMPLE, clock)
     yield _sample(report)
-    yield event_ids(settings.deduplication, per_day * report.with_id / max(1, report.read))
+    ids_per_day = per_day * report.with_id / max(1, report.read)
+    findings.ids = min(settings.deduplication.ids_max, ids_needed(settings.deduplication, ids_per_day))
+    yield event_ids(settings.deduplication, ids_per_day)
     yield from _retention(settings, per_day, lambda: _bytes_of_a_message(options, ends, clock))
     shares = {name: count / report.read for name, count in report.applied.items()}
     findings.needs = needs_of(window_relations(settings), per_day, shares)

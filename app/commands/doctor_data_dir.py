@@ -39,10 +39,15 @@ def data_dir_checks(settings: Settings) -> Iterator[Check]:
         yield Check("event ids", State.WARN, deduplication_of(ids))
 
 
+def ids_needed(settings: DeduplicationSettings, per_day: float) -> int:
+    """How many event ids are remembered at once."""
+    return round(per_day * settings.horizon.ms / 86_400_000 * (SETS + 1) / SETS)
+
+
 def event_ids(settings: DeduplicationSettings, per_day: float) -> Check:
     """Check whether the event ids of a horizon fit, at the topic's rate."""
     horizon = settings.horizon
-    needed = round(per_day * horizon.ms / 86_400_000 * (SETS + 1) / SETS)
+    needed = ids_needed(settings, per_day)
     if not needed:
         return Check("event ids", State.OK, "the sample has none: a delivery that is repeated counts twice")
     said = f"{needed:,} within {horizon} take {table_bytes(needed) / 1e9:.2f} GB"

@@ -36,12 +36,14 @@ from driftgraph.app.config.sections import (
     TimeSettings,
     WindowSettings,
 )
+from driftgraph.app.config.telemetry import LogSettings, TelemetrySettings
 from driftgraph.app.config.values import NameField, PathField, dotted
 from driftgraph.app.config.web import WebSettings
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 
 FILE_NAME = "driftgraph.toml"
+ENVIRONMENT = "the environment"
 SHAPES = {  # words for pydantic's names of Python types
     "tuple_type": 'should be a list, such as ["a", "b"]',
     "dict_type": "should be a table of keys and values",
@@ -108,6 +110,12 @@ class Settings(BaseSettings):
     web: WebSettings = Field(
         default=WebSettings(), description="The HTTP port: health, metrics, and answers as JSON."
     )
+    log: LogSettings = Field(
+        default=LogSettings(), description="What the processes of a run write on stderr."
+    )
+    telemetry: TelemetrySettings = Field(
+        default=TelemetrySettings(), description="Traces, for OpenTelemetry."
+    )
     faust: FaustSettings = Field(
         default=FaustSettings(),
         description="The Faust app beside the updater: a site's own events made canonical, and trends.",
@@ -154,21 +162,44 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
     Raises:
         ConfigError: If anything is wrong. The message is one sentence.
     """
+    sources = sources_of(path, options)
+    try:
+        settings = _validated(sources)
+    except ValidationError as error:
+        more = f" (and {count - 1} more)" if (count := error.error_count()) > 1 else ""
+        raise ConfigError(_sentence(error.errors()[0], sources) + more) from error
+    _check_relations(settings, path or Path(FILE_NAME))
+    return settings
+
+
+def sources_of(path: Path | None = None, options: Tree | None = None) -> dict[str, Tree]:
+    """What is set, by where: the command line, the environment, the file; the first that has a key counts.
+
+    Raises:
+        ConfigError: The file cannot be read, or a variable sets nothing that is known.
+    """
     file = path if path is not None else Path(FILE_NAME)
     written = _read_file(file) if path is not None or file.exists() else {}
-    environment = _read_environment()
-    sources = {"the command line": options or {}, "the environment": environment, str(file): written}
-    merged: dict[str, Any] = {}
-    for tree in reversed(sources.values()):
-        _merge(merged, tree)
+    sources = {"the command line": options or {}, ENVIRONMENT: _read_environment(), str(file): written}
     for name, tree in sources.items():
         _check_text(name, tree)
+    return sources
+
+
+def faults_in(sources: Mapping[str, Tree]) -> list[str]:
+    """Every key or value that is wrong by itself, each in a sentence."""
     try:
-        settings = Settings.model_validate(merged)
+        _validated(sources)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, sources)) from error
-    _check_relations(settings, file)
-    return settings
+        return [_sentence(one, sources) for one in error.errors()]
+    return []
+
+
+def _validated(sources: Mapping[str, Tree]) -> Settings:
+    merged: dict[str, Any] = {}
+    for name in reversed(list(sources)):
+        _merge(merged, sources[name])
+    return Settings.model_validate(merged)
 
 
 def _check_text(source: str, value: object, key: str = "") -> None:
@@ -291,29 +322,25 @@ def _merge(into: dict[str, Any], tree: Tree) -> None:
             into[key] = value
 
 
-def _sentence(error: ValidationError, sources: Mapping[str, Tree]) -> str:
-    """The first fault as one sentence, and how many more there are."""
-    first, count = error.errors()[0], error.error_count()
+def _sentence(first: ErrorDetails, sources: Mapping[str, Tree]) -> str:
+    """A fault as one sentence."""
     keys = [str(part) for part in first["loc"]]
     key = ".".join(keys) or "it"
-    source = next((name for name, tree in sources.items() if _has(tree, keys)), "the configuration")
-    more = f" (and {count - 1} more)" if count > 1 else ""
+    source = next((name for name, tree in sources.items() if has_key(tree, keys)), "the configuration")
     if first["type"] == "extra_forbidden":
         if keys[0] == "relations" and isinstance(first["input"], Mapping):
             whole = dotted(".".join(keys[1:]), first["input"])
             return (
                 f"{source}: unknown key {key}: if the relation has a dot in its name, quote it as "
-                f'[relations."{whole}"]; else remove it{more}'
+                f'[relations."{whole}"]; else remove it'
             )
-        return (
-            f"{source}: unknown key {key}{_closest(keys[-1], _keys_beside(keys))}; remove or correct it{more}"
-        )
+        return f"{source}: unknown key {key}{_closest(keys[-1], _keys_beside(keys))}; remove or correct it"
     problem = SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix(
         "Input "
     ).rstrip(".")
     if isinstance(first["input"], Mapping):  # several keys together: the message names them
-        return f"{source}: [{key}]: {problem}{more}"
-    return f"{source}: {key} = {_value(keys, first)}: {problem}; correct it{more}"
+        return f"{source}: [{key}]: {problem}"
+    return f"{source}: {key} = {_value(keys, first)}: {problem}; correct it"
 
 
 def _value(keys: list[str], fault: ErrorDetails) -> str:
@@ -337,7 +364,8 @@ def shortened(value: object) -> str:
     return text if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX] + "…"
 
 
-def _has(tree: object, keys: list[str]) -> bool:
+def has_key(tree: object, keys: Iterable[str]) -> bool:
+    """Whether a tree sets a key, or a value that the key is inside of."""
     for key in keys:
         if not isinstance(tree, Mapping):
             return True  # a deeper key is inside the value

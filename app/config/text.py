@@ -79,13 +79,15 @@ def toml_of(tree: Mapping[str, Any], path: str = "") -> str:
     """A tree as TOML, values before tables; a key that is not set (None) is a comment."""
     tables = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
     lines = [
-        f"# {k} is not set" if v is None else f"{k} = {_value(v)}" for k, v in tree.items() if k not in tables
+        f"# {k} is not set" if v is None else f"{k} = {value_of(v)}"
+        for k, v in tree.items()
+        if k not in tables
     ]
     if path and lines:
         lines.insert(0, f"[{path}]")
     text = "\n".join(lines) + "\n\n" if lines else ""
     return text + "".join(
-        toml_of(below, f"{path}.{_key(k)}" if path else _key(k)) for k, below in tables.items()
+        toml_of(below, f"{path}.{key_of(k)}" if path else key_of(k)) for k, below in tables.items()
     )
 
 
@@ -120,7 +122,7 @@ def _keys(section: type[BaseModel], without: tuple[str, ...] = ()) -> Iterator[s
         example = field.examples[0] if field.examples and not default else default
         unset = "" if example is default else "   # an example: not set by default"
         yield from _comment(field.description or "")
-        yield f"# {name} = {_value(_plain(example))}{unset}"
+        yield f"# {name} = {value_of(_plain(example))}{unset}"
 
 
 def _plain(value: Any) -> Any:
@@ -137,16 +139,20 @@ def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(text, WIDTH)]
 
 
-def _value(value: Any) -> str:
+def value_of(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, Mapping):
         return (
-            "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
+            "{ " + ", ".join(f"{key_of(k)} = {value_of(v)}" for k, v in value.items()) + " }"
+            if value
+            else "{}"
         )
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_of, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
-def _key(key: str) -> str:
+def key_of(key: str) -> str:
+    """A key as TOML writes it."""
     bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
     return key if bare else json.dumps(key, ensure_ascii=False)

@@ -70,8 +70,8 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
     for age, one in ((report.get("overall") or {}).get("staleness") or {}).items():
         _print_lines(
             [
-                f"vectors as published {ago(age)}: {METRIC_TITLE} {_shown(one['metrics'][METRIC])}, "
-                f"served {_shown(one['vectors'][METRIC])}, on {one['events']:,} events"
+                f"vectors as published {ago(age)}: {METRIC_TITLE} {shown(one['metrics'][METRIC])}, "
+                f"served {shown(one['vectors'][METRIC])}, on {one['events']:,} events"
             ],
             console,
         )
@@ -146,10 +146,10 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
     table = _table("generation", "model\nversion", "served", "published", "users", "items", "dim")
     for one in reversed(generations):
         manifest = one["manifest"]
-        fields = [_shown(manifest.get(key)) for key in ("users", "items", "dim")]
+        fields = [shown(manifest.get(key)) for key in ("users", "items", "dim")]
         table.add_row(
             str(one["generation"]),
-            _shown(manifest.get("model_version", "")),
+            shown(manifest.get("model_version", "")),
             _served(one),
             time_of(manifest.get("published_ms")),
             *fields,
@@ -186,7 +186,7 @@ def print_pairs(pairs: Sequence[tuple[str, object]], console: Console) -> None:
     """Print names and values in two columns."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        console.print(f"{name:<{width}}  {_shown(value)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:<{width}}  {shown(value)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def time_of(ms: object) -> str:
@@ -205,7 +205,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for people: numbers with commas, nothing for None."""
     if isinstance(value, float):
         if math.isnan(value):  # a metric of no event
             return ""

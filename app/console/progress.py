@@ -8,6 +8,7 @@ while is not silent: a thread says that it still goes on.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +28,11 @@ from rich.progress import Progress as RichBars
 
 from driftgraph.stream.time.clock import Clock, SystemClock
 
+LOGGED_INTERVAL_MS = 10_000  # a log has lines of others, too
 PLAIN_INTERVAL_MS = 5_000  # a log file gets at most one line of counting in this time
+
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -196,6 +201,58 @@ class RichProgress(NoProgress):
         if self._task is not None:
             self._bars.stop_task(self._task)
         self._task = None
+
+
+class LoggedProgress(NoProgress):
+    """A line of the log when a stage begins, and one each ``LOGGED_INTERVAL_MS`` after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._label = ""
+        self._total: int | None = None
+        self._done = 0
+        self._begun_ms = self._said_ms = 0
+        self._pulse = Pulse(self._beat, LOGGED_INTERVAL_MS / 1000)
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a stage and say so."""
+        self._label, self._total, self._done = label, total, 0
+        self._begun_ms = self._said_ms = self.clock.now_ms()
+        log.info("%s", label)
+        self._pulse.start()
+
+    def advance(self, n: int) -> None:
+        """Count, and say so when the last line is old enough."""
+        self._done += n
+        now_ms = self.clock.now_ms()
+        if now_ms - self._said_ms >= LOGGED_INTERVAL_MS and self._total:
+            self._said_ms = now_ms
+            left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
+            log.info("%s: %s", self._label, how_far(self._done, self._total, round(left_s)))
+
+    def _beat(self) -> None:
+        """Say that the stage still goes on, if nothing was said for long."""
+        now_ms = self.clock.now_ms()
+        if now_ms - self._said_ms >= LOGGED_INTERVAL_MS:
+            self._said_ms = now_ms
+            far = how_far(self._done, self._total, None)
+            past = f"{(now_ms - self._begun_ms) // 1000} s so far"
+            log.info("%s: %s", self._label, f"{far}, {past}" if far else past)
+
+    def close(self) -> None:
+        """End the last stage."""
+        self._pulse.stop()
+
+    def note(self, text: str) -> None:
+        """Say one thing."""
+        log.info("%s", text)
+
+
+def how_far(done: int, total: int | None, left_s: int | None) -> str:
+    """``120 of 340, about 40 s left``."""
+    counted = f"{done:,} of {total:,}" if total else ""
+    left = f"about {left_s} s left" if left_s else ""
+    return ", ".join(part for part in (counted, left) if part)
 
 
 def progress_on_stderr() -> Progress:

@@ -1,6 +1,6 @@
 """What is wrong with a running driftgraph, each with what to do: the same words on every surface.
 
-status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /metrics
+status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /metrics, driftgraph status
 """
 
 from __future__ import annotations
@@ -66,31 +66,35 @@ def _of_updater(facts: Facts) -> Iterator[Trouble]:
         why = f": {told['why']}" if told.get("why") else ""
         yield Trouble("updater_ended", f"the updater is {told['state']}{why}", "start driftgraph run", True)
         return
-    silent_ms = facts.now_ms - told["time_ms"]
+    if told["state"] == "unknown":
+        said = f"what the updater says of itself cannot be read: {told['why']}"
+        yield Trouble("updater_silent", said, "give this user the right to read data_dir/status", True)
+        return
+    silent_ms = facts.now_ms - told.get("time_ms", facts.now_ms)
     if silent_ms > SILENT_MS:
         said = f"the updater has written no status for {silent_ms // 1_000} s"
         yield Trouble("updater_silent", said, "look whether its process runs and its disk answers", True)
     if told["state"] == "filling":
         lag = sum(told["lag"].values())
         yield Trouble("filling", f"the window is filling, {lag:,} messages are left", "wait", True)
-    if told["kafka_away"]:
+    if told.get("kafka_away"):
         yield Trouble("kafka_away", "Kafka does not answer", "look at the brokers; driftgraph doctor", True)
     yield from _of_kept(told)
 
 
 def _of_kept(told: Told) -> Iterator[Trouble]:
     """What the disk or the dead letters do not take."""
-    if (one := told["checkpoint"])["overdue"]:
+    if (one := told.get("checkpoint") or {}).get("overdue"):
         said = f"the newest checkpoint is {one['age_ms'] // 1_000} s old: {one['reason']}"
         yield Trouble("checkpoint_overdue", said, "look at the disk of data_dir; driftgraph doctor", False)
-    if why := told["dead_letters"].get("failure"):
+    if why := (told.get("dead_letters") or {}).get("failure"):
         yield Trouble("dead_letters_failing", f"dead letters are not kept: {why}", "driftgraph doctor", False)
-    if why := told["erasures"].get("failure"):
+    if why := (told.get("erasures") or {}).get("failure"):
         yield Trouble("erasures_failing", f"erasures are not done: {why}", "driftgraph doctor", False)
-    if told["reading_paused"]:
+    if told.get("reading_paused"):
         said = "reading is paused until dead letters and requests to erase are kept"
         yield Trouble("reading_paused", said, "look at the disk, or at the topic of dead letters", True)
-    if lost := sum(told["lost"].values()):
+    if lost := sum((told.get("lost") or {}).values()):
         said = f"{lost:,} messages were deleted by Kafka's retention before they were read"
         yield Trouble("events_lost", said, "raise the topic's retention above the longest stop", False)
 
@@ -99,14 +103,14 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
     updater, told = facts.updater, facts.worker
     if updater is None or updater["state"] not in ("running", "degraded"):
         return
-    worker = updater["worker"]
+    worker = updater.get("worker") or {"state": "unknown"}  # the file of an older updater has none
     if worker["state"] == "failing":
         said = f"the worker has ended {worker['failures']} times in a row: {worker['why']}"
         yield Trouble("worker_failing", said, "remove the reason; it is started again and again", True)
     elif worker["state"] == "failed":
         said = f"the worker has ended and is started again: {worker['why']}"
         yield Trouble("worker_down", said, "wait some seconds", True)
-    elif told is not None and told.get("state") == "running" and told.get("pid") == worker["pid"]:
+    elif told is not None and told.get("state") == "running" and told.get("pid") == worker.get("pid"):
         if told["trouble"]:
             yield Trouble("worker_trouble", told["trouble"], "driftgraph doctor says more", True)
         if why := (told.get("refresh") or {}).get("trouble"):

@@ -86,6 +86,11 @@ class CheckpointTimer:
             self._start(self._taken[1])
         return kept
 
+    def change_interval(self, every_ms: int) -> None:
+        """Make them at this interval from now on."""
+        self._every_ms = every_ms
+        self._due_ms = min(self._due_ms, self._clock.now_ms() + every_ms)
+
     def finish(self, take: Callable[[], Snapshot], forbidden: str | None = None) -> Position | None:
         """Make a last checkpoint, if ``LAST_WITHIN_S`` is enough; return its position. Else as ``tend``."""
         if self._thread is not None:

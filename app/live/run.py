@@ -14,7 +14,7 @@ import gc
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,18 @@ from driftgraph.app.config.builders import fit_schedule, lease_client, watermark
 from driftgraph.app.config.formats import event_rules, topic_decoder
 from driftgraph.app.config.letter_place import letter_place, letters_folder
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
-from driftgraph.app.console.stopping import stopping
+from driftgraph.app.console.stopping import reloading, stopping
 from driftgraph.app.live import former_window
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
+from driftgraph.app.training import tracing
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
@@ -64,19 +67,29 @@ FETCH_BACKOFF_MS = 10  # after a full queue; librdkafka's 1 s would cost nine te
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -> list[str]:
+def run(
+    settings: Settings,
+    *,
+    progress: Progress,
+    read_again: Callable[[], Settings] | None = None,
+    clock: Clock | None = None,
+) -> list[str]:
     """Follow the topic until SIGTERM or SIGINT; return warnings about the run.
+
+    ``read_again`` reads the configuration anew, which SIGHUP asks for.
 
     Raises:
         DriftgraphError: If Kafka, the data_dir or the window is not as it should be.
     """
     clock = clock or SystemClock()
     stop = threading.Event()
+    reload = Reload(settings, read_again or (lambda: settings), clock)
     with ExitStack() as stack:
         stack.enter_context(stopping(stop))
+        stack.enter_context(reloading(reload.asked, stop))
         _check_worker(settings)  # again below: a standby may find another model when it takes over
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # compiled kernels may be kept there
-        stack.enter_context(WebProcess(settings))
+        port = stack.enter_context(WebProcess(settings))
         decoder = topic_decoder(settings, event_rules(settings, clock))
         progress.start("loading the compiled loops, which a first start compiles")
         warm_up(window_relations(settings), decoder, watermark_rules(settings), clock)
@@ -100,23 +113,12 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
             log.error("checkpoint %s is damaged (%s); an older one is used", damage.path, damage.reason)
         graph = _graph(settings, state)
         former_window.leave(settings, window_folder(settings), progress)
-        watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
-        if was_away:  # Kafka was away at the start, so perhaps also during the stop
-            watermark.forget_stop()
+        watermark = _watermark(settings, clock, state, was_away=was_away)
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
-        forgotten = 0
-        if found is not None and state is not None:
-            forgotten = _restore(settings, found, state, ingest, erasures, progress)
-        for said in fill_from_files(settings, ingest.attributes, erasures.users):
-            progress.note(said)
+        forgotten = _restore(settings, found, state, ingest, erasures, progress)
         _tell_changes(settings, state, root, progress)
-        source = kafka_source(
-            options,
-            decoder,
-            clock,
-            start=None if state is None else state.position,
-            topic_ids={} if state is None else state.topic_ids,
-        )
+        start, topic_ids = (None, {}) if state is None else (state.position, state.topic_ids)
+        source = kafka_source(options, decoder, clock, start=start, topic_ids=topic_ids)
         stack.callback(source.close)
         feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
@@ -128,11 +130,20 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         worker = Supervisor(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         _collect_less()
+        reload.takers += [partial(_take_over, ingest, checkpoints), worker.reload, port.reload]
         updater = Updater(
-            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed
-        )
+            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed,
+            reload,
+        )  # fmt: skip
         updater.run(stop)
         return updater.warnings()
+
+
+def _watermark(settings: Settings, clock: Clock, state: State | None, *, was_away: bool) -> Watermark:
+    watermark = Watermark(watermark_rules(settings), clock, None if state is None else state.watermark)
+    if was_away:  # Kafka was away at the start, so perhaps also during the stop
+        watermark.forget_stop()
+    return watermark
 
 
 def _ingest(
@@ -167,20 +178,26 @@ def _ingest(
 
 def _restore(
     settings: Settings,
-    found: Checkpoint,
-    state: State,
+    found: Checkpoint | None,
+    state: State | None,
     ingest: Ingest,
     erasures: DurableErasures,
     progress: Progress,
 ) -> int:
-    """Take over a checkpoint and say what of it; return how many events were left out for erased users."""
-    graph, own = ingest.graph, ingest.attributes
-    forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
-    attributes.restore(found, own, erasures.users, sides_anew(settings, state.said_by).values())
-    for change in attributes.changes(found, own):
-        log.warning("%s", change)
-    held = sum(graph.window.live().values())
-    progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+    """Take over a checkpoint, if there is one, and files of attributes, and say what of them.
+
+    Returns how many events were left out for erased users.
+    """
+    graph, own, forgotten = ingest.graph, ingest.attributes, 0
+    if found is not None and state is not None:
+        forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+        attributes.restore(found, own, erasures.users, sides_anew(settings, state.said_by).values())
+        for change in attributes.changes(found, own):
+            log.warning("%s", change)
+        held = sum(graph.window.live().values())
+        progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+    for said in fill_from_files(settings, own, erasures.users):
+        progress.note(said)
     return forgotten
 
 
@@ -230,14 +247,23 @@ def _tell_changes(settings: Settings, state: State | None, root: Path, progress:
         progress.note(f"there is no checkpoint in {root}: the window is filled from the topic")
 
 
+def _take_over(ingest: Ingest, checkpoints: CheckpointTimer, settings: Settings) -> None:
+    """What changes in this process with a reload."""
+    checkpoints.change_interval(settings.checkpoint.every.ms)
+    if ingest.breaker is not None:
+        ingest.breaker.share_max = settings.events.reject_share_max
+    logs.set_up(settings, "updater")
+
+
 def _check_worker(settings: Settings) -> None:
     """Refuse a model or a device with which no start of the worker can succeed.
 
     Raises:
         OtherModelError: If the saved model has another format, another network or other sizes.
-        ConfigError: If the machine does not have the configured device, or the class of the user.
+        ConfigError: If the machine has not the configured device, the class of the user, or OpenTelemetry.
     """
     saved_model.check(settings)
+    tracing.check(settings)
     if settings.model.device not in ("auto", "cpu"):  # every machine has these
         from driftgraph.app.training.device import device_of  # noqa: PLC0415  # imports torch
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,13 @@ def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     loop.main(settings, window_dir, owner, updater)
 
 
+class Told(NamedTuple):
+    """What the updater says to its worker."""
+
+    marks: Marks
+    level: str  # of the log
+
+
 class Supervisor:
     """Starts and stops the worker's process. It is the parent's side.
 
@@ -62,7 +69,7 @@ class Supervisor:
         self._pipe: Connection | None = None
         self._is_running = False
         self._is_stopped = False
-        self._marks = self._sent = Marks()  # ``_sent`` to the worker that runs
+        self._told = self._sent = Told(Marks(), settings.log.level)  # ``_sent`` to the worker that runs
         self._changed_ms = 0  # when the process was started, or its end was noticed
         self._longest_ms = 0  # the longest life of the workers that failed
         self._said: tuple[str, int] = ("", 0)
@@ -108,7 +115,12 @@ class Supervisor:
 
     def tell(self, marks: Marks) -> None:
         """The marks that the worker should know of: with the next ``tend`` that finds room in the pipe."""
-        self._marks = marks
+        self._told = self._told._replace(marks=marks)
+
+    def reload(self, settings: Settings) -> None:
+        """Other settings, of which the level of the log holds at once, for this worker as for later ones."""
+        self._settings = settings
+        self._told = self._told._replace(level=settings.log.level)
 
     def tend(self) -> None:
         """Start it if it does not run and its pause is over; send it the newest marks."""
@@ -156,19 +168,19 @@ class Supervisor:
             )
             self.starts += 1
             process.start()
-        self._process, self._is_running, self._sent = process, True, Marks()
+        self._process, self._is_running, self._sent = process, True, Told(Marks(), self._settings.log.level)
 
     def _send(self) -> None:
-        """Send the newest marks if they are new and there is room: a worker that stands still reads none."""
+        """Send what is new, if there is room: a worker that stands still reads nothing."""
         assert self._pipe is not None
-        if self._marks == self._sent:
+        if self._told == self._sent:
             return
         room = select.poll()
         room.register(self._pipe, select.POLLOUT)
         if room.poll(0):
             with suppress(OSError):  # it has just ended; the next one is told
-                self._pipe.send_bytes(msgspec.json.encode(self._marks))
-            self._sent = self._marks
+                self._pipe.send_bytes(msgspec.json.encode(self._told))
+            self._sent = self._told
 
     def _last_words(self) -> str:
         """The reason that the worker sent before it ended; empty without one."""

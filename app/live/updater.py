@@ -21,6 +21,7 @@ from driftgraph.app.console.status_text import deduplication_of, first_fit_of
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.window import Snapshot
@@ -65,9 +66,11 @@ class Updater:
         clock: Clock,
         progress: Progress,
         feed: AttributeFeed | None = None,
+        reload: Reload | None = None,
     ) -> None:
         self.source = source
         self.feed = feed
+        self._reload = reload
         self.ingest = ingest
         self.letters = letters
         self.erasures = erasures
@@ -194,8 +197,9 @@ class Updater:
 
     def _housekeeping(self) -> None:
         self._commit(self.checkpoints.tend(self._snapshot, self._lease_missing()))
+        reloaded = self._reload is not None and self._reload.tend()
         now_ms = self.clock.now_ms()
-        if now_ms - self._shown_ms >= STATUS_EVERY_MS:
+        if reloaded or now_ms - self._shown_ms >= STATUS_EVERY_MS:
             self._shown_ms = now_ms
             self._tell_short()
             trouble = self.worker.trouble
@@ -290,6 +294,7 @@ class Updater:
             "worker": self.worker.status(),
             "first_fit": self._first_fit(),
             "attributes": None if self.feed is None else self.feed.status(),
+            "reload": None if self._reload is None else self._reload.status(),
         }
         write_json(self._status_path, status)
         self._poll_gap_max_ms = 0

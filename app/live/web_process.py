@@ -11,9 +11,13 @@ import logging
 import multiprocessing
 import os
 import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Final, Self
+
+import msgspec
 
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told
@@ -29,11 +33,11 @@ ENDS_WITHIN_S: Final = 4.0  # then it is killed
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, updater_pid: int) -> None:
+def serve(settings: Settings, updater_pid: int, updater: Connection) -> None:
     """Run in the process of its own. Only it imports the HTTP server."""
     from driftgraph.app.web import server  # noqa: PLC0415
 
-    server.main(settings, updater_pid)
+    server.main(settings, updater_pid, updater)
 
 
 class WebProcess:
@@ -44,6 +48,17 @@ class WebProcess:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._tend, name="web", daemon=True)
         self._outage = OutageLog(log.warning)
+        self._pipe: Connection | None = None  # to the process that runs
+        self._lock = threading.Lock()  # a reload comes from another thread
+
+    def reload(self, settings: Settings) -> None:
+        """Other settings: the process that runs is sent what can change there, a later one has all."""
+        from driftgraph.app.web.live_settings import LiveSettings  # noqa: PLC0415
+
+        with self._lock, suppress(OSError):  # it has just ended; the next one has them from the start
+            self._settings = settings
+            if self._pipe is not None:
+                self._pipe.send_bytes(msgspec.json.encode(LiveSettings.of(settings)))
 
     def __enter__(self) -> Self:
         if self._settings.web.address() is not None:
@@ -56,14 +71,24 @@ class WebProcess:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _tend(self) -> None:
         context, failures = multiprocessing.get_context("spawn"), 0
         while not self._stopped.is_set():
-            process = context.Process(
-                target=serve, args=(self._settings, os.getpid()), name="driftgraph-web", daemon=True
-            )
-            process.start()
+            with self._lock:
+                if self._pipe is not None:
+                    self._pipe.close()
+                theirs, self._pipe = context.Pipe()
+                with theirs:
+                    process = context.Process(
+                        target=serve,
+                        args=(self._settings, os.getpid(), theirs),
+                        name="driftgraph-web",
+                        daemon=True,
+                    )
+                    process.start()
             looks = self._watch(process)
             failures = 1 if looks >= STEADY_LOOKS else failures + 1
             if not self._stopped.is_set():

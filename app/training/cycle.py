@@ -124,12 +124,12 @@ class Worker:
         view, version, known = self.graph.edges, self.trainer.model_version + 1, self.choice
         evaluated = self.published if self.trainer.model_version else 0  # lists rank nothing here
         try:
-            self.status.start(f"evaluating before model version {version}")
+            self.status.start(f"evaluating before model version {version}", span="evaluate")
             evaluation = self.trainer.evaluate(view, self.seen, moment.cut)
             predictions = predictions_by_id(
                 self.graph, evaluation.predictions, evaluated, moment, self._item_names
             )
-            self.status.start(f"preparing the fit of model version {version}")
+            self.status.start(f"preparing the fit of model version {version}", span="prepare")
             heads, sample = serving_parts.judged_heads(self.trainer, self.graph, self.seen, moment)
             told = self.status.steps(f"training model version {version}")
             full, lessons = asked is not None and asked.full, evaluation.lessons
@@ -241,14 +241,14 @@ class Worker:
             items, weight = (embedding.item_rows, embedding.item), self.trainer.scorer.weight_F
             lists = serving_parts.lists_of(model, weight, self.graph, moment, items, self._lengths)
         assert lists is not None
-        self.status.start("ids and lists of all users and items", len(embedding))
+        self.status.start("ids and lists of all users and items", len(embedding), span="lists")
         made = (embedding, moment, lists, self._lengths, heads, self.status.advance)
         users, of_items = generation_by_id(self.graph, *made)
         if not (len(users) and len(of_items)):
             return
         number, self.store.follows = self.store.next_number(), self.follows
         manifest, version = self._manifest(number, moment, heads), self.trainer.model_version
-        self.status.start(f"publishing {named(number, version)}", total=len(users) + len(of_items))
+        self.status.start(f"publishing {named(number, version)}", len(users) + len(of_items), span="publish")
         kept = serving_parts.refresh_of(
             number, model, heads, lists, self.graph, moment, embedding, self._lengths
         )

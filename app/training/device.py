@@ -45,7 +45,12 @@ def device_of(wanted: str) -> str:
 def described_device(wanted: str) -> str:
     """What trains, in words. Raises like ``device_of``."""
     device = device_of(wanted)
-    named = "the processor" if device == "cpu" else f"CUDA, {torch.cuda.get_device_name(device)}"
+    if device == "cpu":
+        unused = ", though there is a CUDA device" if torch.cuda.is_available() else ""
+        return f"PyTorch {torch.__version__} on the processor{unused}"
+    found = torch.cuda.get_device_properties(device)
+    half = "with" if torch.cuda.is_bf16_supported() else "without"
+    named = f"CUDA, {found.name}, {found.total_memory / 1e9:.0f} GB, {half} bfloat16"
     return f"PyTorch {torch.__version__} on {named}"
 
 

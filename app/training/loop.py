@@ -23,6 +23,7 @@ import msgspec
 
 from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
@@ -33,7 +34,6 @@ from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
 from driftgraph.app.training.worker_start import attached, worker_of
-from driftgraph.app.training.worker_status import StderrHandler
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
@@ -74,13 +74,11 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
 
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
+    for number in (signal.SIGINT, signal.SIGHUP):  # they may reach the whole group; the updater tells us
+        signal.signal(number, signal.SIG_IGN)
     use_threads()
     settle(settings.data_dir, is_child=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s worker: %(message)s", handlers=[StderrHandler()]
-    )
-
+    logs.set_up(settings, "worker")
     listener = _Listener(updater, os.getppid())
     listener.start()
     try:
@@ -118,7 +116,7 @@ def _last_words(error: Exception, data_dir: Path) -> str:
 
 
 class _Listener(threading.Thread):
-    """Hears what the updater says through the pipe: the newest marks, and that it is closed.
+    """Hears what the updater says through the pipe: the newest marks, the log's level, and that it is closed.
 
     When the updater was killed it ends this process at once, also in the middle of a fit: the next updater
     starts a worker of its own.
@@ -139,7 +137,8 @@ class _Listener(threading.Thread):
         """Until there is no updater."""
         with suppress(EOFError, OSError):
             while True:
-                self.marks = msgspec.json.decode(self._updater.recv_bytes(), type=Marks)
+                self.marks, level = msgspec.json.decode(self._updater.recv_bytes(), type=tuple[Marks, str])
+                logs.set_level(level)
         self._is_closed.set()
         while os.getppid() == self._updater_pid:  # it has only asked us to end, and kills us if we do not
             time.sleep(LOOK_EVERY_S)
@@ -227,7 +226,8 @@ class _Loop:
         worker.save_what_is_due()
         if worker.published or not worker.may_publish(moment):
             return False
-        worker.publish(moment)
+        with worker.status.tracing.whole("publish without a fit"):
+            worker.publish(moment)
         return True
 
     def _step(self, moment: Moment) -> None:
@@ -268,8 +268,7 @@ class _Loop:
         if (worker.answered is None or worker.answered.id != asked.id) and (
             asked.full or sum(moment.cut.next) > sum(worker.seen.next)
         ):
-            report, _ = worker.cycle(moment, asked)
-            self._tell(report)
+            self._tell(self._cycle(moment, asked))
         made = (
             worker.answered if worker.answered and worker.answered.id == asked.id else Answer.nothing(asked)
         )
@@ -285,13 +284,26 @@ class _Loop:
         """A cycle at a mark; at the newest moment if events of the mark's cut have left their ring."""
         worker = self.worker
         try:
-            report, _ = worker.cycle(worker.graph.moment_at(mark.cut, mark.owners))
+            report = self._cycle(worker.graph.moment_at(mark.cut, mark.owners))
         except StaleCut:
             if not worker.wants(mark):  # the fit is made, and its vectors are published next
                 raise
             log.warning(LATE_FIT)
-            report, _ = worker.cycle(worker.graph.moment())
+            report = self._cycle(worker.graph.moment())
         self._tell(report)
+
+    def _cycle(self, moment: Moment, asked: Request | None = None) -> GenerationReport:
+        """A cycle of the worker as one trace."""
+        with self.worker.status.tracing.whole("fit") as facts:
+            report, _ = self.worker.cycle(moment, asked)
+            facts |= {
+                "accepted": report.fit.accepted,
+                "code": report.fit.code,
+                "model_version": report.model_version,
+                "generation": report.generation,
+                "new_examples": report.fit.new_examples,
+            }
+        return report
 
     def _tell(self, report: GenerationReport) -> None:
         worker = self.worker

@@ -16,6 +16,7 @@ from driftgraph.app.console.progress import Progress
 from driftgraph.app.training import following, trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
+from driftgraph.app.training.tracing import tracing_of
 from driftgraph.app.training.worker_status import WorkerStatus, progress_of_worker
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -58,8 +59,9 @@ def worker_of(
     )
     root = trainer_folder(settings.data_dir)
     clock = SystemClock()
-    shown = progress or progress_of_worker(clock)
-    status = WorkerStatus(settings.data_dir / "status" / "worker.json", clock, shown)
+    shown = progress or progress_of_worker(clock, is_json=settings.log.format == "json")
+    path = settings.data_dir / "status" / "worker.json"
+    status = WorkerStatus(path, clock, shown, tracing_of(settings))
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
     if store is not None:
         store.delisting.keep_in(settings.data_dir / "delisted.json")

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from driftgraph.app.console.progress import NoProgress, Progress, Pulse, bar_on_terminal
+from driftgraph.app.console.progress import LoggedProgress, NoProgress, Progress, bar_on_terminal, how_far
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.publishing.freshness import freshness_of
+from driftgraph.app.training.tracing import Tracing
 from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.time.clock import Clock
 
 WRITE_EVERY_MS = 1_000
-SAY_EVERY_MS = 10_000  # in a log; a terminal has a bar
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +34,11 @@ class WorkerStatus(NoProgress):
     that refreshes both tell it.
     """
 
-    def __init__(self, path: Path | None, clock: Clock, shown: Progress) -> None:
+    def __init__(
+        self, path: Path | None, clock: Clock, shown: Progress, tracing: Tracing | None = None
+    ) -> None:
         """``path`` None: there is no file, as in a replay."""
+        self.tracing = tracing or Tracing()
         self._path = path
         self.clock = clock
         self._shown = shown
@@ -49,8 +51,9 @@ class WorkerStatus(NoProgress):
             "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
         }  # fmt: skip
 
-    def start(self, label: str, total: int | None = None) -> None:
-        """Begin a stage."""
+    def start(self, label: str, total: int | None = None, span: str = "") -> None:
+        """Begin a stage, which is a span of the trace if that has a name for it."""
+        self.tracing.stage(span)
         self._stage, self._total, self._done = label, total, 0
         self._begun_ms = self._moved_ms = self.clock.now_ms()
         self._write()
@@ -71,6 +74,7 @@ class WorkerStatus(NoProgress):
     def close(self) -> None:
         """Nothing is being done."""
         self._stage = ""
+        self.tracing.stage("")
         self._write()
         self._shown.close()
 
@@ -81,12 +85,12 @@ class WorkerStatus(NoProgress):
         def on_step(attempt: int, done: int, total: int) -> None:
             nonlocal told
             if done == 1:
-                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total=total)
+                self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total, span="train")
                 told = 0
             self.advance(done - told)
             told = done
             if done == total:
-                self.start("vectors of all users and items, the gate, and what the lists learn")
+                self.start("vectors of all users and items, the gate, and what the lists learn", span="gate")
 
         return on_step
 
@@ -159,58 +163,6 @@ class WorkerStatus(NoProgress):
             log.warning("%s cannot be written: %s", self._path, error.strerror or error)
 
 
-class LoggedProgress(NoProgress):
-    """A line of the log when a stage begins, and one each ``SAY_EVERY_MS`` after it."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self._label = ""
-        self._total: int | None = None
-        self._done = 0
-        self._begun_ms = self._said_ms = 0
-        self._pulse = Pulse(self._beat, SAY_EVERY_MS / 1000)
-
-    def start(self, label: str, total: int | None = None) -> None:
-        """Begin a stage and say so."""
-        self._label, self._total, self._done = label, total, 0
-        self._begun_ms = self._said_ms = self.clock.now_ms()
-        log.info("%s", label)
-        self._pulse.start()
-
-    def advance(self, n: int) -> None:
-        """Count, and say so when the last line is old enough."""
-        self._done += n
-        now_ms = self.clock.now_ms()
-        if now_ms - self._said_ms >= SAY_EVERY_MS and self._total:
-            self._said_ms = now_ms
-            left_s = (now_ms - self._begun_ms) / 1000 * (self._total - self._done) / self._done
-            log.info("%s: %s", self._label, how_far(self._done, self._total, round(left_s)))
-
-    def _beat(self) -> None:
-        """Say that the stage still goes on, if nothing was said for long."""
-        now_ms = self.clock.now_ms()
-        if now_ms - self._said_ms >= SAY_EVERY_MS:
-            self._said_ms = now_ms
-            far = how_far(self._done, self._total, None)
-            past = f"{(now_ms - self._begun_ms) // 1000} s so far"
-            log.info("%s: %s", self._label, f"{far}, {past}" if far else past)
-
-    def close(self) -> None:
-        """End the last stage."""
-        self._pulse.stop()
-
-    def note(self, text: str) -> None:
-        """Say one thing."""
-        log.info("%s", text)
-
-
-def how_far(done: int, total: int | None, left_s: int | None) -> str:
-    """``120 of 340, about 40 s left``."""
-    counted = f"{done:,} of {total:,}" if total else ""
-    left = f"about {left_s} s left" if left_s else ""
-    return ", ".join(part for part in (counted, left) if part)
-
-
 def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     """For people: what the worker is at, and how the last fit ended."""
     if told is None or told["state"] != "running":
@@ -247,18 +199,6 @@ def named(generation: int, model_version: int) -> str:
     return f"generation {generation} ({version})" if generation else f"{version}, not published"
 
 
-def progress_of_worker(clock: Clock) -> Progress:
-    """A bar where stderr is a terminal, lines of the log where it is not."""
-    return bar_on_terminal() or LoggedProgress(clock)
-
-
-class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is now: while a bar is drawn, that prints above it."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        """Where lines go."""
-        return sys.stderr
+def progress_of_worker(clock: Clock, *, is_json: bool = False) -> Progress:
+    """A bar where stderr is a terminal, lines of the log where it is not, or where they are JSON."""
+    return (None if is_json else bar_on_terminal()) or LoggedProgress(clock)

@@ -19,6 +19,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in, is_user
 from driftgraph.app.console.status_files import told
 from driftgraph.app.console.troubles import SILENT_MS, Facts, troubles_of
+from driftgraph.app.web.reloading import reload
 from driftgraph.snapshots.generations.keys import StoreError, connect
 from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.retention import Generation
@@ -110,6 +111,10 @@ class Answers:
             "standby": facts.standby,
             "worker": facts.worker,
         }
+
+    def reload(self) -> dict[str, Any]:
+        """Let the updater read its configuration again, and wait for what comes of it."""
+        return reload(self._settings.data_dir, self._updater_pid)
 
     # --- from Redis, in the thread of ``asks`` -----------------------------------------------------------
 

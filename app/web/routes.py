@@ -23,6 +23,7 @@ from aiohttp.typedefs import Handler, Middleware
 from driftgraph.app.console.output import finite
 from driftgraph.app.web.answers import Answers
 from driftgraph.app.web.metrics import CONTENT_TYPE, exposition
+from driftgraph.app.web.reloading import NotReloadedError
 from driftgraph.snapshots.generations.keys import NothingToRollBackError, StoreError
 
 ID_CHARACTERS_MAX: Final = 1_024
@@ -55,14 +56,15 @@ ROUTES: Final = (
     Route("GET", "/api/status", "status", "How far updater and worker are, and what is served."),
     Route("GET", "/api/generations", "generations", "The generations that can be served."),
     Route("POST", "/api/rollback", "rollback", "Go back to the generation before the served one.", True),
+    Route("POST", "/api/reload", "reload", "Read the configuration again; what can change live does.", True),
     Route("GET", "/api/recommend/{user}", "recommend", "The best items for a user; ?top=20.", True),
     Route("GET", "/api/similar/{item}", "similar", "The items most similar to an item; ?top=20."),
     Route("GET", "/api/openapi.json", "openapi", "This document."),
 )  # fmt: skip
 
 
-def application(answers: Answers, token: str | None, version: str) -> web.Application:
-    """The application with all routes."""
+def application(answers: Answers, token: Callable[[], str | None], version: str) -> web.Application:
+    """The application with all routes; ``token`` says which one holds now."""
     handlers = _Handlers(answers, version)
     app = web.Application(middlewares=[_guarded(token)], client_max_size=1 << 16)
     for route in ROUTES:
@@ -130,6 +132,12 @@ class _Handlers:
     async def rollback(self, _: web.Request) -> web.Response:
         return _json(await self._ask(self._answers.rollback))
 
+    async def reload(self, _: web.Request) -> web.Response:
+        try:
+            return _json(await asyncio.to_thread(self._answers.reload))
+        except NotReloadedError as error:
+            raise _refusal(409, str(error)) from error
+
     async def recommend(self, request: web.Request) -> web.Response:
         return _json(await self._ask(self._answers.recommend, _id(request, "user"), _top(request)))
 
@@ -154,7 +162,7 @@ class _Handlers:
             self._waiting -= 1
 
 
-def _guarded(token: str | None) -> Middleware:
+def _guarded(token: Callable[[], str | None]) -> Middleware:
     """The middleware: the token for private routes, errors as JSON, the same headers on every answer."""
     private = {route.name for route in ROUTES if route.private}
 
@@ -163,7 +171,7 @@ def _guarded(token: str | None) -> Middleware:
         answer: web.StreamResponse
         try:
             if request.match_info.route.name in private:
-                _check_token(request.headers.get("Authorization", ""), token)
+                _check_token(request.headers.get("Authorization", ""), token())
             answer = await handler(request)
         except web.HTTPException as error:
             answer = error

@@ -12,13 +12,17 @@ import signal
 import threading
 import time
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.console import logs
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.web.answers import Answers
+from driftgraph.app.web.live_settings import LiveSettings
 from driftgraph.app.web.routes import application
 from driftgraph.stream.time.clock import SystemClock
 
@@ -30,25 +34,25 @@ ENDS_WITHIN_S: Final = 2.0
 log = logging.getLogger(__name__)
 
 
-def main(settings: Settings, updater_pid: int) -> None:
-    """Serve until SIGTERM, or until the updater is gone.
+def main(settings: Settings, updater_pid: int, updater: Connection) -> None:
+    """Serve until SIGTERM, or until the updater is gone; take over the ``LiveSettings`` that it sends.
 
     Raises:
         SystemExit: If the address cannot be listened on; status/web.json says why.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the updater tells us
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s web: %(message)s")
+    for number in (signal.SIGINT, signal.SIGHUP):  # they may reach the whole group; the updater tells us
+        signal.signal(number, signal.SIG_IGN)
+    logs.set_up(settings, "web")
     threading.Thread(target=_end_with, args=(updater_pid,), name="parent", daemon=True).start()
-    asyncio.run(_serve(settings, updater_pid))
+    asyncio.run(_serve(settings, updater_pid, updater))
 
 
-async def _serve(settings: Settings, updater_pid: int) -> None:
-    address, token = settings.web.address(), settings.web.token
+async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> None:
+    address, live = settings.web.address(), LiveSettings.of(settings)
     assert address is not None, "nobody starts a server that is off"
     answers = Answers(settings, SystemClock(), updater_pid)
-    secret = None if token is None else token.get_secret_value()
     runner = web.AppRunner(
-        application(answers, secret, version("driftgraph")),
+        application(answers, lambda: live.token, version("driftgraph")),
         access_log=None,
         shutdown_timeout=ENDS_WITHIN_S,
         lingering_time=0,
@@ -65,8 +69,19 @@ async def _serve(settings: Settings, updater_pid: int) -> None:
         host, port = runner.addresses[0][:2]
         _tell(settings, host=host, port=port)
         answers.start()
-        ended = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def take() -> None:
+            nonlocal live
+            try:
+                live = msgspec.json.decode(updater.recv_bytes(), type=LiveSettings)
+            except (EOFError, OSError):  # the updater is gone, which _end_with sees
+                loop.remove_reader(updater.fileno())
+                return
+            logs.set_up(live.into(settings), "web")
+
+        loop.add_reader(updater.fileno(), take)
+        loop.add_signal_handler(signal.SIGTERM, ended.set)
         await ended.wait()
     finally:
         await runner.cleanup()

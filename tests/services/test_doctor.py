@@ -47,4 +47,54 @@ def test_the_rate_of_a_topic_is_held_against_the_capacity(
     if state is State.FAIL:
         assert by_name["capacity"].detail.endswith("set relations.click.capacity to 2,048 or more")
     assert by_name["redis"].state is State.FAIL, "there is none"
+    clocks = [(check.state, check.detail) for check in findings.checks if check.name == "clock"]
+    assert clocks[0] == (State.OK, "not behind the newest record on the topic")
+    assert findings.partitions == 4
     assert by_name["device"].state is State.OK
+
+
+def test_a_record_of_the_future_is_held_against_our_clock(real_kafka: RealKafka) -> None:
+    topic, now_ms = f"doctor-{uuid4().hex[:8]}", SystemClock().now_ms()
+    make_topic(real_kafka.address, topic, 3)
+    produce(
+        real_kafka.address,
+        topic,
+        [
+            {"value": b"{}", "partition": 0, "timestamp": now_ms - 5_000},
+            {"value": b"{}", "partition": 1, "timestamp": now_ms + 900_000},
+        ],
+    )
+    findings = examine(load(options=options(real_kafka.address, topic, 100)))
+    clock = next(check for check in findings.checks if check.name == "clock")
+    assert (clock.state, "ahead of this machine's clock, more than time.skew" in clock.detail) == (
+        State.FAIL,
+        True,
+    )
+
+
+@pytest.mark.parametrize(("written_ago_ms", "is_late"), [(3_600_000, True), (5 * 86_400_000, False)])
+def test_attributes_that_were_written_after_the_events_are_told(
+    real_kafka: RealKafka, written_ago_ms: int, is_late: bool
+) -> None:
+    """Five clicks of yesterday and one of now; one of last month is outside of every span."""
+    now_ms = SystemClock().now_ms()
+    topic, items = f"doctor-{uuid4().hex[:8]}", f"doctor-items-{uuid4().hex[:8]}"
+    make_topic(real_kafka.address, topic, 2)
+    make_topic(real_kafka.address, items, 2)
+    times = [now_ms - 30 * 86_400_000, *[now_ms - 86_400_000] * 5, now_ms]
+    click = {"user_id": "u", "item_id": "i", "behavior": "click"}
+    produce(
+        real_kafka.address,
+        topic,
+        [
+            {"value": msgspec.json.encode({**click, "ts": ms}), "timestamp": ms, "partition": 0}
+            for ms in times
+        ],
+    )
+    record = {"key": "i", "value": b'{"colour": "red"}', "timestamp": now_ms - written_ago_ms}
+    produce(real_kafka.address, items, [record])
+    own = options(real_kafka.address, topic, 100)
+    own["events"] = {"attributes": {"item": {"colour": "category"}, "item_topic": items}}
+    found = [check for check in examine(load(options=own)).checks if check.name == "attributes"]
+    late = [check.detail for check in found if "older than the first record" in check.detail]
+    assert [detail.startswith("5 messages of ") for detail in late] == ([True] if is_late else [])

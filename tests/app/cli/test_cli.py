@@ -102,7 +102,7 @@ class Parts:
         progress.advance(2)
         return self._call(settings=settings, source=source, redis=redis, predictions=predictions)
 
-    def run(self, settings: Settings, *, progress: Any) -> list[str]:
+    def run(self, settings: Settings, *, progress: Any, read_again: Any) -> list[str]:
         self._call(settings=settings)
         return self.warnings
 

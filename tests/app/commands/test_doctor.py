@@ -108,16 +108,26 @@ def test_every_check_is_made_although_kafka_is_not_there(tmp_path_factory: pytes
     path.write_text(
         f'data_dir = "{path.parent / "var"}"\n'
         f'[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[redis]\nurl = "{NOWHERE}"\n[relations.click]\n'
+        '[web]\nlisten = "127.0.0.1:0"\n'
     )
     done = CliRunner().invoke(app, ["doctor", "--config", str(path), "--json"])
     assert done.exit_code == 1
-    checks = {check["name"]: check["state"] for check in msgspec.json.decode(done.stdout)["checks"]}
+    found = msgspec.json.decode(done.stdout)
+    assert found.keys() == {"healthy", "checks", "window"}
+    assert all(check.keys() == {"name", "state", "detail"} for check in found["checks"])
+    checks = {check["name"]: check["state"] for check in found["checks"]}
     assert checks == {
         "relations": "ok",
         "events": "fail",
         "memory": "warn",
+        "machine memory": "ok",
+        "disk": "ok",
+        "open files": "ok",
+        "http": "ok",
+        "versions": "ok",
         "data_dir": "ok",
         "redis": "fail",
+        "clock": "warn",
         "model": "ok",
         "fits": "ok",
         "device": "ok",

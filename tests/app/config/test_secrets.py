@@ -231,7 +231,10 @@ def configured(folder: Path, redis_at: str, login: str = f"{HUSH}-user:{HUSH}-a%
 COMMANDS = [
     ["config", "show"],
     ["config", "show", "--json"],
+    ["config", "check"],
+    ["config", "check", "--json"],
     ["status"],
+    ["status", "--json"],
     ["doctor", "--json"],
     ["recommend", "u1"],
     ["generations"],
@@ -303,7 +306,7 @@ def test_a_traceback_has_no_secret(
     def fails(*_: object) -> None:
         raise KeyError(f"{HUSH}-kafka {HUSH}-a/b {HUSH}-registry redis://x:{HUSH}@h/{HUSH} {HUSH}-redis")
 
-    monkeypatch.setattr(serving, "_store", fails)
+    monkeypatch.setattr(serving, "store_of", fails)
     monkeypatch.setattr(sys, "argv", ["driftgraph", "status", "-c", str(config)])
     with pytest.raises(SystemExit):
         main()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from driftgraph.app.cli.serving import _updater_pairs
+from driftgraph.app.cli.status import updater_pairs
 from driftgraph.app.console.status_files import told, write_json
 from driftgraph.app.console.status_text import manifest_pairs, span_of
 
@@ -32,7 +32,7 @@ STATUS: dict[str, Any] = {
 
 
 def text(**more: Any) -> dict[str, object]:
-    return dict(_updater_pairs({**STATUS, **more}))
+    return dict(updater_pairs({**STATUS, **more}))
 
 
 def test_the_newest_checkpoint_and_the_event_ids_are_told() -> None:

@@ -20,7 +20,7 @@ from driftgraph.app.config.builders import lease_client
 from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import supervisor
-from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor
+from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor, Told
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training import loop
 from driftgraph.snapshots.generations.lease import LeaseOwner
@@ -214,7 +214,15 @@ def test_each_worker_is_told_the_newest_marks(watched: Watched) -> None:
     watched.lives_until_told(worker_ends.by_a_signal)
     for _ in range(2):
         watched.lives_until_told(worker_ends.by_saying_what_it_was_told)
-        assert msgspec.json.decode(watched.watch.why, type=Marks) == told
+        assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "info")
+
+
+def test_a_worker_is_told_another_level_of_the_log_and_a_later_one_has_it(watched: Watched) -> None:
+    watched.watch.reload(Settings.model_validate({"log": {"level": "debug"}}))
+    watched.watch.tell(told := Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False)))
+    watched.lives_until_told(worker_ends.by_saying_what_it_was_told)
+    assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "debug")
+    assert watched.watch._settings.log.level == "debug"
 
 
 def test_nobody_waits_for_a_worker_that_does_not_listen(watched: Watched) -> None:
@@ -228,6 +236,19 @@ def test_nobody_waits_for_a_worker_that_does_not_listen(watched: Watched) -> Non
     process = watched.watch._process
     assert process is not None
     process.kill()
+
+
+def test_a_worker_hears_marks_and_the_level_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[str] = []
+    monkeypatch.setattr("driftgraph.app.console.logs.set_level", levels.append)
+    ours, theirs = multiprocessing.Pipe()
+    listener = loop._Listener(theirs, os.getppid())  # which lives on: the thread ends with the tests
+    listener.start()
+    marks = Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False))
+    ours.send_bytes(msgspec.json.encode(Told(marks, "debug")))
+    until("it has heard", lambda: levels == ["debug"] and listener.marks == marks)
+    ours.close()
+    until("it is asked to end", lambda: listener.wait(0))
 
 
 # --- the worker's own last words ---------------------------------------------------------------------

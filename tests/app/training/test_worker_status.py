@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training.worker_status import LoggedProgress, WorkerStatus, worker_pairs
+from driftgraph.app.console.progress import LoggedProgress, NoProgress
+from driftgraph.app.training.worker_status import WorkerStatus, worker_pairs
 from driftgraph.model.fitting.fit_report import FitReport
 from driftgraph.stream.time.clock import ManualClock, SystemClock
 from tests.waits import until
@@ -91,7 +91,7 @@ def test_a_log_says_of_a_stage_that_counts_nothing_that_it_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("driftgraph.app.training.worker_status.SAY_EVERY_MS", 20)
+    monkeypatch.setattr("driftgraph.app.console.progress.LOGGED_INTERVAL_MS", 20)
     progress = LoggedProgress(SystemClock())
     progress.start("ids and lists of all users and items", total=70)
     until(lambda: "ids and lists of all users and items: 0 of 70, 0 s so far" in caplog.text)

@@ -1,0 +1,1 @@
+"""Writes the pages and the picture of the documentation that come from the code."""
