@@ -23,7 +23,9 @@ from driftgraph.snapshots.generations.keys import (
 )
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Listed, Vectors
+from driftgraph.snapshots.generations.wire import Wire
 from driftgraph.snapshots.reader import AsyncEmbeddingReader, EmbeddingReader
+from driftgraph.snapshots.reading import drivers
 from tests.readers import Awaited
 from tests.services_redis import NAMESPACE
 
@@ -194,3 +196,45 @@ def test_both_readers_answer_as_on_one_server_after_each_step(
                 assert {store.standing(wanted["current"]) for _ in range(20)} == {Standing.SERVED}
         keys = {key.decode() for key in client.scan_iter(f"{place.namespace[:-1]}*", count=10_000)}
         assert sum(store.count_keys().values()) == len(keys)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_generation_that_goes_while_the_nodes_of_a_cluster_are_asked_is_noticed(
+    in_cluster: redis.Redis,
+    cluster_url: str,
+    awaited: Callable[[Place], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """It is removed after the hashes are read and before the manifest is."""
+    store = GenerationStore(in_cluster, namespace="{shop}", epoch=1, keep=2)
+    publish(store, 1)
+    place = Place(cluster_url, "{shop}")
+    reader = EmbeddingReader(in_cluster, namespace="{shop}") if kind == "blocking" else awaited(place)
+    assert reader.current() == 1
+    due = [2, 3]
+    ask, by_client = Wire.ask, drivers._by_client
+
+    def go_on() -> None:
+        numbers, due[:] = due[:], []  # a publish asks, too
+        for number in numbers:
+            publish(store, number)
+
+    def asked(wire: Wire, *commands: Any, **options: Any) -> Iterator[Any]:
+        found = list(ask(wire, *commands, **options))
+        go_on()
+        return iter(found)
+
+    async def asked_by_client(client: Any, commands: Any) -> list[Any]:
+        found = await by_client(client, commands)
+        go_on()
+        return found
+
+    if kind == "blocking":
+        monkeypatch.setattr(Wire, "ask", asked)
+    else:
+        monkeypatch.setattr(drivers, "_by_client", asked_by_client)
+    found = reader.batch(users=USERS, items=ITEMS)
+    assert found.generation == 3
+    assert found.users_found.all()
+    assert found.items_found.all()
