@@ -29,6 +29,7 @@ from driftgraph.model.score.ranking import NO_ITEM, Stage, best_of, joined, rank
 from driftgraph.model.score.scorer import PARTS, Lessons, Scorer, alone
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates
@@ -250,7 +251,7 @@ class _Moments:
     """The stages of an evaluation, one after the other in time."""
 
     def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
-        self._past, self._encoder = past, encoder
+        self._past, self._encoder, self._indexes = past, encoder, EventIndexes(encoder.view)
         self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
         self.done = 0  # events that are counted
         self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
@@ -270,7 +271,9 @@ class _Moments:
         repeats = encoder.network.options.repeats
         own = encoder.cold.item_attributes
         items = self._items(time_ms)
-        return Stage(encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own)
+        return Stage(
+            encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own, indexes=self._indexes
+        )  # fmt: skip
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates. One that was published without an event is new with its first."""

@@ -26,6 +26,7 @@ from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window import paths, similar_users
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -120,8 +121,12 @@ class Stage:
         *,
         repeats: bool,
         attributes: AttributeView | None = None,
+        indexes: EventIndexes | None = None,
     ) -> None:
-        """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items."""
+        """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items.
+
+        ``indexes`` are those of the view that several stages share; None: the stage has its own.
+        """
         self._view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
         self._item_DC: F32 = item_CD[:, :-1].T.copy()
@@ -135,6 +140,7 @@ class Stage:
         self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
         self._similar_place: F64 = np.power(SIMILAR_DECAY, np.arange(SIMILAR_SHAPE.history))
         self._tables = path_tables(len(view.relations))
+        self._indexes = indexes or EventIndexes(view)
         self._tastes = None if attributes is None else Tastes(attributes, view, bank, self.candidate)
 
     def follow(self, items: U32) -> None:
@@ -171,9 +177,10 @@ class Stage:
 
     def _all_reached(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[Reached, Reached, Reached]:
         """What paths, similar users and own events reach."""
-        ends = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
+        question = self._view, rows, times_ms, cut
+        ends = paths.sums(*question, SHAPE, self._tables, self._worth, self._indexes)
         weights = self._similar_place, self._similar_worth
-        theirs = similar_users.sums(self._view, rows, times_ms, cut, SIMILAR_SHAPE, *weights)
+        theirs = similar_users.sums(*question, SIMILAR_SHAPE, *weights, self._indexes)
         return (
             self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
             self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
@@ -278,7 +285,8 @@ class Stage:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
         bounds = np.arange(len(items) + 1)
-        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, SHAPE, self._tables, self._worth)
+        how = SHAPE, self._tables, self._worth, self._indexes
+        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, *how)
         return self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth)
 
     def place_of(self, rows: U32) -> I64:
