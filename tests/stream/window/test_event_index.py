@@ -96,7 +96,8 @@ def busy() -> Pair:
 
 
 def all_users(time_ms: int) -> tuple[U32, I64]:
-    return np.arange(42, dtype=np.uint32), np.full(42, time_ms, np.int64)
+    """At a full hour and a millisecond, which is when events are."""
+    return np.arange(42, dtype=np.uint32), np.full(42, time_ms + 1, np.int64)
 
 
 @pytest.mark.parametrize(
