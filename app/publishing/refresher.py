@@ -37,7 +37,7 @@ from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import Cut
 
-USERS_AT_ONCE: Final = 512  # a round is short, so that whoever acts now does not wait behind a backlog
+USERS_AT_ONCE: Final = 1_024  # a round takes .2 s of a core, so that whoever acts now waits no longer
 ITEMS_AT_ONCE: Final = 256
 ITEMS_EVERY_MS: Final = 1_000  # known items are looked at so often; new ones in each round
 
@@ -121,7 +121,7 @@ class GenerationRefresh:
         self.upto, self.cold_users = cut, moment.versions[USER]
 
     def take_over(self, former: GenerationRefresh, now_ms: int, freshness: Freshness) -> None:
-        """Go on for those who waited for the refresh of the generation before: they keep their place in line."""
+        """Those who waited for the refresh of the generation before keep their place in line."""
         freshness.served(now_ms, *self._users.take_over(former._users))
 
     def again(self, users: Sequence[str], moment: Moment) -> None:

@@ -20,7 +20,7 @@ from driftgraph.model.score.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.list_kernels import Added, Lists, Sums, best
 from driftgraph.model.score.lists import Wanted
-from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Lessons
+from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Learned
 from driftgraph.model.score.tastes import Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
@@ -230,9 +230,7 @@ class Stage:
             made.rows[part], made.score[part] = place, score
         return made
 
-    def lessons(
-        self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later
-    ) -> tuple[F32, I64, I64]:
+    def lessons(self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later) -> Learned:
         """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
 
         The hardest are the best of each part: vectors, paths, similar users, each half-life of the bank, own
@@ -380,14 +378,6 @@ def with_new_items(item_CD: F32, known_C: Mask, made_nD: F32, new: I64 | None = 
     item_CD[new] = made_nD
     item_CD[~known_C, -1] = lower
     return item_CD
-
-
-def joined(parts: list[tuple[F32, I64, I64]]) -> Lessons:
-    """The lessons of all chunks as one."""
-    if not parts:
-        return Lessons(np.zeros((0, len(FEATURES)), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int64))
-    features, counts, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Lessons(features, np.concatenate([[0], np.cumsum(counts)]), targets)
 
 
 def _best(scores_nC: F32, excluded_nC: Mask) -> list[I64]:

@@ -2,9 +2,9 @@
 
     WindowView at a cut ──► [EventIndexes] ──► EventIndex ──► paths, similar_users
 
-A walk along the lists of the window misses the cache at each step, and needs no preparation. An index is read
-in order of memory, and costs a pass over all events. So a cut gets one as soon as so many questions were asked
-at it that the walks would have cost as much. The answers are the same, to the last bit.
+A walk along the lists of the window misses the cache at each step, and needs no preparation. An index is
+read in order of memory, and costs a pass over all events. So a cut gets one as soon as so many questions were
+asked at it that the walks cost as much. The answers are the same, to the last bit.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ Columns = tuple[Any, ...]  # arrays by entry, [E, …]
 
 
 def in_turn(is_first_N: Mask, first: tuple[I64, Columns], second: tuple[I64, Columns]) -> tuple[I64, Columns]:
-    """Bounds and columns of N questions out of two answers: those of ``is_first_N``, and those of the others."""
+    """Bounds and columns of N questions from two answers: to those of ``is_first_N``, and to the others."""
     starts_N, counts_N = (np.zeros(len(is_first_N), np.int64) for _ in range(2))
     for mine, (bounds, _), begin in ((is_first_N, first, 0), (~is_first_N, second, int(first[0][-1]))):
         starts_N[mine], counts_N[mine] = begin + bounds[:-1], np.diff(bounds)

@@ -47,8 +47,10 @@ class EventIndex(NamedTuple):
 
 
 @kernel
-def fill(events: Sorted, oldest_R: I64, index: EventIndex, next_U: I64, next_I: I64) -> Any:  # pragma: no cover
-    """Write the events that are not older than their relation's ``oldest_R`` into an index whose arrays are 0.
+def fill(
+    events: Sorted, oldest_R: I64, index: EventIndex, next_U: I64, next_I: I64
+) -> Any:  # pragma: no cover
+    """Write the events that are not older than their relation's ``oldest_R`` into an index of zeros.
 
     The result is the newest time, and the events of the user who has the most. ``next_U`` [users] and
     ``next_I`` [items] are memory to work in.
@@ -123,7 +125,9 @@ def _of_item(index: EventIndex, item: Any, before_ms: int) -> Any:  # pragma: no
 
 
 @kernel
-def history_in(index: EventIndex, targets: Targets, n: int, limits: Limits, room: Room) -> int:  # pragma: no cover
+def history_in(
+    index: EventIndex, targets: Targets, n: int, limits: Limits, room: Room
+) -> int:  # pragma: no cover
     """Fill in the items of target ``n``, newest first, and return how many there are."""
     count = 0
     if len(targets.bounds) > 0:
@@ -159,7 +163,7 @@ def visits_in(
         first, stop = _of_item(index, load(room.via, k), before_ms)
         for number in range(stop - 1, max(first, stop - limits.visits) - 1, -1):
             place, at = np.int64(load(index.visit, number)), k * limits.visits + stop - 1 - number
-            if own_first <= place and place < own_stop:
+            if own_first <= place < own_stop:
                 continue
             prefetch(index.item, place)
             room.visit_slot[at] = place

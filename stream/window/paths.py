@@ -13,8 +13,8 @@ For a target, user u at time t, the paths are these, of events strictly before t
    without j. The lag is positive if i came after j.
 
 The order of events is (time, relation, arrival), as of ``WindowView.events``; a span ends an event's life as
-in ``WindowView.recent``. An event counts as soon as it is in the window: the lists of the window are walked, or,
-where a caller keeps ``EventIndexes`` for many questions at one cut, an index of that cut is read.
+in ``WindowView.recent``. An event counts as soon as it is in the window: the lists of the window are walked,
+or an index of the cut is read, where a caller keeps ``EventIndexes`` for many questions at one cut.
 
 Two limits bound the work, and ``left_out_N`` counts the visits that they leave out. A visit that is not
 among its visitor's ``Shape.reach`` newest events has no paths: the lists of the window lead from new to old,

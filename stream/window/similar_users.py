@@ -1,6 +1,6 @@
 """Items of similar users over the window: user-based nearest neighbors (user-kNN), as of any time.
 
-    view at a cut, or its index ──► distinct neighbors, three times ──► [sums] ──► for each user, items of its neighbors
+    view at a cut, or its index ──► distinct neighbors, three times ──► [sums] ──► items of each target
 
 For a target, user u at time t, of events strictly before t and inside their spans:
 
@@ -95,7 +95,9 @@ def sums(
 
     def of(asked: U32, at_ms: I64, seen: Cut, index: EventIndex | None) -> ItemSums:
         blocks = [slice(first, first + at_once) for first in range(0, len(asked), at_once)]
-        return _joined([_block(_Source(view, seen, index), asked[b], at_ms[b], shape, weights) for b in blocks])
+        return _joined(
+            [_block(_Source(view, seen, index), asked[b], at_ms[b], shape, weights) for b in blocks]
+        )
 
     def answer(seen: Cut) -> ItemSums:
         index = None if indexes is None else indexes.at(seen, times_ms)
@@ -171,9 +173,7 @@ def _block(source: _Source, users: U32, times_ms: I64, shape: Shape, weights: tu
     return ItemSums(_bounds(counts), items, summed, near.left_out_N)
 
 
-def _once(
-    source: _Source, side: int, nodes: U32, times_ms: I64, k: int
-) -> tuple[tuple[U32, I32], I64]:
+def _once(source: _Source, side: int, nodes: U32, times_ms: I64, k: int) -> tuple[tuple[U32, I32], I64]:
     """The newest neighbors of the distinct ones of nodes at times, and which of them each node is.
 
     Many targets at one time, as a publish has them, share most of their items and neighbors.

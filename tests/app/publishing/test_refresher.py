@@ -523,7 +523,7 @@ def test_who_waits_at_a_switch_keeps_the_place_in_line(
     graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Five acted and three were refreshed, then a generation without any of them is served, and others act."""
+    """Five acted, three were refreshed, a generation without any of them is served, and others act."""
     monkeypatch.setattr("driftgraph.app.training.refresher.USERS_AT_ONCE", 3)
     worker = worker_on(tmp_path, store)
     worker.publish(worker.graph.moment())
