@@ -20,7 +20,7 @@ from driftgraph.stream.window.index_kernels import EventIndex
 from driftgraph.stream.window.samplers import LOOKS, SEEDS_PER_THREAD, in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 
-EVENTS_PER_QUESTION = 2_000  # events that are sorted in the time that an index saves at one user's question
+EVENTS_PER_QUESTION = 2_000  # events that are sorted in the time that an index saves at one question
 
 
 class EventIndexes:
