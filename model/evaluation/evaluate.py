@@ -12,7 +12,7 @@ users so far. Ties count at their mean rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +24,12 @@ from driftgraph.model.examples.examples import before, first_contacts, half_live
 from driftgraph.model.fitting.beginning import ANEW, anew_vectors
 from driftgraph.model.fitting.published import Published
 from driftgraph.model.network.embed import Encoder
-from driftgraph.model.score.bank import Bank, later_of
-from driftgraph.model.score.ranking import NO_ITEM, Stage, best_of, joined, ranks_of, with_new_items
-from driftgraph.model.score.scorer import PARTS, Lessons, Scorer, alone
+from driftgraph.model.score.bank import Bank, Later, later_of
+from driftgraph.model.score.ranking import NO_ITEM, Parts, Stage, best_of, ranks_of, with_new_items
+from driftgraph.model.score.scorer import PARTS, Learned, Lessons, Scorer, alone, joined
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates
@@ -180,9 +181,9 @@ def held_out_lessons(
     if not options.repeats:
         held = take(held, first_contacts(held, past.events))
     newest = take(held, slice(max(len(held) - options.evaluations_max, 0), None))
-    return rank(
-        past, past.targets(newest, repeats=options.repeats), encoder=encoder, scorer=scorer, serving=serving
-    ).lessons
+    targets = past.targets(newest, repeats=options.repeats)
+    chunks = _scored(past, targets, encoder=encoder, scorer=scorer, serving=serving)
+    return joined([one.lessons() for one in chunks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ def rank(
 
     ``vectors`` are ranked as a service does that reads vectors alone.
     """
-    options, chosen = encoder.network.options, targets.events
+    options = encoder.network.options
     has_tastes = encoder.cold.item_attributes is not None
     left_out = {"vectors", *["own"] * (not options.repeats), *["taste"] * (not has_tastes)}
     weights = {part: alone(part, scorer.mean_F) for part in sorted(PARTS.keys() - left_out)}
@@ -214,8 +215,42 @@ def rank(
         weights["model"] = scorer.weight_F
     ranks: dict[str, list[F64]] = {name: [] for name in (*weights, *["vectors"] * (serving is not None))}
     tops: list[U32] = []
-    lessons: list[tuple[F32, I64, I64]] = []
-    size = _targets_at_once(past)
+    lessons: list[Learned] = []
+    for one in _scored(past, targets, encoder=encoder, scorer=scorer, serving=serving):
+        for name, weight in weights.items():
+            ranks[name].append(ranks_of(one.parts.scores(weight), one.column, one.excluded_nC))
+        if serving is not None:
+            read = np.where(one.is_published_C, one.parts.vectors_nC + one.parts.bias_C, -np.inf)
+            ranks["vectors"].append(ranks_of(read, one.column, one.excluded_nC))
+        tops.append(best_of(one.scores_nC, one.excluded_nC, one.stage.candidate, options.top)[0])
+        lessons.append(one.lessons())
+    top, chosen = np.concatenate(tops) if tops else np.zeros((0, options.top), np.uint32), targets.events
+    predictions = Predictions(chosen.user, chosen.item, chosen.relation, chosen.time_ms, top)
+    joined_ranks = {name: np.concatenate(own) if own else np.zeros(0) for name, own in ranks.items()}
+    return Ranked(joined_ranks, predictions, replace(joined(lessons), listed=_listed(top)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """n targets with the scores of all candidates."""
+
+    stage: Stage
+    parts: Parts
+    scores_nC: F32  # by the scorer's sum
+    excluded_nC: Mask
+    column: I64
+    later: Later
+    is_published_C: Mask
+
+    def lessons(self) -> Learned:
+        return self.stage.lessons(self.parts, self.scores_nC, self.excluded_nC, self.column, self.later)
+
+
+def _scored(
+    past: Past, targets: Targets, *, encoder: Encoder, scorer: Scorer, serving: Published | None
+) -> Iterator[_Chunk]:
+    """The targets in order of time, as many at once as the catalog allows."""
+    chosen, size = targets.events, _targets_at_once(past)
     moments = _Moments(past, encoder, serving)
     for start in range(0, len(chosen), size):
         part = slice(start, min(start + size, len(chosen)))
@@ -223,21 +258,11 @@ def rank(
         stage = moments.stage(int(at_ms[0]))
         later = later_of(past.events, moments.done, at_ms)
         user = encoder.users(chosen.user[part], at_ms)
-        excluded = _excluded(past, targets, part)
+        excluded_nC = _excluded(past, targets, part)
         popular = stage.popular(later, scorer.mean_F)
         parts = stage.parts(chosen.user[part], user, at_ms, encoder.cut, popular)
-        for name, weight in weights.items():
-            ranks[name].append(ranks_of(parts.scores(weight), targets.column[part], excluded))
-        if serving is not None:
-            read = np.where(moments.is_published_C, parts.vectors_nC + parts.bias_C, -np.inf)
-            ranks["vectors"].append(ranks_of(read, targets.column[part], excluded))
-        scores = parts.scores(scorer.weight_F)
-        tops.append(best_of(scores, excluded, stage.candidate, options.top)[0])
-        lessons.append(stage.lessons(parts, scores, excluded, targets.column[part], later))
-    top = np.concatenate(tops) if tops else np.zeros((0, options.top), np.uint32)
-    predictions = Predictions(chosen.user, chosen.item, chosen.relation, chosen.time_ms, top)
-    joined_ranks = {name: np.concatenate(own) if own else np.zeros(0) for name, own in ranks.items()}
-    return Ranked(joined_ranks, predictions, replace(joined(lessons), listed=_listed(top)))
+        scores_nC, column = parts.scores(scorer.weight_F), targets.column[part]
+        yield _Chunk(stage, parts, scores_nC, excluded_nC, column, later, moments.is_published_C)
 
 
 def _listed(top_NK: U32) -> U32:
@@ -250,7 +275,7 @@ class _Moments:
     """The stages of an evaluation, one after the other in time."""
 
     def __init__(self, past: Past, encoder: Encoder, serving: Published | None) -> None:
-        self._past, self._encoder = past, encoder
+        self._past, self._encoder, self._indexes = past, encoder, EventIndexes(encoder.view)
         self._bank = Bank(encoder.view.rows(ITEM), int(past.events.time_ms[0]) if len(past.events) else 0)
         self.done = 0  # events that are counted
         self._item_CD: F32 = np.zeros((len(past.candidate), encoder.table.dim), np.float32)
@@ -270,7 +295,9 @@ class _Moments:
         repeats = encoder.network.options.repeats
         own = encoder.cold.item_attributes
         items = self._items(time_ms)
-        return Stage(encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own)
+        return Stage(
+            encoder.view, self._bank, candidate, items, repeats=repeats, attributes=own, indexes=self._indexes
+        )  # fmt: skip
 
     def _items(self, time_ms: int) -> F32:
         """Vectors of all candidates. One that was published without an event is new with its first."""

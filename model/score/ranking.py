@@ -20,12 +20,13 @@ from driftgraph.model.score.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.list_kernels import Added, Lists, Sums, best
 from driftgraph.model.score.lists import Wanted
-from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Lessons
+from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Learned
 from driftgraph.model.score.tastes import Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window import paths, similar_users
 from driftgraph.stream.window.adjacency import ITEM, USER
+from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -120,8 +121,12 @@ class Stage:
         *,
         repeats: bool,
         attributes: AttributeView | None = None,
+        indexes: EventIndexes | None = None,
     ) -> None:
-        """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items."""
+        """``repeats``: items that a user has touched are candidates, too; ``attributes`` of the items.
+
+        ``indexes`` are those of the view that several stages share; None: the stage has its own.
+        """
         self._view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
         self._item_DC: F32 = item_CD[:, :-1].T.copy()
@@ -135,6 +140,7 @@ class Stage:
         self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
         self._similar_place: F64 = np.power(SIMILAR_DECAY, np.arange(SIMILAR_SHAPE.history))
         self._tables = path_tables(len(view.relations))
+        self._indexes = indexes or EventIndexes(view)
         self._tastes = None if attributes is None else Tastes(attributes, view, bank, self.candidate)
 
     def follow(self, items: U32) -> None:
@@ -171,9 +177,10 @@ class Stage:
 
     def _all_reached(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[Reached, Reached, Reached]:
         """What paths, similar users and own events reach."""
-        ends = paths.sums(self._view, rows, times_ms, cut, SHAPE, self._tables, self._worth)
+        question = self._view, rows, times_ms, cut
+        ends = paths.sums(*question, SHAPE, self._tables, self._worth, self._indexes)
         weights = self._similar_place, self._similar_worth
-        theirs = similar_users.sums(self._view, rows, times_ms, cut, SIMILAR_SHAPE, *weights)
+        theirs = similar_users.sums(*question, SIMILAR_SHAPE, *weights, self._indexes)
         return (
             self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
             self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
@@ -223,9 +230,7 @@ class Stage:
             made.rows[part], made.score[part] = place, score
         return made
 
-    def lessons(
-        self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later
-    ) -> tuple[F32, I64, I64]:
+    def lessons(self, parts: Parts, scores_nC: F32, excluded_nC: Mask, column: I64, later: Later) -> Learned:
         """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
 
         The hardest are the best of each part: vectors, paths, similar users, each half-life of the bank, own
@@ -278,7 +283,8 @@ class Stage:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
         bounds = np.arange(len(items) + 1)
-        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, SHAPE, self._tables, self._worth)
+        how = SHAPE, self._tables, self._worth, self._indexes
+        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, *how)
         return self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth)
 
     def place_of(self, rows: U32) -> I64:
@@ -372,14 +378,6 @@ def with_new_items(item_CD: F32, known_C: Mask, made_nD: F32, new: I64 | None = 
     item_CD[new] = made_nD
     item_CD[~known_C, -1] = lower
     return item_CD
-
-
-def joined(parts: list[tuple[F32, I64, I64]]) -> Lessons:
-    """The lessons of all chunks as one."""
-    if not parts:
-        return Lessons(np.zeros((0, len(FEATURES)), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int64))
-    features, counts, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Lessons(features, np.concatenate([[0], np.cumsum(counts)]), targets)
 
 
 def _best(scores_nC: F32, excluded_nC: Mask) -> list[I64]:

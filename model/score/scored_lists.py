@@ -20,6 +20,7 @@ from driftgraph.model.score.ranking import Stage, with_new_items
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window.adjacency import ITEM
+from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.heterograph import Moment
 from driftgraph.stream.window.writer import Cut, WindowView
 
@@ -58,6 +59,7 @@ class ScoredLists:
         self._bank = Bank(rows_of(view, events), right_after(events))
         self._bank.add(events.item, events.time_ms)
         self._rows, self._item_CD = items
+        self._indexes = EventIndexes(view)
         self._is_own = False  # the vectors are those that the caller has, too
         self._stage = self._staged()
         versions = self._versions_of(moment)
@@ -179,6 +181,7 @@ class ScoredLists:
             self._item_CD,
             repeats=self._lengths.repeats,
             attributes=self._attributes,
+            indexes=self._indexes,
         )
 
     def _gone(self) -> Mask:

@@ -92,6 +92,17 @@ class Lessons:
     listed: U32 = field(default_factory=lambda: np.zeros(0, np.uint32))
 
 
+Learned = tuple[F32, I64, I64]  # features of candidates, how many each target has, and which is the target
+
+
+def joined(parts: list[Learned]) -> Lessons:
+    """The lessons of all chunks as one."""
+    if not parts:
+        return Lessons(np.zeros((0, len(FEATURES)), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+    features, counts, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Lessons(features, np.concatenate([[0], np.cumsum(counts)]), targets)
+
+
 class Scorer:
     """The weights of the parts, and how sure of them the learning is.
 

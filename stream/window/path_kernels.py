@@ -1,6 +1,7 @@
 """The loops of ``paths`` over targets: each path with its columns, or their weighted sums by end item.
 
 path_steps ──► [walk_targets, sum_targets] ──► paths
+index_kernels ──► [sum_indexed] ──► paths
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 from driftgraph.stream.arrays import F64, I8, I32, I64, U8, U16, U32
 from driftgraph.stream.kernels.atomics import bit_length, load
 from driftgraph.stream.kernels.compile import helper, kernel
-from driftgraph.stream.window.adjacency import ITEM, TIME, TIMES, WORDS
+from driftgraph.stream.window.adjacency import ITEM, NIL, TIME, TIMES, WORDS
+from driftgraph.stream.window.index_kernels import EventIndex, history_in, is_out_of_reach, visits_in
 from driftgraph.stream.window.path_steps import (
     NOT_REACHED,
     Limits,
@@ -60,6 +62,7 @@ class Weights(NamedTuple):
     item: F64  # [rows], or [V · rows], of which each variant has its own ``item_stride`` numbers
     item_rows: int
     item_stride: int
+    is_plain: bool  # all of ``gap``, ``age`` and ``relation`` is 1: the events around a visit need no look
 
 
 class SumRows(NamedTuple):
@@ -212,6 +215,72 @@ def sum_targets(
                         * load(weights.age, age + v)
                         * load(weights.relation, r * variants + v)
                     )
+        for number in range(total - begun):
+            out.table[load(out.used, number)] = 0
+        out.count_N[n], out.left_out_N[n] = total - begun, left_out
+        n += 1
+    return n, total
+
+
+@helper
+def _add_end(
+    index: EventIndex, out: SumRows, number: int, lag: int, visit: int, end: int, before_ms: int
+) -> None:  # pragma: no cover - compiled
+    """Add the weight of one path to the sums at ``number``; ``lag`` is its place in the table of lags."""
+    weights, variants = out.weights, len(out.via_V)
+    if weights.is_plain:
+        for v in range(variants):
+            out.sum[number + v] += load(out.visit_V, v) * load(weights.lag, lag * variants + v)
+        return
+    time_ms, r = load(index.time_ms, end), np.int64(load(index.relation, end))
+    gap = _age_bucket(abs(time_ms - load(index.time_ms, visit))) * variants
+    age = _age_bucket(before_ms - time_ms) * variants
+    for v in range(variants):
+        out.sum[number + v] += (
+            load(out.visit_V, v)
+            * load(weights.lag, lag * variants + v)
+            * load(weights.gap, gap + v)
+            * load(weights.age, age + v)
+            * load(weights.relation, r * variants + v)
+        )
+
+
+@kernel
+def sum_indexed(
+    index: EventIndex, targets: Targets, limits: Limits, room: Room, n: int, stop: int, out: SumRows
+) -> Any:  # pragma: no cover - compiled
+    """As ``sum_targets``, of an index in the place of the window's lists: the same sums to the last bit."""
+    weights, variants, total = out.weights, len(out.via_V), 0
+    while n < stop and total + limits.rows <= len(out.item):
+        before_ms, begun, weighed = targets.before_ms[n], total, -1
+        items = history_in(index, targets, n, limits, room)
+        visits, left_out = visits_in(index, targets, n, limits, room, items)
+        for x in range(visits):
+            at = load(room.chosen, x)
+            k, place = at // limits.visits, load(room.visit_slot, at)
+            if is_out_of_reach(index, place, limits.reach, before_ms):
+                left_out += 1
+                continue
+            if k != weighed:
+                _weigh_via(out, room, k, before_ms, len(targets.bounds) == 0)
+                weighed = k
+            rank = min(bit_length(np.uint64(1 + at % limits.visits)) - 1, RANK_BUCKETS - 1)
+            for v in range(variants):
+                out.visit_V[v] = load(out.via_V, v) * load(weights.rank, rank * variants + v)
+            lag = 0
+            while lag > -limits.lag and load(index.item, place + lag - 1) != NIL:
+                lag -= 1
+            while lag <= limits.lag:
+                end = place + lag
+                lag += 1
+                item = load(index.item, end)
+                if item == NIL or (before_ms <= index.newest_ms and load(index.time_ms, end) >= before_ms):
+                    break
+                if item == load(room.via, k):
+                    continue
+                number = _place_of(out, begun, total, item, variants) * variants
+                total += number == total * variants
+                _add_end(index, out, number, lag - 1 + limits.lag, place, end, before_ms)
         for number in range(total - begun):
             out.table[load(out.used, number)] = 0
         out.count_N[n], out.left_out_N[n] = total - begun, left_out

@@ -121,7 +121,7 @@ def room(limits: Limits, relation_count: int) -> Room:
 
 
 @helper
-def _is_known(room: Room, count: int, item: int) -> bool:  # pragma: no cover - compiled
+def is_known(room: Room, count: int, item: int) -> bool:  # pragma: no cover - compiled
     """Whether the item is among the first ``count`` of the history."""
     known = False
     for k in range(count):
@@ -135,7 +135,7 @@ def history_of(lists: Lists, targets: Targets, n: int, limits: Limits, room: Roo
     if len(targets.bounds) > 0:
         count = 0
         for at in range(targets.bounds[n], targets.bounds[n + 1]):
-            if count < limits.history and not _is_known(room, count, np.int64(targets.given[at])):
+            if count < limits.history and not is_known(room, count, np.int64(targets.given[at])):
                 room.via[count] = targets.given[at]
                 count += 1
         return count
@@ -148,7 +148,7 @@ def history_of(lists: Lists, targets: Targets, n: int, limits: Limits, room: Roo
         if slot < 0:
             break
         item = np.int64(load(side.words, slot * WORDS + ITEM))
-        if not _is_known(room, count, item):
+        if not is_known(room, count, item):
             room.via[count], room.via_ms[count], room.via_relation[count] = item, time_ms, r
             count += 1
             if count == limits.history:
@@ -164,9 +164,19 @@ def _mixed(h: Any, number: Any) -> Any:  # pragma: no cover - compiled
 
 
 @kernel
-def _choose(limits: Limits, room: Room, count: int) -> int:  # pragma: no cover - compiled
-    """Keep the ``limits.kept`` of ``count`` chosen visits with the lowest chance; of equals the first."""
+def choose_visits(
+    limits: Limits, room: Room, user: int, before_ms: int, count: int
+) -> int:  # pragma: no cover - compiled
+    """Keep the ``limits.kept`` of ``count`` chosen visits with the lowest hash; of equals the first."""
     chance, chosen = room.chance, room.chosen
+    for x in range(count):
+        at = load(chosen, x)
+        h = _mixed(_mixed(np.uint64(0), user), before_ms)
+        h = _mixed(
+            _mixed(_mixed(h, load(room.via, at // limits.visits)), load(room.visitor, at)),
+            load(room.visit_ms, at),
+        )
+        chance[at] = np.int64(h >> np.uint64(32))
     highest = np.int64(0)  # the largest number that at most ``kept`` chances are below
     for bit in range(31, -1, -1):
         tried = highest | (np.int64(1) << bit)
@@ -230,15 +240,7 @@ def visits_of(
             count += 1
     if count <= limits.kept:
         return count, 0
-    for x in range(count):
-        at = load(room.chosen, x)
-        h = _mixed(_mixed(np.uint64(0), user), before_ms)
-        h = _mixed(
-            _mixed(_mixed(h, load(room.via, at // limits.visits)), load(room.visitor, at)),
-            load(room.visit_ms, at),
-        )
-        room.chance[at] = np.int64(h >> np.uint64(32))
-    return limits.kept, count - _choose(limits, room, count)
+    return limits.kept, count - choose_visits(limits, room, user, before_ms, count)
 
 
 @helper

@@ -13,7 +13,8 @@ For a target, user u at time t, the paths are these, of events strictly before t
    without j. The lag is positive if i came after j.
 
 The order of events is (time, relation, arrival), as of ``WindowView.events``; a span ends an event's life as
-in ``WindowView.recent``. There is no index: an event counts as soon as it is in the window.
+in ``WindowView.recent``. An event counts as soon as it is in the window: the lists of the window are walked,
+or an index of the cut is read, where a caller keeps ``EventIndexes`` for many questions at one cut.
 
 Two limits bound the work, and ``left_out_N`` counts the visits that they leave out. A visit that is not
 among its visitor's ``Shape.reach`` newest events has no paths: the lists of the window lead from new to old,
@@ -34,6 +35,7 @@ import numpy as np
 from driftgraph.stream.arrays import F64, I8, I64, U8, U16, U32
 from driftgraph.stream.window import path_kernels, path_steps
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
+from driftgraph.stream.window.event_index import EventIndex, EventIndexes, answers, in_turn
 from driftgraph.stream.window.path_kernels import AGE_BUCKETS, RANK_BUCKETS
 from driftgraph.stream.window.path_steps import SCAN
 from driftgraph.stream.window.samplers import in_parallel
@@ -168,12 +170,17 @@ def walk(view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape) ->
     def columns(done: path_kernels.PathRows, total: int) -> list[Any]:
         return [column[:total].copy() for column in done[:-2]]
 
-    return Paths(*_answer(view, targets, shape, cut, path_kernels.walk_targets, out, columns))
+    def answer(seen: Cut) -> Paths:
+        lists = _lists(view, seen)
+        return Paths(*_filled(view, shape, lists, path_kernels.walk_targets, out, columns, targets))
+
+    return view.answered(cut, answer)
 
 
 def sums(
-    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, tables: Tables, item_weight: F64
-) -> PathSums:
+    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, tables: Tables, item_weight: F64,
+    indexes: EventIndexes | None = None,
+) -> PathSums:  # fmt: skip
     """The end items of the paths of N targets, with Σ over their paths of tables · ``item_weight`` of j.
 
     Args:
@@ -181,16 +188,17 @@ def sums(
         tables: What the parts of a path weigh.
         item_weight: By row of j, [rows] for all variants or [V, rows]. An item at a row behind its end weighs
             1, as one does that has just come. Float64 in order of rows is not copied.
+        indexes: Those of the view, for a caller with many questions at one cut.
 
     Raises:
         StaleCut: Events of the cut were overwritten meanwhile.
     """
-    return _sums(view, _of_users(users, times_ms), cut, shape, tables, item_weight)
+    return _sums(view, _of_users(users, times_ms), cut, shape, tables, item_weight, indexes)
 
 
 def sums_from(
     view: WindowView, bounds_N1: I64, items: U32, times_ms: I64, cut: Cut, shape: Shape, tables: Tables,
-    item_weight: F64,
+    item_weight: F64, indexes: EventIndexes | None = None,
 ) -> PathSums:  # fmt: skip
     """As ``sums``, from given histories: items ``bounds_N1[n]`` to ``bounds_N1[n + 1]``, newest first.
 
@@ -208,12 +216,13 @@ def sums_from(
         raise ValueError(f"bounds_N1 must rise from 0 or more to at most {len(items)}, the number of items")
     nobody = np.full(len(times_ms), NIL, np.uint32)
     targets = path_steps.Targets(nobody, times_ms, bounds_N1, np.ascontiguousarray(items, np.uint32))
-    return _sums(view, targets, cut, shape, tables, item_weight)
+    return _sums(view, targets, cut, shape, tables, item_weight, indexes)
 
 
 def _sums(
-    view: WindowView, targets: path_steps.Targets, cut: Cut, shape: Shape, tables: Tables, item_weight: F64
-) -> PathSums:
+    view: WindowView, targets: path_steps.Targets, cut: Cut, shape: Shape, tables: Tables, item_weight: F64,
+    indexes: EventIndexes | None,
+) -> PathSums:  # fmt: skip
     variants = tables.check(shape, len(view.relations))
     by_variant = np.atleast_2d(np.ascontiguousarray(item_weight, np.float64))
     if len(by_variant) not in (1, variants):
@@ -227,6 +236,7 @@ def _sums(
         item=by_variant.reshape(-1),
         item_rows=item_rows,
         item_stride=item_rows if len(by_variant) > 1 else 0,
+        is_plain=all((table == 1).all() for table in (tables.gap, tables.age, tables.relation)),
     )
     rows = max(shape.limits().rows, ROWS_AT_ONCE // variants)
 
@@ -236,7 +246,25 @@ def _sums(
     def columns(done: path_kernels.SumRows, total: int) -> list[Any]:
         return [done.item[:total].copy(), done.sum[: total * variants].reshape(total, variants).copy()]
 
-    return PathSums(*_answer(view, targets, shape, cut, path_kernels.sum_targets, out, columns))
+    def answer(seen: Cut) -> PathSums:
+        walked = partial(_filled, view, shape, _lists(view, seen), path_kernels.sum_targets, out, columns)
+        index = None if indexes is None else indexes.at(seen, targets.before_ms)
+        has_N = answers(index, seen, targets.before_ms)
+        if index is None or not has_N.any() or (len(targets.bounds) and not has_N.all()):
+            return PathSums(*walked(targets))
+        read = partial(_filled, view, shape, index, path_kernels.sum_indexed, out, columns)
+        if has_N.all():
+            return PathSums(*read(targets))
+        (of_read, *found, left_out_N), (of_walked, *others, left_out_M) = (
+            way(targets._replace(user=targets.user[chosen], before_ms=targets.before_ms[chosen]))
+            for way, chosen in ((read, has_N), (walked, ~has_N))
+        )
+        bounds_N1, (item, sum_PV) = in_turn(has_N, (of_read, tuple(found)), (of_walked, tuple(others)))
+        left_out = np.zeros(len(has_N), np.int64)
+        left_out[has_N], left_out[~has_N] = left_out_N, left_out_M
+        return PathSums(bounds_N1, item, sum_PV, left_out)
+
+    return view.answered(cut, answer)
 
 
 def _of_users(users: U32, times_ms: I64) -> path_steps.Targets:
@@ -248,25 +276,34 @@ def _of_users(users: U32, times_ms: I64) -> path_steps.Targets:
     )
 
 
-def _answer(
+def _lists(view: WindowView, seen: Cut) -> path_steps.Lists:
+    sides, rows = view.sides, (view.rows(USER), view.rows(ITEM))
+    return path_steps.Lists(sides[USER], sides[ITEM], view.rings(seen), *rows)
+
+
+def _filled(
     view: WindowView,
-    targets: path_steps.Targets,
     shape: Shape,
-    cut: Cut,
+    source: path_steps.Lists | EventIndex,
     kernel: Callable[..., tuple[int, int]],
     out: Callable[[int], Rows],
     columns: Callable[[Rows, int], list[Any]],
+    targets: path_steps.Targets,
 ) -> tuple[Any, ...]:
     """The bounds of N targets' rows, the rows as columns, and what was left out.
 
     Args:
+        view: The window.
+        shape: Which paths there are.
+        source: What the kernel reads.
         kernel: It writes the rows of as many targets as there is room for.
         out: Memory for the rows of so many targets.
         columns: Copies of the first rows in it.
+        targets: The questions.
     """
     limits = shape.limits()
 
-    def fill(lists: path_steps.Lists, part: slice) -> tuple[list[list[Any]], Rows]:
+    def fill(part: slice) -> tuple[list[list[Any]], Rows]:
         room = path_steps.room(limits, len(view.relations))
         mine = path_steps.Targets(
             targets.user[part], targets.before_ms[part],
@@ -276,21 +313,16 @@ def _answer(
         done = out(count)
         copies = [columns(done, 0)]
         while n < count:
-            n, total = kernel(lists, mine, limits, room, n, count, done)
+            n, total = kernel(source, mine, limits, room, n, count, done)
             copies.append(columns(done, total))
         return copies, done
 
-    def answer(seen: Cut) -> tuple[Any, ...]:
-        sides, rows = view.sides, (view.rows(USER), view.rows(ITEM))
-        lists = path_steps.Lists(sides[USER], sides[ITEM], view.rings(seen), *rows)
-        parts = in_parallel(partial(fill, lists), len(targets.user), TARGETS_PER_THREAD)
-        found: list[Any] = list(zip(*(copy for copies, _ in parts for copy in copies), strict=True))
-        counts = np.concatenate([done.count_N for _, done in parts])
-        left_out_N = np.concatenate([done.left_out_N for _, done in parts])
-        return (
-            np.concatenate([[0], np.cumsum(counts)]),
-            *(np.concatenate(column) for column in found),
-            left_out_N,
-        )
-
-    return view.answered(cut, answer)
+    parts = in_parallel(fill, len(targets.user), TARGETS_PER_THREAD)
+    found: list[Any] = list(zip(*(copy for copies, _ in parts for copy in copies), strict=True))
+    counts = np.concatenate([done.count_N for _, done in parts])
+    left_out_N = np.concatenate([done.left_out_N for _, done in parts])
+    return (
+        np.concatenate([[0], np.cumsum(counts)]),
+        *(np.concatenate(column) for column in found),
+        left_out_N,
+    )

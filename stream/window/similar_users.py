@@ -1,6 +1,6 @@
 """Items of similar users over the window: user-based nearest neighbors (user-kNN), as of any time.
 
-    view at a cut ──► ``distinct_union``, three times ──► [sums] ──► for each user, items of its neighbors
+    view at a cut, or its index ──► distinct neighbors, three times ──► [sums] ──► items of each target
 
 For a target, user u at time t, of events strictly before t and inside their spans:
 
@@ -26,10 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from driftgraph.stream.arrays import F64, I64, U32
+from driftgraph.stream.arrays import F64, I32, I64, U32
 from driftgraph.stream.window import similar_kernels as kernels
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.samplers import DISTINCT_MAX, DistinctUnion, in_parallel
+from driftgraph.stream.window.event_index import EventIndex, EventIndexes, answers, in_turn, newest_distinct
+from driftgraph.stream.window.samplers import DISTINCT_MAX, in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 
 QUESTIONS_MAX = 1 << 20  # nodes at times among which the distinct ones are looked for: 9 MB
@@ -66,8 +67,9 @@ class ItemSums:
 
 
 def sums(
-    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, place_weight: F64, item_weight: F64
-) -> ItemSums:
+    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, place_weight: F64, item_weight: F64,
+    indexes: EventIndexes | None = None,
+) -> ItemSums:  # fmt: skip
     """The items of the neighbors of N targets, the users [N] at the times [N]. The call releases the GIL.
 
     Args:
@@ -78,6 +80,7 @@ def sums(
         shape: The limits.
         place_weight: [history], above 0.
         item_weight: By row of j, above 0. An item at a row behind its end weighs 1.
+        indexes: Those of the view, for a caller with many questions at one cut.
 
     Raises:
         StaleCut: Events of the cut were overwritten meanwhile.
@@ -89,12 +92,30 @@ def sums(
     weights = np.ascontiguousarray(place_weight, np.float64), np.ascontiguousarray(item_weight, np.float64)
     users, times_ms = np.ascontiguousarray(users, np.uint32), np.ascontiguousarray(times_ms, np.int64)
     at_once = max(1, CELLS_MAX // (shape.neighbors * shape.items * len(view.relations)))
-    blocks = [slice(first, first + at_once) for first in range(0, len(users), at_once)]
 
-    def answer(seen: Cut) -> list[ItemSums]:
-        return [_block(view, users[one], times_ms[one], seen, shape, weights) for one in blocks]
+    def of(asked: U32, at_ms: I64, seen: Cut, index: EventIndex | None) -> ItemSums:
+        blocks = [slice(first, first + at_once) for first in range(0, len(asked), at_once)]
+        return _joined(
+            [_block(_Source(view, seen, index), asked[b], at_ms[b], shape, weights) for b in blocks]
+        )
 
-    parts = view.answered(cut, answer)
+    def answer(seen: Cut) -> ItemSums:
+        index = None if indexes is None else indexes.at(seen, times_ms)
+        has_N = answers(index, seen, times_ms)
+        if has_N.all() or not has_N.any():
+            return of(users, times_ms, seen, index if has_N.any() else None)
+        one = of(users[has_N], times_ms[has_N], seen, index)
+        other = of(users[~has_N], times_ms[~has_N], seen, None)
+        columns = (one.bounds_N1, (one.item, one.sum)), (other.bounds_N1, (other.item, other.sum))
+        bounds_N1, (item, summed) = in_turn(has_N, *columns)
+        left_out_N = np.zeros(len(has_N), np.int64)
+        left_out_N[has_N], left_out_N[~has_N] = one.left_out_N, other.left_out_N
+        return ItemSums(bounds_N1, item, summed, left_out_N)
+
+    return view.answered(cut, answer)
+
+
+def _joined(parts: list[ItemSums]) -> ItemSums:
     counts = [np.diff(one.bounds_N1) for one in parts]
     return ItemSums(
         _bounds(np.concatenate([np.zeros(0, np.int64), *counts])),
@@ -104,15 +125,30 @@ def sums(
     )
 
 
-def _block(
-    view: WindowView, users: U32, times_ms: I64, cut: Cut, shape: Shape, weights: tuple[F64, F64]
-) -> ItemSums:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where distinct neighbors are read: an index, or the window."""
+
+    view: WindowView
+    cut: Cut
+    index: EventIndex | None
+
+    def newest(self, side: int, nodes: U32, times_ms: I64, k: int) -> tuple[U32, I32]:
+        """Neighbors [B, K] of each node before its time, newest first, and how many are real."""
+        if self.index is not None:
+            return newest_distinct(self.index, side, nodes, times_ms, k, len(self.view.relations))
+        found = self.view.distinct_union(side, nodes, times_ms, k, self.cut)
+        return found.neighbor_BK, found.count_B
+
+
+def _block(source: _Source, users: U32, times_ms: I64, shape: Shape, weights: tuple[F64, F64]) -> ItemSums:
     """The answer for targets whose items of neighbors are in memory together."""
-    history = view.distinct_union(USER, users, times_ms, shape.history, cut)
-    target, item = _real(history.neighbor_BK, history.count_B)
-    visitors, row_X = _once(view, ITEM, item, times_ms[target], shape.visitors, cut)
-    start, visitor = _bounds(history.count_B), visitors.neighbor_BK.reshape(-1)
-    asked = kernels.Asked(users, start, item, row_X, visitor, visitors.count_B, shape.visitors, *weights)
+    view = source.view
+    history_NH, count_N = source.newest(USER, users, times_ms, shape.history)
+    target, item = _real(history_NH, count_N)
+    (visitor_XV, count_X), row_X = _once(source, ITEM, item, times_ms[target], shape.visitors)
+    start, visitor = _bounds(count_N), visitor_XV.reshape(-1)
+    asked = kernels.Asked(users, start, item, row_X, visitor, count_X, shape.visitors, *weights)
     near, rows = kernels.near(len(users), shape.neighbors), view.rows(USER)
 
     def find(part: slice) -> None:
@@ -121,9 +157,8 @@ def _block(
 
     in_parallel(find, len(users), TARGETS_PER_THREAD)
     target, neighbor = _real(near.user.reshape(len(users), shape.neighbors), near.count_N)
-    theirs, row_M = _once(view, USER, neighbor, times_ms[target], shape.items, cut)
-    items = theirs.neighbor_BK.reshape(-1)
-    has = kernels.Theirs(_bounds(near.count_N), row_M, items, theirs.count_B, shape.items)
+    (item_XK, count_X), row_M = _once(source, USER, neighbor, times_ms[target], shape.items)
+    has = kernels.Theirs(_bounds(near.count_N), row_M, item_XK.reshape(-1), count_X, shape.items)
     item_rows = view.rows(ITEM)
 
     def add(part: slice) -> tuple[I64, U32, F64]:
@@ -138,17 +173,15 @@ def _block(
     return ItemSums(_bounds(counts), items, summed, near.left_out_N)
 
 
-def _once(
-    view: WindowView, side: int, nodes: U32, times_ms: I64, k: int, cut: Cut
-) -> tuple[DistinctUnion, I64]:
-    """``distinct_union`` of the distinct ones of nodes at times, and which of them each node is.
+def _once(source: _Source, side: int, nodes: U32, times_ms: I64, k: int) -> tuple[tuple[U32, I32], I64]:
+    """The newest neighbors of the distinct ones of nodes at times, and which of them each node is.
 
     Many targets at one time, as a publish has them, share most of their items and neighbors.
     """
     moments, moment = np.unique(times_ms, return_inverse=True)
-    rows = max(view.rows(side), int(nodes.max(initial=0)) + 1)
+    rows = max(source.view.rows(side), int(nodes.max(initial=0)) + 1)
     if len(moments) * rows > max(QUESTIONS_MAX, len(nodes)):
-        return view.distinct_union(side, nodes, times_ms, k, cut), np.arange(len(nodes))
+        return source.newest(side, nodes, times_ms, k), np.arange(len(nodes))
     question = moment * rows + nodes
     is_asked = np.zeros(len(moments) * rows, np.bool_)
     is_asked[question] = True
@@ -156,7 +189,7 @@ def _once(
     number = np.zeros(len(is_asked), np.int64)
     number[distinct] = np.arange(len(distinct))
     asked = (distinct % rows).astype(np.uint32), moments[distinct // rows]
-    return view.distinct_union(side, *asked, k, cut), number[question]
+    return source.newest(side, *asked, k), number[question]
 
 
 def _real(row_BK: npt.NDArray[np.uint32], count_B: npt.NDArray[np.integer]) -> tuple[I64, U32]:

@@ -15,16 +15,19 @@ def test_who_waits_agrees_with_a_dictionary() -> None:
     for step in range(300):
         rows = np.unique(rng.integers(0, 50, rng.integers(0, 9))).astype(np.uint32)
         newest = rng.permutation(10_000)[: len(rows)].astype(np.int64)
-        due.add(rows, newest)
+        is_backlog = step % 3 == 0
+        due.add(rows, newest, None if is_backlog else newest - 7)
         for row, time_ms in zip(rows.tolist(), newest.tolist(), strict=True):
-            one = plain.setdefault(row, [0, NOBODY_WAITS, NOBODY_WAITS])
+            one = plain.setdefault(row, [0, NOBODY_WAITS, NOBODY_WAITS, NOBODY_WAITS])
             one[0] = max(one[0], time_ms)
+            one[1] = min(one[1], NOBODY_WAITS if is_backlog else time_ms - 7)
         counted = rows[::2]
-        due.add_waiting(counted, newest[::2], step)
+        due.add_waiting(counted, newest[::2], np.full(len(counted), step))
         for row, time_ms in zip(counted.tolist(), newest[::2].tolist(), strict=True):
-            plain[row][1:] = min(plain[row][1], time_ms), min(plain[row][2], step)
+            one = plain[row]
+            one[1:] = min(one[1], time_ms), min(one[2], time_ms), min(one[3], step)
         assert due.rows.tolist() == sorted(plain)
-        columns = (due.newest_ms, due.event_ms, due.received_ms)
+        columns = (due.newest_ms, due.since_ms, due.event_ms, due.received_ms)
         assert [list(one) for one in zip(*(c.tolist() for c in columns), strict=True)] == [
             plain[row] for row in sorted(plain)
         ]
@@ -37,6 +40,21 @@ def test_who_waits_agrees_with_a_dictionary() -> None:
         due.remove(places)
         for row in taken:
             del plain[row]
+
+
+def test_what_waits_at_a_switch_is_taken_over_and_what_can_be_read_is_told() -> None:
+    """Rows 1 and 2 wait for both generations, 3 can be read in the new one, 4 is a backlog of the former."""
+    former, due = Due(), Due()
+    former.add_waiting(np.array([1, 2, 3], np.uint32), np.array([30, 20, 10]), np.array([31, 21, 11]))
+    former.add(np.array([4], np.uint32), np.array([90]))
+    due.add(np.array([1, 2, 5], np.uint32), np.array([95, 94, 99]), np.array([93, 92, 15]))
+    told = due.take_over(former)
+    assert [one.tolist() for one in told] == [[10], [11]]
+    assert due.rows.tolist() == [1, 2, 5]
+    assert due.since_ms.tolist() == [30, 20, 15]
+    assert due.event_ms.tolist() == [30, 20, NOBODY_WAITS]
+    assert due.received_ms.tolist() == [31, 21, NOBODY_WAITS]
+    assert due.rows[due.places(np.ones(3, np.bool_), 2)].tolist() == [2, 5]
 
 
 def test_quantiles_are_the_buckets_that_have_them_and_none_beyond_the_last() -> None:

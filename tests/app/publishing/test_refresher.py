@@ -519,6 +519,32 @@ def test_who_acts_goes_before_a_backlog_and_nobody_waits_behind_who_acted_later(
     assert facts["event"]["recent"] == 6, "who is made anew did nothing"
 
 
+def test_who_waits_at_a_switch_keeps_the_place_in_line(
+    graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Five acted, three were refreshed, a generation without any of them is served, and others act."""
+    monkeypatch.setattr("driftgraph.app.training.refresher.USERS_AT_ONCE", 3)
+    worker = worker_on(tmp_path, store)
+    worker.publish(worker.graph.moment())
+    refresher, older = worker.refresher, worker.graph.moment()
+    assert refresher is not None
+    for n in range(5):
+        click(graph, f"new {n}", ITEM_ID, n)
+    assert refresher.round(worker.graph.moment())[::2] == (3, 2)
+    monkeypatch.setattr("driftgraph.app.training.cycle.CATCH_UPS_MAX", 0)
+    worker.publish(older)
+    for n in range(5, 9):
+        click(graph, f"new {n}", ITEM_ID, n)
+    assert refresher.round(worker.graph.moment())[::2] == (3, 6)
+    in_new = (k.decode()[-1] for k in redis_client.scan_iter(f"*:{worker.published}:user:new *"))
+    assert sorted(in_new) == ["0", "1", "2"], "who could be read before comes back first: it acted first"
+    while refresher.round(worker.graph.moment()).waiting:
+        pass
+    facts = refresher.facts()["freshness"]
+    assert facts["event"]["recent"] == 9, "each event is counted once, when it could be read first"
+
+
 def test_the_mark_that_another_thread_writes_is_no_loss(
     store: GenerationStore, redis_server: EmbeddedRedis, graph: Heterograph, tmp_path: Path
 ) -> None:
