@@ -104,9 +104,9 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         if was_away:  # Kafka was away at the start, so perhaps also during the stop
             watermark.forget_stop()
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
-        forgotten = 0
+        events_anew = False
         if found is not None and state is not None:
-            forgotten = _restore(settings, found, state, ingest, erasures, progress)
+            events_anew = _restore(settings, found, state, ingest, erasures, progress)
         for said in fill_from_files(settings, ingest.attributes, erasures.users):
             progress.note(said)
         _tell_changes(settings, state, root, progress)
@@ -120,8 +120,7 @@ def run(settings: Settings, *, progress: Progress, clock: Clock | None = None) -
         stack.callback(source.close)
         feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
-        # files of the found checkpoint are linked, unless they have events of users who were erased since
-        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
+        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=events_anew)
         checkpoints = CheckpointTimer(
             writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
         )
@@ -172,16 +171,20 @@ def _restore(
     ingest: Ingest,
     erasures: DurableErasures,
     progress: Progress,
-) -> int:
-    """Take over a checkpoint and say what of it; return how many events were left out for erased users."""
+) -> bool:
+    """Take over a checkpoint and say what of it.
+
+    The result says whether its files of events may not be linked: they have events of users who were erased
+    since, or the rows of before.
+    """
     graph, own = ingest.graph, ingest.attributes
-    forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+    restored = window.restore(found, state, graph, ingest.dedupe, erasures.users)
     attributes.restore(found, own, erasures.users, sides_anew(settings, state.said_by).values())
     for change in attributes.changes(found, own):
         log.warning("%s", change)
     held = sum(graph.window.live().values())
     progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
-    return forgotten
+    return restored.forgotten > 0 or not restored.same_rows
 
 
 def _feed(
