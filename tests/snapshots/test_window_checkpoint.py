@@ -412,7 +412,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     assert found.regular is not None
     assert found.early is not None
     assert (found.regular.cut.next, found.early.cut.next) == ((4, 3), (5, 3))
-    assert found.regular.owners is None, "rows are given anew by a start"
+    assert found.regular.owners is None, "losses of rows are counted from a start on"
     moved = state.marks(["new", other, own]).regular
     assert moved is not None
     assert moved.cut.next == (0, 3, 4)
