@@ -118,6 +118,39 @@ def test_ids_without_a_number_do_not_move_the_buckets() -> None:
     assert np.isinf(Vocabulary.of(fields, nothing).edges_FB).all()
 
 
+def test_equal_tokens_of_two_fields_are_two_words_and_numbers_are_found_behind_many_tags() -> None:
+    fields = (Field("tags", "tags"), Field("kind", "category"), Field("price", "number"))
+    tags = tokens_of("tags", Strings.of(["a,b"] * 80))[0]
+    kind = tokens_of("category", Strings.of(["a"] * 80))[0]
+    price = tokens_of("number", Strings.of([str(n) for n in range(80)]))[0]
+    tokens = np.concatenate([tags, kind, price], axis=1)
+    vocabulary = Vocabulary.of(fields, tokens)
+    assert np.isfinite(vocabulary.edges_FB).all(axis=1).tolist() == [False, False, True]
+    words = vocabulary.words(tokens)
+    assert len(set(words[0, words[0] != NO_WORD].tolist())) == 4
+
+
+def test_a_word_that_the_fit_did_not_know_counts_nothing() -> None:
+    graph, table = world(blocks(600, seed=4))
+    rows, view, now = item_rows(graph, *range(ITEMS)), view_of(table, ITEM), START_MS + 10_000_000
+    few = rows[[0, 1]]
+    fitted = TokenVectors.fit(view, few, np.eye(2, 5, dtype=np.float32), now)
+    made, known = fitted.of(view, rows, now)
+    words = fitted.vocabulary.words(view.tokens(rows, now))
+    share = shares_of(words, fitted.vocabulary.field_W)
+    place = {word: n for n, word in enumerate(fitted.words.tolist())}
+    for n in range(len(rows)):
+        told = [
+            (place[w], part)
+            for w, part in zip(words[n].tolist(), share[n].tolist(), strict=True)
+            if w in place
+        ]
+        wanted = fitted.mean_D + sum((part * fitted.vector_KD[at] for at, part in told), np.zeros(5))
+        assert np.allclose(made[n], wanted, atol=1e-5)
+        assert known[n] == bool(told)
+    assert 0 < known.sum() < len(rows)
+
+
 def test_the_words_of_a_field_share_one() -> None:
     """Beside the plainest count: three tags count a third each, whatever other fields say."""
     rng = np.random.default_rng(0)

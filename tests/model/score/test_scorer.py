@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from driftgraph.model.score import scorer as module
-from driftgraph.model.score.gains import TARGETS_MIN
+from driftgraph.model.score.gains import TARGETS_MIN, Gains
 from driftgraph.model.score.scorer import (
     CONTENDERS,
     FEATURES,
@@ -155,6 +155,34 @@ def test_gains_are_those_of_the_plainest_sum_over_all_targets() -> None:
         if number % 3 == 2:  # so that somebody is better now and then
             scorer.mean_F = weights(vectors=float(rng.normal()), similar_users=2.0)
     assert len(told) > 1
+
+
+def test_a_contender_is_better_beyond_two_standard_errors_of_the_weighted_mean() -> None:
+    """Gains around the limit, in two intervals, beside the plainest formula."""
+    rng, told = np.random.default_rng(8), set[str]()
+    for _ in range(300):
+        gains = Gains(["one", "other"])
+        parts = [rng.normal(rng.uniform(-0.1, 0.4), 1, (2, count)) for count in (90, 150)]
+        for part in parts:
+            gains.forget(FORGET)
+            gains.add(part)
+        weight = np.concatenate([np.full(90, FORGET), np.ones(150)])
+        means, errors = list[float](), list[float]()
+        for own in np.concatenate(parts, axis=1):
+            means.append(float((weight * own).sum() / weight.sum()))
+            errors.append(float(np.sqrt((weight**2 * (own - means[-1]) ** 2).sum()) / weight.sum()))
+        better = [n for n in (0, 1) if means[n] > 2 * errors[n]]
+        wanted = gains.names[max(better, key=lambda n: means[n])] if better else ""
+        assert gains.best() == wanted
+        told.add(wanted)
+    assert told == {"", "one", "other"}
+
+
+def test_who_is_served_alone_is_so_after_a_save_and_nobody_of_an_unknown_name() -> None:
+    for name, kept in ((POPULARITY, POPULARITY), ("paths", "paths"), ("magic", "")):
+        scorer = Scorer()
+        scorer.load_state_dict(Scorer().state_dict(), name)
+        assert scorer.fallback == kept
 
 
 def test_a_state_from_before_gains_were_added_up_begins_with_none() -> None:
