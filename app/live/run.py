@@ -115,15 +115,14 @@ def run(
         former_window.leave(settings, window_folder(settings), progress)
         watermark = _watermark(settings, clock, state, was_away=was_away)
         ingest, letters, erasures = _ingest(stack, settings, graph, watermark, state)
-        forgotten = _restore(settings, found, state, ingest, erasures, progress)
+        events_anew = _restore(settings, found, state, ingest, erasures, progress)
         _tell_changes(settings, state, root, progress)
         start, topic_ids = (None, {}) if state is None else (state.position, state.topic_ids)
         source = kafka_source(options, decoder, clock, start=start, topic_ids=topic_ids)
         stack.callback(source.close)
         feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
-        # files of the found checkpoint are linked, unless they have events of users who were erased since
-        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=forgotten > 0)
+        writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=events_anew)
         checkpoints = CheckpointTimer(
             writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
         )
@@ -183,22 +182,24 @@ def _restore(
     ingest: Ingest,
     erasures: DurableErasures,
     progress: Progress,
-) -> int:
+) -> bool:
     """Take over a checkpoint, if there is one, and files of attributes, and say what of them.
 
-    Returns how many events were left out for erased users.
+    The result says whether the checkpoint's files of events may not be linked: they have events of users who
+    were erased since, or the rows of before.
     """
-    graph, own, forgotten = ingest.graph, ingest.attributes, 0
+    graph, own, events_anew = ingest.graph, ingest.attributes, False
     if found is not None and state is not None:
-        forgotten = window.restore(found, state, graph, ingest.dedupe, erasures.users)
+        restored = window.restore(found, state, graph, ingest.dedupe, erasures.users)
         attributes.restore(found, own, erasures.users, sides_anew(settings, state.said_by).values())
         for change in attributes.changes(found, own):
             log.warning("%s", change)
         held = sum(graph.window.live().values())
         progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
+        events_anew = restored.forgotten > 0 or not restored.same_rows
     for said in fill_from_files(settings, own, erasures.users):
         progress.note(said)
-    return forgotten
+    return events_anew
 
 
 def _feed(

@@ -254,6 +254,7 @@ class Updater:
             self.ingest.marks,
             None if self.ingest.attributes is None else self.ingest.attributes.kept(),
             said_by,
+            self.ingest.graph.kept_rows(),
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:

@@ -2,8 +2,8 @@
 
     Trainer ──► [save] ──► checkpoint ──► [restore] ──► Trainer of the next process
 
-A new process gives rows anew, so what the trainer keeps by row is written with the ids, and laid out for the
-rows of the graph that it wakes up beside.
+A new process may give rows anew, so what the trainer keeps by row is written with the ids, and laid out for
+the rows of the graph that it wakes up beside.
 """
 
 from __future__ import annotations

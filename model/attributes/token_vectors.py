@@ -52,8 +52,6 @@ class TokenVectors:
         has = (words_NW != NO_WORD).any(axis=1)
         mean_D = vector_ND[has].mean(0) if has.any() else np.zeros(vector_ND.shape[1], np.float32)
         made = cls(vocabulary, known, np.zeros((len(known), vector_ND.shape[1]), np.float32), mean_D)
-        if not len(known):
-            return made
         number_NW, share_NW = made._numbered(words_NW[has])
         vector_KD = _solve(number_NW, share_NW, vector_ND[has] - mean_D, len(known))
         return cls(vocabulary, known, vector_KD, mean_D)

@@ -27,7 +27,7 @@ class Vocabulary:
     """The fields of a side, and the edges of the buckets of their numbers."""
 
     fields: tuple[Field, ...]
-    edges_FB: F64  # inf where a field has no numbers, or fewer distinct edges
+    edges_FB: F64  # ascending; inf where a field has no numbers
 
     @classmethod
     def of(cls, fields: Sequence[Field], tokens_NW: U32) -> Vocabulary:
@@ -40,8 +40,7 @@ class Vocabulary:
                 numbers = numbers[np.isfinite(numbers)].astype(np.float64)
                 if len(numbers):
                     shares = np.arange(1, NUMBER_BUCKETS) / NUMBER_BUCKETS
-                    found = np.unique(np.quantile(numbers, shares, method="inverted_cdf"))
-                    edges[f, : len(found)] = found
+                    edges[f] = np.quantile(numbers, shares, method="inverted_cdf")
             column += field.width
         return cls(tuple(fields), edges)
 

@@ -79,13 +79,13 @@ def is_full_due(cut: Cut, begun_ms: int, options: TrainerOptions) -> bool:
     return every_ms > 0 and cut.watermark_ms // every_ms > begun_ms // every_ms
 
 
-def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32 | None = None) -> F32:
+def closed_rows(events: Events, rows: int, options: TrainerOptions, before_ID: F32 | None = None) -> F32:
     """[rows, D] to begin with: factors, and 0 as the item's own bias; an initial row where an item has none.
 
     Pairs of the holdout are left out of ``events``: what judges the model must not be in it. The solution is
     searched from the rows of before, where there are any.
     """
-    dim, rows = options.dim, len(version)
+    dim = options.dim
     form = ClosedForm.of(
         _without_held_pairs(events, options),
         rows,
@@ -93,7 +93,7 @@ def closed_rows(events: Events, version: U32, options: TrainerOptions, before_ID
         seed=options.seed,
         start_ID=None if before_ID is None else before_ID[:, :-1],
     )
-    made = initial_rows(np.arange(rows), version, dim, options.seed)
+    made = initial_rows(np.arange(rows), dim, options.seed)
     known = form.item_ID.any(axis=1)
     made[known, :-1] = form.item_ID[known]
     return made
@@ -119,20 +119,20 @@ def start(weights: Weights, begin: Begin, events: Events, *, is_first: bool) -> 
     before, first, second, steps = table.kept()
     before_ID = before.cpu().numpy()
     if begin == "anew":
-        rows_ID = closed_rows(events, table.version, options, None if is_first else before_ID)
+        rows_ID = closed_rows(events, table.rows, options, None if is_first else before_ID)
         weights.start(rows_ID if is_first else aligned(rows_ID, before_ID))
     elif begin == "drawn":
-        rows_ID = drawn_rows(events, table.version, options, before_ID)
+        rows_ID = drawn_rows(events, options, before_ID)
         table.put((torch.from_numpy(rows_ID).to(before.device), first, second, steps))
 
 
-def drawn_rows(events: Events, version: U32, options: TrainerOptions, before_ID: F32) -> F32:
+def drawn_rows(events: Events, options: TrainerOptions, before_ID: F32) -> F32:
     """The rows of before, drawn towards those in closed form until their mean cosine is ``ROW_COSINE``.
 
     Rows that are still initial ones, or that the window has no pair of, stay, and so does the last channel.
     """
-    first_ID = initial_rows(np.arange(len(version)), version, options.dim, options.seed)
-    made_ID = closed_rows(events, version, options, before_ID)
+    first_ID = initial_rows(np.arange(len(before_ID)), options.dim, options.seed)
+    made_ID = closed_rows(events, len(before_ID), options, before_ID)
     both = (made_ID != first_ID).any(axis=1) & (before_ID != first_ID).any(axis=1)
     to_ID, from_ID = aligned(made_ID, before_ID)[both, :-1], before_ID[both, :-1]
     to_ID *= np.float32(np.sqrt((from_ID**2).sum() / max(float((to_ID**2).sum()), 1e-12)))
@@ -184,7 +184,7 @@ def anew_vectors(
     version, now = view.row_versions(ITEM), int(events.time_ms[-1]) + 1 if len(events) else 0
     weights = Weights([relation.name for relation in view.relations], options)
     weights.table.adopt(version)
-    weights.table.start(closed_rows(events, version, options))
+    weights.table.start(closed_rows(events, len(version), options))
     encoder = Encoder(weights.network, weights.table, view, cut)
     features = popularity_now(events, view, weights.network).features(candidate)
     items = encoder.items(candidate, np.full(len(candidate), now, np.int64), features)

@@ -74,7 +74,7 @@ class ClosedForm:
         sizes and where it begins alone, not on order and threads.
         """
         by_user, by_item = _pairs(events, rows)
-        drawn = initial_rows(np.arange(rows), np.zeros(rows, np.uint32), factors + 1, seed)
+        drawn = initial_rows(np.arange(rows), factors + 1, seed)
         item_ID = np.ascontiguousarray(drawn[:, :-1])  # the last channel is no chance
         if start_ID is not None:
             item_ID[: len(start_ID)] = start_ID

@@ -24,7 +24,7 @@ INITIAL_STD = 0.05  # of an id row: small beside a trained one, so that a new it
 class ItemRows:
     """Rows [capacity, dim], of which ``rows`` are in use; what lies behind them is never read.
 
-    Always true: a row that no training moved holds ``initial_rows`` of its number and version, whenever it
+    Always true: a row that no training moved for its owner holds ``initial_rows`` of its number, whenever it
     was made.
     """
 
@@ -48,7 +48,7 @@ class ItemRows:
         fresh = np.concatenate([renewed, np.arange(known, len(version))])
         if len(fresh):
             index = torch.from_numpy(fresh).to(self.device)
-            made = initial_rows(fresh, version[fresh], self.dim, self.seed)
+            made = initial_rows(fresh, self.dim, self.seed)
             self._start_afresh(index, torch.from_numpy(made).to(self.device))
         self.rows = len(version)
         self.version = version.copy()
@@ -221,14 +221,14 @@ def _adam(
             weight_RD[row, d] += rate * first / (np.sqrt(second * scale) + epsilon)
 
 
-def initial_rows(rows: npt.NDArray[np.integer], version: U32, dim: int, seed: int) -> F32:
-    """What a row of this number and version starts with: float32 [n, dim], the last channel 0.
+def initial_rows(rows: npt.NDArray[np.integer], dim: int, seed: int) -> F32:
+    """What a row of this number starts with, whoever owns it: float32 [n, dim], the last channel 0.
 
-    A function of (seed, row, version, channel) alone, so that it does not matter when or beside whom a row
-    was made: SplitMix64 (Steele et al., OOPSLA 2014) to uniform numbers with the wanted deviation.
+    A function of (seed, row, channel) alone, so that it does not matter when or beside whom a row was made,
+    or in which process: SplitMix64 (Steele et al., OOPSLA 2014) to uniform numbers with the wanted deviation.
     """
     with np.errstate(over="ignore"):
-        key = rows.astype(np.uint64) * GOLDEN + version.astype(np.uint64)
+        key = rows.astype(np.uint64) * GOLDEN
         key = splitmix(key + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03))
         mixed = splitmix(key[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * GOLDEN)
     uniform = (mixed >> np.uint64(40)).astype(np.float64) / (1 << 24) - 0.5

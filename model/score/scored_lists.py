@@ -86,7 +86,10 @@ class ScoredLists:
         return made
 
     def similar(self, items: U32) -> Iterator[Best]:
-        """By the paths from the item alone: others touched a similar item shortly before or after it."""
+        """By the paths from the item alone: others touched a similar item shortly before or after it.
+
+        An item without an event, which a catalog tells of, has the nearest ones by the cosine of the vectors.
+        """
         length, gone = self._lengths.similar, self._gone()
         for start in range(0, len(items), SIMILAR_AT_ONCE):
             part = items[start : start + SIMILAR_AT_ONCE]
@@ -107,7 +110,26 @@ class ScoredLists:
             best = Best.empty(len(part), length)
             best.rows[user, rank], best.score[user, rank] = self._rows[place], worth
             best.lengths[:] = np.bincount(user, minlength=len(part))
+            untouched = np.flatnonzero(self._bank.degree_of(part) == 0)
+            self._put_nearest(best, untouched, self._stage.place_of(part[untouched]), gone)
             yield best
+
+    def _put_nearest(self, best: Best, at: I64, place: I64, gone: Mask) -> None:
+        """Fill the lists ``at`` with the items nearest to the candidates ``place``. O(lists · C · D)."""
+        at, place = at[place >= 0], place[place >= 0]
+        count = min(best.rows.shape[1], len(self._rows) - 1)
+        if not len(at) or count < 1:
+            return
+        body_CD = self._item_CD[:, :-1]  # the last channel is popularity
+        unit_CD = body_CD / np.maximum(np.linalg.norm(body_CD, axis=1, keepdims=True), 1e-12)
+        cosine_nC = unit_CD[place] @ unit_CD.T
+        cosine_nC[:, gone] = cosine_nC[np.arange(len(place)), place] = -np.inf
+        nearest = np.argpartition(-cosine_nC, count - 1, axis=1)[:, :count]
+        score = np.take_along_axis(cosine_nC, nearest, axis=1)
+        order = np.lexsort((self._rows[nearest], -score))
+        nearest, score = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(score, order, axis=1)
+        best.rows[at, :count], best.score[at, :count] = self._rows[nearest], score
+        best.lengths[at] = (score > -np.inf).sum(axis=1)
 
     def put(self, items: U32, vectors_nD: F32) -> None:
         """See ``ListMaker.put``. O(items given · D)."""

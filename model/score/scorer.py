@@ -14,8 +14,8 @@ The weights are those of a multinomial logit over candidates, learned with a Gau
 targets of the interval move them, the more the more there are, and what was learned before is forgotten
 slowly. Streams differ so much in what they live on that no fixed weights win everywhere.
 
-The parts stand beside each other, since each alone is a recommender. A sum that ranks worse than one of them
-is not served: the scorer falls back to that part.
+The parts stand beside each other, since each alone is a recommender, and so is popularity. A sum that has
+ranked worse than one of them, over the intervals so far, is not served: the scorer falls back to that one.
 
 Shape suffixes: P pairs of a target and a candidate, F features, N targets.
 """
@@ -29,6 +29,7 @@ from functools import partial
 import numpy as np
 
 from driftgraph.model.score.bank import NAMES as BANK_NAMES
+from driftgraph.model.score.gains import Gains
 from driftgraph.model.score.laplace import carried, minimum
 from driftgraph.stream.arrays import F32, F64, I64, U32
 
@@ -58,10 +59,21 @@ PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that b
     "own": tuple(range(OWN.start, OWN.stop)),
     "taste": (TASTE, KIN),
 }
-PRIOR: Mapping[str, float] = {
-    "vectors": 1.0,
-    "item_bias": 1.0,
-    "popularity_1d": 0.2,
+POPULARITY = "popularity"  # alone, beside the parts: what users would have without a model
+CONTENDERS = (*PARTS, POPULARITY)  # that the sum is held against
+ALONE: Mapping[str, Mapping[str, float]] = {  # the weights of each contender; those of the bank are learned
+    "vectors": {"vectors": 1.0, "item_bias": 1.0},  # as a service does that reads vectors
+    "paths": {"paths": 1.0},
+    "similar_users": {"similar_users": 1.0},
+    "own": {"own_14d": 1.0},
+    "taste": {"taste": 1.0},
+    POPULARITY: {"popularity_1d": 1.0},
+}
+PRIOR: Mapping[str, float] = {  # for tiny streams, which cannot learn them: see docs/LOG.md
+    "vectors": 0.3,
+    "item_bias": 0.3,
+    "popularity_1d": 0.8,
+    "popularity_7d": 0.3,
     "paths": 0.5,
     "similar_users": 1.0,
     "own_14d": 1.0,
@@ -70,9 +82,6 @@ PRIOR: Mapping[str, float] = {
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
 FORGET = 0.8  # what was learned counts so much after another fit
-CHECKED_SHARE = 0.25  # of the targets, the newest: the sum has to be as good as its parts on these
-STANDARD_ERRORS = 2.0  # a part is better if it is so beyond the noise of the difference
-CHECKED_MIN = 50  # with fewer covered targets the verdict of the fit before stands
 TOP = 20
 TIES = 1e-4  # of the items' biases, beside parts that say nothing of most items, which tie
 
@@ -112,7 +121,8 @@ class Scorer:
     def __init__(self) -> None:
         self.mean_F: F64 = PRIOR_F.copy()
         self.information_FF: F64 = np.zeros((len(FEATURES), len(FEATURES)))
-        self.fallback = ""  # the part that is served alone; "": the sum
+        self.gains = Gains(CONTENDERS)  # over the sum
+        self.fallback = ""  # the contender that is served alone; "": the sum
 
     @property
     def weight_F(self) -> F64:  # noqa: N802  # F is the shape
@@ -126,14 +136,11 @@ class Scorer:
     def learn(self, lessons: Lessons) -> None:
         """Move the weights by an interval's lessons; a target that no part found teaches nothing.
 
-        Deterministic. The older lessons are learned first, and the sum is held against its parts on the
-        newest; then all of them are learned.
+        Deterministic. The weights before are held against the contenders on the same targets first.
         """
-        count = len(lessons.target_N)
-        older = count - round(CHECKED_SHARE * count)
-        tried, _ = self._posterior(_part(lessons, 0, older))
-        if (better := _better_part(tried, _part(lessons, older, count))) is not None:
-            self.fallback = better
+        self.gains.forget(FORGET)
+        self.gains.add(_gains(self.mean_F, lessons))
+        self.fallback = self.gains.best()
         self.mean_F, learned_FF = self._posterior(lessons)
         self.information_FF = FORGET * learned_FF
 
@@ -152,13 +159,20 @@ class Scorer:
 
     def state_dict(self) -> dict[str, F64]:
         """As arrays; ``fallback`` is beside them."""
-        return {"mean": self.mean_F.copy(), "information": self.information_FF.copy()}
+        return {
+            "mean": self.mean_F.copy(),
+            "information": self.information_FF.copy(),
+            "gains": self.gains.sums_5C.copy(),
+        }
 
     def load_state_dict(self, state: Mapping[str, F64], fallback: str) -> None:
         """Go on from a saved state; one of other features begins anew from the prior."""
         if state["mean"].shape == self.mean_F.shape:
             self.mean_F, self.information_FF = state["mean"].copy(), state["information"].copy()
-            self.fallback = fallback if fallback in PARTS else ""
+            self.fallback = fallback if fallback in CONTENDERS else ""
+            gains = state.get("gains")  # None: an older state
+            if gains is not None and gains.shape == self.gains.sums_5C.shape:
+                self.gains.sums_5C = gains.copy()
 
     def _posterior(self, lessons: Lessons) -> tuple[F64, F64]:
         """The weights after the lessons, and the information that lessons so far and these have given."""
@@ -168,12 +182,14 @@ class Scorer:
         return mean_F, curvature_FF - prior_FF
 
 
-def alone(part: str, weight_F: F64) -> F64:
-    """Weights under which one part ranks alone: the bank as learned, the others as in the prior."""
-    chosen = list(PARTS[part])
-    made: F64 = np.zeros(len(FEATURES))
-    made[chosen] = (weight_F if part == "bank" else PRIOR_F)[chosen]
-    return made
+def alone(contender: str, weight_F: F64) -> F64:
+    """Weights under which a contender ranks alone: the bank as learned, the others as ``ALONE`` says."""
+    if contender == "bank":
+        chosen = list(PARTS["bank"])
+        made: F64 = np.zeros(len(FEATURES))
+        made[chosen] = weight_F[chosen]
+        return made
+    return np.array([ALONE[contender].get(name, 0.0) for name in FEATURES])
 
 
 def ndcg(score_P: F64, lessons: Lessons) -> F64:
@@ -190,22 +206,11 @@ def ndcg(score_P: F64, lessons: Lessons) -> F64:
     return gained
 
 
-def _better_part(weight_F: F64, lessons: Lessons) -> str | None:
-    """The part that ranks better alone than the sum, beyond the noise of the difference.
-
-    "" if none does, None where too few targets were covered to say.
-    """
-    if int((lessons.target_N >= 0).sum()) < CHECKED_MIN:
-        return None
+def _gains(weight_F: F64, lessons: Lessons) -> F64:
+    """[C, N]: how much higher the NDCG@20 of each target is by each contender alone than by the sum."""
     feature_PF = lessons.feature_PF.astype(np.float64)
-    whole = ndcg(feature_PF @ weight_F, lessons)
-    best, name = 0.0, ""
-    for part in PARTS:
-        gain = ndcg(feature_PF @ alone(part, weight_F), lessons) - whole
-        error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-        if gain.mean() > max(best, STANDARD_ERRORS * error):
-            best, name = float(gain.mean()), part
-    return name
+    whole_N = ndcg(feature_PF @ weight_F, lessons)
+    return np.stack([ndcg(feature_PF @ alone(name, weight_F), lessons) - whole_N for name in CONTENDERS])
 
 
 def _newton(lessons: Lessons, begin_F: F64, precision_FF: F64) -> tuple[F64, F64]:
@@ -251,13 +256,6 @@ def _covered(lessons: Lessons) -> Lessons:
     bounds = np.concatenate([[0], np.cumsum(lengths[found])])
     kept = lessons.feature_PF[np.repeat(found, lengths)].astype(np.float64)
     return Lessons(kept, bounds, lessons.target_N[found])  # type: ignore[arg-type]
-
-
-def _part(lessons: Lessons, start: int, stop: int) -> Lessons:
-    bounds = lessons.bounds_N1[start : stop + 1]
-    return Lessons(
-        lessons.feature_PF[bounds[0] : bounds[-1]], bounds - bounds[0], lessons.target_N[start:stop]
-    )
 
 
 def _sums(value_P: F64, bounds_N1: I64) -> F64:

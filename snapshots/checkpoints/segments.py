@@ -3,7 +3,8 @@
     Heterograph.arrivals ──► [encode] ──► bytes of a checkpoint's file ──► [decode] ──► Heterograph.restore
 
 The file has one record batch of three columns: ``user`` and ``item`` (dictionaries of strings; null for an
-event of which only the sequence number is left) and ``time_ms`` (int64). Any Arrow reader opens it.
+event of which only the sequence number is left) and ``time_ms`` (int64). Any Arrow reader opens it. The
+metadata of its schema have the row of each entry of the dictionaries, as bytes of uint32.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         ("time_ms", pa.int64()),
     ]
 )
+ROWS = (b"user_rows", b"item_rows")
 
 
 def encode(events: NamedEvents) -> bytes:
@@ -32,9 +34,11 @@ def encode(events: NamedEvents) -> bytes:
         _column(events.items, events.item, events.lost),
         pa.array(events.time_ms),
     ]
+    rows = zip(ROWS, (events.user_rows, events.item_rows), strict=True)
+    schema = SCHEMA.with_metadata({name: own.tobytes() for name, own in rows if own is not None})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, SCHEMA, options=OPTIONS) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+    with pa.ipc.new_file(sink, schema, options=OPTIONS) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
     return bytes(sink.getvalue())
 
 
@@ -47,7 +51,7 @@ def decode(data: bytes) -> NamedEvents:
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         if reader.schema != SCHEMA:
             raise ValueError(f"a segment has the columns {SCHEMA.names}, this one has {reader.schema}")
-        batch = reader.get_batch(0)
+        batch, metadata = reader.get_batch(0), reader.schema.metadata or {}
     user, item, time_ms = batch.columns
     return NamedEvents(
         _strings(user.dictionary),
@@ -56,6 +60,7 @@ def decode(data: bytes) -> NamedEvents:
         _places(item),
         time_ms.to_numpy(),
         user.is_null().to_numpy(zero_copy_only=False),
+        *(np.frombuffer(metadata[name], np.uint32) if name in metadata else None for name in ROWS),
     )
 
 

@@ -6,7 +6,7 @@ Files of a checkpoint, beside its manifest:
   * ``state.json``: position, watermark, where each relation's sequence numbers begin and end, where fits
     were due;
   * ``{relation}-{k}.arrow``: the events whose sequence numbers are in the k-th stretch of ``SEGMENT_EVENTS``;
-  * ``item-attributes.npz``, ``user-attributes.npz``: see ``attributes``;
+  * ``rows.npz``: see ``rows``; ``item-attributes.npz``, ``user-attributes.npz``: see ``attributes``;
   * ``ids-{set}-{k}``: the hashes of event ids, 16 bytes each, in blocks of ``BLOCK_IDS``.
 
 A full stretch and a complete set of ids do not change, so the next checkpoint links them and writes only what
@@ -20,11 +20,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from driftgraph.snapshots.checkpoints import attributes, checkpoint, segments
+from driftgraph.snapshots.checkpoints import attributes, checkpoint, rows, segments
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
 from driftgraph.stream.arrays import U32
 from driftgraph.stream.attributes.attributes import Kept
@@ -34,6 +35,8 @@ from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.adjacency import NIL
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
+from driftgraph.stream.window.kept_rows import KeptRows
+from driftgraph.stream.window.restore import Restore
 from driftgraph.stream.window.shared_files import ANEW, Life
 from driftgraph.stream.window.writer import Cut
 
@@ -58,6 +61,14 @@ class Snapshot:
     marks: Marks = field(default_factory=Marks)  # where fits were due, perhaps not made yet
     attributes: Kept | None = None
     said_by: Mapping[str, str] = field(default_factory=dict)  # the topics of attributes, and how each is read
+    rows: KeptRows | None = None  # None: a start gives rows anew
+
+
+class Restored(NamedTuple):
+    """How many events were left out for erased users, and whether ids have the rows of before."""
+
+    forgotten: int
+    same_rows: bool
 
 
 class _Ring(msgspec.Struct, frozen=True):
@@ -138,7 +149,7 @@ class WindowCheckpoints:
     """Writes one checkpoint after the other.
 
     ``before`` is the checkpoint from which the graph was restored; with ``events_anew`` none of its files of
-    events is linked.
+    events is linked: the graph is without some of them, or has other rows.
 
     Always true: each checkpoint on disk verifies and is of one cut; the next checkpoint writes the files anew
     that have events of an erased user.
@@ -192,6 +203,8 @@ class WindowCheckpoints:
                 if name not in unchanged and (pairs := one.pairs(k)) is not None:
                     yield name, pairs.tobytes()
             yield from attributes.files_of(snapshot.attributes)
+            if snapshot.rows is not None:
+                yield rows.NAME, rows.file_of(snapshot.rows)
             yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, sets)))
 
         facts = {"watermark_ms": snapshot.moment.cut.watermark_ms}
@@ -296,14 +309,11 @@ def latest(
 
 def restore(
     found: Checkpoint, state: State, graph: Heterograph, dedupe: Deduplicator, erased: ErasedUsers
-) -> int:
+) -> Restored:
     """Fill a new graph and a new deduplicator with the events and ids of the checkpoint.
 
     A relation that the configuration no longer has is left out. A relation whose ring is smaller now gets
     its newest events. Of a user who was erased since, only newer events come back.
-
-    Returns:
-        How many events were left out for erased users.
 
     Raises:
         IdTableFullError: If there are more users or items than the configuration allows.
@@ -314,8 +324,7 @@ def restore(
         max(ring_of[r.name][1].first, ring_of[r.name][1].next - r.capacity) if r.name in ring_of else 0
         for r in relations
     ]
-    graph.window.begin(begins)
-    forgotten = 0
+    anew, forgotten = Restore(graph, begins, rows.read(found, erased)), 0
     for r, relation in enumerate(relations):
         if relation.name not in ring_of:
             continue
@@ -329,10 +338,10 @@ def restore(
             reach_ms = np.append(erased.reach_ms(events.users), NEVER_MS)
             gone = ~events.lost & (events.time_ms <= reach_ms[events.user])
             forgotten += int(np.count_nonzero(gone))
-            graph.restore(r, events.without(gone))
-    graph.restored(state.watermark_ms)
+            anew.events(r, events.without(gone))
+    anew.end(state.watermark_ms)
     dedupe.restore([_kept_set(found, ids) for ids in state.ids if ids.count or ids is state.ids[-1]])
-    return forgotten
+    return Restored(forgotten, anew.same_rows)
 
 
 def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
@@ -345,7 +354,8 @@ def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
 def _complete(before: Checkpoint | None, relations: list[str], *, events_anew: bool) -> set[str]:
     """The files of a checkpoint that never change.
 
-    Files of events are among them only if the relations, whose names they have, are the same.
+    Files of events are among them only if the relations, whose names they have, are the same, and if they
+    have rows.
     """
     if before is None:
         return set()
@@ -356,7 +366,7 @@ def _complete(before: Checkpoint | None, relations: list[str], *, events_anew: b
         for k in range(-(-ids.count // BLOCK_IDS))
         if place < len(state.ids) - 1 or (k + 1) * BLOCK_IDS <= ids.count
     }
-    if not events_anew and [ring.name for ring in state.relations] == relations:
+    if not events_anew and rows.NAME in before.files and [ring.name for ring in state.relations] == relations:
         found |= {
             f"{r}-{k}.arrow"
             for r, ring in enumerate(state.relations)

@@ -18,6 +18,7 @@ from driftgraph.stream.kernels.hashing import GOLDEN, fold
 from driftgraph.stream.window import writer as windows
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
 from driftgraph.stream.window.ids import IdTable, IdView
+from driftgraph.stream.window.kept_rows import DUE, EMPTIED, HELD, KeptRows, KeptSide
 from driftgraph.stream.window.named_events import NamedEvents
 from driftgraph.stream.window.shared_files import Folder, Life
 from driftgraph.stream.window.view import losses
@@ -124,15 +125,15 @@ class HeterographView:
         found = []
         for side, rows in ((USER, user), (ITEM, item)):
             distinct, place = np.unique(rows, return_inverse=True)  # NIL, if there, is the last
-            names, known = self._strings(side, distinct[distinct != NIL], moment)
-            known = np.append(known, False)
+            distinct = distinct[distinct != NIL]
+            names, known = self._strings(side, distinct, moment)
+            owned, known = distinct[known], np.append(known, False)
             lost |= ~known[place]
-            found.append((names.take(np.flatnonzero(known)), (np.cumsum(known) - 1)[place]))
-        (users, user_place), (items, item_place) = found
+            found.append((names.take(np.flatnonzero(known)), owned, (np.cumsum(known) - 1)[place]))
+        (users, user_rows, user_place), (items, item_rows, item_place) = found
         user_place[lost] = item_place[lost] = 0
-        return NamedEvents(
-            users, items, user_place.astype(np.uint32), item_place.astype(np.uint32), time_ms, lost
-        )
+        places = (user_place.astype(np.uint32), item_place.astype(np.uint32))
+        return NamedEvents(users, items, *places, time_ms, lost, user_rows, item_rows)
 
     def _strings(self, side: int, rows: U32, moment: Moment) -> tuple[Strings, Mask]:
         """The ids of rows, and which of the rows still have the owner that they had at ``moment``."""
@@ -177,15 +178,15 @@ class Heterograph(HeterographView):
     into batches, and a fit that is made soon after its mark finds the owners of the mark.
     """
 
-    def __init__(self, window: Window, ids: tuple[IdTable, IdTable]) -> None:
-        super().__init__(window, ids)
+    def __init__(self, window: Window, tables: tuple[IdTable, IdTable]) -> None:
+        super().__init__(window, tables)
         self.window: Window = window
-        self._tables = ids
+        self.tables = tables
         self.step_ms = max(1, min(relation.span_ms for relation in window.relations) // STEPS)
-        self._step = window.watermark_ms // self.step_ms
-        self._emptied = _no_rows(window)  # those that events have left since the last multiple of the step
-        self._due = _no_rows(window)  # those that events had left at it: they come free at the next one
-        self._held = _no_rows(window)  # those that have a row without an event
+        self.step = window.watermark_ms // self.step_ms  # the one that event time is in
+        self.emptied = _no_rows(window)  # those that events have left since the last multiple of the step
+        self.due = _no_rows(window)  # those that events had left at it: they come free at the next one
+        self.held = _no_rows(window)  # those that have a row without an event
 
     @classmethod
     def create(
@@ -212,7 +213,7 @@ class Heterograph(HeterographView):
     @property
     def id_counts(self) -> dict[str, int]:
         """Users and items that have a row."""
-        return {kind: len(table) for kind, table in zip(KINDS, self._tables, strict=True)}
+        return {kind: len(table) for kind, table in zip(KINDS, self.tables, strict=True)}
 
     def apply(self, batch: EventBatch, before: Callable[[EventBatch], None] | None = None) -> None:
         """Append a batch. The caller has judged which events are late. O(batch).
@@ -226,12 +227,12 @@ class Heterograph(HeterographView):
             return
         rows = []
         for side, ids in ((USER, batch.user), (ITEM, batch.item)):
-            table = self._tables[side]
+            table = self.tables[side]
             if len(table) + len(ids) > table.row_capacity:  # before it is full: no id waits for a step
-                self._release(self._due)
-                if len(table) + len(ids) > table.row_capacity - int(self._emptied[side].sum()):
+                self._release(self.due)
+                if len(table) + len(ids) > table.row_capacity - int(self.emptied[side].sum()):
                     self.hold(side, Strings.of([]))  # events go before ids that have none
-                self._release(self._emptied)
+                self._release(self.emptied)
             side_rows, fresh = table.assign(ids)
             self.window.recycle(side, fresh)
             rows.append(side_rows)
@@ -245,11 +246,11 @@ class Heterograph(HeterographView):
         Raises:
             IdTableFullError: There is no room for so many.
         """
-        rows, fresh = self._tables[side].assign(ids)
+        rows, fresh = self.tables[side].assign(ids)
         self.window.recycle(side, fresh)
-        self._emptied[side][self._held[side]] = True  # who is held no more comes free as if events had left
-        self._held[side][:] = False
-        self._held[side][rows] = True
+        self.emptied[side][self.held[side]] = True  # who is held no more comes free as if events had left
+        self.held[side][:] = False
+        self.held[side][rows] = True
         return rows
 
     def hold_also(self, side: int, ids: Strings, instead_of: U32) -> U32:
@@ -258,21 +259,21 @@ class Heterograph(HeterographView):
         Raises:
             IdTableFullError: There is no room for so many.
         """
-        rows, fresh = self._tables[side].assign(ids)
+        rows, fresh = self.tables[side].assign(ids)
         self.window.recycle(side, fresh)
-        self._held[side][instead_of] = False
-        self._emptied[side][instead_of] = True
-        self._held[side][rows] = True
+        self.held[side][instead_of] = False
+        self.emptied[side][instead_of] = True
+        self.held[side][rows] = True
         return rows
 
     def let_go(self, side: int, rows: U32) -> None:
         """Hold these rows no more; those without an event come free at once."""
-        self._held[side][rows] = False
-        self._free(side, rows)
+        self.held[side][rows] = False
+        self.free(side, rows)
 
     def room(self, side: int) -> int:
         """How many rows are free."""
-        return self._tables[side].row_capacity - len(self._tables[side])
+        return self.tables[side].row_capacity - len(self.tables[side])
 
     def expire(self, watermark_ms: int) -> bool:
         """Move event time on: events older than their span leave, and rows come free that are due.
@@ -281,14 +282,14 @@ class Heterograph(HeterographView):
             Whether it passed a step, so that rows may have come free.
         """
         step = watermark_ms // self.step_ms
-        passed = step > self._step
+        passed = step > self.step
         if passed:
             self.free_due(watermark_ms)
-            if step > self._step + 1:  # what the multiples in between would have freed
+            if step > self.step + 1:  # what the multiples in between would have freed
                 self._note(self.window.expire((step - 1) * self.step_ms))
-                self._release(self._emptied)
+                self._release(self.emptied)
             self._note(self.window.expire(step * self.step_ms))
-            self._step, self._due, self._emptied = step, self._emptied, self._due
+            self.step, self.due, self.emptied = step, self.emptied, self.due
         self._note(self.window.expire(watermark_ms))
         return passed
 
@@ -298,8 +299,8 @@ class Heterograph(HeterographView):
         A caller who marks a place in the stream calls it with the watermark behind the next event, before it
         notes the owners: the next event then takes no row from its owner.
         """
-        if watermark_ms // self.step_ms > self._step:
-            self._release(self._due)
+        if watermark_ms // self.step_ms > self.step:
+            self._release(self.due)
 
     def erase(self, users: Sequence[str]) -> int:
         """Remove users with all their events, also from older moments.
@@ -310,29 +311,29 @@ class Heterograph(HeterographView):
             The time in ms of the newest removed event; 0 if there was none.
         """
         newest_ms = 0
-        for row in self._tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
+        for row in self.tables[USER].find(Strings.of(list(dict.fromkeys(users)))).tolist():
             if row >= 0:
                 newest_ms = max(newest_ms, self.window.newest_ms(row))
                 items = self.window.erase(row)  # before the name goes: its version tells readers
-                self._tables[USER].forget(row)
-                self._free(ITEM, items)
+                self.tables[USER].forget(row)
+                self.free(ITEM, items)
         return newest_ms
 
     def rows_in_use(self, side: int) -> U32:
         """The rows that have an id, ascending. O(rows)."""
-        return self._tables[side].rows_in_use()
+        return self.tables[side].rows_in_use()
 
     def strings(self, side: int, rows: U32) -> Strings:
         """The id of each row that has one."""
-        return self._tables[side].strings(rows)
+        return self.tables[side].strings(rows)
 
     def find(self, side: int, ids: Strings) -> I64:
         """The row of each id, -1 for one that has none."""
-        return self._tables[side].find(ids)
+        return self.tables[side].find(ids)
 
     def oldest_ms(self, user: str) -> int | None:
         """The time of the oldest live event of a user; None if it has none. O(its events)."""
-        [row] = self._tables[USER].find(Strings.of([user])).tolist()
+        [row] = self.tables[USER].find(Strings.of([user])).tolist()
         if row < 0:
             return None
         rows, newest_ms = np.array([row], np.uint32), np.array([self.window.newest_ms(row) + 1])
@@ -341,48 +342,37 @@ class Heterograph(HeterographView):
         real = np.arange(most) < near.count_BR[0][:, None]
         return int(near.time_ms_BRK[0][real].min()) if real.any() else None
 
-    def restore(self, relation: int, events: NamedEvents) -> None:
-        """Put back events of one relation, in order and without a gap, from the window's first number on.
-
-        A lost event becomes a tombstone. The caller restores before it applies or expires anything, and calls
-        ``restored`` at the end.
-
-        Raises:
-            IdTableFullError: More users or items are live than there is room for.
-        """
-        rows = []
-        for side, ids, place in ((USER, events.users, events.user), (ITEM, events.items, events.item)):
-            side_rows, fresh = self._tables[side].assign(ids)
-            self.window.recycle(side, fresh)
-            rows.append(np.append(side_rows, NIL)[np.where(events.lost, len(side_rows), place)])
-        self.window.restore(relation, rows[USER], rows[ITEM], events.time_ms)
-
-    def restored(self, watermark_ms: int) -> None:
-        """End a restore: drop the expired events, and the ids that only expired or lost events had."""
-        self.expire(watermark_ms)
-        for side in (USER, ITEM):
-            self._free(side, self._tables[side].rows_in_use())
+    def kept_rows(self) -> KeptRows:
+        """What a start needs to go on with the rows of this graph. O(rows)."""
+        sides = []
+        for side, table in enumerate(self.tables):
+            count = table.row_count
+            bits = ((self.emptied, EMPTIED), (self.due, DUE), (self.held, HELD))
+            waits = np.sum([mask[side][:count] * np.uint8(bit) for mask, bit in bits], axis=0, dtype=np.uint8)
+            rows = np.flatnonzero(waits).astype(np.uint32)
+            sides.append(KeptSide(count, rows, waits[rows], table.strings(rows)))
+        return KeptRows(self.step_ms, self.step, (sides[USER], sides[ITEM]))
 
     def _note(self, emptied: tuple[U32, U32]) -> None:
         """Remember rows that may be without events now."""
         for side in (USER, ITEM):
-            self._emptied[side][emptied[side]] = True
+            self.emptied[side][emptied[side]] = True
 
     def _release(self, waiting: tuple[Mask, Mask]) -> None:
         """Free those of the waiting rows that are still without an event; none waits any more."""
         for side in (USER, ITEM):
             waits = waiting[side][: self.window.rows(side)]
-            self._free(side, np.flatnonzero(waits))
+            self.free(side, np.flatnonzero(waits))
             waits[:] = False
 
-    def _free(self, side: int, rows: U32 | Index) -> None:
+    def free(self, side: int, rows: U32 | Index) -> None:
         """Free those of the rows that have an owner and no event."""
         once: U32 = np.unique(rows).astype(np.uint32)
-        kept = self.window.has_events(side, once) | self._held[side][once]
-        free = once[self._tables[side].is_used(once) & ~kept]
+        kept = self.window.has_events(side, once) | self.held[side][once]
+        free = once[self.tables[side].is_used(once) & ~kept]
         # Its version counts before another id can get the row, so that a reader of the old id notices.
         self.window.recycle(side, free)
-        self._tables[side].release(free)
+        self.tables[side].release(free)
 
 
 def _no_rows(window: Window) -> tuple[Mask, Mask]:

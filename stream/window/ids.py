@@ -9,223 +9,36 @@ both, not the age of the process.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from driftgraph.stream.arrays import I64, U8, U16, U32, U64, Mask
+from driftgraph.stream.arrays import I64, U32, U64, Mask
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import ID_BYTES_MAX, Strings
-from driftgraph.stream.kernels.atomics import prefetch
-from driftgraph.stream.kernels.byte_kernels import TOGETHER, equal_bytes
-from driftgraph.stream.kernels.compile import kernel
-from driftgraph.stream.kernels.hashing import hash_bytes
+from driftgraph.stream.window.id_kernels import (
+    ARENA_USED,
+    CHUNK,
+    COUNTERS,
+    FREE_COUNT,
+    ROW_COUNT,
+    Names,
+    Spare,
+    assign,
+    find_all,
+    gather,
+    hash_all,
+    place,
+    rebuild,
+    release,
+)
 from driftgraph.stream.window.shared_files import Folder
 
-CHUNK = 16  # bytes: an id has a chunk of a multiple of it, and the multiple is the size class
 CLASSES = ID_BYTES_MAX // CHUNK + 1
 NAME_BYTES_MEAN = 64  # arena bytes provided a row; ids of 36 bytes (a UUID) take 48
 INDEX_SLOTS_MIN = 4  # grows with the first batches
 
-# counters
-ROW_COUNT, FREE_COUNT, ARENA_USED = 0, 1, 2
-COUNTERS = 4
-
 
 class IdTableFullError(DriftgraphError):
     """More ids are live at once than the table has rows or bytes for."""
-
-
-class Names(NamedTuple):
-    """The id of each row: its bytes, where they begin, how many they are, and their hash."""
-
-    bytes: U8
-    offsets: I64
-    lengths: U16
-    hashes: U64
-
-
-class Spare(NamedTuple):
-    """The free rows and the free chunks of bytes that new ids get."""
-
-    rooms: U8  # of each row: the size class of its chunk
-    links: I64  # the bytes as words; the first of a free chunk names the next free one of its class
-    free_chunks: I64  # of each size class: the offset of the first free one + 1, or 0
-    free_rows: U32  # ascending; a new id gets the last one
-    counters: I64
-
-
-@kernel
-def _hash_all(data: U8, bounds: I64, hashes: U64) -> None:  # pragma: no cover - compiled
-    for i in range(len(hashes)):
-        hashes[i] = hash_bytes(data, bounds[i], bounds[i + 1])
-
-
-@kernel
-def _entry(h: Any, row: int) -> Any:  # pragma: no cover - compiled
-    """An index entry: the upper half of the hash, which also gives the home of the entry, and row + 1."""
-    return (h & np.uint64(0xFFFFFFFF00000000)) | np.uint64(row + 1)
-
-
-@kernel
-def _home(entry: Any, mask: int) -> Any:  # pragma: no cover - compiled
-    return np.int64(entry >> np.uint64(32)) & mask
-
-
-@kernel
-def _room_for(row: int, length: int, names: Names, spare: Spare) -> Any:  # pragma: no cover - compiled
-    """The offset for a new id: of the row's own chunk if it is large enough, of a free one, or of new memory.
-
-    -1 if the memory is full.
-    """
-    size = (length + CHUNK - 1) // CHUNK
-    had = spare.rooms[row]
-    if had >= size:
-        return names.offsets[row]
-    if had:
-        spare.links[names.offsets[row] // 8] = spare.free_chunks[had]
-        spare.free_chunks[had] = names.offsets[row] + 1
-        spare.rooms[row] = 0
-    if spare.free_chunks[size]:
-        offset = spare.free_chunks[size] - 1
-        spare.free_chunks[size] = spare.links[offset // 8]
-    else:
-        offset = spare.counters[ARENA_USED]
-        if offset + size * CHUNK > len(spare.links) * 8:
-            return -1
-        spare.counters[ARENA_USED] += size * CHUNK
-    spare.rooms[row] = size
-    return offset
-
-
-@kernel
-def _find(
-    data: U8, start: int, length: int, h: Any, index: U64, names: Names
-) -> Any:  # pragma: no cover - compiled
-    """(The row of an id, or -1; the place of its entry in the index, or the one where it would go.)"""
-    mask = len(index) - 1
-    at = _home(_entry(h, 0), mask)
-    while index[at]:
-        entry = index[at]
-        row = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
-        if (
-            _entry(h, row) == entry
-            and names.lengths[row] == length
-            and equal_bytes(names.bytes, names.offsets[row], data, start, length)
-        ):
-            return row, at
-        at = (at + 1) & mask
-    return np.int64(-1), at
-
-
-@kernel
-def _ask_for(
-    wanted: U64, first: int, stop: int, index: U64, names: Names
-) -> None:  # pragma: no cover - compiled
-    """Prefetch the memory that ``_find`` reads for the ids ``first`` to ``stop``."""
-    mask = len(index) - 1
-    for i in range(first, stop):
-        prefetch(index, _home(wanted[i], mask))
-    for i in range(first, stop):
-        row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
-        if row >= 0:
-            prefetch(names.lengths, row)
-            prefetch(names.offsets, row)
-    for i in range(first, stop):
-        row = np.int64(index[_home(wanted[i], mask)] & np.uint64(0xFFFFFFFF)) - 1
-        if row >= 0:
-            prefetch(names.bytes, names.offsets[row])
-
-
-@kernel
-def _assign(
-    data: U8, bounds: I64, wanted: U64, index: U64, names: Names, spare: Spare, rows: U32, fresh: U32
-) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Fill ``rows``, and ``fresh`` with those that are new.
-
-    Returns (the number of new rows, the number of ids done, which is less than N if the table is full).
-    """
-    counters, free_rows = spare.counters, spare.free_rows
-    fresh_count, count = 0, len(wanted)
-    for i in range(count):
-        if i % TOGETHER == 0:
-            _ask_for(wanted, i, min(i + TOGETHER, count), index, names)
-        start, length, h = bounds[i], bounds[i + 1] - bounds[i], wanted[i]
-        row, at = _find(data, start, length, h, index, names)
-        if row < 0:
-            if counters[FREE_COUNT]:
-                row = np.int64(free_rows[counters[FREE_COUNT] - 1])
-            elif counters[ROW_COUNT] < len(names.offsets):
-                row = counters[ROW_COUNT]
-            else:
-                return fresh_count, i
-            offset = _room_for(row, length, names, spare)
-            if offset < 0:
-                return fresh_count, i
-            if counters[FREE_COUNT]:
-                counters[FREE_COUNT] -= 1
-            else:
-                counters[ROW_COUNT] += 1
-            for k in range(length):
-                names.bytes[offset + k] = data[start + k]
-            names.offsets[row], names.lengths[row], names.hashes[row] = offset, length, h
-            index[at] = _entry(h, row)
-            fresh[fresh_count] = row
-            fresh_count += 1
-        rows[i] = row
-    return fresh_count, count
-
-
-@kernel
-def _find_all(
-    data: U8, bounds: I64, index: U64, names: Names, rows: I64
-) -> None:  # pragma: no cover - compiled
-    for i in range(len(bounds) - 1):
-        start, length = bounds[i], bounds[i + 1] - bounds[i]
-        h = hash_bytes(data, start, start + length)
-        rows[i] = _find(data, start, length, h, index, names)[0]
-
-
-@kernel
-def _release(rows: U32, index: U64, names: Names) -> None:  # pragma: no cover - compiled
-    """Take rows out of the index, closing each gap (Knuth, TAOCP volume 3, 6.4, algorithm R)."""
-    mask = len(index) - 1
-    for i in range(len(rows)):
-        row = np.int64(rows[i])
-        entry = _entry(names.hashes[row], row)
-        at = _home(entry, mask)
-        while index[at] != entry:
-            at = (at + 1) & mask
-        gap = at
-        at = (at + 1) & mask
-        while index[at]:
-            # an entry may fill the gap unless its home lies between the gap and where it is now
-            if (at - _home(index[at], mask)) & mask >= (at - gap) & mask:
-                index[gap] = index[at]
-                gap = at
-            at = (at + 1) & mask
-        index[gap] = 0
-        names.lengths[row] = 0
-
-
-@kernel
-def _rebuild(index: Any, old: Any) -> None:  # pragma: no cover - compiled
-    mask = len(index) - 1
-    for i in range(len(old)):
-        entry = old[i]
-        if entry:
-            at = _home(entry, mask)
-            while index[at]:
-                at = (at + 1) & mask
-            index[at] = entry
-
-
-@kernel
-def _gather(rows: U32, names: Names, bounds: I64, out: U8) -> None:  # pragma: no cover - compiled
-    for i in range(len(rows)):
-        offset = names.offsets[rows[i]]
-        for k in range(bounds[i + 1] - bounds[i]):
-            out[bounds[i] + k] = names.bytes[offset + k]
 
 
 class IdView:
@@ -247,7 +60,7 @@ class IdView:
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self._names.lengths[rows], out=bounds[1:])
         data = np.empty(bounds[-1], np.uint8)
-        _gather(rows, self._names, bounds, data)
+        gather(rows, self._names, bounds, data)
         return Strings(bounds, data)
 
     def hashes(self, rows: U32) -> U64:
@@ -297,31 +110,78 @@ class IdTable(IdView):
             IdTableFullError: No row or memory is left. The ids before the one that failed keep their rows.
             WindowError: The disk is full; no id got a row.
         """
-        rows_max = min(int(self._counters[ROW_COUNT]) + len(ids), self.row_capacity)
+        rows, fresh = np.empty(len(ids), np.uint32), np.empty(len(ids), np.uint32)
+        wanted = self._ready_for(ids, int(self._counters[ROW_COUNT]) + len(ids))
+        fresh_count, done = assign(
+            ids.data, ids.offsets, wanted, self._index, self._names, self._spare, rows, fresh
+        )
+        if done < len(ids):
+            raise self._full()
+        return rows, fresh[:fresh_count]
+
+    def begin(self, row_count: int) -> None:
+        """Let an empty table have had so many rows before, all of them free: ``place`` gives them out."""
+        if len(self) or not 0 <= row_count <= self.row_capacity:
+            raise ValueError(f"only an empty table of {self.row_capacity} rows can begin with {row_count}")
+        self._counters[ROW_COUNT] = self._counters[FREE_COUNT] = row_count
+        self._spare.free_rows[:row_count] = np.arange(row_count)
+
+    def place(self, ids: Strings, rows: U32) -> U32:
+        """Give each id the row that it had in another table; the result are those that got an owner.
+
+        The caller ends with ``settle`` before anything else is asked for.
+
+        Raises:
+            ValueError: A row has another owner, or an id another row, or there is no such row.
+            IdTableFullError: There is no memory for the ids.
+        """
+        row_count = int(self._counters[ROW_COUNT])
+        if len(rows) and int(rows.max()) >= row_count:
+            raise ValueError(f"{self.kind} row {int(rows.max())} is not below {row_count}")
+        wanted, fresh = self._ready_for(ids, row_count), np.empty(len(ids), np.uint32)
+        fresh_count, done = place(
+            ids.data, ids.offsets, wanted, self._index, self._names, self._spare, rows, fresh
+        )
+        if done < len(ids):
+            if self.find(ids.slice(done, done + 1))[0] >= 0 or self.is_used(rows[done : done + 1])[0]:
+                raise ValueError(f"{self.kind} row {int(rows[done])} is of two ids, or an id has two rows")
+            raise self._full()
+        return fresh[:fresh_count]
+
+    def settle(self) -> None:
+        """End ``place``: rows that nobody got are free."""
+        free = np.flatnonzero(self._names.lengths[: self._counters[ROW_COUNT]] == 0)
+        self._spare.free_rows[: len(free)] = free
+        self._counters[FREE_COUNT] = len(free)
+
+    @property
+    def row_count(self) -> int:
+        """Rows that have ever had an owner are below it."""
+        return int(self._counters[ROW_COUNT])
+
+    def _ready_for(self, ids: Strings, rows_max: int) -> U64:
+        """Make room for ids in rows below ``rows_max``; return their hashes."""
         for room, size in self._row_room:
-            room.provide(rows_max * size)
+            room.provide(min(rows_max, self.row_capacity) * size)
         arena_max = int(self._counters[ARENA_USED]) + int(ids.offsets[-1] - ids.offsets[0]) + CHUNK * len(ids)
         self._byte_room.provide(min(arena_max, len(self._names.bytes)))
         while 2 * (len(self) + len(ids)) > len(self._index):
             old, self._index = self._index, np.zeros(2 * len(self._index), np.uint64)
-            _rebuild(self._index, old)
-        rows, fresh = np.empty(len(ids), np.uint32), np.empty(len(ids), np.uint32)
+            rebuild(self._index, old)
         wanted = np.empty(len(ids), np.uint64)
-        _hash_all(ids.data, ids.offsets, wanted)
-        fresh_count, done = _assign(
-            ids.data, ids.offsets, wanted, self._index, self._names, self._spare, rows, fresh
+        hash_all(ids.data, ids.offsets, wanted)
+        return wanted
+
+    def _full(self) -> IdTableFullError:
+        return IdTableFullError(
+            f"{len(self)} {self.kind} ids are live and the table holds {self.row_capacity} "
+            f"({len(self._names.bytes)} bytes of names): raise window.{self.kind}_rows"
         )
-        if done < len(ids):
-            raise IdTableFullError(
-                f"{len(self)} {self.kind} ids are live and the table holds {self.row_capacity} "
-                f"({len(self._names.bytes)} bytes of names): raise window.{self.kind}_rows"
-            )
-        return rows, fresh[:fresh_count]
 
     def find(self, ids: Strings) -> I64:
         """The row of each id, [N]; -1 for one that has none."""
         rows = np.empty(len(ids), np.int64)
-        _find_all(ids.data, ids.offsets, self._index, self._names, rows)
+        find_all(ids.data, ids.offsets, self._index, self._names, rows)
         return rows
 
     def rows_in_use(self) -> U32:
@@ -346,7 +206,7 @@ class IdTable(IdView):
         the order in which they came free. O(free rows).
         """
         rows = np.sort(rows).astype(np.uint32)
-        _release(rows, self._index, self._names)
+        release(rows, self._index, self._names)
         count = int(self._counters[FREE_COUNT])
         free = self._spare.free_rows[:count]
         self._spare.free_rows[: count + len(rows)] = np.insert(free, np.searchsorted(free, rows), rows)

@@ -23,6 +23,8 @@ class NamedEvents:
     item: U32
     time_ms: I64
     lost: Mask  # the event was erased or is gone: only its place in the order is left
+    user_rows: U32 | None = None  # of ``users``, in the window that they are from; None: not known any more
+    item_rows: U32 | None = None
 
     def __len__(self) -> int:
         return len(self.time_ms)
@@ -44,7 +46,8 @@ class NamedEvents:
         lost = self.lost | gone
         kept = np.unique(self.user[~lost]).astype(np.int64)
         user = np.where(lost, 0, np.searchsorted(kept, self.user)).astype(np.uint32)
-        return replace(self, users=self.users.take(kept), user=user, lost=lost)
+        rows = None if self.user_rows is None else self.user_rows[kept]
+        return replace(self, users=self.users.take(kept), user=user, lost=lost, user_rows=rows)
 
     def behind(self, count: int) -> NamedEvents:
         """The events with ``count`` lost ones before them."""

@@ -94,10 +94,8 @@ class Window(WindowView):
 
         The window leaves out an event older than its relation's span. It also leaves out an event whose user
         (item) already has ``user_events_max`` (``item_events_max``) events in the ring: a bot's first events
-        stay, and its later ones cost nothing.
-
-        Returns:
-            The rows that may be without events now, users and items; a row may occur more than once.
+        stay, and its later ones cost nothing. Returns the rows that may be without events now, users and
+        items; a row may occur more than once.
 
         Raises:
             ValueError: Columns disagree, or a row or relation is out of range; no event was appended.
@@ -146,8 +144,7 @@ class Window(WindowView):
     def erase(self, user: int) -> U32:
         """Remove every event of a user row, at once and from every cut. O(its events · log²).
 
-        Returns:
-            The items that were left without events of some relation; one may occur more than once.
+        Returns the items that were left without events of some relation; one may occur more than once.
         """
         if not 0 <= user < self.rows(USER):
             raise ValueError(f"user row {user} is out of range: {self.rows(USER)} are in use")
@@ -168,8 +165,8 @@ class Window(WindowView):
         cut_header.announce(arrays.header, cut_header.ERASURES_DONE, number)
         return np.concatenate(emptied)
 
-    def begin(self, first: Sequence[int]) -> None:
-        """Let the sequence numbers of an empty window begin at ``first``, one for each relation."""
+    def begin(self, first: Sequence[int], row_counts: Sequence[int] = (0, 0)) -> None:
+        """Let the sequence numbers of an empty window begin at ``first``, which had so many rows."""
         if self._next.any() or any(number < 0 for number in first) or len(first) != len(self.relations):
             raise ValueError(
                 f"only an empty window can begin at chosen numbers, one for each of {len(self.relations)} "
@@ -178,6 +175,9 @@ class Window(WindowView):
         self._first[:] = self._next[:] = first
         reserved = cut_header.HEADER_WORDS + 2 * len(self.relations)
         self._arrays.header[reserved : reserved + len(self.relations)] = first
+        for side, count in enumerate(row_counts):
+            if count:
+                self._raise_rows(side, np.array([count - 1], np.uint32))
         self._publish()
 
     def restore(self, relation: int, user: U32, item: U32, time_ms: I64) -> None:

@@ -113,8 +113,8 @@ def test_the_solution_is_searched_from_the_rows_of_before() -> None:
     trainer = trainer_of()
     trainer.fit(window, empty_cut(window), window.cut())
     events, before = window.events(window.cut()), trainer.table.weight[:40].numpy()
-    near = closed_rows(events, trainer.table.version, trainer.options, before)
-    far = closed_rows(events, trainer.table.version, trainer.options, -before[::-1].copy())
+    near = closed_rows(events, trainer.table.rows, trainer.options, before)
+    far = closed_rows(events, trainer.table.rows, trainer.options, -before[::-1].copy())
     assert not np.array_equal(near, far)
 
 
@@ -128,21 +128,21 @@ def test_rows_are_drawn_as_far_towards_the_closed_form_as_their_cosine_allows() 
     window = window_of(ROWS)
     trainer = trainer_of()
     trainer.fit(window, empty_cut(window), window.cut())
-    events, version, options = window.events(window.cut()), trainer.table.version, trainer.options
-    chance = np.random.default_rng(0).normal(0, 0.1, (len(version), options.dim)).astype(np.float32)
-    before = trainer.table.weight[: len(version)].numpy() + chance
-    before[7] = initial_rows(np.array([7]), version[[7]], options.dim, options.seed)
-    drawn, goal = drawn_rows(events, version, options, before), closed_rows(events, version, options, before)
+    events, rows, options = window.events(window.cut()), trainer.table.rows, trainer.options
+    chance = np.random.default_rng(0).normal(0, 0.1, (rows, options.dim)).astype(np.float32)
+    before = trainer.table.weight[:rows].numpy() + chance
+    before[7] = initial_rows(np.array([7]), options.dim, options.seed)
+    drawn, goal = drawn_rows(events, options, before), closed_rows(events, rows, options, before)
     goal = aligned(goal, before)
     assert (drawn[7] == before[7]).all(), "an item that no fit has touched is what its users say"
     assert (drawn[:, -1] == before[:, -1]).all()
-    others = np.delete(np.arange(len(version)), 7)
+    others = np.delete(np.arange(rows), 7)
     near = cosines(drawn[others, :-1], before[others, :-1])
     assert ROW_COSINE <= near.mean() < ROW_COSINE + 0.002
     nearer = cosines(drawn[:, :-1], goal[:, :-1]) - cosines(before[:, :-1], goal[:, :-1])
     assert nearer[others].mean() > 0.01
     nothing = take(events, slice(0))
-    assert (drawn_rows(nothing, version, options, before) == before).all()
+    assert (drawn_rows(nothing, options, before) == before).all()
 
 
 def two_alike() -> tuple[Window, Cut, Cut, list[Trainer]]:

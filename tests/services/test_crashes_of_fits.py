@@ -1,8 +1,8 @@
 """Killed again and again on a real Kafka, a run with impressions and attributes has what a replay has, which
 nobody kills: window, impressions, attributes, position, fits, heads, models.
 
-A start of the updater gives rows anew, so only fits between two of its starts are those of the replay bit for
-bit: the worker is killed while fits are made, and the updater with it after the last.
+A start of the updater goes on with the rows of before, so the fits are those of the replay bit for bit, also
+where the updater is killed with the worker while they are made.
 """
 
 from __future__ import annotations
@@ -128,6 +128,16 @@ def kill_worker(updater: RunningUpdater) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_both(updater: RunningUpdater) -> None:
+    """Kill -9 of the updater, and of its worker if it has one."""
+    worker = worker_of(updater)
+    updater.process.kill()
+    updater.process.wait(10)
+    if worker is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
 def test_a_run_with_impressions_and_attributes_that_is_killed_has_what_one_has_that_was_not(
     real_kafka: RealKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +163,13 @@ def test_a_run_with_impressions_and_attributes_that_is_killed_has_what_one_has_t
         updater = stack.enter_context(RunningUpdater(config))
         for number, fit in enumerate(fits):
             produce_part(real_kafka, topic, events[edges[number] : edges[number + 1]])
+            time.sleep(rng.uniform(0.0, 2.0))  # into its start, a fit, a save or a publish
             if number % 2 == 0:
-                time.sleep(rng.uniform(0.0, 2.0))  # into its start, a fit, a save or a publish
                 kill_worker(updater)
+            else:
+                until("it runs", updater.status)
+                kill_both(updater)
+                updater = stack.enter_context(RunningUpdater(config))
             until(
                 f"fit {number + 1}",
                 partial(is_saved_at, fit.cut, updater, settings.data_dir),
@@ -172,12 +186,7 @@ def test_a_run_with_impressions_and_attributes_that_is_killed_has_what_one_has_t
             sent += len(part)
             until("it runs", updater.status)
             time.sleep(rng.uniform(0.0, 2.5))  # into a read, a checkpoint or a refresh
-            worker = worker_of(updater)
-            updater.process.kill()
-            updater.process.wait(10)
-            if worker is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
+            kill_both(updater)
             updater = stack.enter_context(RunningUpdater(config))
 
         def is_at_the_end(status: dict[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def small_files(patch: pytest.MonkeyPatch, size: int) -> None:
 
 def snapshot(g: Heterograph, dedupe: Deduplicator, watermark_ms: int, offset: int = 0) -> Snapshot:
     state = WatermarkState(watermark_ms, {0: watermark_ms + 5})
-    return Snapshot(g.moment(), {"events[0]": offset}, state, dedupe.sets())
+    return Snapshot(g.moment(), {"events[0]": offset}, state, dedupe.sets(), rows=g.kept_rows())
 
 
 def go(g: Heterograph, dedupe: Deduplicator, step: tuple[str, object]) -> list[bool]:
@@ -85,6 +85,17 @@ def lists(g: Heterograph, ahead_ms: int = LATE_MS + 1) -> dict[str, object]:
                     if count:
                         named = g.names(other, near.neighbor_BRK[row, r, :count], moment)
                         found[f"{name} {r}"] = (named, near.time_ms_BRK[row, r, :count].tolist())
+    return found
+
+
+def rows_of(g: Heterograph) -> list[dict[int, bytes]]:
+    """The id of each row, and of row -1 how many rows there are."""
+    found = []
+    for side in (USER, ITEM):
+        rows = g.rows_in_use(side)
+        ids = g.strings(side, rows)
+        found.append({row: ids.bytes_at(n) for n, row in enumerate(rows.tolist())})
+        found[-1][-1] = str(g.window.rows(side)).encode()
     return found
 
 
@@ -126,7 +137,7 @@ def test_a_restored_run_is_the_one_that_never_stopped(
                     assert (damaged, state.position) == ([], {"events[0]": place})
                     assert state.watermark == WatermarkState(watermark_ms, {0: watermark_ms + 5})
                     again, also = graph(), Deduplicator(ids_max=48, for_checkpoints=True)
-                    assert restore(found, state, again, also, NOBODY) == 0
+                    assert restore(found, state, again, also, NOBODY) == (0, True)
                     lives.append((again, also, place))
                     writer = WindowCheckpoints(root, again, STREAM, found)
                     real, remembered = again, also
@@ -137,30 +148,68 @@ def test_a_restored_run_is_the_one_that_never_stopped(
             assert g.window.cut() == first.window.cut()
             assert g.digest(g.window.cut()) == first.digest(first.window.cut())
             assert lists(g) == lists(first)
-        for g, _, _ in lives:
-            g.expire(g.window.watermark_ms + 2 * g.step_ms)  # an id without events keeps its row so long
-        for g, _, _ in lives[1:]:
-            assert g.id_counts == first.id_counts
+            assert rows_of(g) == rows_of(first)
+        for ahead in (1, 2, 3):  # steps, in which ids without events lose their rows and new ones get them
+            for g, _, _ in lives:
+                g.expire(g.window.watermark_ms + g.step_ms)
+                g.apply(batch([(20 + ahead, 20 + ahead, 0, g.window.watermark_ms)]))
+            for g, _, _ in lives[1:]:
+                assert rows_of(g) == rows_of(first)
 
 
-def test_an_id_without_events_waits_for_two_steps_and_not_for_a_start(tmp_path: Path) -> None:
-    """A row of the run that goes on waits for its id to come back. A start gives rows anew, to ids that have
-    events. Nobody's neighbors differ.
-    """
+def test_an_id_without_events_waits_for_two_steps_over_a_start_as_well(tmp_path: Path) -> None:
+    """A row waits for its id to come back. A start goes on with the rows of before."""
     g, dedupe = graph(), Deduplicator(for_checkpoints=True)
     go(g, dedupe, ("batch", [(1, 1, 0, 1_000)]))
     go(g, dedupe, ("batch", [(2, 2, 0, 1_460)]))  # the watermark is 1,410, and the span 400
+    g.hold(ITEM, Strings.of(["i7"]))
     WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, g.window.watermark_ms))
     found, state, _ = latest(tmp_path, STREAM)
     assert found is not None
     assert state is not None
     again = graph()
     restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY)
-    assert (g.id_counts, again.id_counts) == ({"user": 2, "item": 2}, {"user": 1, "item": 1})
+    assert g.id_counts == again.id_counts == {"user": 2, "item": 3}
     assert lists(g) == lists(again) == {"u2 0": (["i2"], [1_460]), "i2 0": (["u2"], [1_460])}
     for one in (g, again):
         one.expire(one.window.watermark_ms + 2 * one.step_ms)
-    assert g.id_counts == again.id_counts
+        assert one.id_counts == {"user": 1, "item": 2}
+        one.apply(batch([(5, 5, 0, 1_470), (6, 6, 0, 1_470)]))
+    assert rows_of(g) == rows_of(again)
+
+
+def test_rows_are_given_anew_where_there_is_no_room_for_those_of_before(tmp_path: Path) -> None:
+    """Then no file of events may be linked: its rows would be those of before."""
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(9)]))
+    g.expire(1_404)  # most have left, but for their rows
+    WindowCheckpoints(tmp_path, g, STREAM).write(snapshot(g, dedupe, g.window.watermark_ms))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    again = graph(rows=8)
+    assert restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY) == (0, False)
+    assert again.id_counts == {"user": 5, "item": 5}
+    assert lists(again, 0) == lists(g, 0)
+
+
+def test_files_from_before_there_were_rows_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch, 4)
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    go(g, dedupe, ("batch", [(n, n, 0, 1_000 + n) for n in range(9)]))
+    WindowCheckpoints(tmp_path, g, STREAM).write(replace(snapshot(g, dedupe, 900), rows=None))
+    found, state, _ = latest(tmp_path, STREAM)
+    assert found is not None
+    assert state is not None
+    again, also = graph(), Deduplicator(for_checkpoints=True)
+    assert restore(found, state, again, also, NOBODY) == (0, False)
+    second = WindowCheckpoints(tmp_path, again, STREAM, found).write(snapshot(again, also, 900))
+    assert not (found.folder / "0-0.arrow").samefile(second.folder / "0-0.arrow")
+    assert (found.folder / "ids-1-0").samefile(second.folder / "ids-1-0")
+    third = WindowCheckpoints(tmp_path, again, STREAM, second).write(snapshot(again, also, 900))
+    assert (second.folder / "0-0.arrow").samefile(third.folder / "0-0.arrow")
 
 
 def test_a_full_segment_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +227,7 @@ def test_a_full_segment_is_written_once(tmp_path: Path, monkeypatch: pytest.Monk
         "ids-1-0",
         "ids-1-1",
         "ids-1-2",
+        "rows.npz",
         "state.json",
     ]
 
@@ -220,14 +270,14 @@ def test_who_was_erased_since_does_not_come_back_and_who_is_back_stays(
     erased, names = ErasedUsers(bytes(16)), Strings.of(["u1", "u2", "stranger"])
     erased.add(erased.hashes(names), np.array([[5, 1_010], [5, 9_999], [5, 9_999]]))
     again = graph()
-    assert restore(found, state, again, Deduplicator(for_checkpoints=True), erased) == 4 + 6
+    assert restore(found, state, again, Deduplicator(for_checkpoints=True), erased) == (4 + 6, True)
     assert again.window.cut().next == g.window.cut().next
     left = [(f"u{n % 3}", 1_000 + n) for n in range(20) if n % 3 == 0 or (n % 3 == 1 and n > 10)]
     events = again.window.events(again.window.cut())
     users = again.names(USER, events.user, again.moment())
     assert sorted(zip(map(str, users), events.time_ms.tolist(), strict=True)) == sorted(left)
     assert again.id_counts == {"user": 2, "item": len(left)}
-    assert b"u2" not in again._tables[USER]._names.bytes.tobytes()
+    assert b"u2" not in again.tables[USER]._names.bytes.tobytes()
 
 
 def test_one_of_another_stream_is_passed_over(tmp_path: Path) -> None:
@@ -362,7 +412,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     assert found.regular is not None
     assert found.early is not None
     assert (found.regular.cut.next, found.early.cut.next) == ((4, 3), (5, 3))
-    assert found.regular.owners is None, "rows are given anew by a start"
+    assert found.regular.owners is None, "losses of rows are counted from a start on"
     moved = state.marks(["new", other, own]).regular
     assert moved is not None
     assert moved.cut.next == (0, 3, 4)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from driftgraph.model.attributes import token_vectors
 from driftgraph.model.attributes.cold_start import PRIOR_EVENTS, ColdStart
 from driftgraph.model.attributes.token_vectors import RIDGE, TokenVectors
 from driftgraph.model.attributes.vocabulary import NO_WORD, NUMBER_BUCKETS, Vocabulary, shares_of
@@ -106,6 +107,82 @@ def test_numbers_that_are_nearly_all_the_same_have_fewer_buckets() -> None:
     numbers, _ = tokens_of("number", Strings.of(["1"] * 99 + ["2"]))
     words = Vocabulary.of((Field("price", "number"),), numbers).words(numbers)
     assert len(np.unique(words)) == 2
+
+
+def test_ids_without_a_number_do_not_move_the_buckets() -> None:
+    fields = (Field("price", "number"),)
+    told, _ = tokens_of("number", Strings.of([str(n) for n in range(80)]))
+    with_gaps, _ = tokens_of("number", Strings.of([*(str(n) for n in range(80)), *[""] * 300]))
+    assert np.array_equal(Vocabulary.of(fields, with_gaps).edges_FB, Vocabulary.of(fields, told).edges_FB)
+    nothing, _ = tokens_of("number", Strings.of(["", ""]))
+    assert np.isinf(Vocabulary.of(fields, nothing).edges_FB).all()
+
+
+def test_equal_tokens_of_two_fields_are_two_words_and_numbers_are_found_behind_many_tags() -> None:
+    fields = (Field("tags", "tags"), Field("kind", "category"), Field("price", "number"))
+    tags = tokens_of("tags", Strings.of(["a,b"] * 80))[0]
+    kind = tokens_of("category", Strings.of(["a"] * 80))[0]
+    price = tokens_of("number", Strings.of([str(n) for n in range(80)]))[0]
+    tokens = np.concatenate([tags, kind, price], axis=1)
+    vocabulary = Vocabulary.of(fields, tokens)
+    assert np.isfinite(vocabulary.edges_FB).all(axis=1).tolist() == [False, False, True]
+    words = vocabulary.words(tokens)
+    assert len(set(words[0, words[0] != NO_WORD].tolist())) == 4
+
+
+def test_a_word_that_the_fit_did_not_know_counts_nothing() -> None:
+    graph, table = world(blocks(600, seed=4))
+    rows, view, now = item_rows(graph, *range(ITEMS)), view_of(table, ITEM), START_MS + 10_000_000
+    few = rows[[0, 1]]
+    fitted = TokenVectors.fit(view, few, np.eye(2, 5, dtype=np.float32), now)
+    made, known = fitted.of(view, rows, now)
+    words = fitted.vocabulary.words(view.tokens(rows, now))
+    share = shares_of(words, fitted.vocabulary.field_W)
+    place = {word: n for n, word in enumerate(fitted.words.tolist())}
+    for n in range(len(rows)):
+        told = [
+            (place[w], part)
+            for w, part in zip(words[n].tolist(), share[n].tolist(), strict=True)
+            if w in place
+        ]
+        wanted = fitted.mean_D + sum((part * fitted.vector_KD[at] for at, part in told), np.zeros(5))
+        assert np.allclose(made[n], wanted, atol=1e-5)
+        assert known[n] == bool(told)
+    assert 0 < known.sum() < len(rows)
+
+
+def test_the_words_of_a_field_share_one() -> None:
+    """Beside the plainest count: three tags count a third each, whatever other fields say."""
+    rng = np.random.default_rng(0)
+    field = np.array([0, 1, 1, 1, 2, 2])
+    words = np.where(rng.random((50, 6)) < 0.4, NO_WORD, rng.integers(1, 9, (50, 6)))
+    found = shares_of(words, field)
+    for n in range(50):
+        for w in range(6):
+            own = [v for v in range(6) if field[v] == field[w] and words[n, v] != NO_WORD]
+            assert found[n, w] == (pytest.approx(1 / len(own)) if words[n, w] != NO_WORD else 0)
+
+
+def test_of_too_many_words_the_most_frequent_have_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, table = world(blocks(600, seed=4))
+    rows, view, now = item_rows(graph, *range(ITEMS)), view_of(table, ITEM), START_MS + 10_000_000
+    vector = np.random.default_rng(0).normal(size=(len(rows), 5)).astype(np.float32)
+    whole = TokenVectors.fit(view, rows, vector, now)
+    words = whole.vocabulary.words(view.tokens(rows, now))
+    known, count = np.unique(words[words != NO_WORD], return_counts=True)
+    monkeypatch.setattr(token_vectors, "WORDS_MAX", 3)
+    few = TokenVectors.fit(view, rows, vector, now)
+    assert few.words.tolist() == sorted(known[np.argsort(-count, kind="stable")[:3]].tolist())
+    assert len(whole.words) > 3
+
+
+def test_without_any_word_the_vector_is_the_mean_and_nobody_is_known() -> None:
+    graph, table = world([(n % 30, 3, 0, 1_000 * n) for n in range(1, 50)])  # of which nothing is said
+    rows, view, now = item_rows(graph, 3), view_of(table, ITEM), START_MS + 10_000_000
+    fitted = TokenVectors.fit(view, rows, np.ones((1, 5), np.float32), now)
+    made, known = fitted.of(view, rows, now)
+    assert not known.any()
+    assert not made.any()
 
 
 def plain_taste(

@@ -19,7 +19,15 @@ from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import Cut
-from tests.model.attributes.test_attributes import FIELDS, ITEMS, item_rows, said_of, trainer_with, view_of
+from tests.model.attributes.test_attributes import (
+    FIELDS,
+    ITEMS,
+    block_of,
+    item_rows,
+    said_of,
+    trainer_with,
+    view_of,
+)
 from tests.model_worlds import RELATIONS, START_MS, Row, blocks, empty_cut
 
 CATALOG = replace(FIELDS, in_files=(True, True), cold_max=8)
@@ -152,6 +160,45 @@ def test_an_item_with_its_first_event_is_more_than_its_words() -> None:
     made = trainer.new_items(graph.window, item_rows(graph, 200), graph.window.cut(), START_MS + 3_001_001)
     assert np.allclose(after[:-1], made[0, :-1], atol=1e-6)
     assert not np.allclose(before, after, atol=1e-4)
+
+
+def test_an_item_without_an_event_has_the_nearest_ones_by_vectors_as_similar_ones() -> None:
+    """The plainest ranking by cosine, beside it; of its own words come first. Others keep their paths."""
+    graph, table, trainer = fitted_catalog()
+    say_items(table, (300,))
+    lists = lists_of(graph, trainer)
+    items = item_rows(graph, 200, 1, 300)
+    [best] = lists.similar(items)
+    length = ListLengths().similar
+    for n in (0, 2):
+        own = lists._item_CD[lists._stage.place_of(items[n : n + 1])[0], :-1]
+        others = [(row, one[:-1]) for row, one in zip(lists._rows, lists._item_CD, strict=True)]
+        cosine = {
+            int(row): float(one @ own / np.linalg.norm(one) / np.linalg.norm(own)) for row, one in others
+        }
+        del cosine[int(items[n])]
+        ranked = sorted(cosine, key=lambda row: -cosine[row])[:length]
+        assert best.lengths[n] == len(ranked) == min(length, len(lists._rows) - 1)
+        np.testing.assert_allclose(best.score[n, : len(ranked)], [cosine[row] for row in ranked], atol=1e-5)
+        names = graph.names(ITEM, best.rows[n, :10], graph.moment())
+        assert f"i{items[n]}" not in names
+        near = [int(str(name)[1:]) for name in names]
+        assert sum(block_of(one) == block_of((200, 0, 300)[n]) for one in near) >= 8, near
+    by_paths = lists_of(graph, trainer)
+    assert np.array_equal(next(by_paths.similar(items[1:2])).rows[0], best.rows[1])
+    assert best.score[1, 0] > 1, "weights of paths, not cosines"
+
+
+def test_a_list_by_vectors_has_no_item_whose_row_has_another_owner() -> None:
+    graph, _, trainer = fitted_catalog()
+    lists = lists_of(graph, trainer)
+    item = item_rows(graph, 200)
+    [before] = lists.similar(item)
+    nearest = before.rows[0, 0]
+    graph.window.recycle(ITEM, np.array([nearest], np.uint32))
+    graph.window.recycle(ITEM, np.array([nearest], np.uint32))
+    [after] = lists.similar(item)
+    assert after.rows[0, : after.lengths[0]].tolist() == before.rows[0, 1 : before.lengths[0]].tolist()
 
 
 def evaluated(graph: Heterograph, table: Attributes, trainer: Trainer, rows: list[Row]) -> Evaluation:

@@ -75,13 +75,12 @@ def test_steps_that_cannot_be_made_end_it_with_their_verdict() -> None:
 def test_pairs_of_the_holdout_are_not_in_the_rows() -> None:
     """Rows are those of the events without the held-out pairs, repeats of them included."""
     events = events_of(blocks(800, seed=1))
-    version = np.ones(40, np.uint32)
     held = is_held(events, SMALL) & first_contacts(events)
     pairs = {(u, i) for u, i in zip(events.user[held].tolist(), events.item[held].tolist(), strict=True)}
     kept = [(u, i) not in pairs for u, i in zip(events.user.tolist(), events.item.tolist(), strict=True)]
     assert 0 < len(pairs) < sum(held.tolist()) + 1
-    made = closed_rows(events, version, SMALL)
-    assert np.array_equal(made, closed_rows(take(events, np.array(kept)), version, SMALL))
+    made = closed_rows(events, 40, SMALL)
+    assert np.array_equal(made, closed_rows(take(events, np.array(kept)), 40, SMALL))
     assert not made[:, -1].any()
 
 
@@ -146,7 +145,7 @@ def test_a_model_that_lost_too_often_begins_anew_near_to_where_it_was() -> None:
     before = trainer.table.weight[:40, :-1].clone()
     assert trainer.fit(window, since, cut).accepted
     assert not trainer.behind.times
-    fresh = closed_rows(window.events(cut), trainer.table.version, trainer.options)[:40, :-1]
+    fresh = closed_rows(window.events(cut), trainer.table.rows, trainer.options)[:40, :-1]
     assert likeness(trainer.table.weight[:40, :-1], before) > likeness(torch.from_numpy(fresh), before) + 0.1
     later = append(window, blocks(400, seed=9, first_ms=10**8, users=200))
     healed = trainer.evaluate(window, cut, later)

@@ -24,7 +24,7 @@ def dense(events_rows: list[tuple[int, int, int, int]], items: int, factors: int
     for user, item, *_ in events_rows:
         happened[user, item] = 1
     weight = 1 + CONFIDENCE * happened
-    drawn = initial_rows(np.arange(items), np.zeros(items, np.uint32), factors + 1, 0)
+    drawn = initial_rows(np.arange(items), factors + 1, 0)
     item_ID: Matrix = drawn[:, :-1].astype(float)
     user_UD = np.zeros((len(happened), factors))
 

@@ -77,3 +77,38 @@ def test_memory_for_names_is_reused() -> None:
         ids.release(rows)
     assert int(ids._counters[2]) < 80_000  # 200,000 of them have about 6 MB
     assert int(ids._counters[0]) == 1_000
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(names, min_size=1, max_size=12, unique=True), st.data())
+def test_ids_that_are_placed_have_their_rows_and_the_next_ones_those_that_are_free(
+    wanted: list[str], data: st.DataObject
+) -> None:
+    """As in the table that the rows are of: there some ids were released, in any order."""
+    before, after = table(), table()
+    rows = before.assign(Strings.of(wanted))[0]
+    gone = np.array(data.draw(st.lists(st.sampled_from(rows.tolist()), unique=True)), np.uint32)
+    before.release(gone)
+    kept = np.flatnonzero(~np.isin(rows, gone))
+    after.begin(before.row_count)
+    for part in (kept[::2], kept[1::2], kept):  # the last time, all are there already
+        fresh = after.place(Strings.of([wanted[n] for n in part]), rows[part])
+        assert fresh.tolist() == ([] if part is kept else rows[part].tolist())
+    after.settle()
+    assert (len(after), after.row_count) == (len(before), before.row_count)
+    more = Strings.of([f"new {n}" for n in range(4)])
+    assert after.assign(more)[0].tolist() == before.assign(more)[0].tolist()
+    assert after.strings(after.rows_in_use()).to_list() == before.strings(before.rows_in_use()).to_list()
+
+
+def test_rows_that_contradict_each_other_are_refused() -> None:
+    ids = table(8)
+    ids.begin(4)
+    ids.place(Strings.of(["a"]), np.array([2], np.uint32))
+    for name, row in (("b", 2), ("a", 3), ("b", 4)):
+        with pytest.raises(ValueError, match="row"):
+            ids.place(Strings.of([name]), np.array([row], np.uint32))
+    with pytest.raises(ValueError, match="empty"):
+        ids.begin(4)
+    with pytest.raises(ValueError, match="9"):
+        table(8).begin(9)
