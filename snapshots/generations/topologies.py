@@ -140,7 +140,8 @@ def server_of(client: redis.Redis, key: str) -> redis.Redis:
     """A client of the one server that has ``key``: the client itself, unless it is that of a Cluster."""
     if not isinstance(client, RedisCluster):
         return client
-    return cast("redis.Redis", client.get_redis_connection(client.get_node_from_key(key)))
+    node = cast("ClusterNode", client.get_node_from_key(key))  # None only where a replica is asked for
+    return cast("redis.Redis", client.get_redis_connection(node))
 
 
 def follow_primary(client: redis.Redis) -> None:

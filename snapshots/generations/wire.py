@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import redis
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import ConnectionPool
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 from redis.retry import Retry
@@ -95,7 +95,7 @@ class Wire:
             return {self._client.connection_pool: list(places)}
         lanes = dict[ConnectionPool, list[int]]()
         for place in places:
-            node = self._cluster.get_node_from_key(commands[place].key)
+            node = cast("ClusterNode", self._cluster.get_node_from_key(commands[place].key))
             pool = self._cluster.get_redis_connection(node).connection_pool
             lanes.setdefault(pool, []).append(place)
         return lanes

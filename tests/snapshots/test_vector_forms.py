@@ -83,7 +83,8 @@ def test_probabilities_are_of_the_decoded_vectors(redis_client: redis.Redis, for
     head: dict[str, str | int | float] = {"head": '{"relations": ["click"], "base": [-1.0], "dot": [0.5]}'}
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     found = []
-    for number, vectors in ((1, form), (2, FLOAT32)):
+    forms: list[tuple[int, Form]] = [(1, form), (2, "float32")]
+    for number, vectors in forms:
         store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1, vectors=vectors)
         if vectors == FLOAT32:
             users, items = (
