@@ -19,10 +19,12 @@ from driftgraph.app.cli.shared_options import (
     RedisOption,
     console,
     print_as_json,
+    read_settings,
 )
 from driftgraph.stream.errors import DriftgraphError
 
 if TYPE_CHECKING:
+    import redis as redis_py
     from rich.console import Console
     from rich.text import Text
 
@@ -63,19 +65,25 @@ def status(
         raise typer.BadParameter("--watch goes on and --check ends at once: give one of them")
     from driftgraph.app.commands.health import fault
     from driftgraph.app.commands.status import Asker, ask, status_of
+    from driftgraph.snapshots.generations.keys import connect
     from driftgraph.stream.time.clock import SystemClock
 
     clock = SystemClock()
-    with serving.redis_of(ctx, config, redis, namespace) as (client, settings):
+    settings = read_settings(ctx, config, {"redis": {"url": redis, "namespace": namespace}})
+    clients: list[redis_py.Redis] = []  # none while a Cluster is away
 
-        def store_of() -> GenerationStore:
-            return serving.store_of(client, settings)
+    def store_of() -> GenerationStore:
+        if not clients:
+            clients.append(connect(settings.redis.address()))
+        return serving.store_of(clients[0], settings)
 
-        if watch:
-            with Asker(store_of) as asker:
-                _watch(settings, lambda: status_of(settings, asker.newest(), clock), as_json=as_json)
-            return
-        served = ask(store_of, with_keys=True)
+    if watch:
+        with Asker(store_of) as asker:
+            _watch(settings, lambda: status_of(settings, asker.newest(), clock), as_json=as_json)
+        return
+    served = ask(store_of, with_keys=True)
+    for client in clients:
+        client.close()
     value = status_of(settings, served, clock)
     if as_json:
         print_as_json(value)

@@ -11,7 +11,8 @@ from typing import Final
 
 from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.config.settings import Settings
-from driftgraph.snapshots.generations.keys import StoreError, connect, redis_errors
+from driftgraph.snapshots.generations.keys import Keys, StoreError, connect, redis_errors
+from driftgraph.snapshots.generations.topologies import server_of
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Rows
 from driftgraph.stream.kafka.retention import duration_text
@@ -26,16 +27,16 @@ REMEDY: Final = "let NTP set the clocks of all machines (timedatectl set-ntp tru
 
 def redis_clock(settings: Settings, clock: Clock) -> Iterator[Check]:
     """Compare our clock with that of Redis."""
-    client = connect(settings.redis.address())
-    with contextlib.closing(client):
-        try:
-            begin_ms = clock.now_ms()
+    try:
+        with contextlib.closing(connect(settings.redis.address())) as client:
             with redis_errors(client, "asking for its time"):
-                seconds, micros = client.time()
+                server = server_of(client, Keys(settings.redis.namespace).current)
+                begin_ms = clock.now_ms()
+                seconds, micros = server.time()
             end_ms = clock.now_ms()
-        except StoreError:
-            yield Check("clock", State.WARN, "not compared with that of Redis, which did not say its time")
-            return
+    except StoreError:
+        yield Check("clock", State.WARN, "not compared with that of Redis, which did not say its time")
+        return
     yield redis_skew(seconds * 1_000 + micros // 1_000, begin_ms, end_ms)
 
 

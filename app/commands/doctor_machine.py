@@ -57,9 +57,9 @@ def machine_checks(settings: Settings, needed: Needed) -> Iterator[Check]:
 
 def memory_limit(root: Path = Path("/")) -> tuple[int, str]:
     """The bytes that this process and its children may have, and who says so."""
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            limit, by = int(line.split()[1]) * 1024, "this machine"
+    meminfo = (root / "proc/meminfo").read_text().splitlines()
+    total = next(line for line in meminfo if line.startswith("MemTotal:"))
+    limit, by = int(total.split()[1]) * 1024, "this machine"
     own = ""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():

@@ -19,6 +19,7 @@ from driftgraph.app.console.status_files import told
 from driftgraph.app.console.troubles import Facts, troubles_of
 from driftgraph.snapshots.generations.keys import StoreError
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.time.clock import Clock
 
 NUMBER: Final = re.compile(r"-?\d{1,18}(\.\d+)?")
@@ -68,7 +69,10 @@ class Asker:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self._newest = ask(self._store_of, with_keys=False)
+            try:
+                self._newest = ask(self._store_of, with_keys=False)
+            except DriftgraphError as error:  # an address that redis-py cannot use
+                self._newest = Served(error=StoreError(str(error)))
             self._answered.set()
             self._ended.wait(ASK_EVERY_S)
 

@@ -115,11 +115,15 @@ def test_a_screen_is_never_larger_than_the_terminal(tmp_path: Path, width: int, 
     assert lines[-1].startswith("… ") is (height < 120)
 
 
-def watch(folder: Path, **io: Any) -> subprocess.Popen[bytes]:
+def watch(
+    folder: Path, stdout: int, stderr: int, stdin: int | None = None, env: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     config = folder / "driftgraph.toml"
     config.write_text(f'data_dir = "{folder / "var"}"\n[redis]\nurl = "{NOWHERE}"\n', encoding="utf-8")
     arguments = ["status", "--watch", "-c", str(config)]
-    return subprocess.Popen([sys.executable, "-c", CODE, *arguments], **io)
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, env=env
+    )
 
 
 def test_without_a_terminal_it_says_lines_from_before_anything_runs_and_ends_with_0(tmp_path: Path) -> None:
