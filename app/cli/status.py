@@ -223,7 +223,7 @@ def line_of(value: Value, before: Value | None) -> str:
     """One second in a line."""
     from driftgraph.app.console.output import time_of
 
-    updater = value["updater"] or {"state": "no updater"}
+    updater: Value = value["updater"] or {"state": "no updater"}
     parts = [time_of(value["time_ms"]), updater["state"]]
     if (rate := _rate(value, before)) is not None:
         parts.append(f"{rate:,.0f} events/s")
