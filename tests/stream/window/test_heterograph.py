@@ -129,12 +129,12 @@ def test_an_erased_user_is_gone_from_older_moments_too_and_comes_back_as_another
     g = graph()
     g.apply(batch(("ann", "tea", CLICK, 10), ("bob", "tea", CLICK, 11), ("ann", "jam", BUY, 12)))
     then = g.moment()
-    row = int(g._tables[USER].find(Strings.of(["ann"]))[0])
+    row = int(g.tables[USER].find(Strings.of(["ann"]))[0])
     assert g.erase(["ann", "nobody", "ann"]) == 12
     assert g.id_counts == {"user": 1, "item": 1}  # jam was hers alone
     assert g.window.events(then.cut).time_ms.tolist() == [11]
     assert g.names(USER, np.array([row], np.uint32), then) == [None]
-    assert b"ann" not in g._tables[USER]._names.bytes.tobytes()
+    assert b"ann" not in g.tables[USER]._names.bytes.tobytes()
 
     only_bob = graph()
     only_bob.apply(batch(("bob", "tea", CLICK, 11)))
