@@ -98,7 +98,7 @@ def never_killed(
 
 def cut_saved(data_dir: Path) -> tuple[int, ...]:
     """Up to where the newest saved model is trained; of no model, nothing."""
-    found, _ = checkpoint.latest(data_dir / "trainer")
+    found, _ = checkpoint.latest(data_dir / "trainer", is_ours=False)
     return () if found is None else tuple(int(number) for number in str(found.facts["next"]).split())
 
 
@@ -110,7 +110,7 @@ def is_saved_at(cut: tuple[int, ...], updater: RunningUpdater, data_dir: Path) -
 
 def saved(data_dir: Path) -> tuple[str, str]:
     """The hash of the newest saved model, and that of its heads."""
-    found, _ = checkpoint.latest(data_dir / "trainer")
+    found, _ = checkpoint.latest(data_dir / "trainer", is_ours=False)
     assert found is not None
     return str(found.facts["model_hash"]), hash_of_heads(tensors_of(found.read("trainer.safetensors")))
 

@@ -234,7 +234,7 @@ class Live:
 
     def saved(self) -> tuple[tuple[int, ...], str]:
         """The cut of the newest saved model, and the hash of its heads."""
-        found, _ = checkpoint.latest(self.data_dir / "trainer")
+        found, _ = checkpoint.latest(self.data_dir / "trainer", is_ours=False)
         assert found is not None
         cut = tuple(int(number) for number in str(found.facts["next"]).split())
         return cut, hash_of_heads(tensors_of(found.read("trainer.safetensors")))
