@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -281,7 +282,7 @@ class Refresher:
         self._clock = clock
         self._lock = threading.Lock()  # a round, or an erasure
         self._kept: GenerationRefresh | None = None
-        self._former: list[GenerationRefresh] = []  # given up, and who waited for them is not taken over yet
+        self._former = deque[GenerationRefresh]()  # given up; who waited for them is not taken over yet
         self._counted: Cut | None = (
             None  # events before it are in ``freshness``, or are older than this process
         )
@@ -306,7 +307,7 @@ class Refresher:
             if self._counted is None and kept is not None and any(kept.upto.next):
                 self._counted = kept.upto
             if self._kept is not None:
-                self._former = [*self._former, self._kept]
+                self._former.append(self._kept)
             self._kept, self._rests = kept, False
 
     def round(self, moment: Moment) -> Round:
@@ -326,9 +327,8 @@ class Refresher:
             try:
                 kept.see(moment, counted, self._seen_ms or seen_ms)
                 self._counted, self._seen_ms = moment.cut, seen_ms
-                for former in (given_up := self._former):
-                    kept.take_over(former, seen_ms, self.freshness)
-                self._former = self._former[len(given_up) :]
+                while self._former and self._former[0] is not kept:  # which it is if it is given up right now
+                    kept.take_over(self._former.popleft(), seen_ms, self.freshness)
                 done = kept.round(moment, self.store, self._clock, self.freshness)
             except NotCurrentError:  # who waits is counted by the refresh of the next generation
                 self._rests, self._counted = kept is self._kept, counted

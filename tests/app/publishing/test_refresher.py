@@ -18,7 +18,7 @@ import redis
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.publishing import served_items
-from driftgraph.app.publishing.refresher import GenerationRefresh, Serving
+from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher, Round, Serving
 from driftgraph.app.publishing.served_items import ServedItems
 from driftgraph.app.training import loop, refresh_thread, worker_start
 from driftgraph.app.training.cycle import Worker
@@ -34,6 +34,7 @@ from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.arrays import F32, U32
 from driftgraph.stream.ingest.fit_schedule import Marks
+from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView
 from driftgraph.stream.window.shared_files import Life
@@ -524,7 +525,7 @@ def test_who_waits_at_a_switch_keeps_the_place_in_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Five acted, three were refreshed, a generation without any of them is served, and others act."""
-    monkeypatch.setattr("driftgraph.app.training.refresher.USERS_AT_ONCE", 3)
+    monkeypatch.setattr("driftgraph.app.publishing.refresher.USERS_AT_ONCE", 3)
     worker = worker_on(tmp_path, store)
     worker.publish(worker.graph.moment())
     refresher, older = worker.refresher, worker.graph.moment()
@@ -543,6 +544,37 @@ def test_who_waits_at_a_switch_keeps_the_place_in_line(
         pass
     facts = refresher.facts()["freshness"]
     assert facts["event"]["recent"] == 9, "each event is counted once, when it could be read first"
+
+
+class Recorded:
+    """In the place of a GenerationRefresh: whom it took over; ``meanwhile`` is called as it looks."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.taken: list[object] = []
+        self.upto, self._meanwhile = Cut(0, (1, 1, 1), (1, 1, 1)), meanwhile
+
+    def see(self, *_: object) -> None:
+        self._meanwhile()
+
+    def take_over(self, former: object, *_: object) -> None:
+        self.taken.append(former)
+
+    def round(self, *_: object) -> Round:
+        return Round()
+
+
+def test_a_switch_in_the_middle_of_a_round_takes_over_in_the_next(
+    graph: Heterograph, store: GenerationStore
+) -> None:
+    refresher = Refresher(graph, store, SystemClock())
+    second = Recorded()
+    first = Recorded(lambda: refresher.serve(cast(GenerationRefresh, second)))
+    refresher.serve(cast(GenerationRefresh, first))
+    refresher.round(graph.moment())
+    assert (first.taken, second.taken) == ([], [])
+    for _ in range(2):
+        refresher.round(graph.moment())
+        assert second.taken == [first]
 
 
 def test_the_mark_that_another_thread_writes_is_no_loss(
