@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -82,8 +83,13 @@ def required_of(figures: Figures) -> list[Required]:
 def newest(stream: Stream, count: int) -> Stream:
     """The newest events; ids keep their numbers."""
     part = slice(len(stream) - count, None)
-    columns = (getattr(stream, name)[part] for name in ("user", "item", "behavior", "time_ms"))
-    return Stream(*columns, stream.user_ids, stream.item_ids, stream.behaviors)
+    return replace(
+        stream,
+        user=stream.user[part],
+        item=stream.item[part],
+        behavior=stream.behavior[part],
+        time_ms=stream.time_ms[part],
+    )
 
 
 def started(dataset: Dataset, stream: Stream) -> Figures:
@@ -189,19 +195,15 @@ def foretold(dataset: Dataset, stream: Stream) -> Figures:
     relations = [Relation(name, span_ms, 1 << 20) for name in stream.behaviors]
     graph = Heterograph.create(None, relations, user_rows=1 << 17, item_rows=1 << 17)
     trainer = Trainer(stream.behaviors, [span_ms] * len(relations), TrainerOptions())
-    cuts = []
-    for before_ms in (begin_ms, end_ms):
-        append(graph, stream, first_ms, before_ms)
-        first_ms = before_ms
-        cuts.append(graph.moment().cut)
-        if len(cuts) == 1:
-            none = (0,) * len(relations)
-            begun_s = time.process_time()
-            fit = trainer.fit(graph.edges, Cut(0, none, none), cuts[0])
-            fit_s = time.process_time() - begun_s
-            if not fit.accepted:
-                sys.exit(f"the gate refused the first fit: {fit.reason}")
-    found = trainer.evaluate(graph.edges, *cuts, evaluations_max=len(stream))
+    append(graph, stream, first_ms, begin_ms)
+    learned, none = graph.moment().cut, (0,) * len(relations)
+    begun_s = time.process_time()
+    fit = trainer.fit(graph.edges, Cut(0, none, none), learned)
+    fit_s = time.process_time() - begun_s
+    if not fit.accepted:
+        sys.exit(f"the gate refused the first fit: {fit.reason}")
+    append(graph, stream, begin_ms, end_ms)
+    found = trainer.evaluate(graph.edges, learned, graph.moment().cut, evaluations_max=len(stream))
     metrics = {name: found.metrics[name] for name in ("vectors", "model")}
     targets = draw_targets(stream, begin_ms, end_ms, every_ms=INTERVAL_MS, most=len(stream), seed=0)
     targets = targets.take(targets.explore).in_one_window(begin_ms)

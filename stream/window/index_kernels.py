@@ -66,13 +66,13 @@ def fill(
             newest_ms = load(time_ms, e)
     longest = np.int64(0)
     first_U[0] = 1
-    for u in range(users):
-        longest = max(longest, load(first_U, u + 1))
-        next_U[u] = load(first_U, u)
-        first_U[u + 1] += load(first_U, u) + 1
-    for i in range(items):
-        next_I[i] = load(first_I, i)
-        first_I[i + 1] += load(first_I, i)
+    for row in range(users):
+        longest = max(longest, load(first_U, row + 1))
+        next_U[row] = load(first_U, row)
+        first_U[row + 1] += load(first_U, row) + 1
+    for row in range(items):
+        next_I[row] = load(first_I, row)
+        first_I[row + 1] += load(first_I, row)
     for at in range(len(index.item)):
         index.user[at] = index.item[at] = NIL
     for e in range(len(user)):
@@ -213,8 +213,8 @@ def newest_distinct(
             first, stop = _of_user(index, np.int64(load(nodes, b)), load(times_ms, b))
         else:
             first, stop = _of_item(index, np.int64(load(nodes, b)), load(times_ms, b))
-        for r in range(relation_count):
-            out.looked_R[r] = 0
+        for relation in range(relation_count):
+            out.looked_R[relation] = 0
         going, count = relation_count, 0
         for number in range(stop - 1, first - 1, -1):
             place = np.int64(number)
