@@ -86,7 +86,7 @@ def _of_updater(facts: Facts) -> Iterator[Trouble]:
         said = f"what the updater says of itself cannot be read: {told['why']}"
         yield Trouble("updater_silent", said, "give this user the right to read data_dir/status", True)
         return
-    silent_ms = facts.now_ms - heard_ms(told)
+    silent_ms = facts.now_ms - heard_ms(told) if "time_ms" in told else 0  # an older updater has not said
     if silent_ms > SILENT_MS:
         said = f"the updater has written no status for {silent_ms // 1_000} s"
         yield Trouble("updater_silent", said, "look whether its process runs and its disk answers", True)

@@ -20,7 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from driftgraph.app.console.troubles import CODES, troubles_of
-from driftgraph.app.training.freshness import Freshness
+from driftgraph.app.publishing.freshness import Freshness
 from driftgraph.app.web.metrics import exposition
 from tests.app.web.test_web import BROKEN, facts
 from tests.test_documents import anchors_of
@@ -243,7 +243,7 @@ def _kept_labels(expr: str, series: Mapping[str, str]) -> dict[str, str]:
     """The labels that an alert has of its series; an aggregation leaves them out."""
     if "sum by" in expr:
         return {}
-    return {label: value for label, _, value in MATCHER.findall(next(reversed(series)))}
+    return {label: value for label, _, value in MATCHER.findall(list(series)[-1])}
 
 
 def test_nothing_else_is_tested_than_what_is_there() -> None:

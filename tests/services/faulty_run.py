@@ -3,9 +3,9 @@
 FAULT=… python faulty_run.py run -c CONFIG
 
 FAULT, in the environment so that the worker's process has it too, is ``no-worker`` (it trains nothing and
-publishes nothing), ``long-fit`` (a fit takes 30 s), ``stuck-fit`` (the next fit makes no progress, once, and a
-stage counts as stuck after 5 s), ``slow-disk`` (an fsync takes 5 s) or ``killed-before-publish`` (SIGKILL, once,
-between the save of a first fit and its publish).
+publishes nothing), ``long-fit`` (a fit takes 30 s), ``stuck-fit`` (the next fit makes no progress, once, and
+a stage counts as stuck after 5 s), ``slow-disk`` (an fsync takes 5 s) or ``killed-before-publish`` (SIGKILL,
+once, between the save of a first fit and its publish).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Faults of a real ``driftgraph run``, seen from outside: by /readyz, by status, and by the alerts.
 
-Each fault is caused, seen, ended, and no longer seen. The data_dir is a small disk of its own, which only root
-can make.
+Each fault is caused, seen, ended, and no longer seen. The data_dir is a small disk of its own, which only
+root can make.
 """
 
 from __future__ import annotations

@@ -70,7 +70,13 @@ def updater_says(folder: Path, **changed: Any) -> None:
     path = folder / "status" / "updater.json"
     write_json(path, told)
     beat(path, told["time_ms"])
-    worker = {"pid": told["worker"]["pid"], "state": "running", "stage": None, "trouble": None}
+    worker = {
+        "pid": told["worker"].get("pid") or os.getpid(),
+        "state": "running",
+        "stage": None,
+        "trouble": None,
+    }
+    worker |= dict.fromkeys(("fit", "serves", "operator", "refresh", "total", "left_s")) | {"done": 0}
     path = folder / "status" / "worker.json"
     worker |= json.loads(path.read_bytes()) if path.exists() else {"moved_ms": told["time_ms"]}
     write_json(path, {**worker, "time_ms": told["time_ms"]})
