@@ -39,7 +39,8 @@ ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
 TOUR = (ROOT / "docs" / "TOUR.md").read_text(encoding="utf-8")
 
 PLACE = re.compile(
-    rf"(?<![\w/.$-])(?:{'|'.join((*PACKAGES, 'tests', 'benchmarks', 'docs', 'examples'))})/[\w./-]*\w"
+    rf"(?<![\w/.$-])(?:{'|'.join((*PACKAGES, 'tests', 'benchmarks', 'docs', 'examples', 'deploy'))})"
+    r"/[\w./-]*\w"
 )
 TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -162,6 +163,7 @@ def folders() -> Iterator[str]:
         "docs/",
         "examples/",
         "site_pages/",
+        "deploy/",
         "dev/",
         ".ci/",
     )

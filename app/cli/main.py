@@ -174,13 +174,17 @@ def run(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = F
             "no relations are configured, so no event would be an edge: add [relations.NAME] tables to "
             f"{config or 'driftgraph.toml'}, or make the file with: driftgraph init"
         )
-    saved_model.check(settings)  # also after the start: here it is known before anything is loaded
-    _say_start(settings)
     from driftgraph.app.config.settings import load
-    from driftgraph.app.live import run as live
+    from driftgraph.app.live.start_status import starting
+    from driftgraph.stream.time.clock import SystemClock
 
-    with logs.progress_of(settings) as progress:
-        warnings = live.run(settings, progress=progress, read_again=lambda: load(config))
+    with starting(settings.data_dir, SystemClock()):
+        saved_model.check(settings)  # also after the start: here it is known before anything is loaded
+        _say_start(settings)
+        from driftgraph.app.live import run as live
+
+        with logs.progress_of(settings) as progress:
+            warnings = live.run(settings, progress=progress, read_again=lambda: load(config))
     if as_json:
         print_as_json({"stopped": True} | ({"warnings": warnings} if warnings else {}))
 

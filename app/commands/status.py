@@ -15,8 +15,7 @@ from typing import Any, Final, Self
 
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import FIELDS, is_user
-from driftgraph.app.console.status_files import told
-from driftgraph.app.console.troubles import Facts, troubles_of
+from driftgraph.app.console.troubles import facts_of, troubles_of
 from driftgraph.snapshots.generations.keys import StoreError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import DriftgraphError
@@ -86,13 +85,19 @@ class Asker:
 
 def status_of(settings: Settings, served: Served, clock: Clock) -> dict[str, Any]:
     """Everything as JSON values, with what is wrong, the worst first."""
-    updater, standby, worker = (told(settings.data_dir, who) for who in ("updater", "standby", "worker"))
+    now_ms, error = clock.now_ms(), None if served.error is None else str(served.error)
+    facts = facts_of(
+        settings.data_dir,
+        now_ms=now_ms,
+        generation=served.number,
+        manifest=served.manifest,
+        redis_error=error,
+    )
+    standby, worker = facts.standby, facts.worker
     if standby is not None and standby["state"] in ("gone", "unknown"):
         standby = None
     if worker is not None and worker["state"] == "unknown":  # the updater's line says why
         worker = None
-    now_ms, error = clock.now_ms(), None if served.error is None else str(served.error)
-    facts = Facts(now_ms, updater, standby, worker, served.number, served.manifest, error)
     return {
         "time_ms": now_ms,
         "troubles": [one.json() for one in troubles_of(facts)],
@@ -103,9 +108,10 @@ def status_of(settings: Settings, served: Served, clock: Clock) -> dict[str, Any
         "choice": served.choice,
         "manifest": manifest_of(served.manifest),
         "keys": dict(served.keys),
-        "updater": updater,
+        "updater": facts.updater,
         "standby": standby,
         "worker": worker,
+        "start": facts.start,
     }
 
 

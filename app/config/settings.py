@@ -1,6 +1,6 @@
 """The configuration of an updater, a replay or a command, resolved and checked.
 
-    command line  >  environment  >  driftgraph.toml  >  default      ──► load ──► [Settings]
+    command line  >  environment  >  secret files  >  driftgraph.toml  >  default      ──► load ──► [Settings]
 
 Every fault of a configuration is a ConfigError: one sentence with the file (or variable, or option), the key,
 the value and what to do.
@@ -8,7 +8,6 @@ the value and what to do.
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from driftgraph.app.config.dead_letters import DeadLetterSettings
 from driftgraph.app.config.events import EventSettings
@@ -38,6 +36,7 @@ from driftgraph.app.config.sections import (
 )
 from driftgraph.app.config.telemetry import LogSettings, TelemetrySettings
 from driftgraph.app.config.values import NameField, PathField, dotted
+from driftgraph.app.config.variables import closest, read_variables, secret_files
 from driftgraph.app.config.web import WebSettings
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
@@ -180,7 +179,14 @@ def sources_of(path: Path | None = None, options: Tree | None = None) -> dict[st
     """
     file = path if path is not None else Path(FILE_NAME)
     written = _read_file(file) if path is not None or file.exists() else {}
-    sources = {"the command line": options or {}, ENVIRONMENT: _read_environment(), str(file): written}
+    environment = read_variables(Settings, os.environ, ENVIRONMENT)
+    folder, secrets = secret_files(Settings)
+    sources = {
+        "the command line": options or {},
+        ENVIRONMENT: environment,
+        folder: secrets,
+        str(file): written,
+    }
     for name, tree in sources.items():
         _check_text(name, tree)
     return sources
@@ -283,32 +289,6 @@ def _read_file(path: Path) -> Tree:
         raise ConfigError(f"{path}: is not valid TOML: {error}; correct it there") from error
 
 
-class _Environment(EnvSettingsSource):
-    """The variables that begin with ``DRIFTGRAPH__``; tables and lists are written as JSON."""
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Decode a value that looks like JSON; the validation, which names the key, checks all others."""
-        if not str(value).lstrip().startswith(("[", "{")):
-            return value
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except ValueError:
-            name = next(n for n in os.environ if n.startswith(ENV_PREFIX) and os.environ[n] == value)
-            raise ConfigError(f"the environment: {name} is not valid JSON; correct or unset it") from None
-
-
-def _read_environment() -> Tree:
-    sections = set(Settings.model_fields)
-    for name in os.environ:
-        key = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
-        if name.startswith(ENV_PREFIX) and key not in sections:
-            raise ConfigError(
-                f"the environment: {name} sets an unknown key{_closest(key, sections)}; unset it"
-            )
-    tree: dict[str, Any] = _Environment(Settings)()
-    return tree
-
-
 def _merge(into: dict[str, Any], tree: Tree) -> None:
     """Lay ``tree`` over ``into``, table by table."""
     for key, value in tree.items():
@@ -334,7 +314,7 @@ def _sentence(first: ErrorDetails, sources: Mapping[str, Tree]) -> str:
                 f"{source}: unknown key {key}: if the relation has a dot in its name, quote it as "
                 f'[relations."{whole}"]; else remove it'
             )
-        return f"{source}: unknown key {key}{_closest(keys[-1], _keys_beside(keys))}; remove or correct it"
+        return f"{source}: unknown key {key}{closest(keys[-1], _keys_beside(keys))}; remove or correct it"
     problem = SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix(
         "Input "
     ).rstrip(".")
@@ -386,8 +366,3 @@ def _keys_beside(keys: list[str]) -> set[str]:
             return set()
         known = annotation
     return set(known.model_fields)
-
-
-def _closest(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""

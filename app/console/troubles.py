@@ -5,19 +5,24 @@ status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
-SILENT_MS: Final = 10_000  # an updater writes its status each second
+from driftgraph.app.console.status_files import told
+
+SILENT_MS: Final = 8_000  # updater and worker write their status each second
 STUCK_MS: Final = 600_000  # a stage of the worker that counts moves each second, and others take minutes
+DISK_FREE_BYTES_MIN: Final = 16 << 20  # a status file needs 8 KB, and a checkpoint of a small window some MB
 
 Told = Mapping[str, Any]  # what a process says of itself in its status file
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at one time: the status files of a data_dir, and the manifest that Redis serves."""
+    """What is known at one time: the status files of a data_dir, its disk, and what Redis serves."""
 
     now_ms: int
     updater: Told | None
@@ -26,6 +31,22 @@ class Facts:
     generation: int  # the served one, 0 for none
     manifest: Mapping[str, str]  # of the served generation
     redis_error: str | None
+    start: Told | None = None  # the newest start of an updater that has not become one yet, or could not
+    disk_free_bytes: int | None = None  # of data_dir; None if the volume does not say
+
+
+def facts_of(
+    data_dir: Path, *, now_ms: int, generation: int, manifest: Mapping[str, str], redis_error: str | None
+) -> Facts:
+    """The facts of a data_dir, with what Redis has said."""
+    try:
+        free_bytes = shutil.disk_usage(data_dir).free
+    except OSError:  # there is no such folder yet, or the volume is away
+        free_bytes = None
+    updater, standby, worker, start = (
+        told(data_dir, who) for who in ("updater", "standby", "worker", "start")
+    )
+    return Facts(now_ms, updater, standby, worker, generation, manifest, redis_error, start, free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +64,29 @@ class Trouble:
 
 
 CODES: Final = (
-    "no_updater", "updater_ended", "updater_silent", "filling", "kafka_away", "worker_failing", "worker_down",
-    "worker_trouble", "worker_stuck", "refresh_failing", "redis_away", "no_generation", "checkpoint_overdue",
-    "dead_letters_failing", "erasures_failing", "reading_paused", "events_lost",
+    "no_updater", "updater_ended", "updater_silent", "starting", "filling", "kafka_away", "worker_failing",
+    "worker_down", "worker_silent", "worker_trouble", "worker_stuck", "refresh_failing", "redis_away",
+    "no_generation", "disk_full", "checkpoint_failing", "checkpoint_overdue", "dead_letters_failing",
+    "erasures_failing", "reading_paused", "events_lost",
 )  # fmt: skip
 
 
 def troubles_of(facts: Facts) -> list[Trouble]:
     """Everything that is wrong, what keeps it from serving first."""
-    found = [*_of_updater(facts), *_of_worker(facts), *_of_redis(facts)]
+    found = [*_of_updater(facts), *_of_worker(facts), *_of_redis(facts), *_of_disk(facts)]
     return sorted(found, key=lambda one: not one.keeps_from_serving)
 
 
 def _of_updater(facts: Facts) -> Iterator[Trouble]:
     told = facts.updater
     if told is None or told["state"] in ("stopped", "failed", "gone"):
-        if facts.standby is not None and facts.standby["state"] not in ("gone", "unknown"):
-            return  # another updater works, and this one waits
-        if told is None:
-            yield Trouble("no_updater", "no updater has run with this data_dir", "start driftgraph run", True)
-            return
-        why = f": {told['why']}" if told.get("why") else ""
-        yield Trouble("updater_ended", f"the updater is {told['state']}{why}", "start driftgraph run", True)
+        yield from _of_no_updater(facts)
         return
     if told["state"] == "unknown":
         said = f"what the updater says of itself cannot be read: {told['why']}"
         yield Trouble("updater_silent", said, "give this user the right to read data_dir/status", True)
         return
-    silent_ms = facts.now_ms - told.get("time_ms", facts.now_ms)
+    silent_ms = facts.now_ms - heard_ms(told) if "time_ms" in told else 0  # an older updater has not said
     if silent_ms > SILENT_MS:
         said = f"the updater has written no status for {silent_ms // 1_000} s"
         yield Trouble("updater_silent", said, "look whether its process runs and its disk answers", True)
@@ -82,11 +98,50 @@ def _of_updater(facts: Facts) -> Iterator[Trouble]:
     yield from _of_kept(told)
 
 
+def heard_ms(told: Told) -> int:
+    """When its process last said something; on a full disk only the time of its file moves on."""
+    return max(int(told.get("time_ms", 0)), int(told.get("written_ms", 0)))
+
+
+def _of_no_updater(facts: Facts) -> Iterator[Trouble]:
+    """What a process says that waits or starts, or why none is there."""
+    told, standby, start = facts.updater, facts.standby, facts.start
+    if standby is not None and standby["state"] not in ("gone", "unknown"):
+        if standby.get("about") == "kafka":
+            yield Trouble("kafka_away", standby["why"], "look at the brokers; driftgraph doctor", True)
+        return  # another updater works, and this one waits; for a Redis that is away there is redis_away
+    if start is not None and heard_ms(start) >= (1 if told is None else heard_ms(told)):
+        if start["state"] == "starting":
+            said = f"the updater starts, for {(facts.now_ms - start['time_ms']) // 1_000} s now"
+            yield Trouble("starting", said, "wait; a first start compiles for a minute", True)
+            return
+        why = start["why"] or "its process was ended before it could work"
+        yield Trouble(
+            "updater_ended", f"the newest start failed: {why}", "remove the reason and start again", True
+        )
+        return
+    if told is None:
+        yield Trouble("no_updater", "no updater has run with this data_dir", "start driftgraph run", True)
+        return
+    why = f": {told['why']}" if told.get("why") else ""
+    yield Trouble("updater_ended", f"the updater is {told['state']}{why}", "start driftgraph run", True)
+
+
+def _of_disk(facts: Facts) -> Iterator[Trouble]:
+    free_bytes = facts.disk_free_bytes
+    if free_bytes is not None and free_bytes < DISK_FREE_BYTES_MIN:
+        said = f"the disk of data_dir has {free_bytes / 1e6:.1f} MB left"
+        yield Trouble("disk_full", said, "free some space, or give the volume more", False)
+
+
 def _of_kept(told: Told) -> Iterator[Trouble]:
     """What the disk or the dead letters do not take."""
     if (one := told.get("checkpoint") or {}).get("overdue"):
         said = f"the newest checkpoint is {one['age_ms'] // 1_000} s old: {one['reason']}"
         yield Trouble("checkpoint_overdue", said, "look at the disk of data_dir; driftgraph doctor", False)
+    elif why := one.get("failure"):
+        said = f"no checkpoint could be written: {why}"
+        yield Trouble("checkpoint_failing", said, "look at the disk of data_dir; it is tried again", False)
     if why := (told.get("dead_letters") or {}).get("failure"):
         yield Trouble("dead_letters_failing", f"dead letters are not kept: {why}", "driftgraph doctor", False)
     if why := (told.get("erasures") or {}).get("failure"):
@@ -110,7 +165,16 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
     elif worker["state"] == "failed":
         said = f"the worker has ended and is started again: {worker['why']}"
         yield Trouble("worker_down", said, "wait some seconds", True)
-    elif told is not None and told.get("state") == "running" and told.get("pid") == worker.get("pid"):
+    elif worker["state"] != "running":
+        return
+    elif told is None or told.get("state") != "running" or told.get("pid") != worker["pid"]:
+        yield Trouble("worker_down", "the worker starts, and is not at work yet", "wait some seconds", True)
+    else:
+        silent_ms = facts.now_ms - heard_ms(told)
+        if silent_ms > SILENT_MS:
+            said = f"the worker has written no status for {silent_ms // 1_000} s"
+            remedy = f"look whether process {told['pid']} stands still, and kill it; a new one goes on"
+            yield Trouble("worker_silent", said, remedy, True)
         if told["trouble"]:
             yield Trouble("worker_trouble", told["trouble"], "driftgraph doctor says more", True)
         if why := (told.get("refresh") or {}).get("trouble"):

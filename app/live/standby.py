@@ -167,7 +167,8 @@ class Standby:
         if why != self._why:
             self._why = why
             with suppress(FileNotFoundError):  # another standby wrote the file at the same moment
-                write_json(self._path, {"pid": os.getpid(), "state": "standby", "why": why})
+                told = {"pid": os.getpid(), "state": "standby", "why": why, "about": about or why}
+                write_json(self._path, told)
         self._stop.wait(LOOK_EVERY_S)
 
     def _over(self) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from driftgraph.app.config.saved_model import trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
-from driftgraph.app.console.status_files import write_json
+from driftgraph.app.console.status_files import beat, write_json
 from driftgraph.app.console.status_text import deduplication_of, first_fit_of
+from driftgraph.app.live import start_status
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
@@ -80,6 +81,8 @@ class Updater:
         self.worker = worker
         self.clock = clock
         self.progress = progress
+        self._data_dir = settings.data_dir
+        self._is_new = True  # until its first status is written
         self._status_path = settings.data_dir / "status" / "updater.json"
         self._trainer_folder = trainer_folder(settings.data_dir)
         self._has_model = False  # once it is seen on disk
@@ -90,6 +93,7 @@ class Updater:
         self._full = False
         self._told_tombstones = False
         self._outage = OutageLog(log.warning)
+        self._disk = OutageLog(log.warning)
         self._was_short = False
         self._shown_ms = 0
         self._warned = False
@@ -297,7 +301,16 @@ class Updater:
             "attributes": None if self.feed is None else self.feed.status(),
             "reload": None if self._reload is None else self._reload.status(),
         }
-        write_json(self._status_path, status)
+        try:
+            write_json(self._status_path, status)
+        except OSError as error:  # the disk is full: ingestion goes on, and /livez sees it by the time
+            self._disk.missing(f"{self._status_path} cannot be written: {error.strerror or error}")
+            beat(self._status_path, self.clock.now_ms())
+        else:
+            self._disk.over("the status is written again")
+            if self._is_new:
+                start_status.over(self._data_dir)
+                self._is_new = False
         self._poll_gap_max_ms = 0
 
     def _said(self, what: str) -> str:

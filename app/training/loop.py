@@ -89,6 +89,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
             assert refresher is not None
             refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
             with (
+                worker.status.beating(),
                 erasing(settings, store.epoch, refresher),
                 refreshing(refresher, worker.status, faults) as thread,
             ):

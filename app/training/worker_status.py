@@ -9,15 +9,24 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from driftgraph.app.console.progress import LoggedProgress, NoProgress, Progress, bar_on_terminal, how_far
-from driftgraph.app.console.status_files import write_json
+from driftgraph.app.console.progress import (
+    LoggedProgress,
+    NoProgress,
+    Progress,
+    Pulse,
+    bar_on_terminal,
+    how_far,
+)
+from driftgraph.app.console.status_files import beat, write_json
 from driftgraph.app.publishing.freshness import freshness_of
 from driftgraph.app.training.tracing import Tracing
 from driftgraph.model.fitting.fit_report import FitReport, OnStep
+from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.time.clock import Clock
 
 WRITE_EVERY_MS = 1_000
@@ -46,7 +55,8 @@ class WorkerStatus(NoProgress):
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._written_ms = self._moved_ms = 0
-        self._lock = threading.Lock()  # one of the two threads writes the file
+        self._lock = threading.Lock()  # one of the threads writes the file
+        self._disk = OutageLog(log.warning)
         self._facts: dict[str, Any] = {
             "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
         }  # fmt: skip
@@ -135,6 +145,20 @@ class WorkerStatus(NoProgress):
         self._facts["serves"] = what if generation else None
         self._write()
 
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Write the file each second meanwhile, whatever the worker waits for."""
+        pulse = Pulse(self._beat, WRITE_EVERY_MS / 1000)
+        pulse.start()
+        try:
+            yield
+        finally:
+            pulse.stop()
+
+    def _beat(self) -> None:
+        if self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS:
+            self._write()
+
     def _write(self) -> None:
         with self._lock:
             self._write_alone()
@@ -160,7 +184,10 @@ class WorkerStatus(NoProgress):
         try:
             write_json(self._path, value)
         except OSError as error:  # the disk is full: the work goes on
-            log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+            self._disk.missing(f"{self._path} cannot be written: {error.strerror or error}")
+            beat(self._path, now_ms)
+        else:
+            self._disk.over(f"{self._path} is written again")
 
 
 def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:

@@ -17,10 +17,9 @@ import redis
 from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in, is_user
-from driftgraph.app.console.status_files import told
-from driftgraph.app.console.troubles import SILENT_MS, Facts, troubles_of
+from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, troubles_of
 from driftgraph.app.web.reloading import reload
-from driftgraph.snapshots.generations.keys import StoreError, connect
+from driftgraph.snapshots.generations.keys import RETRIES, StoreError, connect
 from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.retention import Generation
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -28,6 +27,7 @@ from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.time.clock import Clock
 
 LOOK_EVERY_S: Final = 1.0  # at Redis
+LIVE_WITHIN_MS: Final = 10_000  # an updater writes its status each second; who is not alive is killed
 OWN_FIELDS: Final = ("token", "digest", "epoch", "head", "head_state", "refreshed")  # nobody reads these here
 
 log = logging.getLogger(__name__)
@@ -66,13 +66,10 @@ class Answers:
 
     def facts(self) -> Facts:
         """What is known now; of Redis as of the last look."""
-        folder = self._settings.data_dir
         served = self._served
-        return Facts(
-            self._clock.now_ms(),
-            told(folder, "updater"),
-            told(folder, "standby"),
-            told(folder, "worker"),
+        return facts_of(
+            self._settings.data_dir,
+            now_ms=self._clock.now_ms(),
             generation=0 if served is None else served.number,
             manifest={} if served is None else served.manifest,
             redis_error=self._redis_error,
@@ -87,8 +84,9 @@ class Answers:
         updater = facts.updater
         if updater is None or updater["pid"] != self._updater_pid:
             return True, {"live": True, "at": "starting, or a standby"}
-        silent_ms = facts.now_ms - updater["time_ms"]
-        return silent_ms <= SILENT_MS, {"live": silent_ms <= SILENT_MS, "silent_s": silent_ms / 1_000}
+        silent_ms = facts.now_ms - heard_ms(updater)
+        is_live = silent_ms <= LIVE_WITHIN_MS
+        return is_live, {"live": is_live, "silent_s": silent_ms / 1_000}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether fresh vectors and lists are served, and all that is wrong."""
@@ -110,6 +108,7 @@ class Answers:
             "updater": facts.updater,
             "standby": facts.standby,
             "worker": facts.worker,
+            "start": facts.start,
         }
 
     def reload(self) -> dict[str, Any]:
@@ -153,8 +152,8 @@ class Answers:
 
     # -----------------------------------------------------------------------------------------------------
 
-    def _connected(self) -> redis.Redis:
-        return connect(self._settings.redis.address())
+    def _connected(self, retries: int = RETRIES) -> redis.Redis:
+        return connect(self._settings.redis.address(), retries=retries)
 
     def _store(self, client: redis.Redis) -> GenerationStore:
         """The store under the current epoch: we act beside the worker and do not replace it."""
@@ -162,7 +161,7 @@ class Answers:
         return generation_store(self._settings, client, epoch=epoch)
 
     def _look(self) -> None:
-        client = self._connected()
+        client = self._connected(retries=1)  # what is silent is said within 10 s
         while not self._ended.wait(LOOK_EVERY_S):
             try:
                 self._served = self._store(client).served()

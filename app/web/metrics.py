@@ -24,7 +24,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from driftgraph.app.console.troubles import CODES, Facts, troubles_of
+from driftgraph.app.console.troubles import CODES, Facts, heard_ms, troubles_of
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 UPDATER_STATES: Final = ("filling", "running", "degraded", "stopped", "failed", "gone", "unknown")
@@ -71,6 +71,10 @@ def families(facts: Facts, version: str) -> Iterator[Metric]:
         yield from _of_refresh(refresh)
     yield from _of_serving(facts)
     yield from _of_memory(facts)
+    if facts.disk_free_bytes is not None:
+        yield GaugeMetricFamily(
+            "driftgraph_disk_free_bytes", "Free on the disk of data_dir.", value=facts.disk_free_bytes
+        )
 
 
 def _of_updater(told: Mapping[str, Any], now_ms: int) -> Iterator[Metric]:
@@ -79,7 +83,7 @@ def _of_updater(told: Mapping[str, Any], now_ms: int) -> Iterator[Metric]:
         state.add_metric([name], told["state"] == name)
     yield state
     yield _gauge(
-        "driftgraph_status_age_seconds", "Since the updater wrote its status.", now_ms - told["time_ms"]
+        "driftgraph_status_age_seconds", "Since the updater wrote its status.", now_ms - heard_ms(told)
     )
     yield GaugeMetricFamily(
         "driftgraph_kafka_up", "1 while Kafka answers the updater.", value=not told["kafka_away"]

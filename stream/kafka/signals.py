@@ -20,11 +20,20 @@ from driftgraph.stream.kafka.partition import partition_name
 LOG = logging.getLogger("driftgraph.kafka")
 
 STATISTICS_EVERY_MS: Final = 1_000
+SILENT_MS: Final = 5_000  # beside fetch.wait.max.ms, for which a broker may keep a fetch waiting
 
 
 class _Broker(msgspec.Struct):
     nodeid: int
     state: str
+    txidle: int = 0  # µs since something was sent to it
+    rxidle: int = 0  # µs since something came from it
+    waitresp_cnt: int = 0  # requests that it has not answered
+
+    def answers(self, silent_us: int) -> bool:
+        """Whether it is connected, and not silent on a request: librdkafka itself waits a minute for that."""
+        is_silent = self.waitresp_cnt > 0 and min(self.txidle, self.rxidle) > silent_us
+        return self.nodeid >= 0 and self.state == "UP" and not is_silent
 
 
 class _Partition(msgspec.Struct):
@@ -50,7 +59,8 @@ class KafkaSignals:
     before them; both have a partition only once its end is known.
     """
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], *, fetch_wait_ms: int = 0) -> None:
+        self._silent_us = (SILENT_MS + fetch_wait_ms) * 1_000
         self.away = False  # no broker can be reached
         self.topic_missing = False  # a broker said so, but a broker that has just started may not know it yet
         self.partition_counts: dict[str, int] = {}  # by topic
@@ -72,7 +82,7 @@ class KafkaSignals:
     def on_statistics(self, text: str) -> None:
         """Take the statistics of the last second, as JSON."""
         statistics = _statistics.decode(text)
-        self.away = not any(b.nodeid >= 0 and b.state == "UP" for b in statistics.brokers.values())
+        self.away = not any(broker.answers(self._silent_us) for broker in statistics.brokers.values())
         if not self.away:
             self.cause.clear()
         ends = dict(self.ends)

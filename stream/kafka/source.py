@@ -114,7 +114,8 @@ class KafkaSource:
             "group.id": options.group_id,
             "topic.metadata.refresh.interval.ms": round(options.new_partitions_every_s * 1_000),
         }
-        self._signals = KafkaSignals(options.topics)
+        wait_ms = int(options.client.get("fetch.wait.max.ms", 0))
+        self._signals = KafkaSignals(options.topics, fetch_wait_ms=wait_ms)
         self._consumer: Consumer = consumer_of(options.client, more, self._signals)
         self._reader = ReadAhead(self._consumer, options.batch_max)
 

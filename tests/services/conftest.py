@@ -81,6 +81,12 @@ class RealKafka:
         self.stop()
         raise RuntimeError(f"Kafka did not start in {START_TIMEOUT_S:g} s:\n{tail}")
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """As a power cut would."""
         if self._process is not None:

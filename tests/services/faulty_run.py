@@ -3,8 +3,9 @@
 FAULT=… python faulty_run.py run -c CONFIG
 
 FAULT, in the environment so that the worker's process has it too, is ``no-worker`` (it trains nothing and
-publishes nothing), ``long-fit`` (a fit takes 30 s), ``slow-disk`` (an fsync takes 5 s) or
-``killed-before-publish`` (SIGKILL, once, between the save of a first fit and its publish).
+publishes nothing), ``long-fit`` (a fit takes 30 s), ``stuck-fit`` (the next fit makes no progress, once, and
+a stage counts as stuck after 5 s), ``slow-disk`` (an fsync takes 5 s) or ``killed-before-publish`` (SIGKILL,
+once, between the save of a first fit and its publish).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from driftgraph.snapshots.generations.lease import LeaseOwner
 
 FAULT = os.environ["FAULT"]
 FIT_S, FSYNC_S = 30.0, 5.0
-KILLED = Path("killed")
+KILLED, STUCK = Path("killed"), Path("stuck")
+STUCK_MS = 5_000
 
 
 def no_worker(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
@@ -37,6 +39,14 @@ def long_fit(*_: Any, **__: Any) -> None:
     print("the fit begins", file=sys.stderr, flush=True)
     time.sleep(FIT_S)
     raise SystemExit("the fit was to be still going on")
+
+
+def stuck_fit(trainer: Any, *args: Any, **named: Any) -> Any:
+    if not STUCK.exists():
+        STUCK.touch()
+        args[3](1, 1, 9)  # the first of nine steps, and no other
+        time.sleep(3_600)
+    return fit(trainer, *args, **named)
 
 
 def killed_publish(*args: Any, **named: Any) -> None:
@@ -59,6 +69,12 @@ elif FAULT == "long-fit":
     from driftgraph.model.trainer import Trainer
 
     Trainer.fit = long_fit  # type: ignore[assignment]
+elif FAULT == "stuck-fit":
+    from driftgraph.app.console import troubles
+    from driftgraph.model.trainer import Trainer
+
+    fit, Trainer.fit = Trainer.fit, stuck_fit  # type: ignore[assignment]
+    troubles.STUCK_MS = STUCK_MS  # type: ignore[misc]
 elif FAULT == "killed-before-publish":
     from driftgraph.snapshots.generations.store import GenerationStore
 

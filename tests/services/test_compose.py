@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -37,7 +38,8 @@ OVERRIDE = """
 services:
   kafka: {ports: !reset []}
   redis: {ports: !reset []}
-  driftgraph: {healthcheck: {interval: 10s}}
+  driftgraph: {ports: !reset [], healthcheck: {interval: 10s}}
+  prometheus: {ports: !reset []}
 """
 NUMBER = "10001"  # of the image's user
 NO_ACCOUNT = "12345"
@@ -129,7 +131,7 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         composed("up", "-d", "--no-build")
         yield composed
     finally:
-        composed("down", "-v", "--timeout", "1", check=False)
+        composed("--profile", "obs", "down", "-v", "--timeout", "1", check=False)
 
 
 @dataclass
@@ -185,8 +187,33 @@ def test_a_recommendation_is_served_by_a_user_of_its_own_on_a_read_only_root(
 def test_the_container_is_healthy_while_its_updater_runs(compose: Composed, produced: Produced) -> None:
     compose.recommended(produced.busiest)
     until("the container is healthy", lambda: compose.state()["State"]["Health"]["Status"] == "healthy")
+    assert "/livez" in str(compose.state()["Config"]["Healthcheck"]["Test"])
     status = json.loads(compose.inside("driftgraph", "status", "--check", "--json").stdout)
     assert status["updater"]["events"]["applied"] == produced.count
+
+
+def asked_of_prometheus(compose: Composed, query: str) -> list[dict[str, Any]]:
+    """The answer, by way of the updater's container: Prometheus' own port is not on the host here."""
+    address = f"http://prometheus:9090/api/v1/query?query={quote(query)}"
+    code = f"import urllib.request as http; print(http.urlopen({address!r}).read().decode())"
+    done = compose.inside("python", "-c", code, check=False)
+    return json.loads(done.stdout)["data"]["result"] if done.returncode == 0 else []
+
+
+def test_prometheus_has_the_metrics_and_the_alerts(compose: Composed, produced: Produced) -> None:
+    """Profile ``obs`` without Grafana, whose image not every machine can have."""
+    compose.recommended(produced.busiest)
+    compose("--profile", "obs", "up", "-d", "--no-build", "--no-deps", "prometheus")
+    query = 'driftgraph_events_total{outcome="applied"}'
+    found = until("Prometheus has a metric", lambda: asked_of_prometheus(compose, query))
+    assert [float(one["value"][1]) for one in found] == [produced.count]
+    until(
+        "an alert that fired at the start is over",
+        lambda: (
+            asked_of_prometheus(compose, "sum(driftgraph_trouble)")[0]["value"][1] == "0"
+            and not asked_of_prometheus(compose, 'ALERTS{alertstate="firing"}')
+        ),
+    )
 
 
 def test_a_stop_ends_in_time_and_new_containers_go_on_from_the_volumes(
@@ -196,7 +223,7 @@ def test_a_stop_ends_in_time_and_new_containers_go_on_from_the_volumes(
     kept = compose.kept_kernels()
     compose("stop", "driftgraph")
     assert compose.state()["State"]["ExitCode"] == 0, "by itself, in the grace period"
-    compose("down")
+    compose("--profile", "obs", "down")
     compose("up", "-d", "--no-build")
     assert compose.recommended(produced.busiest) == items
     until("it goes on", lambda: "the window is full" in compose.logs())

@@ -31,7 +31,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 CODE = "from driftgraph.app.cli.main import main; main()"
 KEYS = [
     "time_ms", "troubles", "redis", "namespace", "redis_error", "generation", "choice", "manifest", "keys",
-    "updater", "standby", "worker",
+    "updater", "standby", "worker", "start",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_the_file_of_an_older_updater_or_of_another_user_is_read_as_far_as_it_go
 ) -> None:
     old = {"state": state, "pid": os.getpid(), "why": "updater.json: Permission denied"}
     monkeypatch.setattr(
-        "driftgraph.app.commands.status.told", lambda _, who: old if who == "updater" else None
+        "driftgraph.app.console.troubles.told", lambda _, who: old if who == "updater" else None
     )
     assert [one["code"] for one in value_of(tmp_path)["troubles"]] == (
         ["updater_silent"] if state == "unknown" else []

@@ -338,3 +338,63 @@ def test_an_error_of_redis_names_neither_its_user_nor_vectors(user_url: Callable
     assert "its user has no permissions to run the 'rpush' command" in str(refused.value)
     assert "user0" not in str(refused.value)
     assert "EVALSHA" not in str(refused.value)
+
+
+# --- a folder of secrets ------------------------------------------------------------------------------
+
+
+def secrets_in_files(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
+    """As Kubernetes mounts a Secret: names that are links into a hidden folder."""
+    hidden = folder / "..data"
+    hidden.mkdir()
+    for name, text in files.items():
+        (hidden / name).write_text(text, encoding="utf-8")
+        (folder / name).symlink_to(hidden / name)
+    monkeypatch.setenv("DRIFTGRAPH_SECRETS_DIR", str(folder))
+
+
+def test_files_of_a_folder_set_secrets_behind_the_environment_and_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "driftgraph.toml"
+    config.write_text('[web]\ntoken = "of the file"\n[redis]\npassword = "of the file"\n', encoding="utf-8")
+    (folder := tmp_path / "secrets").mkdir()
+    secrets_in_files(
+        folder,
+        monkeypatch,
+        DRIFTGRAPH__WEB__TOKEN=f"{HUSH}-token\n",
+        DRIFTGRAPH__REDIS__PASSWORD=f"{HUSH}-redis",
+        DRIFTGRAPH__KAFKA__SECRETS=f'{{"sasl.password": "{HUSH}-kafka"}}',
+    )
+    monkeypatch.setenv("DRIFTGRAPH__REDIS__PASSWORD", f"{HUSH}-environment")
+    settings = load(config)
+    assert secrets_of(settings) == {f"{HUSH}-token", f"{HUSH}-environment", f"{HUSH}-kafka"}
+    assert HUSH not in str(shown(settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("token", "x", "no setting has this name"),
+        ("DRIFTGRAPH__WEBB__TOKEN", "x", "unknown key, did you mean web?"),
+        ("DRIFTGRAPH__KAFKA__SECRETS", "{", "DRIFTGRAPH__KAFKA__SECRETS is not valid JSON"),
+        ("DRIFTGRAPH__WEB__TOKN", HUSH, "unknown key web.tokn, did you mean token?"),
+    ],
+)
+def test_a_file_that_sets_nothing_is_refused_without_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, said: str
+) -> None:
+    secrets_in_files(tmp_path, monkeypatch, **{name: text})
+    with pytest.raises(ConfigError) as refused:
+        load(None)
+    assert str(tmp_path) in str(refused.value)
+    assert said in str(refused.value).replace("an unknown", "unknown")
+    assert HUSH not in str(refused.value)
+
+
+def test_a_folder_of_secrets_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFTGRAPH_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"none: cannot be read .* correct DRIFTGRAPH_SECRETS_DIR"):
+        load(None)

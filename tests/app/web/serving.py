@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from driftgraph.app.config.settings import Settings, load
-from driftgraph.app.console.status_files import told, write_json
+from driftgraph.app.console.status_files import beat, told, write_json
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.stream.time.clock import SystemClock
 from tests.waits import until
@@ -65,8 +65,21 @@ def served(settings: Settings) -> Iterator[Port]:
 
 
 def updater_says(folder: Path, **changed: Any) -> None:
-    """Write the status of an updater that runs and is well, but for what is changed."""
-    write_json(folder / "status" / "updater.json", updater_status(**changed))
+    """Write the status of an updater that runs and is well, but for what is changed; its worker is well."""
+    told = updater_status(**changed)
+    path = folder / "status" / "updater.json"
+    write_json(path, told)
+    beat(path, told["time_ms"])
+    worker = {
+        "pid": told["worker"].get("pid") or os.getpid(),
+        "state": "running",
+        "stage": None,
+        "trouble": None,
+    }
+    worker |= dict.fromkeys(("fit", "serves", "operator", "refresh", "total", "left_s")) | {"done": 0}
+    path = folder / "status" / "worker.json"
+    worker |= json.loads(path.read_bytes()) if path.exists() else {"moved_ms": told["time_ms"]}
+    write_json(path, {**worker, "time_ms": told["time_ms"]})
 
 
 def updater_status(**changed: Any) -> Mapping[str, Any]:

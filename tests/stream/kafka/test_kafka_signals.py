@@ -54,6 +54,19 @@ def test_only_a_broker_that_is_known_and_up_is_there() -> None:
     assert signals.away
 
 
+def test_a_broker_that_leaves_a_request_unanswered_is_away_before_librdkafka_gives_up() -> None:
+    signals = KafkaSignals(["t"], fetch_wait_ms=1_000)
+    for waiting, idle_s, away in ((1, 5, False), (1, 7, True), (0, 700, False), (1, 7, True), (1, 0, False)):
+        told = json.loads(statistics(5))
+        told["brokers"]["b:1/1"] |= {
+            "waitresp_cnt": waiting,
+            "txidle": idle_s * 10**6,
+            "rxidle": idle_s * 10**6,
+        }
+        signals.on_statistics(json.dumps(told))
+        assert signals.away is away
+
+
 def test_the_cause_that_one_can_act_on_is_told_and_not_the_closed_connection_behind_it() -> None:
     signals = KafkaSignals(["t"])
     assert signals.why_unreachable("timed out") == (
