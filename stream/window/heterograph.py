@@ -112,6 +112,12 @@ class HeterographView:
             for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
         ]
 
+    def row_of(self, side: int, id_: str, moment: Moment) -> int | None:
+        """The row of an id as of ``moment``; None if it has none. O(rows), some ms for a million of them."""
+        rows = self._ids[side].candidates(id_, len(moment.versions[side]))
+        named = zip(rows.tolist(), self.names(side, rows, moment), strict=True)
+        return next((row for row, name in named if name == id_), None)
+
     def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
         """A relation's events from sequence number ``start`` to ``stop`` in order of arrival, by id.
 
