@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from driftgraph.app.console.worker_socket import NoAnswerError
 from driftgraph.app.publishing.by_id import items_by_id, users_by_id
 from driftgraph.app.publishing.due import NOBODY_WAITS, Due
 from driftgraph.app.publishing.freshness import Freshness
@@ -29,6 +30,8 @@ from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.lists import ListMaker, popularity_users
+from driftgraph.model.score.reasons import OneUser, Reason
+from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.arrays import F32, I64, U32, Mask
@@ -39,6 +42,7 @@ from driftgraph.stream.window.writer import Cut
 
 USERS_AT_ONCE: Final = 1_024  # a round takes .2 s of a core, so that whoever acts now waits no longer
 ITEMS_AT_ONCE: Final = 256
+ROUND_WITHIN_S: Final = 5.0  # a question waits so long for the end of a round
 ITEMS_EVERY_MS: Final = 1_000  # known items are looked at so often; new ones in each round
 
 log = logging.getLogger(__name__)
@@ -148,6 +152,24 @@ class GenerationRefresh:
         users = self._write_users(moment, store, clock, freshness)
         items = 0 if self.serving.model is None else self._write_items(moment, store, clock.now_ms())
         return Round(users, items, len(self._users))
+
+    def why(self, row: int, items: U32, moment: Moment) -> list[Reason]:
+        """What the scores of these items are made of, for the user of a row, as its next list will be.
+
+        Raises:
+            NoAnswerError: The lists of the generation are not made of learned parts.
+            StaleCut: Events of the moment were overwritten meanwhile.
+        """
+        model, maker, view, cut = self.serving.model, self._list_maker(moment), self._graph.edges, moment.cut
+        if model is None or not isinstance(maker, ScoredLists):
+            raise NoAnswerError(
+                f"generation {self.serving.number} has no lists by a trained model: the parts of a score are "
+                "known after the first fit"
+            )
+        rows = np.array([row], np.uint32)
+        times_ms = np.array([max(view.newest_ms(row) + 1, now_ms(view, cut))], np.int64)
+        vector = model.users(view, rows, cut, times_ms)
+        return maker.why(OneUser(rows, vector, times_ms, cut), moment, items)
 
     def whole(self, moment: Moment, store: GenerationStore, clock: Clock) -> int:
         """Rounds at one moment until nobody waits; how many users there were. Raises as ``round``."""
@@ -351,6 +373,22 @@ class Refresher:
             erase()
             if self._kept is not None:
                 self._kept.again(users, self.graph.moment())
+
+    def why(self, generation: int, row: int, items: U32, moment: Moment) -> list[Reason]:
+        """See ``GenerationRefresh.why``; for the list that readers have of this generation.
+
+        Raises:
+            NoAnswerError: Another generation is refreshed, or a round takes too long.
+        """
+        if not self._lock.acquire(timeout=ROUND_WITHIN_S):
+            raise NoAnswerError("the worker is busy with users who wait for their lists; ask again later")
+        try:
+            kept = self._kept
+            if kept is None or self._rests or kept.serving.number != generation:
+                raise NoAnswerError(f"generation {generation} is not the one that the worker refreshes now")
+            return kept.why(row, items, moment)
+        finally:
+            self._lock.release()
 
     def mend(self, items: Collection[str]) -> int:
         """Make the lists anew that have an item which may be recommended no more; how many users have one.

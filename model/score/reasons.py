@@ -1,8 +1,8 @@
 """Why items are in a user's list: what each part adds to a score, and the paths that lead to an item.
 
-    Stage and weights of a ScoredLists ──► [reasons_of] ──► app/training/why.py ──► ids and sentences
+    Stage and weights of a ScoredLists ──► [reasons_of] ──► user_answers
 
-The parts are those of ``Parts.scores``, and the paths those that ``paths.sums`` adds up: nothing is estimated.
+The parts are those of ``Parts.scores``, and the paths those that ``paths.sums`` adds up.
 """
 
 from __future__ import annotations

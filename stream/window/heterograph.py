@@ -112,11 +112,11 @@ class HeterographView:
             for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
         ]
 
-    def row_of(self, side: int, id_: str, moment: Moment) -> int | None:
-        """The row of an id as of ``moment``; None if it has none. O(rows), some ms for a million of them."""
-        rows = self._ids[side].candidates(id_, len(moment.versions[side]))
-        named = zip(rows.tolist(), self.names(side, rows, moment), strict=True)
-        return next((row for row, name in named if name == id_), None)
+    def rows_of(self, side: int, ids: Sequence[str], moment: Moment) -> list[int | None]:
+        """The row of each id as of ``moment``; None for one that has none. O(rows) for all of them."""
+        rows = self._ids[side].candidates(Strings.of(ids), len(moment.versions[side]))
+        found = dict(zip(self.names(side, rows, moment), rows.tolist(), strict=True))
+        return [found.get(id_) for id_ in ids]
 
     def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
         """A relation's events from sequence number ``start`` to ``stop`` in order of arrival, by id.

@@ -63,11 +63,11 @@ class IdView:
         gather(rows, self._names, bounds, data)
         return Strings(bounds, data)
 
-    def candidates(self, id_: str, rows: int) -> U32:
-        """Those of the first ``rows`` rows that may have this id, by its hash. O(rows)."""
-        text, wanted = Strings.of([id_]), np.empty(1, np.uint64)
-        _hash_all(text.data, text.offsets, wanted)
-        return np.flatnonzero(self._names.hashes[:rows] == wanted[0]).astype(np.uint32)
+    def candidates(self, ids: Strings, rows: int) -> U32:
+        """Those of the first ``rows`` rows that may have one of these ids, by their hashes. O(rows)."""
+        wanted = np.empty(len(ids), np.uint64)
+        _hash_all(ids.data, ids.offsets, wanted)
+        return np.flatnonzero(np.isin(self._names.hashes[:rows], wanted)).astype(np.uint32)
 
     def hashes(self, rows: U32) -> U64:
         """A 64-bit hash of each row's id, the same in every process and run."""

@@ -130,12 +130,6 @@ class Window(WindowView):
         self._publish()
         return _joined(emptied)
 
-    def newest_ms(self, user: int) -> int:
-        """The time of the newest event of a user row; 0 if it has none."""
-        heads = self._arrays.heads[USER].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)[user]
-        low, high = heads[heads[:, 0] != 0][:, adjacency.NEWEST : adjacency.NEWEST + 2].astype(np.int64).T
-        return int((low | high << 32).max(initial=0))
-
     def degrees(self, side: int, row: int) -> I64:
         """[R] the number of events of a row that are in the ring of each relation."""
         heads = self._arrays.heads[side].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)

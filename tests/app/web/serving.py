@@ -27,9 +27,20 @@ class Port:
 
     address: str
 
-    def ask(self, path: str, *, method: str = "GET", token: str | None = None) -> tuple[int, Any]:
-        """The status and the answer: JSON as a value, everything else as a text."""
-        request = urllib.request.Request(self.address + path, method=method)
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        token: str | None = None,
+        body: object = None,
+        kind: str = "application/json",
+    ) -> tuple[int, Any]:
+        """The status and the answer: JSON as a value, all else as a text. Bytes are sent as they are."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, method=method, data=data)
+        if data is not None:
+            request.add_header("Content-Type", kind)
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
         try:

@@ -89,7 +89,10 @@ def test_only_who_has_the_token_sees_a_user_or_changes_something(port: Port, sto
             assert port.ask(path, method=route.method, token=token)[0] == 401
     assert store.served().number == 2  # type: ignore[union-attr]
     assert port.ask("/api/rollback", token=TOKEN)[0] == 405, "a link or an image must not roll back"
-    assert port.ask("/api/rollback", method="POST", token=TOKEN) == (200, {"generation": 1})
+    assert port.ask("/api/rollback", method="POST", token=TOKEN) == (
+        200,
+        {"generation": 1, "was": 2, "held": False},
+    )
     assert store.served().number == 1  # type: ignore[union-attr]
     status, said = port.ask("/api/rollback", method="POST", token=TOKEN)
     assert status == 409
