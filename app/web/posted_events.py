@@ -118,7 +118,7 @@ def parts_of(body: bytes, *, is_lines: bool) -> list[bytes]:
     else:
         try:
             parts = [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise NotPostedError(f"the body should be a JSON array of events: {error}") from error
     if not parts:
         raise NotPostedError("the body has no event")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import redis as redis_py
 
@@ -15,7 +18,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
 from driftgraph.stream.events import Rejected
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says
-from tests.services_redis import publish
+from tests.services_redis import filled, publish
 from tests.waits import until
 
 
@@ -75,7 +78,7 @@ def test_a_wrong_body_is_said_and_nothing_is_switched(
 def test_what_rises_over_all_behaviors(port: Port, store: GenerationStore) -> None:
     publish(store, 1)
     assert port.ask("/api/trending") == (200, {"items": [], "generation": 1})
-    store.trending.write({"click": {"a": 1.0, "b": 3.0}, "buy": {"a": 4.0}})
+    store.trending.replace({"click": {"a": 1.0, "b": 3.0}, "buy": {"a": 4.0}})
     assert port.ask("/api/trending?top=5")[1]["items"] == [
         {"item": "a", "score": 5.0}, {"item": "b", "score": 3.0},
     ]  # fmt: skip
@@ -95,6 +98,13 @@ def told_by_worker(question: dict[str, Any]) -> dict[str, Any]:
     return {"items": [why, *[None] * (len(question["items"]) - 1)]}
 
 
+def publish_lists(store: GenerationStore, number: int) -> None:
+    """With a list of three items for each user."""
+    users, items = filled("u", 2, number), filled("i", 9, number)
+    listed = msgspec.json.encode(["i1", "i2", "i3"]), np.array([3, 2, 1], "<f4").tobytes()
+    store.publish(number, replace(users, lists=[listed] * 2), items, {"lists": 3})
+
+
 def is_answering(folder: Path) -> bool:
     try:
         return bool(ask(folder, {"ask": "recent", "user": "", "top": 1}))
@@ -105,7 +115,7 @@ def is_answering(folder: Path) -> bool:
 def test_a_users_events_and_reasons_come_from_the_worker(
     port: Port, store: GenerationStore, tmp_path: Path
 ) -> None:
-    publish(store, 1)
+    publish_lists(store, 1)
     assert port.ask("/api/events/recent/u1", token=TOKEN)[0] == 503, "no worker runs"
     plain = port.ask("/api/recommend/u1?top=3", token=TOKEN)[1]
     alone = port.ask("/api/recommend/u1?top=3&why=true", token=TOKEN)[1]
@@ -124,8 +134,8 @@ def test_a_users_events_and_reasons_come_from_the_worker(
         assert [one["item"] for one in found["items"]] == [one["item"] for one in plain["items"]]
         unknown = port.ask("/api/recommend/nobody?why=true", token=TOKEN)[1]
         assert "no list by a scorer" in unknown["why_not"]
-        publish(store, 2)
-        assert "generation 2" in port.ask("/api/recommend/u1?why=true", token=TOKEN)[1]["why_not"]
+        publish_lists(store, 2)
+        assert "generation 2" in port.ask("/api/recommend/u1?top=3&why=true", token=TOKEN)[1]["why_not"]
     assert port.ask("/api/recommend/u1?why=yes", token=TOKEN)[0] == 400
 
 
