@@ -199,6 +199,7 @@ class _Loop:
                     return
             except StoreError as error:
                 self._failures += 1
+                self.worker.status.work.redis_errors["publish"] += 1
                 pause_s = pause_after(self._failures, REDIS_PAUSES_S)
                 if isinstance(error, RedisUnavailableError):
                     pause_s = min(pause_s, REDIS_BACK_WITHIN_S)

@@ -1,6 +1,6 @@
 """Limits of the HTTP port: requests a second, requests that wait, connections, and clients that are slow.
 
-    socket ──► [Connections] ──► routes ──► [Bucket] ──► [Line] ──► Answers
+    socket ──► [Entrance, Connections] ──► routes ──► [Bucket] ──► [Line] ──► Answers
 
 The limits protect the process and the machine from mistakes and from one rude client; a proxy in front keeps
 off those who come in thousands.
@@ -81,10 +81,7 @@ class Line:
 
 
 class Connections:
-    """Refuses connections above ``CONNECTIONS_MAX``, and cuts off those without a request for ``IDLE_S``.
-
-    aiohttp has no limit for the time in which headers come, nor for the number of connections.
-    """
+    """Cuts off connections without a request for ``IDLE_S``: aiohttp lets headers take for ever."""
 
     def __init__(self) -> None:
         self._busy: set[asyncio.BaseProtocol] = set()
@@ -101,10 +98,6 @@ class Connections:
             self._busy.discard(protocol)
             self._idle_since.pop(protocol, None)
 
-    def accepted(self, server: web.Server[Any]) -> asyncio.BaseProtocol:
-        """What speaks with a new connection."""
-        return server() if len(server.connections) < CONNECTIONS_MAX else _Refusal()
-
     async def sweep(self, server: web.Server[Any]) -> None:
         """Cut off idle connections, for ever."""
         while True:
@@ -117,10 +110,23 @@ class Connections:
                     one.transport.abort()  # a close would wait for a client that does not read
 
 
-class _Refusal(asyncio.Protocol):
-    """Tells a client that there are too many, and ends."""
+class Entrance(asyncio.Protocol):
+    """Hands a new connection over to the server, or tells the client that there are too many.
+
+    It counts when the connection is there, as asyncio makes the protocols of many connections at once before.
+    """
+
+    def __init__(self, server: web.Server[Any]) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Decide."""
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._server.connections) < CONNECTIONS_MAX:
+            inside = self._server()
+            transport.set_protocol(inside)
+            inside.connection_made(transport)
+            return
         body = json.dumps(
             {"error": f"{CONNECTIONS_MAX} connections are open already; come again later"}
         ).encode()
@@ -128,6 +134,5 @@ class _Refusal(asyncio.Protocol):
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
             b"Content-Length: %d\r\n\r\n"
         )
-        assert isinstance(transport, asyncio.Transport)
         transport.write(head % len(body) + body)
         transport.close()

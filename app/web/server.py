@@ -22,7 +22,7 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console import logs
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.web.answers import Answers
-from driftgraph.app.web.limits import Connections
+from driftgraph.app.web.limits import Connections, Entrance
 from driftgraph.app.web.live_settings import LiveSettings
 from driftgraph.app.web.posted_events import PostedEvents
 from driftgraph.app.web.routes import application
@@ -65,7 +65,7 @@ async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> N
         assert server is not None
         try:
             listening = await loop.create_server(
-                lambda: connections.accepted(server), *address, backlog=CONNECTIONS_WAITING_MAX
+                lambda: Entrance(server), *address, backlog=CONNECTIONS_WAITING_MAX
             )
         except OSError as error:
             said = f"cannot listen on web.listen = {settings.web.listen}: {error.strerror or error}"
