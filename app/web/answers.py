@@ -9,7 +9,6 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -18,9 +17,10 @@ from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.letter_place import letter_box, sent_back
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in, is_user
+from driftgraph.app.console.reasons import reasoned, recommended
 from driftgraph.app.console.status_files import told
 from driftgraph.app.console.troubles import SILENT_MS, Facts, troubles_of
-from driftgraph.app.console.worker_socket import NoAnswerError, ask
+from driftgraph.app.console.worker_socket import ask
 from driftgraph.app.web.reloading import reload
 from driftgraph.snapshots.generations.keys import StoreError, connect
 from driftgraph.snapshots.generations.lease import read_epoch
@@ -35,7 +35,6 @@ LOOK_EVERY_S: Final = 1.0  # at Redis
 BY: Final = "HTTP"  # who has chosen, as far as is known
 EXAMPLES_MAX: Final = 20
 EXAMPLE_CHARACTERS_MAX: Final = 2_000
-NO_LIST: Final = "the user has no list by a scorer: the items are those that rise, or whose vectors are near"
 RETRIED_MAX: Final = 10_000  # by one request, which waits for Kafka meanwhile
 OWN_FIELDS: Final = ("token", "digest", "epoch", "head", "head_state", "refreshed")  # nobody reads these here
 
@@ -151,14 +150,7 @@ class Answers:
 
     def recommend(self, user: str, top: int) -> dict[str, Any]:
         """The best items of a user."""
-        found = self._reader.recommend(user, top)
-        return {
-            "user": user,
-            "generation": found.generation,
-            "source": found.source,
-            "event_ms": found.event_ms,
-            "items": [{"item": item, "score": score} for item, score in found.items],
-        }
+        return recommended(user, self._reader.recommend(user, top))
 
     def similar(self, item: str, top: int) -> dict[str, Any]:
         """The items most similar to one."""
@@ -249,24 +241,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def reasoned(data_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """A recommendation with ``why`` at each item, or with ``why_not`` where the worker cannot tell."""
-    if found["source"] != "list":
-        return found | {"why_not": NO_LIST}
-    items = [one["item"] for one in found["items"]]
-    question = {"ask": "why", "generation": found["generation"], "user": found["user"], "items": items}
-    try:
-        reasons = ask(data_dir, question)["items"]
-    except NoAnswerError as error:
-        return found | {"why_not": str(error)}
-    told_ = [
-        one if why is None else {**one, "why": why} for one, why in zip(found["items"], reasons, strict=True)
-    ]
-    if (missing := sum(why is None for why in reasons)) == 0:
-        return found | {"items": told_}
-    return found | {"items": told_, "why_not": f"{missing} of the items have left the window since"}
 
 
 def _example(letter: Letter) -> dict[str, Any]:
