@@ -98,7 +98,7 @@ class Connections:
             self._busy.discard(protocol)
             self._idle_since.pop(protocol, None)
 
-    async def sweep(self, server: web.Server[Any]) -> None:
+    async def sweep(self, server: web.Server) -> None:
         """Cut off idle connections, for ever."""
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -116,7 +116,7 @@ class Entrance(asyncio.Protocol):
     It counts when the connection is there, as asyncio makes the protocols of many connections at once before.
     """
 
-    def __init__(self, server: web.Server[Any]) -> None:
+    def __init__(self, server: web.Server) -> None:
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -133,7 +133,7 @@ def test_posted_events_are_applied_and_bad_ones_shown(running: tuple[Port, Runni
     updater.wait_for("they are applied", lambda s: s["events"]["applied"] == before + 5)
     until("the window has them", lambda: port.ask("/api/events/recent/poster", token=TOKEN)[0] == 200)
     recent = port.ask("/api/events/recent/poster", token=TOKEN)[1]["events"]
-    assert [one["item"] for one in recent] == [one["item"] for one in reversed(batch)]
+    assert [one["item"] for one in recent] == [one["item_id"] for one in reversed(batch)]
     rejected = port.ask("/api/rejected", token=TOKEN)[1]
     assert rejected["reasons"] == {"bad_json": 1}
     [example] = rejected["examples"]
