@@ -214,7 +214,8 @@ class TopicLetterBox:
         letters = [
             letter_of(one, False) for one in records if offsets_done(one) is None and not _is_in(done, one)
         ]
-        return sorted(letters, key=lambda one: -one.kept_ms)[:limit]
+        newest = sorted(letters, key=lambda one: (one.kept_ms, parts_of_id(one.id)), reverse=True)
+        return newest[:limit]
 
     def mark_done(self, ids: Collection[str]) -> None:
         """Produce records that name the done letters to their partitions; wait for the acknowledgement."""
