@@ -44,7 +44,7 @@ def device_of(wanted: str) -> str:
 
 def gpu_memory() -> dict[str, int] | None:
     """Bytes on the GPU that trains: of tensors, taken by torch, and in all; None where none is used."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return {

@@ -82,7 +82,7 @@ class PostedEvents:
         records, errors = list[Record](), list[dict[str, Any]]()
         for position, payload in enumerate(payloads):
             origin = RowOrigin(f"event {position}", timestamp_ms=now_ms)
-            decoded = self._decoder.decode(Rows([payload], lambda _, at=origin: at))
+            decoded = self._decoder.decode(_alone(payload, origin))
             if decoded.rejected:
                 first = decoded.rejected[0]
                 errors.append({"position": position, "reason": first.reason, "detail": first.detail})
@@ -127,3 +127,7 @@ def parts_of(body: bytes, *, is_lines: bool) -> list[bytes]:
             f"{len(parts):,} events came together; {EVENTS_MAX:,} are the most, send several batches"
         )
     return parts
+
+
+def _alone(payload: bytes, origin: RowOrigin) -> Rows:
+    return Rows([payload], lambda _: origin)

@@ -20,7 +20,7 @@ from driftgraph.model.score.scorer import PARTS
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.window.heterograph import Heterograph
-from tests.app.training.test_refresher import LATER_MS, USER_ID, click, graph, worker_on
+from tests.app.publishing.test_refresher import LATER_MS, USER_ID, click, graph, worker_on
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import RELATIONS
 from tests.waits import until

@@ -188,6 +188,13 @@ def test_no_answer_has_a_secret(port: Port) -> None:
     assert "127.0.0.1:1" in json.dumps(port.ask("/readyz")[1]), "the address is told, without the password"
 
 
+def test_a_fault_of_ours_is_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptureFixture) -> None:
+    answer = routes._failure(ValueError(SECRETS["redis"]), "GET status")
+    assert answer.status == 500
+    assert json.loads(answer.text or "") == {"error": "an unexpected error, which the log has"}
+    assert SECRETS["redis"] in caplog.text
+
+
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guess tells by no time how much of it is right: all bytes of both are compared by ``hmac``."""
     compared = []
