@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -192,7 +193,7 @@ def quix_streams(brokers: str, topic: str, count: int) -> None:
     app.run()
 
 
-READERS = {
+READERS: dict[str, Callable[[str, str, int], None]] = {
     "driftgraph": ours,
     "port-on": partial(ours, listen="127.0.0.1:0"),
     "port-off": partial(ours, listen="off"),

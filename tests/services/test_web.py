@@ -109,7 +109,7 @@ def test_the_worker_says_why_and_what_a_user_did(running: tuple[Port, RunningUpd
         "3",
         "--why",
         "--config",
-        updater.config,
+        str(updater.config),
     ]
     for is_json in (True, False):
         done = subprocess.run(
@@ -147,7 +147,7 @@ def test_posted_events_are_applied_and_bad_ones_shown(running: tuple[Port, Runni
 
 
 def updater_topic(updater: RunningUpdater) -> str:
-    return next(iter(updater.status()["position"])).partition("[")[0]
+    return str(next(iter(updater.status()["position"]))).partition("[")[0]
 
 
 def test_a_killed_worker_is_said_and_over_again(running: tuple[Port, RunningUpdater]) -> None:

@@ -45,11 +45,11 @@ class Port:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                status, body, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+                status, said, said_as = answer.status, answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as error:
             with error:
-                status, body, kind = error.code, error.read(), error.headers["Content-Type"]
-        return status, json.loads(body) if "json" in kind else body.decode()
+                status, said, said_as = error.code, error.read(), error.headers["Content-Type"]
+        return status, json.loads(said) if "json" in said_as else said.decode()
 
 
 def settings_of(folder: Path, redis_url: str, **web: str) -> Settings:

@@ -72,7 +72,7 @@ def on_topic(address: str, topic: str = "events") -> list[tuple[bytes, bytes]]:
                     found.append((message.key() or b"", message.value() or b""))
                     if (message.offset() or 0) + 1 >= high:
                         break
-    return found  # type: ignore[return-value]
+    return found
 
 
 def post(

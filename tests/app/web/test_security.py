@@ -204,7 +204,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
         return hmac_compare(one, other)
 
     hmac_compare = hmac.compare_digest
-    monkeypatch.setattr(routes.hmac, "compare_digest", compare)
+    monkeypatch.setattr("driftgraph.app.web.routes.hmac.compare_digest", compare)
     routes._check_token(f"Bearer {TOKEN}", TOKEN)
     for guess in ("", TOKEN[:-1], TOKEN + "x"):
         with pytest.raises(web.HTTPUnauthorized):

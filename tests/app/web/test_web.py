@@ -29,7 +29,7 @@ from driftgraph.app.publishing.freshness import Freshness
 from driftgraph.app.training.work_counts import WorkCounts
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.app.web.metrics import exposition
-from driftgraph.app.web.routes import ROUTES
+from driftgraph.app.web.openapi import ROUTES
 from driftgraph.model.fitting.fit_report import FitReport, no_fit
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
