@@ -68,8 +68,14 @@ class Answering(threading.Thread):
     Always true: no question ends the thread; what a client sends is read as JSON and nothing else.
     """
 
-    def __init__(self, data_dir: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """``answer`` raises NoAnswerError for what it cannot tell."""
+    def __init__(
+        self,
+        data_dir: Path,
+        answer: Callable[[dict[str, Any]], dict[str, Any]],
+        warm_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``answer`` raises NoAnswerError for what it cannot tell; ``warm_up`` is called before the first."""
+        self._warm_up = warm_up
         super().__init__(name="answering", daemon=True)
         self._folder, self._answer = data_dir / "status", answer
         self._line: socket.socket | None = None
@@ -77,6 +83,7 @@ class Answering(threading.Thread):
 
     def run(self) -> None:
         """Listen; a data_dir that takes no socket is a line in the log."""
+        self._warm_up()
         try:
             self._line = self._listening()
         except OSError as error:
@@ -130,9 +137,13 @@ class Answering(threading.Thread):
 
 
 @contextmanager
-def answering(data_dir: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+def answering(
+    data_dir: Path,
+    answer: Callable[[dict[str, Any]], dict[str, Any]],
+    warm_up: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Answer questions in a thread meanwhile."""
-    thread = Answering(data_dir, answer)
+    thread = Answering(data_dir, answer, warm_up)
     thread.start()
     try:
         yield

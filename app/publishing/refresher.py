@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +31,6 @@ from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.lists import ListMaker, popularity_users
-from driftgraph.model.score.reasons import OneUser, Reason
-from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.arrays import F32, I64, U32, Mask
@@ -153,24 +152,6 @@ class GenerationRefresh:
         items = 0 if self.serving.model is None else self._write_items(moment, store, clock.now_ms())
         return Round(users, items, len(self._users))
 
-    def why(self, row: int, items: U32, moment: Moment) -> list[Reason]:
-        """What the scores of these items are made of, for the user of a row, as its next list will be.
-
-        Raises:
-            NoAnswerError: The lists of the generation are not made of learned parts.
-            StaleCut: Events of the moment were overwritten meanwhile.
-        """
-        model, maker, view, cut = self.serving.model, self._list_maker(moment), self._graph.edges, moment.cut
-        if model is None or not isinstance(maker, ScoredLists):
-            raise NoAnswerError(
-                f"generation {self.serving.number} has no lists by a trained model: the parts of a score are "
-                "known after the first fit"
-            )
-        rows = np.array([row], np.uint32)
-        times_ms = np.array([max(view.newest_ms(row) + 1, now_ms(view, cut))], np.int64)
-        vector = model.users(view, rows, cut, times_ms)
-        return maker.why(OneUser(rows, vector, times_ms, cut), moment, items)
-
     def whole(self, moment: Moment, store: GenerationStore, clock: Clock) -> int:
         """Rounds at one moment until nobody waits; how many users there were. Raises as ``round``."""
         self.see(moment)
@@ -195,7 +176,7 @@ class GenerationRefresh:
         heads = None
         if serving.heads is not None:
             heads = serving.heads.users_later(graph.window, rows, times_ms, moment.cut)
-        lists = self._list_maker(moment) if self._lengths.lists else None
+        lists = self.list_maker(moment) if self._lengths.lists else None
         users = users_by_id(
             graph, rows, vectors, moment, times_ms, lists, repeats=self._lengths.repeats, heads=heads
         )
@@ -230,7 +211,7 @@ class GenerationRefresh:
             store,
         )
         self._put_items(
-            rows[new], vectors[new], due.newest_ms[places][new], moment, store, self._list_maker(moment)
+            rows[new], vectors[new], due.newest_ms[places][new], moment, store, self.list_maker(moment)
         )
         due.remove(places)
         return len(places)
@@ -247,7 +228,7 @@ class GenerationRefresh:
         """Write items, with the similar ones of each if there is a ``maker``, and tell the lists of them."""
         if not len(rows):
             return
-        lists = self._list_maker(moment)
+        lists = self.list_maker(moment)
         if lists is not None:
             lists.follow(moment)
             lists.put(rows, vectors)
@@ -274,7 +255,8 @@ class GenerationRefresh:
         vectors[new, -1] = served.bias_of_new
         return vectors
 
-    def _list_maker(self, moment: Moment) -> ListMaker | None:
+    def list_maker(self, moment: Moment) -> ListMaker | None:
+        """What makes the lists, from the first question on; None where the generation has none."""
         if self._lists is None and self.serving.lists is not None:
             self._lists = self.serving.lists(moment)
         return self._lists
@@ -374,8 +356,9 @@ class Refresher:
             if self._kept is not None:
                 self._kept.again(users, self.graph.moment())
 
-    def why(self, generation: int, row: int, items: U32, moment: Moment) -> list[Reason]:
-        """See ``GenerationRefresh.why``; for the list that readers have of this generation.
+    @contextmanager
+    def between_rounds(self, generation: int) -> Iterator[GenerationRefresh]:
+        """The refresh of a generation, which no round uses meanwhile.
 
         Raises:
             NoAnswerError: Another generation is refreshed, or a round takes too long.
@@ -383,10 +366,9 @@ class Refresher:
         if not self._lock.acquire(timeout=ROUND_WITHIN_S):
             raise NoAnswerError("the worker is busy with users who wait for their lists; ask again later")
         try:
-            kept = self._kept
-            if kept is None or self._rests or kept.serving.number != generation:
+            if self._kept is None or self._rests or self.number != generation:
                 raise NoAnswerError(f"generation {generation} is not the one that the worker refreshes now")
-            return kept.why(row, items, moment)
+            yield self._kept
         finally:
             self._lock.release()
 

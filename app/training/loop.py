@@ -89,11 +89,12 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
             worker = attached(settings, window_dir, store)
             refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
             assert refresher is not None
+            told = UserAnswers(worker.graph, refresher)
             refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
             with (
                 erasing(settings, store.epoch, refresher),
                 refreshing(refresher, worker.status, faults) as thread,
-                answering(settings.data_dir, UserAnswers(worker.graph, refresher).answer),
+                answering(settings.data_dir, told.answer, told.warm_up),
             ):
                 _Loop(settings, worker, lambda: listener.marks, thread).run(listener.wait)
     except Exception as error:

@@ -1,22 +1,27 @@
 """What the worker tells of a user: its newest events, and why its list has the items that it has.
 
-worker_socket ──► [UserAnswers.answer] ──► the window, Refresher.why ──► worker_socket
+worker_socket ──► [UserAnswers.answer] ──► the window, the refresh ──► worker_socket
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 
 from driftgraph.app.console.scorers import PARTS
 from driftgraph.app.console.worker_socket import NoAnswerError
-from driftgraph.app.publishing.refresher import Refresher
+from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher
 from driftgraph.model.network.neighbors import now_ms
-from driftgraph.model.score.reasons import Reason
+from driftgraph.model.score.ranking import SHAPE
+from driftgraph.model.score.reasons import OneUser, Reason
+from driftgraph.model.score.scored_lists import ScoredLists
+from driftgraph.stream.arrays import U32
+from driftgraph.stream.window import paths
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.heterograph import HeterographView
+from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
 TOP_MAX: Final = 1_000
@@ -36,6 +41,12 @@ class UserAnswers:
     def __init__(self, graph: HeterographView, refresher: Refresher) -> None:
         self._graph, self._refresher = graph, refresher
         self._relations = [relation.name for relation in graph.edges.relations]
+
+    def warm_up(self) -> None:
+        """Compile what only answers use, so that no round of the refresh waits for that at a question."""
+        view = self._graph.edges
+        with suppress(StaleCut):
+            paths.walk(view, np.zeros(1, np.uint32), np.zeros(1, np.int64), view.cut(), SHAPE)
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to ``{"ask": "recent" or "why", "user": …}``.
@@ -82,7 +93,8 @@ class UserAnswers:
             raise NoAnswerError(f"the window has no event of user {user!r} any more")
         rows = graph.rows_of(ITEM, items, moment)
         known = np.array([one for one in rows if one is not None], np.uint32)
-        found = self._refresher.why(generation, row, known, moment)
+        with self._refresher.between_rounds(generation) as refresh:
+            found = _reasons(refresh, self._graph, row, known, moment)
         vias = sorted({way.via for reason in found for way in reason.ways})
         names = dict(zip(vias, graph.names(ITEM, np.array(vias, np.uint32), moment), strict=True))
         told = {reason.item: self._told(reason, names) for reason in found}
@@ -102,6 +114,28 @@ class UserAnswers:
         ]
         parts = {"popularity" if name == "bank" else name: value for name, value in reason.parts.items()}
         return {"parts": parts, "because": because, "says": says_of(reason.parts, because)}
+
+
+def _reasons(
+    refresh: GenerationRefresh, graph: HeterographView, row: int, items: U32, moment: Moment
+) -> list[Reason]:
+    """What the scores of these items are made of, for the user of a row, as its next list will be.
+
+    Raises:
+        NoAnswerError: The lists of the generation are not made of learned parts.
+        StaleCut: Events of the moment were overwritten meanwhile.
+    """
+    serving, view, cut = refresh.serving, graph.edges, moment.cut
+    maker = refresh.list_maker(moment)
+    if serving.model is None or not isinstance(maker, ScoredLists):
+        raise NoAnswerError(
+            f"generation {serving.number} has no lists by a trained model: the parts of a score are known "
+            "after the first fit"
+        )
+    rows = np.array([row], np.uint32)
+    times_ms = np.array([max(view.newest_ms(row) + 1, now_ms(view, cut))], np.int64)
+    vector = serving.model.users(view, rows, cut, times_ms)
+    return maker.why(OneUser(rows, vector, times_ms, cut), moment, items)
 
 
 def says_of(parts: Mapping[str, float], because: Sequence[Mapping[str, Any]]) -> str:

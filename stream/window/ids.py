@@ -66,7 +66,7 @@ class IdView:
     def candidates(self, ids: Strings, rows: int) -> U32:
         """Those of the first ``rows`` rows that may have one of these ids, by their hashes. O(rows)."""
         wanted = np.empty(len(ids), np.uint64)
-        _hash_all(ids.data, ids.offsets, wanted)
+        hash_all(ids.data, ids.offsets, wanted)
         return np.flatnonzero(np.isin(self._names.hashes[:rows], wanted)).astype(np.uint32)
 
     def hashes(self, rows: U32) -> U64:

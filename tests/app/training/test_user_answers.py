@@ -38,7 +38,8 @@ def answers(folder: Path, question: dict[str, object] | None = None) -> bool:
 @contextlib.contextmanager
 def asked(worker: Worker, folder: Path) -> Iterator[None]:
     assert worker.refresher is not None
-    with answering(folder, UserAnswers(worker.graph, worker.refresher).answer):
+    told = UserAnswers(worker.graph, worker.refresher)
+    with answering(folder, told.answer, told.warm_up):
         until(lambda: answers(folder, {"ask": "recent", "user": "", "top": 1}))
         yield
 
