@@ -70,7 +70,7 @@ $(VENV)/quix/.ready: benchmarks/quix.txt $(READY)
 
 bench: $(READY) $(VENV)/quix/.ready
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
-	@failed=0; for file in start start_model ingest freshness window paths lists train publish publish_reads; do \
+	@failed=0; for file in start start_model ingest web freshness window paths lists train publish publish_reads; do \
 		$(BIN)/python "benchmarks/$$file.py" --json $(ARGS) || failed=1; done; \
 		for file in quality metis; do \
 		$(BIN)/python "benchmarks/$$file.py" --quick --json || failed=1; done; exit $$failed

@@ -152,9 +152,10 @@ class EmbeddingReader:
         """What made the served generation: ``model``, what went before it, or nothing that says so."""
         return run(self._line, "reading who made the generation", self._ask.made_by())
 
-    def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
+    def trending(self, behavior: str | None, n: int = 20) -> list[tuple[str, float]]:
         """The ``n`` highest items of a behavior's list of trending items, best first; equal scores by id.
 
+        With None the scores of an item in all lists are added up.
         Empty if there is no list. The Faust app writes the lists while it runs; the worker writes them with
         each generation.
 
@@ -162,7 +163,7 @@ class EmbeddingReader:
             ValueError: If ``n`` is not positive.
             StoreError: If Redis does not answer.
         """
-        doing = f"reading what is trending for {behavior!r}"
+        doing = f"reading what is trending for {behavior or 'all behaviors'!r}"
         return run(self._line, doing, self._ask.trending(behavior, n))
 
 
@@ -251,9 +252,9 @@ class AsyncEmbeddingReader:
         """See ``EmbeddingReader.made_by``."""
         return await run_async(self._client, "reading who made the generation", self._ask.made_by())
 
-    async def trending(self, behavior: str, n: int = 20) -> list[tuple[str, float]]:
+    async def trending(self, behavior: str | None, n: int = 20) -> list[tuple[str, float]]:
         """See ``EmbeddingReader.trending``."""
-        doing = f"reading what is trending for {behavior!r}"
+        doing = f"reading what is trending for {behavior or 'all behaviors'!r}"
         return await run_async(self._client, doing, self._ask.trending(behavior, n))
 
 

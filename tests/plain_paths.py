@@ -10,7 +10,7 @@ from driftgraph.stream.window.writer import Cut
 from tests.plain_window import PlainWindow
 
 Event = tuple[int, int, int, int, int]  # time, relation, arrival, user, item
-Path = tuple[int, int, int, int, int, int, int, int, int, int]  # the columns of ``paths.Paths``
+Path = tuple[int, int, int, int, int, int, int, int, int, int, int]  # the columns of ``paths.Paths``
 NOBODY = (1 << 32) - 1
 
 
@@ -62,7 +62,7 @@ def plain_paths(
             if lag and 0 <= at + lag < len(sequence) and sequence[at + lag][4] != via[4]:
                 t, r, _, _, item = sequence[at + lag]
                 ages = (before_ms - via[0], abs(t - visit[0]), before_ms - t)
-                paths.append((item, place, lag, via[4], rank, via[1], r, *ages))
+                paths.append((item, place, lag, via[4], visit[3], rank, via[1], r, *ages))
     return paths, left_out
 
 
@@ -90,7 +90,7 @@ def plain_sums(
     def bucket(number: float, table: np.ndarray) -> int:
         return int(min(np.log2(1 + number), table.shape[1] - 1))
 
-    for item, place, lag, via, rank, via_relation, relation, via_age, gap, age in paths:
+    for item, place, lag, via, _, rank, via_relation, relation, via_age, gap, age in paths:
         total = found.setdefault(item, [0.0] * len(tables.place))
         for v in range(len(total)):
             weight = tables.place[v, place]

@@ -20,13 +20,12 @@ from driftgraph.app.cli.shared_options import (
 from driftgraph.stream.errors import DriftgraphError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
     from driftgraph.app.config.settings import Settings
     from driftgraph.stream.dead_letters.letters import Letter
-    from driftgraph.stream.kafka.topics import TopicRules
 
 PlaceOption = Annotated[
     Literal["files", "kafka"] | None,
@@ -121,24 +120,12 @@ def retry(
     The oldest go first, and what is sent is marked as done. Delivery is at least once: after a crash up to
     1,000 letters may be sent again. Events with an event_id are applied once all the same.
     """
-    from driftgraph.app.config.formats import time_counts
-    from driftgraph.app.config.letter_place import letter_box, letters_folder
-    from driftgraph.stream.dead_letters.redrive import Keeping, alone
-    from driftgraph.stream.dead_letters.redrive import retry as send_back
-    from driftgraph.stream.kafka.producer import EventProducer
-    from driftgraph.stream.time.clock import SystemClock
+    from driftgraph.app.config.letter_place import sent_back
 
-    settings = _settings(ctx, config, place)
-    producer = EventProducer(settings.kafka.librdkafka(), settings.kafka.topic)
-    with alone(letters_folder(settings)):
-        report = send_back(
-            letter_box(settings),
-            producer,
-            topic=settings.kafka.topic,
-            reason=reason,
-            limit=limit,
-            keeping=Keeping(_rules_of(settings), SystemClock().now_ms(), time_counts(settings.events)),
-        )
+    def say(text: str) -> None:
+        print(f"driftgraph: {text}", file=sys.stderr)
+
+    report = sent_back(_settings(ctx, config, place), reason=reason, limit=limit, say=say)
     if as_json:
         print_as_json(report.to_json())
         return
@@ -185,19 +172,6 @@ def purge(
     before_ms = None if older_than is None else SystemClock().now_ms() - _duration_ms(older_than)
     count = remove(letter_box(_settings(ctx, config, place)), before_ms=before_ms, reason=reason)
     print_result(as_json, {"removed": count}, lambda _, out: out.print(f"removed {count:,} letters"))
-
-
-def _rules_of(settings: Settings) -> Callable[[str], TopicRules | None]:
-    from driftgraph.stream.kafka.topics import TopicError, topic_rules
-
-    def rules(topic: str) -> TopicRules | None:
-        try:
-            return topic_rules(settings.kafka.librdkafka(), topic)
-        except TopicError as error:
-            print(f"driftgraph: whether {topic} keeps old records is not known: {error}", file=sys.stderr)
-            return None
-
-    return rules
 
 
 def _settings(ctx: typer.Context, config: Path | None, place: str | None) -> Settings:

@@ -79,7 +79,7 @@ def options_of(settings: Settings) -> FaustOptions:
         ConfigError: If Faust's client does not support an option of ``kafka.options``.
     """
     from driftgraph.app.config.formats import event_rules
-    from driftgraph.stream.dead_letters.topic import connect_headers
+    from driftgraph.stream.dead_letters.topic_records import connect_headers
     from driftgraph.stream.faust.options import FaustOptions
     from driftgraph.stream.formats import JSON_NAMES
     from driftgraph.stream.time.clock import SystemClock

@@ -38,6 +38,9 @@ def recommend(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the events have it.")],
     top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many items to name.")] = 20,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also what each score is made of, from the running worker.")
+    ] = False,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
@@ -45,6 +48,7 @@ def recommend(
 ) -> None:
     """Name the best items for a user, from Redis alone."""
     from driftgraph.app.console.output import print_pairs
+    from driftgraph.app.console.reasons import print_reasons, reasoned, recommended
     from driftgraph.snapshots.reader import EmbeddingReader
 
     with redis_of(ctx, config, redis, namespace) as (client, settings):
@@ -53,16 +57,11 @@ def recommend(
         is_first = found.source == "list" and reader.made_by() != "model"
     if found.source == "none" and not found.generation:
         raise _no_generation(settings)
+    told = recommended(user, found)
+    if why:
+        told = reasoned(settings.data_dir, told)
     if as_json:
-        print_as_json(
-            {
-                "user": user,
-                "generation": found.generation,
-                "source": found.source,
-                "event_ms": found.event_ms,
-                "items": _scored(found.items),
-            }
-        )
+        print_as_json(told)
         return
     if is_first:
         print(
@@ -71,7 +70,10 @@ def recommend(
         )
     elif found.source not in ("list", "embedding"):
         print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
-    print_pairs(found.items, console())
+    if why:
+        print_reasons(told, console())
+    else:
+        print_pairs(found.items, console())
 
 
 def similar(

@@ -192,6 +192,7 @@ def replay(
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
+        counted = graph.window.counted()
         return ReplayReport(
             source=source.name,
             counts=lockstep.ingest.counts,
@@ -204,7 +205,8 @@ def replay(
             redis={} if store is None else store.count_keys(),
             sorting=file.sorting,
             warnings=(*file.warnings, *_topics_left_out(settings), *warnings_of(lockstep.ingest)),
-            **graph.window.counted(),
+            truncated=counted["truncated"],
+            capped=counted["capped"],
         )
 
 

@@ -1,19 +1,24 @@
 """Builds the place of dead letters that the configuration chooses: files or a topic.
 
-[dead_letters] ──► letter_place: ``run`` puts letters there;  letter_box: ``dlq`` finds them
+[dead_letters] ──► letter_place: ``run`` puts letters there;  letter_box: ``dlq`` and the HTTP port find them;
+                   sent_back: both retry them
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from driftgraph.app.config.formats import time_counts
 from driftgraph.stream.dead_letters.files import FILES_MAX, FileDeadLetters, FileLetterBox
+from driftgraph.stream.dead_letters.redrive import Keeping, Redriven, alone, retry
 from driftgraph.stream.dead_letters.topic import TOPIC_CONFIG, KafkaDeadLetters, TopicLetterBox
 from driftgraph.stream.kafka.causes import Property
-from driftgraph.stream.kafka.topics import TopicError, ensure_topic, topic_rules
+from driftgraph.stream.kafka.producer import EventProducer
+from driftgraph.stream.kafka.topics import TopicError, TopicRules, ensure_topic, topic_rules
+from driftgraph.stream.time.clock import SystemClock
 
 if TYPE_CHECKING:
     from driftgraph.app.config.settings import Settings
@@ -65,3 +70,38 @@ def letter_box(settings: Settings) -> LetterBox:
     if own.to == "files":
         return FileLetterBox(letters_folder(settings))
     return TopicLetterBox(settings.kafka.librdkafka(), own.topic_of(settings.kafka.topic))
+
+
+def sent_back(
+    settings: Settings, *, reason: str | None = None, limit: int | None = None, say: Callable[[str], None]
+) -> Redriven:
+    """Send open letters back to their topic, the oldest first; one process of a data_dir at a time.
+
+    Args:
+        settings: Where the letters are, and the brokers.
+        reason: Only letters of this reason.
+        limit: The most letters to send.
+        say: Is told what is odd, a sentence each.
+
+    Raises:
+        DriftgraphError: As ``redrive.retry``; or another retry runs.
+    """
+
+    def rules(topic: str) -> TopicRules | None:
+        try:
+            return topic_rules(settings.kafka.librdkafka(), topic)
+        except TopicError as error:
+            say(f"whether {topic} keeps old records is not known: {error}")
+            return None
+
+    producer = EventProducer(settings.kafka.librdkafka(), settings.kafka.topic)
+    keeping = Keeping(rules, SystemClock().now_ms(), time_counts(settings.events))
+    with alone(letters_folder(settings)):
+        return retry(
+            letter_box(settings),
+            producer,
+            topic=settings.kafka.topic,
+            reason=reason,
+            limit=limit,
+            keeping=keeping,
+        )

@@ -62,7 +62,9 @@ class CheckpointTimer:
         self._failure: str | None = None
         self._forbidden: str | None = None  # why no checkpoint may be begun
         self._said_ms: int | None = None  # when the log last said that one is overdue; None: none is
-        self._newest: dict[str, Any] = {"number": 0, "time_ms": None, "took_ms": None, "copied_bytes": 0}
+        self._newest: dict[str, Any] = {
+            "number": 0, "time_ms": None, "took_ms": None, "bytes": 0, "copied_bytes": 0,
+        }  # fmt: skip
         self._kept: Position | None = None  # the position of a finished checkpoint, until the loop takes it
 
     def tend(self, take: Callable[[], Snapshot], forbidden: str | None = None) -> Position | None:
@@ -186,6 +188,7 @@ class CheckpointTimer:
             "number": written.number,
             "time_ms": now_ms,
             "took_ms": now_ms - begin_ms,
+            "bytes": sum(one.size for one in written.files.values()),
             "copied_bytes": written.copied_bytes,
         }
         self._kept = snapshot.position

@@ -96,6 +96,7 @@ class Updater:
         self._disk = OutageLog(log.warning)
         self._was_short = False
         self._shown_ms = 0
+        self._held_count = 0  # partitions that wait for others
         self._warned = False
 
     def warnings(self) -> list[str]:
@@ -125,7 +126,9 @@ class Updater:
             for _ in self.ingest.take(decoded):
                 pass  # the newest marks are told below
             self.backpressure.apply()
-            self.source.hold(self.ingest.watermark.align(self._alignment_ms, self.source.behind))
+            held = self.ingest.watermark.align(self._alignment_ms, self.source.behind)
+            self._held_count = len(held)
+            self.source.hold(held)
             away = self.source.away or self.backpressure.paused  # a paused partition is not silent
             self.ingest.pass_time(
                 self.ingest.watermark.tick(
@@ -289,12 +292,14 @@ class Updater:
             "warnings": self.warnings(),
             "dead_letters": self.letters.status(),
             "reading_paused": self.backpressure.paused,
+            "held_partitions": self._held_count,
             "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
             "erasures": self.erasures.status(),
             "deduplication": self.ingest.dedupe.status(),
             "window": self.ingest.graph.window.live(),
             **self.ingest.graph.window.counted(),
+            "window_bytes": self.ingest.graph.window.allocated_bytes(),
             "ids": self.ingest.graph.id_counts,
             "worker": self.worker.status(),
             "first_fit": self._first_fit(),

@@ -13,12 +13,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from driftgraph.app.console.worker_socket import NoAnswerError
 from driftgraph.app.publishing.by_id import items_by_id, users_by_id
 from driftgraph.app.publishing.due import NOBODY_WAITS, Due
 from driftgraph.app.publishing.freshness import Freshness
@@ -40,6 +42,7 @@ from driftgraph.stream.window.writer import Cut
 
 USERS_AT_ONCE: Final = 1_024  # a round takes .2 s of a core, so that whoever acts now waits no longer
 ITEMS_AT_ONCE: Final = 256
+ROUND_WITHIN_S: Final = 5.0  # a question waits so long for the end of a round
 ITEMS_EVERY_MS: Final = 1_000  # known items are looked at so often; new ones in each round
 
 log = logging.getLogger(__name__)
@@ -174,7 +177,7 @@ class GenerationRefresh:
         heads = None
         if serving.heads is not None:
             heads = serving.heads.users_later(graph.window, rows, times_ms, moment.cut)
-        lists = self._list_maker(moment) if self._lengths.lists else None
+        lists = self.list_maker(moment) if self._lengths.lists else None
         users = users_by_id(
             graph, rows, vectors, moment, times_ms, lists, repeats=self._lengths.repeats, heads=heads
         )
@@ -209,7 +212,7 @@ class GenerationRefresh:
             store,
         )
         self._put_items(
-            rows[new], vectors[new], due.newest_ms[places][new], moment, store, self._list_maker(moment)
+            rows[new], vectors[new], due.newest_ms[places][new], moment, store, self.list_maker(moment)
         )
         due.remove(places)
         return len(places)
@@ -226,7 +229,7 @@ class GenerationRefresh:
         """Write items, with the similar ones of each if there is a ``maker``, and tell the lists of them."""
         if not len(rows):
             return
-        lists = self._list_maker(moment)
+        lists = self.list_maker(moment)
         if lists is not None:
             lists.follow(moment)
             lists.put(rows, vectors)
@@ -253,7 +256,8 @@ class GenerationRefresh:
         vectors[new, -1] = served.bias_of_new
         return vectors
 
-    def _list_maker(self, moment: Moment) -> ListMaker | None:
+    def list_maker(self, moment: Moment) -> ListMaker | None:
+        """What makes the lists, from the first question on; None where the generation has none."""
         if self._lists is None and self.serving.lists is not None:
             self._lists = self.serving.lists(moment)
         return self._lists
@@ -351,6 +355,22 @@ class Refresher:
             erase()
             if self._kept is not None:
                 self._kept.again(users, self.graph.moment())
+
+    @contextmanager
+    def between_rounds(self, generation: int) -> Iterator[GenerationRefresh]:
+        """The refresh of a generation, which no round uses meanwhile.
+
+        Raises:
+            NoAnswerError: Another generation is refreshed, or a round takes too long.
+        """
+        if not self._lock.acquire(timeout=ROUND_WITHIN_S):
+            raise NoAnswerError("the worker is busy with users who wait for their lists; ask again later")
+        try:
+            if self._kept is None or self._rests or self.number != generation:
+                raise NoAnswerError(f"generation {generation} is not the one that the worker refreshes now")
+            yield self._kept
+        finally:
+            self._lock.release()
 
     def mend(self, items: Collection[str]) -> int:
         """Make the lists anew that have an item which may be recommended no more; how many users have one.

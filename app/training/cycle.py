@@ -257,6 +257,7 @@ class Worker:
             number, users, of_items, manifest, on_written=self.status.advance,
             on_verified=lambda: self._catch_up(kept), on_served=lambda: refresher.serve(kept),
         )  # fmt: skip
+        self.status.published()
         self._serve(kept)
         self.status.serves(number, version, str(manifest["made_by"]))
 

@@ -42,6 +42,18 @@ def device_of(wanted: str) -> str:
     return wanted
 
 
+def gpu_memory() -> dict[str, int] | None:
+    """Bytes on the GPU that trains: of tensors, taken by torch, and in all; None where none is used."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return {
+        "allocated": torch.cuda.memory_allocated(),
+        "reserved": torch.cuda.memory_reserved(),
+        "total": total,
+    }
+
+
 def described_device(wanted: str) -> str:
     """What trains, in words. Raises like ``device_of``."""
     device = device_of(wanted)

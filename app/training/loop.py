@@ -25,6 +25,7 @@ from driftgraph.app.config.builders import generation_store
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.worker_socket import answering
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
@@ -33,6 +34,7 @@ from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.retraining import Answer, Request, Requests
+from driftgraph.app.training.user_answers import UserAnswers
 from driftgraph.app.training.worker_start import attached, worker_of
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
@@ -87,11 +89,13 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
             worker = attached(settings, window_dir, store)
             refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
             assert refresher is not None
+            told = UserAnswers(worker.graph, refresher)
             refresher.store = store.beside(connect(settings.redis.address()))  # one for each thread
             with (
                 worker.status.beating(),
                 erasing(settings, store.epoch, refresher),
                 refreshing(refresher, worker.status, faults) as thread,
+                answering(settings.data_dir, told.answer, told.warm_up),
             ):
                 _Loop(settings, worker, lambda: listener.marks, thread).run(listener.wait)
     except Exception as error:
@@ -197,6 +201,7 @@ class _Loop:
                     return
             except StoreError as error:
                 self._failures += 1
+                self.worker.status.work.redis_errors["publish"] += 1
                 pause_s = pause_after(self._failures, REDIS_PAUSES_S)
                 if isinstance(error, RedisUnavailableError):
                     pause_s = min(pause_s, REDIS_BACK_WITHIN_S)

@@ -102,6 +102,7 @@ class RefreshThread(threading.Thread):
             return LOOK_EVERY_S
         if isinstance(error, StoreError):
             self._failures += 1
+            self._status.work.redis_errors["refresh"] += 1
             self._outage.missing(f"{error}; users are refreshed when it does")
             self._status.refreshed(self._refresher.facts, str(error))
             return float(pause_after(self._failures, PAUSES_S))

@@ -24,7 +24,9 @@ from driftgraph.app.console.progress import (
 )
 from driftgraph.app.console.status_files import beat, write_json
 from driftgraph.app.publishing.freshness import freshness_of
+from driftgraph.app.training.device import gpu_memory
 from driftgraph.app.training.tracing import Tracing
+from driftgraph.app.training.work_counts import WorkCounts
 from driftgraph.model.fitting.fit_report import FitReport, OnStep
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.time.clock import Clock
@@ -55,6 +57,8 @@ class WorkerStatus(NoProgress):
         self._total: int | None = None
         self._done = 0
         self._begun_ms = self._written_ms = self._moved_ms = 0
+        self._fit_begun_ms = 0
+        self.work = WorkCounts()
         self._lock = threading.Lock()  # one of the threads writes the file
         self._disk = OutageLog(log.warning)
         self._facts: dict[str, Any] = {
@@ -89,14 +93,15 @@ class WorkerStatus(NoProgress):
         self._shown.close()
 
     def steps(self, label: str) -> OnStep:
-        """Tell each step of a fit; every attempt is a stage of its own."""
-        told = 0
+        """Tell each step of a fit, which begins now; every attempt is a stage of its own."""
+        told, self._fit_begun_ms = 0, self.clock.now_ms()
 
         def on_step(attempt: int, done: int, total: int) -> None:
             nonlocal told
             if done == 1:
                 self.start(label if attempt == 1 else f"{label}, attempt {attempt}", total, span="train")
                 told = 0
+            self.work.steps += done - told
             self.advance(done - told)
             told = done
             if done == total:
@@ -106,6 +111,7 @@ class WorkerStatus(NoProgress):
 
     def fitted(self, report: FitReport) -> None:
         """Remember how a fit ended."""
+        self.work.fitted(report, self.clock.now_ms() - self._fit_begun_ms)
         self._facts["fit"] = {
             "time_ms": self.clock.now_ms(),
             "accepted": report.accepted,
@@ -138,6 +144,10 @@ class WorkerStatus(NoProgress):
         self._facts["operator"] = what
         self._write()
         return True
+
+    def published(self) -> None:
+        """Count the publish that the stage was."""
+        self.work.published(self.clock.now_ms() - self._begun_ms)
 
     def serves(self, generation: int, model_version: int, made_by: str) -> None:
         """Remember what was published, ``generation`` 0: nothing."""
@@ -179,6 +189,8 @@ class WorkerStatus(NoProgress):
             "total": self._total,
             "left_s": left_s,
             "moved_ms": self._moved_ms,
+            "work": self.work.facts(),
+            "gpu": gpu_memory(),
             **self._facts,
         }
         try:

@@ -1,6 +1,6 @@
-"""What is answered over HTTP, as values: facts, health, generations and what Redis recommends.
+"""What is answered over HTTP, as values: facts, health, generations, users and rejected events.
 
-status files, Redis ──► [Answers] ──► routes
+status files, Redis, the worker, dead letters ──► [Answers] ──► routes
 """
 
 from __future__ import annotations
@@ -9,25 +9,34 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import redis
 
 from driftgraph.app.config.builders import generation_store
+from driftgraph.app.config.letter_place import letter_box, sent_back
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in, is_user
+from driftgraph.app.console.reasons import reasoned, recommended
+from driftgraph.app.console.status_files import told
 from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, troubles_of
+from driftgraph.app.console.worker_socket import ask
 from driftgraph.app.web.reloading import reload
 from driftgraph.snapshots.generations.keys import RETRIES, StoreError, connect
 from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.retention import Generation
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.stream.dead_letters.letters import Letter, origin_of, partition_of
+from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.time.clock import Clock
 
 LOOK_EVERY_S: Final = 1.0  # at Redis
 LIVE_WITHIN_MS: Final = 10_000  # an updater writes its status each second; who is not alive is killed
+BY: Final = "HTTP"  # who has chosen, as far as is known
+EXAMPLES_MAX: Final = 20
+EXAMPLE_CHARACTERS_MAX: Final = 2_000
+RETRIED_MAX: Final = 10_000  # by one request, which waits for Kafka meanwhile
 OWN_FIELDS: Final = ("token", "digest", "epoch", "head", "head_state", "refreshed")  # nobody reads these here
 
 log = logging.getLogger(__name__)
@@ -36,8 +45,8 @@ log = logging.getLogger(__name__)
 class Answers:
     """Answers from the status files and from Redis.
 
-    Always true: facts never wait for Redis, since a thread of its own looks at it; every other answer that
-    asks Redis is made by ``asks``, one after the other, as a reader and a store belong to one thread.
+    Always true: facts never wait for Redis, since a thread of its own looks at it. Of the other answers one
+    thread makes those from Redis, as a reader and a store belong to one; and one those from dead letters.
     """
 
     def __init__(self, settings: Settings, clock: Clock, updater_pid: int) -> None:
@@ -48,7 +57,6 @@ class Answers:
         self._redis_error: str | None = "Redis has not answered yet"
         self._ended = threading.Event()
         self._looker = threading.Thread(target=self._look, name="redis", daemon=True)
-        self.asks = ThreadPoolExecutor(1, "asks")
         self._client = self._connected()
         self._reader = EmbeddingReader(self._client, namespace=settings.redis.namespace)
 
@@ -57,9 +65,8 @@ class Answers:
         self._looker.start()
 
     def close(self) -> None:
-        """Stop looking. An answer that waits for Redis is waited for, some seconds at most."""
+        """Stop looking. The threads that ask for answers have ended before."""
         self._ended.set()
-        self.asks.shutdown(cancel_futures=True)
         self._client.close()
 
     # --- at once ---------------------------------------------------------------------------------------
@@ -115,7 +122,7 @@ class Answers:
         """Let the updater read its configuration again, and wait for what comes of it."""
         return reload(self._settings.data_dir, self._updater_pid)
 
-    # --- from Redis, in the thread of ``asks`` -----------------------------------------------------------
+    # --- from Redis, in one thread -----------------------------------------------------------------------
 
     def generations(self) -> list[dict[str, Any]]:
         """The generations that Redis can serve, with their metrics."""
@@ -125,20 +132,25 @@ class Answers:
             for one in found
         ]
 
-    def rollback(self) -> dict[str, Any]:
+    def rollback(self, *, hold: bool) -> dict[str, Any]:
         """Go back to the generation before the served one."""
-        return {"generation": self._store(self._client).rollback(by="HTTP")}
+        store = self._store(self._client)
+        was = store.choices.newest().served
+        return {
+            "generation": store.rollback(hold=hold, by=BY),
+            "was": was,
+            "held": store.choices.newest().is_held,
+        }
+
+    def promote(self, *, number: int | None, hold: bool) -> dict[str, Any]:
+        """Serve a generation that is kept, None: the newest."""
+        store = self._store(self._client)
+        was = store.choices.newest().served
+        return {"generation": store.promote(number, hold=hold, by=BY), "was": was, "held": hold}
 
     def recommend(self, user: str, top: int) -> dict[str, Any]:
         """The best items of a user."""
-        found = self._reader.recommend(user, top)
-        return {
-            "user": user,
-            "generation": found.generation,
-            "source": found.source,
-            "event_ms": found.event_ms,
-            "items": [{"item": item, "score": score} for item, score in found.items],
-        }
+        return recommended(user, self._reader.recommend(user, top))
 
     def similar(self, item: str, top: int) -> dict[str, Any]:
         """The items most similar to one."""
@@ -149,6 +161,48 @@ class Answers:
             "source": found.source,
             "items": [{"item": one, "score": score} for one, score in found.items],
         }
+
+    def trending(self, top: int) -> dict[str, Any]:
+        """The items that rise most, over all behaviors."""
+        found = self._reader.trending(None, top)
+        served = self._store(self._client).served()
+        items = [{"item": item, "score": score} for item, score in found]
+        return {"items": items, "generation": 0 if served is None else served.number}
+
+    # --- from the worker ---------------------------------------------------------------------------------
+
+    def with_reasons(self, found: dict[str, Any]) -> dict[str, Any]:
+        """A recommendation, and why each item is in it: see ``reasoned``."""
+        return reasoned(self._settings.data_dir, found)
+
+    def recent(self, user: str, top: int) -> dict[str, Any] | None:
+        """The newest events of a user; None if the window has none.
+
+        Raises:
+            NoAnswerError: The worker does not answer.
+        """
+        events = ask(self._settings.data_dir, {"ask": "recent", "user": user, "top": top})["events"]
+        return None if events is None else {"user": user, "events": events}
+
+    # --- from dead letters, in one thread ----------------------------------------------------------------
+
+    def rejected(self) -> dict[str, Any]:
+        """What the updater has rejected since its start, by reason, and the newest dead letters."""
+        updater = told(self._settings.data_dir, "updater") or {}
+        reasons = {name: count for name, count in updater.get("reasons", {}).items() if count}
+        said: dict[str, Any] = {"total": sum(reasons.values()), "reasons": reasons, "examples": []}
+        try:
+            letters = letter_box(self._settings).newest(EXAMPLES_MAX)
+        except DriftgraphError as error:
+            return said | {"examples_why_not": str(error)}
+        if not letters:
+            return said | {"examples_why_not": "no dead letter is open"}
+        return said | {"examples": [_example(one) for one in letters]}
+
+    def retry(self, reason: str | None) -> dict[str, Any]:
+        """Send open dead letters back, ``RETRIED_MAX`` at most, as ``dlq retry`` does."""
+        report = sent_back(self._settings, reason=reason, limit=RETRIED_MAX, say=log.warning)
+        return {"retried": report.sent, **report.to_json()}
 
     # -----------------------------------------------------------------------------------------------------
 
@@ -187,3 +241,18 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _example(letter: Letter) -> dict[str, Any]:
+    rejected = letter.rejected
+    topic, _, offset = origin_of(rejected) or (None, None, None)
+    text = rejected.payload[: 4 * EXAMPLE_CHARACTERS_MAX].decode(errors="backslashreplace")
+    return {
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+        "event": text[:EXAMPLE_CHARACTERS_MAX],
+        "topic": topic,
+        "partition": partition_of(rejected),
+        "offset": offset,
+        "at_ms": letter.kept_ms,
+    }

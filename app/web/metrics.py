@@ -67,8 +67,11 @@ def families(facts: Facts, version: str) -> Iterator[Metric]:
         yield from _of_window(facts.updater)
         yield from _of_kept(facts.updater)
         yield from _of_worker(facts.updater["worker"])
-    if facts.worker is not None and (refresh := facts.worker.get("refresh")):
-        yield from _of_refresh(refresh)
+    if facts.worker is not None:
+        if refresh := facts.worker.get("refresh"):
+            yield from _of_refresh(refresh)
+        if work := facts.worker.get("work"):
+            yield from _of_work(work)
     yield from _of_serving(facts)
     yield from _of_memory(facts)
     if facts.disk_free_bytes is not None:
@@ -129,11 +132,18 @@ def _of_window(told: Mapping[str, Any]) -> Iterator[Metric]:
             CounterMetricFamily,
         ),
         ("driftgraph_window_capped", "Events that a cap left out.", told["capped"], CounterMetricFamily),
+        (
+            "driftgraph_window_expired",
+            "Events that got too old.",
+            told.get("expired", {}),
+            CounterMetricFamily,
+        ),
     ):
         family = kind(name, help_, labels=["relation"])
         for relation, count in counts.items():
             family.add_metric([relation], count)
         yield family
+    yield GaugeMetricFamily("driftgraph_window_bytes", "Of the window's files.", told.get("window_bytes", 0))
     nodes = GaugeMetricFamily("driftgraph_window_nodes", "Users and items that have a row.", labels=["side"])
     for side, count in told["ids"].items():
         nodes.add_metric([side], count)
@@ -146,6 +156,10 @@ def _of_kept(told: Mapping[str, Any]) -> Iterator[Metric]:
         "driftgraph_checkpoint_age_seconds", "Since the newest checkpoint, or the start.", one["age_ms"]
     )
     yield _gauge("driftgraph_checkpoint_seconds", "That the newest checkpoint took.", one.get("took_ms") or 0)
+    yield GaugeMetricFamily("driftgraph_checkpoint_bytes", "Of the newest checkpoint.", one.get("bytes", 0))
+    yield GaugeMetricFamily(
+        "driftgraph_held_partitions", "Partitions that wait for others.", told.get("held_partitions", 0)
+    )
     yield GaugeMetricFamily(
         "driftgraph_dead_letters_waiting", "Dead letters not kept yet.", told["dead_letters"]["waiting"]
     )
@@ -182,6 +196,34 @@ def _of_refresh(refresh: Mapping[str, Any]) -> Iterator[Metric]:
         counts = itertools.accumulate(own[origin]["counts"])
         servable.add_metric([origin], list(zip(ends, counts, strict=True)), sum_value=None)
     yield servable
+
+
+def _of_work(work: Mapping[str, Any]) -> Iterator[Metric]:
+    decisions = CounterMetricFamily(
+        "driftgraph_gate_decisions", "Fits by what the gate decided.", labels=["reason"]
+    )
+    for reason, count in sorted(work["decisions"].items()):
+        decisions.add_metric([reason], count)
+    yield decisions
+    yield CounterMetricFamily(
+        "driftgraph_fit_steps", "Training steps, of refused attempts too.", work["steps"]
+    )
+    yield CounterMetricFamily(
+        "driftgraph_fit_skipped_steps", "Training steps without a finite loss or gradient.", work["skipped"]
+    )
+    yield CounterMetricFamily("driftgraph_fit_seconds", "Spent in fits.", work["fit_ms"] / 1_000)
+    if work["loss"] is not None:
+        yield GaugeMetricFamily("driftgraph_fit_loss", "Mean over the steps of the newest fit.", work["loss"])
+    yield CounterMetricFamily("driftgraph_publishes", "Generations that were published.", work["publishes"])
+    yield CounterMetricFamily(
+        "driftgraph_publish_seconds", "Spent in writing generations.", work["publish_ms"] / 1_000
+    )
+    errors = CounterMetricFamily(
+        "driftgraph_redis_errors", "Times that Redis did not do what it should.", labels=["operation"]
+    )
+    for operation in ("publish", "refresh"):
+        errors.add_metric([operation], work["redis_errors"].get(operation, 0))
+    yield errors
 
 
 def _of_serving(facts: Facts) -> Iterator[Metric]:
@@ -226,6 +268,11 @@ def _of_memory(facts: Facts) -> Iterator[Metric]:
             except OSError:  # it has ended since
                 continue
     yield memory
+    if facts.worker is not None and (gpu := facts.worker.get("gpu")):
+        family = GaugeMetricFamily("driftgraph_gpu_memory_bytes", "Of the GPU that trains.", labels=["kind"])
+        for kind, count in gpu.items():
+            family.add_metric([kind], count)
+        yield family
 
 
 def _gauge(name: str, help_: str, ms: int) -> GaugeMetricFamily:

@@ -1,6 +1,6 @@
-"""The routes: who may ask what, and their description as an OpenAPI document.
+"""The routes: who may ask what, and how much.
 
-GET, POST ──► [application] ──► Answers
+GET, POST ──► [application] ──► Answers, PostedEvents
 
 What shows a user or changes something wants ``web.token`` in the header ``Authorization``, which no form and
 no foreign page can send; without a configured token nobody may.
@@ -12,22 +12,31 @@ import asyncio
 import hmac
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from driftgraph.app.console.output import finite
+from driftgraph.app.console.worker_socket import NoAnswerError
 from driftgraph.app.web.answers import Answers
+from driftgraph.app.web.limits import Bucket, Connections, Line, TooManyError
 from driftgraph.app.web.metrics import CONTENT_TYPE, exposition
+from driftgraph.app.web.openapi import JSON, LINES, ROUTES, TOP_MAX, Route, openapi
+from driftgraph.app.web.posted_events import BODY_BYTES_MAX, NotPostedError, PostedEvents
 from driftgraph.app.web.reloading import NotReloadedError
-from driftgraph.snapshots.generations.keys import NothingToRollBackError, StoreError
+from driftgraph.snapshots.generations.keys import GoneError, NothingToRollBackError, StoreError
+from driftgraph.stream.errors import ConfigError, DriftgraphError
+from driftgraph.stream.kafka.batch_producer import NotDeliveredError
 
 ID_CHARACTERS_MAX: Final = 1_024
-TOP_MAX: Final = 1_000
+ARGUMENTS_BYTES_MAX: Final = 1 << 12  # of a body that is no batch of events
+BODY_WITHIN_S: Final = 10.0
+REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 500.0, 1_000
+PRIVATE_A_SECOND, PRIVATE_AT_ONCE = 100.0, 200  # before the token is looked at: nobody tries many of them
 WAITING_MAX: Final = 64  # requests that ask Redis, one after the other; more are told to come later
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -38,78 +47,40 @@ HEADERS: Final = {
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route; ``private`` ones want the token."""
-
-    method: str
-    path: str
-    name: str  # of the method of ``_Handlers``
-    summary: str
-    private: bool = False
-
-
-ROUTES: Final = (
-    Route("GET", "/livez", "live", "Whether the updater's loop moves; 503 if it stands still."),
-    Route("GET", "/readyz", "ready", "Whether fresh vectors are served; 503 with the reasons if not."),
-    Route("GET", "/metrics", "metrics", "All metrics, for Prometheus."),
-    Route("GET", "/api/status", "status", "How far updater and worker are, and what is served."),
-    Route("GET", "/api/generations", "generations", "The generations that can be served."),
-    Route("POST", "/api/rollback", "rollback", "Go back to the generation before the served one.", True),
-    Route("POST", "/api/reload", "reload", "Read the configuration again; what can change live does.", True),
-    Route("GET", "/api/recommend/{user}", "recommend", "The best items for a user; ?top=20.", True),
-    Route("GET", "/api/similar/{item}", "similar", "The items most similar to an item; ?top=20."),
-    Route("GET", "/api/openapi.json", "openapi", "This document."),
-)  # fmt: skip
-
-
-def application(answers: Answers, token: Callable[[], str | None], version: str) -> web.Application:
+def application(
+    answers: Answers, posted: PostedEvents, connections: Connections, token: Callable[[], str | None],
+    version: str,
+) -> web.Application:  # fmt: skip
     """The application with all routes; ``token`` says which one holds now."""
-    handlers = _Handlers(answers, version)
-    app = web.Application(middlewares=[_guarded(token)], client_max_size=1 << 16)
+    handlers = _Handlers(answers, posted, version)
+    app = web.Application(middlewares=[_guarded(connections, token)], client_max_size=BODY_BYTES_MAX)
     for route in ROUTES:
-        path = re.sub(
-            r"\{(\w+)\}", r"{\1:[^/]+}", route.path
-        )  # an id may have braces; its slashes are encoded
+        # an id may have braces; its slashes are encoded
+        path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
         app.router.add_route(route.method, path, getattr(handlers, route.name), name=route.name)
+
+    async def close(_: web.Application) -> None:
+        await asyncio.to_thread(handlers.close)
+
+    app.on_cleanup.append(close)
     return app
-
-
-def openapi(version: str) -> dict[str, Any]:
-    """The routes as an OpenAPI document."""
-    paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        names = [part.strip("{}") for part in route.path.split("/") if part.startswith("{")]
-        parameters: list[dict[str, Any]] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
-        if names:
-            limits = {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": 20}
-            parameters.append({"name": "top", "in": "query", "schema": limits})
-        operation: dict[str, Any] = {
-            "operationId": route.name,
-            "summary": route.summary,
-            "parameters": parameters,
-            "responses": {"200": {"description": "The answer."}},
-        }
-        if route.private:
-            operation["security"] = [{"bearer": []}]
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "driftgraph", "version": version},
-        "paths": paths,
-        "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
-    }
 
 
 class _Handlers:
     """One method for each route."""
 
-    def __init__(self, answers: Answers, version: str) -> None:
-        self._answers = answers
-        self._version = version
-        self._waiting = 0
+    def __init__(self, answers: Answers, posted: PostedEvents, version: str) -> None:
+        self._answers, self._posted, self._version = answers, posted, version
+        self._redis = Line("Redis", WAITING_MAX)
+        self._worker = Line("the worker", WAITING_MAX)
+        self._letters = Line("dead letters", WAITING_MAX)
+        self._kafka = Line("Kafka", WAITING_MAX)
+
+    def close(self) -> None:
+        """End the threads."""
+        for line in (self._redis, self._worker, self._letters, self._kafka):
+            line.close()
+        self._posted.close()
 
     async def live(self, _: web.Request) -> web.Response:
         is_live, said = self._answers.live()
@@ -126,64 +97,109 @@ class _Handlers:
     async def status(self, _: web.Request) -> web.Response:
         return _json(self._answers.status())
 
-    async def generations(self, _: web.Request) -> web.Response:
-        return _json(await self._ask(self._answers.generations))
-
-    async def rollback(self, _: web.Request) -> web.Response:
-        return _json(await self._ask(self._answers.rollback))
-
-    async def reload(self, _: web.Request) -> web.Response:
-        try:
-            return _json(await asyncio.to_thread(self._answers.reload))
-        except NotReloadedError as error:
-            raise _refusal(409, str(error)) from error
-
-    async def recommend(self, request: web.Request) -> web.Response:
-        return _json(await self._ask(self._answers.recommend, _id(request, "user"), _top(request)))
-
-    async def similar(self, request: web.Request) -> web.Response:
-        return _json(await self._ask(self._answers.similar, _id(request, "item"), _top(request)))
-
     async def openapi(self, _: web.Request) -> web.Response:
         return _json(openapi(self._version))
 
-    async def _ask(self, ask: Callable[..., Any], *args: Any) -> Any:
-        """Run what asks Redis in its thread; refuse at once if too many wait for it already."""
-        if self._waiting >= WAITING_MAX:
-            raise _refusal(503, f"{WAITING_MAX} requests wait for Redis already; ask again later")
-        self._waiting += 1
+    async def generations(self, _: web.Request) -> web.Response:
+        return _json(await self._redis.run(self._answers.generations))
+
+    async def rollback(self, request: web.Request) -> web.Response:
+        given = await _arguments(request, hold=bool)
+        return _json(await self._redis.run(self._answers.rollback, hold=given.get("hold", False)))
+
+    async def promote(self, request: web.Request) -> web.Response:
+        given = await _arguments(request, generation=int, hold=bool)
+        named = {"number": given.get("generation"), "hold": given.get("hold", False)}
+        return _json(await self._redis.run(self._answers.promote, **named))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        await _arguments(request)
+        return _json(await asyncio.to_thread(self._answers.reload))
+
+    async def recommend(self, request: web.Request) -> web.Response:
+        user, is_why = _id(request, "user"), _yes_no(request, "why")
+        found = await self._redis.run(self._answers.recommend, user, _top(request))
+        if is_why:
+            found = await self._worker.run(self._answers.with_reasons, found)
+        return _json(found)
+
+    async def similar(self, request: web.Request) -> web.Response:
+        return _json(await self._redis.run(self._answers.similar, _id(request, "item"), _top(request)))
+
+    async def trending(self, request: web.Request) -> web.Response:
+        return _json(await self._redis.run(self._answers.trending, _top(request)))
+
+    async def recent(self, request: web.Request) -> web.Response:
+        user = _id(request, "user")
+        found = await self._worker.run(self._answers.recent, user, _top(request))
+        if found is None:
+            raise _refusal(404, f"the window has no event of user {user!r}")
+        return _json(found)
+
+    async def rejected(self, _: web.Request) -> web.Response:
+        return _json(await self._letters.run(self._answers.rejected))
+
+    async def retry(self, request: web.Request) -> web.Response:
+        given = await _arguments(request, reason=str)
+        return _json(await self._letters.run(self._answers.retry, given.get("reason")))
+
+    async def post_events(self, request: web.Request) -> web.Response:
+        _check_kind(request, JSON, LINES)
+        body = await _body(request, BODY_BYTES_MAX)
+        is_lines = request.content_type == LINES
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._answers.asks, ask, *args)
-        except NothingToRollBackError as error:
-            raise _refusal(409, str(error)) from error
-        except StoreError as error:
-            raise _refusal(503, str(error)) from error
-        finally:
-            self._waiting -= 1
+            status, said = await self._kafka.run(self._posted.take, body, is_lines=is_lines)
+        except NotPostedError as error:
+            raise _refusal(400, str(error)) from error
+        except NotDeliveredError as error:
+            return _json({"error": str(error), "delivered": error.delivered, "of": error.count}, status=503)
+        return _json(said, status=status)
 
 
-def _guarded(token: Callable[[], str | None]) -> Middleware:
-    """The middleware: the token for private routes, errors as JSON, the same headers on every answer."""
-    private = {route.name for route in ROUTES if route.private}
+def _guarded(connections: Connections, token: Callable[[], str | None]) -> Middleware:
+    """The middleware: limits, the token for private routes, errors as JSON, the headers of every answer."""
+    routes = {route.name: route for route in ROUTES}
+    every, private = Bucket(REQUESTS_A_SECOND, REQUESTS_AT_ONCE), Bucket(PRIVATE_A_SECOND, PRIVATE_AT_ONCE)
+
+    def check(request: web.Request, route: Route | None) -> None:
+        if route is None or route.is_limited:
+            every.take()
+        if route is not None and route.private:
+            private.take()
+            _check_token(request.headers.get("Authorization", ""), token())
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         answer: web.StreamResponse
-        try:
-            if request.match_info.route.name in private:
-                _check_token(request.headers.get("Authorization", ""), token())
-            answer = await handler(request)
-        except web.HTTPException as error:
-            answer = error
-            if error.content_type != "application/json":  # by aiohttp itself: no such route, too large, …
-                answer = _json({"error": error.reason}, status=error.status)
-        except Exception:
-            log.exception("%s %s", request.method, request.match_info.route.name)
-            answer = _refusal(500, "an unexpected error, which the log has")
-        answer.headers.update(HEADERS)
-        return answer
+        name = request.match_info.route.name
+        with connections.answering(request):
+            try:
+                check(request, routes.get(name or ""))
+                answer = await handler(request)
+            except Exception as error:
+                answer = _failure(error, f"{request.method} {name}")
+            answer.headers.update(HEADERS)
+            return answer
 
     return guarded
+
+
+def _failure(error: Exception, asked: str) -> web.Response:
+    """What is answered instead. Only errors that are meant for people are told."""
+    if isinstance(error, web.HTTPException):
+        if error.content_type == JSON:
+            return error
+        return _json({"error": error.reason}, status=error.status)  # by aiohttp: no such route, too large, …
+    if isinstance(error, TooManyError):
+        answer = _refusal(429, f"{error}; come again later")
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.after_s)))
+        return answer
+    if isinstance(error, NothingToRollBackError | GoneError | ConfigError | NotReloadedError):
+        return _refusal(409, str(error))
+    if isinstance(error, DriftgraphError | StoreError | NoAnswerError):
+        return _refusal(503, str(error))
+    log.error("%s", asked, exc_info=error)
+    return _refusal(500, "an unexpected error, which the log has")
 
 
 def _check_token(header: str, token: str | None) -> None:
@@ -197,10 +213,54 @@ def _check_token(header: str, token: str | None) -> None:
         raise error
 
 
+def _check_kind(request: web.Request, *kinds: str) -> None:
+    """A form of a foreign page can send neither of these types without asking first."""
+    if request.content_type not in kinds:
+        raise _refusal(415, f"send the body with Content-Type: {' or '.join(kinds)}")
+
+
+async def _body(request: web.Request, bytes_max: int) -> bytes:
+    if (request.content_length or 0) > bytes_max:
+        raise _refusal(413, f"the body may have {bytes_max:,} bytes")
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            body = await request.read()
+    except TimeoutError:
+        raise _refusal(408, f"the body has not come within {BODY_WITHIN_S:g} s") from None
+    if len(body) > bytes_max:
+        raise _refusal(413, f"the body may have {bytes_max:,} bytes")
+    return body
+
+
+async def _arguments(request: web.Request, **kinds: type) -> dict[str, Any]:
+    """The fields of a body that is a JSON object, each of its type; an empty body has none."""
+    if not (body := await _body(request, ARGUMENTS_BYTES_MAX)):
+        return {}
+    _check_kind(request, JSON)
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise _refusal(400, "the body should be a JSON object")
+    for name, value in given.items():
+        if name not in kinds:
+            raise _refusal(400, f"there is no field {name[:40]!r} here, only {', '.join(kinds)}")
+        if type(value) is not kinds[name]:
+            raise _refusal(400, f"{name} should be of type {kinds[name].__name__}")
+    if not 0 < given.get("generation", 1) < 1 << 53:
+        raise _refusal(400, "generation should be a number from 1 on")
+    return given
+
+
 def _id(request: web.Request, name: str) -> str:
     text = request.match_info[name]
     if len(text) > ID_CHARACTERS_MAX:
         raise _refusal(400, f"the {name} has {len(text):,} characters; {ID_CHARACTERS_MAX:,} are the most")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _refusal(400, f"the {name} is no UTF-8") from None
     return text
 
 
@@ -211,13 +271,23 @@ def _top(request: web.Request) -> int:
     return int(text)
 
 
+def _yes_no(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise _refusal(400, f"{name} should be true or false, got {text[:20]!r}")
+    return text == "true"
+
+
 def _refusal(status: int, said: str) -> web.HTTPException:
     kinds: Mapping[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
-        409: web.HTTPConflict, 500: web.HTTPInternalServerError, 503: web.HTTPServiceUnavailable,
+        408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 415: web.HTTPUnsupportedMediaType,
+        429: web.HTTPTooManyRequests, 500: web.HTTPInternalServerError, 503: web.HTTPServiceUnavailable,
     }  # fmt: skip
-    kind = kinds.get(status, web.HTTPBadRequest)
-    return kind(text=json.dumps({"error": said}), content_type="application/json")
+    text = json.dumps({"error": said})
+    if status == 413:
+        return web.HTTPRequestEntityTooLarge(max_size=0, actual_size=0, text=text, content_type=JSON)
+    return kinds[status](text=text, content_type=JSON)
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

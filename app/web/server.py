@@ -22,12 +22,13 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console import logs
 from driftgraph.app.console.status_files import write_json
 from driftgraph.app.web.answers import Answers
+from driftgraph.app.web.limits import Connections, Entrance
 from driftgraph.app.web.live_settings import LiveSettings
+from driftgraph.app.web.posted_events import PostedEvents
 from driftgraph.app.web.routes import application
 from driftgraph.stream.time.clock import SystemClock
 
 PARENT_EVERY_S: Final = 0.5  # it is seen that the updater was killed
-BODY_WITHIN_S: Final = 10  # a client that sends no more is cut off
 CONNECTIONS_WAITING_MAX: Final = 128
 ENDS_WITHIN_S: Final = 2.0
 
@@ -50,26 +51,30 @@ def main(settings: Settings, updater_pid: int, updater: Connection) -> None:
 async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> None:
     address, live = settings.web.address(), LiveSettings.of(settings)
     assert address is not None, "nobody starts a server that is off"
-    answers = Answers(settings, SystemClock(), updater_pid)
+    clock, connections = SystemClock(), Connections()
+    answers, posted = Answers(settings, clock, updater_pid), PostedEvents(settings, clock)
     runner = web.AppRunner(
-        application(answers, lambda: live.token, version("driftgraph")),
+        application(answers, posted, connections, lambda: live.token, version("driftgraph")),
         access_log=None,
         shutdown_timeout=ENDS_WITHIN_S,
         lingering_time=0,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, *address, backlog=CONNECTIONS_WAITING_MAX)
+        server, loop = runner.server, asyncio.get_running_loop()
+        assert server is not None
         try:
-            await site.start()
+            listening = await loop.create_server(
+                lambda: Entrance(server), *address, backlog=CONNECTIONS_WAITING_MAX
+            )
         except OSError as error:
             said = f"cannot listen on web.listen = {settings.web.listen}: {error.strerror or error}"
             _tell(settings, failure=said)
             raise SystemExit(1) from None
-        host, port = runner.addresses[0][:2]
+        host, port = listening.sockets[0].getsockname()[:2]
         _tell(settings, host=host, port=port)
         answers.start()
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        ended = asyncio.Event()
 
         def take() -> None:
             nonlocal live
@@ -82,7 +87,10 @@ async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> N
 
         loop.add_reader(updater.fileno(), take)
         loop.add_signal_handler(signal.SIGTERM, ended.set)
+        sweeping = asyncio.create_task(connections.sweep(server))
         await ended.wait()
+        sweeping.cancel()
+        listening.close()
     finally:
         await runner.cleanup()
         answers.close()

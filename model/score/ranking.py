@@ -127,7 +127,7 @@ class Stage:
 
         ``indexes`` are those of the view that several stages share; None: the stage has its own.
         """
-        self._view, self._bank, self._repeats = view, bank, repeats
+        self.view, self._bank, self._repeats = view, bank, repeats
         self.candidate = candidate.astype(np.int64)
         self._item_DC: F32 = item_CD[:, :-1].T.copy()
         self._bias_C: F32 = item_CD[:, -1].copy()
@@ -136,17 +136,17 @@ class Stage:
         self._place[self.candidate] = np.arange(len(candidate))
         degree = np.ones(rows)
         degree[: len(bank.degree_R)] = np.maximum(bank.degree_R, 1)
-        self._worth: F64 = degree**-DEGREE_POWER
+        self.worth: F64 = degree**-DEGREE_POWER
         self._similar_worth: F64 = degree**-SIMILAR_DEGREE_POWER
         self._similar_place: F64 = np.power(SIMILAR_DECAY, np.arange(SIMILAR_SHAPE.history))
-        self._tables = path_tables(len(view.relations))
+        self.tables = path_tables(len(view.relations))
         self._indexes = indexes or EventIndexes(view)
         self._tastes = None if attributes is None else Tastes(attributes, view, bank, self.candidate)
 
     def follow(self, items: U32) -> None:
         """Take over the degrees of these items from the bank, which has counted events of them since."""
         degree = np.maximum(self._bank.degree_R[items], 1.0)
-        self._worth[items] = degree**-DEGREE_POWER
+        self.worth[items] = degree**-DEGREE_POWER
         self._similar_worth[items] = degree**-SIMILAR_DEGREE_POWER
 
     def put(self, place: I64, vectors_nD: F32) -> None:
@@ -177,12 +177,12 @@ class Stage:
 
     def _all_reached(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[Reached, Reached, Reached]:
         """What paths, similar users and own events reach."""
-        question = self._view, rows, times_ms, cut
-        ends = paths.sums(*question, SHAPE, self._tables, self._worth, self._indexes)
+        question = self.view, rows, times_ms, cut
+        ends = paths.sums(*question, SHAPE, self.tables, self.worth, self._indexes)
         weights = self._similar_place, self._similar_worth
         theirs = similar_users.sums(*question, SIMILAR_SHAPE, *weights, self._indexes)
         return (
-            self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth),
+            self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self.worth),
             self._reached(theirs.bounds_N1, theirs.item, theirs.sum, self._similar_worth),
             self._own(rows if self._repeats else rows[:0], times_ms, cut),
         )
@@ -283,9 +283,9 @@ class Stage:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
         bounds = np.arange(len(items) + 1)
-        how = SHAPE, self._tables, self._worth, self._indexes
-        ends = paths.sums_from(self._view, bounds, items, times_ms, cut, *how)
-        return self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self._worth)
+        how = SHAPE, self.tables, self.worth, self._indexes
+        ends = paths.sums_from(self.view, bounds, items, times_ms, cut, *how)
+        return self._reached(ends.bounds_N1, ends.item, ends.sum_PV[:, 0], self.worth)
 
     def place_of(self, rows: U32) -> I64:
         """The places of item rows among the candidates; −1 for one that is none."""
@@ -297,7 +297,7 @@ class Stage:
     def _own(self, rows: U32, times_ms: I64, cut: Cut) -> Reached:
         """What each user has touched: features of the decayed counts, and 1 for all of it."""
         times_ms = times_ms[: len(rows)]
-        near = self._view.recent(USER, rows, times_ms, OWN_EVENTS, cut)
+        near = self.view.recent(USER, rows, times_ms, OWN_EVENTS, cut)
         real = np.arange(OWN_EVENTS) < near.count_BR[:, :, None]
         user, place = real.nonzero()[0], self.place_of(near.neighbor_BRK[real])
         age_ms = times_ms[user] - near.time_ms_BRK[real]

@@ -17,6 +17,7 @@ from driftgraph.model.score.bank import Bank, Later
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.lists import SIMILAR_AT_ONCE, AskedUsers, Owners, Wanted, right_after, rows_of
 from driftgraph.model.score.ranking import Stage, with_new_items
+from driftgraph.model.score.reasons import OneUser, Reason, reasons_of
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window.adjacency import ITEM
@@ -130,6 +131,14 @@ class ScoredLists:
         nearest, score = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(score, order, axis=1)
         best.rows[at, :count], best.score[at, :count] = self._rows[nearest], score
         best.lengths[at] = (score > -np.inf).sum(axis=1)
+
+    def why(self, user: OneUser, moment: Moment, items: U32) -> list[Reason]:
+        """What the scores of these items are made of for a user, as ``of`` would rank them now.
+
+        Items that are no candidates are left out. As long as one list.
+        """
+        self.follow(moment)
+        return reasons_of(self._stage, self._weight_F, user, items, self._bank.time_ms)
 
     def put(self, items: U32, vectors_nD: F32) -> None:
         """See ``ListMaker.put``. O(items given · D)."""

@@ -158,10 +158,11 @@ class Questions:
 
         return self._whole(read)
 
-    def trending(self, behavior: str, n: int) -> Steps[Scored]:
-        """The highest items of a behavior's list."""
+    def trending(self, behavior: str | None, n: int) -> Steps[Scored]:
+        """The highest items of a behavior's list, or of all lists together."""
         _require_positive("n", n)
-        return best((yield from self._rising([behavior])), n)
+        behaviors = (yield from self._behaviors()) if behavior is None else [behavior]
+        return best((yield from self._rising(behaviors)), n) if behaviors else []
 
     # --- parts of an answer ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from base64 import b64decode, b64encode
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +29,7 @@ from driftgraph.stream.time.clock import Clock, SystemClock
 FILES_MAX: Final = 16  # then the oldest file is removed
 FILE_BYTES_MAX: Final = 64 << 20  # of one file: some 100,000 letters; 1 GiB together
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # of one letter: the limit that Kafka sets to a message by default
+NEWEST_FILES: Final = 2  # that ``newest`` reads: 128 MiB at most
 WRITE_BYTES: Final = 1 << 20  # letters that wait for the next flush; more are written at once
 _NAME: Final = re.compile(r"dead-letters-(\d{6,})\.jsonl")
 
@@ -176,6 +177,20 @@ class FileLetterBox:
                 done = _done_lines(self._folder, number)
                 with suppress(FileNotFoundError), _path(self._folder, number).open("rb") as lines:
                     yield from _read(lines, number, size, done)
+
+    def newest(self, limit: int) -> list[Letter]:
+        """Open letters of the newest ``NEWEST_FILES`` files."""
+        if not self._folder.is_dir():
+            return []
+        found: list[Letter] = []
+        with _told(self._folder, "read from"):
+            for number, path in reversed(_files_of(self._folder)[-NEWEST_FILES:]):
+                done = _done_lines(self._folder, number)
+                with suppress(FileNotFoundError), path.open("rb") as lines:
+                    letters = _read(lines, number, path.stat().st_size, done)
+                    last = deque((one for one in letters if not one.done), maxlen=limit - len(found))
+                    found += reversed(last)
+        return found
 
     def mark_done(self, ids: Collection[str]) -> None:
         """Append the numbers of the lines to the ``.done`` files, with fsync."""

@@ -101,6 +101,10 @@ class LetterBox(Protocol):
         """
         ...
 
+    def newest(self, limit: int) -> list[Letter]:
+        """At most ``limit`` open letters, newest first; only the end of the place is read."""
+        ...
+
     def mark_done(self, ids: Collection[str]) -> None:
         """Record on the disk or on the brokers that these letters are done. Marking twice does no harm."""
         ...

@@ -11,7 +11,7 @@ before the letters that it names.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final, cast
 
@@ -20,13 +20,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient
 
 from driftgraph.stream.dead_letters.letters import (
-    ATTEMPTS_HEADER,
-    CONNECT_PREFIX,
-    OWN_PREFIX,
     DeadLetterError,
     Letter,
-    origin_of,
     parts_of_id,
+)
+from driftgraph.stream.dead_letters.topic_records import (
+    DONE,
+    TIMESTAMP,
+    TRUNCATED,
+    connect_headers,
+    letter_of,
+    offsets_done,
 )
 from driftgraph.stream.events import PAYLOAD_BYTES_KEPT, Rejected
 from driftgraph.stream.formats.event_rules import Reason
@@ -44,10 +48,6 @@ TOPIC_CONFIG: Final = {  # of a topic that driftgraph creates: retention removes
     **KEEPS_ALL,
     "max.message.bytes": str(16 << 20),  # room for an event as large as its own topic allows, and the headers
 }
-_REASON, _ORIGIN, _KEPT = OWN_PREFIX + "reason", OWN_PREFIX + "origin", OWN_PREFIX + "kept_ms"
-_TRUNCATED: Final = OWN_PREFIX + "payload.bytes"  # how long the payload was before it was cut
-_TIMESTAMP: Final = OWN_PREFIX + "timestamp_ms"  # the event's timestamp, if the topic refuses it
-_DONE: Final = OWN_PREFIX + "done"  # the value names offsets of letters
 
 
 class KafkaDeadLetters:
@@ -169,12 +169,12 @@ class _Record(msgspec.Struct, frozen=True):
         headers = [*rejected.headers, *connect_headers(rejected, self.kept_ms)]
         value: bytes | None = None if rejected.reason == Reason.TOMBSTONE else rejected.payload
         if self.cut and value is not None:
-            headers.append((_TRUNCATED, b"%d" % len(value)))
+            headers.append((TRUNCATED, b"%d" % len(value)))
             value = value[:PAYLOAD_BYTES_KEPT]
         found: dict[str, Any] = {"value": value, "key": rejected.key, "headers": headers}
         if rejected.timestamp_ms is not None:
             if self.without_time:
-                headers.append((_TIMESTAMP, b"%d" % rejected.timestamp_ms))
+                headers.append((TIMESTAMP, b"%d" % rejected.timestamp_ms))
             else:
                 found["timestamp"] = rejected.timestamp_ms
         return found
@@ -198,11 +198,24 @@ class TopicLetterBox:
         done: dict[int, set[int]] = defaultdict(set)
         ends = self._ends()
         for message in self._records(ends):
-            if (offsets := _offsets_done(message)) is not None:
+            if (offsets := offsets_done(message)) is not None:
                 done[message.partition() or 0].update(offsets)
         for message in self._records(ends):
-            if _offsets_done(message) is None:
-                yield _letter_of(message, message.offset() in done[message.partition() or 0])
+            if offsets_done(message) is None:
+                yield letter_of(message, _is_in(done, message))
+
+    def newest(self, limit: int) -> list[Letter]:
+        """Open letters among the newest records of each partition."""
+        ends = {p: (max(begin, end - 2 * limit), end) for p, (begin, end) in self._ends().items()}
+        done: dict[int, set[int]] = defaultdict(set)
+        records = list(self._records(ends))
+        for message in records:
+            done[message.partition() or 0].update(offsets_done(message) or ())
+        letters = [
+            letter_of(one, False) for one in records if offsets_done(one) is None and not _is_in(done, one)
+        ]
+        newest = sorted(letters, key=lambda one: (one.kept_ms, parts_of_id(one.id)), reverse=True)
+        return newest[:limit]
 
     def mark_done(self, ids: Collection[str]) -> None:
         """Produce records that name the done letters to their partitions; wait for the acknowledgement."""
@@ -220,7 +233,7 @@ class TopicLetterBox:
         for partition, offsets in _by_partition(ids).items():
             for at in range(0, len(offsets), DONE_OFFSETS_MAX):
                 value = msgspec.json.encode(offsets[at : at + DONE_OFFSETS_MAX])
-                headers = cast("Any", [(_DONE, b"1")])
+                headers = cast("Any", [(DONE, b"1")])
                 producer.produce(
                     self._topic, value, partition=partition, headers=headers, on_delivery=acknowledged
                 )
@@ -323,66 +336,8 @@ class TopicLetterBox:
         )
 
 
-def _letter_of(message: Message, done: bool) -> Letter:
-    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-    said = {name: (value or b"").decode(errors="replace") for name, value in headers}
-    value, key = message.value(), message.key()
-    kind, time_ms = message.timestamp()
-    topic, partition, offset = (
-        said.get(CONNECT_PREFIX + part, "") for part in ("topic", "partition", "offset")
-    )
-    named = f"{topic}[{partition}]@{offset}" if topic else ""
-    rejected = Rejected(
-        reason=said.get(_REASON) or said.get(CONNECT_PREFIX + "exception.class.name") or "unknown",
-        detail=said.get(CONNECT_PREFIX + "exception.message", ""),
-        payload=_bytes(value),
-        origin=said.get(_ORIGIN) or named,
-        key=None if key is None else _bytes(key),
-        headers=tuple(
-            (n, None if v is None else _bytes(v))
-            for n, v in headers
-            if n == ATTEMPTS_HEADER or not _is_said(n)
-        ),
-        timestamp_ms=_number(said.get(_TIMESTAMP)) or (time_ms if kind else None),
-    )
-    size = _number(said.get(_TRUNCATED)) or len(rejected.payload)
-    place = f"{message.partition()}-{message.offset()}"
-    return Letter(place, rejected, _number(said.get(_KEPT)) or 0, size, done)
-
-
-def connect_headers(rejected: Rejected, now_ms: int) -> list[tuple[str, bytes]]:
-    """The headers in which Kafka Connect tells a failure, and further ones that a retry needs."""
-    topic, partition, offset = origin_of(rejected) or ("", "", "")
-    said = {
-        CONNECT_PREFIX + "topic": topic,
-        CONNECT_PREFIX + "partition": str(partition),
-        CONNECT_PREFIX + "offset": str(offset),
-        CONNECT_PREFIX + "connector.name": "driftgraph",
-        CONNECT_PREFIX + "task.id": "0",
-        CONNECT_PREFIX + "stage": "VALUE_CONVERTER",
-        CONNECT_PREFIX + "class.name": "driftgraph.stream.formats.event_rules",
-        CONNECT_PREFIX + "exception.class.name": rejected.reason,
-        CONNECT_PREFIX + "exception.message": rejected.detail,
-        _REASON: rejected.reason,
-        _ORIGIN: rejected.origin,
-        _KEPT: str(now_ms),
-    }
-    return [(name, value.encode(errors="replace")) for name, value in said.items()]
-
-
-def _is_said(name: str) -> bool:
-    return name.startswith(CONNECT_PREFIX) or name in (_REASON, _ORIGIN, _KEPT, _TRUNCATED, _TIMESTAMP)
-
-
-def _offsets_done(message: Message) -> Sequence[int] | None:
-    """The offsets that a record names as done; None for a letter."""
-    headers = cast("list[tuple[str, Any]]", message.headers() or [])
-    if not any(name == _DONE for name, _ in headers):
-        return None
-    try:
-        return msgspec.json.decode(_bytes(message.value()), type=list[int])
-    except msgspec.MsgspecError:
-        return []  # another program's record: it names no letters
+def _is_in(done: Mapping[int, set[int]], message: Message) -> bool:
+    return message.offset() in done.get(message.partition() or 0, ())
 
 
 def _by_partition(ids: Collection[str]) -> dict[int, list[int]]:
@@ -390,11 +345,3 @@ def _by_partition(ids: Collection[str]) -> dict[int, list[int]]:
     for partition, offset in sorted(map(parts_of_id, ids)):
         found[partition].append(offset)
     return dict(found)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
-
-
-def _bytes(value: str | bytes | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""

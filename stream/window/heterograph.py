@@ -112,6 +112,12 @@ class HeterographView:
             for (a, b), kept in zip(pairwise(ends), known.tolist(), strict=True)
         ]
 
+    def rows_of(self, side: int, ids: Sequence[str], moment: Moment) -> list[int | None]:
+        """The row of each id as of ``moment``; None for one that has none. O(rows) for all of them."""
+        rows = self._ids[side].candidates(Strings.of(ids), len(moment.versions[side]))
+        found = dict(zip(self.names(side, rows, moment), rows.tolist(), strict=True))
+        return [found.get(id_) for id_ in ids]
+
     def arrivals(self, relation: int, start: int, stop: int, moment: Moment) -> NamedEvents:
         """A relation's events from sequence number ``start`` to ``stop`` in order of arrival, by id.
 

@@ -63,6 +63,12 @@ class IdView:
         gather(rows, self._names, bounds, data)
         return Strings(bounds, data)
 
+    def candidates(self, ids: Strings, rows: int) -> U32:
+        """Those of the first ``rows`` rows that may have one of these ids, by their hashes. O(rows)."""
+        wanted = np.empty(len(ids), np.uint64)
+        hash_all(ids.data, ids.offsets, wanted)
+        return np.flatnonzero(np.isin(self._names.hashes[:rows], wanted)).astype(np.uint32)
+
     def hashes(self, rows: U32) -> U64:
         """A 64-bit hash of each row's id, the same in every process and run."""
         hashes: U64 = self._names.hashes[rows]

@@ -38,6 +38,7 @@ class PathRows(NamedTuple):
     place: U8
     lag: I8
     via: U32
+    visitor: U32
     rank: U16
     via_relation: U8
     relation: U8
@@ -81,7 +82,7 @@ class SumRows(NamedTuple):
 
 def path_rows(rows: int, targets: int) -> PathRows:
     """Memory for so many paths."""
-    narrow = (np.uint32, np.uint8, np.int8, np.uint32, np.uint16, np.uint8, np.uint8)
+    narrow = (np.uint32, np.uint8, np.int8, np.uint32, np.uint32, np.uint16, np.uint8, np.uint8)
     ages = (np.empty(rows, np.int64) for _ in range(3))
     per_target = (np.zeros(targets, np.int64) for _ in range(2))
     return PathRows(*(np.empty(rows, kind) for kind in narrow), *ages, *per_target)  # type: ignore[arg-type]
@@ -124,6 +125,7 @@ def walk_targets(
                     continue
                 time_ms = load(side.times, slot * TIMES + TIME)
                 out.item[total], out.via[total] = load(side.words, slot * WORDS + ITEM), via
+                out.visitor[total] = load(room.visitor, at)
                 out.place[total], out.lag[total], out.rank[total] = k, lag, at % limits.visits
                 out.via_relation[total] = load(room.via_relation, k)
                 out.relation[total] = end % relation_count

@@ -96,6 +96,7 @@ class Paths:
     place: U8  # of j in the history
     lag: I8
     via: U32  # row of j
+    visitor: U32  # row of v
     rank: U16  # of the visit
     via_relation: U8  # of u's newest event with j
     relation: U8  # of v's event with i

@@ -20,13 +20,7 @@ from driftgraph.stream.window import adjacency, cut_header, samplers
 from driftgraph.stream.window.adjacency import ITEM, USER, Side
 from driftgraph.stream.window.event_kernels import Columns, Part, collect, merged
 from driftgraph.stream.window.recent_kernels import Rings
-from driftgraph.stream.window.samplers import (
-    DistinctNeighborhood,
-    DistinctUnion,
-    Lists,
-    Neighborhood,
-    Question,
-)
+from driftgraph.stream.window.samplers import DistinctNeighborhood, DistinctUnion, Neighborhood
 from driftgraph.stream.window.shared_files import ANEW, Folder, Life, WindowError
 
 SLOTS_MAX = (1 << 32) - 2  # over all relations: a pointer is slot + 1 in 32 bits
@@ -175,6 +169,13 @@ class WindowView:
             numbers.append(number)
         return tuple(numbers)
 
+    def newest_ms(self, user: int) -> int:
+        """The time of the newest event of a user row; 0 if it has none."""
+        heads = self._arrays.heads[USER].reshape(-1, self._width, adjacency.HEAD_WORDS)[user]
+        heads = heads[: len(self.relations)]
+        low, high = heads[heads[:, 0] != 0][:, adjacency.NEWEST : adjacency.NEWEST + 2].astype(np.int64).T
+        return int((low | high << 32).max(initial=0))
+
     def row_versions(self, side: int) -> U32:
         """How often each row has got an owner or lost one, [rows]: odd while it has one.
 
@@ -268,17 +269,17 @@ class WindowView:
         question = self._question(nodes, times_ms, k)
         return self.answered(cut, lambda seen: samplers.distinct_union(self._lists(side, seen), question))
 
-    def _question(self, nodes: U32, times_ms: I64, k: int | Sequence[int]) -> Question:
+    def _question(self, nodes: U32, times_ms: I64, k: int | Sequence[int]) -> samplers.Question:
         fanout = np.array([k] * len(self.relations) if isinstance(k, int) else list(k), np.int64)
         if len(fanout) != len(self.relations) or fanout.min(initial=0) < 0:
             raise ValueError(f"k must be 0 or more, one or {len(self.relations)} numbers, got {k}")
         if len(nodes) != len(times_ms):
             raise ValueError(f"nodes and times_ms disagree in length: {len(nodes)} and {len(times_ms)}")
         nodes = np.ascontiguousarray(nodes, np.uint32)
-        return Question(nodes, np.ascontiguousarray(times_ms, np.int64), fanout)
+        return samplers.Question(nodes, np.ascontiguousarray(times_ms, np.int64), fanout)
 
-    def _lists(self, side: int, cut: Cut) -> Lists:
-        return Lists(self.sides[side], self.rings(cut), self.rows(side))
+    def _lists(self, side: int, cut: Cut) -> samplers.Lists:
+        return samplers.Lists(self.sides[side], self.rings(cut), self.rows(side))
 
     def rings(self, cut: Cut) -> Rings:
         """The rings as of the cut, as kernels take them."""

@@ -72,6 +72,9 @@ class Window(WindowView):
         self._losses = [super(Window, self).row_losses(side)[1] for side in (USER, ITEM)]
         self._memory = adjacency.Adjacency(arrays.words, self._times, *arrays.heads)
         self.truncated = np.zeros(len(self.relations), np.int64)  # events that a full ring dropped early
+        self.expired = np.zeros(
+            len(self.relations), np.int64
+        )  # events that have left their ring at their age
         self.capped = np.zeros(len(self.relations), np.int64)  # left out: the node had as many as it may
         self._live = [
             live_count.LiveCount(self._times, int(base), relation.capacity, block=live_count.BLOCK)
@@ -129,12 +132,6 @@ class Window(WindowView):
                 pass
         self._publish()
         return _joined(emptied)
-
-    def newest_ms(self, user: int) -> int:
-        """The time of the newest event of a user row; 0 if it has none."""
-        heads = self._arrays.heads[USER].reshape(-1, len(self.relations), adjacency.HEAD_WORDS)[user]
-        low, high = heads[heads[:, 0] != 0][:, adjacency.NEWEST : adjacency.NEWEST + 2].astype(np.int64).T
-        return int((low | high << 32).max(initial=0))
 
     def degrees(self, side: int, row: int) -> I64:
         """[R] the number of events of a row that are in the ring of each relation."""
@@ -226,12 +223,14 @@ class Window(WindowView):
         }
 
     def counted(self) -> dict[str, dict[str, int]]:
-        """By relation, the events since the start that a full ring dropped early or a cap left out."""
+        """By relation, events since the start that a full ring dropped, that a cap left out, that expired."""
         names = [relation.name for relation in self.relations]
-        return {
-            "truncated": dict(zip(names, self.truncated.tolist(), strict=True)),
-            "capped": dict(zip(names, self.capped.tolist(), strict=True)),
-        }
+        counts = {"truncated": self.truncated, "capped": self.capped, "expired": self.expired}
+        return {kind: dict(zip(names, of.tolist(), strict=True)) for kind, of in counts.items()}
+
+    def allocated_bytes(self) -> int:
+        """Of its files; 0 in private memory."""
+        return self._arrays.folder.allocated_bytes()
 
     def _append_one(
         self,
@@ -279,6 +278,7 @@ class Window(WindowView):
         gone, early = ring.drop_events(self._memory, self._ring(r), horizon_ms, exactly, nodes)
         self._first[r] += gone
         self.truncated[r] += early
+        self.expired[r] += gone - early
         emptied.append(_rows(nodes, gone))
         return int(gone)
 

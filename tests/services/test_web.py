@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,7 +24,7 @@ from tests.app.web.serving import TOKEN, Port
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
-from tests.services.updaters import TASTED, RunningUpdater, configured, model_served, two_tastes, until
+from tests.services.updaters import CODE, TASTED, RunningUpdater, configured, model_served, two_tastes, until
 
 pytestmark = pytest.mark.services
 
@@ -47,7 +51,7 @@ def running(
         client = stack.enter_context(contextlib.closing(connect(server.url)))
         stack.enter_context(pytest.MonkeyPatch.context()).delenv("DRIFTGRAPH__WEB__LISTEN")
         updater = stack.enter_context(RunningUpdater(config))
-        until("the model is served", lambda: updater.status() and model_served(client), 120)
+        until("the model is served", lambda: updater.status() and model_served(client), 300)
         found = told(folder / "var", "web")
         assert found is not None
         yield Port(f"http://{found['host']}:{found['port']}"), updater
@@ -80,6 +84,70 @@ def test_a_user_is_recommended_what_redis_has(running: tuple[Port, RunningUpdate
     port, _ = running
     found = port.ask("/api/recommend/u1?top=3", token=TOKEN)[1]
     assert (found["source"], len(found["items"])) == ("list", 3)
+
+
+def test_the_worker_says_why_and_what_a_user_did(running: tuple[Port, RunningUpdater]) -> None:
+    port, updater = running
+
+    def told() -> Any:
+        return port.ask("/api/recommend/u1?top=3&why=true", token=TOKEN)[1]
+
+    until("the worker knows the user", lambda: "why_not" not in told())
+    for one in told()["items"]:
+        assert sum(one["why"]["parts"].values()) == pytest.approx(one["score"], rel=1e-3, abs=1e-3)
+        assert one["why"]["says"].startswith("because ")
+    recent = port.ask("/api/events/recent/u1?top=1000", token=TOKEN)[1]["events"]
+    assert recent == sorted(recent, key=lambda event: -event["event_ms"])
+    assert {one["behavior"] for one in recent} == {"click"}
+    command = [
+        sys.executable,
+        "-c",
+        CODE,
+        "recommend",
+        "u1",
+        "--top",
+        "3",
+        "--why",
+        "--config",
+        str(updater.config),
+    ]
+    for is_json in (True, False):
+        done = subprocess.run(
+            [*command, *(["--json"] if is_json else [])], capture_output=True, text=True, check=True
+        )
+        if is_json:
+            assert json.loads(done.stdout)["items"][0]["why"]["says"] == told()["items"][0]["why"]["says"]
+        else:
+            assert "because " in done.stdout
+
+
+def test_posted_events_are_applied_and_bad_ones_shown(running: tuple[Port, RunningUpdater]) -> None:
+    port, updater = running
+    before = updater.status()["events"]["applied"]
+    batch = [
+        {"user_id": "poster", "item_id": f"i{n}", "behavior": "click", "ts": SystemClock().now_ms() + n}
+        for n in range(5)
+    ]
+    said = port.ask("/api/events", method="POST", token=TOKEN, body=batch)
+    assert said == (200, {"delivered": 5, "ignored": 0})
+    updater.wait_for("they are applied", lambda s: s["events"]["applied"] == before + 5)
+    until("the window has them", lambda: port.ask("/api/events/recent/poster", token=TOKEN)[0] == 200)
+    recent = port.ask("/api/events/recent/poster", token=TOKEN)[1]["events"]
+    assert [one["item"] for one in recent] == [one["item_id"] for one in reversed(batch)]
+    rejected = port.ask("/api/rejected", token=TOKEN)[1]
+    assert rejected["reasons"] == {"bad_json": 1}
+    [example] = rejected["examples"]
+    assert (example["event"], example["reason"], example["topic"]) == (
+        "{",
+        "bad_json",
+        updater_topic(updater),
+    )
+    assert port.ask("/api/rejected/retry", method="POST", token=TOKEN)[1]["retried"] == 1
+    until("it is rejected again", lambda: port.ask("/api/rejected", token=TOKEN)[1]["total"] == 2)
+
+
+def updater_topic(updater: RunningUpdater) -> str:
+    return str(next(iter(updater.status()["position"]))).partition("[")[0]
 
 
 def test_a_killed_worker_is_said_and_over_again(running: tuple[Port, RunningUpdater]) -> None:

@@ -79,6 +79,7 @@ def status(*, number: int, time_ms: int, age_ms: int) -> dict[str, object]:
         "number": number,
         "time_ms": time_ms,
         "took_ms": 0,
+        "bytes": 0,
         "copied_bytes": 0,
         "failure": None,
         "age_ms": age_ms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,22 @@ def test_the_file_is_written_once_a_second_at_most_and_a_full_disk_costs_nothing
     monkeypatch.setattr("driftgraph.app.training.worker_status.write_json", full)
     status.close()
     assert "worker.json cannot be written: No space left on device" in caplog.text
+
+
+def test_the_file_has_the_memory_of_a_gpu_that_is_used_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = WorkerStatus(tmp_path / "worker.json", ManualClock(1_000_000), NoProgress())
+    status.close()
+    assert json.loads((tmp_path / "worker.json").read_bytes())["gpu"] is None
+    for name, said in (
+        ("is_initialized", True), ("current_device", 0), ("memory_allocated", 5), ("memory_reserved", 7),
+        ("get_device_properties", SimpleNamespace(total_memory=9)),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, said=said: said)
+    status.close()
+    told = json.loads((tmp_path / "worker.json").read_bytes())["gpu"]
+    assert told == {"allocated": 5, "reserved": 7, "total": 9}
 
 
 def test_a_log_has_a_line_for_each_stage_and_one_each_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,18 +27,29 @@ class Port:
 
     address: str
 
-    def ask(self, path: str, *, method: str = "GET", token: str | None = None) -> tuple[int, Any]:
-        """The status and the answer: JSON as a value, everything else as a text."""
-        request = urllib.request.Request(self.address + path, method=method)
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        token: str | None = None,
+        body: object = None,
+        kind: str = "application/json",
+    ) -> tuple[int, Any]:
+        """The status and the answer: JSON as a value, all else as a text. Bytes are sent as they are."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, method=method, data=data)
+        if data is not None:
+            request.add_header("Content-Type", kind)
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                status, body, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+                status, said, said_as = answer.status, answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as error:
             with error:
-                status, body, kind = error.code, error.read(), error.headers["Content-Type"]
-        return status, json.loads(body) if "json" in kind else body.decode()
+                status, said, said_as = error.code, error.read(), error.headers["Content-Type"]
+        return status, json.loads(said) if "json" in said_as else said.decode()
 
 
 def settings_of(folder: Path, redis_url: str, **web: str) -> Settings:
@@ -97,12 +108,13 @@ def updater_status(**changed: Any) -> Mapping[str, Any]:
         "dead_letters": {"kept": 3, "waiting": 0, "failure": None, "forgotten": 0},
         "reading_paused": False, "lease": {"held": True, "epoch": 7, "failure": None},
         "checkpoint": {
-            "number": 84, "time_ms": now_ms - 7_000, "took_ms": 248, "copied_bytes": 0, "failure": None,
-            "age_ms": 7_000, "overdue": False, "reason": None,
+            "number": 84, "time_ms": now_ms - 7_000, "took_ms": 248, "bytes": 77, "copied_bytes": 0,
+            "failure": None, "age_ms": 7_000, "overdue": False, "reason": None,
         },
         "erasures": {"users": 0, "waiting": 0, "pending": 0, "failure": None},
         "deduplication": {"ids": 5, "bytes": 64, "horizon_ms": 86_400_000, "reach_ms": 1_000, "short": False},
-        "window": {"click": 21}, "truncated": {"click": 0}, "capped": {"click": 0},
+        "window": {"click": 21}, "truncated": {"click": 0}, "capped": {"click": 0}, "expired": {"click": 9},
+        "window_bytes": 4_096, "held_partitions": 1,
         "ids": {"user": 4, "item": 6},
         "worker": {"state": "running", "pid": 1, "starts": 1, "failures": 0, "why": None},
         "first_fit": None,

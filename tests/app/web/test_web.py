@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -21,15 +22,19 @@ import pytest
 import redis as redis_py
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.console.status_files import beat, told, write_json
 from driftgraph.app.console.troubles import CODES, Facts, facts_of, troubles_of
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.publishing.freshness import Freshness
+from driftgraph.app.training.work_counts import WorkCounts
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.app.web.metrics import exposition
-from driftgraph.app.web.routes import ROUTES
+from driftgraph.app.web.openapi import ROUTES
+from driftgraph.model.fitting.fit_report import FitReport, no_fit
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
-from driftgraph.stream.time.clock import SystemClock
+from driftgraph.stream.time.clock import ManualClock, SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
 from tests.services_redis import ITEMS, USERS, publish
 from tests.waits import until
@@ -50,7 +55,10 @@ def worker_says(folder: Path) -> None:
     """Write the status of a worker that has refreshed."""
     refresh = {"users": 3, "items": 2, "waiting": 0, "freshness": Freshness().facts(), "trouble": None}
     now_ms = SystemClock().now_ms()
+    work = WorkCounts()
+    work.fitted(FitReport(1, True, "", "", 9, 1, 0.5, 9, 0, 0, {}), 2_000)
     told = {"pid": 1, "state": "running", "time_ms": now_ms, "moved_ms": now_ms, "stage": None}
+    told |= {"work": work.facts(), "gpu": {"allocated": 1, "reserved": 2, "total": 3}}
     write_json(folder / "status" / "worker.json", {**told, "trouble": None, "refresh": refresh})
 
 
@@ -90,7 +98,10 @@ def test_only_who_has_the_token_sees_a_user_or_changes_something(port: Port, sto
             assert port.ask(path, method=route.method, token=token)[0] == 401
     assert store.served().number == 2  # type: ignore[union-attr]
     assert port.ask("/api/rollback", token=TOKEN)[0] == 405, "a link or an image must not roll back"
-    assert port.ask("/api/rollback", method="POST", token=TOKEN) == (200, {"generation": 1})
+    assert port.ask("/api/rollback", method="POST", token=TOKEN) == (
+        200,
+        {"generation": 1, "was": 2, "held": False},
+    )
     assert store.served().number == 1  # type: ignore[union-attr]
     status, said = port.ask("/api/rollback", method="POST", token=TOKEN)
     assert status == 409
@@ -299,6 +310,45 @@ def test_the_quality_of_every_scorer_is_a_metric_and_of_nobody_is_left_out() -> 
     assert 'driftgraph_quality{metric="recall_at_20",scorer="model"} 0.25' in text
     assert "co_visitation" not in text
     assert "driftgraph_model_version 3.0" in text
+
+
+def test_fits_publishes_and_errors_are_counted_from_what_the_worker_says(tmp_path: Path) -> None:
+    clock = ManualClock(1_000_000)
+    status = WorkerStatus(tmp_path / "worker.json", clock, NoProgress())
+    on_step = status.steps("training")
+    for attempt in (1, 2):  # the gate refuses the first attempt of a fit
+        for step in range(1, 8):
+            clock.advance(500)
+            on_step(attempt, step, 7)
+    status.fitted(FitReport(1, True, "", "", 7, 2, 0.25, 9, 0, 0, {}, ("popularity",)))
+    status.steps("training")
+    status.fitted(FitReport(1, False, "holdout", "worse", 7, 0, math.nan, 9, 0, 0, {}))
+    status.fitted(no_fit(1))
+    status.start("publishing")
+    clock.advance(3_000)
+    status.published()
+    status.work.redis_errors["refresh"] += 1
+    status.close()
+    text = exposition(facts(worker=json.loads((tmp_path / "worker.json").read_bytes())), "0").decode()
+    for sample in (
+        'gate_decisions_total{reason="accepted"} 1', 'gate_decisions_total{reason="holdout"} 1',
+        "fit_steps_total 14", "fit_skipped_steps_total 2", "fit_seconds_total 7", "publishes_total 1",
+        "publish_seconds_total 3", 'redis_errors_total{operation="refresh"} 1',
+        'redis_errors_total{operation="publish"} 0',
+    ):  # fmt: skip
+        assert f"driftgraph_{sample}.0\n" in text, sample
+    assert "no_events" not in text
+    assert "driftgraph_fit_loss" not in text, "the newest fit took no step with a finite loss"
+    assert "gpu" not in text
+
+
+def test_a_status_of_an_older_release_gives_the_metrics_that_it_has() -> None:
+    told = dict(updater_status())
+    for name in ("expired", "window_bytes", "held_partitions"):
+        del told[name]
+    del told["checkpoint"]["bytes"]
+    found = Facts(1, told, None, None, generation=0, manifest={}, redis_error=None)
+    assert "driftgraph_events_total" in exposition(found, "0").decode()
 
 
 def test_how_long_events_wait_is_a_histogram() -> None:

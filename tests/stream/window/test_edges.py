@@ -45,6 +45,7 @@ def agree(part: WindowView, alone: WindowView, cut: Cut) -> None:
             same(ours(side, nodes, times_ms, 3, cut), theirs(side, nodes, times_ms, 3, seen))
         assert np.array_equal(part.degree(side, cut), alone.degree(side, seen))
     same(part.events(cut), alone.events(seen))
+    assert [part.newest_ms(user) for user in range(ROWS)] == [alone.newest_ms(user) for user in range(ROWS)]
     assert part.live_counts(cut) == alone.live_counts(seen)
     shape = paths.Shape(history=3, visits=4, lag=2)
     same(paths.walk(part, nodes, times_ms, cut, shape), paths.walk(alone, nodes, times_ms, seen, shape))

@@ -59,6 +59,23 @@ def test_survivors_keep_their_neighbors_while_others_expire_and_rows_are_reused(
     assert g.id_counts["user"] <= 31
 
 
+def test_the_row_of_an_id_is_the_one_that_names_it_while_rows_change_hands(tmp_path: Path) -> None:
+    """A reader finds by hash what the writer's table knows; ids that have left are not found."""
+    g = graph(tmp_path / "window")
+    view, rng = HeterographView.attach(tmp_path / "window"), random.Random(3)
+    for turn in range(1, 30):
+        g.apply(
+            batch(*((f"u{rng.randrange(40)}", f"i{rng.randrange(9)}", CLICK, turn * 30) for _ in range(6)))
+        )
+        g.expire(turn * 30)
+        moment, ids = view.moment(), [f"u{n}" for n in range(40)] + ["", "é", "nobody"]
+        rows = np.arange(len(moment.versions[USER]), dtype=np.uint32)
+        named = {name: row for row, name in enumerate(view.names(USER, rows, moment)) if name}
+        assert view.rows_of(USER, ids, moment) == [named.get(one) for one in ids]
+        assert len(named) < 40
+    assert g.window.allocated_bytes() > 0
+
+
 def test_a_row_with_a_new_owner_is_not_named_for_the_old_one() -> None:
     g = graph()
     g.apply(batch(("old", "i", CLICK, 10)))

@@ -251,7 +251,7 @@ def test_an_event_counts_for_others_as_soon_as_it_is_in_the_window() -> None:
     assert len(walk(window, one * 0, np.array([9]), window.cut(), shape).item) == 0
     view(2, 3, 7)
     found = walk(window, one * 0, np.array([9]), window.cut(), shape)
-    assert listed(found) == [[(3, 0, 1, 1, 0, 0, 0, 4, 1, 2)]]
+    assert listed(found) == [[(3, 0, 1, 1, 2, 0, 0, 0, 4, 1, 2)]]
 
 
 def test_the_old_visits_of_a_bot_are_left_out_and_counted() -> None:

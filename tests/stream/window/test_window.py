@@ -301,7 +301,7 @@ def test_a_window_that_cannot_be_is_refused(spans: list[Relation], said: str) ->
         window_module.in_memory(spans)
 
 
-def test_truncation_is_counted_and_expiry_is_not() -> None:
+def test_truncation_and_expiry_are_counted_apart() -> None:
     window = in_memory([Relation("click", 100, 4)], user_rows=ROWS, item_rows=ROWS)
 
     def click(time_ms: int) -> None:
@@ -315,8 +315,9 @@ def test_truncation_is_counted_and_expiry_is_not() -> None:
     assert window.truncated.tolist() == [1]
     window.expire(105)  # 2, 3 and 4 are older than the span now
     click(106)
-    assert window.truncated.tolist() == [1]
+    assert window.counted() == {"truncated": {"click": 1}, "capped": {"click": 0}, "expired": {"click": 3}}
     assert window.live_counts(window.cut()) == {"click": 2}
+    assert window.allocated_bytes() == 0, "it is in private memory"
 
 
 def test_the_count_of_live_events_forgets_what_was_erased_a_turn_ago(monkeypatch: pytest.MonkeyPatch) -> None:
