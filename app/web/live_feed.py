@@ -44,7 +44,7 @@ class LiveFeed:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._samples = deque[dict[str, Any]](maxlen=KEPT)
+        self.samples = deque[dict[str, Any]](maxlen=KEPT)
         self._read = deque[tuple[int, int, int]](maxlen=RATE_OVER + 1)  # pid, status time, messages read
         self._newest = b""
         self._told = asyncio.Event()  # replaced with each message
@@ -74,7 +74,7 @@ class LiveFeed:
             raise TooManyError(f"{LISTENERS_MAX} pages listen already", EVERY_S)
         self._listeners += 1
         answer = web.StreamResponse(headers=HEADERS)
-        message = event("history", columns(self._samples)) + self._newest
+        message = event("history", columns(self.samples)) + self._newest
         try:
             await answer.prepare(request)
             while not self._is_over:
@@ -103,7 +103,7 @@ class LiveFeed:
         """Take one sample, and tell every listener."""
         facts = self._answers.facts()
         sample = {**sample_of(facts), "rate": self._rate(facts.updater)}
-        self._samples.append(sample)
+        self.samples.append(sample)
         self._newest = event("now", {**self._answers.now(facts), "sample": sample})
         told, self._told = self._told, asyncio.Event()
         told.set()

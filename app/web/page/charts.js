@@ -24,8 +24,8 @@ export class Chart {
     this.more.append(this.tablePlace);
     this.figure = el("figure", { class: "chart card" },
       el("figcaption", {}, el("b", {}, title), el("span", {}, unit)),
-      el("ul", { class: "legend" }, lines.map((line, n) => el("li", {}, key(line), line.name, this.numbers[n])), el("li", {}, this.when)),
-      this.plot, this.more);
+      el("ul", { class: "legend" }, lines.map((line, n) => el("li", {}, key(line), line.name, this.numbers[n]))),
+      this.plot, el("div", { class: "under" }, this.more, this.when));
     place.replaceChildren(this.figure);
     charts.add(this);
     sizes.observe(this.plot);
@@ -47,12 +47,12 @@ export class Chart {
       hooks: { setCursor: [(drawn) => this.say(drawn.cursor.idx)] },
       scales: { x: { time: this.isTime }, y: { range: (_, low, high) => this.range(low, high) } },
       axes: [
-        { ...axis, ...(this.isTime ? { values: (_, ticks) => ticks.map((t) => clock(t * 1000).slice(0, 5)), space: 70 } : { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (_, ticks) => ticks.map(String) }) },
+        { ...axis, size: 30, ...(this.isTime ? { values: (_, ticks) => ticks.map((t) => clock(t * 1000).slice(0, isLong(ticks) ? 5 : 8)), space: 80 } : { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (_, ticks) => ticks.map(String) }) },
         { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => this.lines[0].tick(tick)) },
       ],
       series: [{}, ...this.lines.map((line) => ({
         label: line.name, stroke: color(`--c${line.color}`), width: line.width ?? 2, dash: DASHES[line.dash ?? 0], spanGaps: false,
-        fill: line.fill ? color(`--c${line.color}`) + (line.fill === "soft" ? "26" : "66") : undefined,
+        fill: line.fill ? mixed(color(`--c${line.color}`), color("--card"), line.fill === "soft" ? 0.15 : 0.45) : undefined,
         points: { show: this.isTime ? false : undefined, size: 6 },
       }))],
     }, this.data, this.plot);
@@ -106,6 +106,14 @@ export class Chart {
     sizes.unobserve(this.plot);
     charts.delete(this);
   }
+}
+
+const isLong = (seconds) => seconds.length > 1 && seconds[1] - seconds[0] >= 60;
+
+/** A color with a share of another one: what stands before other areas must not let them through. */
+function mixed(color, ground, share) {
+  const [a, b] = [color, ground].map((hex) => [1, 3, 5].map((n) => parseInt(hex.slice(n, n + 2), 16)));
+  return `rgb(${a.map((one, n) => Math.round(one * share + b[n] * (1 - share))).join()})`;
 }
 
 function key(line) {

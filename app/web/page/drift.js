@@ -18,15 +18,15 @@ export function showDrift(served) {
   }
   show(place, key,
     el("div", { class: "card stack" }, el("h3", {}, "Items"), moved(drift.items, "item")),
-    el("div", { class: "card stack" }, el("h3", {}, "Users"), usersOf(served, drift, known)),
-    Object.keys(drift.behaviors).length ? el("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Table of the behaviors" }, behaviors(drift.behaviors)) : null);
+    el("div", { class: "stack" }, el("div", { class: "card stack" }, el("h3", {}, "Users"), usersOf(served, drift, known)),
+      Object.keys(drift.behaviors).length ? el("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Table of the behaviors" }, behaviors(drift.behaviors)) : null));
 }
 
 function moved(side, word) {
   const rows = side.top.filter((one) => one.score >= SHOWN_MIN);
   const usual = `${plural(side.measured, word)} measured, median ${(side.median ?? 0).toFixed(2)}.`;
   if (!rows.length) return [el("p", { class: "quiet-text" }, `No ${word} moved by ${SHOWN_MIN} or more. ${usual}`)];
-  return [el("p", { class: "quiet-text" }, usual), bars(rows.map((one) => ({ name: one.id, value: one.score, said: one.score.toFixed(2) })), Math.max(...rows.map((one) => one.score)))];
+  return [el("p", { class: "quiet-text" }, usual), bars(rows.map((one) => ({ name: one.id, value: one.score, said: one.score.toFixed(2), isId: true })), Math.max(...rows.map((one) => one.score)))];
 }
 
 function usersOf(served, drift, known) {

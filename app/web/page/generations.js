@@ -37,12 +37,11 @@ function draw() {
   const served = rows.find((one) => one.current);
   const before = rows.filter((one) => served && one.generation < served.generation).at(-1);
   const columns = [
-    { title: "Generation", of: (one) => whole(one.generation) },
-    { title: "Served", of: (one) => (one.current ? el("span", { class: `badge${held ? " held" : ""}` }, held ? "now, held" : "now") : "") },
-    { title: "Made by", of: (one) => (one.manifest.model_version ? `model version ${one.manifest.model_version}` : one.manifest.made_by ?? "–") },
+    { title: "Generation", of: (one) => (one.current ? [`${one.generation} `, el("span", { class: `badge${held ? " held" : ""}` }, held ? "served, held" : "served")] : `${one.generation}`) },
+    { title: "Made by", wide: true, of: (one) => (one.manifest.model_version ? `model version ${one.manifest.model_version}` : one.manifest.made_by ?? "–") },
     { title: "Published", of: (one) => day(one.manifest.published_ms) },
-    { title: "Users", number: true, of: (one) => whole(one.manifest.users) },
-    { title: "Items", number: true, of: (one) => whole(one.manifest.items) },
+    { title: "Users", number: true, wide: true, of: (one) => whole(one.manifest.users) },
+    { title: "Items", number: true, wide: true, of: (one) => whole(one.manifest.items) },
     { title: "Recall@20", number: true, of: (one) => share4(one.manifest.metrics?.model?.recall_at_20) },
     { title: "Act", of: (one) => actOf(one, served, before) },
   ];
@@ -52,7 +51,7 @@ function draw() {
 
 function actOf(one, served, before) {
   if (one.current) return held ? el("button", { onclick: () => act("promote", one, served, "End the hold") }, "End the hold") : "";
-  if (one === before) return el("button", { onclick: () => act("rollback", one, served, "Roll back") }, "Roll back to this");
+  if (one === before) return el("button", { onclick: () => act("rollback", one, served, "Roll back") }, "Roll back");
   return el("button", { onclick: () => act("promote", one, served, "Promote"), "aria-label": `Promote generation ${one.generation}` }, "Promote");
 }
 

@@ -37,7 +37,7 @@ export function showLost(sinceMs) {
 function verdict(troubles, isServing, standby) {
   if (standby) return "This updater is a standby and waits";
   if (!troubles.length) return "All is well";
-  return isServing ? `Fresh vectors are served, and ${troubles.length === 1 ? "one thing needs" : `${troubles.length} things need`} care` : troubles.some((one) => one.code === "no_generation" || one.code === "filling") && troubles.every((one) => ["no_generation", "filling"].includes(one.code)) ? "Nothing is served yet" : "Fresh vectors are not served";
+  return isServing ? `Fresh vectors are served, and ${troubles.length === 1 ? "one thing needs" : `${troubles.length} things need`} care` : troubles.every((one) => ["no_generation", "filling"].includes(one.code)) ? "Nothing is served yet" : "Fresh vectors are not served";
 }
 
 const troubleList = (troubles) => el("ul", { class: "troubles" }, troubles.map((one) => el("li", {}, el("strong", { "aria-live": "off" }, sentence(one.said)), el("span", {}, `What to do: ${one.remedy}.`))));
@@ -55,7 +55,7 @@ function showWork(now) {
   const lines = [];
   if (runs && worker?.state === "running") {
     const far = worker.stage && worker.total ? `: ${whole(worker.done)} of ${whole(worker.total)}${worker.left_s ? `, about ${worker.left_s} s left` : ""}` : "";
-    lines.push(el("p", {}, worker.stage ? `The worker is at ${worker.stage}${far}.` : "The worker waits until a fit is due, and refreshes users meanwhile."));
+    lines.push(el("p", {}, worker.stage ? `The worker is busy: ${worker.stage}${far}.` : "The worker waits until a fit is due, and refreshes users meanwhile."));
     if (worker.stage && worker.total) lines.push(el("progress", { max: worker.total, value: worker.done, "aria-label": worker.stage }));
     if (worker.fit && !worker.fit.accepted) lines.push(el("p", {}, `The last fit was not published: ${worker.fit.reason}.`));
     if (worker.operator) lines.push(el("p", {}, sentence(worker.operator)));
@@ -84,9 +84,9 @@ function showTiles(now, served) {
 }
 
 function better(metrics) {
-  const rivals = ["co_visitation", "recent_popularity", "frozen_first"].map((name) => metrics[name]?.recall_at_20).filter((value) => value > 0);
-  if (!rivals.length) return "of new events";
-  const best = Math.max(...rivals);
+  const baselines = ["co_visitation", "recent_popularity", "frozen_first"].map((name) => metrics[name]?.recall_at_20).filter((value) => value > 0);
+  if (!baselines.length) return "of new events";
+  const best = Math.max(...baselines);
   const more = metrics.model.recall_at_20 / best - 1;
-  return `${percent(Math.abs(more))} ${more >= 0 ? "above" : "below"} the best rival`;
+  return `${percent(Math.abs(more))} ${more >= 0 ? "above" : "below"} the best baseline`;
 }

@@ -62,10 +62,10 @@ export const day = (ms) => (ms ? DAY.format(ms) : "–");
 
 export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 
-/** Bars of values from 0 to ``most``, each with its value as a text: [{name, value, said, color}]. */
+/** Bars of values from 0 to ``most``, each with its value as a text: [{name, value, said, color, isId}]. */
 export function bars(rows, most) {
-  return el("ol", { class: "bars" }, rows.map(({ name, value, said, color = "var(--c1)" }) =>
-    el("li", {}, el("span", { class: "id" }, name), el("span", { class: "value" }, said), bar(value / (most || 1), color))));
+  return el("ol", { class: "bars" }, rows.map(({ name, value, said, color = "var(--c1)", isId = false }) =>
+    el("li", {}, el("span", { class: isId && "id" }, name), el("span", { class: "value" }, said), bar(value / (most || 1), color))));
 }
 
 /** One bar, a picture beside a number that says the same. */
@@ -75,10 +75,12 @@ export function bar(part, color) {
     svg("rect", { class: "rest", width: 100, height: 4 }), svg("rect", { width, height: 4, fill: color }));
 }
 
-/** A table with a caption; each column is {title, of, number}. The first is the header of its row. */
+/** A table with a caption; each column is {title, of, number, wide}: wide ones are left out on a phone. The first is the header of its row. */
 export function table(caption, columns, rows, classOf = () => null) {
   return el("table", {}, el("caption", {}, caption),
-    el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, c.title)))),
+    el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", class: classes(c) }, c.title)))),
     el("tbody", {}, rows.map((row) => el("tr", { class: classOf(row) }, columns.map((c, n) =>
-      el(n ? "td" : "th", { scope: n ? null : "row", class: c.number && "number" }, c.of(row)))))));
+      el(n ? "td" : "th", { scope: n ? null : "row", class: classes(c) }, c.of(row)))))));
 }
+
+const classes = (column) => [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || null;
