@@ -2,8 +2,8 @@
 
 Answers.facts ──► [LiveFeed] ──► GET /api/stream, as server-sent events
 
-A listener gets the samples of the last hour first (the event ``history``), then one ``now`` each second. Nobody
-and nothing private is in either: they say what ``/api/status`` says, in numbers that can be drawn.
+A listener gets the samples of the last hour first (the event ``history``), then one ``now`` each second.
+Nothing private is in either: they say what ``/api/status`` says, in numbers that can be drawn.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 class LiveFeed:
     """Samples the facts for as long as the application runs.
 
-    Always true: ``KEPT`` samples are held at most, and a message is made once, however many listen. A listener
-    that is slow misses messages and never holds up another: each gets the newest when it has taken the last.
+    Always true: ``KEPT`` samples are held at most, and a message is made once, however many listen. A slow
+    listener misses messages and never holds up another: each gets the newest when it has taken the last.
     """
 
     def __init__(self, answers: Answers) -> None:

@@ -80,7 +80,12 @@ class Route:
 
 TOP: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": 20}
 JSON: Final = "application/json"
-KINDS: Final = {"metrics": "text/plain", "page": "text/html", "page_file": "*/*", "stream": "text/event-stream"}
+KINDS: Final = {
+    "metrics": "text/plain",
+    "page": "text/html",
+    "page_file": "*/*",
+    "stream": "text/event-stream",
+}
 LINES: Final = "application/x-ndjson"
 
 ROUTES: Final = (

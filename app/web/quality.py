@@ -49,7 +49,7 @@ class QualityHistory:
 
 
 def row_of(number: int, manifest: Mapping[str, str]) -> dict[str, Any]:
-    """One generation: Recall@20 of every scorer that was measured, and what each part of the score carries."""
+    """One generation: Recall@20 of every scorer that was measured, and the share of each part of a score."""
     metrics = json.loads(manifest.get("metrics", "{}"))
     recall = {scorer: value for scorer in metrics if (value := measured(metrics, scorer)) is not None}
     return {

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from driftgraph.app.console.status_files import write_json
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -23,21 +24,58 @@ def recorded(name: str) -> dict[str, Any]:
     return found
 
 
-def run_says(folder: Path, *, own: dict[str, Any] | None = None, **changed: Any) -> None:
-    """Write both status files as of now; ``changed`` are fields of the updater's, ``own`` of the worker's.
+class ToldRun:
+    """Status files of an updater and a worker that live: they are renewed twice a second, as of now."""
 
-    A dict changes a part of a field, but for the counts by relation and by reason, which are whole.
-    """
-    now_ms = SystemClock().now_ms()
-    told = recorded("updater")
-    told |= {"pid": os.getpid(), "time_ms": now_ms, "watermark_ms": now_ms - 1_500}
-    told["worker"] |= {"pid": os.getpid()}
-    for name, value in changed.items():
-        is_part = isinstance(value, dict) and isinstance(told[name], dict) and name not in ("window", "reasons")
-        told[name] = {**told[name], **value} if is_part else value
-    worker = {**recorded("worker"), "pid": os.getpid(), "time_ms": now_ms, "moved_ms": now_ms, **(own or {})}
-    write_json(folder / "status" / "worker.json", worker)
-    write_json(folder / "status" / "updater.json", told)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "status"
+        self._changed: dict[str, Any] | None = {}
+        self._of_worker: dict[str, Any] = {}
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="told run", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def says(self, *, worker_file: dict[str, Any] | None = None, **changed: Any) -> None:
+        """What differs from the recorded files from now on, of the updater's and of the worker's.
+
+        A dict changes a part of a field, but for the counts by relation and by reason, which are whole.
+        """
+        with self._lock:
+            self._changed, self._of_worker = changed, worker_file or {}
+        self._write()
+
+    def says_nothing(self) -> None:
+        """As if no updater had run."""
+        with self._lock:
+            self._changed = None
+            (self._folder / "updater.json").unlink()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(0.5):
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            now_ms = SystemClock().now_ms()
+            worker = {**recorded("worker"), "pid": os.getpid(), "time_ms": now_ms, "moved_ms": now_ms}
+            write_json(self._folder / "worker.json", worker | self._of_worker)
+            if self._changed is None:
+                return
+            told = recorded("updater")
+            told |= {"pid": os.getpid(), "time_ms": now_ms, "watermark_ms": now_ms - 1_500}
+            told["worker"] |= {"pid": os.getpid()}
+            for name, value in self._changed.items():
+                is_part = isinstance(value, dict) and name not in ("window", "reasons")
+                told[name] = {**told[name], **value} if is_part else value
+            write_json(self._folder / "updater.json", told)
 
 
 def publish_measured(store: GenerationStore, number: int, *, recall: float | None = None) -> None:
@@ -45,6 +83,8 @@ def publish_measured(store: GenerationStore, number: int, *, recall: float | Non
     told = recorded("manifest")
     if recall is not None:
         told["metrics"]["model"]["recall_at_20"] = recall
-    facts = {name: value if isinstance(value, int | str) else json.dumps(value) for name, value in told.items()}
+    facts = {
+        name: value if isinstance(value, int | str) else json.dumps(value) for name, value in told.items()
+    }
     facts |= {"hash": "h", "model_version": number, "moved_user:u7": 0.8}
     store.publish(number, filled("u", 150, number, touched=True), filled("i", 60, number), facts)

@@ -14,14 +14,12 @@ import pytest
 import redis as redis_py
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.console.status_files import told, write_json
 from driftgraph.app.console.troubles import CODES
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
-from driftgraph.stream.time.clock import SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of
 from tests.app.web.test_web import BROKEN
-from tests.browser.shown import publish_measured, recorded, run_says
+from tests.browser.shown import ToldRun, publish_measured, recorded
 from tests.browsers import OpenPage
 from tests.services_redis import NAMESPACE
 from tests.waits import until
@@ -34,10 +32,17 @@ OF_REDIS = ("redis_away", "no_generation")
 
 
 @pytest.fixture
-def port(tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis_py.Redis) -> Iterator[Port]:
+def run(tmp_path: Path) -> Iterator[ToldRun]:
+    with ToldRun(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def port(
+    tmp_path: Path, run: ToldRun, redis_server: EmbeddedRedis, redis_client: redis_py.Redis
+) -> Iterator[Port]:
     """With an empty Redis, a token, and the status files of a real run."""
     assert redis_client.ping()
-    run_says(tmp_path)
     with served(settings_of(tmp_path, redis_server.url, token=TOKEN)) as found:
         yield found
 
@@ -58,14 +63,13 @@ def gives_token(page: Page, token: str) -> None:
 
 
 def test_it_says_that_all_is_well_and_draws_every_picture(
-    port: Port, store: GenerationStore, open_page: OpenPage, tmp_path: Path
+    port: Port, store: GenerationStore, open_page: OpenPage
 ) -> None:
     for number, recall in ((1, 0.04), (2, 0.05)):
         publish_measured(store, number, recall=recall)
     noted = list[str]()
     page = open_page(port.address)
     page.on("console", lambda message: noted.append(message.text))
-    run_says(tmp_path)
     sees(page, "All is well", within="#health-said")
     updater = recorded("updater")
     sees(page, f"{sum(updater['window'].values()):,}", within="#tiles")
@@ -78,7 +82,7 @@ def test_it_says_that_all_is_well_and_draws_every_picture(
     sees(page, "i0", within="#drift-shown")
     sees(page, "missing field", within="#rejected-shown")
     assert "u7" not in page.content(), "who moved is shown with the token only"
-    assert [text for text in noted if "/api/trending" not in text] == []
+    assert noted == []
 
 
 def _is_drawn(page: Page, place: str) -> bool:
@@ -86,7 +90,8 @@ def _is_drawn(page: Page, place: str) -> bool:
     script = """place => {
       const canvas = document.querySelector(place + ' canvas');
       if (!canvas) return 0;
-      const copy = Object.assign(document.createElement('canvas'), { width: canvas.width, height: canvas.height });
+      const copy = document.createElement('canvas');
+      [copy.width, copy.height] = [canvas.width, canvas.height];
       const context = copy.getContext('2d', { willReadFrequently: true });
       context.drawImage(canvas, 0, 0);
       const pixels = context.getImageData(0, 0, copy.width, copy.height).data;
@@ -101,12 +106,12 @@ def _is_drawn(page: Page, place: str) -> bool:
 
 
 def test_what_happens_is_seen_at_once_and_a_reload_shows_the_past(
-    port: Port, store: GenerationStore, open_page: OpenPage, tmp_path: Path
+    port: Port, store: GenerationStore, open_page: OpenPage, run: ToldRun
 ) -> None:
     publish_measured(store, 1)
     page = open_page(port.address)
     sees(page, "All is well", within="#health-said")
-    run_says(tmp_path, lag={"events[0]": 4_321}, reasons={"bad_json": 987_654})
+    run.says(lag={"events[0]": 4_321}, reasons={"bad_json": 987_654})
     sees(page, "4,321", within="#tiles")
     sees(page, "987,654", within="#rejected-shown")
     publish_measured(store, 2)
@@ -168,7 +173,7 @@ def test_a_held_generation_is_promoted_held_and_let_go(
 
 
 def test_each_trouble_is_said_with_what_to_do_and_clears(
-    port: Port, store: GenerationStore, open_page: OpenPage, tmp_path: Path
+    port: Port, store: GenerationStore, open_page: OpenPage, run: ToldRun
 ) -> None:
     publish_measured(store, 1)
     page = open_page(port.address)
@@ -176,16 +181,16 @@ def test_each_trouble_is_said_with_what_to_do_and_clears(
     for code in (code for code in CODES if code not in OF_REDIS):
         broken = dict(BROKEN[code])
         if broken.get("updater", {}) is None:
-            (tmp_path / "status" / "updater.json").unlink()
+            run.says_nothing()
         else:
-            run_says(tmp_path, own=broken.get("worker"), **broken.get("updater", {}))
+            run.says(worker_file=broken.get("worker"), **broken.get("updater", {}))
         until(lambda code=code: {one["code"] for one in port.ask("/readyz")[1]["troubles"]} == {code}, 10)
         said = port.ask("/readyz")[1]["troubles"][0]
         sees(page, said["remedy"], within="#health-said")
         start = re.split(r"\d", said["said"])[0]  # numbers grow meanwhile
         sees(page, start[1:], within="#health-said")
         assert verdict(page) != "All is well", code
-    run_says(tmp_path)
+    run.says()
     sees(page, "All is well", within="#health-said")
 
 
@@ -208,18 +213,19 @@ def test_with_nothing_yet_every_part_says_so(
         sees(page, "set web.token", within="#person-said")
 
 
-def test_an_empty_window_is_said(port: Port, open_page: OpenPage, tmp_path: Path) -> None:
+def test_an_empty_window_is_said(port: Port, open_page: OpenPage, run: ToldRun) -> None:
     page = open_page(port.address)
     sees(page, "Nothing is served yet", within="#health-said")
-    run_says(tmp_path, window={}, ids={"user": 0, "item": 0}, reasons={}, events={"read": 0})
+    run.says(window={}, ids={"user": 0, "item": 0}, reasons={}, events={"read": 0})
     sees(page, "None of 0 events was rejected", within="#rejected-shown")
     sees(page, "0 users, 0 items", within="#tiles")
     page.reload()
     sees(page, "0 users, 0 items", within="#tiles")
 
 
-def test_a_redis_that_goes_away_is_said_and_over_again(open_page: OpenPage, tmp_path: Path) -> None:
-    run_says(tmp_path)
+def test_a_redis_that_goes_away_is_said_and_over_again(
+    open_page: OpenPage, run: ToldRun, tmp_path: Path
+) -> None:
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:
         publish_measured(GenerationStore(client, namespace=NAMESPACE, epoch=1), 1)
         with served(settings_of(tmp_path, server.url, token=TOKEN)) as port:
@@ -228,15 +234,13 @@ def test_a_redis_that_goes_away_is_said_and_over_again(open_page: OpenPage, tmp_
             server.stop()
             sees(page, "look at the Redis", within="#health-said")
             sees(page, "The generations cannot be read", within="#generations-table")
-            run_says(tmp_path)
             assert f"{recorded('updater')['ids']['user']:,} users" in page.locator("#tiles").inner_text()
 
 
 def test_a_page_without_word_says_since_when_and_comes_back(
-    redis_server: EmbeddedRedis, store: GenerationStore, open_page: OpenPage, tmp_path: Path
+    run: ToldRun, redis_server: EmbeddedRedis, store: GenerationStore, open_page: OpenPage, tmp_path: Path
 ) -> None:
     publish_measured(store, 1)
-    run_says(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen = f"127.0.0.1:{free.getsockname()[1]}"
     settings = settings_of(tmp_path, redis_server.url, token=TOKEN, listen=listen)
@@ -247,7 +251,6 @@ def test_a_page_without_word_says_since_when_and_comes_back(
     assert page.locator("#link").get_attribute("data-state") == "lost"
     assert "missing field" in page.locator("#rejected-shown").inner_text(), "what was known stays"
     (tmp_path / "status" / "web.json").unlink()
-    run_says(tmp_path)
     with served(settings):
         sees(page, "All is well", within="#health-said")
         assert page.locator("#link").get_attribute("data-state") == "live"
@@ -277,7 +280,7 @@ def test_nothing_is_against_the_rules_of_accessibility(
     port: Port,
     store: GenerationStore,
     open_page: OpenPage,
-    tmp_path: Path,
+    run: ToldRun,
     scheme: Literal["light", "dark"],
     width: int,
 ) -> None:
@@ -294,7 +297,7 @@ def test_nothing_is_against_the_rules_of_accessibility(
     sees(page, "That is not the token", within="dialog")
     assert violations(page) == []
     page.keyboard.press("Escape")
-    run_says(tmp_path, kafka_away=True, lost={"events[0]": 7})
+    run.says(kafka_away=True, lost={"events[0]": 7})
     sees(page, "Kafka does not answer", within="#health-said")
     assert violations(page) == []
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")

@@ -105,7 +105,7 @@ def test_no_more_listen_than_may_and_one_that_goes_makes_place(port: Port) -> No
             stack.callback(one.close)
             assert one.answer.status == 200
         refused = Listener(port)
-        assert refused.answer.status == 503
+        assert refused.answer.status == 429
         assert "listen already" in json.loads(refused.answer.read())["error"]
         refused.close()
         listeners[0].close()
