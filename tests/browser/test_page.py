@@ -264,7 +264,7 @@ def test_a_user_is_shown_beside_what_is_recommended(
     page.get_by_label("The user's id").fill("u3")
     page.keyboard.press("Enter")
     gives_token(page, TOKEN)
-    expected = port.ask("/api/recommend/u3?top=20", token=TOKEN)[1]["items"]
+    expected = port.ask("/api/recommend/u3?top=10", token=TOKEN)[1]["items"]
     sees(page, f"{len(expected)} items for u3", within="#person-said")
     shown = page.locator("#person-shown .card").last.locator("li .id").all_inner_texts()
     assert shown == [one["item"] for one in expected]
@@ -311,7 +311,9 @@ def violations(page: Page) -> list[Any]:
     return [(one["id"], one["help"], [node["target"] for node in one["nodes"]]) for one in found]
 
 
-def test_everything_is_done_by_keyboard(port: Port, store: GenerationStore, open_page: OpenPage) -> None:
+def test_everything_is_done_by_keyboard(
+    port: Port, store: GenerationStore, open_page: OpenPage, run: ToldRun
+) -> None:
     publish_measured(store, 1)
     publish_measured(store, 2)
     page = open_page(port.address)
@@ -330,3 +332,10 @@ def test_everything_is_done_by_keyboard(port: Port, store: GenerationStore, open
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.textContent") == "Roll back", "focus goes back"
     assert page.locator("dialog").count() == 0
+    for name in ("Roll back", "Show examples", "Show who moved"):
+        button = page.get_by_role("button", name=name)
+        button.focus()
+        count = 1_000 + len(name)
+        run.says(reasons={"bad_json": count})
+        sees(page, f"{count:,}", within="#rejected-shown")
+        assert button.evaluate("button => button === document.activeElement"), "what is new takes no focus"

@@ -33,10 +33,9 @@ export async function askPrivately(path, options = {}) {
   for (;;) {
     token ??= await tokenFromPerson(wrong);
     if (token === null) return null;
+    sessionStorage.setItem(KEPT_AS, token);
     try {
-      const said = await ask(path, { ...options, token });
-      sessionStorage.setItem(KEPT_AS, token);
-      return said;
+      return await ask(path, { ...options, token });
     } catch (error) {
       if (error.status !== 401) throw error;
       sessionStorage.removeItem(KEPT_AS);
@@ -45,8 +44,6 @@ export async function askPrivately(path, options = {}) {
     }
   }
 }
-
-export const hasToken = () => sessionStorage.getItem(KEPT_AS) !== null;
 
 function tokenFromPerson(wrong) {
   const field = el("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-about", "aria-invalid": wrong ? "true" : null });

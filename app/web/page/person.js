@@ -3,7 +3,8 @@
 import { askPrivately, Refused } from "./ask.js";
 import { day, el, svg } from "./words.js";
 
-const TOP = 20;
+const TOP = 10;
+const EVENTS = 30;
 const PARTS = { vectors: ["vectors", 1], bank: ["popularity", 2], popularity: ["popularity", 2], paths: ["paths", 3], similar_users: ["similar users", 4], own: ["own items", 5], taste: ["tastes", 6] };
 const SOURCES = {
   list: "From the user's list, which is kept fresh.", embedding: "Ranked by the vector, since there is no list.",
@@ -32,7 +33,7 @@ async function load(user) {
       said.replaceChildren();
       return;
     }
-    const events = await askPrivately(`/api/events/recent/${path}?top=50`).catch((error) => {
+    const events = await askPrivately(`/api/events/recent/${path}?top=${EVENTS}`).catch((error) => {
       if (!(error instanceof Refused)) throw error;
       return { why: `${error.message}.`, events: [] };
     });

@@ -3,7 +3,10 @@
 import { askPrivately, confirmed, Refused } from "./ask.js";
 import { bars, day, el, plural, show, whole } from "./words.js";
 
-const place = document.getElementById("rejected-shown");
+// two places: the counts change each second, and who stands on a button of the other must not lose it
+const counted = el("div", { class: "card stack" });
+const place = el("div", { class: "card stack" });
+document.getElementById("rejected-shown").append(counted, place);
 const OTHERS = { duplicate: "repeated", ignored: "of behaviors that are ignored", erased: "of erased users", forgotten: "requests to forget a user" };
 let examples = null; // what was asked for
 let told = "";
@@ -16,15 +19,16 @@ export function showRejected(updater) {
 }
 
 function draw() {
+  place.hidden = counts === null;
   if (counts === null) {
-    show(place, "none", el("div", { class: "card" }, el("p", { class: "quiet-text" }, "Nothing yet: no updater has said how many it has read.")));
+    show(counted, "none", el("p", { class: "quiet-text" }, "Nothing yet: no updater has said how many it has read."));
     return;
   }
   const reasons = Object.entries(counts.reasons).sort((a, b) => b[1] - a[1]);
-  const { failure, waiting } = counts.dead_letters;
-  show(place, JSON.stringify([reasons, counts.events.read, examples, told, failure, waiting > 0]),
-    el("div", { class: "card stack" }, byReason(reasons), failure ? el("p", { class: "said bad" }, `Dead letters are not kept: ${failure}.`) : null, others()),
-    el("div", { class: "card stack" }, shownExamples(reasons)));
+  const { failure } = counts.dead_letters;
+  show(counted, JSON.stringify([reasons, counts.events, failure]),
+    byReason(reasons), failure ? el("p", { class: "said bad" }, `Dead letters are not kept: ${failure}.`) : null, others());
+  show(place, JSON.stringify([reasons.length > 0, examples, told]), shownExamples(reasons));
 }
 
 function byReason(reasons) {
@@ -40,15 +44,17 @@ function others() {
 }
 
 function shownExamples(reasons) {
-  const head = el("h3", {}, "Examples");
+  const head = el("h3", {}, "The newest of each reason");
   const note = told ? el("p", { class: "said" }, told) : null;
   if (!examples) {
     if (!reasons.length) return [head, el("p", { class: "quiet-text" }, "There is nothing to show."), note];
     return [head, el("p", { class: "quiet-text" }, "An event may name a user, so examples are shown with the token."), el("div", {}, el("button", { onclick: load }, "Show examples")), note];
   }
   if (examples.why) return [head, el("p", { class: "said bad" }, examples.why), el("div", {}, el("button", { onclick: load }, "Try again"))];
-  const list = examples.examples.map((one) => el("li", {}, el("strong", {}, one.reason.replaceAll("_", " ")),
-    el("span", { class: "quiet-text" }, ` ${one.topic}[${one.partition}] at ${whole(one.offset)}${one.at_ms ? `, ${day(one.at_ms)}` : ""}`), el("pre", { tabindex: "0", "aria-label": "The event" }, one.event)));
+  const newest = examples.examples.filter((one, n, all) => all.findIndex((other) => other.reason === one.reason) === n);
+  const list = newest.map((one) => el("li", {}, el("strong", {}, one.reason.replaceAll("_", " ")),
+    el("span", { class: "quiet-text" }, ` ${one.topic}[${one.partition}] at ${whole(one.offset)}${one.at_ms ? `, ${day(one.at_ms)}` : ""}`), 
+    one.detail ? el("span", { class: "quiet-text" }, ` ${one.detail}`) : null, el("pre", { tabindex: "0", role: "region", "aria-label": `The event that is rejected for ${one.reason}` }, one.event)));
   const empty = examples.examples_why_not ? `${examples.examples_why_not}.` : "No dead letter is open.";
   return [head, list.length ? el("ul", { class: "troubles" }, list) : el("p", { class: "quiet-text" }, empty), note,
     el("div", { class: "row" }, list.length ? el("button", { onclick: retry }, "Send them again") : null, el("button", { onclick: load }, "Look again"))];

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from driftgraph.app.web.page_files import FOLDER, POLICY, PageFiles
 from tests.app.web.serving import Port, served, settings_of, updater_says
@@ -70,6 +71,13 @@ def test_each_file_that_the_page_names_is_there_and_each_is_named() -> None:
         ])  # fmt: skip
     assert named == {path.name for path in FILES}
     assert all(files.answer(name) is not None for name in named)
+
+
+def test_a_wheel_has_every_file_of_the_page() -> None:
+    root = Path(__file__).parents[3]
+    packed = {one.distribution_path for one in WheelBuilder(str(root)).recurse_included_files()}
+    wanted = {f"driftgraph/app/web/page/{path.name}" for path in FOLDER.iterdir()}
+    assert wanted <= packed
 
 
 def test_the_chart_library_stands_beside_its_license() -> None:
