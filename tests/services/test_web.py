@@ -90,7 +90,7 @@ def test_a_user_is_recommended_what_redis_has(running: tuple[Port, RunningUpdate
 def test_the_page_shows_the_run_and_what_happens_to_it(
     running: tuple[Port, RunningUpdater], open_page: OpenPage
 ) -> None:
-    port, updater = running
+    port, _ = running
     page = open_page(port.address)
     health, shown = page.locator("#health-said"), page.locator("#person-shown")
     until("all is well", lambda: "All is well" in health.inner_text())
@@ -102,9 +102,6 @@ def test_the_page_shows_the_run_and_what_happens_to_it(
     page.get_by_role("button", name="Go on").click()
     until("the reasons are shown", lambda: "Because" in shown.inner_text())
     assert "click" in shown.locator(".card").first.inner_text(), "what the user did is beside"
-    os.kill(updater.status()["worker"]["pid"], signal.SIGKILL)
-    until("it is said", lambda: "The worker has ended" in health.inner_text(), 20)
-    until("it is over", lambda: "All is well" in health.inner_text(), 60)
 
 
 def test_the_worker_says_why_and_what_a_user_did(running: tuple[Port, RunningUpdater]) -> None:

@@ -57,7 +57,10 @@ def look_at_page(notes: Notes, report: DemoReport) -> None:
     port, token = Port(found[1]), found[2]
     user = report.after.user if report.after is not None else ""
     until(lambda: port.ask("/readyz")[0] == 200)
-    until(lambda: port.ask("/api/status")[1]["updater"]["events"]["read"] == EVENTS)
+    until(lambda: port.ask("/api/status")[1]["updater"]["events"]["read"] == report.counts.read)
+    newest = report.generations[-1].generation
+    until(lambda: port.ask("/api/quality")[1][-1]["generation"] == newest)
+    until(lambda: port.ask("/api/status")[1]["generation"] == newest)
     SEEN.update({
         "page": port.ask("/")[1],
         "metrics": port.ask("/metrics")[0],
