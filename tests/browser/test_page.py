@@ -159,9 +159,9 @@ def test_a_held_generation_is_promoted_held_and_let_go(
     for number in (1, 2, 3):
         publish_measured(store, number)
     page = open_page(port.address)
-    page.get_by_role("button", name="Promote generation 1").click()
+    page.get_by_role("button", name="Roll back to generation 1").click()
     page.get_by_label("Hold it").check()
-    page.locator("dialog").get_by_role("button", name="Promote").click()
+    page.locator("dialog").get_by_role("button", name="Roll back").click()
     gives_token(page, TOKEN)
     sees(page, "Generation 1 is served now instead of 3, and held", within="#undo")
     assert store.choices.newest().is_held
@@ -170,6 +170,26 @@ def test_a_held_generation_is_promoted_held_and_let_go(
     page.locator("dialog").get_by_role("button", name="End the hold").click()
     until(lambda: not store.choices.newest().is_held)
     assert store.choices.newest().served == 1
+    page.get_by_role("button", name="Promote generation 2").click()
+    page.locator("dialog").get_by_role("button", name="Promote").click()
+    sees(page, "Generation 2 is served now instead of 1", within="#undo")
+    assert (store.choices.newest().served, store.choices.newest().is_held) == (2, False)
+
+
+def test_what_redis_refuses_is_said_and_changes_nothing(
+    port: Port, store: GenerationStore, redis_client: redis_py.Redis, open_page: OpenPage
+) -> None:
+    publish_measured(store, 1)
+    publish_measured(store, 2)
+    page = open_page(port.address)
+    button = page.get_by_role("button", name="Roll back to generation 1")
+    button.wait_for()
+    redis_client.delete(f"{NAMESPACE}:emb:1:user:u3")
+    button.click()
+    page.locator("dialog").get_by_role("button", name="Roll back").click()
+    gives_token(page, TOKEN)
+    sees(page, "Nothing was changed: generation 1 has lost 1 keys", within="#undo")
+    assert store.choices.newest().served == 2
 
 
 def test_each_trouble_is_said_with_what_to_do_and_clears(

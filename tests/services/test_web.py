@@ -87,7 +87,7 @@ def test_a_user_is_recommended_what_redis_has(running: tuple[Port, RunningUpdate
     assert (found["source"], len(found["items"])) == ("list", 3)
 
 
-def test_the_page_shows_the_run_and_what_happens_to_it(
+def test_the_page_shows_a_run_and_one_user_of_it(
     running: tuple[Port, RunningUpdater], open_page: OpenPage
 ) -> None:
     port, _ = running
@@ -168,13 +168,18 @@ def updater_topic(updater: RunningUpdater) -> str:
     return str(next(iter(updater.status()["position"]))).partition("[")[0]
 
 
-def test_a_killed_worker_is_said_and_over_again(running: tuple[Port, RunningUpdater]) -> None:
+def test_a_killed_worker_is_said_and_over_again(
+    running: tuple[Port, RunningUpdater], open_page: OpenPage
+) -> None:
     port, updater = running
+    health = open_page(port.address).locator("#health-said")
     pid = updater.status()["worker"]["pid"]
     os.kill(pid, signal.SIGKILL)
     until("it is said", lambda: troubles(port) & {"worker_down", "worker_failing"}, 20)
+    until("the page says it", lambda: "The worker has ended" in health.inner_text(), 20)
     until("it is over", lambda: port.ask("/readyz")[0] == 200)
     until("it is counted", lambda: value_of(port, "driftgraph_worker_starts_total") >= 2)
+    until("the page says so", lambda: "All is well" in health.inner_text(), 20)
 
 
 def test_a_kafka_that_goes_away_is_said_and_over_again(

@@ -13,7 +13,12 @@ export async function ask(path, { method = "GET", body = undefined, token = null
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+    answer = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+    });
   } catch {
     throw new Refused("driftgraph does not answer; try again when the page is live");
   }
@@ -46,23 +51,71 @@ export async function askPrivately(path, options = {}) {
 }
 
 function tokenFromPerson(wrong) {
-  const field = el("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-about", "aria-invalid": wrong ? "true" : null });
-  const about = el("p", { id: "token-about", class: "quiet-text" }, "What shows a user or changes something needs web.token of the configuration. It stays in this tab until the tab is closed.");
-  return dialog("The token", [about, wrong ? el("p", { class: "said bad", role: "alert" }, wrong) : null, el("label", { for: "token" }, "Token"), field], "Go on", () => field.value.trim() || null);
+  const field = el("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    "aria-describedby": "token-about",
+    "aria-invalid": wrong ? "true" : null,
+  });
+  const about = el(
+    "p",
+    { id: "token-about", class: "quiet-text" },
+    "What shows a user or changes something needs web.token of the configuration. It stays in this tab until the tab is closed.",
+  );
+  return dialog(
+    "The token",
+    [
+      about,
+      wrong ? el("p", { class: "said bad", role: "alert" }, wrong) : null,
+      el("label", { for: "token" }, "Token"),
+      field,
+    ],
+    "Go on",
+    () => field.value.trim() || null,
+  );
 }
 
 /** Ask before something is done: resolves to true or false. ``children`` say what will happen. */
-export const confirmed = async (title, children, go) => (await dialog(title, children, go, () => true)) !== null;
+export const confirmed = async (title, children, go) =>
+  (await dialog(title, children, go, () => true)) !== null;
 
 /** A dialog; resolves to what ``value()`` is when the person goes on, to null otherwise. */
 export function dialog(title, children, go, value) {
   return new Promise((resolve) => {
     const back = document.activeElement;
     let found = null;
-    const form = el("form", { onsubmit: (event) => { event.preventDefault(); found = value(); box.close(); } },
-      el("h2", { id: "dialog-title" }, title), children,
-      el("div", { class: "row" }, el("button", { type: "button", class: "plain", onclick: () => box.close() }, "Cancel"), el("button", { class: "main" }, go)));
-    const box = el("dialog", { "aria-labelledby": "dialog-title", onclose: () => { box.remove(); back?.focus(); resolve(found); } }, form);
+    const form = el(
+      "form",
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          found = value();
+          box.close();
+        },
+      },
+      el("h2", { id: "dialog-title" }, title),
+      children,
+      el(
+        "div",
+        { class: "row" },
+        el("button", { type: "button", class: "plain", onclick: () => box.close() }, "Cancel"),
+        el("button", { class: "main" }, go),
+      ),
+    );
+    const box = el(
+      "dialog",
+      {
+        "aria-labelledby": "dialog-title",
+        onclose: () => {
+          box.remove();
+          back?.focus();
+          resolve(found);
+        },
+      },
+      form,
+    );
     document.body.append(box);
     box.showModal();
   });

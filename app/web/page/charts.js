@@ -13,19 +13,44 @@ const charts = new Set();
  * lines: [{name, color (1 to 6), said: value => text, fill, dash}]; x: value => text; ``isTime`` for seconds of Unix time.
  */
 export class Chart {
-  constructor(place, { title, unit, lines, x = (value) => clock(value * 1000), xName = "time", isTime = true, empty, from0 = true }) {
+  constructor(
+    place,
+    {
+      title,
+      unit,
+      lines,
+      x = (value) => clock(value * 1000),
+      xName = "time",
+      isTime = true,
+      empty,
+      from0 = true,
+    },
+  ) {
     Object.assign(this, { title, unit, lines, x, xName, isTime, empty, from0 });
     this.data = [[], ...lines.map(() => [])];
     this.plot = el("div", { class: "plot" });
     this.numbers = lines.map(() => el("b", {}, "–"));
     this.when = el("span", {});
     this.more = el("details", { ontoggle: () => this.fillTable() }, el("summary", {}, "As a table"));
-    this.tablePlace = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, as a table` });
+    this.tablePlace = el("div", {
+      class: "scroll",
+      tabindex: "0",
+      role: "region",
+      "aria-label": `${title}, as a table`,
+    });
     this.more.append(this.tablePlace);
-    this.figure = el("figure", { class: "chart card" },
+    this.figure = el(
+      "figure",
+      { class: "chart card" },
       el("figcaption", {}, el("b", {}, title), el("span", {}, unit)),
-      el("ul", { class: "legend" }, lines.map((line, n) => el("li", {}, key(line), line.name, this.numbers[n]))),
-      this.plot, el("div", { class: "under" }, this.more, this.when));
+      el(
+        "ul",
+        { class: "legend" },
+        lines.map((line, n) => el("li", {}, key(line), line.name, this.numbers[n])),
+      ),
+      this.plot,
+      el("div", { class: "under" }, this.more, this.when),
+    );
     place.replaceChildren(this.figure);
     charts.add(this);
     sizes.observe(this.plot);
@@ -37,25 +62,53 @@ export class Chart {
     this.drawn?.destroy();
     const style = getComputedStyle(document.documentElement);
     const color = (name) => style.getPropertyValue(name).trim();
-    const axis = { stroke: color("--quiet"), grid: { stroke: color("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = {
+      stroke: color("--quiet"),
+      grid: { stroke: color("--grid"), width: 1 },
+      ticks: { show: false },
+      font: "12px system-ui, sans-serif",
+    };
     this.width = this.plot.clientWidth;
     if (!this.width) return;
-    this.drawn = new uPlot({
-      width: this.width, height: HEIGHT,
-      legend: { show: false },
-      cursor: { drag: { x: false, y: false }, points: { size: 7 } },
-      hooks: { setCursor: [(drawn) => this.say(drawn.cursor.idx)] },
-      scales: { x: { time: this.isTime }, y: { range: (_, low, high) => this.range(low, high) } },
-      axes: [
-        { ...axis, size: 30, ...(this.isTime ? { values: (_, ticks) => ticks.map((t) => clock(t * 1000).slice(0, isLong(ticks) ? 5 : 8)), space: 80 } : { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (_, ticks) => ticks.map(String) }) },
-        { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => this.lines[0].tick(tick)) },
-      ],
-      series: [{}, ...this.lines.map((line) => ({
-        label: line.name, stroke: color(`--c${line.color}`), width: line.width ?? 2, dash: DASHES[line.dash ?? 0], spanGaps: false,
-        fill: line.fill ? mixed(color(`--c${line.color}`), color("--card"), line.fill === "soft" ? 0.15 : 0.45) : undefined,
-        points: { show: this.isTime ? false : undefined, size: 6 },
-      }))],
-    }, this.data, this.plot);
+    this.drawn = new uPlot(
+      {
+        width: this.width,
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { drag: { x: false, y: false }, points: { size: 7 } },
+        hooks: { setCursor: [(drawn) => this.say(drawn.cursor.idx)] },
+        scales: { x: { time: this.isTime }, y: { range: (_, low, high) => this.range(low, high) } },
+        axes: [
+          {
+            ...axis,
+            size: 30,
+            ...(this.isTime
+              ? {
+                  values: (_, ticks) => ticks.map((t) => clock(t * 1000).slice(0, isLong(ticks) ? 5 : 8)),
+                  space: 80,
+                }
+              : { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (_, ticks) => ticks.map(String) }),
+          },
+          { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => this.lines[0].tick(tick)) },
+        ],
+        series: [
+          {},
+          ...this.lines.map((line) => ({
+            label: line.name,
+            stroke: color(`--c${line.color}`),
+            width: line.width ?? 2,
+            dash: DASHES[line.dash ?? 0],
+            spanGaps: false,
+            fill: line.fill
+              ? mixed(color(`--c${line.color}`), color("--card"), line.fill === "soft" ? 0.15 : 0.45)
+              : undefined,
+            points: { show: this.isTime ? false : undefined, size: 6 },
+          })),
+        ],
+      },
+      this.data,
+      this.plot,
+    );
     this.drawn.over.setAttribute("aria-hidden", "true");
     this.blank();
   }
@@ -81,7 +134,9 @@ export class Chart {
   say(index) {
     const shown = this.shown ?? this.data;
     const at = index ?? shown[0].length - 1;
-    this.lines.forEach((line, n) => { this.numbers[n].textContent = at < 0 ? "–" : line.said(shown[n + 1][at]); });
+    this.lines.forEach((line, n) => {
+      this.numbers[n].textContent = at < 0 ? "–" : line.said(shown[n + 1][at]);
+    });
     this.when.textContent = index === null || index === undefined ? "" : `at ${this.x(shown[0][at])}`;
   }
 
@@ -97,7 +152,14 @@ export class Chart {
     const shown = this.shown ?? this.data;
     const step = Math.max(1, Math.ceil(shown[0].length / ROWS));
     const places = [...shown[0].keys()].reverse().filter((_, n) => n % step === 0);
-    const columns = [{ title: this.xName, of: (at) => this.x(shown[0][at]) }, ...this.lines.map((line, n) => ({ title: line.name, number: true, of: (at) => line.said(shown[n + 1][at]) }))];
+    const columns = [
+      { title: this.xName, of: (at) => this.x(shown[0][at]) },
+      ...this.lines.map((line, n) => ({
+        title: line.name,
+        number: true,
+        of: (at) => line.said(shown[n + 1][at]),
+      })),
+    ];
     this.tablePlace.replaceChildren(table(`${this.title}, ${this.unit}, newest first`, columns, places));
   }
 
@@ -117,14 +179,29 @@ function mixed(color, ground, share) {
 }
 
 function key(line) {
-  return svg("svg", { class: "key", "aria-hidden": "true", viewBox: "0 0 28 12" },
-    svg("line", { x1: 0, x2: 28, y1: 6, y2: 6, stroke: `var(--c${line.color})`, "stroke-dasharray": DASHES[line.dash ?? 0].join(" ") || null }));
+  return svg(
+    "svg",
+    { class: "key", "aria-hidden": "true", viewBox: "0 0 28 12" },
+    svg("line", {
+      x1: 0,
+      x2: 28,
+      y1: 6,
+      y2: 6,
+      stroke: `var(--c${line.color})`,
+      "stroke-dasharray": DASHES[line.dash ?? 0].join(" ") || null,
+    }),
+  );
 }
 
 const sizes = new ResizeObserver((changed) => {
   for (const chart of charts) {
-    if (changed.some((one) => one.target === chart.plot) && chart.plot.clientWidth !== chart.width) chart.build();
+    if (changed.some((one) => one.target === chart.plot) && chart.plot.clientWidth !== chart.width)
+      chart.build();
   }
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.build()));
-document.addEventListener("visibilitychange", () => { if (!document.hidden) charts.forEach((chart) => chart.set(chart.data, chart.shown)); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  charts.forEach((chart) => chart.build()),
+);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) charts.forEach((chart) => chart.set(chart.data, chart.shown));
+});

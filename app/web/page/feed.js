@@ -20,7 +20,9 @@ export class Feed {
     this.source?.close();
     this.triedMs = Date.now();
     this.source = new EventSource("/api/stream");
-    this.source.addEventListener("history", (event) => { this.history = JSON.parse(event.data); });
+    this.source.addEventListener("history", (event) => {
+      this.history = JSON.parse(event.data);
+    });
     this.source.addEventListener("now", (event) => this.heard(JSON.parse(event.data)));
   }
 
@@ -38,7 +40,8 @@ export class Feed {
     const past = this.history;
     if (sample.time_ms <= (past.time_ms.at(-1) ?? 0)) return; // the history has it already
     for (const name of Object.keys(sample.window)) past.window[name] ??= past.time_ms.map(() => null);
-    for (const [name, values] of columnsOf(past)) values.push(name.startsWith("window.") ? sample.window[name.slice(7)] ?? null : sample[name]);
+    for (const [name, values] of columnsOf(past))
+      values.push(name.startsWith("window.") ? (sample.window[name.slice(7)] ?? null) : sample[name]);
     const old = past.time_ms.findIndex((time) => time > sample.time_ms - KEPT_MS);
     if (old > 0) for (const [, values] of columnsOf(past)) values.splice(0, old);
   }
@@ -51,7 +54,11 @@ export class Feed {
       this.isLost = true;
       this.onLost(this.heardMs);
     }
-    if (now - this.triedMs >= SILENT_MS || (this.source.readyState === EventSource.CLOSED && now - this.triedMs >= AGAIN_MS)) this.connect();
+    if (
+      now - this.triedMs >= SILENT_MS ||
+      (this.source.readyState === EventSource.CLOSED && now - this.triedMs >= AGAIN_MS)
+    )
+      this.connect();
   }
 }
 

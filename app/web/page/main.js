@@ -51,7 +51,12 @@ async function lookAtRedis(error) {
   }
 }
 
-new Feed(onNow, (sinceMs) => { if (sinceMs !== null) showLost(sinceMs); else seen = ""; });
+new Feed(onNow, (sinceMs) => {
+  if (sinceMs !== null) showLost(sinceMs);
+  else seen = "";
+});
 tendPerson();
 loadRising();
-setInterval(() => { if (!document.hidden) loadRising(); }, RISING_EVERY_MS);
+setInterval(() => {
+  if (!document.hidden) loadRising();
+}, RISING_EVERY_MS);

@@ -42,10 +42,12 @@ export function amount(value) {
 /** Recall and the like. */
 export const share4 = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
 
-export const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
+export const percent = (value) =>
+  value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`;
 
 /** Seconds for a p99: 0.15 s, 2 s. */
-export const seconds = (ms) => (ms === null || ms === undefined ? "–" : `${Number((ms / 1000).toPrecision(3))} s`);
+export const seconds = (ms) =>
+  ms === null || ms === undefined ? "–" : `${Number((ms / 1000).toPrecision(3))} s`;
 
 /** 12 s, 5 min, 3.2 h, 2.0 d, as driftgraph status has it. */
 export function span(ms) {
@@ -55,7 +57,13 @@ export function span(ms) {
 }
 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DAY = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 
 export const clock = (ms) => CLOCK.format(ms);
 export const day = (ms) => (ms ? DAY.format(ms) : "–");
@@ -64,23 +72,62 @@ export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "
 
 /** Bars of values from 0 to ``most``, each with its value as a text: [{name, value, said, color, isId}]. */
 export function bars(rows, most) {
-  return el("ol", { class: "bars" }, rows.map(({ name, value, said, color = "var(--c1)", isId = false }) =>
-    el("li", {}, el("span", { class: isId && "id" }, name), el("span", { class: "value" }, said), bar(value / (most || 1), color))));
+  return el(
+    "ol",
+    { class: "bars" },
+    rows.map(({ name, value, said, color = "var(--c1)", isId = false }) =>
+      el(
+        "li",
+        {},
+        el("span", { class: isId && "id" }, name),
+        el("span", { class: "value" }, said),
+        bar(value / (most || 1), color),
+      ),
+    ),
+  );
 }
 
 /** One bar, a picture beside a number that says the same. */
 export function bar(part, color) {
   const width = Math.max(0, Math.min(100, 100 * part)).toFixed(2);
-  return svg("svg", { "aria-hidden": "true", preserveAspectRatio: "none", viewBox: "0 0 100 4" },
-    svg("rect", { class: "rest", width: 100, height: 4 }), svg("rect", { width, height: 4, fill: color }));
+  return svg(
+    "svg",
+    { "aria-hidden": "true", preserveAspectRatio: "none", viewBox: "0 0 100 4" },
+    svg("rect", { class: "rest", width: 100, height: 4 }),
+    svg("rect", { width, height: 4, fill: color }),
+  );
 }
 
 /** A table with a caption; each column is {title, of, number, wide}: wide ones are left out on a phone. The first is the header of its row. */
 export function table(caption, columns, rows, classOf = () => null) {
-  return el("table", {}, el("caption", {}, caption),
-    el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", class: classes(c) }, c.title)))),
-    el("tbody", {}, rows.map((row) => el("tr", { class: classOf(row) }, columns.map((c, n) =>
-      el(n ? "td" : "th", { scope: n ? null : "row", class: classes(c) }, c.of(row)))))));
+  return el(
+    "table",
+    {},
+    el("caption", {}, caption),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        columns.map((c) => el("th", { scope: "col", class: classes(c) }, c.title)),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map((row) =>
+        el(
+          "tr",
+          { class: classOf(row) },
+          columns.map((c, n) =>
+            el(n ? "td" : "th", { scope: n ? null : "row", class: classes(c) }, c.of(row)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
-const classes = (column) => [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || null;
+const classes = (column) =>
+  [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || null;
