@@ -170,6 +170,7 @@ def test_a_held_generation_is_promoted_held_and_let_go(
     page.locator("dialog").get_by_role("button", name="End the hold").click()
     until(lambda: not store.choices.newest().is_held)
     assert store.choices.newest().served == 1
+    sees(page, "Generation 1 is served now.", within="#undo")
     page.get_by_role("button", name="Promote generation 2").click()
     page.locator("dialog").get_by_role("button", name="Promote").click()
     sees(page, "Generation 2 is served now instead of 1", within="#undo")

@@ -7,6 +7,8 @@ const place = document.getElementById("generations-table");
 const notice = document.getElementById("undo");
 let rows = [];
 let held = false;
+let seenMs = 0; // the newest act that the feed has told of
+let passedMs = null; // the one before an act from here: what the feed still says of it is no longer so
 
 /** The newest generations from Redis; the served one, or null. */
 export async function loadGenerations() {
@@ -23,8 +25,15 @@ export function generationsAway(why) {
 
 /** Whether an operator holds the served generation. */
 export function showHeld(choice) {
-  if ((choice?.held ?? false) === held) return;
-  held = choice?.held ?? false;
+  seenMs = choice?.at_ms ?? 0;
+  if (seenMs === passedMs) return;
+  passedMs = null;
+  setHeld(choice?.held ?? false);
+}
+
+function setHeld(now) {
+  if (now === held) return;
+  held = now;
   draw();
 }
 
@@ -120,6 +129,8 @@ async function promote(generation, hold, was) {
     const body = { generation, hold };
     const done = await askPrivately("/api/promote", { method: "POST", body });
     if (done === null) return;
+    passedMs = seenMs;
+    setHeld(done.held);
     const instead = was && was.generation !== generation ? ` instead of ${was.generation}` : "";
     const children = [
       el(
