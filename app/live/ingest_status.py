@@ -9,9 +9,10 @@ from typing import Any
 
 from driftgraph.stream.ingest.ingest import Ingest
 from driftgraph.stream.kafka.source import KafkaSource
+from driftgraph.stream.kafka.waiting import WaitingSource
 
 
-def ingest_status(ingest: Ingest, source: KafkaSource) -> dict[str, Any]:
+def ingest_status(ingest: Ingest, source: KafkaSource | WaitingSource) -> dict[str, Any]:
     """A part of the status file, as JSON values."""
     counts = ingest.counts
     return {

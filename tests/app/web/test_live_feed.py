@@ -26,6 +26,7 @@ from driftgraph.app.web.live_feed import LISTENERS_MAX, LiveFeed, columns, event
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
 from tests.app.web.test_web import facts
+from tests.waits import until
 
 
 @pytest.fixture
@@ -109,14 +110,13 @@ def test_no_more_listen_than_may_and_one_that_goes_makes_place(port: Port) -> No
         assert "listen already" in json.loads(refused.answer.read())["error"]
         refused.close()
         listeners[0].close()
-        for _ in range(100):
-            again = Listener(port)
-            status = again.answer.status
-            again.close()
-            if status == 200:
-                break
-            time.sleep(0.1)
-        assert status == 200
+        until(lambda: listens(port))
+
+
+def listens(port: Port) -> bool:
+    again = Listener(port)
+    again.close()
+    return again.answer.status == 200
 
 
 def test_a_listener_that_does_not_read_holds_up_nobody(port: Port) -> None:
