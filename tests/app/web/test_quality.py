@@ -36,6 +36,9 @@ def test_a_namespace_that_begins_anew_begins_a_new_history(tmp_path: Path) -> No
     history.saw([generation(1), generation(2), generation(3)])
     history.saw([generation(1, published_ms=99_000)])
     assert [(row["generation"], row["published_ms"]) for row in history.rows()] == [(1, 99_000)]
+    history.saw([generation(2, published_ms=99_500), generation(3, published_ms=99_600)])
+    history.saw([generation(2, published_ms=200_000), generation(3, published_ms=201_000)])
+    assert [row["published_ms"] for row in history.rows()] == [200_000, 201_000], "1 is of the one before"
 
 
 def test_a_rollback_forgets_nothing(tmp_path: Path) -> None:
