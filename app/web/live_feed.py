@@ -113,7 +113,7 @@ class LiveFeed:
         if updater is None or "events" not in updater:
             self._read.clear()
             return None
-        newest = (updater["pid"], updater["time_ms"], updater["events"]["read"])
+        newest: tuple[int, int, int] = (updater["pid"], updater["time_ms"], updater["events"]["read"])
         if self._read and newest[0] != self._read[-1][0]:
             self._read.clear()  # another process counts from 0
         if not self._read or newest[1] > self._read[-1][1]:
