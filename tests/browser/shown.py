@@ -83,7 +83,7 @@ def publish_measured(store: GenerationStore, number: int, *, recall: float | Non
     told = recorded("manifest")
     if recall is not None:
         told["metrics"]["model"]["recall_at_20"] = recall
-    facts = {
+    facts: dict[str, str | int | float] = {
         name: value if isinstance(value, int | str) else json.dumps(value) for name, value in told.items()
     }
     facts |= {"hash": "h", "model_version": number, "moved_user:u7": 0.8}

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,7 +76,7 @@ def test_it_says_that_all_is_well_and_draws_every_picture(
     sees(page, f"{sum(updater['window'].values()):,}", within="#tiles")
     sees(page, "0.0500", within="#chart-quality")
     for name in ("rate", "lag", "fresh", "window", "quality"):
-        until(lambda name=name: _is_drawn(page, f"#chart-{name}"))
+        until(partial(_is_drawn, page, f"#chart-{name}"))
         assert page.locator(f"#chart-{name} figcaption span").inner_text(), "a chart says its unit"
     sees(page, "vectors", within="#shares")
     sees(page, "model version 2", within="#generations-table")
@@ -205,7 +206,7 @@ def test_each_trouble_is_said_with_what_to_do_and_clears(
             run.says_nothing()
         else:
             run.says(worker_file=broken.get("worker"), **broken.get("updater", {}))
-        until(lambda code=code: {one["code"] for one in port.ask("/readyz")[1]["troubles"]} == {code}, 10)
+        until(partial(_is_alone, port, code), 10)
         said = port.ask("/readyz")[1]["troubles"][0]
         sees(page, said["remedy"], within="#health-said")
         start = re.split(r"\d", said["said"])[0]  # numbers grow meanwhile
@@ -213,6 +214,10 @@ def test_each_trouble_is_said_with_what_to_do_and_clears(
         assert verdict(page) != "All is well", code
     run.says()
     sees(page, "All is well", within="#health-said")
+
+
+def _is_alone(port: Port, code: str) -> bool:
+    return [one["code"] for one in port.ask("/readyz")[1]["troubles"]] == [code]
 
 
 def test_with_nothing_yet_every_part_says_so(
