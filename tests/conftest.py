@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from driftgraph.app.demo.shop import ShopOptions, open_shop
+from tests.browsers import browser, open_page  # noqa: F401  fixtures for all
 from tests.readers import make_reader, round_trips  # noqa: F401  fixtures for all
 from tests.redis_topologies import cluster_url, in_cluster, pair, tls_url  # noqa: F401  fixtures for all
 from tests.services_redis import redis_client, redis_server, store, user_url  # noqa: F401  fixtures for all

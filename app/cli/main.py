@@ -279,7 +279,7 @@ def demo(
         Path | None, typer.Option(metavar="FILE", help="Stream this file instead of a made-up shop.")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave Kafka and Redis running, and say where they are.")
+        bool, typer.Option("--keep", help="Leave Kafka, Redis and the page running, and say where they are.")
     ] = False,
     seconds: Annotated[float, typer.Option(min=5, max=3600, metavar="S", help="How long events flow.")] = 60,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
@@ -288,7 +288,7 @@ def demo(
     """Watch the whole job in a shop whose customers change taste.
 
     Starts a Kafka and a Redis of its own, and holds the model that follows against one that is not trained
-    any more.
+    any more. Serves the page meanwhile, and says where.
     """
     if data is not None:
         check_file(data, "name a CSV of events, or leave --data out")

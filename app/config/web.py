@@ -27,8 +27,8 @@ class WebSettings(Section):
 
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8350",
-        description="Where driftgraph run serves /livez, /readyz, /metrics and /api over HTTP; off: nowhere. "
-        "Port 0 takes a free one, which status/web.json in data_dir names.",
+        description="Where driftgraph run serves its page at /, and /livez, /readyz, /metrics and /api; off: "
+        "nowhere. Port 0 takes a free one, which status/web.json in data_dir names.",
     )
     token: SecretStr | None = Field(
         default=None,

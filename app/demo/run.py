@@ -9,21 +9,24 @@ from __future__ import annotations
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from driftgraph.app.commands.embedded import TOPIC_PARTITIONS, EmbeddedKafka, EmbeddedRedis
 from driftgraph.app.commands.produce import canonical_json
 from driftgraph.app.config.settings import Settings, load
-from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.progress import NoProgress, Progress
+from driftgraph.app.demo.page import DemoPage, page_settings
 from driftgraph.app.demo.report import DemoReport, UserStory, story_of
 from driftgraph.app.demo.shop import BEHAVIORS, Shop, ShopOptions, open_shop
 from driftgraph.app.demo.view import DemoView, Frame, view_for
 from driftgraph.app.training.lockstep import Lockstep
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
@@ -103,7 +106,7 @@ def demo(
 
     Args:
         data: A file to stream instead of the shop.
-        keep: Keep Kafka and Redis running afterwards until Ctrl-C, and print their addresses.
+        keep: Keep Kafka, Redis and the page running afterwards until Ctrl-C, and print their addresses.
         seconds: How long events flow; training may make the demo longer on a slow machine.
         seed: Of the shop and of the model.
         progress: For lines when stderr is no terminal.
@@ -123,24 +126,31 @@ def demo(
         kafka.create_topic(TOPIC)
         client = connect(redis.url)
         stack.callback(client.close)
-        settings = _settings(feed, seed)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftgraph-demo-")))
+        settings = _settings(feed, seed, page_settings(folder, redis.url, NAMESPACE))
         relations = tuple(Relation(name, feed.span_ms, 1 << 22) for name in feed.relations)
         store = GenerationStore(client, namespace=NAMESPACE, epoch=1)
-        lockstep = Lockstep(settings, relations, clock, dead_letters=MemoryDeadLetters(), store=store)
+        status = WorkerStatus(folder / "status" / "worker.json", clock, NoProgress())
+        lockstep = Lockstep(
+            settings, relations, clock, dead_letters=MemoryDeadLetters(), store=store, status=status
+        )
         lockstep.ingest.watermark.assign(feed.partitions)
         source = _source(kafka, feed, clock)
         stack.callback(source.close)
+        page = stack.enter_context(DemoPage(settings, lockstep, source, clock))
+        progress.note(where := page.where())
         view = stack.enter_context(view_for(progress, as_json=as_json))
         producer = _Feeder(feed, kafka.bootstrap_servers, seconds)
         stack.callback(producer.stop)
         reader = EmbeddingReader(client, namespace=NAMESPACE)
-        report = _Runner(feed, source, lockstep, store, reader, producer, view, clock).run()
+        report = _Runner(feed, source, lockstep, store, reader, producer, view, page, clock).run()
         view.close()
         show(report)
         if keep:
             progress.note(f"try: driftgraph generations --redis {redis.url} --namespace {NAMESPACE}")
-            where = f"Kafka {kafka.bootstrap_servers} topic {TOPIC}, Redis {redis.url} namespace {NAMESPACE}"
-            progress.note(f"still up: {where}; Ctrl-C ends them")
+            what = f"Kafka {kafka.bootstrap_servers} topic {TOPIC}, Redis {redis.url} namespace {NAMESPACE}"
+            progress.note(f"still up: {what}; Ctrl-C ends them")
+            progress.note(where)
             _wait_for_interrupt()
         return report
 
@@ -157,8 +167,10 @@ class _Runner:
         reader: EmbeddingReader,
         producer: _Feeder,
         view: DemoView,
+        page: DemoPage,
         clock: Clock,
     ) -> None:
+        self.page = page
         self.feed = feed
         self.source = source
         self.lockstep = lockstep
@@ -237,6 +249,7 @@ class _Runner:
         if not at_once and now_ms - self._shown_ms < SHOW_EVERY_MS:
             return
         self._shown_ms = now_ms
+        self.page.tell()
         applied = self.lockstep.ingest.counts.applied
         then_ms, then = self._rate_from
         if now_ms - then_ms >= 1_000:
@@ -301,11 +314,12 @@ def _partition_of(key: bytes) -> int:
     return zlib.crc32(key) % TOPIC_PARTITIONS
 
 
-def _settings(feed: Feed, seed: int) -> Settings:
+def _settings(feed: Feed, seed: int, page: Mapping[str, Any]) -> Settings:
     """The settings of the demo: small and quick. No configuration file is read."""
     return load(
         None,
         {
+            **page,
             "seed": seed,
             "window": {"user_rows": 1 << 20, "item_rows": 1 << 20},
             "fit": {"every": feed.fit_every, "evaluations_max": 1_000},

@@ -22,6 +22,7 @@ from driftgraph.app.live import start_status
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.ingest_status import ingest_status
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -265,30 +266,14 @@ class Updater:
         )
 
     def _write_status(self, state: str, why: str | None = None) -> None:
-        counts = self.ingest.counts
         status: dict[str, Any] = {
             "pid": os.getpid(),
             "state": state,
             "why": why,
             "kafka_away": self._kafka_away,
             "time_ms": self.clock.now_ms(),
-            "watermark_ms": self.ingest.watermark.value_ms,
-            "lag": dict(self.source.lag()),
-            "lost": dict(self.source.lost),
             "poll_gap_max_ms": self._poll_gap_max_ms,
-            "position": dict(self.source.position()),
-            "events": {
-                "read": counts.read,
-                "applied": counts.applied,
-                "late": counts.late,
-                "rejected": counts.rejected,
-                "duplicate": counts.duplicate,
-                "ignored": counts.ignored,
-                "erased": counts.erased,
-                "forgotten": counts.forgotten,
-            },
-            "ignored_tombstones": counts.tombstones,
-            "reasons": dict(counts.reasons),
+            **ingest_status(self.ingest, self.source),
             "warnings": self.warnings(),
             "dead_letters": self.letters.status(),
             "reading_paused": self.backpressure.paused,
@@ -296,11 +281,6 @@ class Updater:
             "lease": self.lease.status(),
             "checkpoint": self.checkpoints.status(),
             "erasures": self.erasures.status(),
-            "deduplication": self.ingest.dedupe.status(),
-            "window": self.ingest.graph.window.live(),
-            **self.ingest.graph.window.counted(),
-            "window_bytes": self.ingest.graph.window.allocated_bytes(),
-            "ids": self.ingest.graph.id_counts,
             "worker": self.worker.status(),
             "first_fit": self._first_fit(),
             "attributes": None if self.feed is None else self.feed.status(),

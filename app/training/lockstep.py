@@ -19,6 +19,7 @@ from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of, use_threads
 from driftgraph.app.training.generation_report import GenerationReport
 from driftgraph.app.training.prediction_rows import PredictionRows
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.letters import DeadLetters
@@ -53,6 +54,7 @@ class Lockstep:
         window_dir: Path | None = None,
         on_cycle: OnCycle | None = None,
         erasures: MemoryErasures | None = None,
+        status: WorkerStatus | None = None,
     ) -> None:
         use_threads()
         rows = settings.window
@@ -91,7 +93,9 @@ class Lockstep:
             trainer_options(settings, device=device_of(settings.model.device)),
             attributes,
         )
-        self.worker = Worker(self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings))
+        self.worker = Worker(
+            self.graph, trainer, store, checkpoints=None, lengths=list_lengths(settings), status=status
+        )
         following.adopt(self.worker)
         self.reports: list[GenerationReport] = []
         self._on_cycle = on_cycle

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import redis
@@ -19,9 +19,12 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import drift_in, is_user
 from driftgraph.app.console.reasons import reasoned, recommended
 from driftgraph.app.console.status_files import told
+from driftgraph.app.console.status_text import first_fit_of
 from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, troubles_of
 from driftgraph.app.console.worker_socket import ask
+from driftgraph.app.web.quality import QualityHistory
 from driftgraph.app.web.reloading import reload
+from driftgraph.snapshots.generations.choice import Choice
 from driftgraph.snapshots.generations.keys import RETRIES, StoreError, connect
 from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.retention import Generation
@@ -54,6 +57,8 @@ class Answers:
         self._clock = clock
         self._updater_pid = updater_pid
         self._served: Generation | None = None
+        self._choice = Choice()
+        self._quality = QualityHistory(settings.data_dir)
         self._redis_error: str | None = "Redis has not answered yet"
         self._ended = threading.Event()
         self._looker = threading.Thread(target=self._look, name="redis", daemon=True)
@@ -104,6 +109,11 @@ class Answers:
     def status(self) -> dict[str, Any]:
         """What ``driftgraph status --json`` says, and what is wrong."""
         facts = self.facts()
+        return {**self.now(facts), "manifest": _shown(facts.manifest)}
+
+    def now(self, facts: Facts) -> dict[str, Any]:
+        """The status without the manifest: what changes from second to second."""
+        waits = (facts.updater or {}).get("first_fit")
         return {
             "time_ms": facts.now_ms,
             "redis": self._settings.redis.public_url(),
@@ -111,7 +121,8 @@ class Answers:
             "redis_error": facts.redis_error,
             "troubles": [one.json() for one in troubles_of(facts)],
             "generation": facts.generation,
-            "manifest": _shown(facts.manifest),
+            "choice": self._choice.to_json() if self._choice.act_ms else None,
+            "first_fit": None if waits is None else first_fit_of(waits),
             "updater": facts.updater,
             "standby": facts.standby,
             "worker": facts.worker,
@@ -122,6 +133,10 @@ class Answers:
         """Let the updater read its configuration again, and wait for what comes of it."""
         return reload(self._settings.data_dir, self._updater_pid)
 
+    def quality(self) -> list[dict[str, Any]]:
+        """The quality of every generation that was served, oldest first."""
+        return self._quality.rows()
+
     # --- from Redis, in one thread -----------------------------------------------------------------------
 
     def generations(self) -> list[dict[str, Any]]:
@@ -131,6 +146,12 @@ class Answers:
             {"generation": one.number, "current": one.current, "manifest": _shown(one.manifest)}
             for one in found
         ]
+
+    def drift(self) -> dict[str, Any]:
+        """Who and what moved by the fit of the served generation, with the users' ids."""
+        found = self._store(self._client).served()
+        drift = None if found is None else drift_in(found.manifest)["drift"]
+        return {"generation": 0 if found is None else found.number, "drift": drift}
 
     def rollback(self, *, hold: bool) -> dict[str, Any]:
         """Go back to the generation before the served one."""
@@ -218,14 +239,23 @@ class Answers:
         client = self._connected(retries=1)  # what is silent is said within 10 s
         while not self._ended.wait(LOOK_EVERY_S):
             try:
-                self._served = self._store(client).served()
-                self._redis_error = None
+                store = self._store(client)
+                served, self._choice = store.served(), store.choices.newest()
+                if served is not None and (self._served is None or served.number != self._served.number):
+                    self._keep_quality(store.generations())
+                self._served, self._redis_error = served, None
             except StoreError as error:
                 self._redis_error = str(error)
             except Exception as error:  # the thread must not end: what it says would stay for ever
                 log.exception("looking at Redis")
                 self._redis_error = f"unexpected {type(error).__name__} while looking at Redis: {error}"
         client.close()
+
+    def _keep_quality(self, generations: Sequence[Generation]) -> None:
+        try:
+            self._quality.saw(generations)
+        except OSError as error:  # a full disk: the page has what this process has seen
+            log.warning("the quality of generations is not kept: %s", error)
 
 
 def _shown(manifest: Mapping[str, str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def record(*required: str, **fields: Schema) -> Schema:
 
 
 SCORED: Final = record("item", "score", item=TEXT, score=NUMBER)
+SHARES: Final[Schema] = {"type": "object", "additionalProperties": NUMBER}
 EVENT: Final = record("item", "behavior", "event_ms", item=TEXT, behavior=TEXT, event_ms=WHOLE)
 WAY: Final = record(
     "item", "behavior", "event_ms", "users", "share",
@@ -79,15 +80,31 @@ class Route:
 
 TOP: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": 20}
 JSON: Final = "application/json"
+KINDS: Final = {
+    "metrics": "text/plain",
+    "page": "text/html",
+    "page_file": "*/*",
+    "stream": "text/event-stream",
+}
 LINES: Final = "application/x-ndjson"
 
 ROUTES: Final = (
+    Route("GET", "/", "page", "The page for people.", TEXT),
+    Route("GET", "/page/{file}", "page_file", "What the page loads.", TEXT, statuses=(404,)),
     Route("GET", "/livez", "live", "Whether the updater's loop moves; 503 if it stands still.",
           record("live", live=YES_NO), statuses=(503,)),
     Route("GET", "/readyz", "ready", "Whether fresh vectors are served; 503 with the reasons if not.",
           record("ready", "troubles", ready=YES_NO, troubles=TROUBLES), statuses=(503,)),
     Route("GET", "/metrics", "metrics", "All metrics, for Prometheus.", TEXT),
     Route("GET", "/api/status", "status", "How far updater and worker are, and what is served.", ANY),
+    Route("GET", "/api/stream", "stream", "Server-sent events: the last hour, then each second the status.",
+          TEXT),
+    Route("GET", "/api/quality", "quality", "The quality of every generation that was served, oldest first.",
+          list_of(record(generation=WHOLE, model_version=WHOLE, published_ms=WHOLE, evaluated_events=WHOLE,
+                         recall_at_20=SHARES, shares=SHARES))),
+    Route("GET", "/api/drift", "drift", "Who and what moved by the fit of the served generation.",
+          record("generation", generation=WHOLE, drift={"type": ["object", "null"]}), private=True,
+          statuses=(503,)),
     Route("GET", "/api/generations", "generations", "The generations that can be served.",
           list_of(record(generation=WHOLE, current=YES_NO, manifest=ANY)), statuses=(503,)),
     Route("POST", "/api/rollback", "rollback", "Go back to the generation before the served one.",
@@ -153,7 +170,7 @@ def _operation(route: Route) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": TEXT} for name in names
     ]
     parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in route.query.items()]
-    kind = "text/plain" if route.name == "metrics" else JSON
+    kind = KINDS.get(route.name, JSON)
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,

@@ -24,8 +24,10 @@ from driftgraph.app.console.output import finite
 from driftgraph.app.console.worker_socket import NoAnswerError
 from driftgraph.app.web.answers import Answers
 from driftgraph.app.web.limits import Bucket, Connections, Line, TooManyError
+from driftgraph.app.web.live_feed import LiveFeed
 from driftgraph.app.web.metrics import CONTENT_TYPE, exposition
 from driftgraph.app.web.openapi import JSON, LINES, ROUTES, TOP_MAX, Route, openapi
+from driftgraph.app.web.page_files import INDEX, PageFiles
 from driftgraph.app.web.posted_events import BODY_BYTES_MAX, NotPostedError, PostedEvents
 from driftgraph.app.web.reloading import NotReloadedError
 from driftgraph.snapshots.generations.keys import GoneError, NothingToRollBackError, StoreError
@@ -52,7 +54,8 @@ def application(
     version: str,
 ) -> web.Application:  # fmt: skip
     """The application with all routes; ``token`` says which one holds now."""
-    handlers = _Handlers(answers, posted, version)
+    feed = LiveFeed(answers)
+    handlers = _Handlers(answers, posted, feed, version)
     app = web.Application(middlewares=[_guarded(connections, token)], client_max_size=BODY_BYTES_MAX)
     for route in ROUTES:
         # an id may have braces; its slashes are encoded
@@ -63,14 +66,17 @@ def application(
         await asyncio.to_thread(handlers.close)
 
     app.on_cleanup.append(close)
+    app.cleanup_ctx.append(feed.running)
+    app.on_shutdown.append(feed.end)
     return app
 
 
 class _Handlers:
     """One method for each route."""
 
-    def __init__(self, answers: Answers, posted: PostedEvents, version: str) -> None:
-        self._answers, self._posted, self._version = answers, posted, version
+    def __init__(self, answers: Answers, posted: PostedEvents, feed: LiveFeed, version: str) -> None:
+        self._answers, self._posted, self._feed, self._version = answers, posted, feed, version
+        self._files = PageFiles()
         self._redis = Line("Redis", WAITING_MAX)
         self._worker = Line("the worker", WAITING_MAX)
         self._letters = Line("dead letters", WAITING_MAX)
@@ -81,6 +87,27 @@ class _Handlers:
         for line in (self._redis, self._worker, self._letters, self._kafka):
             line.close()
         self._posted.close()
+
+    async def page(self, _: web.Request) -> web.Response:
+        return self._file(INDEX)
+
+    async def page_file(self, request: web.Request) -> web.Response:
+        return self._file(request.match_info["file"])
+
+    def _file(self, name: str) -> web.Response:
+        answer = self._files.answer(name)
+        if answer is None:
+            raise _refusal(404, f"the page has no file {name[:80]!r}")
+        return answer
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        return await self._feed.listen(request)
+
+    async def quality(self, _: web.Request) -> web.Response:
+        return _json(self._answers.quality())
+
+    async def drift(self, _: web.Request) -> web.Response:
+        return _json(await self._redis.run(self._answers.drift))
 
     async def live(self, _: web.Request) -> web.Response:
         is_live, said = self._answers.live()
@@ -178,7 +205,8 @@ def _guarded(connections: Connections, token: Callable[[], str | None]) -> Middl
                 answer = await handler(request)
             except Exception as error:
                 answer = _failure(error, f"{request.method} {name}")
-            answer.headers.update(HEADERS)
+            for header, value in HEADERS.items():
+                answer.headers.setdefault(header, value)  # the page's files have a policy of their own
             return answer
 
     return guarded

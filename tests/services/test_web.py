@@ -21,6 +21,7 @@ from driftgraph.app.console.status_files import told
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.web.serving import TOKEN, Port
+from tests.browsers import OpenPage
 from tests.kafka_brokers import event, produce
 from tests.services.conftest import RealKafka
 from tests.services.test_kafka import make_topic
@@ -84,6 +85,23 @@ def test_a_user_is_recommended_what_redis_has(running: tuple[Port, RunningUpdate
     port, _ = running
     found = port.ask("/api/recommend/u1?top=3", token=TOKEN)[1]
     assert (found["source"], len(found["items"])) == ("list", 3)
+
+
+def test_the_page_shows_a_run_and_one_user_of_it(
+    running: tuple[Port, RunningUpdater], open_page: OpenPage
+) -> None:
+    port, _ = running
+    page = open_page(port.address)
+    health, shown = page.locator("#health-said"), page.locator("#person-shown")
+    until("all is well", lambda: "All is well" in health.inner_text())
+    until("the window is counted", lambda: f"{TASTED:,}" in page.locator("#tiles").inner_text())
+    until("the bad event is counted", lambda: "bad json" in page.locator("#rejected-shown").inner_text())
+    page.get_by_label("The user's id").fill("u1")
+    page.keyboard.press("Enter")
+    page.get_by_label("Token", exact=True).fill(TOKEN)
+    page.get_by_role("button", name="Go on").click()
+    until("the reasons are shown", lambda: "Because" in shown.inner_text())
+    assert "click" in shown.locator(".card").first.inner_text(), "what the user did is beside"
 
 
 def test_the_worker_says_why_and_what_a_user_did(running: tuple[Port, RunningUpdater]) -> None:
@@ -150,13 +168,18 @@ def updater_topic(updater: RunningUpdater) -> str:
     return str(next(iter(updater.status()["position"]))).partition("[")[0]
 
 
-def test_a_killed_worker_is_said_and_over_again(running: tuple[Port, RunningUpdater]) -> None:
+def test_a_killed_worker_is_said_and_over_again(
+    running: tuple[Port, RunningUpdater], open_page: OpenPage
+) -> None:
     port, updater = running
+    health = open_page(port.address).locator("#health-said")
     pid = updater.status()["worker"]["pid"]
     os.kill(pid, signal.SIGKILL)
     until("it is said", lambda: troubles(port) & {"worker_down", "worker_failing"}, 20)
+    until("the page says it", lambda: "The worker has ended" in health.inner_text(), 20)
     until("it is over", lambda: port.ask("/readyz")[0] == 200)
     until("it is counted", lambda: value_of(port, "driftgraph_worker_starts_total") >= 2)
+    until("the page says so", lambda: "All is well" in health.inner_text(), 20)
 
 
 def test_a_kafka_that_goes_away_is_said_and_over_again(

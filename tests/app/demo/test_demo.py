@@ -6,10 +6,12 @@ import io
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -27,7 +29,9 @@ from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.ingest.ingest import Counts
 from driftgraph.stream.window.writer import Relation
+from tests.app.web.serving import Port
 from tests.shop_worlds import batch_of, graph_of
+from tests.waits import until
 
 EVENTS = 3_000
 
@@ -42,6 +46,32 @@ class Notes(NoProgress):
         self.lines.append(text)
 
 
+SEEN: dict[str, Any] = {}  # what the page of the demo answered when the report was there
+
+
+def look_at_page(notes: Notes, report: DemoReport) -> None:
+    """Ask the demo's page, as a browser does, while Kafka and Redis are still up."""
+    [line] = [line for line in notes.lines if line.startswith("the page: ")]
+    found = re.fullmatch(r"the page: (http://127\.0\.0\.1:\d+)/ \(its token: (\S+)\)", line)
+    assert found is not None, line
+    port, token = Port(found[1]), found[2]
+    user = report.after.user if report.after is not None else ""
+    until(lambda: port.ask("/readyz")[0] == 200)
+    until(lambda: port.ask("/api/status")[1]["updater"]["events"]["read"] == report.counts.read)
+    newest = report.generations[-1].generation
+    until(lambda: port.ask("/api/quality")[1][-1]["generation"] == newest)
+    until(lambda: port.ask("/api/status")[1]["generation"] == newest)
+    SEEN.update({
+        "page": port.ask("/")[1],
+        "metrics": port.ask("/metrics")[0],
+        "status": port.ask("/api/status")[1],
+        "quality": port.ask("/api/quality")[1],
+        "recommended": port.ask(f"/api/recommend/{user}?why=true&top=5", token=token)[1],
+        "recent": port.ask(f"/api/events/recent/{user}", token=token)[1],
+        "refused": port.ask(f"/api/recommend/{user}", token="another")[0],
+    })  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def shown() -> Iterator[tuple[DemoReport, Notes]]:
     """A small shop's demo, run once."""
@@ -49,7 +79,8 @@ def shown() -> Iterator[tuple[DemoReport, Notes]]:
         patch.setattr(demo_module, "SHOP_EVENTS", EVENTS)
         patch.setattr(demo_module, "FIT_EVERY", "24h")
         notes = Notes()
-        yield demo(data=None, keep=False, seconds=2, seed=3, progress=notes, as_json=False), notes
+        look = partial(look_at_page, notes)
+        yield demo(data=None, keep=False, seconds=2, seed=3, progress=notes, as_json=False, show=look), notes
 
 
 def test_it_ends_with_every_event_in_the_window_once(shown: tuple[DemoReport, Notes]) -> None:
@@ -63,6 +94,24 @@ def test_it_ends_with_every_event_in_the_window_once(shown: tuple[DemoReport, No
     graph.apply(batch_of(shop))
     graph.expire(int(shop.time_ms.max()))
     assert report.digest == graph.digest(graph.moment().cut)
+
+
+def test_its_page_shows_the_demo_as_it_shows_a_run(shown: tuple[DemoReport, Notes]) -> None:
+    report, _ = shown
+    assert "<title>driftgraph</title>" in SEEN["page"]
+    assert SEEN["metrics"] == 200
+    status = SEEN["status"]
+    assert status["troubles"] == []
+    assert status["updater"]["window"] == report.window
+    assert status["generation"] == report.generations[-1].generation
+    assert [row["generation"] for row in SEEN["quality"]][-1] == report.generations[-1].generation
+    assert SEEN["refused"] == 401
+    after = report.after
+    assert after is not None
+    assert [one["item"] for one in SEEN["recommended"]["items"]] == after.items
+    assert all(one["why"]["parts"] for one in SEEN["recommended"]["items"]), SEEN["recommended"]
+    assert SEEN["recent"]["user"] == after.user
+    assert SEEN["recent"]["events"]
 
 
 def test_its_first_generation_knows_the_history_and_the_others_follow(
