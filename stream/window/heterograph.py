@@ -354,7 +354,9 @@ class Heterograph(HeterographView):
         for side, table in enumerate(self.tables):
             count = table.row_count
             bits = ((self.emptied, EMPTIED), (self.due, DUE), (self.held, HELD))
-            waits = np.sum([mask[side][:count] * np.uint8(bit) for mask, bit in bits], axis=0, dtype=np.uint8)
+            waits = np.zeros(count, np.uint8)
+            for mask, bit in bits:
+                waits |= np.where(mask[side][:count], bit, 0).astype(np.uint8)
             rows = np.flatnonzero(waits).astype(np.uint32)
             sides.append(KeptSide(count, rows, waits[rows], table.strings(rows)))
         return KeptRows(self.step_ms, self.step, (sides[USER], sides[ITEM]))

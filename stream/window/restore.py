@@ -81,7 +81,7 @@ class Restore:
         if self.same_rows:
             assert had is not None
             live = np.unique(places)  # the row of an id without an event may have another owner by now
-            self._place(side, ids.take(live), had[live])
+            self._place(side, ids.take(live.astype(np.intp)), had[live])
             return had
         rows, fresh = self._graph.tables[side].assign(ids)
         self._graph.window.recycle(side, fresh)

@@ -21,7 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from driftgraph.app.console.troubles import CODES, troubles_of
 from driftgraph.app.publishing.freshness import Freshness
+from driftgraph.app.training.work_counts import WorkCounts
 from driftgraph.app.web.metrics import exposition
+from driftgraph.model.fitting.fit_report import FitReport
 from tests.app.web.test_web import BROKEN, facts
 from tests.test_documents import anchors_of
 
@@ -60,7 +62,14 @@ def exported() -> dict[str, dict[str, set[str]]]:
     refresh = {"users": 3, "items": 2, "waiting": 0, "freshness": Freshness().facts(), "trouble": None}
     metrics = json.dumps({"model": {"recall_at_20": 0.25}})
     manifest = {"metrics": metrics, "model_version": "3", "published_ms": "5"}
-    told = facts(worker={"refresh": refresh}, manifest=manifest, disk_free_bytes=10**9)
+    work = WorkCounts()
+    work.fitted(FitReport(1, True, "", "", 9, 1, 0.5, 9, 0, 0, {}), 2_000)
+    gpu = {"allocated": 1, "reserved": 2, "total": 3}
+    told = facts(
+        worker={"refresh": refresh, "work": work.facts(), "gpu": gpu},
+        manifest=manifest,
+        disk_free_bytes=10**9,
+    )
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(exposition(told, "0").decode()):
         for sample in family.samples:

@@ -17,7 +17,7 @@ import yaml
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.config.variables import SECRETS_DIR
 from driftgraph.app.live import checkpoint_timer, supervisor, web_process
-from driftgraph.app.web.routes import ROUTES
+from driftgraph.app.web.openapi import ROUTES
 from driftgraph.snapshots.generations.keys import CALL_FAILS_WITHIN_S
 from driftgraph.stream import safe_queue
 

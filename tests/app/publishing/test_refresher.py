@@ -244,7 +244,7 @@ def test_no_reader_sees_two_generations_while_they_are_published_and_refreshed(
             grow(graph, one_event(users[number], items[number], 0, LATER_MS + number))
             publish(number)
             if number % 4 == 0:  # the switches between are as fast as they come
-                until(lambda number=number: number in seen)
+                until(partial(seen.__contains__, number))
         until(lambda: worker.refresher is not None and worker.refresher.facts()["waiting"] == 0)
         refreshes.check()
         stopped.set()
