@@ -32,7 +32,7 @@ PAGES = [
 ]
 CODE = [
     path
-    for folder in (*PACKAGES, "tests", "benchmarks", "site_pages")
+    for folder in (*PACKAGES, "tests", "benchmarks", "dev/site_pages")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -162,9 +162,9 @@ def folders() -> Iterator[str]:
         "benchmarks/peers/",
         "docs/",
         "examples/",
-        "site_pages/",
         "deploy/",
         "dev/",
+        "dev/site_pages/",
         ".ci/",
     )
     for path in (ROOT / "tests").iterdir():

@@ -38,7 +38,7 @@ def tracked() -> list[Path]:
 
 
 def code_files() -> list[Path]:
-    folders = (*PACKAGES, "tests", "benchmarks", "site_pages")
+    folders = (*PACKAGES, "tests", "benchmarks", "dev/site_pages")
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 

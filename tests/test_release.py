@@ -133,7 +133,7 @@ def test_the_source_archive_has_what_its_tests_and_its_site_need(source: Path) -
         "tests",
         "docs",
         "examples",
-        "site_pages",
+        "dev/site_pages",
         "mkdocs.yml",
         "constraints.txt",
         "Makefile",

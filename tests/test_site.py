@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
-from driftgraph.app.config.settings import Settings
 from site_pages.__main__ import PAGES
 from site_pages.configuration import WHO, who_sets
 from site_pages.hooks import on_page_markdown
+
+from driftgraph.app.config.settings import Settings
 from tests.test_documents import ROOT, commands
 
 

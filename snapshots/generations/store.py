@@ -79,7 +79,7 @@ class GenerationStore:
         self.epoch = epoch
         self.keep = keep
         self.ttl_s = ttl_s
-        self.vectors = vectors  # how they are written
+        self.vectors: Form = vectors  # how they are written
         self.index = index  # how the vector set keeps them: a key of calls.QUANTIZATIONS
         self._client = client
         self._keys = Keys(namespace)

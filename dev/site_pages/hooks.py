@@ -14,7 +14,7 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md")
 FOLDERS = ("examples", "deploy")
 OUT_OF_DOCS = re.compile(r"(\]\()\.\./")  # of a link on a page of docs/

@@ -8,7 +8,7 @@ from typing import Final
 
 from site_pages import commands, configuration, pictures, sizing
 
-DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands.md": commands.page,
     "configuration.md": configuration.page,
