@@ -23,9 +23,11 @@ REFUSED = "Failed to load resource"
 OpenPage = Callable[..., "Page"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Where Chromium is missing the test is skipped; in CI that fails it."""
+    """One for each file, since Playwright's event loop keeps others from running in this process.
+
+    Where Chromium is missing the test is skipped; in CI that fails it."""
     if not CHROMIUM.is_file():
         said = f"there is no {CHROMIUM}: install Debian's package chromium"
         if os.environ.get("CI"):

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from driftgraph.app.console.status_files import write_json
+from driftgraph.app.console.status_files import beat, write_json
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.time.clock import SystemClock
 from tests.services_redis import filled
@@ -52,11 +52,14 @@ class ToldRun:
             self._changed, self._of_worker = changed, worker_file or {}
         self._write()
 
-    def says_nothing(self) -> None:
-        """As if no updater had run."""
+    def says_nothing(self, start: dict[str, Any] | None = None) -> None:
+        """As if no updater had run, or as if one starts."""
         with self._lock:
             self._changed = None
-            (self._folder / "updater.json").unlink()
+            (self._folder / "updater.json").unlink(missing_ok=True)
+            (self._folder / "start.json").unlink(missing_ok=True)
+            if start is not None:
+                self._put("start", {**start, "pid": os.getpid()})
 
     def _renew(self) -> None:
         while not self._ended.wait(0.5):
@@ -66,7 +69,7 @@ class ToldRun:
         with self._lock:
             now_ms = SystemClock().now_ms()
             worker = {**recorded("worker"), "pid": os.getpid(), "time_ms": now_ms, "moved_ms": now_ms}
-            write_json(self._folder / "worker.json", worker | self._of_worker)
+            self._put("worker", worker | self._of_worker)
             if self._changed is None:
                 return
             told = recorded("updater")
@@ -75,7 +78,11 @@ class ToldRun:
             for name, value in self._changed.items():
                 is_part = isinstance(value, dict) and name not in ("window", "reasons")
                 told[name] = {**told[name], **value} if is_part else value
-            write_json(self._folder / "updater.json", told)
+            self._put("updater", told)
+
+    def _put(self, who: str, told: dict[str, Any]) -> None:
+        write_json(self._folder / f"{who}.json", told)
+        beat(self._folder / f"{who}.json", told["time_ms"])  # the time of the file counts, too
 
 
 def publish_measured(store: GenerationStore, number: int, *, recall: float | None = None) -> None:

@@ -16,7 +16,7 @@ from driftgraph.model.fitting.gate import ACCEPTED, COSINE_MIN, Losses, Verdict,
 from driftgraph.model.network.item_table import initial_rows
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
-from driftgraph.stream.arrays import F32, U32
+from driftgraph.stream.arrays import F32
 from driftgraph.stream.window.writer import Cut, Events, Window
 from tests.model_worlds import append, blocks, empty_cut, trainer_of, window_of
 
@@ -160,7 +160,7 @@ def test_one_that_loses_on_the_holdouts_is_refused_and_the_usual_fit_follows(
 ) -> None:
     window, first, cut, (full, usual) = two_alike()
 
-    def spoiled(events: Events, version: U32, options: TrainerOptions, before: F32) -> F32:
+    def spoiled(events: Events, options: TrainerOptions, before: F32) -> F32:
         return before[::-1].copy()
 
     monkeypatch.setattr(beginning, "drawn_rows", spoiled)

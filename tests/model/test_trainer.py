@@ -252,7 +252,7 @@ def test_the_format_has_these_tensors_and_numbers() -> None:
         "network": network,
         "optimizer": [f"{name}.{moment}" for name in network for moment in ("exp_avg", "exp_avg_sq", "step")],
         "table": ["weight", "moment1", "moment2", "steps", "version"],
-        "scorer": ["mean", "information"],
+        "scorer": ["mean", "information", "gains"],
         "serving": published,
         "first": published,
         "answer_heads": [f"{what}.{name}" for what in ("mean", "information") for name in ("buy", "click")],

@@ -47,8 +47,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
         yield found
 
 
-def raw(port: Port, sent: bytes, within_s: float = 30) -> bytes:
-    """What the server says to these bytes before it closes, or within so long if it waits for more."""
+def raw(port: Port, sent: bytes, within_s: float = 30, *, until: bytes | None = None) -> bytes:
+    """What the server says to these bytes before it closes or says ``until``, or within so long."""
     host, _, number = port.address.removeprefix("http://").partition(":")
     found = b""
     with (
@@ -56,7 +56,7 @@ def raw(port: Port, sent: bytes, within_s: float = 30) -> bytes:
         contextlib.suppress(OSError),
     ):
         line.sendall(sent)
-        while chunk := line.recv(1 << 16):
+        while (until is None or until not in found) and (chunk := line.recv(1 << 16)):
             found += chunk
     return found
 
@@ -85,16 +85,18 @@ def is_sound(answer: bytes) -> bool:
     )
 
 
-PATHS = st.sampled_from([one.path.format(user="u", item="i").encode() for one in ROUTES])
+ENDING = [one for one in ROUTES if one.name != "stream"]  # whose answers end
+PATHS = st.sampled_from([one.path.format(user="u", item="i", file="page.css").encode() for one in ENDING])
 TARGETS = st.one_of(PATHS, st.binary(max_size=40), st.tuples(PATHS, st.binary(max_size=20)).map(b"".join))
 METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"TRACE", b"PRI", b"G\x00T", b""])
 NAMES = st.sampled_from(
     [b"Authorization", b"Content-Type", b"Content-Length", b"Transfer-Encoding", b"Content-Encoding",
      b"Range", b"Expect", b"Upgrade", b"Connection", b"Host", b"Cookie", b"X-Forwarded-For", b"Origin"]
 )  # fmt: skip
+# no secret: aiohttp shows a client the header of its own that it cannot read
 VALUES = st.one_of(
     st.sampled_from([b"application/json", b"application/x-ndjson", b"chunked", b"gzip", b"100-continue",
-                     b"close", b"3", b"-1", b"9" * 20, b"h2c", b"Bearer " + SECRETS["token"].encode()]),
+                     b"close", b"3", b"-1", b"9" * 20, b"h2c", b"Bearer a guess"]),
     st.binary(max_size=30),
 )  # fmt: skip
 HEADER_LINES = st.lists(st.tuples(NAMES, VALUES), max_size=6)
@@ -174,8 +176,11 @@ def test_a_foreign_page_can_change_nothing(port: Port, route: object) -> None:
 
 def test_no_answer_has_a_secret(port: Port) -> None:
     """Of every route, also of those that fail since Redis, Kafka and the worker are away."""
-    for route in ROUTES:
-        path = route.path.format(user="u1", item="i1")
+    stream = raw(port, b"GET /api/stream HTTP/1.1\r\nHost: a\r\n\r\n", until=b"event: now")
+    assert b"event: now" in stream
+    assert not any(secret.encode() in stream for secret in SECRETS.values())
+    for route in ENDING:
+        path = route.path.format(user="u1", item="i1", file="page.css")
         if route.name == "recommend":
             path += "?why=true"
         body = b'[{"user_id": "u", "item_id": "i", "behavior": "click", "ts": 1}]' if route.body else None
