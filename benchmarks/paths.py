@@ -1,6 +1,6 @@
 """Paths over the window beside an index that is built for each cut: time, growth with the window, hubs.
 
-Similar users (``stream.window.similar_users``) are asked about the same targets; their time is stated beside.
+Similar users (``stream.walks.similar_users``) are asked about the same targets; their time is stated beside.
 
     python benchmarks/paths.py [--json] [--quick]
 
@@ -30,8 +30,8 @@ from benchmarks.traffic import DAY_MS, START_MS, STREAM_MS, Shop, Traffic, draw,
 from benchmarks.window_hub import hubs, spread
 from driftgraph.model.score.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS, CoVisitation
 from driftgraph.stream.arrays import F64, I64, U32
-from driftgraph.stream.window import similar_users
-from driftgraph.stream.window.paths import PathSums, Shape, Tables, sums, sums_from, walk
+from driftgraph.stream.walks import similar_users
+from driftgraph.stream.walks.paths import PathSums, Shape, Tables, sums, sums_from, walk
 
 MILLION = 1_000_000
 USERS_SHARE, ITEMS_SHARE = 0.1, 0.02  # of the events: each user has ten, at every size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from driftgraph.stream.kernels.hashing import GOLDEN, fold
-from driftgraph.stream.window.paths import SCAN, Shape, Tables
+from driftgraph.stream.walks.paths import SCAN, Shape, Tables
 from driftgraph.stream.window.writer import Cut
 from tests.plain_window import PlainWindow
 

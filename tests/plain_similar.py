@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from driftgraph.stream.arrays import F64
+from driftgraph.stream.walks.similar_users import Shape
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.samplers import LOOKS
-from driftgraph.stream.window.similar_users import Shape
 from driftgraph.stream.window.writer import Cut
 from tests.plain_window import PlainWindow
 

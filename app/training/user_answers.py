@@ -19,7 +19,7 @@ from driftgraph.model.score.ranking import SHAPE
 from driftgraph.model.score.reasons import OneUser, Reason
 from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.stream.arrays import U32
-from driftgraph.stream.window import paths
+from driftgraph.stream.walks import paths
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut

@@ -28,8 +28,8 @@ from driftgraph.model.score.bank import Bank, Later, later_of
 from driftgraph.model.score.ranking import NO_ITEM, Parts, Stage, best_of, ranks_of, with_new_items
 from driftgraph.model.score.scorer import PARTS, Learned, Lessons, Scorer, alone, joined
 from driftgraph.stream.arrays import F32, F64, I64, U8, U32, Mask
+from driftgraph.stream.walks.event_index import EventIndexes
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates

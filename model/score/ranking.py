@@ -24,9 +24,9 @@ from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, 
 from driftgraph.model.score.tastes import Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
-from driftgraph.stream.window import paths, similar_users
+from driftgraph.stream.walks import paths, similar_users
+from driftgraph.stream.walks.event_index import EventIndexes
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 

@@ -16,7 +16,7 @@ from driftgraph.model.score.bank import Later
 from driftgraph.model.score.ranking import SHAPE, Parts, Reached, Stage
 from driftgraph.model.score.scorer import AGE, BANK, KIN, OWN, PARTS, PATHS, SIMILAR_USERS, TASTE
 from driftgraph.stream.arrays import F32, F64, I64, U32
-from driftgraph.stream.window import paths
+from driftgraph.stream.walks import paths
 from driftgraph.stream.window.writer import Cut
 
 WAYS_MAX: Final = 3  # of an item, those with the largest shares

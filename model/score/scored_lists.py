@@ -20,8 +20,8 @@ from driftgraph.model.score.ranking import Stage, with_new_items
 from driftgraph.model.score.reasons import OneUser, Reason, reasons_of
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
+from driftgraph.stream.walks.event_index import EventIndexes
 from driftgraph.stream.window.adjacency import ITEM
-from driftgraph.stream.window.event_index import EventIndexes
 from driftgraph.stream.window.heterograph import Moment
 from driftgraph.stream.window.writer import Cut, WindowView
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftgraph.stream.window import paths
+from driftgraph.stream.walks import paths
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import Heterograph, HeterographView
 from driftgraph.stream.window.writer import Cut, Relation, Window, WindowView, in_memory

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftgraph.stream.arrays import I64, U32
-from driftgraph.stream.window import event_index, paths, similar_users
-from driftgraph.stream.window.event_index import EventIndexes, indexed
-from driftgraph.stream.window.paths import PathSums
-from driftgraph.stream.window.similar_users import ItemSums
+from driftgraph.stream.walks import event_index, paths, similar_users
+from driftgraph.stream.walks.event_index import EventIndexes, indexed
+from driftgraph.stream.walks.paths import PathSums
+from driftgraph.stream.walks.similar_users import ItemSums
 from driftgraph.stream.window.writer import ITEM, USER, Cut, Relation, in_memory
 from tests.plain_paths import plain_paths, plain_sums
 from tests.plain_similar import plain_similar
-from tests.stream.window.test_paths import HOUR_MS, questions, random_tables, shop
-from tests.stream.window.test_paths import shapes as path_shapes
-from tests.stream.window.test_similar_users import shapes as similar_shapes
-from tests.stream.window.test_similar_users import weights_of
+from tests.stream.walks.test_paths import HOUR_MS, questions, random_tables, shop
+from tests.stream.walks.test_paths import shapes as path_shapes
+from tests.stream.walks.test_similar_users import shapes as similar_shapes
+from tests.stream.walks.test_similar_users import weights_of
 from tests.stream.window.test_window import CAPACITIES, LONG, ROWS, Pair, Step, limits, relations, run, step
 
 ITEM_WEIGHT = np.linspace(0.5, 2.0, ROWS)

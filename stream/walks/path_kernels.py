@@ -13,9 +13,8 @@ import numpy as np
 from driftgraph.stream.arrays import F64, I8, I32, I64, U8, U16, U32
 from driftgraph.stream.kernels.atomics import bit_length, load
 from driftgraph.stream.kernels.compile import helper, kernel
-from driftgraph.stream.window.adjacency import ITEM, NIL, TIME, TIMES, WORDS
-from driftgraph.stream.window.index_kernels import EventIndex, history_in, is_out_of_reach, visits_in
-from driftgraph.stream.window.path_steps import (
+from driftgraph.stream.walks.index_kernels import EventIndex, history_in, is_out_of_reach, visits_in
+from driftgraph.stream.walks.path_steps import (
     NOT_REACHED,
     Limits,
     Lists,
@@ -25,6 +24,7 @@ from driftgraph.stream.window.path_steps import (
     neighbors_of,
     visits_of,
 )
+from driftgraph.stream.window.adjacency import ITEM, NIL, TIME, TIMES, WORDS
 
 MINUTE_MS = 60_000
 AGE_BUCKETS = 16  # of ages: log2 of 1 + minutes, and what is older

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftgraph.stream.arrays import I64, U32
-from driftgraph.stream.window import paths as paths_module
-from driftgraph.stream.window import samplers
-from driftgraph.stream.window.adjacency import NIL
-from driftgraph.stream.window.paths import (
+from driftgraph.stream.walks import paths as paths_module
+from driftgraph.stream.walks.paths import (
     AGE_BUCKETS,
     RANK_BUCKETS,
     Paths,
@@ -24,6 +22,8 @@ from driftgraph.stream.window.paths import (
     sums_from,
     walk,
 )
+from driftgraph.stream.window import samplers
+from driftgraph.stream.window.adjacency import NIL
 from driftgraph.stream.window.writer import Cut, Relation, StaleCut, in_memory
 from tests.plain_paths import NOBODY, Path, plain_paths, plain_sums
 from tests.plain_window import PlainWindow

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from driftgraph.stream.arrays import I32, I64, U32, Mask
-from driftgraph.stream.window import index_kernels
+from driftgraph.stream.walks import index_kernels
+from driftgraph.stream.walks.index_kernels import EventIndex
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.index_kernels import EventIndex
 from driftgraph.stream.window.samplers import LOOKS, SEEDS_PER_THREAD, in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 

@@ -15,8 +15,8 @@ import numpy as np
 from driftgraph.stream.arrays import I32, I64, U8, U32
 from driftgraph.stream.kernels.atomics import load, prefetch
 from driftgraph.stream.kernels.compile import helper, kernel
+from driftgraph.stream.walks.path_steps import SCAN, Limits, Room, Targets, choose_visits, is_known
 from driftgraph.stream.window.adjacency import LONG_AGO, NIL, USER
-from driftgraph.stream.window.path_steps import SCAN, Limits, Room, Targets, choose_visits, is_known
 
 
 class Sorted(NamedTuple):

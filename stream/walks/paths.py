@@ -33,12 +33,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from driftgraph.stream.arrays import F64, I8, I64, U8, U16, U32
-from driftgraph.stream.window import path_kernels, path_steps
+from driftgraph.stream.walks import path_kernels, path_steps
+from driftgraph.stream.walks.event_index import EventIndexes, answers, in_turn
+from driftgraph.stream.walks.index_kernels import EventIndex
+from driftgraph.stream.walks.path_kernels import AGE_BUCKETS, RANK_BUCKETS
+from driftgraph.stream.walks.path_steps import SCAN
 from driftgraph.stream.window.adjacency import ITEM, NIL, USER
-from driftgraph.stream.window.event_index import EventIndexes, answers, in_turn
-from driftgraph.stream.window.index_kernels import EventIndex
-from driftgraph.stream.window.path_kernels import AGE_BUCKETS, RANK_BUCKETS
-from driftgraph.stream.window.path_steps import SCAN
 from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftgraph.stream.arrays import F64, U32
-from driftgraph.stream.window import samplers, similar_users
+from driftgraph.stream.walks import similar_users
+from driftgraph.stream.walks.similar_users import ItemSums, Shape, sums
+from driftgraph.stream.window import samplers
 from driftgraph.stream.window.samplers import DistinctUnion
-from driftgraph.stream.window.similar_users import ItemSums, Shape, sums
 from driftgraph.stream.window.writer import Cut, in_memory
 from tests.plain_similar import plain_similar
 from tests.plain_window import PlainWindow
-from tests.stream.window.test_paths import HOUR_MS, questions, shop, targets
+from tests.stream.walks.test_paths import HOUR_MS, questions, shop, targets
 from tests.stream.window.test_window import CAPACITIES, LONG, ROWS, Pair, Step, limits, relations, run, step
 
 shapes = st.builds(

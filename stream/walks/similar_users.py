@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from driftgraph.stream.arrays import F64, I32, I64, U32
-from driftgraph.stream.window import similar_kernels as kernels
+from driftgraph.stream.walks import similar_kernels as kernels
+from driftgraph.stream.walks.event_index import EventIndexes, answers, in_turn, newest_distinct
+from driftgraph.stream.walks.index_kernels import EventIndex
 from driftgraph.stream.window.adjacency import ITEM, USER
-from driftgraph.stream.window.event_index import EventIndexes, answers, in_turn, newest_distinct
-from driftgraph.stream.window.index_kernels import EventIndex
 from driftgraph.stream.window.samplers import DISTINCT_MAX, in_parallel
 from driftgraph.stream.window.view import Cut, WindowView
 
