@@ -73,8 +73,8 @@ lists (`publish.lists = 0`, `publish.similar = 0`) a user takes about a quarter 
 
 ## Cores
 
-Two are enough for what this documentation measures: 1.3 M decoded events a second while nothing else runs, about 1,700 refreshed users
-a second, and a fit of ten thousand events in seconds. A third keeps refreshes fast during a fit. A GPU shortens fits
+Two are enough for what this documentation measures: 1.3 M decoded events a second while nothing else runs, some 2,000 refreshed users
+a second, and a fit of ten thousand events in seconds. A third keeps refreshes within a second during a fit. A GPU shortens fits
 and nothing else. Give the window memory before cores: a window that does not fit into memory is read from disk.
 """
 
