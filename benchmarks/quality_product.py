@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -200,6 +200,8 @@ def retrained(dataset: Dataset, stream: Stream, window_ms: int, seed: int, folde
     )
     begin_ms, early_ms = 0, window_ms - dataset.every_ms // 2
     trainer = lockstep.worker.trainer
+    options = trainer.options  # nobody waits for this one: it learns from as much as a later one begun anew
+    trainer.options = replace(options, first_examples_max=options.anew_examples_max)
     fits_s: list[float] = []
     with mock.patch.object(trainer, "fit", timed(trainer.fit, fits_s)):
         while (decoded := source.next_batch()) is not None:

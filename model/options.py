@@ -88,7 +88,10 @@ class TrainerOptions:
 
     examples_max: int = 100_000  # new events trained in one fit; beyond it the newest are taken
     replay_ratio: float = 2.0  # older examples for each new one
-    first_examples_max: int = 200_000  # of a model that begins from nothing; beyond it the newest are taken
+    first_examples_max: int = (
+        100_000  # of a first model, for which users wait; beyond it the newest are taken
+    )
+    anew_examples_max: int = 200_000  # of a later one that begins anew
     first_examples_min: int = 10_000  # it goes through fewer several times, until it has seen so many
     first_passes_max: int = 8  # gently: model/fitting/beginning.py
     first_rounds: int = 16  # of them, one after the other in time, each mixed with earlier ones

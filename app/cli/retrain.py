@@ -44,7 +44,7 @@ def retrain(
 
 
 def _print(told: Mapping[str, Any], out: Console) -> None:
-    from driftgraph.app.training.worker_status import named
+    from driftgraph.app.console.status_text import named
 
     version = told["model_version"]
     served = named(told["generation"], version) if version else "what Redis has"  # before any rollback

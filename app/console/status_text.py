@@ -119,3 +119,14 @@ def _metrics_of(metrics: Mapping[str, Mapping[str, float]]) -> str:
     if (baseline := best_baseline(metrics)) is not None:
         said.append(f"best baseline {baseline[0]} {baseline[1]:.4f}")
     return ", ".join(said)
+
+
+def named(generation: int, model_version: int) -> str:
+    """``generation 2 (model version 1)``: the number in Redis, and what of the trainer it has.
+
+    A generation of lists, before model version 1, has nothing of it.
+    """
+    if not model_version:
+        return f"generation {generation}"
+    version = f"model version {model_version}"
+    return f"generation {generation} ({version})" if generation else f"{version}, not published"

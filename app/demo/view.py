@@ -20,8 +20,8 @@ from rich.text import Text
 from driftgraph.app.console.output import time_of
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.scorers import BASELINES, METRIC_TITLE, PARTS, measured
+from driftgraph.app.console.status_text import named
 from driftgraph.app.training.generation_report import GenerationReport, describe
-from driftgraph.app.training.worker_status import named
 
 BARS = " ▁▂▃▄▅▆▇█"
 NOT_MEASURED = "·"  # an interval of which no event was scored

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,10 +20,13 @@ import numpy as np
 
 from driftgraph.app.console.drift_text import MOVED_USER
 from driftgraph.app.console.progress import NoProgress
+from driftgraph.app.console.status_text import named
 from driftgraph.app.publishing import serving_parts
-from driftgraph.app.publishing.by_id import generation_by_id, trending_by_id
-from driftgraph.app.publishing.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
+from driftgraph.app.publishing.by_id import trending_by_id
+from driftgraph.app.publishing.next_generation import GenerationWriter, NextGeneration, NoStages, Stages
+from driftgraph.app.publishing.refresher import Refresher
 from driftgraph.app.training import following, trainer_state
+from driftgraph.app.training.beside import Beside
 from driftgraph.app.training.drift_report import drift_by_name
 from driftgraph.app.training.generation_report import GenerationReport, facts_of
 from driftgraph.app.training.kept_states import KeptStates
@@ -31,11 +34,10 @@ from driftgraph.app.training.model_identity import hash_of_configuration, hash_o
 from driftgraph.app.training.prediction_rows import PredictionRows, predictions_by_id
 from driftgraph.app.training.retraining import Answer, Request
 from driftgraph.app.training.trainer_state import Facts
-from driftgraph.app.training.worker_status import WorkerStatus, named
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.heads.head_parts import HeadParts
-from driftgraph.model.network.embed import Embedding
 from driftgraph.model.options import ListLengths
-from driftgraph.model.score.lists import MADE_BY, FirstLists, ListMaker
+from driftgraph.model.score.lists import MADE_BY, FirstLists
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.generations.choice import Choice
 from driftgraph.snapshots.generations.keys import NotCurrentError
@@ -45,9 +47,7 @@ from driftgraph.stream.ingest.fit_schedule import Mark
 from driftgraph.stream.time.clock import SystemClock
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import HeterographView, Moment
-from driftgraph.stream.window.writer import Cut, StaleCut
-
-CATCH_UPS_MAX = 5  # refreshes of a generation before its switch: each has what came during the one before
+from driftgraph.stream.window.writer import Cut
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,10 @@ class Worker:
         self._nothing = self.since = self.seen = Cut(0, zeros, zeros)
         self._lengths = lengths or ListLengths()
         self.refresher = None if store is None else Refresher(graph, store, self.status.clock)
+        self._writer: GenerationWriter | None = None
+        if store is not None and self.refresher is not None:
+            self._writer = GenerationWriter(graph, store, self.refresher, self._lengths, self.status.clock)
+        self._beside = Beside(self.status.work)
         self.is_rolled_back = False  # Redis serves a generation that is not ours
         self._rests_behind = False  # Redis serves a newer model than ours
         self.unsaved: Moment | None = None  # of a fit or a loaded state that the disk has not taken yet
@@ -139,6 +143,7 @@ class Worker:
             drift = drift_by_name(self.trainer, self.graph, self.since, moment) if fit.accepted else None
         finally:
             self.status.close()
+        self._beside.wait()
         self.seen = moment.cut
         if fit.accepted or self.trainer.model_version:
             self.since, self.trained_to_ms = moment.cut, moment.cut.watermark_ms
@@ -215,65 +220,56 @@ class Worker:
         """
         try:
             if self.trainer.model_version:
-                embedding = serving_parts.embedding_at(self.trainer, self.graph, moment)
-                heads = serving_parts.heads_at(self.trainer, self.graph, moment)
-                self._publish(moment, embedding, None, heads)
+                self._publish_model(moment)
             elif self.store is not None:
                 self.status.start("lists by co-visitation and popularity, until the model is trained")
-                first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
-                self._publish(moment, first.embedding(), first, None)
+                self._write(self._first(moment, self._facts(moment, None)), self.status)
             self._publish_trending(moment)
         finally:
             self.status.close()
 
-    def _publish(
-        self, moment: Moment, embedding: Embedding, first: FirstLists | None, heads: HeadParts | None
-    ) -> None:
-        """``first`` are the lists before model version 1; later ones are made here."""
-        if self.store is None or self.refresher is None:
+    @contextmanager
+    def first_lists_beside(self, moment: Moment) -> Iterator[None]:
+        """Publish lists by co-visitation and popularity in a thread, while the block makes the first fit.
+
+        They are served seconds later, and the fit does not wait for them. What Redis refuses is tried again
+        after the fit, with a model if there is one by then.
+
+        Raises:
+            StaleWorkerError: A newer worker has taken over.
+        """
+        facts = self._facts(moment, None)  # the fit changes the trainer
+
+        def publish() -> None:
+            self._write(self._first(moment, facts), NoStages())
+            self._publish_trending(moment)
+
+        with self._beside.during(publish):
+            yield
+
+    def _publish_model(self, moment: Moment) -> None:
+        embedding = serving_parts.embedding_at(self.trainer, self.graph, moment)
+        heads = serving_parts.heads_at(self.trainer, self.graph, moment)
+        if self.store is None:
             if len(embedding.user_rows) and len(embedding.item_rows):
                 self._unstored += 1
                 self.published = self._unstored
             return
-        model = None if first is not None else self.trainer.served_model()
-        lists: ListMaker | None = first
-        if model is not None:
-            items, weight = (embedding.item_rows, embedding.item), self.trainer.scorer.weight_F
-            lists = serving_parts.lists_of(model, weight, self.graph, moment, items, self._lengths)
-        assert lists is not None
-        self.status.start("ids and lists of all users and items", len(embedding), span="lists")
-        made = (embedding, moment, lists, self._lengths, heads, self.status.advance)
-        users, of_items = generation_by_id(self.graph, *made)
-        if not (len(users) and len(of_items)):
-            return
-        number, self.store.follows = self.store.next_number(), self.follows
-        manifest, version = self._manifest(number, moment, heads), self.trainer.model_version
-        self.status.start(f"publishing {named(number, version)}", len(users) + len(of_items), span="publish")
-        kept = serving_parts.refresh_of(
-            number, model, heads, lists, self.graph, moment, embedding, self._lengths
-        )
-        refresher = self.refresher
-        self.store.publish(
-            number, users, of_items, manifest, on_written=self.status.advance,
-            on_verified=lambda: self._catch_up(kept), on_served=lambda: refresher.serve(kept),
-        )  # fmt: skip
-        self.status.published()
-        self._serve(kept)
-        self.status.serves(number, version, str(manifest["made_by"]))
+        model, weight_F = self.trainer.served_model(), self.trainer.scorer.weight_F  # F is the shape
+        items, version = (embedding.item_rows, embedding.item), self.trainer.model_version
+        lists = serving_parts.lists_of(model, weight_F, self.graph, moment, items, self._lengths)
+        facts = self._facts(moment, heads)
+        self._write(NextGeneration(version, moment, embedding, lists, model, heads, facts), self.status)
 
-    def _catch_up(self, kept: GenerationRefresh) -> None:
-        """Refresh a generation that is about to be served, so that the switch takes nobody's news back."""
-        assert self.store is not None
-        with suppress(StaleCut):  # what is missing is refreshed after the switch
-            for _ in range(CATCH_UPS_MAX):
-                if kept.whole(self.graph.moment(), self.store, self.status.clock) < USERS_AT_ONCE:
-                    return
+    def _first(self, moment: Moment, facts: Facts) -> NextGeneration:
+        first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
+        return NextGeneration(0, moment, first.embedding(), first, None, None, facts)
 
-    def _serve(self, kept: GenerationRefresh) -> None:
-        """Redis serves this from now on, and it is refreshed."""
-        assert self.refresher is not None
-        self.published, self.is_rolled_back = kept.serving.number, False
-        self.refresher.serve(kept)
+    def _write(self, made: NextGeneration, stages: Stages) -> None:
+        assert self._writer is not None
+        if number := self._writer.write(made, self.follows, stages, self.status.published):
+            self.published, self.is_rolled_back = number, False
+            self.status.serves(number, made.version, str(made.facts["made_by"]))
 
     def refresh(self, moment: Moment) -> int:
         """New vectors for the users touched since the last publish or refresh; returns how many.
@@ -341,7 +337,9 @@ class Worker:
         }
         if version and served and own.items() <= served.manifest.items() and self.store.take_up(served):
             log.info("Redis serves %s already; its users are refreshed", named(served.number, version))
-            self._serve(
+            assert self.refresher is not None
+            self.published, self.is_rolled_back = served.number, False
+            self.refresher.serve(
                 serving_parts.refresh_again(
                     served.number, served.manifest, self.trainer, self.graph, self._lengths, self._nothing
                 )
@@ -374,12 +372,12 @@ class Worker:
         facts |= {} if self.answered is None else {"answered": self.answered.json()}
         self.states.write(files, facts, erased)
 
-    def _manifest(self, number: int, moment: Moment, heads: HeadParts | None) -> Facts:
+    def _facts(self, moment: Moment, heads: HeadParts | None) -> Facts:
+        """Of a generation of the serving model, for its manifest."""
         names = (relation.name for relation in self.graph.window.relations)
         return {
             "made_by": "model" if self.trainer.model_version else MADE_BY,
             **{name: int(value) for name, value in asdict(self._lengths).items()},
-            "generation": number,
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,
             "configuration": hash_of_configuration(self.trainer, self._lengths, self.graph),

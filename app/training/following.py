@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from driftgraph.app.console.output import time_of
+from driftgraph.app.console.status_text import named
 from driftgraph.app.training import trainer_state
 from driftgraph.app.training.kept_states import KeptStates
 from driftgraph.app.training.retraining import Answer
 from driftgraph.app.training.trainer_state import Facts
-from driftgraph.app.training.worker_status import WorkerStatus, named
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.snapshots.generations.choice import Choice

@@ -12,8 +12,8 @@ from typing import Any
 from driftgraph.app.console.drift_text import fields_of
 from driftgraph.app.console.output import finite
 from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured
+from driftgraph.app.console.status_text import named
 from driftgraph.app.training.drift_report import staleness_of
-from driftgraph.app.training.worker_status import named
 from driftgraph.model.evaluation.evaluate import Evaluation
 from driftgraph.model.heads.head_evaluation import HeadEvaluation
 from driftgraph.model.trainer import FitReport

@@ -236,9 +236,21 @@ class _Loop:
             worker.publish(moment)
         return True
 
+    def _begin(self, moment: Moment) -> bool:
+        """Make the first fit, and serve lists meanwhile, if both are due; whether they were."""
+        worker = self.worker
+        if worker.published or worker.trainer.model_version or (mark := self._due()) is None:
+            return False
+        worker.save_what_is_due()
+        if not worker.may_publish(moment):
+            return False
+        with worker.first_lists_beside(moment):
+            self._fit(mark)
+        return True
+
     def _step(self, moment: Moment) -> None:
         worker = self.worker
-        if self._publish(moment):
+        if self._begin(moment) or self._publish(moment):
             return
         if (asked := self._requests.waiting()) is not None:
             self._requests.answer(self.retrain(asked, moment))

@@ -23,6 +23,7 @@ from driftgraph.app.console.progress import (
     how_far,
 )
 from driftgraph.app.console.status_files import beat, write_json
+from driftgraph.app.console.status_text import named
 from driftgraph.app.publishing.freshness import freshness_of
 from driftgraph.app.training.device import gpu_memory
 from driftgraph.app.training.tracing import Tracing
@@ -145,9 +146,9 @@ class WorkerStatus(NoProgress):
         self._write()
         return True
 
-    def published(self) -> None:
-        """Count the publish that the stage was."""
-        self.work.published(self.clock.now_ms() - self._begun_ms)
+    def published(self, took_ms: int) -> None:
+        """Count a publish."""
+        self.work.published(took_ms)
 
     def serves(self, generation: int, model_version: int, made_by: str) -> None:
         """Remember what was published, ``generation`` 0: nothing."""
@@ -225,17 +226,6 @@ def worker_pairs(told: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         pairs.append(("freshness", freshness_of(refresh)))
         pairs += [("trouble", f"users are not refreshed: {why}")] if (why := refresh["trouble"]) else []
     return pairs
-
-
-def named(generation: int, model_version: int) -> str:
-    """``generation 2 (model version 1)``: the number in Redis, and what of the trainer it has.
-
-    A generation of lists, before model version 1, has nothing of it.
-    """
-    if not model_version:
-        return f"generation {generation}"
-    version = f"model version {model_version}"
-    return f"generation {generation} ({version})" if generation else f"{version}, not published"
 
 
 def progress_of_worker(clock: Clock, *, is_json: bool = False) -> Progress:

@@ -104,12 +104,16 @@ def plan_of(
     *, is_first: bool, listed: U32 | None = None,
 ) -> tuple[Plan, bool]:  # fmt: skip
     """What an attempt trains on, and whether that is the whole window: anew, or if nothing else is new."""
-    whole = replace(cut, next=cut.first)
-    if begin == "anew":
-        return plan(view, since if is_first else whole, cut, options, rng, listed), True
-    todo = plan(view, since, cut, options, rng, listed)
-    if begin == "served" or todo.new_count:
-        return todo, False
+    if is_first:
+        return plan(view, since, cut, options, rng, listed), True
+    if begin != "anew":
+        todo = plan(view, since, cut, options, rng, listed)
+        if begin == "served" or todo.new_count:
+            return todo, False
+    whole, options = (
+        replace(cut, next=cut.first),
+        replace(options, first_examples_max=options.anew_examples_max),
+    )
     return plan(view, whole, cut, options, rng, listed), True
 
 

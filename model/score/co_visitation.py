@@ -14,12 +14,14 @@ import numpy as np
 
 from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.kernels.compile import kernel
+from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Events
 
 HISTORY = 20  # newest distinct items of a user that it starts from
 VISITS = 64  # newest events of each of these items
 LAG = 5  # how far apart in a user's sequence two events count as visited together
 BACKWARD = 0.5  # worth of an item that came before, against one that came after
+LISTS_PER_THREAD = 64  # with fewer, a thread costs more than it saves
 DEGREE_POWER = 0.25  # popular items are worth less; 1/4 ranks better than 1/2 on every stream of docs/LOG.md
 
 
@@ -75,6 +77,18 @@ class _Scratch(NamedTuple):
     found: U32
 
 
+def _scratch(rows: int) -> _Scratch:
+    return _Scratch(np.zeros(rows), np.zeros(rows, np.uint32))
+
+
+class _Asked(NamedTuple):
+    """What users touched, as ``CoVisitation.best`` is asked for it."""
+
+    touched: U32
+    bounds: I64
+    before_ms: int
+
+
 class Best(NamedTuple):
     """N lists of items, best first; in list n, what is behind ``lengths[n]`` means nothing."""
 
@@ -109,7 +123,7 @@ class CoVisitation:
             place[by_item],
             events.user[by_item],
         )
-        self._scratch = _Scratch(np.zeros(rows), np.zeros(rows, np.uint32))
+        self._scratch = _scratch(rows)
         self.rows = rows
 
     def best(self, touched: U32, bounds: I64, before_ms: int, popular: U32, worth: F64, count: int) -> Best:
@@ -124,8 +138,12 @@ class CoVisitation:
             worth: [rows] added to the score of ``near``; small beside it.
             count: Length of a list.
         """
-        best = Best.empty(len(bounds) - 1, count)
-        _fill(touched, bounds, before_ms, self._index, popular, worth, self._scratch, best)
+        best, asked = Best.empty(len(bounds) - 1, count), _Asked(touched, bounds, before_ms)
+
+        def fill(users: slice) -> None:
+            _fill(asked, users.start, users.stop, self._index, popular, worth, _scratch(self.rows), best)
+
+        in_parallel(fill, len(bounds) - 1, LISTS_PER_THREAD)
         return best
 
     def near(self, history: U32, before_ms: int) -> tuple[U32, F64]:
@@ -193,12 +211,14 @@ def _first_at(times_ms: I64, first: int, stop: int, time_ms: int) -> int:  # pra
 
 @kernel
 def _fill(
-    touched: U32, bounds: I64, before_ms: int, index: _Index, popular: U32, worth: F64, scratch: _Scratch,
+    asked: _Asked, start: int, stop: int, index: _Index, popular: U32, worth: F64, scratch: _Scratch,
     lists: Best,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
+    """The lists of the users from ``start`` to ``stop``."""
+    touched, bounds, before_ms = asked
     score, found = scratch
     rows, best, lengths = lists
-    for user in range(len(bounds) - 1):
+    for user in range(start, stop):
         begin, end = bounds[user], bounds[user + 1]
         count = _near(touched, begin, min(end, begin + HISTORY), before_ms, index, scratch)
         for n in range(count):

@@ -533,7 +533,7 @@ def test_who_waits_at_a_switch_keeps_the_place_in_line(
     for n in range(5):
         click(graph, f"new {n}", ITEM_ID, n)
     assert refresher.round(worker.graph.moment())[::2] == (3, 2)
-    monkeypatch.setattr("driftgraph.app.training.cycle.CATCH_UPS_MAX", 0)
+    monkeypatch.setattr("driftgraph.app.publishing.next_generation.CATCH_UPS_MAX", 0)
     worker.publish(older)
     for n in range(5, 9):
         click(graph, f"new {n}", ITEM_ID, n)
