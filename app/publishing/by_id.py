@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from driftgraph.model.examples.examples import take
 from driftgraph.model.examples.popularity import Popularity
@@ -79,7 +80,8 @@ def users_by_id(
 
     With ``repeats`` nothing is left out for having been touched, so a user has no touched items.
     """
-    touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms)
+    named = ItemNames(graph, moment)
+    touched, item_rows, event_ms = touched_items(graph, rows, moment, times_ms, named)
     if repeats:
         touched, item_rows = [[] for _ in touched], [one[:0] for one in item_rows]
     chosen, names = _kept(graph, USER, rows, moment)
@@ -90,7 +92,7 @@ def users_by_id(
         for start in range(0, len(recent), USERS_AT_ONCE):
             part = recent[start : start + USERS_AT_ONCE]
             best = maker.of(_asked(of_chosen[part], rows, vectors, times_ms, moment, item_rows))
-            for place, listed in zip(part.tolist(), _listed(graph, best, moment), strict=True):
+            for place, listed in zip(part.tolist(), _listed(named, best), strict=True):
                 lists[place] = listed
             on_done(len(part))
     own = None if heads is None else heads[chosen]
@@ -111,7 +113,8 @@ def items_by_id(
     chosen, names = _kept(graph, ITEM, rows, moment)
     lists = None
     if maker is not None:
-        lists = [one for best in maker.similar(rows[chosen]) for one in _listed(graph, best, moment)]
+        named = ItemNames(graph, moment)
+        lists = [one for best in maker.similar(rows[chosen]) for one in _listed(named, best)]
     own = None if heads is None else heads[chosen]
     return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists, heads=own)
 
@@ -135,15 +138,40 @@ def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str
     return found
 
 
+class ItemNames:
+    """The ids of item rows as of a moment, each read once: most lists have the same popular items."""
+
+    def __init__(self, graph: HeterographView, moment: Moment) -> None:
+        self._graph, self._moment = graph, moment
+        rows = len(moment.versions[ITEM])
+        self._name = np.empty(rows, object)  # of None
+        self._is_read = np.zeros(rows, np.bool_)
+
+    def __call__(self, rows: U32) -> NDArray[np.object_]:
+        """[n] ids of distinct rows, None for one that has changed its owner since, or is newer."""
+        there = rows < len(self._name)
+        new = rows[there][~self._is_read[rows[there]]]
+        if len(new):
+            self._name[new] = self._graph.names(ITEM, new, self._moment)
+            self._is_read[new] = True
+        found = np.full(len(rows), None, object)
+        found[there] = self._name[rows[there]]
+        return found
+
+
 def touched_items(
-    graph: HeterographView, users: U32, moment: Moment, times_ms: I64 | None = None
+    graph: HeterographView,
+    users: U32,
+    moment: Moment,
+    times_ms: I64 | None = None,
+    named: ItemNames | None = None,
 ) -> tuple[list[list[str]], list[U32], I64]:
     """For each of N users the items of its newest live events, newest first, at most ``TOUCHED_MAX``.
 
     Each item once, from the newest ``TOUCHED_MAX`` events of each relation: its id, where it has one, and its
     row. Beside them the time of the newest event, [N]; 0 if there is none.
     """
-    view = graph.edges
+    view, named = graph.edges, named or ItemNames(graph, moment)
     if times_ms is None:
         times_ms = np.full(len(users), now_ms(view, moment.cut), np.int64)
     touched: list[list[str]] = []
@@ -161,7 +189,7 @@ def touched_items(
         first.sort()
         user, item = user[first], item[first]
         distinct, place = np.unique(item, return_inverse=True)
-        names = graph.names(ITEM, distinct, moment)
+        names = named(distinct).tolist()
         bounds = np.searchsorted(user, np.arange(len(rows) + 1)).tolist()
         places = place.tolist()
         for at, end in pairwise(bounds):
@@ -195,13 +223,12 @@ def _asked(
     )
 
 
-def _listed(graph: HeterographView, best: Best, moment: Moment) -> Iterator[Listed]:
+def _listed(named: ItemNames, best: Best) -> Iterator[Listed]:
     """Each list as Redis has it, without rows that have changed hands since."""
     is_there = np.arange(best.rows.shape[1]) < best.lengths[:, None]
     distinct, place = np.unique(best.rows[is_there], return_inverse=True)
-    found = graph.names(ITEM, distinct, moment)
-    names = np.array(found, object)
-    known = np.array([name is not None for name in found], np.bool_)[place]
+    names = named(distinct)
+    known = (names != None)[place]  # noqa: E711  # of each element
     ids, score = names[place[known]].tolist(), best.score[is_there][known].astype("<f4")
     ends = np.searchsorted(is_there.nonzero()[0][known], np.arange(len(best.rows)), side="right")
     for first, end in pairwise([0, *ends.tolist()]):

@@ -7,6 +7,9 @@ settings ──► [check_custom] ──► run, doctor
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from typing import Final
 
 import torch
 
@@ -14,6 +17,9 @@ from driftgraph.app.config.builders import trainer_options
 from driftgraph.app.config.settings import Settings
 from driftgraph.model.network.custom_network import untrained
 from driftgraph.stream.errors import ConfigError
+
+NICE: Final = 5  # of the thread that trains: its share of a contended core is a third of another's
+SWITCH_S: Final = 0.001
 
 
 def use_threads() -> None:
@@ -23,6 +29,16 @@ def use_threads() -> None:
     """
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+
+def yield_to_others() -> None:
+    """Let this thread and those that it starts take a core only where nobody else on the machine wants it.
+
+    A fit may take seconds longer; who reads events, refreshes users or asks Redis waits less. The interpreter
+    is handed over sooner as well, since a refresh asks for it often and for short.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    sys.setswitchinterval(SWITCH_S)
 
 
 def device_of(wanted: str) -> str:

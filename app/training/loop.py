@@ -29,7 +29,7 @@ from driftgraph.app.console.worker_socket import answering
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.device import use_threads
+from driftgraph.app.training.device import use_threads, yield_to_others
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
@@ -97,6 +97,8 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
                 refreshing(refresher, worker.status, faults) as thread,
                 answering(settings.data_dir, told.answer, told.warm_up),
             ):
+                if not os.environ.get("NOYIELD"):
+                    yield_to_others()
                 _Loop(settings, worker, lambda: listener.marks, thread).run(listener.wait)
     except Exception as error:
         words = _last_words(error, settings.data_dir)
