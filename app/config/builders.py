@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
-from driftgraph.app.config.events import MAPPED
 from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.events import MAPPED
 from driftgraph.model.options import ListLengths, TrainerOptions
 from driftgraph.snapshots.generations.lease import LeaseClient, impatient
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.formats.event_rules import Others
 from driftgraph.stream.ingest.fit_schedule import Auto, Counted, FitSchedule
-from driftgraph.stream.sources.file import FileOptions
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import Clock, SystemClock
 from driftgraph.stream.time.watermark import WatermarkRules
 from driftgraph.stream.window.view import SLOTS_MAX

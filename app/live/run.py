@@ -29,12 +29,13 @@ from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import reloading, stopping
 from driftgraph.app.live import former_window
-from driftgraph.app.live.attribute_feed import AttributeFeed
-from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.attribute_feed import AttributeFeed
+from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.ingestion import Ingestion
+from driftgraph.app.live.loop.updater import Updater
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
-from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training import tracing
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
@@ -123,19 +124,17 @@ def run(
         feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=events_anew)
-        checkpoints = CheckpointTimer(
-            writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
-        )
+        ingestion = Ingestion(source, ingest, letters, erasures, feed)
+        checkpoints = CheckpointTimer(writer, ingestion.outgoing, settings.checkpoint.every.ms, clock)
         worker = Supervisor(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         _collect_less()
         reload.takers += [partial(_take_over, ingest, checkpoints), worker.reload, port.reload]
         updater = Updater(
-            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed,
-            reload,
-        )  # fmt: skip
+            settings, ingestion, checkpoints, lease, worker, reload, clock=clock, progress=progress
+        )
         updater.run(stop)
-        return updater.warnings()
+        return list(ingestion.warnings())
 
 
 def _watermark(settings: Settings, clock: Clock, state: State | None, *, was_away: bool) -> Watermark:

@@ -18,8 +18,8 @@ import annotated_types
 from pydantic import AwareDatetime, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from driftgraph.app.config.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.app.config.text import toml_of
 from driftgraph.stream.time.durations import Duration
 
@@ -91,7 +91,9 @@ def who_sets(key: str) -> str:
     for count in range(len(parts), 0, -1):
         if (who := WHO.get(".".join(parts[:count]))) is not None:
             return who
-    raise ValueError(f"{key} has nobody who sets it: add {parts[0]} to WHO in dev/site_pages/configuration.py")
+    raise ValueError(
+        f"{key} has nobody who sets it: add {parts[0]} to WHO in dev/site_pages/configuration.py"
+    )
 
 
 def _part(path: str, field: FieldInfo) -> Iterator[str]:
