@@ -235,7 +235,7 @@ class _Loop:
         return True
 
     def _step(self, moment: Moment) -> bool:
-        """Do what is next; whether Redis was asked and has answered: a round between two looks asks nothing."""
+        """Do what is next; whether Redis has answered: a round between two looks asks it nothing."""
         worker = self.worker
         if self._publish(moment):
             return True
