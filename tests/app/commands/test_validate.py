@@ -125,8 +125,9 @@ def test_what_to_do_about_behaviors_that_are_no_relation_is_told(shell: Shell) -
 
 
 ADVICE = (
-    "2 events have a behavior that is no relation: name the behaviors that count with --relations A,B, or "
-    "add a table [relations.NAME] to driftgraph.toml for each behavior that counts"
+    "2 events have a behavior that is no relation, fav 1, pv 1: give --relations click,fav,pv, or write in "
+    "driftgraph.toml [relations.fav] [relations.pv], a line each; events.ignore names behaviors that do "
+    "not count"
 )
 
 
@@ -338,3 +339,40 @@ def test_a_registry_that_is_away_is_told_soon(
     got = shell("validate", f"kafka:{topic}")
     assert got.code == 1
     assert "driftgraph: the schema registry at http://127.0.0.1:1 cannot be reached" in got.err
+
+
+def test_behaviors_that_are_no_relation_are_counted_with_what_to_write(shell: Shell) -> None:
+    """The option has those that are there, too: it stands in the place of the configured relations."""
+    others = [event(n, behavior="share") for n in range(1, 4)] + [event(4, behavior="wish list")]
+    write("e.jsonl", [event(0), others[0], others[1:]])
+    report = shell("validate", "e.jsonl", "--json").json()
+    assert report["unknown_behaviors"] == {"share": 3, "wish list": 1}
+    assert (
+        "4 events have a behavior that is no relation, share 3, wish list 1: give --relations "
+        "click,share,wish list, or write in driftgraph.toml [relations.share] "
+        '[relations."wish list"], a line each; events.ignore names behaviors that do not count'
+    ) in report["notes"]
+    assert shell("validate", "e.jsonl", "--relations", "click,share,wish list").code == 0
+
+
+def test_fields_within_others_are_named_with_the_format_that_reads_them(shell: Shell) -> None:
+    write("e.jsonl", [{"actor": {"id": 7}, "verb": "click", "at": NOW_MS}] * 3)
+    report = shell("validate", "e.jsonl", "--json").json()
+    assert report["rejected"][0]["example"]["detail"] == (
+        "the event has no behavior; its fields are actor.id, verb, at"
+    )
+    assert any('set events.format = "mapping"' in note for note in report["notes"])
+    write("e.jsonl", [{"uid": 7, "verb": "click", "at": NOW_MS}] * 3)
+    assert not any("mapping" in note for note in shell("validate", "e.jsonl", "--json").json()["notes"])
+
+
+def test_messages_of_a_schema_registry_are_known_by_their_first_bytes(shell: Shell, kafka: str) -> None:
+    """And what a terminal cannot show is escaped."""
+    topic = f"avro-{uuid4().hex[:8]}"
+    produce(kafka, topic, [{"value": b"\x00\x00\x00\x00\x07\xfc\x0asku-5"}] * 5)
+    Path("driftgraph.toml").write_text(f'[kafka]\nbootstrap_servers = "{kafka}"\n', encoding="utf-8")
+    report = shell("validate", f"kafka:{topic}", "--json").json()
+    assert any(
+        'zero byte, and schema 7): set events.format = "registry"' in note for note in report["notes"]
+    ), report["notes"]
+    assert report["rejected"][0]["example"]["payload"] == "\\x00\\x00\\x00\\x00\\x07\\xfc\\nsku-5"
