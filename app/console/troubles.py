@@ -1,12 +1,14 @@
 """What is wrong with a running driftgraph, each with what to do: the same words on every surface.
 
 status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /metrics, driftgraph status
+
+``kept_from_serving`` decides alone whether that is ready: what /readyz answers, and how ``status --check`` exits.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +77,11 @@ def troubles_of(facts: Facts) -> list[Trouble]:
     """Everything that is wrong, what keeps it from serving first."""
     found = [*_of_updater(facts), *_of_worker(facts), *_of_redis(facts), *_of_disk(facts)]
     return sorted(found, key=lambda one: not one.keeps_from_serving)
+
+
+def kept_from_serving(troubles: Iterable[Trouble]) -> str | None:
+    """What keeps fresh vectors and lists from being served, in one sentence; None if nothing does."""
+    return "; ".join(one.said for one in troubles if one.keeps_from_serving) or None
 
 
 def _of_updater(facts: Facts) -> Iterator[Trouble]:

@@ -20,7 +20,7 @@ from driftgraph.app.console.drift_text import drift_in, is_user
 from driftgraph.app.console.reasons import reasoned, recommended
 from driftgraph.app.console.status_files import told
 from driftgraph.app.console.status_text import first_fit_of
-from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, troubles_of
+from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, kept_from_serving, troubles_of
 from driftgraph.app.console.worker_socket import ask
 from driftgraph.app.web.quality import QualityHistory
 from driftgraph.app.web.reloading import reload
@@ -103,7 +103,7 @@ class Answers:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether fresh vectors and lists are served, and all that is wrong."""
         found = troubles_of(self.facts())
-        is_ready = not any(one.keeps_from_serving for one in found)
+        is_ready = kept_from_serving(found) is None
         return is_ready, {"ready": is_ready, "troubles": [one.json() for one in found]}
 
     def status(self) -> dict[str, Any]:
