@@ -2,7 +2,7 @@
 
 status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /metrics, driftgraph status
 
-``kept_from_serving`` decides alone whether that is ready: what /readyz answers, and how ``status --check`` exits.
+``kept_from_serving`` alone decides what /readyz answers and how ``status --check`` exits.
 """
 
 from __future__ import annotations
