@@ -30,7 +30,7 @@ TEXTS = {
 SOURCES = [path for name in ("app", "model", "snapshots", "stream") for path in (ROOT / name).rglob("*.py")]
 OF_THE_PAGE = [*(ROOT / "app" / "web" / "page").glob("*.js"), ROOT / "app" / "web" / "page" / "index.html"]
 # what follows the name where a sentence is about driftgraph and names no command
-IN_SENTENCES = {"and", "answered", "cannot", "does", "in", "itself", "on", "reads", "started"}
+IN_SENTENCES = {"and", "answered", "cannot", "does", "in", "itself", "on", "reads", "since", "started"}
 
 
 def refused(words: list[str]) -> str | None:
