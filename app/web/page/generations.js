@@ -1,7 +1,7 @@
 // The generations that Redis keeps, and the acts of an operator: promote, roll back, and undo.
 
 import { ask, askPrivately, confirmed, Refused } from "./ask.js";
-import { day, el, share4, show, table, whole } from "./words.js";
+import { day, el, sentence, share4, show, table, whole } from "./words.js";
 
 const place = document.getElementById("generations-table");
 const notice = document.getElementById("undo");
@@ -20,7 +20,7 @@ export async function loadGenerations() {
 /** Redis does not answer: say so, once. */
 export function generationsAway(why) {
   rows = [];
-  show(place, `away${why}`, el("p", { class: "quiet-text" }, `The generations cannot be read: ${why}.`));
+  show(place, `away${why}`, el("p", { class: "quiet-text" }, sentence(`the generations cannot be read: ${why}`)));
 }
 
 /** Whether an operator holds the served generation. */
@@ -71,11 +71,11 @@ function draw() {
           ? `model version ${one.manifest.model_version}`
           : (one.manifest.made_by ?? "–"),
     },
-    { title: "Published", of: (one) => day(one.manifest.published_ms) },
+    { title: "Published", wide: true, of: (one) => day(one.manifest.published_ms) },
     { title: "Users", number: true, wide: true, of: (one) => whole(one.manifest.users) },
     { title: "Items", number: true, wide: true, of: (one) => whole(one.manifest.items) },
     { title: "Recall@20", number: true, of: (one) => share4(one.manifest.metrics?.model?.recall_at_20) },
-    { title: "Act", of: (one) => actOf(one, served) },
+    { title: "Serve instead", of: (one) => actOf(one, served) },
   ];
   show(
     place,
@@ -105,7 +105,7 @@ async function serve(target, served, go, label) {
       {},
       `Readers get generation ${target.generation} instead of ${served?.generation ?? "none"}, at once.`,
     ),
-    el("p", {}, "The worker goes on with its model."),
+    el("p", {}, `It was published on ${day(target.manifest.published_ms)}. The worker goes on with its model.`),
     el(
       "label",
       { class: "check", for: "hold" },
@@ -145,7 +145,7 @@ async function promote(generation, hold, was) {
     await loadGenerations();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    said ??= el("div", { class: "notice bad" }, el("span", {}, `Nothing was changed: ${error.message}.`));
+    said ??= el("div", { class: "notice bad" }, el("span", {}, sentence(`nothing was changed: ${error.message}`)));
   }
   notice.replaceChildren(said);
   (notice.querySelector("button") ?? place).focus();

@@ -61,7 +61,7 @@ def test_what_keeps_from_serving_comes_before_the_rest_each_with_its_remedy(tmp_
     updater_says(tmp_path, lost={"events[0]": 7}, kafka_away=True)
     assert said(value_of(tmp_path)) == [
         "fail  Kafka does not answer",
-        "      look at the brokers; driftgraph doctor",
+        "      look at the brokers; driftgraph doctor tries them",
         "warn  7 messages were deleted by Kafka's retention before they were read",
         "      raise the topic's retention above the longest stop",
     ]
