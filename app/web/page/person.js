@@ -105,7 +105,7 @@ function itemsOf(found) {
       { class: "quiet-text" },
       [
         SOURCES[found.source] ?? `Source: ${found.source}.`,
-        found.why_not ? sentence(`there are no reasons: ${found.why_not}`) : null,
+        found.why_not ? `There are no reasons. ${sentence(found.why_not)}` : null,
       ]
         .filter(Boolean)
         .join(" "),
