@@ -157,17 +157,15 @@ class Answers:
         """Go back to the generation before the served one."""
         store = self._store(self._client)
         was = store.choices.newest().served
-        return {
-            "generation": store.rollback(hold=hold, by=BY),
-            "was": was,
-            "held": store.choices.newest().is_held,
-        }
+        number = store.rollback(hold=hold, by=BY)
+        return _chosen(number, was, store.choices.newest())
 
     def promote(self, *, number: int | None, hold: bool) -> dict[str, Any]:
         """Serve a generation that is kept, None: the newest."""
         store = self._store(self._client)
         was = store.choices.newest().served
-        return {"generation": store.promote(number, hold=hold, by=BY), "was": was, "held": hold}
+        number = store.promote(number, hold=hold, by=BY)
+        return _chosen(number, was, store.choices.newest())
 
     def recommend(self, user: str, top: int) -> dict[str, Any]:
         """The best items of a user."""
@@ -256,6 +254,11 @@ class Answers:
             self._quality.saw(generations)
         except OSError as error:  # a full disk: the page has what this process has seen
             log.warning("the quality of generations is not kept: %s", error)
+
+
+def _chosen(number: int, was: int, choice: Choice) -> dict[str, Any]:
+    """What an act has done; by ``at_ms`` a page knows that the feed still tells of the time before."""
+    return {"generation": number, "was": was, "held": choice.is_held, "at_ms": choice.act_ms}
 
 
 def _shown(manifest: Mapping[str, str]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> N
     try:
         server, loop = runner.server, asyncio.get_running_loop()
         assert server is not None
-        handler = partial(RequestHandler, server, loop=loop, access_log=None, lingering_time=0)
+        handler = partial(RequestHandler, server, loop)
         try:
             listening = await loop.create_server(
                 lambda: Entrance(server, handler), *address, backlog=CONNECTIONS_WAITING_MAX

@@ -7,6 +7,7 @@ aiohttp's own answer repeats what the client sent, and its log has it as an erro
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +22,10 @@ class RequestHandler(web.RequestHandler):
     """The protocol of a connection, as aiohttp has it, but for its errors."""
 
     __slots__ = ()
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        # no log of requests: AppRunner gives None for it, too
+        super().__init__(server, loop=loop, access_log=None, lingering_time=0)  # type: ignore[arg-type]
 
     def handle_error(
         self,

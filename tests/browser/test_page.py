@@ -177,6 +177,9 @@ def test_a_held_generation_is_promoted_held_and_let_go(
     until(lambda: not store.choices.newest().is_held)
     assert store.choices.newest().served == 1
     sees(page, "Generation 1 is served now.", within="#undo")
+    late = "import('/page/generations.js').then(one => one.showHeld({ at_ms: 1, held: true }))"
+    page.evaluate(late)
+    assert "held" not in page.locator("#generations-table").inner_text(), "the feed may be behind an act"
     page.get_by_role("button", name="Promote generation 2").click()
     page.locator("dialog").get_by_role("button", name="Promote").click()
     sees(page, "Generation 2 is served now instead of 1", within="#undo")

@@ -7,8 +7,8 @@ const place = document.getElementById("generations-table");
 const notice = document.getElementById("undo");
 let rows = [];
 let held = false;
-let seenMs = 0; // the newest act that the feed has told of
-let passedMs = null; // the one before an act from here: what the feed still says of it is no longer so
+const TOLD_WITHIN_MS = 10_000; // until then the feed may tell of the time before an act
+let acted = { atMs: 0, endMs: 0 }; // the newest act from here, and until when the feed may be behind it
 
 /** The newest generations from Redis; the served one, or null. */
 export async function loadGenerations() {
@@ -25,9 +25,7 @@ export function generationsAway(why) {
 
 /** Whether an operator holds the served generation. */
 export function showHeld(choice) {
-  seenMs = choice?.at_ms ?? 0;
-  if (seenMs === passedMs) return;
-  passedMs = null;
+  if ((choice?.at_ms ?? 0) < acted.atMs && Date.now() < acted.endMs) return;
   setHeld(choice?.held ?? false);
 }
 
@@ -129,7 +127,7 @@ async function promote(generation, hold, was) {
     const body = { generation, hold };
     const done = await askPrivately("/api/promote", { method: "POST", body });
     if (done === null) return;
-    passedMs = seenMs;
+    acted = { atMs: done.at_ms, endMs: Date.now() + TOLD_WITHIN_MS };
     setHeld(done.held);
     const instead = was && was.generation !== generation ? ` instead of ${was.generation}` : "";
     const children = [
