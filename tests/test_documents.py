@@ -232,19 +232,6 @@ def commands() -> set[str]:
     return set(group.commands)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_command_of_a_page_is_one(page: Path) -> None:
-    """In code, that is: a plan is no code yet."""
-    text = text_of(page)
-    code = "\n".join(
-        [
-            *re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL),
-            *re.findall(r"`(driftgraph .+?)`", text),
-        ]
-    )
-    assert set(re.findall(r"^driftgraph ([a-z]+)", code, re.MULTILINE)) - commands() == set()
-
-
 def readme_table(heading: str) -> list[list[str]]:
     """The rows of the table below a heading, cell by cell, without its head."""
     section = text_of(ROOT / "README.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]

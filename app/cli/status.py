@@ -46,7 +46,7 @@ def status(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="For a health check: exit with 1 if no updater of this data_dir runs or waits."
+            "--check", help="Exit as /readyz answers: with 1 while fresh vectors and lists are not served."
         ),
     ] = False,
     watch: Annotated[
@@ -59,12 +59,13 @@ def status(
 
     The updater is that of this data_dir. What it and its worker say of themselves is shown also while Redis
     is away. Exits with 1 if the updater is degraded, which means that its worker fails again and again, or
-    if Redis does not answer; with --check a Redis that is away is no fault, and with --watch nothing is.
+    if Redis does not answer; with --watch nothing is a fault. With --check it exits as /readyz answers: with
+    0 for its 200, with 1 for its 503, also while a start is still filling the window.
     """
     if watch and check:
         raise typer.BadParameter("--watch goes on and --check ends at once: give one of them")
-    from driftgraph.app.commands.health import fault
     from driftgraph.app.commands.status import Asker, ask, status_of
+    from driftgraph.app.console.troubles import Trouble, kept_from_serving
     from driftgraph.snapshots.generations.keys import connect
     from driftgraph.stream.time.clock import SystemClock
 
@@ -92,11 +93,13 @@ def status(
         for line in trouble_lines(value):
             out.print(line, soft_wrap=True)
         _print_pairs(value, out)
-    updater = value["updater"]
-    if check and (wrong := fault(updater, value["standby"], now_ms=clock.now_ms())) is not None:
-        raise DriftgraphError(wrong)
-    if served.error is not None and not check:  # a health check checks only the updater, which works without
+    if check:
+        if (why := kept_from_serving(Trouble(**one) for one in value["troubles"])) is not None:
+            raise DriftgraphError(why)
+        return
+    if served.error is not None:
         raise served.error
+    updater = value["updater"]
     if updater is not None and updater["state"] == "degraded":
         raise typer.Exit(1)
 

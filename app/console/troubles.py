@@ -1,12 +1,14 @@
 """What is wrong with a running driftgraph, each with what to do: the same words on every surface.
 
 status files, Redis ──► Facts ──► [troubles_of] ──► /readyz, /metrics, driftgraph status
+
+``kept_from_serving`` alone decides what /readyz answers and how ``status --check`` exits.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,10 @@ from driftgraph.app.console.status_files import told
 SILENT_MS: Final = 8_000  # updater and worker write their status each second
 STUCK_MS: Final = 600_000  # a stage of the worker that counts moves each second, and others take minutes
 DISK_FREE_BYTES_MIN: Final = 16 << 20  # a status file needs 8 KB, and a checkpoint of a small window some MB
+MORE: Final = "run driftgraph doctor, which says more"
+BROKERS: Final = "look at the brokers; driftgraph doctor tries them"
+DISK: Final = "look at the disk of data_dir; driftgraph doctor tries it"
+AGAIN: Final = "it is tried again and again; driftgraph doctor tries Redis"
 
 Told = Mapping[str, Any]  # what a process says of itself in its status file
 
@@ -77,6 +83,11 @@ def troubles_of(facts: Facts) -> list[Trouble]:
     return sorted(found, key=lambda one: not one.keeps_from_serving)
 
 
+def kept_from_serving(troubles: Iterable[Trouble]) -> str | None:
+    """What keeps fresh vectors and lists from being served, in one sentence; None if nothing does."""
+    return "; ".join(one.said for one in troubles if one.keeps_from_serving) or None
+
+
 def _of_updater(facts: Facts) -> Iterator[Trouble]:
     told = facts.updater
     if told is None or told["state"] in ("stopped", "failed", "gone"):
@@ -94,7 +105,7 @@ def _of_updater(facts: Facts) -> Iterator[Trouble]:
         lag = sum(told["lag"].values())
         yield Trouble("filling", f"the window is filling, {lag:,} messages are left", "wait", True)
     if told.get("kafka_away"):
-        yield Trouble("kafka_away", "Kafka does not answer", "look at the brokers; driftgraph doctor", True)
+        yield Trouble("kafka_away", "Kafka does not answer", BROKERS, True)
     yield from _of_kept(told)
 
 
@@ -108,7 +119,7 @@ def _of_no_updater(facts: Facts) -> Iterator[Trouble]:
     told, standby, start = facts.updater, facts.standby, facts.start
     if standby is not None and standby["state"] not in ("gone", "unknown"):
         if standby.get("about") == "kafka":
-            yield Trouble("kafka_away", standby["why"], "look at the brokers; driftgraph doctor", True)
+            yield Trouble("kafka_away", standby["why"], BROKERS, True)
         return  # another updater works, and this one waits; for a Redis that is away there is redis_away
     if start is not None and heard_ms(start) >= (1 if told is None else heard_ms(told)):
         if start["state"] == "starting":
@@ -138,14 +149,14 @@ def _of_kept(told: Told) -> Iterator[Trouble]:
     """What the disk or the dead letters do not take."""
     if (one := told.get("checkpoint") or {}).get("overdue"):
         said = f"the newest checkpoint is {one['age_ms'] // 1_000} s old: {one['reason']}"
-        yield Trouble("checkpoint_overdue", said, "look at the disk of data_dir; driftgraph doctor", False)
+        yield Trouble("checkpoint_overdue", said, DISK, False)
     elif why := one.get("failure"):
         said = f"no checkpoint could be written: {why}"
         yield Trouble("checkpoint_failing", said, "look at the disk of data_dir; it is tried again", False)
     if why := (told.get("dead_letters") or {}).get("failure"):
-        yield Trouble("dead_letters_failing", f"dead letters are not kept: {why}", "driftgraph doctor", False)
+        yield Trouble("dead_letters_failing", f"dead letters are not kept: {why}", MORE, False)
     if why := (told.get("erasures") or {}).get("failure"):
-        yield Trouble("erasures_failing", f"erasures are not done: {why}", "driftgraph doctor", False)
+        yield Trouble("erasures_failing", f"erasures are not done: {why}", MORE, False)
     if told.get("reading_paused"):
         said = "reading is paused until dead letters and requests to erase are kept"
         yield Trouble("reading_paused", said, "look at the disk, or at the topic of dead letters", True)
@@ -176,10 +187,10 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
             remedy = f"look whether process {told['pid']} stands still, and kill it; a new one goes on"
             yield Trouble("worker_silent", said, remedy, True)
         if told["trouble"]:
-            yield Trouble("worker_trouble", told["trouble"], "driftgraph doctor says more", True)
+            yield Trouble("worker_trouble", told["trouble"], MORE, True)
         if why := (told.get("refresh") or {}).get("trouble"):
             said = f"users are not refreshed: {why}"
-            yield Trouble("refresh_failing", said, "it is tried again and again; driftgraph doctor", True)
+            yield Trouble("refresh_failing", said, AGAIN, True)
         still_ms = facts.now_ms - told["moved_ms"]
         if told["stage"] and still_ms > STUCK_MS:
             said = f"the worker has been at “{told['stage']}” for {still_ms // 60_000} min without progress"
@@ -188,7 +199,7 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
 
 def _of_redis(facts: Facts) -> Iterator[Trouble]:
     if facts.redis_error is not None:
-        yield Trouble("redis_away", facts.redis_error, "look at the Redis; driftgraph doctor", True)
+        yield Trouble("redis_away", facts.redis_error, "look at the Redis; driftgraph doctor tries it", True)
     elif not facts.generation:
         said = "Redis serves no generation in this namespace"
-        yield Trouble("no_generation", said, "the first one comes soon after the window is full", True)
+        yield Trouble("no_generation", said, "wait: the first one comes soon after the window is full", True)

@@ -20,7 +20,7 @@ from driftgraph.app.console.drift_text import drift_in, is_user
 from driftgraph.app.console.reasons import reasoned, recommended
 from driftgraph.app.console.status_files import told
 from driftgraph.app.console.status_text import first_fit_of
-from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, troubles_of
+from driftgraph.app.console.troubles import Facts, facts_of, heard_ms, kept_from_serving, troubles_of
 from driftgraph.app.console.worker_socket import ask
 from driftgraph.app.web.quality import QualityHistory
 from driftgraph.app.web.reloading import reload
@@ -103,7 +103,7 @@ class Answers:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether fresh vectors and lists are served, and all that is wrong."""
         found = troubles_of(self.facts())
-        is_ready = not any(one.keeps_from_serving for one in found)
+        is_ready = kept_from_serving(found) is None
         return is_ready, {"ready": is_ready, "troubles": [one.json() for one in found]}
 
     def status(self) -> dict[str, Any]:
@@ -157,17 +157,15 @@ class Answers:
         """Go back to the generation before the served one."""
         store = self._store(self._client)
         was = store.choices.newest().served
-        return {
-            "generation": store.rollback(hold=hold, by=BY),
-            "was": was,
-            "held": store.choices.newest().is_held,
-        }
+        number = store.rollback(hold=hold, by=BY)
+        return _chosen(number, was, store.choices.newest())
 
     def promote(self, *, number: int | None, hold: bool) -> dict[str, Any]:
         """Serve a generation that is kept, None: the newest."""
         store = self._store(self._client)
         was = store.choices.newest().served
-        return {"generation": store.promote(number, hold=hold, by=BY), "was": was, "held": hold}
+        number = store.promote(number, hold=hold, by=BY)
+        return _chosen(number, was, store.choices.newest())
 
     def recommend(self, user: str, top: int) -> dict[str, Any]:
         """The best items of a user."""
@@ -256,6 +254,11 @@ class Answers:
             self._quality.saw(generations)
         except OSError as error:  # a full disk: the page has what this process has seen
             log.warning("the quality of generations is not kept: %s", error)
+
+
+def _chosen(number: int, was: int, choice: Choice) -> dict[str, Any]:
+    """What an act has done; by ``at_ms`` a page knows that the feed still tells of the time before."""
+    return {"generation": number, "was": was, "held": choice.is_held, "at_ms": choice.act_ms}
 
 
 def _shown(manifest: Mapping[str, str]) -> dict[str, Any]:

@@ -116,14 +116,14 @@ class Entrance(asyncio.Protocol):
     It counts when the connection is there, as asyncio makes the protocols of many connections at once before.
     """
 
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
+    def __init__(self, server: web.Server, handler: Callable[[], web.RequestHandler]) -> None:
+        self._server, self._handler = server, handler
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Decide."""
         assert isinstance(transport, asyncio.Transport)
         if len(self._server.connections) < CONNECTIONS_MAX:
-            inside = self._server()
+            inside = self._handler()
             transport.set_protocol(inside)
             inside.connection_made(transport)
             return

@@ -47,7 +47,7 @@ LETTER: Final = record(
     partition={"type": ["integer", "null"]}, offset={"type": ["integer", "null"]}, at_ms=WHOLE,
 )  # fmt: skip
 TROUBLES: Final = list_of(record(code=TEXT, said=TEXT, remedy=TEXT, keeps_from_serving=YES_NO))
-CHOSEN: Final = record("generation", "was", "held", generation=WHOLE, was=WHOLE, held=YES_NO)
+CHOSEN: Final = record("generation", "was", "held", generation=WHOLE, was=WHOLE, held=YES_NO, at_ms=WHOLE)
 ERROR: Final = record("error", error=TEXT)
 HOLD: Final = {**YES_NO, "description": "Publish nothing else until promote is called without it."}
 WHAT: Final[Mapping[int, str]] = {

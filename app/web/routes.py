@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler, Middleware
 
 from driftgraph.app.console.output import finite
@@ -60,7 +60,9 @@ def application(
     for route in ROUTES:
         # an id may have braces; its slashes are encoded
         path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
-        app.router.add_route(route.method, path, getattr(handlers, route.name), name=route.name)
+        app.router.add_route(
+            route.method, path, getattr(handlers, route.name), name=route.name, expect_handler=_expected
+        )
 
     async def close(_: web.Application) -> None:
         await asyncio.to_thread(handlers.close)
@@ -230,6 +232,18 @@ def _failure(error: Exception, asked: str) -> web.Response:
     return _refusal(500, "an unexpected error, which the log has")
 
 
+async def _expected(request: web.Request) -> None:
+    """Answer the header ``Expect``, ahead of the middleware; aiohttp's own refusal repeats it."""
+    if request.version < HttpVersion11:
+        return
+    if request.headers["Expect"].lower() != "100-continue":
+        error = _refusal(417, "Expect may be 100-continue alone")
+        error.headers.update(HEADERS)
+        raise error
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # of the answer that follows
+
+
 def _check_token(header: str, token: str | None) -> None:
     if token is None:
         raise _refusal(403, "this route shows a user or changes something: set web.token, and send it")
@@ -310,6 +324,7 @@ def _refusal(status: int, said: str) -> web.HTTPException:
     kinds: Mapping[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
         408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 415: web.HTTPUnsupportedMediaType,
+        417: web.HTTPExpectationFailed,
         429: web.HTTPTooManyRequests, 500: web.HTTPInternalServerError, 503: web.HTTPServiceUnavailable,
     }  # fmt: skip
     text = json.dumps({"error": said})

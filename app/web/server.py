@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Final
@@ -26,6 +27,7 @@ from driftgraph.app.web.limits import Connections, Entrance
 from driftgraph.app.web.live_settings import LiveSettings
 from driftgraph.app.web.posted_events import PostedEvents
 from driftgraph.app.web.routes import application
+from driftgraph.app.web.unreadable import RequestHandler
 from driftgraph.stream.time.clock import SystemClock
 
 PARENT_EVERY_S: Final = 0.5  # it is seen that the updater was killed
@@ -53,17 +55,16 @@ async def _serve(settings: Settings, updater_pid: int, updater: Connection) -> N
     answers, posted = Answers(settings, clock, updater_pid), PostedEvents(settings, clock)
     runner = web.AppRunner(
         application(answers, posted, connections, lambda: live.token, version("driftgraph")),
-        access_log=None,
         shutdown_timeout=ENDS_WITHIN_S,
-        lingering_time=0,
     )
     await runner.setup()
     try:
         server, loop = runner.server, asyncio.get_running_loop()
         assert server is not None
+        handler = partial(RequestHandler, server, loop)
         try:
             listening = await loop.create_server(
-                lambda: Entrance(server), *address, backlog=CONNECTIONS_WAITING_MAX
+                lambda: Entrance(server, handler), *address, backlog=CONNECTIONS_WAITING_MAX
             )
         except OSError as error:
             said = f"cannot listen on web.listen = {settings.web.listen}: {error.strerror or error}"

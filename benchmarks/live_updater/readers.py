@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,11 +56,8 @@ class Meter:
         os._exit(0)
 
 
-def ours(brokers: str, topic: str, count: int, listen: str | None = None) -> None:
-    """Kafka to window: the updater itself, as ``driftgraph run`` starts it, until the window is full.
-
-    With ``listen``, where it serves HTTP or "off", it waits after its first read for a file named go.
-    """
+def ours(brokers: str, topic: str, count: int) -> None:
+    """Kafka to window: the updater itself, as ``driftgraph run`` starts it, until the window is full."""
     from driftgraph.app.commands.embedded import EmbeddedRedis
     from driftgraph.app.console.progress import NoProgress
     from driftgraph.app.live import run as live
@@ -73,13 +69,11 @@ def ours(brokers: str, topic: str, count: int, listen: str | None = None) -> Non
         """Stops the updater after the last event, before it starts its worker."""
 
         def advance(self, n: int) -> None:
-            while listen is not None and not Path("go").exists():
-                time.sleep(0.01)
             if meter.add(n):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with EmbeddedRedis() as redis:
-        settings = updater_settings(brokers, topic, redis.url, {} if listen is None else {"listen": listen})
+        settings = updater_settings(brokers, topic, redis.url)
         live.run(settings, progress=Counting())
     read = json.loads((settings.data_dir / "status" / "updater.json").read_bytes())["events"]
     held = sum(HeterographView.attach(settings.data_dir / "window").moment().cut.next)
@@ -195,8 +189,6 @@ def quix_streams(brokers: str, topic: str, count: int) -> None:
 
 READERS: dict[str, Callable[[str, str, int], None]] = {
     "driftgraph": ours,
-    "port-on": partial(ours, listen="127.0.0.1:0"),
-    "port-off": partial(ours, listen="off"),
     "updater": updater,
     "msgspec": msgspec_loop,
     "json": json_loop,

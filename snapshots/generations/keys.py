@@ -388,7 +388,7 @@ def _told(error: Exception, where: str, doing: str) -> StoreError:
 
 def _cause(error: Exception) -> str:
     """Why there was no answer, and what to check."""
-    text = str(error)
+    text = str(error).rstrip(".")
     if isinstance(error, redis.BusyLoadingError):
         return "it still loads its data"
     if "max number of clients" in text:

@@ -52,14 +52,17 @@ class ToldRun:
             self._changed, self._of_worker = changed, worker_file or {}
         self._write()
 
-    def says_nothing(self, start: dict[str, Any] | None = None) -> None:
-        """As if no updater had run, or as if one starts."""
+    def says_nothing(
+        self, start: dict[str, Any] | None = None, standby: dict[str, Any] | None = None
+    ) -> None:
+        """As if no updater had run, or as if one starts or stands by."""
         with self._lock:
             self._changed = None
             (self._folder / "updater.json").unlink(missing_ok=True)
-            (self._folder / "start.json").unlink(missing_ok=True)
-            if start is not None:
-                self._put("start", {**start, "pid": os.getpid()})
+            for who, told in (("start", start), ("standby", standby)):
+                (self._folder / f"{who}.json").unlink(missing_ok=True)
+                if told is not None:
+                    self._put(who, {"time_ms": 0, **told, "pid": os.getpid()})
 
     def _renew(self) -> None:
         while not self._ended.wait(0.5):

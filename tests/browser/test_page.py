@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import redis as redis_py
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.config.letter_place import letters_folder
 from driftgraph.app.console.troubles import CODES
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.dead_letters.files import FileDeadLetters
+from driftgraph.stream.events import Rejected
 from tests.app.web.serving import TOKEN, Port, served, settings_of
 from tests.app.web.test_web import BROKEN
 from tests.browser.shown import ToldRun, publish_measured, recorded
 from tests.browsers import OpenPage
+from tests.kafka_brokers import mock_kafka, produce
 from tests.services_redis import NAMESPACE
 from tests.waits import until
 
@@ -172,6 +177,9 @@ def test_a_held_generation_is_promoted_held_and_let_go(
     until(lambda: not store.choices.newest().is_held)
     assert store.choices.newest().served == 1
     sees(page, "Generation 1 is served now.", within="#undo")
+    late = "import('/page/generations.js').then(one => one.showHeld({ at_ms: 1, held: true }))"
+    page.evaluate(late)
+    assert "held" not in page.locator("#generations-table").inner_text(), "the feed may be behind an act"
     page.get_by_role("button", name="Promote generation 2").click()
     page.locator("dialog").get_by_role("button", name="Promote").click()
     sees(page, "Generation 2 is served now instead of 1", within="#undo")
@@ -216,6 +224,66 @@ def test_each_trouble_is_said_with_what_to_do_and_clears(
     sees(page, "All is well", within="#health-said")
 
 
+def test_a_standby_is_no_trouble_and_says_what_it_waits_for(
+    port: Port, store: GenerationStore, open_page: OpenPage, run: ToldRun
+) -> None:
+    publish_measured(store, 1)
+    run.says_nothing(standby={"state": "standby", "why": "waits as a standby: pid 41 has the lease"})
+    page = open_page(port.address)
+    sees(page, "This updater is a standby and waits", within="#health-said")
+    sees(page, "Waits as a standby: pid 41 has the lease.", within="#health-said")
+    until(lambda: page.locator("#health-said").get_attribute("data-state") == "good")
+    assert port.ask("/readyz")[0] == 200
+    run.says()
+    sees(page, "All is well", within="#health-said")
+
+
+def test_rejected_events_are_shown_and_sent_again(
+    run: ToldRun, redis_server: EmbeddedRedis, store: GenerationStore, open_page: OpenPage, tmp_path: Path
+) -> None:
+    publish_measured(store, 1)
+    settings = settings_of(tmp_path, redis_server.url, token=TOKEN)
+    with mock_kafka() as brokers:
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": brokers, "topic": "events"})
+        settings = settings.model_copy(update={"kafka": kafka})
+        events = [b'{"user_id": "u1", "item_id": null}', b'{"user_id": "u2", "item_id": null}']
+        produce(brokers, "events", [{"value": b"{}", "partition": 0}])
+        letters = FileDeadLetters(letters_folder(settings))
+        for offset, payload in enumerate(events, start=7):
+            letters.put(Rejected("missing_field", "item_id is missing", payload, f"events[0]@{offset}"))
+        letters.flush()
+        letters.close()
+        with served(settings) as port:
+            page = open_page(port.address)
+            page.get_by_role("button", name="Show examples").click()
+            gives_token(page, TOKEN)
+            sees(page, "item_id is missing", within="#rejected-shown")
+            sees(page, '"user_id": "u2"', within="#rejected-shown")
+            send = page.get_by_role("button", name="Send them again")
+            send.click()
+            page.get_by_role("button", name="Cancel").click()
+            assert _values(brokers) == [b"{}"], "nothing was confirmed"
+            send.click()
+            page.locator("dialog").get_by_role("button", name="Send").click()
+            sees(page, "2 events were sent again", within="#rejected-shown")
+            sees(page, "No dead letter is open", within="#rejected-shown")
+            assert _values(brokers) == sorted([b"{}", *events])
+
+
+def _values(brokers: str) -> list[bytes]:
+    """What the topic ``events`` has, sorted."""
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "looks", "log_level": 0})
+    try:
+        found = consumer.list_topics("events", timeout=10).topics["events"].partitions
+        consumer.assign([TopicPartition("events", number, OFFSET_BEGINNING) for number in found])
+        values = list[bytes]()
+        while messages := consumer.consume(100, timeout=2):
+            values += [message.value() or b"" for message in messages if message.error() is None]
+        return sorted(values)
+    finally:
+        consumer.close()
+
+
 def _is_alone(port: Port, code: str) -> bool:
     return [one["code"] for one in port.ask("/readyz")[1]["troubles"]] == [code]
 
@@ -227,6 +295,10 @@ def test_with_nothing_yet_every_part_says_so(
     with served(settings_of(tmp_path, redis_server.url)) as port:
         page = open_page(port.address)
         sees(page, "start driftgraph run", within="#health-said")
+        until(lambda: verdict(page) == "Nothing is served yet", 10)
+        assert page.locator("#rejected-shown .card:visible").count() == 1, "no empty card beside it"
+        for name in ("rate", "quality"):
+            assert not page.locator(f"#chart-{name} canvas").is_visible(), "no axes under the sentence"
         sees(page, "There is no generation yet", within="#generations-table")
         for place in ("rate", "lag", "fresh", "quality"):
             sees(page, "Nothing yet", within=f"#chart-{place}")

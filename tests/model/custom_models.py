@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,13 @@ from driftgraph.model.custom import Neighborhoods, Targets
 from driftgraph.model.options import TrainerOptions
 
 NUMBER = 7
+NEEDS_DGL = pytest.mark.skipif(
+    find_spec("dgl") is None, reason="DGL 1.1.3 has wheels for Python 3.11 and older only"
+)
+EXAMPLES = [
+    pytest.param({"custom": "examples.custom_model:Gru"}, id="gru"),
+    pytest.param({"custom": "examples.dgl_model:HeteroGat", "backend": "dgl"}, id="dgl", marks=NEEDS_DGL),
+]
 
 
 class Mean(nn.Module):

@@ -16,13 +16,12 @@ import torch
 from driftgraph.model.custom import CustomModelError, Neighborhoods
 from driftgraph.model.examples.examples import plan
 from driftgraph.model.network.custom_network import neighborhoods, untrained
-from driftgraph.model.network.dgl_blocks import blocks_of, vectors_of
 from driftgraph.model.network.neighbors import RowNumbers, sample
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.window.adjacency import ITEM, USER
-from tests.model.custom_models import Sums
+from tests.model.custom_models import EXAMPLES, NEEDS_DGL, Sums
 from tests.model.test_trainer import block_share, fit_all, same_state
 from tests.model_worlds import (
     RELATIONS,
@@ -38,10 +37,6 @@ from tests.model_worlds import (
 
 MODELS = "tests.model.custom_models"
 NAMES = [relation.name for relation in RELATIONS]
-EXAMPLES = [
-    {"custom": "examples.custom_model:Gru"},
-    {"custom": "examples.dgl_model:HeteroGat", "backend": "dgl"},
-]
 FANOUT = (4, 3, 5)
 DIM = 6
 
@@ -127,10 +122,13 @@ def test_nodes_without_any_neighbor_have_one_place_of_padding() -> None:
         assert got.neighbor_features().shape == (2, 1, DIM)
 
 
+@NEEDS_DGL
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("side", [USER, ITEM])
 def test_dgl_s_blocks_are_the_same_neighborhoods(side: int, layers: int) -> None:
     """Sums over DGL's blocks against a plain recursion; edges with times, both directions in a block."""
+    from driftgraph.model.network.dgl_blocks import blocks_of, vectors_of
+
     rows = blocks(120, seed=4, users=12, items=10)
     nodes, _ = given(rows, side, [(n, t) for n in (0, 3, 8) for t in (30_500, 90_000)], depth=layers)
     got = vectors_of(Sums(NAMES, SMALL), NAMES, layers, nodes)
@@ -173,7 +171,10 @@ def plain_sums(nodes: Neighborhoods, level: int) -> torch.Tensor:
     return own + (source[nodes.neighbor_NK] * worth.unsqueeze(2)).sum(1)
 
 
+@NEEDS_DGL
 def test_a_batch_without_an_edge_gives_zeros_where_dgl_gives_nothing() -> None:
+    from driftgraph.model.network.dgl_blocks import vectors_of
+
     nodes, _ = given([(0, 0, 0, 10)], USER, [(0, 5)], depth=1)
 
     class Nothing(torch.nn.Module):
@@ -188,7 +189,7 @@ def test_a_batch_without_an_edge_gives_zeros_where_dgl_gives_nothing() -> None:
 # --- training ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", EXAMPLES, ids=["gru", "dgl"])
+@pytest.mark.parametrize("changes", EXAMPLES)
 def test_an_example_learns_and_goes_on_bit_for_bit_where_it_was_saved(changes: dict[str, Any]) -> None:
     """The gate lets a first model pass only if it beats popularity; then save, load, and fit again."""
     window = window_of(blocks(900, seed=0))
@@ -217,7 +218,7 @@ def test_an_example_learns_and_goes_on_bit_for_bit_where_it_was_saved(changes: d
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_with_mixed_precision_the_gru_learns_the_same_blocks() -> None:
     window = window_of(blocks(900, seed=0))
-    trainer = trainer_of(**EXAMPLES[0], learning_rate=0.02, device="cuda")
+    trainer = trainer_of(custom="examples.custom_model:Gru", learning_rate=0.02, device="cuda")
     assert fit_all(trainer, window).accepted
     embedding = trainer.embed(window, window.cut())
     assert block_share(embedding, users=range(30), own=range(20)) > 0.85
@@ -363,13 +364,13 @@ def test_a_module_that_cannot_be_imported_is_told_with_the_line(
 
 
 def test_without_dgl_its_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "driftgraph.model.network.dgl_blocks")
+    monkeypatch.delitem(sys.modules, "driftgraph.model.network.dgl_blocks", raising=False)
     monkeypatch.setitem(sys.modules, "dgl.convert", None)
     with pytest.raises(
         ConfigError,
         match=r'model.backend = "dgl" needs the package dgl, whose import failed .*install it \(dgl 1.1.3',
     ):
-        trainer_of(**EXAMPLES[1])
+        trainer_of(custom="examples.dgl_model:HeteroGat", backend="dgl")
     assert trainer_of(custom=f"{MODELS}:Mean").model_version == 0
 
 

@@ -193,7 +193,9 @@ def test_the_container_is_healthy_while_its_updater_runs(compose: Composed, prod
     compose.recommended(produced.busiest)
     until("the container is healthy", lambda: compose.state()["State"]["Health"]["Status"] == "healthy")
     assert "/livez" in str(compose.state()["Config"]["Healthcheck"]["Test"])
-    status = json.loads(compose.inside("driftgraph", "status", "--check", "--json").stdout)
+    ready = ("driftgraph", "status", "--check", "--json")
+    until("it serves", lambda: compose.inside(*ready, check=False).returncode == 0)
+    status = json.loads(compose.inside(*ready).stdout)
     assert status["updater"]["events"]["applied"] == produced.count
 
 

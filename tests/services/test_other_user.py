@@ -62,8 +62,9 @@ def test_run_publishes_and_keeps_its_kernels_for_worker_and_next_start(
             return bool(reader.recommend("u1", 5).items)
 
         until("something is served", served, SERVED_WITHIN_S)
-        checked = other.run("status", "-c", config.name, "--check", "--json")
-        assert checked.returncode == 0, checked.stderr
+        ready = ("status", "-c", config.name, "--check", "--json")
+        until("it is ready", lambda: other.run(*ready).returncode == 0, SERVED_WITHIN_S)
+        checked = other.run(*ready)
         assert json.loads(checked.stdout)["updater"]["events"]["applied"] == EVENTS
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()

@@ -5,12 +5,14 @@ import { clock, el, svg, table } from "./words.js";
 const HEIGHT = 200;
 const DASHES = [[], [9, 4], [2, 4], [12, 4, 2, 4], [5, 3], [1, 3]];
 const ROWS = 12; // of the table
+const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((one) => one * 10 ** power));
 const charts = new Set();
 
 /**
  * A chart in ``place``.
  *
- * lines: [{name, color (1 to 6), said: value => text, fill, dash}]; x: value => text; ``isTime`` for seconds of Unix time.
+ * lines: [{name, color (1 to 6), said: value => text, fill, dash}]; x: value => text; ``isTime`` for seconds of Unix time;
+ * ``isCount`` for values that are whole: no tick between 0 and 1.
  */
 export class Chart {
   constructor(
@@ -22,11 +24,12 @@ export class Chart {
       x = (value) => clock(value * 1000),
       xName = "time",
       isTime = true,
+      isCount = false,
       empty,
       from0 = true,
     },
   ) {
-    Object.assign(this, { title, unit, lines, x, xName, isTime, empty, from0 });
+    Object.assign(this, { title, unit, lines, x, xName, isTime, isCount, empty, from0 });
     this.data = [[], ...lines.map(() => [])];
     this.plot = el("div", { class: "plot" });
     this.numbers = lines.map(() => el("b", {}, "–"));
@@ -87,9 +90,14 @@ export class Chart {
                   values: (_, ticks) => ticks.map((t) => clock(t * 1000).slice(0, isLong(ticks) ? 5 : 8)),
                   space: 80,
                 }
-              : { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (_, ticks) => ticks.map(String) }),
+              : { incrs: WHOLE, values: (_, ticks) => ticks.map(String) }),
           },
-          { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => this.lines[0].tick(tick)) },
+          {
+            ...axis,
+            size: 58,
+            ...(this.isCount ? { incrs: WHOLE } : {}),
+            values: (_, ticks) => ticks.map((tick) => this.lines[0].tick(tick)),
+          },
         ],
         series: [
           {},

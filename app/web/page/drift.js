@@ -1,7 +1,7 @@
 // What moved by the fit of the served generation: items and behaviors for everybody, users with the token.
 
 import { askPrivately, Refused } from "./ask.js";
-import { bars, el, percent, plural, show, table } from "./words.js";
+import { bars, el, percent, plural, sentence, show, table } from "./words.js";
 
 const place = document.getElementById("drift-shown");
 const SHOWN_MIN = 0.005; // a lower score would be shown as 0.00
@@ -80,7 +80,7 @@ async function ask(served) {
     users = { generation: served.generation, side: (found.drift ?? served.manifest.drift).users };
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    users = { generation: served.generation, why: `${error.message}.` };
+    users = { generation: served.generation, why: sentence(error.message) };
   }
   showDrift(served);
 }
@@ -91,7 +91,7 @@ function behaviors(found) {
     { title: "Share before", number: true, of: ([, one]) => percent(one.share_before) },
     { title: "Share now", number: true, of: ([, one]) => percent(one.share) },
     {
-      title: "Its items apart",
+      title: "Its items changed, 0 to 1",
       number: true,
       of: ([, one]) => (one.distance === null ? "–" : one.distance.toFixed(2)),
     },

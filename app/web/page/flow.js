@@ -10,12 +10,14 @@ const place = (name) => document.getElementById(`chart-${name}`);
 const rate = new Chart(place("rate"), {
   title: "Events read",
   unit: "a second",
+  isCount: true,
   empty: NOTHING,
   lines: [{ name: "read", color: 1, fill: "soft", said: amount, tick: short }],
 });
 const lag = new Chart(place("lag"), {
   title: "Behind",
   unit: "messages and users that wait",
+  isCount: true,
   empty: NOTHING,
   lines: [
     { name: "messages not read yet", color: 2, fill: "soft", said: whole, tick: short },
@@ -27,8 +29,8 @@ const fresh = new Chart(place("fresh"), {
   unit: "seconds from an event to the list it changed, over the last minutes",
   empty: "Nothing yet: no user was refreshed in the last minutes.",
   lines: [
-    { name: "p50", color: 3, said: inSeconds, tick: (tick) => `${Number(tick.toFixed(2))} s` },
-    { name: "p99", color: 1, said: inSeconds },
+    { name: "half within", color: 3, said: inSeconds, tick: (tick) => `${Number(tick.toFixed(2))} s` },
+    { name: "99 of 100 within", color: 1, said: inSeconds },
     { name: "promised", color: 6, dash: 2, width: 1.5, said: inSeconds },
   ],
 });
@@ -59,6 +61,7 @@ function showWindow(time, window) {
     windowChart = new Chart(place("window"), {
       title: "The window",
       unit: "events by relation, one upon the other",
+      isCount: true,
       empty: "The window is empty.",
       lines: (names.length ? names : ["events"]).map((name, n) => ({
         name,

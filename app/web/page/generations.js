@@ -1,14 +1,14 @@
 // The generations that Redis keeps, and the acts of an operator: promote, roll back, and undo.
 
 import { ask, askPrivately, confirmed, Refused } from "./ask.js";
-import { day, el, share4, show, table, whole } from "./words.js";
+import { day, el, sentence, share4, show, table, whole } from "./words.js";
 
 const place = document.getElementById("generations-table");
 const notice = document.getElementById("undo");
 let rows = [];
 let held = false;
-let seenMs = 0; // the newest act that the feed has told of
-let passedMs = null; // the one before an act from here: what the feed still says of it is no longer so
+const TOLD_WITHIN_MS = 10_000; // until then the feed may tell of the time before an act
+let acted = { atMs: 0, endMs: 0 }; // the newest act from here, and until when the feed may be behind it
 
 /** The newest generations from Redis; the served one, or null. */
 export async function loadGenerations() {
@@ -20,14 +20,12 @@ export async function loadGenerations() {
 /** Redis does not answer: say so, once. */
 export function generationsAway(why) {
   rows = [];
-  show(place, `away${why}`, el("p", { class: "quiet-text" }, `The generations cannot be read: ${why}.`));
+  show(place, `away${why}`, el("p", { class: "quiet-text" }, sentence(`the generations cannot be read: ${why}`)));
 }
 
 /** Whether an operator holds the served generation. */
 export function showHeld(choice) {
-  seenMs = choice?.at_ms ?? 0;
-  if (seenMs === passedMs) return;
-  passedMs = null;
+  if ((choice?.at_ms ?? 0) < acted.atMs && Date.now() < acted.endMs) return;
   setHeld(choice?.held ?? false);
 }
 
@@ -71,11 +69,11 @@ function draw() {
           ? `model version ${one.manifest.model_version}`
           : (one.manifest.made_by ?? "–"),
     },
-    { title: "Published", of: (one) => day(one.manifest.published_ms) },
+    { title: "Published", wide: true, of: (one) => day(one.manifest.published_ms) },
     { title: "Users", number: true, wide: true, of: (one) => whole(one.manifest.users) },
     { title: "Items", number: true, wide: true, of: (one) => whole(one.manifest.items) },
     { title: "Recall@20", number: true, of: (one) => share4(one.manifest.metrics?.model?.recall_at_20) },
-    { title: "Act", of: (one) => actOf(one, served) },
+    { title: "Serve instead", of: (one) => actOf(one, served) },
   ];
   show(
     place,
@@ -105,7 +103,7 @@ async function serve(target, served, go, label) {
       {},
       `Readers get generation ${target.generation} instead of ${served?.generation ?? "none"}, at once.`,
     ),
-    el("p", {}, "The worker goes on with its model."),
+    el("p", {}, `It was published on ${day(target.manifest.published_ms)}. The worker goes on with its model.`),
     el(
       "label",
       { class: "check", for: "hold" },
@@ -129,7 +127,7 @@ async function promote(generation, hold, was) {
     const body = { generation, hold };
     const done = await askPrivately("/api/promote", { method: "POST", body });
     if (done === null) return;
-    passedMs = seenMs;
+    acted = { atMs: done.at_ms, endMs: Date.now() + TOLD_WITHIN_MS };
     setHeld(done.held);
     const instead = was && was.generation !== generation ? ` instead of ${was.generation}` : "";
     const children = [
@@ -145,7 +143,7 @@ async function promote(generation, hold, was) {
     await loadGenerations();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    said ??= el("div", { class: "notice bad" }, el("span", {}, `Nothing was changed: ${error.message}.`));
+    said ??= el("div", { class: "notice bad" }, el("span", {}, sentence(`nothing was changed: ${error.message}`)));
   }
   notice.replaceChildren(said);
   (notice.querySelector("button") ?? place).focus();

@@ -1,6 +1,6 @@
 // Whether it works: the verdict, what is wrong with what to do, what the worker is at, and the first numbers.
 
-import { amount, clock, day, el, percent, plural, seconds, share4, show, span, whole } from "./words.js";
+import { amount, clock, day, el, percent, plural, seconds, sentence, share4, show, span, whole } from "./words.js";
 
 const said = document.getElementById("health-said");
 const work = document.getElementById("work");
@@ -8,7 +8,7 @@ const tiles = document.getElementById("tiles");
 const link = document.getElementById("link");
 const linkSaid = document.getElementById("link-said");
 
-const BEGINNING = ["no_generation", "filling"]; // codes of a start
+const BEGINNING = ["no_updater", "starting", "no_generation", "filling"]; // codes of a start
 
 /** Each second. */
 export function showHealth(now, served) {
@@ -27,6 +27,7 @@ export function showHealth(now, served) {
       said,
       codes,
       el("p", { class: "verdict" }, verdict(troubles, isServing, standby)),
+      standby ? el("p", {}, sentence(now.standby.why)) : null,
       troubles.length ? troubleList(troubles) : null,
     )
   ) {
@@ -80,7 +81,6 @@ const troubleList = (troubles) =>
       ),
     ),
   );
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 function renew(place, text) {
   said.setAttribute("aria-live", "off");
@@ -139,14 +139,14 @@ function showTiles(now, served) {
     ["Events read", sample.rate === null ? "–" : amount(sample.rate), "a second"],
     ["Not read yet", whole(sample.lag), "messages"],
     [
-      "Freshness p99",
+      "From event to list",
       seconds(sample.p99_ms),
-      sample.p99_ms === null ? "no event lately" : `p50 ${seconds(sample.p50_ms)}, event to list`,
+      sample.p99_ms === null ? "no event lately" : `for 99 of 100 events, half within ${seconds(sample.p50_ms)}`,
     ],
     [
       "In the window",
       updater ? whole(count) : "–",
-      updater ? `${plural(updater.ids.user, "user")}, ${plural(updater.ids.item, "item")}` : "events",
+      updater ? `events of ${plural(updater.ids.user, "user")}, ${plural(updater.ids.item, "item")}` : "events",
     ],
     [
       "Generation",

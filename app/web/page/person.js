@@ -1,7 +1,7 @@
 // One user: what it did beside what is recommended for it, with the reasons.
 
 import { askPrivately, Refused } from "./ask.js";
-import { day, el, svg } from "./words.js";
+import { day, el, sentence, svg } from "./words.js";
 
 const TOP = 10;
 const EVENTS = 30;
@@ -45,7 +45,7 @@ async function load(user) {
     }
     const events = await askPrivately(`/api/events/recent/${path}?top=${EVENTS}`).catch((error) => {
       if (!(error instanceof Refused)) throw error;
-      return { why: `${error.message}.`, events: [] };
+      return { why: sentence(error.message), events: [] };
     });
     said.replaceChildren(
       el(
@@ -57,7 +57,7 @@ async function load(user) {
     place.replaceChildren(eventsOf(events), itemsOf(found));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    said.replaceChildren(el("p", { class: "said bad" }, `${error.message}.`));
+    said.replaceChildren(el("p", { class: "said bad" }, sentence(error.message)));
     place.replaceChildren();
   }
 }
@@ -93,7 +93,7 @@ function itemsOf(found) {
       {},
       el("span", { class: "id" }, one.item),
       el("span", { class: "quiet-text" }, one.score.toFixed(3)),
-      one.why ? [partsOf(one.why.parts, most), el("span", { class: "why" }, sentence(one.why))] : null,
+      one.why ? [partsOf(one.why.parts, most), el("span", { class: "why" }, reasonOf(one.why))] : null,
     ),
   );
   return el(
@@ -105,7 +105,7 @@ function itemsOf(found) {
       { class: "quiet-text" },
       [
         SOURCES[found.source] ?? `Source: ${found.source}.`,
-        found.why_not ? `Why is not known: ${found.why_not}.` : null,
+        found.why_not ? `There are no reasons. ${sentence(found.why_not)}` : null,
       ]
         .filter(Boolean)
         .join(" "),
@@ -152,11 +152,11 @@ function partsOf(parts, most) {
   return svg("svg", { "aria-hidden": "true", preserveAspectRatio: "none", viewBox: "0 0 100 4" }, pieces);
 }
 
-function sentence(why) {
+function reasonOf(why) {
   const strongest = Object.entries(why.parts)
     .sort((a, b) => b[1] - a[1])
     .filter(([, value]) => Math.abs(value) >= 0.005)
     .map(([name, value]) => `${title(name)} ${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`);
-  const says = why.says ? `${why.says.charAt(0).toUpperCase()}${why.says.slice(1)}. ` : "";
+  const says = why.says ? `${sentence(why.says)} ` : "";
   return `${says}${strongest.join(", ")}`;
 }

@@ -1,7 +1,7 @@
 // Events that were not applied: how many by reason, with the token an example of each, and sending them again.
 
 import { askPrivately, confirmed, Refused } from "./ask.js";
-import { bars, day, el, plural, show, whole } from "./words.js";
+import { bars, day, el, plural, sentence, show, whole } from "./words.js";
 
 // two places: the counts change each second, and who stands on a button of the other must not lose it
 const counted = el("div", { class: "card stack" });
@@ -113,7 +113,7 @@ function shownExamples(reasons) {
       ),
     ),
   );
-  const empty = examples.examples_why_not ? `${examples.examples_why_not}.` : "No dead letter is open.";
+  const empty = examples.examples_why_not ? sentence(examples.examples_why_not) : "No dead letter is open.";
   return [
     head,
     list.length ? el("ul", { class: "troubles" }, list) : el("p", { class: "quiet-text" }, empty),
@@ -154,7 +154,7 @@ async function tried(doing) {
     await doing();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    examples = { why: `${error.message}.` };
+    examples = { why: sentence(error.message) };
   }
   draw();
   place.querySelector("button")?.focus();

@@ -70,6 +70,10 @@ export const day = (ms) => (ms ? DAY.format(ms) : "–");
 
 export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 
+/** A clause of an answer as a sentence. */
+export const sentence = (clause) =>
+  `${clause.charAt(0).toUpperCase()}${clause.slice(1)}${/[.?!]$/.test(clause) ? "" : "."}`;
+
 /** Bars of values from 0 to ``most``, each with its value as a text: [{name, value, said, color, isId}]. */
 export function bars(rows, most) {
   return el(

@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_py
 from rich.console import Console
 
 from driftgraph.app.cli.status import line_of, screen_of, trouble_lines
+from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.status import Served, status_of
 from driftgraph.app.config.settings import load
+from driftgraph.app.console.troubles import CODES
 from driftgraph.app.web.answers import Answers
 from driftgraph.snapshots.generations.keys import StoreError
 from driftgraph.stream.time.clock import SystemClock
+from tests.app.cli.test_cli import Shell, shell  # noqa: F401  a fixture
 from tests.app.web.serving import updater_says
+from tests.app.web.test_web import BROKEN, facts
 from tests.waits import until
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -56,7 +61,7 @@ def test_what_keeps_from_serving_comes_before_the_rest_each_with_its_remedy(tmp_
     updater_says(tmp_path, lost={"events[0]": 7}, kafka_away=True)
     assert said(value_of(tmp_path)) == [
         "fail  Kafka does not answer",
-        "      look at the brokers; driftgraph doctor",
+        "      look at the brokers; driftgraph doctor tries them",
         "warn  7 messages were deleted by Kafka's retention before they were read",
         "      raise the topic's retention above the longest stop",
     ]
@@ -73,6 +78,65 @@ def test_it_says_what_readyz_says(tmp_path: Path) -> None:
     here = value_of(tmp_path, Served(error=StoreError("Redis is away")))["troubles"]
     assert here == there
     assert [one["code"] for one in here] == ["worker_failing", "redis_away"]
+
+
+@pytest.mark.parametrize("code", [None, *CODES])
+def test_check_exits_with_what_readyz_answers(
+    shell: Shell,  # noqa: F811
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str | None,
+) -> None:
+    """The same facts for both: all is well, and each trouble."""
+    known = facts(**BROKEN[code] if code else {})
+    for place in ("app.commands.status", "app.web.answers"):
+        monkeypatch.setattr(f"driftgraph.{place}.facts_of", lambda *_, **__: known)
+    answers = Answers(
+        load(options={"data_dir": str(tmp_path), "redis": {"url": NOWHERE}}), SystemClock(), os.getpid()
+    )
+    is_ready, readyz = answers.ready()
+    answers.close()
+    checked = shell("status", "--redis", redis_server.url, "--check", "--json")
+    assert checked.code == (0 if is_ready else 1)
+    assert [one["code"] for one in checked.json()["troubles"]] == ([code] if code else [])
+    if not is_ready:
+        assert readyz["troubles"][0]["said"] in checked.err
+
+
+def test_check_prints_the_status_and_then_what_keeps_from_serving(
+    shell: Shell,  # noqa: F811
+    redis_server: EmbeddedRedis,
+    redis_client: redis_py.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert redis_client.ping()
+    monkeypatch.setenv("DRIFTGRAPH__DATA_DIR", str(tmp_path))
+    updater_says(tmp_path, state="filling")
+    checked = shell("status", "--redis", redis_server.url, "--check")
+    assert checked.code == 1
+    assert "filling, pid" in checked.out
+    both = "the window is filling, 7 messages are left; Redis serves no generation in this namespace"
+    assert checked.err == f"driftgraph: {both}\n"
+    assert shell("status", "--redis", redis_server.url).code == 0, "without --check a start is no fault"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_a_status_that_may_not_be_read_is_not_told_as_none(
+    shell: Shell,  # noqa: F811
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    form: tuple[str, ...],
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = shell("status", "--redis", redis_server.url, *form)
+    assert found.code == 0
+    assert "updater.json: Permission denied" in found.out
+    assert "none has run" not in found.out
 
 
 @pytest.mark.parametrize("state", ["unknown", "running"])

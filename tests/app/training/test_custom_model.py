@@ -30,16 +30,13 @@ from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
 from tests.app.cli.test_cli import Shell
+from tests.model.custom_models import EXAMPLES
 from tests.services.updaters import until
 from tests.services_redis import NAMESPACE
 from tests.shop_worlds import RELATIONS, batch_of, grow, one_event, small_shop, write_csv
 
 SHOP = small_shop()
 MODELS = "tests.model.custom_models"
-EXAMPLES = [
-    {"custom": "examples.custom_model:Gru"},
-    {"custom": "examples.dgl_model:HeteroGat", "backend": "dgl"},
-]
 
 
 def settings_of(folder: Path, **model: object) -> Settings:
@@ -71,7 +68,7 @@ def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
     return Shell(capsys, monkeypatch)
 
 
-@pytest.mark.parametrize("model", EXAMPLES, ids=["gru", "dgl"])
+@pytest.mark.parametrize("model", EXAMPLES)
 def test_an_example_is_published_refreshed_and_goes_on_after_a_restart(
     model: dict[str, str], redis_client: redis.Redis, store: GenerationStore, tmp_path: Path
 ) -> None:

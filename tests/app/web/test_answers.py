@@ -37,14 +37,22 @@ def post(port: Port, path: str, body: object = None) -> tuple[int, Any]:
 def test_generations_are_rolled_back_promoted_and_held(port: Port, store: GenerationStore) -> None:
     for number in (1, 2, 3):
         publish(store, number)
-    assert post(port, "/api/rollback") == (200, {"generation": 2, "was": 3, "held": False})
-    assert post(port, "/api/rollback", {"hold": True}) == (200, {"generation": 1, "was": 2, "held": True})
+
+    def act(path: str, body: object = None) -> dict[str, Any]:
+        """What was done; the answer has the number of the act, by which it is known in /api/status."""
+        before = store.choices.newest().act_ms
+        status, said = post(port, path, body)
+        assert (status, said.pop("at_ms")) == (200, store.choices.newest().act_ms)
+        assert store.choices.newest().act_ms > before
+        return dict(said)
+
+    assert act("/api/rollback") == {"generation": 2, "was": 3, "held": False}
+    assert act("/api/rollback", {"hold": True}) == {"generation": 1, "was": 2, "held": True}
     assert store.choices.newest().is_held
     assert store.choices.newest().by == "HTTP"
-    assert post(port, "/api/promote", {"generation": 2, "hold": True}) == (
-        200, {"generation": 2, "was": 1, "held": True},
-    )  # fmt: skip
-    assert post(port, "/api/promote", {}) == (200, {"generation": 3, "was": 2, "held": False})
+    chosen = {"generation": 2, "hold": True}
+    assert act("/api/promote", chosen) == {"generation": 2, "was": 1, "held": True}
+    assert act("/api/promote", {}) == {"generation": 3, "was": 2, "held": False}
     assert not store.choices.newest().is_held
     status, said = post(port, "/api/promote", {"generation": 9})
     assert (status, store.served().number) == (409, 3)  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from driftgraph.app.config.settings import load
 from driftgraph.app.web import routes
 from driftgraph.app.web.openapi import ROUTES
 from driftgraph.app.web.routes import HEADERS
+from driftgraph.app.web.unreadable import UNREADABLE
 from tests.app.web.serving import TOKEN, Port, served, updater_says
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,7 +94,6 @@ NAMES = st.sampled_from(
     [b"Authorization", b"Content-Type", b"Content-Length", b"Transfer-Encoding", b"Content-Encoding",
      b"Range", b"Expect", b"Upgrade", b"Connection", b"Host", b"Cookie", b"X-Forwarded-For", b"Origin"]
 )  # fmt: skip
-# no secret: aiohttp shows a client the header of its own that it cannot read
 VALUES = st.one_of(
     st.sampled_from([b"application/json", b"application/x-ndjson", b"chunked", b"gzip", b"100-continue",
                      b"close", b"3", b"-1", b"9" * 20, b"h2c", b"Bearer a guess"]),
@@ -121,6 +121,34 @@ def test_whatever_is_sent_the_answer_is_meant_and_the_port_lives(
     answer = raw(port, begin + head + b"\r\n" + body, within_s=0.3)
     assert is_sound(answer), answer
     assert port.ask("/metrics")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Mine: my-own \x00 secret\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nmy-own secret\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: my-own secret\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Mine: " + b"my-own secret" * 1_000 + b"\r\n\r\n",
+        b"GET /my-own secret HTTP/9.z\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00my-own secret\r\n\r\n",
+    ],
+    ids=["null", "no colon", "length", "long", "first line", "tls"],
+)
+def test_what_is_no_http_is_refused_in_our_words_and_not_sent_back(port: Port, sent: bytes) -> None:
+    head, _, body = raw(port, sent).partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 400 ", head), head
+    assert b"content-type: application/json" in head.lower()
+    assert b"nosniff" in head
+    assert json.loads(body) == {"error": UNREADABLE}
+    assert b"my-own" not in head
+
+
+def test_an_expectation_that_nobody_knows_is_refused_and_not_sent_back(port: Port) -> None:
+    sent = b"GET /livez HTTP/1.1\r\nHost: a\r\nExpect: my-own\r\nConnection: close\r\n\r\n"
+    head, _, body = raw(port, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 417 "), head
+    assert json.loads(body) == {"error": "Expect may be 100-continue alone"}
 
 
 @BOUNDED

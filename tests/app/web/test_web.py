@@ -100,7 +100,7 @@ def test_only_who_has_the_token_sees_a_user_or_changes_something(port: Port, sto
     assert port.ask("/api/rollback", token=TOKEN)[0] == 405, "a link or an image must not roll back"
     assert port.ask("/api/rollback", method="POST", token=TOKEN) == (
         200,
-        {"generation": 1, "was": 2, "held": False},
+        {"generation": 1, "was": 2, "held": False, "at_ms": store.choices.newest().act_ms},
     )
     assert store.served().number == 1  # type: ignore[union-attr]
     status, said = port.ask("/api/rollback", method="POST", token=TOKEN)
