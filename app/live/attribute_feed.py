@@ -17,6 +17,7 @@ from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.settings import Settings
 from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
+from driftgraph.stream.kafka.ends import EndsAtStart
 from driftgraph.stream.kafka.offsets import OutOfRange
 from driftgraph.stream.kafka.retention import catalog_fault
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
@@ -61,11 +62,10 @@ class AttributeFeed:
             batch_max=BATCH_MAX,
         )
         self._source = KafkaSource(options, self._records, clock, start=start, topic_ids=topic_ids)
-        self._ends: dict[str, int] | None = None  # where the topics ended at the start, once it is known
-        self._full = False
+        self._ends = EndsAtStart(self._source)
         self._told = set[tuple[str, str]]()  # what is wrong with which topic
         for topic in self.said_by:
-            _tell_faults(settings, topic)
+            tell_faults(settings, topic)
 
     def take(self) -> None:
         """Take the records that are there.
@@ -82,19 +82,7 @@ class AttributeFeed:
     @property
     def is_full(self) -> bool:
         """Whether all records that the topics had at the start are taken."""
-        position = self._source.position()
-        if self._ends is None and not self._source.caught_up:
-            lag = self._source.lag()
-            if len(lag) < len(position):
-                return False  # the broker tells an end with its first answer for a partition
-            self._ends = {part: offset + lag[part] for part, offset in position.items()}
-        ends = self._ends or {}
-        self._full = (
-            self._full
-            or self._source.caught_up
-            or (self._ends is not None and all(position.get(part, end) >= end for part, end in ends.items()))
-        )
-        return self._full
+        return self._ends.are_reached
 
     @property
     def position(self) -> Position:
@@ -128,7 +116,7 @@ class AttributeFeed:
         self._source.close()
 
 
-def _tell_faults(settings: Settings, topic: str) -> None:
+def tell_faults(settings: Settings, topic: str) -> None:
     """Log why a topic does not keep what it says."""
     try:
         fault = catalog_fault(topic_rules(settings.kafka.librdkafka(), topic))

@@ -22,6 +22,7 @@ from driftgraph.app.live import start_status
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.backpressure import Backpressure
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.delist_feed import DelistFeed
 from driftgraph.app.live.ingest_status import ingest_status
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.supervisor import Supervisor
@@ -68,10 +69,11 @@ class Updater:
         clock: Clock,
         progress: Progress,
         feed: AttributeFeed | None = None,
+        delist_feed: DelistFeed | None = None,
         reload: Reload | None = None,
     ) -> None:
         self.source = source
-        self.feed = feed
+        self.feed, self.delist_feed = feed, delist_feed
         self._reload = reload
         self.ingest = ingest
         self.letters = letters
@@ -102,7 +104,8 @@ class Updater:
 
     def warnings(self) -> list[str]:
         """Warnings about the run so far."""
-        return [*warnings_of(self.ingest), *([] if self.feed is None else self.feed.warnings())]
+        feeds = [feed for feed in (self.feed, self.delist_feed) if feed is not None]
+        return [*warnings_of(self.ingest), *(warning for feed in feeds for warning in feed.warnings())]
 
     def run(self, stop: threading.Event) -> None:
         """Poll, apply, let time pass; until ``stop``."""
@@ -284,6 +287,7 @@ class Updater:
             "worker": self.worker.status(),
             "first_fit": self._first_fit(),
             "attributes": None if self.feed is None else self.feed.status(),
+            "delisted": None if self.delist_feed is None else self.delist_feed.status(),
             "reload": None if self._reload is None else self._reload.status(),
         }
         try:

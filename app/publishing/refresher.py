@@ -204,20 +204,20 @@ class GenerationRefresh:
         vectors = self._item_vectors(rows, new, moment)
         written = new.copy()
         written[~new] = have_moved(served.vectors(rows[~new]), vectors[~new])
-        self._put_items(
+        self.put_items(
             rows[written & ~new],
             vectors[written & ~new],
             due.newest_ms[places][written & ~new],
             moment,
             store,
         )
-        self._put_items(
+        self.put_items(
             rows[new], vectors[new], due.newest_ms[places][new], moment, store, self.list_maker(moment)
         )
         due.remove(places)
         return len(places)
 
-    def _put_items(
+    def put_items(
         self,
         rows: U32,
         vectors: F32,

@@ -297,7 +297,7 @@ class Worker:
         if self.store is None or self._upkeep is None or not self.published:
             return
         self.store.follows = self.follows
-        self.store.delisting.look()
+        self.store.delisting.restored()  # before a publish of what Redis has lost
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):
