@@ -259,6 +259,7 @@ class Delisting:
             return items
         kept = np.array([i not in delisted for i in items.ids], np.bool_)
         lists = None if items.lists is None else list(compress(items.lists, kept))
+        said = items.attributes
         own = replace(
             items,
             ids=list(compress(items.ids, kept)),
@@ -266,6 +267,7 @@ class Delisting:
             event_ms=items.event_ms[kept],
             lists=lists,
             heads=None if items.heads is None else items.heads[kept],
+            attributes=said and said._replace(rows=list(compress(said.rows, kept))),
         )
         return self.users_without(own, delisted)
 

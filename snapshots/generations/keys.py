@@ -70,12 +70,9 @@ REFUSALS: Final = (redis.RedisError, RedisClusterException)  # the second is not
 LIVE = "live"  # manifest status of a generation that can be served
 
 # fields of a manifest that the store writes
-OWN_FIELDS = frozenset(
-    (
-        *("users", "items", "dim", "vectors", "index", "index_vectors", "item_norm"),  # told to readers
-        *("status", "parent", "published_ms"),  # these, too
-        *("token", "digest", "epoch", "keys_expire", "refreshed", "delisted_ms"),
-    )
+_TOLD = ("users", "items", "dim", "vectors", "index", "index_vectors", "item_norm", "status", "parent")
+OWN_FIELDS = frozenset({*_TOLD, "published_ms", "attributes"}) | frozenset(
+    {"token", "digest", "epoch", "keys_expire", "refreshed", "delisted_ms"}
 )
 
 
