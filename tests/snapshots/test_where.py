@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 
-from driftgraph.snapshots.generations.keys import StoreError
+from driftgraph.snapshots.generations.keys import StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import NO_LIST, ItemAttributes, Vectors
 from driftgraph.snapshots.reading.where import Where, key_of, token_of
@@ -110,6 +112,22 @@ def test_every_way_answers_as_the_plainest_code(
         one = reader.recommend("u1", TOP, where=where, exclude=wanted[1][:1])
         assert not {i for i, _ in one.items} - {f"i{n}" for n in range(COUNT) if may_come(n, where)}
         assert wanted[1][:1] not in [[i] for i, _ in one.items]
+
+
+def test_a_user_without_the_right_to_vector_sets_gets_the_same_answers(
+    redis_client: redis.Redis, user_url: Callable[[str], str], make_reader: MakeReader
+) -> None:
+    url = user_url("~* &* +@all -vadd -vcard -vrem -vsim")
+    with contextlib.closing(connect(url)) as client:
+        publish(GenerationStore(client, namespace="shop", epoch=1))
+        assert redis_client.hget("shop:emb:1:manifest", "index") == b"none"
+        reader, rng = make_reader(client), np.random.default_rng(8)
+        for _ in range(10):
+            where = some_where(rng)
+            found = reader.recommend([f"u{n}" for n in range(len(USER))], TOP, where=where)
+            assert [[i for i, _ in one.items] for one in found] == [
+                by_hand(n, where) for n in range(len(USER))
+            ]
 
 
 def test_a_refresh_brings_attributes_and_a_delisted_item_none(
