@@ -10,7 +10,7 @@ Both readers answer by the same code (reading/questions.py); they differ in how 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import overload
 
 import redis
@@ -21,6 +21,7 @@ from driftgraph.snapshots.generations.keys import Keys, require_usable
 from driftgraph.snapshots.reading.drivers import Line, run, run_async
 from driftgraph.snapshots.reading.lists import Filters
 from driftgraph.snapshots.reading.questions import Questions
+from driftgraph.snapshots.reading.where import Wanted, Where
 from driftgraph.stream.arrays import F32, Mask
 
 
@@ -82,6 +83,7 @@ class EmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> Recommendation: ...
 
     @overload
@@ -93,6 +95,7 @@ class EmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> list[Recommendation]: ...
 
     def recommend(
@@ -103,6 +106,7 @@ class EmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> Recommendation | list[Recommendation]:
         """The best items that a user, or each of several, has not touched: the list, in one round trip.
 
@@ -118,12 +122,14 @@ class EmbeddingReader:
             exclude: Ids that must not come.
             allow: All ids that may come, as those of a category; None allows every item.
             min_event_ms: An item must have an event at or after this time; asking for times is a round trip.
+            where: By attribute of items the value that one must have, or several of which it must have one;
+                for a number the range ``(low, high)``, either may be None. Asking is that round trip, too.
 
         Raises:
-            ValueError: If ``top`` is not positive.
-            StoreError: As for ``batch``.
+            ValueError: If ``top`` is not positive, or ``where`` has neither texts nor a range.
+            StoreError: As for ``batch``; or if the generation has no such attribute.
         """
-        users, filters = _asked(user, exclude, allow, min_event_ms)
+        users, filters = _asked(user, exclude, allow, min_event_ms, where)
         found = run(self._line, f"recommending for {_named(users)}", self._ask.recommend(users, top, filters))
         return found[0] if isinstance(user, str) else found
 
@@ -210,6 +216,7 @@ class AsyncEmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> Recommendation: ...
 
     @overload
@@ -221,6 +228,7 @@ class AsyncEmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> list[Recommendation]: ...
 
     async def recommend(
@@ -231,9 +239,10 @@ class AsyncEmbeddingReader:
         exclude: Collection[str] = (),
         allow: Collection[str] | None = None,
         min_event_ms: int | None = None,
+        where: Mapping[str, Wanted] | None = None,
     ) -> Recommendation | list[Recommendation]:
         """See ``EmbeddingReader.recommend``."""
-        users, filters = _asked(user, exclude, allow, min_event_ms)
+        users, filters = _asked(user, exclude, allow, min_event_ms, where)
         doing = f"recommending for {_named(users)}"
         found = await run_async(self._client, doing, self._ask.recommend(users, top, filters))
         return found[0] if isinstance(user, str) else found
@@ -263,8 +272,10 @@ def _asked(
     exclude: Collection[str],
     allow: Collection[str] | None,
     min_event_ms: int | None,
+    where: Mapping[str, Wanted] | None,
 ) -> tuple[list[str], Filters]:
-    filters = Filters(exclude, None if allow is None else frozenset(allow), min_event_ms)
+    allowed = None if allow is None else frozenset(allow)
+    filters = Filters(exclude, allowed, min_event_ms, Where(where) if where else None)
     return [user] if isinstance(user, str) else list(user), filters
 
 

@@ -30,7 +30,7 @@ def delist(
 
     Readers leave them out at once. Their vectors go from every generation that is kept, and then the lists
     that name them are mended; a worker finishes that if this command is killed. No later publish or refresh
-    has them until relist. Events of them are counted on.
+    has them until relist. Events of them are counted on. A topic can do the same: events.delisted_topic.
     """
     mended = _changed(ctx, items, "SADD", config, redis, namespace)
     told = {"delisted": items, "lists_mended": mended}
@@ -46,9 +46,10 @@ def relist(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let delisted items in again. The next generation has their vectors, refreshed lists name them."""
+    """Let delisted items in again. A worker writes their vectors in seconds, refreshed lists name them."""
     _changed(ctx, items, "SREM", config, redis, namespace)
-    text = f"{len(items)} items are listed again, from the next generation on"
+    when = "within seconds where a worker runs, else from the next generation on"
+    text = f"{len(items)} items are listed again, {when}"
     print_result(as_json, {"relisted": items}, lambda _, out: out.print(text, highlight=False))
 
 

@@ -174,6 +174,8 @@ def updater_pairs(
     pairs += [("event ids", status_text.deduplication_of(ids))] if ids.get("ids") else []
     own = updater.get("attributes")
     pairs += [("attributes", status_text.topics_of_attributes(own))] if own else []
+    delisted = updater.get("delisted")
+    pairs += [("delisted", status_text.topic_of_delisted(delisted))] if delisted else []
     if reload := updater.get("reload"):
         taken = ", ".join(reload["taken"]) or "nothing has changed"
         pairs.append(("reload", f"{time_of(reload['time_ms'])}: {reload['refused'] or taken}"))

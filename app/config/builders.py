@@ -8,6 +8,7 @@ Settings ──► [window_relations, file_options, watermark_rules, fit_schedul
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import redis
 
@@ -150,6 +151,11 @@ def list_lengths(settings: Settings) -> ListLengths:
     """How long the lists are that a generation has."""
     own = settings.publish
     return ListLengths(lists=own.lists, similar=own.similar, repeats=own.repeats)
+
+
+def delisted_file(settings: Settings) -> Path:
+    """Where a worker remembers what is delisted, against a Redis that forgets."""
+    return settings.data_dir / "delisted.json"
 
 
 def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> GenerationStore:

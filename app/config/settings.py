@@ -235,6 +235,15 @@ def _check_relations(settings: Settings, file: Path) -> None:
             f"{file}: kafka.topic and a topic of events.attributes are both {settings.kafka.topic}: events "
             "and attributes need a topic each"
         )
+    others = {
+        settings.kafka.topic: "kafka.topic",
+        **dict.fromkeys(events.attributes.said_by(), "a topic of events.attributes"),
+    }
+    if events.delisted_topic in others:
+        raise ConfigError(
+            f"{file}: events.delisted_topic and {others[events.delisted_topic]} are both "
+            f"{events.delisted_topic}: delisted items need a topic of their own"
+        )
     mapping = events.event_mapping()
     if mapping is None or not mapping.behaviors or not relations:
         return

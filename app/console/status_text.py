@@ -86,6 +86,16 @@ def topics_of_attributes(status: Mapping[str, Any]) -> str:
     return f"{said}; {status['left_out']:,} say no attributes" if status["left_out"] else said
 
 
+def topic_of_delisted(status: Mapping[str, Any]) -> str:
+    """What the topic of delisted items says, and what is in the way, in a sentence."""
+    said = f"{status['items']:,} items by {status['topic']}, {sum(status['lag'].values()):,} records to read"
+    if status["left_out"]:
+        said += f"; {status['left_out']:,} delist no item"
+    if status["left_over"]:
+        said += f"; {status['left_over']:,} are too many and not delisted"
+    return f"{said}; not told to Redis: {status['failure']}" if status["failure"] else said
+
+
 def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     """The fields of a manifest that people read, without its number, those of JSON in words.
 

@@ -31,6 +31,7 @@ from driftgraph.app.console.stopping import reloading, stopping
 from driftgraph.app.live import former_window
 from driftgraph.app.live.loop.attribute_feed import AttributeFeed
 from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.delist_feed import DelistFeed
 from driftgraph.app.live.loop.ingestion import Ingestion
 from driftgraph.app.live.loop.updater import Updater
 from driftgraph.app.live.reload import Reload
@@ -43,6 +44,7 @@ from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
 from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
+from driftgraph.snapshots.generations.lease import Lease
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox
 from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.formats.mapping_decoder import MappingDecoder
@@ -104,7 +106,7 @@ def run(
         stack.callback(lease.release)
         _check_worker(settings)
         options, asked_ms = _kafka_options(settings, clock), clock.now_ms()
-        topics = (*options.topics, *settings.events.attributes.said_by())
+        topics = (*options.topics, *settings.events.attributes.said_by(), *_delisted_topic(settings))
         if not standby.kafka(partial(look_for, options.client, topics, options.connect_timeout_s), lease):
             return []
         was_away = clock.now_ms() - asked_ms > ANSWERS_WITHIN_MS
@@ -122,9 +124,10 @@ def run(
         source = kafka_source(options, decoder, clock, start=start, topic_ids=topic_ids)
         stack.callback(source.close)
         feed = _feed(stack, settings, ingest, state, erasures, clock)
+        delist_feed = _delist_feed(stack, settings, lease, clock)
         watermark.assign(source.partitions)
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=events_anew)
-        ingestion = Ingestion(source, ingest, letters, erasures, feed)
+        ingestion = Ingestion(source, ingest, letters, erasures, feed, delist_feed)
         checkpoints = CheckpointTimer(writer, ingestion.outgoing, settings.checkpoint.every.ms, clock)
         worker = Supervisor(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
@@ -219,6 +222,21 @@ def _feed(
     feed = AttributeFeed(settings, ingest.attributes, erasures.users, clock, start=start, topic_ids=known)
     stack.callback(feed.close)
     return feed
+
+
+def _delisted_topic(settings: Settings) -> tuple[str, ...]:
+    topic = settings.events.delisted_topic
+    return () if topic is None else (topic,)
+
+
+def _delist_feed(stack: ExitStack, settings: Settings, lease: Lease, clock: Clock) -> DelistFeed | None:
+    """The thread that follows the topic of delisted items, which ``stack`` ends; None if there is none."""
+    for topic in _delisted_topic(settings):
+        feed = DelistFeed(settings, topic, lease, clock)
+        stack.callback(feed.stop)
+        feed.start()
+        return feed
+    return None
 
 
 def _collect_less() -> None:

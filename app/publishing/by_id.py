@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from driftgraph.app.publishing.item_attributes import attributes_of
 from driftgraph.model.examples.examples import take
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.heads.head_parts import HeadParts
@@ -28,6 +29,7 @@ from driftgraph.snapshots.generations.keys import TOUCHED_MAX
 from driftgraph.snapshots.generations.trending import TRENDING_MAX
 from driftgraph.snapshots.generations.vectors import NO_LIST, Listed, Vectors
 from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.window.adjacency import ITEM, USER
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 
@@ -44,15 +46,16 @@ def generation_by_id(
     lengths: ListLengths,
     heads: HeadParts | None = None,
     on_done: Callable[[int], None] = lambda _: None,
+    said: AttributeView | None = None,
 ) -> tuple[Vectors, Vectors]:
-    """The users and the items of a generation, with lists unless their length is 0.
+    """Users and items of a generation, with lists unless their length is 0, and what is ``said`` of items.
 
     ``on_done`` is told of so many more that are made.
     """
     of_items = maker if lengths.similar else None
     items = items_by_id(
         graph, embedding.item_rows, embedding.item, moment, embedding.item_event_ms, of_items,
-        heads=None if heads is None else heads.items(embedding.item_rows, embedding.item),
+        heads=None if heads is None else heads.items(embedding.item_rows, embedding.item), said=said,
     )  # fmt: skip
     on_done(len(embedding.item_rows))
     times_ms = np.maximum(embedding.user_event_ms + 1, now_ms(graph.edges, moment.cut))
@@ -108,6 +111,7 @@ def items_by_id(
     maker: ListMaker | None,
     *,
     heads: F32 | None = None,
+    said: AttributeView | None = None,
 ) -> Vectors:
     """Items, each with the time of its newest event [N] and, if there is a ``maker``, those similar to it."""
     chosen, names = _kept(graph, ITEM, rows, moment)
@@ -116,7 +120,8 @@ def items_by_id(
         named = ItemNames(graph, moment)
         lists = [one for best in maker.similar(rows[chosen]) for one in _listed(named, best)]
     own = None if heads is None else heads[chosen]
-    return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists, heads=own)
+    told = None if said is None else attributes_of(said, rows[chosen], now_ms(graph.edges, moment.cut))
+    return Vectors(names, vectors[chosen], event_ms[chosen], lists=lists, heads=own, attributes=told)
 
 
 def trending_by_id(graph: HeterographView, moment: Moment) -> dict[str, dict[str, float]]:

@@ -22,6 +22,7 @@ from driftgraph.model.options import ListLengths
 from driftgraph.model.score.lists import ListMaker
 from driftgraph.snapshots.generations.choice import Choice
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
@@ -63,6 +64,7 @@ class NextGeneration:
     model: ServedModel | None
     heads: HeadParts | None
     facts: Mapping[str, str | int | float]  # of the manifest, without the number
+    said: AttributeView | None  # of items
 
 
 class GenerationWriter:
@@ -89,7 +91,7 @@ class GenerationWriter:
         """
         embedding, moment, store = made.embedding, made.moment, self._store
         stages.start("ids and lists of all users and items", len(embedding), span="lists")
-        parts = (embedding, moment, made.lists, self._lengths, made.heads, stages.advance)
+        parts = (embedding, moment, made.lists, self._lengths, made.heads, stages.advance, made.said)
         users, items = generation_by_id(self._graph, *parts)
         if not (len(users) and len(items)):
             return 0

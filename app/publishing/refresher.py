@@ -204,20 +204,20 @@ class GenerationRefresh:
         vectors = self._item_vectors(rows, new, moment)
         written = new.copy()
         written[~new] = have_moved(served.vectors(rows[~new]), vectors[~new])
-        self._put_items(
+        self.put_items(
             rows[written & ~new],
             vectors[written & ~new],
             due.newest_ms[places][written & ~new],
             moment,
             store,
         )
-        self._put_items(
+        self.put_items(
             rows[new], vectors[new], due.newest_ms[places][new], moment, store, self.list_maker(moment)
         )
         due.remove(places)
         return len(places)
 
-    def _put_items(
+    def put_items(
         self,
         rows: U32,
         vectors: F32,
@@ -233,10 +233,10 @@ class GenerationRefresh:
         if lists is not None:
             lists.follow(moment)
             lists.put(rows, vectors)
-        similar = maker if self._lengths.similar else None
-        store.refreshes.items(
-            self.serving.number, items_by_id(self._graph, rows, vectors, moment, event_ms, similar)
-        )
+        similar, model = maker if self._lengths.similar else None, self.serving.model
+        said = None if model is None else model.cold.item_attributes
+        made = items_by_id(self._graph, rows, vectors, moment, event_ms, similar, said=said)
+        store.refreshes.items(self.serving.number, made)
         self.serving.items.put(rows, vectors, moment.versions[ITEM])
 
     def _item_vectors(self, rows: U32, new: Mask, moment: Moment) -> F32:

@@ -258,12 +258,13 @@ class Worker:
         model, weight_F = self.trainer.served_model(), self.trainer.scorer.weight_F  # F is the shape
         items, version = (embedding.item_rows, embedding.item), self.trainer.model_version
         lists = serving_parts.lists_of(model, weight_F, self.graph, moment, items, self._lengths)
-        facts = self._facts(moment, heads)
-        self._write(NextGeneration(version, moment, embedding, lists, model, heads, facts), self.status)
+        facts, said = self._facts(moment, heads), model.cold.item_attributes
+        self._write(NextGeneration(version, moment, embedding, lists, model, heads, facts, said), self.status)
 
     def _first(self, moment: Moment, facts: Facts) -> NextGeneration:
         first = FirstLists(self.graph.edges, moment, self.trainer.options, self._lengths)
-        return NextGeneration(0, moment, first.embedding(), first, None, None, facts)
+        said = self.trainer.cold.item_attributes
+        return NextGeneration(0, moment, first.embedding(), first, None, None, facts, said)
 
     def _write(self, made: NextGeneration, stages: Stages) -> None:
         assert self._writer is not None
@@ -297,7 +298,7 @@ class Worker:
         if self.store is None or self._upkeep is None or not self.published:
             return
         self.store.follows = self.follows
-        self.store.delisting.look()
+        self.store.delisting.restored()  # before a publish of what Redis has lost
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):

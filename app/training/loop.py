@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from driftgraph.app.config.builders import generation_store
+from driftgraph.app.config.builders import delisted_file, generation_store
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
@@ -28,6 +28,7 @@ from driftgraph.app.console.worker_socket import answering
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.delisting_thread import delisting
 from driftgraph.app.training.device import use_threads, yield_to_others
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
@@ -92,6 +93,9 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
                 worker.status.beating(),
                 erasing(settings, store.epoch, refresher),
                 refreshing(refresher, worker.status, faults) as thread,
+                delisting(
+                    store.beside(connect(settings.redis.address())), refresher, delisted_file(settings)
+                ),
                 answering(settings.data_dir, told.answer, told.warm_up),
             ):
                 if not os.environ.get("NOYIELD"):

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from driftgraph.app.config.attribute_tables import attributes_view
-from driftgraph.app.config.builders import list_lengths, trainer_options
+from driftgraph.app.config.builders import delisted_file, list_lengths, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError, SavedModel, trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
@@ -64,7 +64,7 @@ def worker_of(
     status = WorkerStatus(path, clock, shown, tracing_of(settings))
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
     if store is not None:
-        store.delisting.keep_in(settings.data_dir / "delisted.json")
+        store.delisting.keep_in(delisted_file(settings))
     view = graph.window
     found, damaged = checkpoint.latest(root, lambda one: trainer_state.cut_of(one, view) is not None)
     if found is None:

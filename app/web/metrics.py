@@ -168,6 +168,25 @@ def _of_kept(told: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "driftgraph_reading_paused", "1 while reading waits for what must be kept.", told["reading_paused"]
     )
+    if delisted := told.get("delisted"):
+        yield GaugeMetricFamily(
+            "driftgraph_topic_delisted_items", "Items that the topic delists.", delisted["items"]
+        )
+        yield GaugeMetricFamily(
+            "driftgraph_topic_delisted_left_over",
+            "Items that the topic delists and that are too many to be delisted.",
+            delisted["left_over"],
+        )
+        yield CounterMetricFamily(
+            "driftgraph_topic_delisted_records_left_out",
+            "Records of the topic of delisted items that name no item.",
+            delisted["left_out"],
+        )
+        yield GaugeMetricFamily(
+            "driftgraph_topic_delisted_told",
+            "Whether Redis has what the topic of delisted items said.",
+            delisted["failure"] is None,
+        )
     yield GaugeMetricFamily("driftgraph_deduplication_ids", "Event ids that are remembered.", ids["ids"])
     yield _gauge(
         "driftgraph_deduplication_reach_seconds", "How far the event ids reach back.", ids["reach_ms"]

@@ -73,8 +73,7 @@ def refresh_index_calls(
     """Calls of REFRESH_INDEX. ``fence`` is all that stands before the items, whose vectors are ``rows``."""
     names = [keys.current, keys.of(number, "items"), keys.of(number, "manifest")]
     for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT):
-        pairs = ((items.ids[n], rows[n].tobytes()) for n in range(first, stop))
-        yield names, [*fence, *(part for pair in pairs for part in pair)]
+        yield names, [*fence, *_in_index(items, rows, first, stop)]
 
 
 def erase_calls(keys: Keys, number: int, users: Sequence[str], epoch: int) -> Iterator[Call]:
@@ -99,5 +98,12 @@ def item_calls(
     names = [keys.current, keys.of(number, "manifest"), keys.of(number, "items")]
     rows = one_length(items.vectors)
     for first, stop in chunks(len(items), ITEMS_PER_INDEX_SCRIPT):
-        pairs = ((items.ids[n], rows[n].tobytes()) for n in range(first, stop))
-        yield names, [*fence, *effort, QUANTIZATIONS[quantized], *(part for pair in pairs for part in pair)]
+        yield names, [*fence, *effort, QUANTIZATIONS[quantized], *_in_index(items, rows, first, stop)]
+
+
+def _in_index(items: Vectors, rows: F32, first: int, stop: int) -> Iterator[str | bytes]:
+    """Of each item its id, its vector in the set, and its attributes, empty for none."""
+    for n in range(first, stop):
+        yield items.ids[n]
+        yield rows[n].tobytes()
+        yield b"" if items.attributes is None else items.attributes.rows[n]

@@ -1,11 +1,12 @@
-"""Items that an operator has delisted: out of every list, search and generation until they are relisted.
+"""Items that are delisted: out of every list, search and generation until they are relisted.
 
-    driftgraph delist ──► [Delisting] ──► {ns}:delisted, and every live generation
-                              └ publish, refresh and lists of rising items leave them out
+    driftgraph delist ──────────► [Delisting] ──► {ns}:delisted, and every live generation
+    a topic ──► DelistFeed ──────────┘  └ publish, refresh and lists of rising items leave them out
 
-``{ns}:delisted`` is the set of ids; readers leave its members out. ``delisted_ms`` of ``{ns}:emb:current``
-is the number of the newest change, its time. A worker keeps both in a file, and writes them again where
-Redis has forgotten them. The manifest of a generation says with which change it agrees.
+``{ns}:delisted`` has the ids of the command, and ``{ns}:delisted-by-topic`` those that a topic delists; an
+item is delisted while one of the two has it. Readers leave the members of both out. ``delisted_ms`` of
+``{ns}:emb:current`` is the number of the newest change, its time. A worker keeps all of it in a file, and
+writes it again where Redis has forgotten it. The manifest of a generation says with which change it agrees.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -35,30 +36,37 @@ FIELD: Final = "delisted_ms"  # of ``current`` and of a manifest
 
 log = logging.getLogger(__name__)
 
-# KEYS current, delisted        ARGV change, epoch, then ids
-# ``change`` is SADD, SREM, or a number: then the set is what a worker remembers, unless Redis has a newer one
+# KEYS current, one of the sets        ARGV SADD or SREM, epoch, a change that Redis must know, then ids
 CHANGE = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[2]) < epoch then return {'stale', tostring(epoch)} end
 local newest = tonumber(redis.call('HGET', KEYS[1], 'delisted_ms') or '0')
+if newest < tonumber(ARGV[3]) then return {'forgotten'} end
 local now = redis.call('TIME')
 local number = string.format('%.0f', math.max(newest + 1, now[1] * 1000 + math.floor(now[2] / 1000)))
-local command = ARGV[1]
-if tonumber(command) then
-  if newest >= tonumber(command) then return {'ok'} end
-  redis.call('DEL', KEYS[2])
-  command, number = 'SADD', command
-end
 redis.call('HSET', KEYS[1], 'delisted_ms', number)
-for i = 3, #ARGV do redis.call(command, KEYS[2], ARGV[i]) end
+for i = 4, #ARGV do redis.call(ARGV[1], KEYS[2], ARGV[i]) end
+return {'ok'}
+"""
+
+# KEYS current, the two sets        ARGV epoch, a change, how many ids are of the first set, then ids
+# What a worker remembers, unless Redis knows that change or a newer one.
+RESTORE = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+if tonumber(redis.call('HGET', KEYS[1], 'delisted_ms') or '0') >= tonumber(ARGV[2]) then return {'ok'} end
+redis.call('HSET', KEYS[1], 'delisted_ms', ARGV[2])
+redis.call('DEL', KEYS[2], KEYS[3])
+for i = 4, #ARGV do redis.call('SADD', KEYS[i - 3 <= tonumber(ARGV[3]) and 2 or 3], ARGV[i]) end
 return {'ok'}
 """
 
 # KEYS current, manifest, id list, hash     ARGV epoch, item
-# Removes an item from a live generation. O(length of the list), as ERASE.
+# Removes an item from a live generation, if it is there. O(length of the list), as ERASE.
 REMOVE = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if tonumber(ARGV[1]) < epoch then return {'stale', tostring(epoch)} end
+if redis.call('EXISTS', KEYS[4]) == 0 then return {'ok'} end
 local listed = redis.call('LREM', KEYS[3], 0, ARGV[2])
 redis.call('UNLINK', KEYS[4])
 if listed > 0 and redis.call('HEXISTS', KEYS[2], 'items') == 1 then
@@ -90,6 +98,18 @@ class DelistError(StoreError):
     """An item cannot be delisted."""
 
 
+class ForgottenError(StoreError):
+    """Redis has forgotten which items are delisted."""
+
+
+class Delisted(NamedTuple):
+    """Which items are delisted, as of the change with a number; 0: nobody has ever delisted one."""
+
+    number: int = 0
+    by_command: frozenset[str] = frozenset()
+    by_topic: frozenset[str] = frozenset()
+
+
 class Delisting:
     """The delisted items of one namespace. Every method raises StoreError."""
 
@@ -103,35 +123,61 @@ class Delisting:
         self._epoch = epoch
         self._file: Path | None = None
         self._at: dict[int, dict[str, int]] = {}  # of a generation, by list of ids: not looked at yet
-        self._at_change = 0  # for which these hold
+        self._at_change = 0  # the newest one when the pass over these lists began
+        self._seen = frozenset[str]()  # what was delisted at the look before
 
     def keep_in(self, file: Path) -> None:
-        """Remember the set in this file, against a Redis that forgets."""
+        """Remember the sets in this file, against a Redis that forgets. What it has counts as seen."""
         self._file = file
+        known = self._read()
+        self._seen = known.by_command | known.by_topic
 
     def newest(self) -> tuple[int, frozenset[str]]:
-        """The number of the newest change, and the items; one round trip."""
+        """The number of the newest change, and the delisted items; one round trip."""
+        found = self.found()
+        return found.number, found.by_command | found.by_topic
+
+    def found(self) -> Delisted:
+        """As ``newest``, by who has delisted them."""
         with redis_errors(self._client, "reading which items are delisted"):
             pipe = self._client.pipeline(transaction=True)
             pipe.hget(self._keys.current, FIELD)
-            pipe.smembers(self._keys.delisted)
-            number, items = pipe.execute()
-        return int(number or 0), frozenset(item.decode() for item in items)
+            for name in (self._keys.delisted, self._keys.delisted_by_topic):
+                pipe.smembers(name)
+            number, *sets = pipe.execute()
+        by_command, by_topic = (frozenset(item.decode() for item in one) for one in sets)
+        return Delisted(int(number or 0), by_command, by_topic)
 
-    def change(self, items: Sequence[str], what: Literal["SADD", "SREM"]) -> None:
+    def change(self, items: Sequence[str], what: Literal["SADD", "SREM"], *, by_topic: bool = False) -> None:
         """Delist or relist items, in one script. Readers, publishes and refreshes follow at once.
 
         Raises:
-            DelistError: There would be more than ``DELISTED_MAX``.
+            DelistError: There would be more than ``DELISTED_MAX``, or a topic delists what is to be relisted.
+            ForgottenError: Redis does not know the change that the file has; ``look`` restores it.
         """
-        _, before = self.newest()
+        found, keys = self.found(), self._keys
+        before = found.by_command | found.by_topic
         if what == "SADD" and len(before.union(items)) > DELISTED_MAX:
             raise DelistError(
                 f"{len(before):,} items are delisted, and at most {DELISTED_MAX:,} can be: relist those that "
                 "are gone for good from the events, too"
             )
+        if what == "SREM" and not by_topic and (held := found.by_topic.intersection(items)):
+            raise DelistError(
+                f"{len(held):,} of these items are delisted by the topic of delisted items, such as "
+                f"{min(held)!r}: produce a record with that key and without a value to it"
+            )
+        names = [keys.current, keys.delisted_by_topic if by_topic else keys.delisted]
         with redis_errors(self._client, "delisting items"):
-            self._run([what, self._epoch, *items])
+            answer = self._calls.run(CHANGE, names, [what, self._epoch, self._read().number, *items])
+        if answer == ["forgotten"]:
+            raise ForgottenError("Redis has forgotten which items are delisted")
+        self._calls.refuse(answer, 0)
+
+    def number(self) -> int:
+        """The number of the newest change; 0 if there is none."""
+        with redis_errors(self._client, "reading which items are delisted"):
+            return int(cast("bytes | None", self._client.hget(self._keys.current, FIELD)) or 0)
 
     def remove(self, items: Collection[str], *, lists_max: int | None = None) -> int:
         """Take items out of every live generation; returns how many lists were mended.
@@ -140,10 +186,8 @@ class Delisting:
         items, the newest first, at most ``lists_max`` of them; the next call goes on behind those.
         """
         mended = 0
+        self.remove_vectors(items)
         with redis_errors(self._client, "removing delisted items"):
-            for number in self._tended.live():
-                self._remove_vectors(number, list(items))
-            self._remove_rising(items)
             for number in reversed(self._tended.live()):
                 for side in ("user", "item"):
                     found, looked_at = self._mend(number, side, items, lists_max)
@@ -152,19 +196,40 @@ class Delisting:
                         lists_max = max(0, lists_max - looked_at)
         return mended
 
-    def look(self) -> None:
-        """What the worker does each second: remember the set, restore it, and clean what does not agree."""
-        number, items = self.newest()
-        known, own = self._read()
-        if number < known and own:
-            log.warning("Redis has forgotten which items are delisted; they are delisted again")
-            with redis_errors(self._client, "delisting items again"):
-                self._run([known, self._epoch, *sorted(own)])
-            number, items = known, own
-        elif number > known:
-            self._write(number, items)
-        if number:
-            self._agree(number, items)
+    def remove_vectors(self, items: Collection[str]) -> None:
+        """Take vectors of items out of every live generation, its vector set and the rising items."""
+        with redis_errors(self._client, "removing delisted items"):
+            for number in self._tended.live():
+                self._remove_vectors(number, list(items))
+            self._remove_rising(items)
+
+    def look(self) -> frozenset[str]:
+        """What the worker does each second: remember the sets, restore them, and clean what does not agree.
+
+        Returns:
+            The items that were relisted since the look before.
+        """
+        found = self.restored()
+        if found.number > self._read().number:
+            self._write(found)
+        items = found.by_command | found.by_topic
+        if found.number:
+            self._agree(found.number, items)
+        relisted, self._seen = self._seen - items, items
+        return relisted
+
+    def restored(self) -> Delisted:
+        """Which items are delisted, written again from the file where Redis has forgotten them."""
+        found, known = self.found(), self._read()
+        if found.number >= known.number or not (known.by_command or known.by_topic):
+            return found
+        log.warning("Redis has forgotten which items are delisted; they are delisted again")
+        keys, ids = self._keys, [*sorted(known.by_command), *sorted(known.by_topic)]
+        with redis_errors(self._client, "delisting items again"):
+            names = [keys.current, keys.delisted, keys.delisted_by_topic]
+            args = [self._epoch, known.number, len(known.by_command), *ids]
+            self._calls.refuse(self._calls.run(RESTORE, names, args), 0)
+        return known
 
     def _agree(self, number: int, items: frozenset[str]) -> None:
         with redis_errors(self._client, "looking which generations have delisted items"):
@@ -175,15 +240,16 @@ class Delisting:
             marks = [int(mark or 0) for mark in pipe.execute()]
         if all(mark >= number for mark in marks):
             return
-        if self._at_change != number:
-            self._at, self._at_change = {}, number
+        if not self._at:  # a change during a pass does not begin it anew: another one follows
+            self._at_change = number
         self.remove(items, lists_max=LISTS_PER_LOOK)
         if any(any(self._at.get(one, {}).values()) for one in live):
             return
+        self._at = {}
         with redis_errors(self._client, "noting which generations have no delisted items"):
             for one in live:
                 if self._tended.manifest(one):
-                    self._client.hset(self._keys.of(one, "manifest"), FIELD, number)
+                    self._client.hset(self._keys.of(one, "manifest"), FIELD, self._at_change)
 
     # --- what is about to be written -------------------------------------------------------------------
 
@@ -193,6 +259,7 @@ class Delisting:
             return items
         kept = np.array([i not in delisted for i in items.ids], np.bool_)
         lists = None if items.lists is None else list(compress(items.lists, kept))
+        said = items.attributes
         own = replace(
             items,
             ids=list(compress(items.ids, kept)),
@@ -200,6 +267,7 @@ class Delisting:
             event_ms=items.event_ms[kept],
             lists=lists,
             heads=None if items.heads is None else items.heads[kept],
+            attributes=said and said._replace(rows=list(compress(said.rows, kept))),
         )
         return self.users_without(own, delisted)
 
@@ -211,9 +279,6 @@ class Delisting:
         return replace(users, lists=[_without(one, delisted, quoted) for one in users.lists])
 
     # --- what is there ---------------------------------------------------------------------------------
-
-    def _run(self, args: Sequence[Any]) -> None:
-        self._calls.refuse(self._calls.run(CHANGE, [self._keys.current, self._keys.delisted], args), 0)
 
     def _remove_vectors(self, number: int, items: Sequence[str]) -> None:
         keys = self._keys
@@ -277,21 +342,21 @@ class Delisting:
 
     # --- the file --------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[int, frozenset[str]]:
+    def _read(self) -> Delisted:
         if self._file is None or not self._file.exists():
-            return 0, frozenset()
+            return Delisted()
         try:
-            told = msgspec.json.decode(self._file.read_bytes(), type=tuple[int, frozenset[str]])
+            return msgspec.json.decode(self._file.read_bytes(), type=Delisted)
         except (msgspec.DecodeError, OSError) as error:
             log.warning("%s cannot be read, so Redis alone says what is delisted: %s", self._file, error)
-            return 0, frozenset()
-        return told
+            return Delisted()
 
-    def _write(self, number: int, items: frozenset[str]) -> None:
+    def _write(self, found: Delisted) -> None:
         if self._file is None:
             return
         try:
-            disk.write_whole(self._file, msgspec.json.encode((number, sorted(items))))
+            told = (found.number, sorted(found.by_command), sorted(found.by_topic))
+            disk.write_whole(self._file, msgspec.json.encode(told))
         except OSError as error:
             log.warning("%s cannot be written, so Redis alone says what is delisted: %s", self._file, error)
 

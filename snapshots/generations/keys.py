@@ -25,6 +25,7 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
     {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
     {ns}:delisted               SET     items that an operator has delisted: in no answer, see delisting.py;
                                         delisted_ms of current is the number of the newest change
+    {ns}:delisted-by-topic      SET     those that a topic delists
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 
@@ -69,20 +70,9 @@ REFUSALS: Final = (redis.RedisError, RedisClusterException)  # the second is not
 LIVE = "live"  # manifest status of a generation that can be served
 
 # fields of a manifest that the store writes
-OWN_FIELDS = frozenset(
-    {
-        "users",
-        "items",
-        "dim",
-        "vectors",
-        "index",
-        "index_vectors",
-        "item_norm",
-        "status",
-        "parent",
-        "published_ms",
-    }  # told to readers
-    | {"token", "digest", "epoch", "keys_expire", "refreshed", "delisted_ms"}
+_TOLD = ("users", "items", "dim", "vectors", "index", "index_vectors", "item_norm", "status", "parent")
+OWN_FIELDS = frozenset({*_TOLD, "published_ms", "attributes"}) | frozenset(
+    {"token", "digest", "epoch", "keys_expire", "refreshed", "delisted_ms"}
 )
 
 
@@ -242,8 +232,13 @@ class Keys(Part):
 
     @property
     def delisted(self) -> str:
-        """The set of items that are in no answer."""
+        """The set of items that an operator has delisted."""
         return f"{self.namespace}:delisted"
+
+    @property
+    def delisted_by_topic(self) -> str:
+        """The set of items that a topic delists."""
+        return f"{self.namespace}:delisted-by-topic"
 
     @property
     def lease(self) -> str:

@@ -57,9 +57,17 @@ def side_bytes(vectors: Vectors, form: str) -> float:
         values.append(sum(len(msgspec.json.encode(ids)) for ids in vectors.touched) / count)
     if vectors.heads is not None:
         values.append(4.0 * vectors.heads.shape[1])
+    if vectors.attributes is not None:
+        values.append(attribute_bytes(vectors))
     if vectors.lists is not None:
         values += [sum(len(listed[place]) for listed in vectors.lists) / count for place in (0, 1)]
     return float(count) * hash_bytes(sum(len(i.encode()) for i in vectors.ids) / count, values)
+
+
+def attribute_bytes(vectors: Vectors) -> float:
+    """The mean bytes of what is said of an item."""
+    own = vectors.attributes
+    return 0.0 if own is None else sum(map(len, own.rows)) / max(1, len(vectors))
 
 
 def generation_bytes(users: Vectors, items: Vectors, form: str, index: str | None) -> tuple[float, float]:
@@ -69,7 +77,8 @@ def generation_bytes(users: Vectors, items: Vectors, form: str, index: str | Non
         return hashes, 0.0
     id_bytes = sum(len(i.encode()) for i in items.ids) / len(items)
     _, _, m = index_effort(len(items))
-    return hashes, len(items) * index_bytes(id_bytes, items.vectors.shape[1], index, m=m)
+    own = index_bytes(id_bytes, items.vectors.shape[1], index, m=m) + attribute_bytes(items)
+    return hashes, len(items) * own
 
 
 def require_room(client: redis.Redis, keys: Keys, number: int, hashes: float, index: float) -> None:

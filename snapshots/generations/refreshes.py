@@ -8,6 +8,7 @@ A refresh changes no generation but the one that it names, since its vectors are
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 import msgspec
@@ -86,6 +87,7 @@ class Refreshes:
         fence = [self._calls.epoch, number, token]
         with redis_errors(self._client, f"refreshing items of generation {number}"):
             form, quantized = self._form_of(number, items, "item")
+            items = self._with_known_attributes(number, items)
             self._run(
                 scripts.REFRESH_ITEMS, number, lambda: refresh_calls(keys, "item", number, items, fence, form)
             )
@@ -146,6 +148,15 @@ class Refreshes:
         if dim not in (0, vectors.vectors.shape[1]):  # 0: no such generation, as the script tells
             raise ValueError(f"generation {number} has {dim} dimensions, got {vectors.vectors.shape[1]}")
         return form, quantized
+
+    def _with_known_attributes(self, number: int, items: Vectors) -> Vectors:
+        """Items with attributes only if the generation has the same fields: another process made it."""
+        if items.attributes is None:
+            return items
+        told = cast("bytes | None", self._client.hget(self._keys.of(number, "manifest"), "attributes"))
+        if told == msgspec.json.encode(items.attributes.names):
+            return items
+        return replace(items, attributes=None)
 
     def _written_into(self, number: int) -> tuple[Served, str]:
         """What is known of a generation, and the token that opens it while it is not served yet."""

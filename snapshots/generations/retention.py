@@ -129,9 +129,10 @@ class GenerationKeys:
             keys.trending_owner,
             *(keys.trending(b.decode()) for b in behaviors),
             keys.delisted,
+            keys.delisted_by_topic,
         ):
             pipe.exists(name)
-            kinds.append("pointer" if name == keys.delisted else "trending")
+            kinds.append("pointer" if name.startswith(keys.delisted) else "trending")
         for kind, n in zip(kinds, pipe.execute(), strict=True):
             counts[kind] += n
         return counts

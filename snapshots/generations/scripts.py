@@ -95,10 +95,12 @@ for i = 1, count do at = write_hash(KEYS[i + 3], at) end
 return {{'ok'}}
 """
 
-# KEYS current, manifest, vector set       ARGV epoch, token, ef, m, quantization, then by item: id, vector
+# KEYS current, manifest, vector set
+# ARGV epoch, token, ef, m, quantization, then by item: id, vector, attributes (may be empty)
 INDEX = f"""{OURS}
-for i = 6, #ARGV, 2 do
-  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], ARGV[5], 'EF', ARGV[3], 'M', ARGV[4])
+for i = 6, #ARGV, 3 do
+  redis.call('VADD', KEYS[3], 'FP32', ARGV[i + 1], ARGV[i], ARGV[5], 'EF', ARGV[3],
+             'SETATTR', ARGV[i + 2], 'M', ARGV[4])
 end
 return {{'ok'}}
 """
@@ -187,8 +189,9 @@ return {{'ok'}}
 # Redis has lost is not begun anew with a few items.
 REFRESH_INDEX = f"""{FRESH}
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  for i = 7, #ARGV, 2 do
-    redis.call('VADD', KEYS[2], 'FP32', ARGV[i + 1], ARGV[i], ARGV[6], 'EF', ARGV[4], 'M', ARGV[5])
+  for i = 7, #ARGV, 3 do
+    redis.call('VADD', KEYS[2], 'FP32', ARGV[i + 1], ARGV[i], ARGV[6], 'EF', ARGV[4],
+               'SETATTR', ARGV[i + 2], 'M', ARGV[5])
   end
 end
 return {{'ok'}}

@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import redis
 
 from driftgraph.snapshots.generations import scripts
@@ -210,6 +211,8 @@ class GenerationStore:
             "dim": dim,
             "vectors": self.vectors,
         }
+        if items.attributes is not None:
+            own["attributes"] = msgspec.json.encode(items.attributes.names).decode()
         own |= {"epoch": self.epoch, "item_norm": longest(items.vectors), "index_vectors": self.index}
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
 

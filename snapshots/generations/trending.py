@@ -58,7 +58,8 @@ class TrendingLists:
         keys = self._keys
         self._written = None
         with redis_errors(self._client, "reading which items are delisted"):
-            delisted = {item.decode() for item in cast("set[bytes]", self._client.smembers(keys.delisted))}
+            sets = [self._client.smembers(name) for name in (keys.delisted, keys.delisted_by_topic)]
+        delisted = {item.decode() for one in cast("list[set[bytes]]", sets) for item in one}
         lists = rising_without(lists, delisted) if delisted else lists
         with redis_errors(self._client, "writing what is trending"):
             known = cast("set[bytes]", self._client.smembers(keys.trending_behaviors))

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +26,16 @@ Listed = tuple[bytes, bytes]  # items, best first: ids as a JSON list, scores as
 NO_LIST: Final[Listed] = (b"", b"")  # for a user or an item without one; an empty list is (b"[]", b"")
 
 
+class ItemAttributes(NamedTuple):
+    """What is said of N items: the names of the fields, and each item's values as JSON, empty for none.
+
+    ``reading.where`` has the form.
+    """
+
+    names: tuple[str, ...]
+    rows: Sequence[bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """One side of a generation: N users or items by id.
@@ -33,7 +43,7 @@ class Vectors:
     ``event_ms`` is the time of the newest event that is in the vector. ``touched`` (users only) lists the
     items a user had contact with, newest first; a reader leaves them out. The first ``TOUCHED_MAX`` are kept.
     ``lists`` has the items recommended to each user, which replace a ranking by vectors, or the items similar
-    to each item. ``heads`` is what each adds to the logits of the heads.
+    to each item. ``heads`` is what each adds to the logits of the heads. ``attributes`` is of items only.
     """
 
     ids: Sequence[str]
@@ -42,6 +52,7 @@ class Vectors:
     touched: Sequence[Sequence[str]] | None = None
     lists: Sequence[Listed] | None = None
     heads: F32 | None = None  # [N, B]: what each adds to the logit of each head
+    attributes: ItemAttributes | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,8 +72,9 @@ def check(vectors: Vectors, side: str, form: str = FLOAT32) -> None:
             f"{side} vectors must be float32 [N, dim], got {vectors.vectors.dtype} {vectors.vectors.shape}"
         )
     lengths = (len(vectors.vectors), len(vectors.event_ms))
+    said = None if vectors.attributes is None else vectors.attributes.rows
     if lengths != (n, n) or any(
-        len(c) != n for c in (vectors.touched, vectors.lists, vectors.heads) if c is not None
+        len(c) != n for c in (vectors.touched, vectors.lists, vectors.heads, said) if c is not None
     ):
         raise ValueError(
             f"{side} columns disagree in length: {n} ids, {lengths[0]} vectors, {lengths[1]} times"
@@ -122,6 +134,8 @@ def digest_of(*sides: Vectors) -> str:
             digest.update(b"%d:%b%b" % (len(ids), ids, scores))
         if side.heads is not None:
             digest.update(side.heads.astype("<f4").tobytes())
+        if side.attributes is not None:
+            digest.update(msgspec.json.encode(side.attributes))
     return digest.hexdigest()
 
 
@@ -167,6 +181,8 @@ def hash_args(
             words += (b"touched", msgspec.json.encode(vectors.touched[row][:TOUCHED_MAX]))
         if heads is not None:
             words += (b"head", heads[n].tobytes())
+        if vectors.attributes is not None:
+            words += (b"attributes", vectors.attributes.rows[row])
         if vectors.lists is not None and vectors.lists[row] != NO_LIST:
             listed = vectors.lists[row]
             words += (ids_field, listed[0], scores_field, listed[1])

@@ -178,8 +178,9 @@ class Fetch:
         """The generation that is served. If items were delisted or relisted since, they are read again."""
         number, change = served
         if change != self._change:
-            items = yield from self.plain(("SMEMBERS", self._keys.delisted))
-            self._change, self.delisted = change, frozenset(item.decode() for item in items)
+            sets = (self._keys.delisted, self._keys.delisted_by_topic)
+            found = _sound((yield [("SMEMBERS", name) for name in sets]))
+            self._change, self.delisted = change, frozenset(item.decode() for one in found for item in one)
         return int(number or 0)
 
     def _of(

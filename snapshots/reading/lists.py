@@ -12,6 +12,8 @@ from math import isfinite
 import msgspec
 import numpy as np
 
+from driftgraph.snapshots.reading.where import Where
+
 Scored = list[tuple[str, float]]
 _ids_of = msgspec.json.Decoder(list[str]).decode
 
@@ -21,12 +23,24 @@ class Filters:
     """Which items an answer may have, apart from those that a user has touched.
 
     ``allow`` has all ids that may come, as those of a category; None allows every item. An item must have an
-    event at or after ``min_event_ms``.
+    event at or after ``min_event_ms``, and attributes that fit ``where``.
     """
 
     exclude: Collection[str] = ()
     allow: frozenset[str] | None = None
     min_event_ms: int | None = None
+    where: Where | None = None
+
+    @property
+    def need_items(self) -> bool:
+        """Whether the items themselves have to be looked at: their ids alone do not tell."""
+        return self.min_event_ms is not None or self.where is not None
+
+    def fits(self, event_ms: int, attributes: bytes | None) -> bool:
+        """Whether an item of that time and with these attributes may come."""
+        if self.min_event_ms is not None and event_ms < self.min_event_ms:
+            return False
+        return self.where is None or self.where.fits(attributes)
 
     def out(self, touched: bytes | None, delisted: Collection[str]) -> set[str]:
         """The ids that may not come: of ``exclude``, touched by the user, or delisted."""
@@ -35,7 +49,7 @@ class Filters:
         return out
 
     def keep(self, pairs: Iterable[tuple[str, float]], out: Collection[str], top: int) -> Scored:
-        """The first ``top`` pairs that may come, but for ``min_event_ms``."""
+        """The first ``top`` pairs that may come, as far as their ids tell."""
         allow = self.allow
         kept: Scored = []
         for pair in pairs:

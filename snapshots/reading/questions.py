@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from driftgraph.snapshots.answers import Batch, Chances, Recommendation, SimilarItems
@@ -74,13 +75,15 @@ class Questions:
     def recommend(self, users: Sequence[str], top: int, filters: Filters) -> Steps[list[Recommendation]]:
         """The best items of each user."""
         _require_positive("top", top)
-        if len(users) == 1 and filters.min_event_ms is None:
+        if len(users) == 1 and not filters.need_items:
             alone = yield from self._by_list(users[0], top, filters)
             if alone is not None:
                 return [alone]
 
         def read() -> Steps[list[Recommendation]]:
-            found = yield from self._fetch.get((*SHAPE, "lists", "index"), Hashes("user", USER, users))
+            told = (*SHAPE, "lists", "index", "attributes")
+            found = yield from self._fetch.get(told, Hashes("user", USER, users))
+            _require_known(found, filters)
             answers: dict[int, Recommendation] = {}
             to_rank: dict[int, tuple[Asked, int]] = {}
             unknown: list[int] = []
@@ -197,7 +200,6 @@ class Questions:
 
         None where there is no list: a former version wrote the field ``list`` alone, in another form.
         """
-        is_any_time = filters.min_event_ms is None
         lists: list[tuple[int, Scored | None, set[str]]] = []
         for _, touched, _, ids, scores in rows:
             out = filters.out(touched, self._fetch.delisted)
@@ -205,31 +207,33 @@ class Questions:
                 lists.append((0, None, out))
                 continue
             names, numbers = listed(ids, scores)
-            wanted = top if is_any_time else len(names)
+            wanted = len(names) if filters.need_items else top
             lists.append((len(names), filters.keep(zip(names, numbers, strict=True), out, wanted), out))
-        if is_any_time:
+        if not filters.need_items:
             return lists
-        fresh = yield from self._fresh(found, [i for _, kept, _ in lists for i, _ in kept or ()], filters)
+        fitting = yield from self._fitting(found, [i for _, kept, _ in lists for i, _ in kept or ()], filters)
         return [
-            (length, kept and [pair for pair in kept if pair[0] in fresh], out) for length, kept, out in lists
+            (length, kept and [pair for pair in kept if pair[0] in fitting], out)
+            for length, kept, out in lists
         ]
 
-    def _fresh(self, found: Fetched, items: Sequence[str], filters: Filters) -> Steps[set[str]]:
-        """Which of the items have an event at or after ``min_event_ms``."""
-        min_event_ms = filters.min_event_ms or 0
+    def _fitting(self, found: Fetched, items: Sequence[str], filters: Filters) -> Steps[set[str]]:
+        """Which of the items may come by their time and their attributes."""
         ids = list(dict.fromkeys(items))
         if not ids or not found.generation:
             return set()
-        times = yield from self._fetch.more(found.publish, Hashes("item", ("event_ms",), ids))
-        return {i for i, time in zip(ids, times.rows, strict=True) if int(time or 0) >= min_event_ms}
+        items = yield from self._fetch.more(found.publish, Hashes("item", ("event_ms", "attributes"), ids))
+        return {
+            i for i, (time, said) in zip(ids, items.rows, strict=True) if filters.fits(int(time or 0), said)
+        }
 
     def _unknown(self, found: Fetched, top: int, filters: Filters) -> Steps[Recommendation]:
         """What is trending: the answer for users whom nobody knows."""
         behaviors = [self._trending_behavior] if self._trending_behavior else (yield from self._behaviors())
         rising = best((yield from self._rising(behaviors))) if behaviors else []
-        if filters.min_event_ms is not None:
-            fresh = yield from self._fresh(found, [i for i, _ in rising], filters)
-            rising = [pair for pair in rising if pair[0] in fresh]
+        if filters.need_items:
+            fitting = yield from self._fitting(found, [i for i, _ in rising], filters)
+            rising = [pair for pair in rising if pair[0] in fitting]
         kept = filters.keep(rising, filters.out(None, self._fetch.delisted), top)
         return Recommendation(found.generation, "trending" if kept else "none", kept)
 
@@ -249,6 +253,18 @@ def _vectors(found: Fetched, count: int) -> tuple[F32, Mask]:
     if not found.generation:
         return np.zeros((count, 0), np.float32), np.zeros(count, np.bool_)
     return found.vectors()
+
+
+def _require_known(found: Fetched, filters: Filters) -> None:
+    """Refuse a condition on attributes that the generation does not have."""
+    if filters.where is None or not found.generation:
+        return
+    names = msgspec.json.decode(found.told[4] or b"[]", type=list[str])
+    if unknown := [name for name in filters.where.names if name not in names]:
+        raise StoreError(
+            f"generation {found.generation} has no attribute {unknown[0]!r} of items to choose by, but "
+            f"{', '.join(map(repr, names)) or 'none'}; events.attributes.item names them"
+        )
 
 
 def _in_pairs(answer: Sequence[object]) -> list[tuple[bytes, bytes]]:

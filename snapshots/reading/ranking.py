@@ -24,7 +24,7 @@ SPARE: Final = (
 WIDER: Final = 4  # where a filter has left too few candidates, so many times as many are searched
 GRAPH_EF: Final = 500  # effort of a search in a vector set too large for an exact one
 ALLOWED_MAX: Final = 1_000  # so many allowed items are ranked one by one, without a search
-ITEM_FIELDS: Final = ("embedding", "event_ms")
+ITEM_FIELDS: Final = ("embedding", "event_ms", "attributes")
 
 
 class Described(NamedTuple):
@@ -50,6 +50,7 @@ class Items:
     ids: Sequence[str]
     vectors: F32  # [N, dim]; NaN where Redis has none of this dimension
     event_ms: I64  # [N], time of the newest event
+    attributes: Sequence[bytes | None]  # [N]
     place: dict[str, int]
 
 
@@ -78,7 +79,9 @@ class Ranking:
         The search is made wider until enough candidates pass the filters, or the vector set has no more.
         """
         ranked: list[Scored] = [[] for _ in asked]
-        effort = ("TRUTH",) if of.search == "exact" else ("EF", str(GRAPH_EF))
+        effort = ("TRUTH",) if of.search == "exact" or filters.where else ("EF", str(GRAPH_EF))
+        if filters.where is not None:  # a graph is left after some tries where few items fit
+            effort = (*effort, "FILTER", filters.where.expression())
         name = self._keys.of(of.publish.generation, "items")
         places, wide = list(range(len(asked))), top + SPARE
         while places:
@@ -112,10 +115,11 @@ class Ranking:
 
     def _load(self, of: Described, ids: Sequence[str]) -> Steps[Items]:
         rows = (yield from self._fetch.more(of.publish, Hashes("item", ITEM_FIELDS, ids))).rows
-        vectors, found = of.shape.rows_of([blob for blob, _ in rows])
+        vectors, found = of.shape.rows_of([blob for blob, _, _ in rows])
         vectors[~found] = np.nan
-        event_ms = np.array([int(time or 0) for _, time in rows], np.int64)
-        return Items(of.publish, ids, vectors, event_ms, {i: n for n, i in enumerate(ids)})
+        event_ms = np.array([int(time or 0) for _, time, _ in rows], np.int64)
+        attributes = [said for _, _, said in rows]
+        return Items(of.publish, ids, vectors, event_ms, attributes, {i: n for n, i in enumerate(ids)})
 
 
 def _query(user: F32) -> bytes:
@@ -127,10 +131,11 @@ def _best_of(
     items: Items, asked: Asked, top: int, filters: Filters, *, among: Sequence[str] | None = None
 ) -> Scored:
     """The best items for a user, of all or ``among`` some."""
-    names, vectors, event_ms = items.ids, items.vectors, items.event_ms
+    names, vectors, event_ms, attributes = items.ids, items.vectors, items.event_ms, items.attributes
     if among is not None:
         kept = [items.place[i] for i in among]
         names, vectors, event_ms = among, vectors[kept], event_ms[kept]
+        attributes = [attributes[n] for n in kept]
     score = scores(vectors, asked.vector)
     is_out = np.zeros(len(names), np.bool_)
     place = items.place if among is None else {i: n for n, i in enumerate(among)}
@@ -139,6 +144,8 @@ def _best_of(
         is_out |= np.fromiter((i not in filters.allow for i in names), np.bool_, len(names))
     if filters.min_event_ms is not None:
         is_out |= event_ms < filters.min_event_ms
+    if filters.where is not None:
+        is_out |= np.fromiter((not filters.where.fits(one) for one in attributes), np.bool_, len(names))
     score = np.where(is_out, -np.inf, score)
     places = np.arange(len(score))
     if top < len(score):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +24,10 @@ from driftgraph.stream.formats.attribute_values import attribute_text
 from driftgraph.stream.formats.event_rules import MISSING, Reason, Refusal, RowOrigin, Rows, id_of
 from driftgraph.stream.formats.json_text import no_object, read_json
 from driftgraph.stream.formats.paths import ABSENT, Steps, look_up
-from driftgraph.stream.formats.record_keys import sole_value
+from driftgraph.stream.formats.record_keys import CONNECT, sole_value
 from driftgraph.stream.kafka.partition import TOPIC_STRIDE
 from driftgraph.stream.time.clock import TimeRules
 from driftgraph.stream.window.adjacency import USER
-
-_CONNECT: Final = {"schema", "payload"}  # the envelope of Kafka Connect's JSON converter
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ def _answer(
     value: Any = None if payload is None else read_json(payload)
     if isinstance(value, Refusal):
         return value
-    if isinstance(value, dict) and value.keys() == _CONNECT:
+    if isinstance(value, dict) and value.keys() == CONNECT:
         value = value["payload"]
         payload = None if value is None else payload
     if payload is None:

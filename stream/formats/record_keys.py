@@ -15,7 +15,7 @@ import msgspec
 
 from driftgraph.stream.formats.paths import ABSENT
 
-_CONNECT: Final = {"schema", "payload"}  # the envelope of Kafka Connect's JSON converter
+CONNECT: Final = {"schema", "payload"}  # the envelope of Kafka Connect's JSON converter
 _STRUCT: Final = re.compile(r"Struct\{([^{}]*)\}")  # an object by Kafka Connect's converter to texts
 
 
@@ -59,7 +59,7 @@ def key_value(raw: bytes) -> object:
         value: object = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return text
-    return value["payload"] if isinstance(value, dict) and value.keys() == _CONNECT else value
+    return value["payload"] if isinstance(value, dict) and value.keys() == CONNECT else value
 
 
 def sole_value(raw: bytes) -> object:

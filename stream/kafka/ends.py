@@ -1,6 +1,6 @@
 """Whether a source has read all that its topics had when it began.
 
-KafkaSource ──► [EndsAtStart.are_reached] ──► Updater, AttributeFeed
+KafkaSource ──► [EndsAtStart.are_reached] ──► Updater, AttributeFeed, DelistFeed
 """
 
 from __future__ import annotations

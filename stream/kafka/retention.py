@@ -96,7 +96,9 @@ def span_faults(rules: TopicRules, span_ms: int, bytes_per_day: float) -> Iterat
 
 
 def catalog_fault(rules: TopicRules) -> str | None:
-    """Why a topic of attributes does not keep the newest record of each key, with the remedy; else None."""
+    """Why a topic that is read from its beginning does not keep the newest record of each key, with the
+    remedy; else None.
+    """
     limits = []
     if rules.retention_ms is not None:
         limits.append(f"go after {duration_text(rules.retention_ms)} (retention.ms = {rules.retention_ms})")
@@ -104,12 +106,12 @@ def catalog_fault(rules: TopicRules) -> str | None:
         limits.append(f"go beyond {rules.retention_bytes:,} bytes (retention.bytes)")
     if limits:
         return (
-            f"its records {' and '.join(limits)}, so a start without a checkpoint does not know what was "
-            "said before; set cleanup.policy=compact"
+            f"its records {' and '.join(limits)}, so a start that reads it from its beginning does not "
+            "know what was said before; set cleanup.policy=compact"
         )
     if not rules.compacted:
         return (
-            "it is not compacted, so it grows with each record and a start without a checkpoint reads all of "
+            "it is not compacted, so it grows with each record and a start from its beginning reads all of "
             "them; set cleanup.policy=compact"
         )
     return None

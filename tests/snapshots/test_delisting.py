@@ -12,7 +12,7 @@ import redis
 
 from driftgraph.snapshots.generations import delisting
 from driftgraph.snapshots.generations.check import Standing
-from driftgraph.snapshots.generations.delisting import DelistError
+from driftgraph.snapshots.generations.delisting import DelistError, ForgottenError
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Listed, Vectors
@@ -200,3 +200,68 @@ def test_a_damaged_file_and_too_many_items_are_told(
     monkeypatch.setattr(delisting, "DELISTED_MAX", 2)
     with pytest.raises(DelistError, match="1 items are delisted, and at most 2 can be"):
         store.delisting.change(["b", "c"], "SADD")
+
+
+def test_an_item_is_out_while_the_command_or_the_topic_has_it(
+    store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    """Random acts of both, held against two plain sets; every reader, publish and refresh follows."""
+    rng, by_command, by_topic = np.random.default_rng(7), set[str](), set[str]()
+    publish(store, 1)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    for number in range(2, 22):
+        items = rng.permutation(NAMES)[: rng.integers(1, 4)].tolist()
+        is_topic, more = bool(rng.integers(2)), bool(rng.integers(3))
+        own = by_topic if is_topic else by_command
+        if not more and not is_topic and by_topic.intersection(items):
+            with pytest.raises(DelistError, match="delisted by the topic of delisted items"):
+                store.delisting.change(items, "SREM")
+        else:
+            store.delisting.change(items, "SADD" if more else "SREM", by_topic=is_topic)
+            own.update(items) if more else own.difference_update(items)
+        found = store.delisting.found()
+        assert (found.by_command, found.by_topic) == (by_command, by_topic)
+        assert store.delisting.newest()[1] == by_command | by_topic
+        listed_now = {item for one in reader.recommend(USERS, 8) for item, _ in one.items}
+        assert not listed_now & (by_command | by_topic), "before anything was removed"
+        store.trending.replace({"click": dict.fromkeys(NAMES, 1.0)})
+        assert {i for i, _ in reader.trending("click", 99)} == set(NAMES) - by_command - by_topic
+        publish(store, number)
+        assert [i for i in NAMES if not reader.items([i])[1][0]] == [
+            i for i in NAMES if i in by_command | by_topic
+        ]
+
+
+def test_a_change_by_a_topic_waits_until_what_redis_forgot_is_restored(
+    store: GenerationStore, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    store.delisting.keep_in(tmp_path / "delisted.json")
+    store.delisting.change(["a"], "SADD")
+    store.delisting.change(["b"], "SADD", by_topic=True)
+    store.delisting.look()
+    redis_client.flushall()
+    with pytest.raises(ForgottenError):
+        store.delisting.change(["c"], "SADD", by_topic=True)
+    assert store.delisting.newest()[1] == set(), "else the newer number would hide that the set is gone"
+    store.delisting.restored()
+    store.delisting.change(["c"], "SADD", by_topic=True)
+    found = store.delisting.found()
+    assert (found.by_command, found.by_topic) == ({"a"}, {"b", "c"})
+
+
+def test_changes_that_never_end_hold_up_no_list(
+    store: GenerationStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic may delist an item each second; a pass over all lists takes longer than that."""
+    publish(store, 1)
+    wanted = contents(redis_client, GONE)
+    monkeypatch.setattr(delisting, "LISTS_PER_LOOK", 30)
+    monkeypatch.setattr(delisting, "LISTS_AT_ONCE", 10)
+    store.delisting.change(GONE, "SADD", by_topic=True)
+    for n in range(12):
+        store.delisting.change([f"other-{n}"], "SADD", by_topic=True)
+        store.delisting.look()
+    assert contents(redis_client) == wanted
+    assert store.delisting.look() == frozenset()
+    store.delisting.change(["other-3"], "SREM", by_topic=True)
+    assert store.delisting.look() == {"other-3"}

@@ -1,6 +1,6 @@
-"""The checks of ``driftgraph doctor`` on the topics of attributes: there, compacted, and what they say.
+"""The checks of ``driftgraph doctor`` on compacted topics beside the events: there, compacted, what they say.
 
-settings ──► topics ──► a sample of records ──► [attribute_topic_checks] ──► [Check …]
+settings ──► topics ──► a sample of records ──► [attribute_topic_checks, delisted_topic_checks] ──► [Check …]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.builders import window_relations
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.output import time_of
+from driftgraph.stream.formats.delisted_records import DelistedRecords
+from driftgraph.stream.formats.event_rules import Decoder
 from driftgraph.stream.kafka.retention import catalog_fault
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
 from driftgraph.stream.kafka.topics import TopicError, topic_rules
@@ -38,6 +40,38 @@ def attribute_topic_checks(settings: Settings, clock: Clock) -> Iterator[Check]:
     client = settings.kafka.librdkafka()
     records = topic_attributes(settings, None, clock)
     options = KafkaOptions(topics=topics, client=client, group_id=settings.name)
+    lows = _read_newest(options, records, clock)
+    for topic in topics:
+        yield _kept(settings, topic, "attributes")
+    yield from _written_late(settings, options, lows, clock)
+    left_out = records.refused.total()
+    said = f"{records.read:,} records of {', '.join(topics)} looked at, {left_out:,} say no attributes"
+    yield Check("attributes", State.WARN if left_out else State.OK, "; ".join([said, *records.warnings()]))
+
+
+def delisted_topic_checks(settings: Settings, clock: Clock) -> Iterator[Check]:
+    """Check the topic of delisted items, if one is configured.
+
+    Raises:
+        SourceError: It is not there, or the brokers do not answer.
+    """
+    topic = settings.events.delisted_topic
+    if topic is None:
+        return
+    records = DelistedRecords(topic)
+    client = settings.kafka.librdkafka()
+    _read_newest(KafkaOptions(topics=(topic,), client=client, group_id=settings.name), records, clock)
+    yield _kept(settings, topic, "delisted")
+    left_out = records.refused.total()
+    said = (
+        f"{records.read:,} records of {topic} looked at, which delist {len(records.items):,} items; "
+        f"{left_out:,} delist no item"
+    )
+    yield Check("delisted", State.WARN if left_out else State.OK, "; ".join([said, *records.warnings()]))
+
+
+def _read_newest(options: KafkaOptions, records: Decoder, clock: Clock) -> Position:
+    """Let ``records`` take the newest records of each partition; where the partitions begin."""
     ends = offsets_at("latest", options, records, clock)
     lows = offsets_at("earliest", options, records, clock)
     begin = {part: max(lows.get(part, end), end - SAMPLE) for part, end in ends.items()}
@@ -48,12 +82,7 @@ def attribute_topic_checks(settings: Settings, clock: Clock) -> Iterator[Check]:
                 break
     finally:
         source.close()
-    for topic in topics:
-        yield _kept(settings, topic)
-    yield from _written_late(settings, options, lows, clock)
-    left_out = records.refused.total()
-    said = f"{records.read:,} records of {', '.join(topics)} looked at, {left_out:,} say no attributes"
-    yield Check("attributes", State.WARN if left_out else State.OK, "; ".join([said, *records.warnings()]))
+    return lows
 
 
 def _written_late(settings: Settings, options: KafkaOptions, lows: Position, clock: Clock) -> Iterator[Check]:
@@ -81,11 +110,11 @@ def _written_late(settings: Settings, options: KafkaOptions, lows: Position, clo
         )
 
 
-def _kept(settings: Settings, topic: str) -> Check:
+def _kept(settings: Settings, topic: str, name: str) -> Check:
     try:
         rules = topic_rules(settings.kafka.librdkafka(), topic)
     except TopicError as error:
-        return Check("attributes", State.WARN, str(error))
+        return Check(name, State.WARN, str(error))
     if (fault := catalog_fault(rules)) is not None:
-        return Check("attributes", State.WARN, f"the topic {topic}: {fault}")
-    return Check("attributes", State.OK, f"the topic {topic} is compacted: {rules.partitions} partitions")
+        return Check(name, State.WARN, f"the topic {topic}: {fault}")
+    return Check(name, State.OK, f"the topic {topic} is compacted: {rules.partitions} partitions")

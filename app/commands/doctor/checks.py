@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from driftgraph.app.commands.doctor.attributes import attribute_topic_checks
+from driftgraph.app.commands.doctor.attributes import attribute_topic_checks, delisted_topic_checks
 from driftgraph.app.commands.doctor.clock import record_clock, redis_clock
 from driftgraph.app.commands.doctor.data_dir import data_dir_checks, event_ids, ids_needed
 from driftgraph.app.commands.doctor.findings import Check, State
@@ -112,6 +112,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Findings:
     findings.checks += _guarded("relations", lambda: _relations(settings))
     findings.checks += _guarded("attributes", lambda: _attributes(settings))
     findings.checks += _guarded("attributes", lambda: attribute_topic_checks(settings, clock))
+    findings.checks += _guarded("delisted", lambda: delisted_topic_checks(settings, clock))
     findings.checks += _guarded("events", lambda: _events(settings, clock, findings))
     findings.checks += _guarded("memory", lambda: _memory(settings, findings.needs))
     findings.checks += _guarded("machine", lambda: machine_checks(settings, findings.needed()))

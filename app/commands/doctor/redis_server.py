@@ -77,8 +77,7 @@ def _server(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) ->
             if not is_refused_right(error):
                 raise
             told = "whose vector sets its user may not use"
-    version = info.get("redis_version", "of a version that its user may not ask for")
-    yield Check("redis", State.OK, f"{settings.redis.public_url()}: Redis {version}, {told}")
+    yield Check("redis", State.OK, f"{settings.redis.public_url()}: {_named(info)}, {told}")
     limit, policy = info.get("maxmemory", 0), str(info.get("maxmemory_policy", "noeviction"))
     if limit and policy.startswith("allkeys"):
         detail = f"maxmemory-policy {policy} removes vectors that are served: set it to noeviction"
@@ -89,6 +88,13 @@ def _server(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) ->
     elif info:
         most = f"at most {limit / 1e9:.2f} GB" if limit else "no limit"
         yield Check("redis memory", State.OK, f"{policy}, {most}")
+
+
+def _named(info: Mapping[str, Any]) -> str:
+    """Which server it is: one that is compatible says for ``redis_version`` what it is compatible with."""
+    if version := info.get("valkey_version"):
+        return f"Valkey {version}"
+    return f"Redis {info.get('redis_version', 'of a version that its user may not ask for')}"
 
 
 def _size(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:

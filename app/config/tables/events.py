@@ -245,6 +245,13 @@ class EventSettings(Section):
         "is the user (json, arrow, and a mapping with user = $key), else ignore.",
         examples=["ignore"],
     )
+    delisted_topic: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A compacted topic of the same Kafka with the items that may not be recommended now: the "
+        "key is the item's id, a record with any value delists it, one without a value lists it again.",
+        examples=["sold-out"],
+    )
     timezone: Annotated[str, AfterValidator(_timezone)] | None = Field(
         default=None,
         description="The zone of times that are written without one (a name of the IANA database); not set: "

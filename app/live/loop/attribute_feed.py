@@ -65,7 +65,7 @@ class AttributeFeed:
         self._ends = EndsAtStart(self._source)
         self._told = set[tuple[str, str]]()  # what is wrong with which topic
         for topic in self.said_by:
-            _tell_faults(settings, topic)
+            tell_faults(settings, topic)
 
     def take(self) -> None:
         """Take the records that are there.
@@ -116,7 +116,7 @@ class AttributeFeed:
         self._source.close()
 
 
-def _tell_faults(settings: Settings, topic: str) -> None:
+def tell_faults(settings: Settings, topic: str) -> None:
     """Log why a topic does not keep what it says."""
     try:
         fault = catalog_fault(topic_rules(settings.kafka.librdkafka(), topic))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from driftgraph.app.live.loop.attribute_feed import AttributeFeed
+from driftgraph.app.live.loop.delist_feed import DelistFeed
 from driftgraph.app.live.loop.ingest_status import ingest_status
 from driftgraph.snapshots.checkpoints.window import Snapshot
 from driftgraph.snapshots.erasures import DurableErasures
@@ -34,6 +35,7 @@ class Ingestion:
     letters: Outbox
     erasures: DurableErasures
     feed: AttributeFeed | None = None  # None: no topic has attributes
+    delist_feed: DelistFeed | None = None  # None: no topic delists items
 
     @property
     def outgoing(self) -> list[SafeQueue[Any]]:
@@ -50,6 +52,8 @@ class Ingestion:
         yield from warnings_of(self.ingest)
         if self.feed is not None:
             yield from self.feed.warnings()
+        if self.delist_feed is not None:
+            yield from self.delist_feed.warnings()
 
     def commit(self, position: Position) -> None:
         """Commit the position of a checkpoint for lag tools. driftgraph never reads it."""
@@ -85,4 +89,5 @@ class Ingestion:
             "dead_letters": self.letters.status(),
             "erasures": self.erasures.status(),
             "attributes": None if self.feed is None else self.feed.status(),
+            "delisted": None if self.delist_feed is None else self.delist_feed.status(),
         }

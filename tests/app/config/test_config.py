@@ -410,3 +410,11 @@ def test_a_timezone_is_one_of_the_iana_database_and_reaches_files() -> None:
     for wrong in ("Asia/Shangai", "", "CST", "+08:00", "../etc/passwd", "America"):
         with pytest.raises(ConfigError, match="should be the name of a zone in the IANA database"):
             load(options={"events": {"timezone": wrong}})
+
+
+@pytest.mark.parametrize("taken", ["kafka.topic", "a topic of events.attributes"])
+def test_delisted_items_need_a_topic_of_their_own(taken: str) -> None:
+    attributes = {"item": {"sort": "category"}, "item_topic": "items"}
+    own = {"delisted_topic": "events" if taken == "kafka.topic" else "items", "attributes": attributes}
+    with pytest.raises(ConfigError, match=f"events.delisted_topic and {taken} are both"):
+        load(options={"kafka": {"topic": "events"}, "events": own})

@@ -108,6 +108,24 @@ def test_topics_of_attributes_say_what_is_read_and_what_was_bad() -> None:
     assert "attributes" not in text(attributes=None)
 
 
+def test_the_topic_of_delisted_items_says_how_many_and_what_is_in_the_way() -> None:
+    own = {
+        "topic": "gone",
+        "items": 1_200,
+        "left_out": 0,
+        "left_over": 0,
+        "lag": {"gone[0]": 3},
+        "failure": None,
+    }
+    assert text(delisted=own)["delisted"] == "1,200 items by gone, 3 records to read"
+    pairs = text(delisted=own | {"left_out": 2, "left_over": 4, "failure": "Redis is away"})
+    assert pairs["delisted"] == (
+        "1,200 items by gone, 3 records to read; 2 delist no item; 4 are too many and not delisted; "
+        "not told to Redis: Redis is away"
+    )
+    assert "delisted" not in text(delisted=None)
+
+
 def test_a_memory_of_ids_that_is_too_short_says_how_far_it_reaches_and_what_to_do() -> None:
     said = str(text(deduplication={**STATUS["deduplication"], "short": True})["event ids"])
     assert "reach back 60 min of 24.0 h" in said

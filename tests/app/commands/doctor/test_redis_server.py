@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from driftgraph.app.commands.doctor import redis_server
 from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.commands.doctor.redis_server import CONVENIENCES, redis_checks
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
@@ -45,6 +46,11 @@ def test_a_redis_with_all_that_is_needed_is_fine_and_left_as_it_was(
     )
     assert found["redis"].detail.endswith("with vector sets")
     assert keys_by_scan(redis_client) == set()
+
+
+def test_valkey_is_called_so() -> None:
+    assert redis_server._named({"redis_version": "7.2.4", "valkey_version": "9.1.2"}) == "Valkey 9.1.2"
+    assert redis_server._named({"redis_version": "7.2.4"}) == "Redis 7.2.4"
 
 
 def test_a_redis_without_vector_sets_is_told_from_one_with(
