@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
-    """Run in the worker's process. Only it imports torch, which takes a second or two, and 200 MB."""
+    """Run in the worker's process. Only it imports torch, which takes some seconds, and 200 MB."""
     from driftgraph.app.training import loop  # noqa: PLC0415
 
     loop.main(settings, window_dir, owner, updater)
@@ -50,6 +50,7 @@ class Told(NamedTuple):
 
     marks: Marks
     level: str  # of the log
+    is_full: bool = False  # whether the window has all that the topics had at the start
 
 
 class Supervisor:
@@ -57,7 +58,8 @@ class Supervisor:
 
     The worker holds the other end of a pipe and ends when ours is closed, by us or by our death. (An event
     that both wait for would block us for ever once a worker is killed while it waits.) We send the newest
-    marks, again to each worker that is started; it sends why it ends. Nothing here waits for it.
+    marks, again to each worker that is started; it sends why it ends. Nothing here waits for it. It may be
+    started while the window is filled: until it hears of marks, it waits.
     """
 
     def __init__(self, settings: Settings, window_dir: Path, owner: LeaseOwner, clock: Clock) -> None:
@@ -115,8 +117,11 @@ class Supervisor:
         }
 
     def tell(self, marks: Marks) -> None:
-        """The marks that the worker should know of: with the next ``tend`` that finds room in the pipe."""
-        self._told = self._told._replace(marks=marks)
+        """The window is full, and a worker begins with it. These are the marks that it should know of.
+
+        It is told with the next ``tend`` that finds room in the pipe.
+        """
+        self._told = self._told._replace(marks=marks, is_full=True)
 
     def reload(self, settings: Settings) -> None:
         """Other settings, of which the level of the log holds at once, for this worker as for later ones."""

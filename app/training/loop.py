@@ -82,7 +82,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     listener = _Listener(updater, os.getppid())
     listener.start()
     try:
-        store = _store(settings, owner, listener.wait)
+        store = _store(settings, owner, listener.wait) if listener.is_told_to_begin() else None
         if store is not None:
             worker = attached(settings, window_dir, store)
             refresher, faults = worker.refresher, settings.data_dir / "errors" / "refresh.txt"
@@ -136,6 +136,12 @@ class _Listener(threading.Thread):
         self._updater = updater
         self._updater_pid = updater_pid
         self._is_closed = threading.Event()
+        self._begins = threading.Event()  # or it is closed
+
+    def is_told_to_begin(self) -> bool:
+        """Wait until the window is full; False if the updater closes its end before."""
+        self._begins.wait()
+        return not self._is_closed.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long, less if the updater closes its end; whether it has."""
@@ -145,9 +151,13 @@ class _Listener(threading.Thread):
         """Until there is no updater."""
         with suppress(EOFError, OSError):
             while True:
-                self.marks, level = msgspec.json.decode(self._updater.recv_bytes(), type=tuple[Marks, str])
+                said = self._updater.recv_bytes()
+                self.marks, level, is_full = msgspec.json.decode(said, type=tuple[Marks, str, bool])
                 logs.set_level(level)
+                if is_full:
+                    self._begins.set()
         self._is_closed.set()
+        self._begins.set()
         while os.getppid() == self._updater_pid:  # it has only asked us to end, and kills us if we do not
             time.sleep(LOOK_EVERY_S)
         os._exit(1)

@@ -102,8 +102,9 @@ class Updater:
             self._log.tell()
             if not self._full:
                 self._fill(decoded.read_count)
-            elif not stop.is_set():
+            else:
                 self._worker.tell(self._ingest.marks)
+            if not stop.is_set():
                 self._worker.tend()
             self._housekeeping()
 

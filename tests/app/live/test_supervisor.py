@@ -214,14 +214,14 @@ def test_each_worker_is_told_the_newest_marks(watched: Watched) -> None:
     watched.lives_until_told(worker_ends.by_a_signal)
     for _ in range(2):
         watched.lives_until_told(worker_ends.by_saying_what_it_was_told)
-        assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "info")
+        assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "info", is_full=True)
 
 
 def test_a_worker_is_told_another_level_of_the_log_and_a_later_one_has_it(watched: Watched) -> None:
     watched.watch.reload(Settings.model_validate({"log": {"level": "debug"}}))
     watched.watch.tell(told := Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False)))
     watched.lives_until_told(worker_ends.by_saying_what_it_was_told)
-    assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "debug")
+    assert msgspec.json.decode(watched.watch.why, type=Told) == Told(told, "debug", is_full=True)
     assert watched.watch._settings.log.level == "debug"
 
 
@@ -245,10 +245,22 @@ def test_a_worker_hears_marks_and_the_level_of_the_log(monkeypatch: pytest.Monke
     listener = loop._Listener(theirs, os.getppid())  # which lives on: the thread ends with the tests
     listener.start()
     marks = Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False))
-    ours.send_bytes(msgspec.json.encode(Told(marks, "debug")))
-    until("it has heard", lambda: levels == ["debug"] and listener.marks == marks)
+    ours.send_bytes(msgspec.json.encode(Told(Marks(), "info")))
+    until("it has heard", lambda: levels == ["info"])
+    assert not listener._begins.is_set(), "the window is not full yet"
+    ours.send_bytes(msgspec.json.encode(Told(marks, "debug", is_full=True)))
+    assert listener.is_told_to_begin()
+    assert (levels, listener.marks) == (["info", "debug"], marks)
     ours.close()
     until("it is asked to end", lambda: listener.wait(0))
+
+
+def test_a_worker_that_is_asked_to_end_before_the_window_is_full_does_not_begin() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    listener = loop._Listener(theirs, os.getppid())
+    listener.start()
+    ours.close()
+    assert not listener.is_told_to_begin()
 
 
 # --- the worker's own last words ---------------------------------------------------------------------
@@ -267,6 +279,7 @@ def test_a_real_worker_says_what_stops_it(redis_server: EmbeddedRedis, tmp_path:
 
         def has_failed() -> bool:
             assert lease.take() is not None  # or it runs out before the worker asks
+            watch.tell(Marks())
             watch.tend()
             return watch.failures > 0
 
@@ -289,6 +302,7 @@ def test_last_words_are_one_sentence(is_ours: bool, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(loop, "_store", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     ours, theirs = multiprocessing.Pipe()
+    ours.send_bytes(msgspec.json.encode(Told(Marks(), "info", is_full=True)))
     with pytest.raises(SystemExit) as ended:
         loop.main(settings_of(tmp_path), tmp_path, cast(LeaseOwner, None), theirs)
     words = ours.recv_bytes().decode()
