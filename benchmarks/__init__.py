@@ -1,1 +1,4 @@
-"""Measurements. Each file runs by itself and prints JSON; ``report`` gives them one form."""
+"""Benchmarks: each file here but ``report`` and ``traffic`` is a command that prints JSON.
+
+A folder holds the parts of the commands that its docstring names.
+"""

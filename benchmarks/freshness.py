@@ -11,20 +11,17 @@ until that user's list has the event. Each wait is told with what the worker was
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
@@ -32,18 +29,17 @@ import numpy as np
 import redis
 from confluent_kafka import Producer
 
-from benchmarks.ingest import broker, topics
+from benchmarks.live_updater import process
+from benchmarks.live_updater.broker import broker, flush, put, topics
+from benchmarks.live_updater.process import running, stage_of, worker_status
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.snapshots.generations.keys import Keys, connect
+from driftgraph.snapshots.generations.keys import connect
 
-CODE = "from driftgraph.app.cli.main import main; main()"
-NAMESPACE = "freshness"
 GROUPS = 20  # of users with a taste in common: a twentieth of the items each
 TASTE = 0.8  # of a user's events are of its group's items
 PROBE_EVERY_S = 0.25
 LOOK_S = 0.005
-READY_WITHIN_S = 900.0
 LATE_AFTER_S = 60.0  # a probe that is not answered by then counts as this
 
 
@@ -99,13 +95,26 @@ def measured(
     folder: Path, address: str, topic: str, url: str, client: redis.Redis, size: Size, *, note: bool
 ) -> Figures:
     """The figures of one run."""
-    config = configured(folder, address, topic, url, size)
+    config = process.write_configuration(
+        folder,
+        kafka=address,
+        topic=topic,
+        redis_url=url,
+        relations=["click"],
+        span="10d",
+        capacity=1 << 21,
+        more=f"""
+        [time]
+        out_of_orderness = "1s"
+        idle_timeout = "1s"
+        [fit]
+        every = "3650d"
+        events = {size.fit_events}
+        """,
+    )
     shop = Shop(size, address, topic)
     shop.fill()
-    log = (folder / "output.log").open("wb")
-    command = [sys.executable, "-c", CODE, "run", "-c", str(config)]
-    updater = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
+    with running(config) as updater:
         wait_for_model(client, updater, folder)
         if note:
             print("a model is served; probing", file=sys.stderr)
@@ -113,10 +122,6 @@ def measured(
         probes = Probes(client, folder, shop)
         probes.run(size.seconds)
         produced = shop.end()
-    finally:
-        updater.send_signal(signal.SIGTERM)
-        updater.wait(60)
-        log.close()
     told = worker_status(folder)
     return {
         "rate": size.rate,
@@ -134,39 +139,6 @@ def measured(
             if isinstance(one, dict)
         },
     }
-
-
-def configured(folder: Path, address: str, topic: str, url: str, size: Size) -> Path:
-    """A configuration in which fits follow each other."""
-    path = folder / "driftgraph.toml"
-    path.write_text(
-        f"""
-        name = "{topic}"
-        data_dir = "{folder / "var"}"
-        [kafka]
-        bootstrap_servers = "{address}"
-        topic = "{topic}"
-        [relations.click]
-        [window]
-        span = "10d"
-        capacity = {1 << 21}
-        user_rows = {1 << 17}
-        item_rows = {1 << 17}
-        [time]
-        out_of_orderness = "1s"
-        idle_timeout = "1s"
-        [fit]
-        every = "3650d"
-        events = {size.fit_events}
-        [model]
-        device = "cpu"
-        [redis]
-        url = "{url}"
-        namespace = "{NAMESPACE}"
-        """,
-        encoding="utf-8",
-    )
-    return path
 
 
 class Shop:
@@ -197,8 +169,7 @@ class Shop:
         end_ms, count = time.time_ns() // 1_000_000, self._size.history
         for n, (user, item) in enumerate(self.draw(count)):
             self._put(self._producer, user, item, end_ms - 2 * 86_400_000 * (count - n) // count)
-        if left := self._producer.flush(120):
-            sys.exit(f"{left} events were not taken by the broker")
+        flush(self._producer)
 
     def begin(self) -> None:
         """Produce at the rate from now on."""
@@ -229,20 +200,14 @@ class Shop:
 
     def _put(self, producer: Producer, user: str, item: str, time_ms: int) -> None:
         value = f'{{"user_id":"{user}","item_id":"{item}","behavior":"click","ts":{time_ms}}}'
-        while True:
-            try:
-                producer.produce(self._topic, value.encode(), user.encode())
-            except BufferError:
-                producer.poll(0.1)
-            else:
-                return
+        put(producer, self._topic, value.encode(), user.encode())
 
 
 class Probes:
     """Sends probes and looks for what they change, all that wait at once."""
 
     def __init__(self, client: redis.Redis, folder: Path, shop: Shop) -> None:
-        self._client, self._folder, self._shop, self._keys = client, folder, shop, Keys(NAMESPACE)
+        self._client, self._folder, self._shop = client, folder, shop
         self.waits_s: list[float] = []
         self.by_stage: dict[str, list[float]] = defaultdict(list)
         self._waiting: list[tuple[str, int, float, str]] = []
@@ -272,11 +237,11 @@ class Probes:
             time.sleep(LOOK_S)
 
     def _look(self) -> None:
-        number = int(self._client.hget(self._keys.current, "gen") or 0)
+        number = process.served(self._client)
         self._numbers.add(number)
         pipe = self._client.pipeline(transaction=False)
         for user, *_ in self._waiting:
-            pipe.hmget(self._keys.user(number, user), "event_ms", "list")
+            pipe.hmget(process.KEYS.user(number, user), "event_ms", "list")
         now_s, left = time.monotonic(), []
         for probe, (event_ms, listed) in zip(self._waiting, pipe.execute(), strict=True):
             _, time_ms, sent_s, stage = probe
@@ -288,29 +253,14 @@ class Probes:
         self._waiting = left
 
 
-def stage_of(told: dict[str, Any]) -> str:
-    """The first word of what the worker was at: ``training``, ``publishing``, … or ``idle``."""
-    return str(told.get("stage") or "idle").split()[0]
-
-
-def worker_status(folder: Path) -> dict[str, Any]:
-    """What the worker says of itself; empty before it has."""
-    found: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        found = json.loads((folder / "var" / "status" / "worker.json").read_bytes())
-    return found
-
-
 def wait_for_model(client: redis.Redis, updater: subprocess.Popen[bytes], folder: Path) -> None:
     """Until a generation that a model made is served."""
-    keys, end_s = Keys(NAMESPACE), time.monotonic() + READY_WITHIN_S
+    end_s = time.monotonic() + process.READY_WITHIN_S
     while time.monotonic() < end_s and updater.poll() is None:
-        number = int(client.hget(keys.current, "gen") or 0)
-        if client.hget(keys.of(number, "manifest"), "made_by") == b"model":
+        if process.is_of_model(client, process.served(client)):
             return
         time.sleep(0.1)
-    said = (folder / "output.log").read_text(errors="replace")[-3_000:]
-    sys.exit(f"no model was served within {READY_WITHIN_S:g} s:\n{said}")
+    sys.exit(process.no_model(folder))
 
 
 def summary(waits_s: Sequence[float]) -> Figures:

@@ -1,6 +1,6 @@
 """The heads beside online logistic regression on the same features, on real impressions.
 
-    python -m benchmarks.heads kuairand    prints JSON: each scorer's metrics by behavior
+    python benchmarks/heads.py kuairand    prints JSON: each scorer's metrics by behavior
 
 A replay makes its fits as usual, and judges the heads before each. On the same impressions, in order of
 time, an online logistic regression learns after each one, by stochastic gradient descent at several rates,
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
+
 import numpy as np
 
-from benchmarks.quality_data import find_dataset
+from benchmarks.offline_evaluation.datasets import find_dataset
 from driftgraph.app.commands.replay import replay
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.head_text import heads_together

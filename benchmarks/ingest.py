@@ -3,10 +3,10 @@
     python benchmarks/ingest.py [--json] [--quick]
 
 One topic on one broker for all: ``DRIFTGRAPH_TEST_KAFKA``, or an Apache Kafka started from ``KAFKA_HOME``.
-The readers (``ingest_readers.py``) run one after the other, each in a process of its own. Ours and the loop
-that only consumes and decodes run in turns, and the median of the rounds' ratios counts, since a shared
-machine is not equally fast from minute to minute; the slow ones read fewer events, once. Quix Streams pins an
-older confluent-kafka than ours: it runs in the environment that ``make bench`` sets up for it.
+The readers (``live_updater/readers.py``) run one after the other, each in a process of its own. Ours and the
+loop that only consumes and decodes run in turns, and the median of the rounds' ratios counts, since a shared
+machine is not equally fast from minute to minute; the slow readers read fewer events, once. Quix Streams pins
+an older confluent-kafka than ours: it runs in the environment that ``make bench`` sets up for it.
 
 Latency: events are produced at a steady rate, each with the time at which it is; a reader in another process,
 as the worker is, looks into the window every 2 ms.
@@ -17,14 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,22 +29,16 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
 import numpy as np
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
+from benchmarks.live_updater.broker import broker, topics
+from benchmarks.live_updater.process import READERS, SHARED_MEMORY
+from benchmarks.live_updater.shop_events import Sender, fill
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
-from benchmarks.traffic import RELATION_NAMES, Shop, draw
 from driftgraph.stream.arrays import I64
 from driftgraph.stream.window.heterograph import HeterographView
 from driftgraph.stream.window.shared_files import WindowError
-from tests.services.conftest import RealKafka, kafka_server
 
-READERS = Path(__file__).with_name("ingest_readers.py")
 QUIX_PYTHON = Path(sys.prefix) / "quix" / "bin" / "python"
-SHARED_MEMORY = Path("/dev/shm")  # our window's place: the rate is not that of a disk
-PARTITIONS = 4
-EVENTS_SPAN_MS = 3_000_000  # of the topic's event times, up to now: nothing expires
 READER_WITHIN_S = 120.0
 START_WITHIN_S = 60.0
 RATE = 10_000  # events/s of the latency
@@ -83,7 +74,8 @@ def main() -> None:
         bench = Bench(address, Path(folder), note=not given.json)
         topic, latency_topic = f"benchmark-{os.getpid()}", f"benchmark-latency-{os.getpid()}"
         with topics(address, topic, latency_topic):
-            figures["message"] = bench.fill(topic, size.events)
+            bench.say(f"producing {size.events:,} events")
+            figures["message"] = fill(address, topic, size.events)
             figures["readers"] = bench.rates(topic, size)
             figures["latency"] = bench.latency(latency_topic, size.latency_s)
     finish(figures, required_of(figures), as_json=given.json)
@@ -107,37 +99,6 @@ def required_of(figures: Figures) -> list[Required]:
     ]
 
 
-@contextmanager
-def broker(folder: Path) -> Iterator[str]:
-    """The address of the given broker, or of one that is started here."""
-    if given := os.environ.get("DRIFTGRAPH_TEST_KAFKA"):
-        yield given
-        return
-    server = kafka_server()
-    if server is None or shutil.which("java") is None:
-        sys.exit(
-            "no broker: set DRIFTGRAPH_TEST_KAFKA to its address, or KAFKA_HOME and have Java 17 on PATH"
-        )
-    started = RealKafka(server, folder)
-    try:
-        yield started.address
-    finally:
-        started.stop()
-
-
-@contextmanager
-def topics(address: str, *names: str) -> Iterator[None]:
-    """Topics that are there meanwhile."""
-    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
-    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names]).values():
-        made.result()
-    try:
-        yield
-    finally:
-        for gone in admin.delete_topics(list(names)).values():
-            gone.result()
-
-
 class Bench:
     """Runs the readers against one broker, in folders below ``folder``."""
 
@@ -145,16 +106,6 @@ class Bench:
         self._address = address
         self._folder = folder
         self._note = note
-
-    def fill(self, topic: str, count: int) -> Figures:
-        """Put ``count`` events of a shop on the topic, a tenth as many users and a fiftieth as many items."""
-        self._say(f"producing {count:,} events")
-        sender = Sender(self._address, topic, Shop(users=count // 10, items=count // 50), count)
-        end_ms = time.time_ns() // 1_000_000
-        for number in range(count):
-            sender.send(end_ms - EVENTS_SPAN_MS + EVENTS_SPAN_MS * number // count)
-        sender.flush()
-        return {"example": sender.last.decode(), "bytes": len(sender.last), "events": count}
 
     def rates(self, topic: str, size: Size) -> Figures:
         """Events a second of each reader."""
@@ -172,7 +123,7 @@ class Bench:
         return found
 
     def _read(self, name: str, topic: str, count: int, python: str = sys.executable) -> Figures:
-        self._say(f"{name} reads {count:,} events")
+        self.say(f"{name} reads {count:,} events")
         with TemporaryDirectory(dir=self._folder) as folder:
             command = [python, str(READERS), name, self._address, topic, str(count)]
             done = subprocess.run(
@@ -185,7 +136,7 @@ class Bench:
 
     def latency(self, topic: str, seconds: float) -> Figures:
         """From produce to visible in the window, of each event, at ``RATE`` events/s."""
-        self._say(f"latency at {RATE:,} events/s, {seconds:g} s")
+        self.say(f"latency at {RATE:,} events/s, {seconds:g} s")
         with TemporaryDirectory(dir=self._folder) as folder:
             command = [sys.executable, str(READERS), "updater", self._address, topic, "0"]
             with (Path(folder) / "output.log").open("wb") as log:
@@ -198,7 +149,7 @@ class Bench:
                 updater.wait(START_WITHIN_S)
 
     def _followed(self, view: HeterographView, topic: str, count: int) -> Figures:
-        sender = Sender(self._address, topic, Shop(users=count // 10, items=count // 50), count + 1)
+        sender = Sender(self._address, topic, count + 1)
         self._connected(sender, view)
         waits: list[I64] = []
         seen, begun_s = view.window.cut(), time.perf_counter()
@@ -237,49 +188,10 @@ class Bench:
             sender.poll()
             time.sleep(LOOK_S)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Say on stderr what is done, where nobody asked for JSON alone."""
         if self._note:
             print(text, file=sys.stderr)
-
-
-class Sender:
-    """Puts a shop's events on a topic, one by one, keyed by user."""
-
-    def __init__(self, address: str, topic: str, shop: Shop, count: int) -> None:
-        self._producer = Producer(
-            {"bootstrap.servers": address, "queue.buffering.max.messages": 1_000_000, "log_level": 0}
-        )
-        self._topic = topic
-        traffic = draw(shop, count)
-        columns = (traffic.user, traffic.item, traffic.relation)
-        self._events = zip(*(column.tolist() for column in columns), strict=True)
-        self.sent = 0
-        self.last = b""
-
-    def send(self, time_ms: int) -> None:
-        """The next event, with its time."""
-        user, item, relation = next(self._events)
-        text = (
-            f'{{"event_id":"{self.sent:016x}","user_id":"u{user}","item_id":"i{item}",'
-            f'"behavior":"{RELATION_NAMES[relation]}","ts":{time_ms}}}'
-        )
-        self.last = text.encode()
-        while True:
-            try:
-                self._producer.produce(self._topic, self.last, b"u%d" % user)
-                break
-            except BufferError:
-                self._producer.poll(0.1)
-        self.sent += 1
-
-    def poll(self) -> None:
-        """Let go of what the broker has."""
-        self._producer.poll(0)
-
-    def flush(self) -> None:
-        """Wait until the broker has all."""
-        if left := self._producer.flush(READER_WITHIN_S):
-            sys.exit(f"{left} events were not taken by the broker within {READER_WITHIN_S:g} s")
 
 
 def _window_of(updater: subprocess.Popen[bytes], folder: Path) -> HeterographView:

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import numpy as np
 import torch
 
-from benchmarks.quality_data import find_dataset
+from benchmarks.offline_evaluation.datasets import find_dataset
 from benchmarks.report import Figures, finish, machine
 from driftgraph.model.examples.examples import Batch, first_contacts, half_lives_ms, plan, take
 from driftgraph.model.examples.popularity import Popularity, candidates

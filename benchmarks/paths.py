@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 
 import numpy as np
 
-from benchmarks.peers.ours import Ours
+from benchmarks.graph_stores.hubs import hubs, spread
+from benchmarks.graph_stores.ours import Ours
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import DAY_MS, START_MS, STREAM_MS, Shop, Traffic, draw, joined
-from benchmarks.window_hub import hubs, spread
 from driftgraph.model.score.co_visitation import BACKWARD, DEGREE_POWER, HISTORY, LAG, VISITS, CoVisitation
 from driftgraph.stream.arrays import F64, I64, U32
 from driftgraph.stream.walks import similar_users

@@ -23,14 +23,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
-from benchmarks.peers.recommenders import Prepared
-from benchmarks.prequential import CLOCKS, SETS, Stream, Targets, draw_targets, metrics_of, targets_at
-from benchmarks.quality_bounds import bounds
-from benchmarks.quality_data import REAL, Dataset, find_dataset
-from benchmarks.quality_drift import SHARE, drift_figures, planted
-from benchmarks.quality_peers import Scored, Spans, kept_tuning, say, score_peers
-from benchmarks.quality_product import Replay, mean_named, parts_of, replay, retrained
-from benchmarks.quality_table import set_figures, sliced, slices_of
+from benchmarks.offline_evaluation.bounds import bounds
+from benchmarks.offline_evaluation.datasets import REAL, Dataset, find_dataset
+from benchmarks.offline_evaluation.figures import set_figures, sliced, slices_of
+from benchmarks.offline_evaluation.peers.recommenders import Prepared
+from benchmarks.offline_evaluation.planted_drift import SHARE, drift_figures, planted
+from benchmarks.offline_evaluation.prequential import (
+    CLOCKS,
+    SETS,
+    Stream,
+    Targets,
+    draw_targets,
+    metrics_of,
+    targets_at,
+)
+from benchmarks.offline_evaluation.product import Replay, mean_named, parts_of, replay, retrained
+from benchmarks.offline_evaluation.tuning import Scored, Spans, kept_tuning, say, score_peers
 from benchmarks.report import Figures, finish, machine
 from driftgraph.app.demo.shop import ShopOptions
 from driftgraph.stream.arrays import F64

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt  # the backend comes first
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
-from benchmarks.quality_table import OURS
+from benchmarks.offline_evaluation.figures import OURS
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "quality.svg"
 SETS = {"explore": ("first contacts", "recall_at_20"), "repeats": ("all targets", "ndcg_at_20")}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -30,16 +29,17 @@ import numpy as np
 import redis
 from confluent_kafka import Producer
 
-from benchmarks.freshness import CODE, NAMESPACE, READY_WITHIN_S, stage_of, worker_status
-from benchmarks.ingest import broker, topics
-from benchmarks.peers.recommenders import PEERS, Prepared
-from benchmarks.prequential import Judge, Stream, draw_targets, metrics_of
-from benchmarks.quality_data import Dataset, find_dataset
+from benchmarks.live_updater import process
+from benchmarks.live_updater.broker import broker, flush, put, topics
+from benchmarks.live_updater.process import running, stage_of, worker_status
+from benchmarks.offline_evaluation.datasets import Dataset, find_dataset
+from benchmarks.offline_evaluation.peers.recommenders import PEERS, Prepared
+from benchmarks.offline_evaluation.prequential import Judge, Stream, draw_targets, metrics_of
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.model.options import TrainerOptions
 from driftgraph.model.trainer import Trainer
-from driftgraph.snapshots.generations.keys import Keys, connect
+from driftgraph.snapshots.generations.keys import connect
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.time.durations import Duration
 from driftgraph.stream.window.heterograph import Heterograph
@@ -47,6 +47,7 @@ from driftgraph.stream.window.writer import Cut, Relation
 
 MODEL_WITHIN_S = 30.0
 LEARNED_SHARE = 0.6  # of the span, before the interval that is foretold
+DAY_MS = 24 * 3_600_000
 INTERVAL_MS = 12 * 3_600_000
 LOOK_S = 0.05
 APPEND = 40_000  # events of a batch, as a read of Kafka has them
@@ -103,16 +104,18 @@ def started(dataset: Dataset, stream: Stream) -> Figures:
         closing(connect(server.url)) as client,
     ):
         produce(stream, address, topic)
-        config = configured(Path(folder), address, topic, server.url, dataset, stream)
-        with (Path(folder) / "output.log").open("wb") as log:
-            command = [sys.executable, "-c", CODE, "run", "-c", str(config)]
-            begun_s = time.monotonic()
-            updater = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            try:
-                return waited(client, updater, Path(folder), begun_s)
-            finally:
-                updater.send_signal(signal.SIGTERM)
-                updater.wait(60)
+        config = process.write_configuration(
+            Path(folder),
+            kafka=address,
+            topic=topic,
+            redis_url=server.url,
+            relations=stream.behaviors,
+            span=f"{Duration.parse(dataset.span).ms // DAY_MS + 3}d",  # the whole file is in the window
+            capacity=1 << 20,
+        )
+        begun_s = time.monotonic()
+        with running(config) as updater:
+            return waited(client, updater, Path(folder), begun_s)
 
 
 def produce(stream: Stream, address: str, topic: str) -> None:
@@ -126,64 +129,28 @@ def produce(stream: Stream, address: str, topic: str) -> None:
     for user, item, behavior, time_ms in columns:
         name, at_ms = stream.behaviors[behavior], time_ms + moved_ms
         value = f'{{"user_id":"u{user}","item_id":"i{item}","behavior":"{name}","ts":{at_ms}}}'
-        while True:
-            try:
-                producer.produce(topic, value.encode(), str(user).encode())
-            except BufferError:
-                producer.poll(0.1)
-            else:
-                break
-    if left := producer.flush(120):
-        sys.exit(f"{left} events were not taken by the broker")
-
-
-def configured(folder: Path, address: str, topic: str, url: str, dataset: Dataset, stream: Stream) -> Path:
-    """A window that holds the whole file."""
-    path, days = folder / "driftgraph.toml", Duration.parse(dataset.span).ms // 86_400_000 + 3
-    relations = "\n".join(f"[relations.{name}]" for name in stream.behaviors)
-    path.write_text(
-        f"""
-        name = "{topic}"
-        data_dir = "{folder / "var"}"
-        [kafka]
-        bootstrap_servers = "{address}"
-        topic = "{topic}"
-        {relations}
-        [window]
-        span = "{days}d"
-        capacity = {1 << 20}
-        user_rows = {1 << 17}
-        item_rows = {1 << 17}
-        [model]
-        device = "cpu"
-        [redis]
-        url = "{url}"
-        namespace = "{NAMESPACE}"
-        """,
-        encoding="utf-8",
-    )
-    return path
+        put(producer, topic, value.encode(), str(user).encode())
+    flush(producer)
 
 
 def waited(client: redis.Redis, updater: subprocess.Popen[bytes], folder: Path, begun_s: float) -> Figures:
     """Look until a model is served."""
-    keys, first_s, by_stage, at_s = Keys(NAMESPACE), None, dict[str, float](), begun_s
-    while time.monotonic() - begun_s < READY_WITHIN_S and updater.poll() is None:
-        number = int(client.hget(keys.current, "gen") or 0)
+    first_s, by_stage, at_s = None, dict[str, float](), begun_s
+    while time.monotonic() - begun_s < process.READY_WITHIN_S and updater.poll() is None:
+        number = process.served(client)
         now_s = time.monotonic()
         stage = stage_of(worker_status(folder))
         by_stage[stage], at_s = by_stage.get(stage, 0.0) + now_s - at_s, now_s
         if number and first_s is None:
             first_s = now_s - begun_s
-        if number and client.hget(keys.of(number, "manifest"), "made_by") == b"model":
+        if number and process.is_of_model(client, number):
             return {
                 "first_lists_s": round(first_s or 0.0, 1),
                 "model_s": round(now_s - begun_s, 1),
                 "by_stage_s": {name: round(seconds, 1) for name, seconds in by_stage.items()},
             }
         time.sleep(LOOK_S)
-    said = (folder / "output.log").read_text(errors="replace")[-3_000:]
-    sys.exit(f"no model was served within {READY_WITHIN_S:g} s:\n{said}")
+    sys.exit(process.no_model(folder))
 
 
 def foretold(dataset: Dataset, stream: Stream) -> Figures:

@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import numpy as np
 import torch
 
+from benchmarks.graph_libraries.network import Library, Peer, difference
+from benchmarks.graph_stores.ours import Ours
 from benchmarks.lists import CATALOGS, rate
-from benchmarks.peers.ours import Ours
-from benchmarks.peers.training import Library, Peer, difference
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import Shop, draw
 from driftgraph.model.examples.examples import Batch, plan
@@ -204,8 +204,8 @@ def _ours(trainer: Trainer, window: Window, cut: Cut) -> Contender:
 
 
 def _peers(window: Window, cut: Cut, trainer: Trainer) -> dict[str, Peer]:
-    from benchmarks.peers.training_dgl import Dgl  # noqa: PLC0415  # not where only lists and fits are wanted
-    from benchmarks.peers.training_pyg import Pyg  # noqa: PLC0415
+    from benchmarks.graph_libraries.with_dgl import Dgl  # noqa: PLC0415  # not where only lists and fits are wanted
+    from benchmarks.graph_libraries.with_pyg import Pyg  # noqa: PLC0415
 
     libraries: dict[str, Library] = {"dgl": Dgl(window, cut), "pyg": Pyg(window, cut, trainer.options.fanout)}
     return {name: Peer(one, trainer.network, trainer.table) for name, one in libraries.items()}

@@ -28,7 +28,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
-from benchmarks.ingest import READERS, SHARED_MEMORY, Bench, broker, topics
+from benchmarks.live_updater.broker import broker, topics
+from benchmarks.live_updater.process import READERS, SHARED_MEMORY
+from benchmarks.live_updater.shop_events import fill
 from benchmarks.report import Figures, Required, at_least, finish, machine
 
 STATUS_READERS = 5
@@ -63,7 +65,7 @@ def main() -> None:
         broker(Path(folder) / "kafka") as address,
         topics(address, topic),
     ):
-        Bench(address, Path(folder), note=not given.json).fill(topic, size.events)
+        fill(address, topic, size.events)
         figures |= measured(Path(folder), address, topic, size, note=not given.json)
     finish(figures, required_of(figures), as_json=given.json)
 

@@ -29,15 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 
 import numpy as np
 
-from benchmarks import peers
-from benchmarks.measure import CHECKED, append_rates, exact_share, sampled, timed
-from benchmarks.peers import BATCH, USER, K, MissingPeer, Store
-from benchmarks.peers.ours import SPAN_MS, Ours
+from benchmarks.graph_stores.distinct import measure_distinct
+from benchmarks.graph_stores.flatness import measure_flatness
+from benchmarks.graph_stores.hubs import measure_hubs
+from benchmarks.graph_stores.measure import CHECKED, append_rates, exact_share, sampled, timed
+from benchmarks.graph_stores.ours import SPAN_MS, Ours
+from benchmarks.graph_stores.store import BATCH, USER, K, MissingPeer, Store, store_of
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 from benchmarks.traffic import START_MS, STREAM_MS, Shop, Traffic, draw, joined, made_late, seeds
-from benchmarks.window_distinct import measure_distinct
-from benchmarks.window_flat import measure_flatness
-from benchmarks.window_hub import measure_hubs
 
 PEERS = ("dgl", "torch_geometric", "tgm", "scipy", "lists")
 MILLION = 1_000_000
@@ -62,7 +61,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.scale:
-        from benchmarks.window_article import measure_article  # noqa: PLC0415  # nothing else needs it
+        from benchmarks.graph_stores.article import measure_article  # noqa: PLC0415  # nothing else needs it
 
         finish(*measure_article(), as_json=given.json)
     millions = [float(m) for m in given.events.split(",")] if given.events else []
@@ -73,7 +72,7 @@ def main() -> None:
     for size in sizes:
         figures["sizes"][str(size)] = _measure(size, names, figures, note=not given.json)
     if given.picture:
-        from benchmarks.window_picture import draw_costs  # noqa: PLC0415  # matplotlib, only if wanted
+        from benchmarks.graph_stores.picture import draw_costs  # noqa: PLC0415  # matplotlib, only if wanted
 
         draw_costs(figures["sizes"], given.picture)
     _say("hubs", note=not given.json)
@@ -98,7 +97,7 @@ def _measure(size: int, names: list[str], figures: Figures, *, note: bool) -> Fi
         _say(f"{size:,} events: {name}", note=note)
         gc.collect()
         try:
-            store = peers.store(name, shop)
+            store = store_of(name, shop)
         except MissingPeer as error:
             figures["missing"][name] = str(error)
             continue

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import typer.main
+from site_pages.rooms import columns
 
-from benchmarks.rooms_picture import columns
 from driftgraph.app.cli.main import app
 from driftgraph.app.config.settings import Settings
 
@@ -152,14 +152,12 @@ def tree() -> dict[str, str]:
 
 def folders() -> Iterator[str]:
     """Every folder that the tree has to name: a package, or a folder of tests that mirrors none."""
-    for package in PACKAGES:
+    for package in (*PACKAGES, "benchmarks"):
         yield from (
             path.parent.relative_to(ROOT).as_posix() + "/" for path in (ROOT / package).rglob("__init__.py")
         )
     yield from (
         "tests/",
-        "benchmarks/",
-        "benchmarks/peers/",
         "docs/",
         "examples/",
         "deploy/",
@@ -180,7 +178,7 @@ def test_the_tree_names_exactly_the_folders_that_there_are() -> None:
 def test_the_tree_says_of_a_folder_what_its_docstring_says() -> None:
     for path, said in tree().items():
         init = ROOT / path / "__init__.py"
-        if path.endswith("/") and path.split("/")[0] in PACKAGES:
+        if path.endswith("/") and path.split("/")[0] in (*PACKAGES, "benchmarks"):
             docstring = ast.get_docstring(ast.parse(text_of(init))) or ""
             assert said == docstring.splitlines()[0].rstrip("."), (
                 f"{init} and the tree of ARCHITECTURE.md differ"
@@ -188,7 +186,7 @@ def test_the_tree_says_of_a_folder_what_its_docstring_says() -> None:
 
 
 def test_the_picture_of_the_rooms_has_each_room() -> None:
-    """Drawn by benchmarks/rooms_picture.py; draw it again after a change of the contracts."""
+    """Drawn by ``python -m site_pages.rooms``; draw it again after a change of the contracts."""
     drawn = re.findall(r">([a-z_]+)/?</text>", text_of(ROOT / "docs" / "rooms.svg"))
     rooms = columns()
     assert sorted(drawn) == sorted(

@@ -91,7 +91,9 @@ def who_sets(key: str) -> str:
     for count in range(len(parts), 0, -1):
         if (who := WHO.get(".".join(parts[:count]))) is not None:
             return who
-    raise ValueError(f"{key} has nobody who sets it: add {parts[0]} to WHO in dev/site_pages/configuration.py")
+    raise ValueError(
+        f"{key} has nobody who sets it: add {parts[0]} to WHO in dev/site_pages/configuration.py"
+    )
 
 
 def _part(path: str, field: FieldInfo) -> Iterator[str]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from benchmarks.prequential import Stream, stream_of
+from benchmarks.offline_evaluation.prequential import Stream, stream_of
 from driftgraph.stream.arrays import F64
 
 DAY_MS = 86_400_000

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.peers.counting import Popularity, UserDecay
-from benchmarks.peers.factors import Ease, Ials
-from benchmarks.peers.recommenders import PEERS, Prepared
-from benchmarks.peers.sequences import CoVisitation, ItemKNN, Stan
-from benchmarks.prequential import Scorer, Stream
+from benchmarks.offline_evaluation.peers.counting import Popularity, UserDecay
+from benchmarks.offline_evaluation.peers.factors import Ease, Ials
+from benchmarks.offline_evaluation.peers.recommenders import PEERS, Prepared
+from benchmarks.offline_evaluation.peers.sequences import CoVisitation, ItemKNN, Stan
+from benchmarks.offline_evaluation.prequential import Scorer, Stream
 from driftgraph.stream.arrays import F64
 from tests.benchmarks import plain_peers as plain
 from tests.benchmarks.plain_peers import DAY_MS, Plain, tiny_stream
@@ -132,7 +132,7 @@ def test_ials_of_implicit_finds_two_groups(is_partial: bool) -> None:
     user = np.repeat(np.arange(40), 8)
     item = user % 2 * 10 + rng.integers(0, 10, len(user))
     time_ms = np.sort(rng.integers(DAY_MS, 10 * DAY_MS, len(user)))
-    from benchmarks.prequential import stream_of
+    from benchmarks.offline_evaluation.prequential import stream_of
 
     names = [f"u{n:02}" for n in user], [f"i{n:02}" for n in item]
     stream = stream_of(*names, ["click"] * len(user), time_ms)

@@ -8,7 +8,7 @@ from operator import eq, gt
 import numpy as np
 import pytest
 
-from benchmarks.prequential import (
+from benchmarks.offline_evaluation.prequential import (
     CLOCKS,
     Judge,
     Stream,

@@ -11,14 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.prequential import read_stream, stream_of, targets_at
+from benchmarks.offline_evaluation.bounds import bounds
+from benchmarks.offline_evaluation.figures import OURS, set_figures, sliced, slices_of
+from benchmarks.offline_evaluation.planted_drift import Oracle, drift_figures, planted
+from benchmarks.offline_evaluation.prequential import read_stream, stream_of, targets_at
+from benchmarks.offline_evaluation.product import (
+    Replay,
+    mean_named,
+    parts_of,
+    ranked,
+    retrained,
+    write_events,
+)
+from benchmarks.offline_evaluation.tuning import Spans
 from benchmarks.quality import choose_targets, ranks_of_ours
-from benchmarks.quality_bounds import bounds
-from benchmarks.quality_drift import Oracle, drift_figures, planted
-from benchmarks.quality_peers import Spans
 from benchmarks.quality_picture import draw, rows_of, table
-from benchmarks.quality_product import Replay, mean_named, parts_of, ranked, retrained, write_events
-from benchmarks.quality_table import OURS, set_figures, sliced, slices_of
 from driftgraph.app.demo.shop import ShopOptions
 from tests.benchmarks.plain_peers import DAY_MS, tiny_stream
 

@@ -10,8 +10,8 @@ import torch
 
 pytest.importorskip("dgl", reason="DGL 1.1.3 has wheels for Python 3.11 and older only")
 
-from benchmarks.peers.training import Library, Peer, difference
-from benchmarks.peers.training_dgl import Dgl
+from benchmarks.graph_libraries.network import Library, Peer, difference
+from benchmarks.graph_libraries.with_dgl import Dgl
 from driftgraph.model.examples.examples import plan
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.window.adjacency import ITEM, USER
@@ -41,7 +41,7 @@ def library(name: str, window: Window, trainer: Trainer) -> Library:
     if name == "dgl":
         return Dgl(window, window.cut())
     pytest.importorskip("torch_geometric", reason="the extra bench brings PyG; the benchmark holds it, too")
-    from benchmarks.peers.training_pyg import Pyg
+    from benchmarks.graph_libraries.with_pyg import Pyg
 
     return Pyg(window, window.cut(), trainer.options.fanout)
 

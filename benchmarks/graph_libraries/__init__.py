@@ -1,0 +1,1 @@
+"""The product's network in DGL and in PyG, for ``benchmarks/train.py``."""

@@ -1,0 +1,1 @@
+"""The recommenders that the product is compared with, written apart from its code."""
