@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.live.catch_up import CatchUp
 from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
 from driftgraph.stream.kafka.offsets import OutOfRange
@@ -61,8 +62,7 @@ class AttributeFeed:
             batch_max=BATCH_MAX,
         )
         self._source = KafkaSource(options, self._records, clock, start=start, topic_ids=topic_ids)
-        self._ends: dict[str, int] | None = None  # where the topics ended at the start, once it is known
-        self._full = False
+        self._catch_up = CatchUp(self._source)
         self._told = set[tuple[str, str]]()  # what is wrong with which topic
         for topic in self.said_by:
             _tell_faults(settings, topic)
@@ -82,19 +82,7 @@ class AttributeFeed:
     @property
     def is_full(self) -> bool:
         """Whether all records that the topics had at the start are taken."""
-        position = self._source.position()
-        if self._ends is None and not self._source.caught_up:
-            lag = self._source.lag()
-            if len(lag) < len(position):
-                return False  # the broker tells an end with its first answer for a partition
-            self._ends = {part: offset + lag[part] for part, offset in position.items()}
-        ends = self._ends or {}
-        self._full = (
-            self._full
-            or self._source.caught_up
-            or (self._ends is not None and all(position.get(part, end) >= end for part, end in ends.items()))
-        )
-        return self._full
+        return self._catch_up.look()
 
     @property
     def position(self) -> Position:

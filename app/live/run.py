@@ -31,6 +31,7 @@ from driftgraph.app.console.stopping import reloading, stopping
 from driftgraph.app.live import former_window
 from driftgraph.app.live.attribute_feed import AttributeFeed
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.ingestion import Ingestion
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
@@ -123,19 +124,17 @@ def run(
         feed = _feed(stack, settings, ingest, state, erasures, clock)
         watermark.assign(source.partitions)
         writer = WindowCheckpoints(root, graph, _stream(settings), found, events_anew=events_anew)
-        checkpoints = CheckpointTimer(
-            writer, [letters.queue, erasures.queue], settings.checkpoint.every.ms, clock
-        )
+        ingestion = Ingestion(source, ingest, letters, erasures, feed)
+        checkpoints = CheckpointTimer(writer, ingestion.outgoing, settings.checkpoint.every.ms, clock)
         worker = Supervisor(settings, window_folder(settings), lease.owner, clock)
         stack.callback(worker.stop)
         _collect_less()
         reload.takers += [partial(_take_over, ingest, checkpoints), worker.reload, port.reload]
         updater = Updater(
-            settings, source, ingest, letters, erasures, checkpoints, lease, worker, clock, progress, feed,
-            reload,
-        )  # fmt: skip
+            settings, ingestion, checkpoints, lease, worker, reload, clock=clock, progress=progress
+        )
         updater.run(stop)
-        return updater.warnings()
+        return list(ingestion.warnings())
 
 
 def _watermark(settings: Settings, clock: Clock, state: State | None, *, was_away: bool) -> Watermark:

@@ -16,8 +16,10 @@ import pytest
 from driftgraph.app.config.builders import watermark_rules, window_relations
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.live import updater as updater_module
+from driftgraph.app.live import status_file
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.ingestion import Ingestion
+from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.app.live.updater import POLL_S, Updater
 from driftgraph.snapshots.checkpoints import checkpoint
@@ -125,7 +127,9 @@ def ran(
     )
     lease = cast(Lease, SimpleNamespace(held=True, check=lambda: None, status=lambda: {}))
     shown = progress or NoProgress()
-    updater = Updater(settings, kafka, ingest, letters, erasures, checkpoints, lease, worker, clock, shown)
+    ingestion = Ingestion(kafka, ingest, letters, erasures)
+    reload = Reload(settings, lambda: settings, clock)
+    updater = Updater(settings, ingestion, checkpoints, lease, worker, reload, clock=clock, progress=shown)
     updater.run(threading.Event())
     erasures.close()
     letters.close()
@@ -238,7 +242,7 @@ def test_a_worker_that_keeps_failing_is_the_state_of_the_updater(
 ) -> None:
     """While it runs; ingestion goes on."""
     written: list[dict[str, Any]] = []
-    monkeypatch.setattr(updater_module, "write_json", lambda _, status: written.append(status))
+    monkeypatch.setattr(status_file, "write_json", lambda _, status: written.append(status))
     why = "the worker failed 2 times in a row, last: no memory"
     monkeypatch.setattr(Supervisor, "trouble", property(lambda _: why))
     (tmp_path / "status").mkdir()
