@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.live.catch_up import CatchUp
 from driftgraph.stream.attributes.attributes import Attributes
 from driftgraph.stream.ingest.erased_users import ErasedUsers
+from driftgraph.stream.kafka.ends import EndsAtStart
 from driftgraph.stream.kafka.offsets import OutOfRange
 from driftgraph.stream.kafka.retention import catalog_fault
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
@@ -62,7 +62,7 @@ class AttributeFeed:
             batch_max=BATCH_MAX,
         )
         self._source = KafkaSource(options, self._records, clock, start=start, topic_ids=topic_ids)
-        self._catch_up = CatchUp(self._source)
+        self._ends = EndsAtStart(self._source)
         self._told = set[tuple[str, str]]()  # what is wrong with which topic
         for topic in self.said_by:
             _tell_faults(settings, topic)
@@ -82,7 +82,7 @@ class AttributeFeed:
     @property
     def is_full(self) -> bool:
         """Whether all records that the topics had at the start are taken."""
-        return self._catch_up.look()
+        return self._ends.are_reached
 
     @property
     def position(self) -> Position:

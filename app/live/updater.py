@@ -16,7 +16,6 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_text import first_fit_of
 from driftgraph.app.live.backpressure import Backpressure
-from driftgraph.app.live.catch_up import CatchUp
 from driftgraph.app.live.checkpoint_timer import CheckpointTimer
 from driftgraph.app.live.ingest_log import IngestLog
 from driftgraph.app.live.ingestion import Ingestion
@@ -27,6 +26,7 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.lease import Lease
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.events import Decoded
+from driftgraph.stream.kafka.ends import EndsAtStart
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock
 
@@ -65,7 +65,7 @@ class Updater:
         self._backpressure = Backpressure(ingestion.source, ingestion.outgoing)
         self._log = IngestLog(ingestion)
         self._status = StatusFile(settings.data_dir, clock)
-        self._catch_up = CatchUp(ingestion.source)
+        self._ends = EndsAtStart(ingestion.source)
         self._trainer_folder = trainer_folder(settings.data_dir)
         self._has_model = False  # once it is seen on disk
         self._alignment_ms = settings.time.alignment.ms
@@ -124,16 +124,16 @@ class Updater:
 
     def _fill(self, read_count: int) -> None:
         """Show the progress of the start. It is over when all events that the topic had then are applied."""
-        was_known = self._catch_up.ends is not None
-        caught_up = self._catch_up.look()
+        was_known = self._ends.known is not None
+        are_reached = self._ends.are_reached
         if was_known:
             self._progress.advance(read_count)
-        elif self._catch_up.ends is not None:
+        elif self._ends.known is not None:
             read = self._ingest.counts.read
-            left = sum(self._catch_up.ends.values()) - sum(self._source.position().values())
+            left = sum(self._ends.known.values()) - sum(self._source.position().values())
             self._progress.start("filling the window", total=read + left)
             self._progress.advance(read)
-        if caught_up and (self._feed is None or self._feed.is_full):
+        if are_reached and (self._feed is None or self._feed.is_full):
             self._full = True
             self._progress.note(self._said("the window is full"))
             if waiting := self._first_fit():

@@ -130,8 +130,8 @@ class GenerationRefresh:
 
     def again(self, users: Sequence[str], moment: Moment) -> None:
         """Let these users wait, as far as the window has them. O(window)."""
-        rows, wanted = np.arange(len(moment.versions[USER]), dtype=np.uint32), set(users)
-        rows = rows[[name in wanted for name in self._graph.names(USER, rows, moment)]]
+        known = {row for row in self._graph.rows_of(USER, users, moment) if row is not None}
+        rows = np.array(sorted(known), np.uint32)
         if len(rows):
             events = self._graph.edges.events(moment.cut)
             mine = np.isin(events.user, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from driftgraph.app.live.catch_up import CatchUp
+from driftgraph.stream.kafka.ends import EndsAtStart
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.sources.source import Position
 
@@ -22,31 +22,31 @@ class Source:
         return self.ahead
 
 
-def looked_at(source: Source) -> CatchUp:
-    return CatchUp(cast(KafkaSource, source))
+def ends_of(source: Source) -> EndsAtStart:
+    return EndsAtStart(cast(KafkaSource, source))
 
 
 def test_it_is_over_at_the_ends_of_the_start_and_not_at_those_of_now() -> None:
     source = Source({"a[0]": 3, "a[1]": 0}, {"a[0]": 2, "a[1]": 1})
-    catch_up = looked_at(source)
-    assert not catch_up.look()
-    assert catch_up.ends == {"a[0]": 5, "a[1]": 1}
+    ends = ends_of(source)
+    assert not ends.are_reached
+    assert ends.known == {"a[0]": 5, "a[1]": 1}
     source.at, source.ahead = {"a[0]": 5, "a[1]": 0}, {"a[0]": 90, "a[1]": 1}
-    assert not catch_up.look(), "a partition is behind"
+    assert not ends.are_reached, "a partition is behind"
     source.at["a[1]"] = 1
-    assert catch_up.look()
+    assert ends.are_reached
     source.at = {"a[0]": 0, "a[1]": 0}
-    assert catch_up.look(), "it stays over"
+    assert ends.are_reached, "it stays over"
 
 
 def test_no_end_is_known_before_the_broker_has_told_one_of_each_partition() -> None:
     source = Source({"a[0]": 0, "a[1]": 0}, {"a[0]": 0})
-    catch_up = looked_at(source)
-    assert not catch_up.look()
-    assert catch_up.ends is None
+    ends = ends_of(source)
+    assert not ends.are_reached
+    assert ends.known is None
     source.ahead["a[1]"] = 0
-    assert catch_up.look(), "empty partitions have nothing to read"
+    assert ends.are_reached, "empty partitions have nothing to read"
 
 
 def test_a_source_that_has_caught_up_needs_no_ends() -> None:
-    assert looked_at(Source({"a[0]": 7}, {}, caught_up=True)).look()
+    assert ends_of(Source({"a[0]": 7}, {}, caught_up=True)).are_reached
