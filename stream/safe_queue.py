@@ -1,8 +1,8 @@
 """A queue and a thread that make things safe before a position passes them, so that ingestion never waits.
 
     [SafeQueue.put] ──► queue in memory ──► thread ──► make_safe(batch), until it succeeds ──► safe
-         │ full: the updater pauses the source and goes on polling (app/live/backpressure.py)
-         └ put_count, safe_count: a checkpoint waits for them (app/live/checkpoint_timer.py)
+         │ full: the updater pauses the source and goes on polling (app/live/loop/backpressure.py)
+         └ put_count, safe_count: a checkpoint waits for them (app/live/loop/checkpoint_timer.py)
 
 Dead letters wait in one (dead_letters/outgoing.py), requests to erase in another (snapshots/erasures.py).
 """

@@ -23,7 +23,7 @@ def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
     nothing failed, with 1 otherwise.
     """
     settings = read_settings(ctx, config)
-    from driftgraph.app.commands.doctor import examine
+    from driftgraph.app.commands.doctor.checks import examine
 
     findings = examine(settings)
     print_result(as_json, findings.to_json(), print_findings)

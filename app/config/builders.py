@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
-from driftgraph.app.config.events import MAPPED
 from driftgraph.app.config.formats import event_rules, file_decoder, ignored_behaviors
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.events import MAPPED
 from driftgraph.model.options import ListLengths, TrainerOptions
 from driftgraph.snapshots.generations.lease import LeaseClient, impatient
 from driftgraph.snapshots.generations.store import GenerationStore

@@ -13,8 +13,8 @@ from typing import Any
 
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.builders import window_relations
-from driftgraph.app.config.sections import ENV_PREFIX
 from driftgraph.app.config.settings import ENVIRONMENT, Tree, faults_in, has_key, load, sources_of
+from driftgraph.app.config.tables.sections import ENV_PREFIX
 from driftgraph.app.config.text import key_of, shown
 from driftgraph.stream.errors import DriftgraphError
 

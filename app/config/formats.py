@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from driftgraph.app.config.events import FILES_ONLY, KAFKA_ONLY, EventSettings
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.events import FILES_ONLY, KAFKA_ONLY, EventSettings
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.events import Rejected
 from driftgraph.stream.formats import JSON_NAMES

@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from driftgraph.app.config.dead_letters import DeadLetterSettings
-from driftgraph.app.config.events import EventSettings
-from driftgraph.app.config.faust import FaustSettings
-from driftgraph.app.config.model import FitSettings, ModelSettings
-from driftgraph.app.config.sections import (
+from driftgraph.app.config.tables.dead_letters import DeadLetterSettings
+from driftgraph.app.config.tables.events import EventSettings
+from driftgraph.app.config.tables.faust import FaustSettings
+from driftgraph.app.config.tables.model import FitSettings, ModelSettings
+from driftgraph.app.config.tables.sections import (
     ENV_PREFIX,
     SECRET_OPTION,
     CheckpointSettings,
@@ -34,10 +34,10 @@ from driftgraph.app.config.sections import (
     TimeSettings,
     WindowSettings,
 )
-from driftgraph.app.config.telemetry import LogSettings, TelemetrySettings
-from driftgraph.app.config.values import NameField, PathField, dotted
+from driftgraph.app.config.tables.telemetry import LogSettings, TelemetrySettings
+from driftgraph.app.config.tables.values import NameField, PathField, dotted
+from driftgraph.app.config.tables.web import WebSettings
 from driftgraph.app.config.variables import closest, read_variables, secret_files
-from driftgraph.app.config.web import WebSettings
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 

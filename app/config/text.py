@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from driftgraph.app.config.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.app.config.settings import FILE_NAME, Settings
+from driftgraph.app.config.tables.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.stream.addresses import public_url, secrets_in
 
 WIDTH = 100  # of a comment line

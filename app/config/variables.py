@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.sources.utils import parse_env_vars
 
-from driftgraph.app.config.sections import ENV_PREFIX
+from driftgraph.app.config.tables.sections import ENV_PREFIX
 from driftgraph.stream.errors import ConfigError
 
 SECRETS_DIR: Final = (

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told, write_json
 from driftgraph.app.console.worker_socket import answering
-from driftgraph.app.live.ingest_status import ingest_status
+from driftgraph.app.live.loop.ingest_status import ingest_status
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training.lockstep import Lockstep
 from driftgraph.app.training.user_answers import UserAnswers

@@ -29,13 +29,13 @@ from driftgraph.app.console import logs
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.stopping import reloading, stopping
 from driftgraph.app.live import former_window
-from driftgraph.app.live.attribute_feed import AttributeFeed
-from driftgraph.app.live.checkpoint_timer import CheckpointTimer
-from driftgraph.app.live.ingestion import Ingestion
+from driftgraph.app.live.loop.attribute_feed import AttributeFeed
+from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.ingestion import Ingestion
+from driftgraph.app.live.loop.updater import Updater
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.standby import Standby
 from driftgraph.app.live.supervisor import Supervisor
-from driftgraph.app.live.updater import Updater
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training import tracing
 from driftgraph.app.training.erase_pending import erasures_folder, users_of

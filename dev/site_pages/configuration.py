@@ -18,8 +18,8 @@ import annotated_types
 from pydantic import AwareDatetime, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from driftgraph.app.config.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.sections import ENV_PREFIX, RelationSettings, Section
 from driftgraph.app.config.text import toml_of
 from driftgraph.stream.time.durations import Duration
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from driftgraph.app.commands.doctor import EVENT_BYTES, HEAD_BYTES
+from driftgraph.app.commands.doctor.checks import EVENT_BYTES, HEAD_BYTES
 from driftgraph.app.config.settings import Settings
 
 OWNER_BYTES: Final = 4  # of a row: which node it is of

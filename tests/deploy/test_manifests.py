@@ -16,7 +16,8 @@ import yaml
 
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.config.variables import SECRETS_DIR
-from driftgraph.app.live import checkpoint_timer, supervisor, web_process
+from driftgraph.app.live import supervisor, web_process
+from driftgraph.app.live.loop import checkpoint_timer
 from driftgraph.app.web.openapi import ROUTES
 from driftgraph.snapshots.generations.keys import CALL_FAILS_WITHIN_S
 from driftgraph.stream import safe_queue

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.doctor.checks import examine
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.commands.findings import State
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.snapshots.generations.keys import Keys, connect
 from driftgraph.snapshots.reader import EmbeddingReader

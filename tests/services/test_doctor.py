@@ -7,8 +7,8 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from driftgraph.app.commands.doctor import examine
-from driftgraph.app.commands.findings import State
+from driftgraph.app.commands.doctor.checks import examine
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.config.settings import load
 from driftgraph.stream.time.clock import SystemClock
 from tests.kafka_brokers import produce

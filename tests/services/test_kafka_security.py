@@ -18,10 +18,10 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 
-from driftgraph.app.commands import doctor as doctor_module
-from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.doctor import checks as doctor_module
+from driftgraph.app.commands.doctor.checks import examine
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.commands.findings import State
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import run as live_module
 from driftgraph.stream.errors import DriftgraphError, SourceError

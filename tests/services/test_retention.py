@@ -11,9 +11,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from driftgraph.app.commands import doctor as doctor_module
-from driftgraph.app.commands.doctor import examine
-from driftgraph.app.commands.findings import State
+from driftgraph.app.commands.doctor import checks as doctor_module
+from driftgraph.app.commands.doctor.checks import examine
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.config.letter_place import letter_box, letter_place
 from driftgraph.app.config.settings import load
 from driftgraph.stream.kafka.topics import ensure_topic, topic_rules

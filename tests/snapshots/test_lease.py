@@ -12,8 +12,8 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.builders import lease_name
-from driftgraph.app.config.sections import KafkaSettings
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.sections import KafkaSettings
 from driftgraph.snapshots.generations.keys import StaleWorkerError, StoreError, connect
 from driftgraph.snapshots.generations.lease import (
     Holder,

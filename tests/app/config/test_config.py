@@ -19,9 +19,9 @@ from driftgraph.app.config.builders import (
     trainer_options,
     window_relations,
 )
-from driftgraph.app.config.model import ModelSettings
-from driftgraph.app.config.sections import Section
 from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.config.tables.model import ModelSettings
+from driftgraph.app.config.tables.sections import Section
 from driftgraph.app.config.text import STARTER_RELATIONS, shown, starter_file, toml_of
 from driftgraph.model.options import TrainerOptions
 from driftgraph.stream.errors import ConfigError

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from driftgraph.app.config.builders import file_options, trainer_options, watermark_rules, window_relations
-from driftgraph.app.config.sections import Section
 from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.config.tables.sections import Section
 from driftgraph.app.config.text import shown, toml_of
 from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.errors import ConfigError

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 import redis
 
-from driftgraph.app.commands import doctor
+from driftgraph.app.commands.doctor import checks
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.commands.findings import State
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.builders import lease_client, trainer_options
 from driftgraph.app.config.saved_model import OtherModelError
@@ -173,7 +173,7 @@ def test_a_class_that_cannot_be_used_is_refused_by_run_and_named_by_doctor(
     with pytest.raises(ConfigError) as refused:
         run(settings, progress=cast(Any, None), clock=ManualClock(0))
     assert str(refused.value).startswith(words)
-    found = doctor._guarded("device", lambda: doctor._device(settings))
+    found = checks._guarded("device", lambda: checks._device(settings))
     assert found[-1].state is State.FAIL
     assert found[-1].detail.startswith(words)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.app.live.backpressure import Backpressure
+from driftgraph.app.live.loop.backpressure import Backpressure
 from driftgraph.stream import safe_queue
 from driftgraph.stream.dead_letters import outgoing
 from driftgraph.stream.dead_letters.letters import DeadLetterError

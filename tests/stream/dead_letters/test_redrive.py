@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftgraph.app.config.events import EventSettings
 from driftgraph.app.config.formats import time_counts
+from driftgraph.app.config.tables.events import EventSettings
 from driftgraph.stream.dead_letters import redrive
 from driftgraph.stream.dead_letters.files import FileDeadLetters, FileLetterBox
 from driftgraph.stream.dead_letters.letters import DeadLetterError, Letter, LetterBox

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.live.backpressure import Backpressure
+from driftgraph.app.live.loop.backpressure import Backpressure
 from driftgraph.app.training.erase_pending import erase_letters, users_of
 from driftgraph.snapshots import erasures as erasures_module
 from driftgraph.snapshots.erasures import (

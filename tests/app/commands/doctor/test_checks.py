@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from driftgraph.app.cli.main import app
-from driftgraph.app.commands.doctor import (
+from driftgraph.app.commands.doctor.checks import (
     EVENT_BYTES,
     HEAD_BYTES,
     HEADROOM,
@@ -20,9 +20,9 @@ from driftgraph.app.commands.doctor import (
     examine,
     needs_of,
 )
-from driftgraph.app.commands.findings import Check, State
-from driftgraph.app.config.model import FitSettings
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.model import FitSettings
 from driftgraph.stream.time.durations import Duration
 from driftgraph.stream.window.writer import Relation
 

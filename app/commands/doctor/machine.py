@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.letter_place import letters_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.status_files import told

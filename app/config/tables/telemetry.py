@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from driftgraph.app.config.sections import Section
+from driftgraph.app.config.tables.sections import Section
 from driftgraph.stream.addresses import fault_of
 
 

@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from driftgraph.app.config import values
-from driftgraph.app.config.values import PathField
+from driftgraph.app.config.tables import values
+from driftgraph.app.config.tables.values import PathField
 from driftgraph.model.options import LIST_LENGTH_MAX, ListLengths
 from driftgraph.stream.addresses import public_url
 from driftgraph.stream.time.durations import Duration, DurationField, PositiveDurationField

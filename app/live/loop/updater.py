@@ -15,12 +15,12 @@ from driftgraph.app.config.saved_model import trainer_folder
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_text import first_fit_of
-from driftgraph.app.live.backpressure import Backpressure
-from driftgraph.app.live.checkpoint_timer import CheckpointTimer
-from driftgraph.app.live.ingest_log import IngestLog
-from driftgraph.app.live.ingestion import Ingestion
+from driftgraph.app.live.loop.backpressure import Backpressure
+from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.ingest_log import IngestLog
+from driftgraph.app.live.loop.ingestion import Ingestion
+from driftgraph.app.live.loop.status_file import StatusFile
 from driftgraph.app.live.reload import Reload
-from driftgraph.app.live.status_file import StatusFile
 from driftgraph.app.live.supervisor import Supervisor
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.lease import Lease

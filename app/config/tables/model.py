@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
-from driftgraph.app.config.sections import Section
+from driftgraph.app.config.tables.sections import Section
 from driftgraph.model.options import LIMITS, NEGATIVES, NEGATIVES_MAX, NEGATIVES_OTHERS, TrainerOptions
 from driftgraph.stream.time.durations import Duration, PositiveDurationField, positive_duration
 

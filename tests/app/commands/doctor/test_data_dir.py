@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from driftgraph.app.commands.doctor_data_dir import data_dir_checks, event_ids
-from driftgraph.app.config.sections import DeduplicationSettings
+from driftgraph.app.commands.doctor.data_dir import data_dir_checks, event_ids
 from driftgraph.app.config.settings import Settings, load
+from driftgraph.app.config.tables.sections import DeduplicationSettings
 from driftgraph.app.console.status_files import write_json
 from tests import volumes
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from driftgraph.app.commands.doctor_clock import oldest_time
-from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.commands.doctor.clock import oldest_time
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.commands.validate import offsets_at
 from driftgraph.app.config.attribute_tables import topic_attributes
 from driftgraph.app.config.builders import window_relations

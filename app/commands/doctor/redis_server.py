@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import redis
 
-from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.builders import generation_store, lease_client, lease_name
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.output import time_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from driftgraph.app.console.status_text import deduplication_of
-from driftgraph.app.live.ingestion import Ingestion
+from driftgraph.app.live.loop.ingestion import Ingestion
 from driftgraph.stream.outage_log import OutageLog
 
 WARN_EVENTS_MIN = 1_000  # before a warning in the log, which cannot be taken back as in the status

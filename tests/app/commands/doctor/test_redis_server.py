@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from driftgraph.app.commands.doctor_redis import CONVENIENCES, redis_checks
+from driftgraph.app.commands.doctor.findings import Check, State
+from driftgraph.app.commands.doctor.redis_server import CONVENIENCES, redis_checks
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
-from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations import rights
 from driftgraph.snapshots.generations.keys import (

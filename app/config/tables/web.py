@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from driftgraph.app.config.sections import ENV_PREFIX, Section
+from driftgraph.app.config.tables.sections import ENV_PREFIX, Section
 
 OFF = "off"
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(\d{1,5})")

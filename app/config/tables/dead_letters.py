@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from driftgraph.app.config.sections import Section
+from driftgraph.app.config.tables.sections import Section
 
 
 class DeadLetterSettings(Section):

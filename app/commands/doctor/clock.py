@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations.keys import Keys, StoreError, connect, redis_errors
 from driftgraph.snapshots.generations.topologies import server_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.live.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, CheckpointError
 from driftgraph.snapshots.checkpoints.window import Snapshot, WindowCheckpoints
 from driftgraph.stream.ingest.dedupe import Deduplicator

@@ -16,12 +16,12 @@ import pytest
 from driftgraph.app.config.builders import watermark_rules, window_relations
 from driftgraph.app.config.settings import load
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.live import status_file
-from driftgraph.app.live.checkpoint_timer import CheckpointTimer
-from driftgraph.app.live.ingestion import Ingestion
+from driftgraph.app.live.loop import status_file
+from driftgraph.app.live.loop.checkpoint_timer import CheckpointTimer
+from driftgraph.app.live.loop.ingestion import Ingestion
+from driftgraph.app.live.loop.updater import POLL_S, Updater
 from driftgraph.app.live.reload import Reload
 from driftgraph.app.live.supervisor import Supervisor
-from driftgraph.app.live.updater import POLL_S, Updater
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from driftgraph.app.live import start_status, status_file
-from driftgraph.app.live.status_file import StatusFile
+from driftgraph.app.live import start_status
+from driftgraph.app.live.loop import status_file
+from driftgraph.app.live.loop.status_file import StatusFile
 from driftgraph.stream.time.clock import ManualClock
 
 NOW_MS = 1_783_000_000_000

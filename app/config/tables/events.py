@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from driftgraph.app.config.attributes import AttributeSettings
-from driftgraph.app.config.sections import ENV_PREFIX, Section
-from driftgraph.app.config.values import PathField
+from driftgraph.app.config.tables.attributes import AttributeSettings
+from driftgraph.app.config.tables.sections import ENV_PREFIX, Section
+from driftgraph.app.config.tables.values import PathField
 from driftgraph.stream.addresses import fault_of
 from driftgraph.stream.formats.field_mapping import EventMapping, MappingError, Value
 from driftgraph.stream.formats.paths import Condition, steps_of

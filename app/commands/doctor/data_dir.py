@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from driftgraph.app.commands.findings import Check, State
-from driftgraph.app.config.sections import DeduplicationSettings
+from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.settings import Settings
+from driftgraph.app.config.tables.sections import DeduplicationSettings
 from driftgraph.app.console.status_files import told
 from driftgraph.app.console.status_text import checkpoint_of, deduplication_of, span_of
 from driftgraph.stream import disk

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from driftgraph.app.config.sections import Section
+from driftgraph.app.config.tables.sections import Section
 from driftgraph.stream.time.durations import Duration, PositiveDurationField
 
 _WEB = re.compile(r"[^\s:/]+:(\d{1,5})")

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from driftgraph.app.config.sections import Section
-from driftgraph.app.config.values import PathField
+from driftgraph.app.config.tables.sections import Section
+from driftgraph.app.config.tables.values import PathField
 from driftgraph.stream.attributes.attributes import AttributeFields
 from driftgraph.stream.attributes.fields import FIELDS_MAX, KINDS
 from driftgraph.stream.attributes.fields import Field as Attribute

@@ -1,4 +1,4 @@
-"""The checks of ``driftgraph doctor``: whether configuration, services and machine suffice for a run.
+"""All checks of ``driftgraph doctor`` in their order; other files of this folder have a subject each.
 
     settings ──► Kafka, a sample of events, the window's memory, Redis ──► [Check …], what each relation needs
 
@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from driftgraph.app.commands.doctor_attributes import attribute_topic_checks
-from driftgraph.app.commands.doctor_clock import record_clock, redis_clock
-from driftgraph.app.commands.doctor_data_dir import data_dir_checks, event_ids, ids_needed
-from driftgraph.app.commands.doctor_machine import Needed, machine_checks
-from driftgraph.app.commands.doctor_redis import redis_checks
-from driftgraph.app.commands.findings import Check, State
+from driftgraph.app.commands.doctor.attributes import attribute_topic_checks
+from driftgraph.app.commands.doctor.clock import record_clock, redis_clock
+from driftgraph.app.commands.doctor.data_dir import data_dir_checks, event_ids, ids_needed
+from driftgraph.app.commands.doctor.findings import Check, State
+from driftgraph.app.commands.doctor.machine import Needed, machine_checks
+from driftgraph.app.commands.doctor.redis_server import redis_checks
 from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.attribute_tables import check_files

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from driftgraph.app.live.attribute_feed import AttributeFeed
-from driftgraph.app.live.ingest_status import ingest_status
+from driftgraph.app.live.loop.attribute_feed import AttributeFeed
+from driftgraph.app.live.loop.ingest_status import ingest_status
 from driftgraph.snapshots.checkpoints.window import Snapshot
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.stream.dead_letters.outgoing import Outbox

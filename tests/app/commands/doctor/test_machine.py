@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from driftgraph.app.commands import doctor_machine
-from driftgraph.app.commands.doctor_clock import record_skew, redis_clock, redis_skew
-from driftgraph.app.commands.doctor_machine import (
+from driftgraph.app.commands.doctor import machine
+from driftgraph.app.commands.doctor.clock import record_skew, redis_clock, redis_skew
+from driftgraph.app.commands.doctor.findings import Check, State
+from driftgraph.app.commands.doctor.machine import (
     PROCESSES_BYTES,
     Needed,
     disk_space,
@@ -23,7 +24,6 @@ from driftgraph.app.commands.doctor_machine import (
     versions,
 )
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.commands.findings import Check, State
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.console.status_files import write_json
 from driftgraph.stream.time.clock import SystemClock
@@ -130,7 +130,7 @@ def test_a_window_in_shared_memory(
     mounts = tmp_path / "mounts"
     mounts.write_text(f"none / overlay rw 0 0\nnone {tmp_path} {kind} rw 0 0\nnone /elsewhere tmpfs rw 0 0\n")
     monkeypatch.setattr(
-        doctor_machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(total=size))
+        machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(total=size))
     )
     found = list(shared_memory(tmp_path / "not" / "there", GB, mounts))
     assert [check.state for check in found] == states
@@ -151,7 +151,7 @@ def test_what_grows_in_data_dir_is_held_against_its_disk(
     letters.mkdir()
     (letters / "dead-letters-000001.jsonl").write_bytes(bytes(100_000))
     monkeypatch.setattr(
-        doctor_machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=free))
+        machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=free))
     )
     check = disk_space(settings(tmp_path), Needed(GB, 0, 1))
     assert check.state is state, check
@@ -169,7 +169,7 @@ def test_a_checkpoint_that_is_there_is_measured_and_its_links_count_once(tmp_pat
         else:
             file.hardlink_to(tmp_path / "checkpoints" / "1" / "stretch")
     assert "checkpoints of 0.03 GB" in disk_space(settings(tmp_path), NOTHING).detail
-    assert 30_000_000 <= doctor_machine._bytes_in(tmp_path / "checkpoints") < 31_000_000
+    assert 30_000_000 <= machine._bytes_in(tmp_path / "checkpoints") < 31_000_000
 
 
 def test_the_limit_of_open_files(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, dgl: str | None, backend: str, state: State
 ) -> None:
     monkeypatch.setattr("platform.python_version", lambda: python)
-    monkeypatch.setattr(doctor_machine, "_version", lambda _: dgl)
+    monkeypatch.setattr(machine, "_version", lambda _: dgl)
     check: Check = versions(settings(tmp_path, model={"backend": backend, "custom": "a:B"}))
     assert check.state is state

@@ -1,0 +1,1 @@
+"""The checks of ``driftgraph doctor``: whether configuration, services and machine suffice for a run."""

@@ -1,0 +1,1 @@
+"""Every table of driftgraph.toml: its keys with their types, limits, defaults and descriptions."""
