@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on volumes that differ: links, locks, room, renames, fsync.
+"""Writes files whole or not at all, also on volumes that lack links, locks, renames in place or fsync.
 
     checkpoints, erasures, dead letters, window, status ──► [written_whole, link_or_copy, lock, …] ──► volume
 

@@ -1,9 +1,9 @@
-"""The folder that a window had before ``window.dir`` was changed: its files go, as nobody reads them again.
+"""Removes the window from the folder that it had before ``window.dir`` was changed.
 
-run, once its window is made ──► [leave] ──► the files of the folder before are removed, and it is said
+run, once its window is made ──► [leave] ──► the former folder loses its files, and the progress says so
 
-A window is filled from a checkpoint or the topic at every start. What is left in a former folder is room on
-a disk, or in the memory behind /dev/shm.
+Every start fills the window from a checkpoint or the topic, so nobody reads the former files. They only take
+room on a disk, or in the memory behind /dev/shm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a start says before it is an updater, and why it ended if it could not become one.
+"""The status of a process that starts, until it works as an updater, and the reason if the start fails.
 
 driftgraph run ──► [starting] ──► data_dir/status/start.json ──► troubles ──► /readyz, status
 

@@ -1,4 +1,4 @@
-"""Texts that say why a worker ended: for the log, the status file and ``driftgraph status``."""
+"""Sentences about why a worker ended: for the log, the status file and ``driftgraph status``."""
 
 from __future__ import annotations
 

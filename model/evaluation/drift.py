@@ -1,4 +1,4 @@
-"""Drift: which users, items and behaviors moved since the generation before, and how older ones do today.
+"""Drift: which users, items and behaviors moved since the generation before, and how good older ones are.
 
     Trainer.fit, accepted ──► [drift_of] ──► Drift ──► manifest, report
     Trainer.fit, accepted ──► [stability_of] ──► Stability ──► FitReport

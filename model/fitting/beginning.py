@@ -4,8 +4,8 @@
     Trainer.fit, a full retrain ──► [drawn_rows] ──► ItemTable ──► training ──► the gate
     Trainer.evaluate ──► [anew_vectors] ──► scorer ``started_anew`` ──► [Behind] ──► may the fit begin so?
 
-Training from random rows takes days to come to where linear algebra is in seconds, and training at full rates
-from there ruins it (docs/LOG.md).
+Linear algebra finds in seconds what training from random rows finds in days of steps. Training at full rates
+from that point makes it worse (docs/LOG.md).
 """
 
 from __future__ import annotations

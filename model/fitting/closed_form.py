@@ -1,4 +1,4 @@
-"""Item vectors in closed form: factors of the window's (user, item) pairs, and what makes a user of them.
+"""Item vectors in closed form: factors of the window's (user, item) pairs, and users from their items.
 
     events of the window ──► [ClosedForm.of] ──► the start of a model, a scorer beside it
 

@@ -1,4 +1,4 @@
-"""What a fit says while it runs, and what it did.
+"""The report of a fit, and the progress that it tells while it runs.
 
 Trainer.fit ──► [OnStep] ──► whoever waits
             └─► [FitReport] ──► report of the cycle, status, log

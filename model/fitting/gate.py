@@ -1,8 +1,8 @@
-"""The gate: whether a fine-tuned candidate may be served in the place of what is served without it.
+"""The gate: whether a fine-tuned candidate may be served instead of the model version before.
 
 Trainer.fit ──► candidate embedding, holdout losses ──► [judge] ──► accepted, or rolled back with the reason
 
-Without it the model version before is served, and before the first one popularity is.
+A rejected candidate changes nothing: the version before is served on, and before the first one popularity is.
 """
 
 from __future__ import annotations

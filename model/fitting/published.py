@@ -1,4 +1,4 @@
-"""Vectors as they were published: all of the first model version, and the items of the serving one."""
+"""Copies of published vectors: all of the first model version, and the items of the served one."""
 
 from __future__ import annotations
 

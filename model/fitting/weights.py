@@ -1,6 +1,6 @@
-"""What training moves: the network, the item table and the optimizer. One step, and the ways back.
+"""The weights that training moves, of network and item table, with the optimizer: one step, and its undoing.
 
-Inputs of a batch ──► [Weights.step] ──► moved, or nothing has
+Inputs of a batch ──► [Weights.step] ──► the loss; None, and no weight has moved, if it is not finite
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Test, then train, for the heads: how probable did they find what users did with what they were shown?
+"""Test-then-train metrics of the heads: their probabilities beside the answers of users to impressions.
 
     impressions of [since, cut) ──► [sample_of] ──► Sample ──► [judged] ──► HeadMetrics ──► report, manifest
                                                        └──► Heads.learn, after the fit

@@ -1,4 +1,4 @@
-"""The JSON value in a message, or why there is none. All formats of JSON use it."""
+"""Reads the JSON value of a message, or says why there is none, for all formats of JSON."""
 
 from __future__ import annotations
 

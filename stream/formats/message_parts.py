@@ -1,4 +1,4 @@
-"""Several events in one message: laid out flat and decoded together; a bad one is told with its place.
+"""Messages with several events: all events of a read are decoded together, a bad one is told with its place.
 
     Rows ──► a format ──► [MessageParts] + columns ──► [decode_parts] ──► Decoded
 

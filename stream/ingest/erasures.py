@@ -1,4 +1,4 @@
-"""Erasure beyond the window: the requests to erase that ingestion knows, and those that it takes.
+"""Requests to erase a user, as ingestion takes and keeps them: the erasure beyond the window.
 
     Ingest ──► [Erasures.reach] ──► events from before a request are not applied
        └─────► [Erasures.put]   ──► snapshots/erasures.py: the durable list and the pending files

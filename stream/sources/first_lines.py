@@ -1,4 +1,4 @@
-"""The first lines of a text file: what stands before the header, and what is no file of lines at all.
+"""The first lines of a text file: finds the header, and refuses a document that has no event a line.
 
 first block ──► [head_of] ──► Head: header line, separator, lines in front of the events ──► FileSource
             └─► [check_json_lines]: a document over several lines is refused with what to do

@@ -1,4 +1,4 @@
-"""The files of a window that nobody writes any more: they go, since no start reads them.
+"""Removes the files of a window that no process writes any more; no start reads them.
 
 app/live/former_window.py ──► [remove] ──► the files of the window, its ids and its attributes
 """

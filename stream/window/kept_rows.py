@@ -1,4 +1,4 @@
-"""The rows of ids, for a start: what the events of a checkpoint do not say of them.
+"""The rows of ids that a checkpoint keeps beside its events, so that a start gives each id its old row.
 
     Heterograph.kept_rows ──► KeptRows ──► a checkpoint ──► Heterograph.begin, restore, restored
 

@@ -1,4 +1,4 @@
-"""The number of live events of a relation, counted without a look at each of them.
+"""Counts the live events of a relation without a look at each of them.
 
     Window.append, erase ──► [LiveCount] ──► status
 

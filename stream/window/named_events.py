@@ -1,4 +1,4 @@
-"""Events with the ids that they are of: how a window is written down, and put back.
+"""Events with the ids of their users and items: the form in which a checkpoint keeps a window.
 
 HeterographView.arrivals ──► NamedEvents ──► a checkpoint ──► Heterograph.restore
 """
