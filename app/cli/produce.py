@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from driftgraph.app.commands.produce import Pace
     from driftgraph.app.config.settings import Settings
-    from driftgraph.stream.sources.file import FileOptions
+    from driftgraph.stream.sources.file_options import FileOptions
 
 _SPEED = re.compile(r"(\d+(?:\.\d+)?)x?", re.ASCII)
 

@@ -27,7 +27,8 @@ from driftgraph.stream.kafka.producer import FINISH_WITHIN_S, EventProducer
 from driftgraph.stream.kafka.retention import loss_of
 from driftgraph.stream.kafka.topics import TopicError, TopicRules, ensure_topic, topic_rules
 from driftgraph.stream.sources.event_sort import Sorting
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import Clock
 
 SLICE: Final = 2_000  # events that are sent at full speed between two checks for Ctrl-C

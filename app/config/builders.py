@@ -20,7 +20,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.formats.event_rules import Others
 from driftgraph.stream.ingest.fit_schedule import Auto, Counted, FitSchedule
-from driftgraph.stream.sources.file import FileOptions
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import Clock, SystemClock
 from driftgraph.stream.time.watermark import WatermarkRules
 from driftgraph.stream.window.view import SLOTS_MAX

@@ -36,7 +36,8 @@ from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import Behaviors, EventRules
 from driftgraph.stream.kafka.producer import EventProducer
 from driftgraph.stream.kafka.source import KafkaOptions, KafkaSource
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import REPLAY_TIMES, Clock, SystemClock, TimeRules
 from driftgraph.stream.window.writer import Relation
 from driftgraph.stream.wording import BY_RENAMING

@@ -35,7 +35,6 @@ FIELDS: Final = ("user", "item", "behavior", "ts", "event_id")
 
 KEYS: Final = (*FIELDS, "messages", "when", "behaviors", "others", "none")
 OTHERS: Final = ("keep", "ignore")
-BEHAVIORS_MAX: Final = 1_000
 
 
 class MappingError(ValueError):

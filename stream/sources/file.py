@@ -10,83 +10,30 @@ was named.
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats import CSV_NAMES, JSON_NAMES, FieldNames
-from driftgraph.stream.formats.canonical_json import CanonicalJson
-from driftgraph.stream.formats.delimited import (
-    Delimited,
-    Layout,
-    NoColumnError,
-    layout_of_header,
-    layout_of_positions,
-    layout_of_taobao,
-)
 from driftgraph.stream.formats.event_rules import (
-    ERASE,
     Behaviors,
-    Decoder,
     EventRules,
     Others,
     Reason,
-    RowOrigin,
-    Rows,
     TooManyBehaviorsError,
-    shown,
 )
+from driftgraph.stream.sources.block_decoder import BlockDecoder
 from driftgraph.stream.sources.event_sort import EventSort, Sorting
+from driftgraph.stream.sources.file_options import FORMATS, FileOptions, format_of
 from driftgraph.stream.sources.file_times import minute_of
-from driftgraph.stream.sources.first_lines import check_json_lines, head_of
 from driftgraph.stream.sources.first_pass import FirstPass, behaviors_there, first_pass_of
 from driftgraph.stream.sources.line_blocks import TextFile, line_blocks
 from driftgraph.stream.sources.parquet_rows import ParquetRows
-from driftgraph.stream.sources.part_files import Part, part_files
+from driftgraph.stream.sources.part_files import part_files
 from driftgraph.stream.sources.source import Position
-from driftgraph.stream.time.clock import REPLAY_TIMES, TimeRules
-from driftgraph.stream.wording import BY_KEY, Wording
-
-FORMATS: Final = ("csv", "taobao", "json", "parquet")
-_FORMAT_OF_SUFFIX: Final = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".parq": "parquet",  # Impala
-}
-_COMPRESSED: Final = (".gz", ".zst", ".zstd")
-
-
-@dataclass(frozen=True, slots=True)
-class FileOptions:
-    """How a file is to be read."""
-
-    format: str | None = None  # one of FORMATS; None: the file's name tells
-    # user, item, behavior, ts → name, or position from 0
-    columns: Mapping[str, str] = field(default_factory=dict)
-    attributes: tuple[str, ...] = ()  # the columns of attributes, of the item and then of the user
-    no_header: bool = False  # CSV: the first line is an event, and columns are numbers
-    relations: tuple[str, ...] | None = None  # None: those found in the file
-    others: Others = Others.IGNORE  # what happens to events whose behavior is not in relations
-    impressions: tuple[str, ...] = ()  # behaviors that make no edge; they come behind the relations
-    ignore: tuple[str, ...] = ("impression",)  # seeing an item is no behavior
-    times: TimeRules = REPLAY_TIMES
-    erase: str = ERASE  # the behavior that asks to forget the user
-    decoder: Callable[[EventRules], Decoder] | None = None  # of JSON lines; None: that of canonical JSON
-    separator: str | None = None  # of CSV; None: a comma, in a file called .tsv a tab
-    span_ms: int | None = None  # of the window: rows far ahead of all others are rejected; None: no row is
-    sort_in: Path | None = None  # a folder for sorting; None: events come in the order of the file
-    empty_is_fine: bool = False  # True: a file without a good event is no error
-    wording: Wording = BY_KEY
 
 
 class FileSource:
@@ -115,11 +62,11 @@ class FileSource:
         self._options = options or FileOptions()
         self._part_files = part_files(self._path)
         self._part = self._part_files[0]  # the file that is being read
-        self.format = self._options.format or _format_of(self._path, self._part_files, self._options.wording)
+        self.format = self._options.format or format_of(self._path, self._part_files, self._options.wording)
         if self.format not in FORMATS:
             raise SourceError(f"{self.format!r} is no format of a file; there are: {', '.join(FORMATS)}")
+        self._options = replace(self._options, format=self.format)
         self._names = self._field_names()
-        self._separator = self._options.separator or ("\t" if ".tsv" in self._part.path.suffixes else ",")
         self._done = (start or {}).get(self._path.name, 0)
         self._say = say
         self._file: TextFile | ParquetRows | None = None
@@ -307,81 +254,16 @@ class FileSource:
         """Decoded blocks, each with the number of its last line; None for a block that was read before."""
         file = TextFile(self._part.path)
         self._file, self._share = file, file.read_share
-        decode: Callable[[bytes, int], Decoded] | None = None
-        head_lines = 0
+        decoder: BlockDecoder | None = None
         for first, block in line_blocks(file, self._part.path):
-            if decode is None:
-                decode, head_lines = self._block_decoder(rules, block)
-            skipped = max(0, (start if first > 1 else max(start, head_lines)) - (first - 1))
+            if decoder is None:
+                decoder = BlockDecoder(self._part, rules, self._options, self._names, block)
+            skipped = max(0, (start if first > 1 else max(start, decoder.head_lines)) - (first - 1))
             lines = block.count(b"\n") + (not block.endswith(b"\n"))
-            fresh = decode(_without_lines(block, skipped), first + skipped) if skipped < lines else None
+            is_read = skipped >= lines  # by a run before
+            fresh = None if is_read else decoder.decode(_without_lines(block, skipped), first + skipped)
             yield fresh, first - 1 + lines
         file.close()
-
-    def _block_decoder(self, rules: EventRules, block: bytes) -> tuple[Callable[[bytes, int], Decoded], int]:
-        """What decodes the blocks of a file, by its first one, and how many lines stand before its events."""
-        if self.format == "json":
-            check_json_lines(block, self._part.path)
-            make = self._options.decoder
-            json = CanonicalJson(rules, self._names) if make is None else make(rules)
-            return lambda block, first: json.decode(_rows_of(block, first, self._origin)), 0
-        head = head_of(block, self._part.path)
-        separator = self._options.separator or head.separator or self._separator
-        delimited = Delimited(rules, self._layout(head.line, separator), separator)
-        has_header = self.format == "csv" and not self._options.no_header
-        return lambda block, first: delimited.decode(block, first, self._origin), head.skipped + has_header
-
-    def _layout(self, first_line: bytes, separator: str) -> Layout:
-        path = self._part.path
-        try:
-            if self.format == "taobao":
-                return layout_of_taobao(self._options.attributes)
-            if self._options.no_header:
-                own = self._options
-                return layout_of_positions(first_line, own.columns, separator, own.attributes)
-            return layout_of_header(first_line, self._names, separator)
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{path} is no text in UTF-8 ({error}); convert it, or if it is no CSV "
-                f"{self._options.wording.format} {', '.join(FORMATS)}"
-            ) from error
-        except (ValueError, csv.Error) as error:
-            meant = error.meant if isinstance(error, NoColumnError) else {}
-            what_to_do = self._way_out(first_line, separator, meant)
-            raise SourceError(f"cannot read {path}: {error}; {what_to_do}") from error
-
-    def _way_out(self, first_line: bytes, separator: str, meant: Mapping[str, str]) -> str:
-        """What to do about a first line that does not name the columns."""
-        say = self._options.wording
-        other = next((sign for sign in (b";", b"\t", b"|", b",") if first_line.count(sign) >= 3), None)
-        if other is not None and other.decode() != separator:
-            return f"{say.separator} {shown(other.decode())}"
-        if self._options.no_header:
-            return say.positions
-        if meant:
-            return say.these_columns(meant)
-        return f"{say.columns}, or {say.no_header} if the first line is an event"
-
-    def _origin(self, line: int) -> str:
-        return f"{self._part.name}:{line}"
-
-
-def _format_of(path: Path, parts: Sequence[Part], wording: Wording) -> str:
-    """The format that the names of all files tell, or the name of their folder."""
-    found = {_suffix_format(part.path) for part in parts}
-    if found == {None} or len(found) > 1:
-        found = {_suffix_format(path)}
-    named = found.pop()
-    if named is None:
-        raise SourceError(
-            f"cannot tell the format of {path} from its name; {wording.format} one of {', '.join(FORMATS)}"
-        )
-    return named
-
-
-def _suffix_format(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return _FORMAT_OF_SUFFIX.get(next((s for s in reversed(suffixes) if s not in _COMPRESSED), ""))
 
 
 def _without_lines(block: bytes, count: int) -> bytes:
@@ -390,11 +272,3 @@ def _without_lines(block: bytes, count: int) -> bytes:
     for _ in range(count):
         start = block.index(b"\n", start) + 1
     return block[start:]
-
-
-def _rows_of(block: bytes, first_line: int, origin: Callable[[int], str]) -> Rows:
-    """JSON lines as rows, without the blank lines."""
-    lines = block.removesuffix(b"\n").split(b"\n")
-    kept = [at for at, line in enumerate(lines) if line and line != b"\r"]
-    payloads = lines if len(kept) == len(lines) else [lines[at] for at in kept]
-    return Rows(payloads, lambda row: RowOrigin(origin(first_line + kept[row])))

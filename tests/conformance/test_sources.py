@@ -13,7 +13,8 @@ from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Behaviors, Event, EventRules
 from driftgraph.stream.formats.rules_by_column import batch_of
 from driftgraph.stream.sources import line_blocks
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.sources.source import (
     CRASH,
     END,

@@ -34,7 +34,7 @@ from driftgraph.stream.formats.event_rules import Behaviors, Event, EventRules, 
 from driftgraph.stream.formats.rules_by_column import batch_of
 from driftgraph.stream.kafka import producer as event_producer
 from driftgraph.stream.kafka.producer import EventProducer, ProduceError
-from driftgraph.stream.sources.file import FileOptions
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import REPLAY_TIMES, SystemClock
 from tests.app.cli.test_cli import Shell
 from tests.app.cli.test_cli import shell as shell  # noqa: PLC0414  a fixture

@@ -13,7 +13,8 @@ import redis
 
 from driftgraph.snapshots.generations.keys import StoreError, connect, redis_errors
 from driftgraph.stream.errors import SourceError
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.sources.zstd_window import MAGIC, window_bytes
 
 ROWS = b"user_id,item_id,behavior,timestamp\n" + b"".join(

@@ -21,7 +21,8 @@ from driftgraph.stream.events import Rejected
 from driftgraph.stream.formats.field_mapping import EventMapping
 from driftgraph.stream.formats.mapping_decoder import MappingDecoder
 from driftgraph.stream.sources import event_sort, first_pass
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.sources.line_blocks import TextFile
 from driftgraph.stream.time.clock import ManualClock, TimeRules
 from tests.app.cli.test_cli import Shell

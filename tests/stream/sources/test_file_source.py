@@ -19,7 +19,8 @@ from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.rules_by_column import concat
 from driftgraph.stream.sources import line_blocks
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from tests.decoded import events_of
 
 SharedData = Callable[[str], Path]
@@ -287,6 +288,15 @@ def test_a_wrong_option_is_told_in_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(SourceError, match=said):
             FileSource(tmp_path / "e.csv", options)
+
+
+def test_each_part_of_a_folder_has_the_separator_that_its_name_tells(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(csv_text())
+    (tmp_path / "b.tsv").write_text(csv_text().replace(",", "\t"))
+    one = read(FileSource(tmp_path / "a.csv"))
+    both = read(FileSource(tmp_path))
+    assert (len(both.batch), len(both.rejected)) == (2 * len(one.batch), 2 * len(one.rejected))
+    assert len(one.batch) > 0
 
 
 def test_a_line_without_end_is_no_event_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

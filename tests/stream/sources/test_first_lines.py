@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from driftgraph.stream.errors import SourceError
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.wording import BY_OPTION
 from tests.decoded import events_of
 

@@ -18,7 +18,8 @@ from pyarrow import parquet
 from driftgraph.stream.errors import SourceError
 from driftgraph.stream.events import Decoded
 from driftgraph.stream.formats.event_rules import Others
-from driftgraph.stream.sources.file import FileOptions, FileSource
+from driftgraph.stream.sources.file import FileSource
+from driftgraph.stream.sources.file_options import FileOptions
 from driftgraph.stream.time.clock import REPLAY_TIMES, TimeRules
 from tests.decoded import events_of
 

@@ -129,9 +129,7 @@ def test_a_window_in_shared_memory(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"none / overlay rw 0 0\nnone {tmp_path} {kind} rw 0 0\nnone /elsewhere tmpfs rw 0 0\n")
-    monkeypatch.setattr(
-        machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(total=size))
-    )
+    monkeypatch.setattr(machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(total=size)))
     found = list(shared_memory(tmp_path / "not" / "there", GB, mounts))
     assert [check.state for check in found] == states
     assert all(check.state is State.OK or "--shm-size" in check.detail for check in found)
@@ -150,9 +148,7 @@ def test_what_grows_in_data_dir_is_held_against_its_disk(
     letters = tmp_path / "dead_letters"
     letters.mkdir()
     (letters / "dead-letters-000001.jsonl").write_bytes(bytes(100_000))
-    monkeypatch.setattr(
-        machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=free))
-    )
+    monkeypatch.setattr(machine, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=free)))
     check = disk_space(settings(tmp_path), Needed(GB, 0, 1))
     assert check.state is state, check
     assert state is State.OK or "free some space" in check.detail
