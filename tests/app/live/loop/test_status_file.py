@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from driftgraph.app.console.status_files import write_json
 from driftgraph.app.live import start_status
 from driftgraph.app.live.loop import status_file
 from driftgraph.app.live.loop.status_file import StatusFile
@@ -32,7 +33,7 @@ def test_on_a_full_disk_the_time_of_the_file_moves_on_and_the_log_says_so_once(
     clock = ManualClock(NOW_MS)
     file, path = StatusFile(tmp_path, clock), tmp_path / "status/updater.json"
     file.write("running", None, {})
-    write = status_file.write_json
+    write = write_json
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
