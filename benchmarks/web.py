@@ -3,7 +3,7 @@
     python benchmarks/web.py [--json] [--quick]
 
 An updater reads a topic while three pages are open (``/api/stream``) and a Prometheus scrapes each 5 s. Its
-port works and stands still in turns (``web_reader.py``), so that the two stretches of a pair are seconds
+port works and stands still in turns (``live_updater/web_reader.py``), so that the two stretches of a pair are seconds
 apart: a shared machine is not equally fast from minute to minute. Two figures say what the port costs:
 
 - the rate with it by the rate without it, the median over the pairs. What the readers of the port do on this
@@ -38,7 +38,7 @@ from benchmarks.live_updater.process import SHARED_MEMORY
 from benchmarks.live_updater.shop_events import fill
 from benchmarks.report import Figures, Required, at_least, at_most, finish, machine
 
-READER = Path(__file__).with_name("web_reader.py")
+READER = Path(__file__).parent / "live_updater" / "web_reader.py"
 PAGES = 3
 READER_WITHIN_S = 300.0
 SERVED_WITHIN_S = 60.0

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import redis
 
-from driftgraph.app.commands.doctor import examine
+from driftgraph.app.commands.doctor.checks import examine
+from driftgraph.app.commands.doctor.findings import State
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.app.commands.findings import State
 from driftgraph.app.config.builders import delisted_file, generation_store
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.snapshots.generations.delisting import DelistError

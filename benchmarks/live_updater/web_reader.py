@@ -1,6 +1,6 @@
 """The updater that ``benchmarks/web.py`` measures: with its HTTP port at work and standing still in turns.
 
-    python benchmarks/web_reader.py BROKERS TOPIC COUNT PAIRS      prints {"stretches": [ … ]}
+    python benchmarks/live_updater/web_reader.py BROKERS TOPIC COUNT PAIRS      prints {"stretches": [ … ]}
 
 It reads the topic from its start, as ``driftgraph run`` does, and Redis serves a generation with the metrics
 of a real run meanwhile. Before its first read it waits for a file named go, so that the readers of the port
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
 
-from benchmarks.ingest_readers import updater_settings
+from benchmarks.live_updater.readers import updater_settings
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.live import run as live
