@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import redis
 
 from driftgraph.app.commands.findings import Check, State
-from driftgraph.app.config.builders import generation_store, lease_client, lease_name
+from driftgraph.app.config.builders import generation_store, lease_client
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.output import time_of
 from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors, require_usable
@@ -219,12 +219,12 @@ def _held(settings: Settings, client: redis.Redis) -> Iterator[Check]:
 
 def _holder(settings: Settings) -> Iterator[Check]:
     """Check whether another updater publishes into the namespace."""
-    lease, own = lease_client(settings), lease_name(settings)
+    lease = lease_client(settings)
     try:
         holder = lease.holder()
     finally:
         lease.close()
-    if holder.host and holder.name != own:
+    if holder.host and not lease.is_own(holder):
         yield Check("redis namespace", State.FAIL, str(lease.taken_by(holder)))
     elif holder.host:
         said = f"{lease.namespace}: the updater with pid {holder.pid} on {holder.host} publishes into it"

@@ -178,8 +178,12 @@ def lease_client(
 ) -> LeaseClient:
     """A client of the lease with a connection of its own and short timeouts, since the caller asks again.
 
-    ``name`` and ``url`` are those of the configuration, unless a replay has its own.
+    ``name`` and ``url`` are those of the configuration, unless a replay has its own; it follows no topic.
     """
-    client = impatient(url or settings.redis.address())
-    own_name = name or lease_name(settings)
-    return LeaseClient(client, namespace=settings.redis.namespace, name=own_name, place=place)
+    return LeaseClient(
+        impatient(url or settings.redis.address()),
+        namespace=settings.redis.namespace,
+        name=name or lease_name(settings),
+        topic="" if name else settings.kafka.topic,
+        place=place,
+    )

@@ -92,7 +92,7 @@ class Standby:
         holder has the time of a lease to renew it.
 
         Raises:
-            NamespaceTakenError: If an updater of another name has the lease, and lives.
+            NamespaceTakenError: If an updater of another name or topic has the lease, and lives.
             StoreError: If Redis does not accept the login, or the user lacks a right.
         """
         name, seen, not_before_s, before, was_away = client.owner.name, 0, 0.0, NOBODY, False
@@ -106,7 +106,7 @@ class Standby:
                 if holder.epoch < seen:
                     not_before_s = now_s + client.ttl_s
                 seen = holder.epoch
-                if holder.host and holder.name != name:
+                if holder.host and not client.is_own(holder):
                     if holder.lives(before):
                         raise client.taken_by(holder)
                     self._wait(

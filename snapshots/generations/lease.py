@@ -6,12 +6,13 @@
 
 Keys::
 
-    {ns}:lease           HASH    name, token, host, pid, epoch, place of the holder; it runs out by itself
+    {ns}:lease           HASH    name, topic, token, host, pid, epoch, place of the holder; it runs out by itself
     {ns}:lease-epoch     STRING  the epoch of the last holder; it stays
 
 A second updater of the holder's name waits as its standby. An updater of another name or shard is refused:
-the two would take turns for ever, each removing the other's generations. A replay into a namespace holds the
-lease, too.
+the two would take turns for ever, each removing the other's generations. So is one of the same name that
+follows another topic: it would replace what is served by what another topic says. A replay into a namespace
+holds the lease, too.
 
 Taking the lease raises the fencing epoch of store.py in the same script, so from then on the worker of a
 former holder writes nothing. Epochs are not below Redis' clock in seconds: they grow even if Redis has
@@ -51,7 +52,7 @@ LOOK_EVERY_S: Final = 0.5  # how often a standby asks for it
 
 log = logging.getLogger(__name__)
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, topic
 # Sent twice, it gives the same epoch. The fence is raised too, or an older worker could write until ours
 # does. A holder of our own place is dead: its lock is ours. Without the right to PEXPIRE the lease would stay
 # for ever, so it is removed. (Asking for that right first would lead past maxmemory: see scripts.py.)
@@ -69,7 +70,7 @@ local epoch = string.format('%.0f', math.max(last + 1, fence + 1, seconds))
 redis.call('SET', KEYS[2], epoch)
 redis.call('HSET', KEYS[3], 'epoch', epoch)
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', epoch,
-           'place', ARGV[5], 'name', ARGV[6])
+           'place', ARGV[5], 'name', ARGV[6], 'topic', ARGV[7])
 local ends = redis.pcall('PEXPIRE', KEYS[1], ARGV[4])
 if type(ends) == 'table' then
   redis.call('DEL', KEYS[1])
@@ -78,7 +79,7 @@ end
 return {'ok', epoch}
 """
 
-# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, epoch
+# KEYS lease, lease epoch, current         ARGV token, host, pid, ttl_ms, place, name, topic, epoch
 # A lease that ran out, or that Redis has forgotten, is taken again unless another process had it in between.
 # If it still exists only its end changes, which works also in a Redis at its maxmemory.
 RENEW = """
@@ -87,15 +88,15 @@ if token == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   return {'ok'}
 end
-local holder = redis.call('HMGET', KEYS[1], 'host', 'pid', 'name')
-if token then return {'lost', holder[1] or '', holder[2] or '', holder[3] or ''} end
-local epoch, last = tonumber(ARGV[7]), tonumber(redis.call('GET', KEYS[2]) or '0')
-if last > epoch then return {'lost', '', '', ''} end
+local holder = redis.call('HMGET', KEYS[1], 'host', 'pid', 'name', 'topic')
+if token then return {'lost', holder[1] or '', holder[2] or '', holder[3] or '', holder[4] or ''} end
+local epoch, last = tonumber(ARGV[8]), tonumber(redis.call('GET', KEYS[2]) or '0')
+if last > epoch then return {'lost', '', '', '', ''} end
 local fence = tonumber(redis.call('HGET', KEYS[3], 'epoch') or '0')
-redis.call('SET', KEYS[2], ARGV[7])
-if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[7]) end
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[7],
-           'place', ARGV[5], 'name', ARGV[6])
+redis.call('SET', KEYS[2], ARGV[8])
+if fence < epoch then redis.call('HSET', KEYS[3], 'epoch', ARGV[8]) end
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[2], 'pid', ARGV[3], 'epoch', ARGV[8],
+           'place', ARGV[5], 'name', ARGV[6], 'topic', ARGV[7])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'ok'}
 """
@@ -125,7 +126,7 @@ class LeaseLostError(DriftgraphError):
 
 
 class NamespaceTakenError(DriftgraphError):
-    """An updater of another name, or a replay, publishes into the namespace."""
+    """An updater of another name or topic, or a replay, publishes into the namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class Holder:
     epoch: int
     name: str = ""
     left_ms: int = 0  # time until it runs out
+    topic: str = ""  # that it follows; empty for a replay, and for a version that did not say it
 
     def lives(self, before: Holder) -> bool:
         """Whether it is the same holder as ``before`` and has renewed the lease since."""
@@ -203,24 +205,39 @@ class LeaseClient:
     """
 
     def __init__(
-        self, client: redis.Redis, *, namespace: str, name: str, place: str = "", ttl_s: float = TTL_S
+        self,
+        client: redis.Redis,
+        *,
+        namespace: str,
+        name: str,
+        topic: str = "",
+        place: str = "",
+        ttl_s: float = TTL_S,
     ) -> None:
         self.owner = LeaseOwner(name, uuid.uuid4().hex)
         self.ttl_s = ttl_s
         self._client = client
         self._place = place
+        self._topic = topic
         self.namespace = namespace
         keys = Keys(namespace)
         require_usable(client, keys)
         self._names = [keys.lease, keys.lease_epoch, keys.current]
-        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place, name]
+        self._who = [self.owner.token, socket.gethostname(), os.getpid(), round(ttl_s * 1_000), place]
+        self._who += [name, topic]
         self._scripts = {lua: client.register_script(lua) for lua in (TAKE, RENEW, RELEASE)}
+
+    def is_own(self, holder: Holder) -> bool:
+        """Whether ``holder`` has our name and follows our topic: one of the two is the other's standby."""
+        is_other_topic = "" != holder.topic != self._topic != ""
+        return holder.name == self.owner.name and not is_other_topic
 
     def taken_by(self, holder: Holder) -> NamespaceTakenError:
         """The error that says that ``holder`` publishes into the namespace, and what to do."""
+        follows = f", which follows topic {holder.topic}" if holder.topic else ""
         return NamespaceTakenError(
             f"namespace {self.namespace!r} in Redis at {describe(self._client)} is in use by {holder.name!r} "
-            f"(pid {holder.pid} on {holder.host}), and two that publish into one would remove each other's "
+            f"(pid {holder.pid} on {holder.host}){follows}, and two that publish into one would remove each other's "
             "generations; set redis.namespace to another name, or stop that one first"
         )
 
@@ -246,12 +263,13 @@ class LeaseClient:
         """The holder of the lease; a dead process of our own place does not count."""
         with redis_errors(self._client, "looking at the lease"):
             pipe = self._client.pipeline(transaction=True)
-            pipe.hmget(self._names[0], "host", "pid", "place", "name")
+            pipe.hmget(self._names[0], "host", "pid", "place", "name", "topic")
             pipe.get(self._names[1])
             pipe.pttl(self._names[0])
             told, epoch, left_ms = cast("tuple[list[bytes | None], bytes | None, int]", tuple(pipe.execute()))
-        host, pid, place, name = ((part or b"").decode() for part in told)
-        return Holder("" if place == self._place != "" else host, pid, int(epoch or 0), name, left_ms)
+        host, pid, place, name, topic = ((part or b"").decode() for part in told)
+        live_host = "" if place == self._place != "" else host
+        return Holder(live_host, pid, int(epoch or 0), name, left_ms, topic)
 
     def take(self) -> int | None:
         """Take the lease if it is free. Returns its epoch, or None."""
@@ -261,7 +279,7 @@ class LeaseClient:
     def renew(self, epoch: int) -> Holder | None:
         """Renew the lease. Returns None, or the holder who has it now."""
         answer = self._run(RENEW, "renewing the lease", self._names, [*self._who, epoch])
-        return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0, answer[3])
+        return None if answer[0] == "ok" else Holder(answer[1], answer[2], 0, answer[3], topic=answer[4])
 
     def release(self) -> None:
         """Give the lease up, if it is ours."""
@@ -354,7 +372,7 @@ class Lease:
                 f"pid {holder.pid} on {holder.host}" if holder.host else "another one, which has ended since,"
             )
             again = "waits as a standby when it is started again"
-            if holder.name not in ("", self.owner.name):
+            if holder.name and not self._client.is_own(holder):
                 who, again = f"{who}, {holder.name!r},", "needs a redis.namespace of its own beside that one"
             self._lost = (
                 f"the updater with {who} has taken over the lease of {self.owner.name!r} while this one did "

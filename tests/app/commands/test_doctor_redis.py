@@ -153,6 +153,15 @@ def test_another_name_in_the_namespace_is_found_and_the_own_is_none(
     assert checks(redis_server.url, name="first")["redis namespace"].state is State.OK
 
 
+def test_an_updater_of_another_topic_in_the_namespace_is_found(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    lease = LeaseClient(redis_client, namespace=NAMESPACE, name="driftgraph", topic="brands", ttl_s=60)
+    assert lease.take() is not None
+    found = checks(redis_server.url)["redis namespace"]
+    assert (found.state, "which follows topic brands" in found.detail) == (State.FAIL, True)
+
+
 def test_readers_of_the_channel_are_told_that_nothing_was_switched(
     redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:

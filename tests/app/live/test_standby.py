@@ -173,6 +173,38 @@ def test_another_name_in_the_namespace_is_refused_with_the_name_of_the_first(
     holder.release()
 
 
+def test_the_same_name_with_another_topic_is_no_standby(redis_client: redis.Redis, tmp_path: Path) -> None:
+    """Two sites, each with the default name and namespace: the second would serve its items to the first."""
+
+    def client(topic: str) -> LeaseClient:
+        return LeaseClient(redis_client, namespace=NAMESPACE, name="shop", topic=topic, ttl_s=TTL_S)
+
+    brands = client("brands")
+    epoch = brands.take()
+    assert epoch is not None
+    holder = Lease(brands, epoch, elapsed_s(), renew_s=TTL_S / 4)
+    with pytest.raises(NamespaceTakenError, match=r"which follows topic brands, and two .* redis\.namespace"):
+        Standby(Settings(data_dir=tmp_path), threading.Event(), Said()).lease(client("videos"))
+    waiting = Waiting(tmp_path, client("brands"))
+    until("it says so", lambda: waiting.said.lines)
+    assert "waits as a standby" in waiting.said.lines[0]
+    holder.release()
+    lease = waiting.ended()
+    assert lease is not None
+    lease.release()
+
+
+@pytest.mark.parametrize(("own", "other"), [("", "brands"), ("brands", "")])
+def test_a_version_that_did_not_say_its_topic_has_a_standby(
+    redis_client: redis.Redis, own: str, other: str
+) -> None:
+    """During an upgrade, and for the command retrain beside a replay."""
+    holder = LeaseClient(redis_client, namespace=NAMESPACE, name="shop", topic=other, ttl_s=60)
+    assert holder.take() is not None
+    second = LeaseClient(redis_client, namespace=NAMESPACE, name="shop", topic=own)
+    assert second.is_own(second.holder())
+
+
 def test_another_name_goes_on_once_the_first_is_dead(first: LeaseClient, tmp_path: Path) -> None:
     """Killed, so that nobody releases its lease: the name was changed between two starts, say."""
     assert first.take() is not None
