@@ -25,6 +25,7 @@ from driftgraph.app.live.worker_end import end_of, failed
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.ingest.fit_schedule import Marks
 from driftgraph.stream.pauses import pause_after
+from driftgraph.stream.processes import start_shielded
 from driftgraph.stream.time.clock import Clock
 
 WORKER_STOPS_WITHIN_S: Final = 6.0  # then it is killed; a publish survives that, a fit is lost
@@ -167,7 +168,7 @@ class Supervisor:
                 name="driftgraph-worker",
             )
             self.starts += 1
-            process.start()
+            start_shielded(process)
         self._process, self._is_running, self._sent = process, True, Told(Marks(), self._settings.log.level)
 
     def _send(self) -> None:

@@ -24,6 +24,7 @@ from driftgraph.app.console.status_files import told
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.stream.outage_log import OutageLog
 from driftgraph.stream.pauses import pause_after
+from driftgraph.stream.processes import start_shielded
 
 PAUSES_S: Final = (1, 5, 15, 60)  # before the next start of one that keeps ending
 LOOK_EVERY_S: Final = 0.5
@@ -88,7 +89,7 @@ class WebProcess:
                         name="driftgraph-web",
                         daemon=True,
                     )
-                    process.start()
+                    start_shielded(process)
             looks = self._watch(process)
             failures = 1 if looks >= STEADY_LOOKS else failures + 1
             if not self._stopped.is_set():

@@ -41,8 +41,6 @@ def main(settings: Settings, updater_pid: int, updater: Connection) -> None:
     Raises:
         SystemExit: If the address cannot be listened on; status/web.json says why.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):  # they may reach the whole group; the updater tells us
-        signal.signal(number, signal.SIG_IGN)
     logs.set_up(settings, "web")
     threading.Thread(target=_end_with, args=(updater_pid,), name="parent", daemon=True).start()
     asyncio.run(_serve(settings, updater_pid, updater))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +22,7 @@ from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.formats import FieldNames
 from driftgraph.stream.formats.canonical_json import CanonicalJson
 from driftgraph.stream.formats.event_rules import MISSING, Event, EventRules, Reason, Refusal, id_of, shown
+from driftgraph.stream.processes import start_shielded
 
 ANSWER_WITHIN_S: Final = 60.0  # for one record; then its process is killed and the record is a dead letter
 READY_WITHIN_S: Final = 60.0  # for the start of a process, imports included
@@ -206,7 +206,7 @@ class NormalizeProcess:
             self._process = self._context.Process(
                 target=_serve, args=(theirs, *self._arguments), name="driftgraph-normalize", daemon=True
             )
-            self._process.start()
+            start_shielded(self._process)
         try:
             if not self._pipe.poll(READY_WITHIN_S):
                 raise EOFError  # noqa: TRY301
@@ -222,7 +222,6 @@ class NormalizeProcess:
 
 def _serve(pipe: Connection, function_name: str, rules: EventRules, names: FieldNames) -> None:
     """Run in the process: read lists of records and write answers, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     normalizer = Normalizer(rules, names, function_of(function_name))
     pipe.send("ready")
     while True:
