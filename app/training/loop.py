@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import signal
 import threading
 import time
 import traceback
@@ -76,8 +75,6 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
 
     SIGTERM ends this process at once: a publish survives that, a fit is lost.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):  # they may reach the whole group; the updater tells us
-        signal.signal(number, signal.SIG_IGN)
     use_threads()
     settle(settings.data_dir, is_child=True)
     logs.set_up(settings, "worker")
@@ -187,7 +184,7 @@ class _Loop:
                 self._thread.check()
             try:
                 self._erase()
-                self._step(self.worker.graph.moment())
+                has_redis_answered = self._step(self.worker.graph.moment())
             except StaleCut:  # the ring moved on while we worked; the next moment is a newer one
                 self._stale += 1
                 if self._stale >= STALE_FROM:
@@ -211,8 +208,9 @@ class _Loop:
                 if wait(pause_s):
                     return
             else:
-                self._failures = 0
-                self._outage.over("Redis takes what it should again")
+                if has_redis_answered:
+                    self._failures = 0
+                    self._outage.over("Redis takes what it should again")
                 self._disk.over("the disk takes the trainer's state again")
                 self._stale = 0
                 self._ring.over("the worker keeps up with the window again")
@@ -250,10 +248,13 @@ class _Loop:
             self._fit(mark)
         return True
 
-    def _step(self, moment: Moment) -> None:
+    def _step(self, moment: Moment) -> bool:
+        """Do what is next; whether Redis has answered: a round between two looks asks it nothing."""
         worker = self.worker
-        if self._begin(moment) or self._publish(moment):
-            return
+        if self._begin(moment):
+            return False  # the lists are published by another thread, and the next look asks Redis
+        if self._publish(moment):
+            return True
         if (asked := self._requests.waiting()) is not None:
             self._requests.answer(self.retrain(asked, moment))
         elif self._due() is not None:
@@ -262,10 +263,13 @@ class _Loop:
                 self._fit(mark)
         else:
             self._rounds += 1
-            if self._rounds % ROUNDS_PER_LOOK == 0:
+            is_look = self._rounds % ROUNDS_PER_LOOK == 0
+            if is_look:
                 worker.look(moment)
             if self._thread is None:
                 worker.refresh(moment)
+            return is_look and worker.published > 0
+        return False
 
     def _heed(self, moment: Moment) -> None:
         """Look before a fit what an operator has chosen. A fit does not wait for a Redis that is away."""

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.prediction_rows import PredictionRows
+from driftgraph.app.training.refresh_thread import RefreshThread
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.fitting.gate import Verdict
 from driftgraph.model.network.neighbors import now_ms
@@ -381,6 +383,40 @@ def test_a_disk_that_does_not_take_the_state_delays_the_publish_and_loses_no_fit
     assert worker.trainer.model_version == 1, "one fit"
     assert [one.manifest["made_by"] for one in store.generations() if one.current] == ["model"]
     assert "no room; it is tried again and again" in caplog.text
+
+
+def test_a_redis_that_is_away_is_said_to_be_back_once_and_only_when_it_is(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rounds that ask Redis nothing are no sign of it."""
+    graph = graph_of([batch_of(SHOP)])
+    worker = worker_of(graph, store)
+    worker.publish(graph.moment())
+    # as in the live worker, another thread refreshes
+    thread = cast(RefreshThread, SimpleNamespace(check=lambda: None))
+    looking = loop._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks, thread)
+    rounds, away_until = 0, 4 * loop.ROUNDS_PER_LOOK
+
+    def look() -> None:
+        if rounds < away_until:
+            raise RedisUnavailableError("Redis did not answer")
+
+    def wait(_: float) -> bool:
+        nonlocal rounds
+        rounds += 1
+        if rounds == away_until:
+            assert "takes what it should again" not in caplog.text
+        return rounds > 2 * away_until
+
+    assert worker.store is not None
+    monkeypatch.setattr(worker.store.delisting, "look", look)
+    monkeypatch.setattr(loop, "REDIS_PAUSES_S", (0,))
+    with caplog.at_level("WARNING"):
+        looking.run(wait)
+    said = [record.getMessage() for record in caplog.records if record.name == loop.log.name]
+    assert said == [
+        "Redis did not answer; it is tried again and again", "Redis takes what it should again"
+    ]  # fmt: skip
 
 
 def test_after_a_rollback_nothing_is_refreshed_until_the_next_publish(
