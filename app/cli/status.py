@@ -126,7 +126,7 @@ def pairs_of(value: Value) -> list[tuple[str, object]]:
     from driftgraph.app.console.status_text import choice_pairs, manifest_pairs
     from driftgraph.app.training.worker_status import worker_pairs
 
-    pairs = updater_pairs(value["updater"])
+    pairs = updater_pairs(value["updater"], fit=(value["worker"] or {}).get("fit"))
     pairs += worker_pairs(value["worker"])
     pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
     shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
@@ -136,8 +136,10 @@ def pairs_of(value: Value) -> list[tuple[str, object]]:
     return pairs + [(f"keys, {kind}", count) for kind, count in value["keys"].items()]
 
 
-def updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
-    """What the updater says of itself, but for what ``troubles_of`` says."""
+def updater_pairs(
+    updater: dict[str, Any] | None, fit: dict[str, Any] | None = None
+) -> list[tuple[str, object]]:
+    """What the updater says of itself, but for what ``troubles_of`` says; ``fit`` is the worker's last one."""
     from driftgraph.app.console import status_text
     from driftgraph.app.console.output import time_of
     from driftgraph.app.live.worker_end import worker_of
@@ -155,7 +157,7 @@ def updater_pairs(updater: dict[str, Any] | None) -> list[tuple[str, object]]:
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     pairs += [("checkpoint", status_text.checkpoint_of(updater))] if updater.get("checkpoint") else []
     if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):
-        pairs.append(("first fit", status_text.first_fit_of(waiting)))
+        pairs.append(("first fit", status_text.first_fit_of(waiting, fit)))
     letters = updater.get("dead_letters") or {}
     pairs += [("dead letters waiting", n)] if (n := letters.get("waiting")) else []
     if forgotten := letters.get("forgotten"):

@@ -236,12 +236,13 @@ class Updater:
                 self.feed.commit(position)
 
     def _first_fit(self) -> dict[str, Any] | None:
-        """What the first fit waits for; None once there is a model."""
+        """What the first fit waits for, and whether a mark has been passed; None once there is a model."""
         self._has_model = self._has_model or bool(checkpoint.numbers(self._trainer_folder))
         if self._has_model:
             return None
         waits = self.ingest.schedule.first_fit()
-        return {kind: one and one._asdict() for kind, one in waits._asdict().items()}
+        is_marked = self.ingest.marks.newest(has_model=False) is not None
+        return {kind: one and one._asdict() for kind, one in waits._asdict().items()} | {"marked": is_marked}
 
     def _snapshot(self) -> Snapshot:
         position, topic_ids, said_by = (

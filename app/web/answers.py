@@ -122,7 +122,7 @@ class Answers:
             "troubles": [one.json() for one in troubles_of(facts)],
             "generation": facts.generation,
             "choice": self._choice.to_json() if self._choice.act_ms else None,
-            "first_fit": None if waits is None else first_fit_of(waits),
+            "first_fit": None if waits is None else first_fit_of(waits, (facts.worker or {}).get("fit")),
             "updater": facts.updater,
             "standby": facts.standby,
             "worker": facts.worker,

@@ -81,6 +81,13 @@ def test_what_the_first_fit_waits_for_is_said_while_the_updater_runs(
     assert "first fit" not in text(first_fit=first_fit, state="stopped")
 
 
+def test_a_first_fit_whose_mark_has_been_passed_is_due_now_until_the_gate_refuses_it() -> None:
+    marked = {**waits(10_000, 10_000), "marked": True}
+    assert text(first_fit=marked)["first fit"] == "due now: the history of the topic is enough for it"
+    refused = dict(updater_pairs({**STATUS, "first_fit": marked}, fit={"accepted": False}))
+    assert refused["first fit"] == "due when event time passes 2026-07-02 14:00:00+00:00"
+
+
 def test_an_overdue_checkpoint_says_for_how_long_and_why() -> None:
     one = {**STATUS["checkpoint"], "age_ms": 3 * HOUR_MS, "overdue": True, "reason": "Redis is away"}
     assert text(checkpoint=one)["checkpoint"] == "overdue, the newest, number 7, is 3.0 h old: Redis is away"

@@ -174,6 +174,11 @@ def test_the_status_says_what_the_first_fit_waits_for_until_there_is_a_model(
     assert status["first_fit"]["by_count"] is None
     [note] = [note for note in notes.said if "no model" in note]
     assert "its first fit is due once 10,000 events are applied (3 so far)" in note
+    assert status["first_fit"]["marked"] is False
+    hours = np.linspace(30, 0, 400).tolist()  # over a midnight, behind 100 events
+    history = [clicks(1, *hours), clicks(0, *hours)]
+    _, status = ran(tmp_path / "history", history, [0, 0], progress=Notes())
+    assert status["first_fit"]["marked"] is True
     checkpoint.write(tmp_path / "saved" / "trainer", 1, [("trainer.json", b"{}")], {})
     _, status = ran(tmp_path / "saved", [clicks(0, 9)], [0], progress=notes)
     assert status["first_fit"] is None
