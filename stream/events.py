@@ -140,6 +140,7 @@ class Rejected:
     key: bytes | None = None
     headers: Headers = ()
     timestamp_ms: int | None = None
+    behavior: str = ""  # of an unknown behavior: its name; a kept letter has it in the detail alone
 
 
 @dataclass(frozen=True, slots=True)

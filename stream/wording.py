@@ -24,11 +24,11 @@ class Wording:
     relations: str
     some_relations: str  # with {names} and {tables} for them
 
-    def these_relations(self, names: Sequence[str]) -> str:
-        """Make relations of these behaviors."""
+    def these_relations(self, names: Sequence[str], there: Sequence[str] = ()) -> str:
+        """Make relations of these behaviors, beside those that are ``there``."""
         keys = [name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name) for name in names]
         tables = " ".join(f"[relations.{key}]" for key in keys)
-        return self.some_relations.format(names=",".join(names), tables=tables)
+        return self.some_relations.format(names=",".join((*there, *names)), tables=tables)
 
     def these_columns(self, columns: Mapping[str, str]) -> str:
         """Name these columns, given by field."""

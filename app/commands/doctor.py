@@ -20,7 +20,7 @@ from driftgraph.app.commands.doctor_data_dir import data_dir_checks, event_ids, 
 from driftgraph.app.commands.doctor_machine import Needed, machine_checks
 from driftgraph.app.commands.doctor_redis import redis_checks
 from driftgraph.app.commands.findings import Check, State
-from driftgraph.app.commands.validate import Report, offsets_at, validate_topic
+from driftgraph.app.commands.validate import BEHAVIORS_SHOWN, Report, counted, offsets_at, validate_topic
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.attribute_tables import check_files
 from driftgraph.app.config.builders import auto_interval, window_relations
@@ -162,7 +162,7 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
     yield from record_clock(settings, options, ends, clock)
     report = validate_topic(settings, topic, SAMPLE, clock)
-    yield _sample(report)
+    yield _sample(report, settings)
     ids_per_day = per_day * report.with_id / max(1, report.read)
     findings.ids = min(settings.deduplication.ids_max, ids_needed(settings.deduplication, ids_per_day))
     yield event_ids(settings.deduplication, ids_per_day)
@@ -234,13 +234,20 @@ def _bytes_of_a_message(options: KafkaOptions, ends: Position, clock: Clock) -> 
     return sizes.bytes / sizes.count if sizes.count else 0.0
 
 
-def _sample(report: Report) -> Check:
+def _sample(report: Report, settings: Settings) -> Check:
     rejected = report.rejected.total()
     said = f"{report.read:,} looked at, {report.applied.total():,} would be applied, {rejected:,} rejected"
+    if not settings.relations and report.applied:
+        names = [name for name, _ in report.applied.most_common(BEHAVIORS_SHOWN)]
+        found = f"{report.read:,} looked at: {counted(report.applied, names)}"
+        return Check("events", State.FAIL, f"{found}; {BY_KEY.these_relations(names)}")
     if rejected <= REJECTED_SHARE_MAX * report.read:
         return Check("events", State.OK, said)
     [(reason, _)] = report.rejected.most_common(1)
     detail = report.examples[reason].detail
+    if reason == Reason.UNKNOWN_BEHAVIOR:
+        names = [name for name, _ in report.unknown.most_common(BEHAVIORS_SHOWN)]
+        detail = f"no relation: {counted(report.unknown, names)}"
     state = State.FAIL if rejected > report.read // 2 else State.WARN
     fields = f"{BY_KEY.columns}; " if reason == Reason.MISSING_FIELD else ""
     return Check("events", state, f"{said}, most for {reason} ({detail}); {fields}see driftgraph validate")

@@ -95,6 +95,7 @@ class Refusal:
 
     reason: Reason
     detail: str
+    behavior: str = ""  # of an unknown behavior: its name
 
 
 class LeftOut(Enum):
@@ -218,9 +219,8 @@ class EventRules:
             return None
         if relation == Behaviors.UNKNOWN:
             known = ", ".join(self.behaviors.names)
-            return Refusal(
-                Reason.UNKNOWN_BEHAVIOR, f"behavior {shown(behavior)} is no relation; there are: {known}"
-            )
+            detail = f"behavior {shown(behavior)} is no relation; there are: {known}"
+            return Refusal(Reason.UNKNOWN_BEHAVIOR, detail, behavior[:DETAIL_CHARACTERS_MAX])
         user_id = id_of(user, "user id")
         if isinstance(user_id, Refusal):
             return user_id
@@ -330,4 +330,5 @@ def rejected(refusal: Refusal, payload: bytes | None, at: RowOrigin) -> Rejected
         key=at.key,
         headers=at.headers,
         timestamp_ms=at.timestamp_ms,
+        behavior=refusal.behavior,
     )

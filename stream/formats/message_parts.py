@@ -9,7 +9,7 @@ becomes a dead letter with the whole message, and its detail says which event it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from driftgraph.stream.arrays import Index
@@ -60,7 +60,7 @@ def decode_parts(
         if not isinstance(got, Refusal):
             return got
         row, place = int(parts.row[number]), parts.place[number] if parts.place else ""
-        told = Refusal(got.reason, f"{place}: {got.detail}") if place else got
+        told = replace(got, detail=f"{place}: {got.detail}") if place else got
         return rejected(told, rows.payloads[row], rows.origin_of(row))
 
     return decode_columns(

@@ -98,3 +98,28 @@ def test_attributes_that_were_written_after_the_events_are_told(
     found = [check for check in examine(load(options=own)).checks if check.name == "attributes"]
     late = [check.detail for check in found if "older than the first record" in check.detail]
     assert [detail.startswith("5 messages of ") for detail in late] == ([True] if is_late else [])
+
+
+@pytest.mark.parametrize(
+    ("relations", "state", "said"),
+    [
+        (
+            {},
+            State.FAIL,
+            "60 looked at: view 30, fav 20, buy 10; write in driftgraph.toml [relations.view] [relations.fav] "
+            "[relations.buy], a line each",
+        ),
+        ({"view": {}}, State.WARN, "most for unknown_behavior (no relation: fav 20, buy 10); see"),
+    ],
+)
+def test_the_behaviors_of_a_topic_that_are_no_relation_are_named(
+    real_kafka: RealKafka, relations: dict[str, object], state: State, said: str
+) -> None:
+    topic, now_ms = f"doctor-{uuid4().hex[:8]}", SystemClock().now_ms()
+    make_topic(real_kafka.address, topic, 1)
+    names = ["view"] * 30 + ["fav"] * 20 + ["buy"] * 10
+    clicks = [{"user_id": "u", "item_id": "i", "behavior": name, "ts": now_ms} for name in names]
+    produce(real_kafka.address, topic, [{"value": msgspec.json.encode(one)} for one in clicks])
+    findings = examine(load(options={**options(real_kafka.address, topic, 100), "relations": relations}))
+    [events] = [check for check in findings.checks if check.name == "events"]
+    assert (events.state, said in events.detail) == (state, True), events.detail

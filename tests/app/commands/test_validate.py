@@ -125,8 +125,8 @@ def test_what_to_do_about_behaviors_that_are_no_relation_is_told(shell: Shell) -
 
 
 ADVICE = (
-    "2 events have a behavior that is no relation: name the behaviors that count with --relations A,B, or "
-    "add a table [relations.NAME] to driftgraph.toml for each behavior that counts"
+    "2 events have a behavior that is no relation, fav 1, pv 1: give --relations click,fav,pv, or write in "
+    "driftgraph.toml [relations.fav] [relations.pv], a line each; events.ignore names behaviors that do not count"
 )
 
 
@@ -338,3 +338,17 @@ def test_a_registry_that_is_away_is_told_soon(
     got = shell("validate", f"kafka:{topic}")
     assert got.code == 1
     assert "driftgraph: the schema registry at http://127.0.0.1:1 cannot be reached" in got.err
+
+
+def test_behaviors_that_are_no_relation_are_counted_with_what_to_write(shell: Shell) -> None:
+    """The option has those that are there, too: it stands in the place of the configured relations."""
+    others = [event(n, behavior="share") for n in range(1, 4)] + [event(4, behavior="wish list")]
+    write("e.jsonl", [event(0), others[0], others[1:]])
+    report = shell("validate", "e.jsonl", "--json").json()
+    assert report["unknown_behaviors"] == {"share": 3, "wish list": 1}
+    assert (
+        "4 events have a behavior that is no relation, share 3, wish list 1: give --relations "
+        "click,share,wish list, or write in driftgraph.toml [relations.share] "
+        '[relations."wish list"], a line each; events.ignore names behaviors that do not count'
+    ) in report["notes"]
+    assert shell("validate", "e.jsonl", "--relations", "click,share,wish list").code == 0
