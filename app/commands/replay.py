@@ -19,10 +19,17 @@ import pyarrow.parquet as pq
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.commands.prediction_place import check_predictions, predictions_told
 from driftgraph.app.commands.sort_folder import folder_for_sorting
-from driftgraph.app.config.builders import file_options, generation_store, lease_client, window_relations
+from driftgraph.app.config.builders import (
+    file_options,
+    generation_store,
+    lease_client,
+    watermark_rules,
+    window_relations,
+)
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.head_text import heads_together
 from driftgraph.app.console.progress import Progress
+from driftgraph.app.console.scorers import gain_of
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.lockstep import Lockstep
@@ -32,12 +39,15 @@ from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.lease import raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
+from driftgraph.stream.formats.canonical_json import CanonicalJson
+from driftgraph.stream.formats.event_rules import Behaviors, EventRules
 from driftgraph.stream.ingest.erasures import MemoryErasures
 from driftgraph.stream.ingest.ingest import Counts
 from driftgraph.stream.ingest.lateness import warnings_of
+from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.sources.event_sort import Sorting
 from driftgraph.stream.sources.file import FileSource
-from driftgraph.stream.time.clock import Clock, SystemClock
+from driftgraph.stream.time.clock import REPLAY_TIMES, Clock, SystemClock
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -117,6 +127,7 @@ def overall(reports: tuple[GenerationReport, ...]) -> dict[str, Any]:
     return {
         "evaluated_events": total,
         "metrics": metrics,
+        "gain": gain_of(metrics, total),
         "shares": shares,
         "staleness": _staleness(reports),
         "heads": heads_together(None if r.heads is None else asdict(r.heads) for r in reports),
@@ -189,6 +200,9 @@ def replay(
         )
         for said in lockstep.said:
             progress.note(said)
+        progress.start("loading the compiled loops, which a first start compiles")
+        lines = CanonicalJson(EventRules(Behaviors([relation.name for relation in relations]), REPLAY_TIMES))
+        warm_up(relations, lines, watermark_rules(settings), clock)
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
@@ -226,13 +240,18 @@ def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress)
     started_ms, trained_ms, shown = clock.now_ms(), 0, 0
     progress.start("replay", total=100)
     while (decoded := file.next_batch()) is not None:
-        for _ in lockstep.take(decoded):
+        begin, end = shown, round(100 * file.read_share())
+        appended = sum(lockstep.graph.window.cut().next)
+        for mark in lockstep.take(decoded):
+            part = (sum(mark.cut.next) - appended) / len(decoded.batch)
+            share = begin + round(part * (end - begin))
+            progress.advance(share - shown)
+            shown = share
             cycle_ms = clock.now_ms()
             lockstep.cycle()
             trained_ms += clock.now_ms() - cycle_ms
-        share = round(100 * file.read_share())
-        progress.advance(share - shown)
-        shown = share
+        progress.advance(end - shown)
+        shown = end
     ingest_ms = clock.now_ms() - started_ms - trained_ms
     lockstep.finish()
     progress.close()

@@ -59,7 +59,6 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         })  # fmt: skip
     if generations:
         _print_scorers(generations, console)
-    _print_lines(_gain(together), console)
     if lives_on := shares_text(together.get("shares") or {}):
         _print_lines([f"what moves the score: {lives_on}"], console)
     _print_lines(lines_of_heads(together.get("heads")), console)
@@ -84,19 +83,24 @@ def print_replay(report: Mapping[str, Any], console: Console) -> None:
         )
     for warning in report.get("warnings") or []:
         console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    _print_lines(_gain(together), console)
 
 
 def _gain(together: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence about the model beside the best baseline, over all intervals."""
-    metrics = together.get("metrics") or {}
-    model, baseline = measured(metrics, "model"), best_baseline(metrics)
-    if model is None or baseline is None or not together.get("evaluated_events"):
+    """What one gains, as the last words of the report: the model beside the best baseline."""
+    gain, count = together.get("gain"), together.get("evaluated_events")
+    if not gain:
         return
-    name, rival = baseline
-    times = f": {model / rival:.2f} times as many" if rival > 0 else ""
+    ours, theirs = gain["model_events"], gain["baseline_events"]
+    times = f"{ours / theirs:.2f} times as many" if theirs else f"{ours:,} more"
+    chance = "more than chance explains" if ours > theirs else "fewer than chance explains: the model is worse"
+    if not gain["beyond_chance"]:
+        chance = "which chance explains as well: replay more events"
+    yield ""
     yield (
-        f"of {together['evaluated_events']:,} events, {100 * model:.1f} % are in the 20 best of the model, "
-        f"{100 * rival:.1f} % in those of {name}, the best baseline{times}"
+        f"what the model gains: of {count:,} events that it had not seen, {ours:,} ({ours / count:.1%}) were "
+        f"in its user's 20 best, {theirs:,} ({theirs / count:.1%}) in those of {gain['baseline']}, the best "
+        f"baseline: {times}, {chance}"
     )
 
 

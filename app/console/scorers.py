@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 METRIC: Final = "recall_at_20"  # the metric in tables and lines; --json has all metrics
 METRIC_TITLE: Final = "Recall@20"
@@ -41,6 +41,25 @@ def best_baseline(metrics: Mapping[str, Mapping[str, float | None]]) -> tuple[st
         if (value := measured(metrics, scorer)) is not None
     ]
     return max(found, key=lambda one: one[1]) if found else None
+
+
+def gain_of(metrics: Mapping[str, Mapping[str, float | None]], event_count: int) -> dict[str, Any] | None:
+    """What the model adds to the best baseline, in events of ``event_count`` that are in the 20 best.
+
+    ``beyond_chance`` says whether the difference is more than 1.96 standard errors. Both rank the same
+    events, so the variance of the difference is at most the sum of both counts: McNemar, "Note on the
+    sampling error of the difference between correlated proportions", 1947, where no event is in both.
+    """
+    model, best = measured(metrics, "model"), best_baseline(metrics)
+    if model is None or best is None or not event_count:
+        return None
+    ours, theirs = round(model * event_count), round(best[1] * event_count)
+    return {
+        "baseline": best[0],
+        "model_events": ours,
+        "baseline_events": theirs,
+        "beyond_chance": abs(ours - theirs) > 1.96 * math.sqrt(ours + theirs),
+    }
 
 
 def shares_text(shares: Mapping[str, float | None]) -> str:

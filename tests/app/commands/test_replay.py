@@ -18,6 +18,9 @@ import redis as redis_py
 
 from driftgraph.app.cli.main import main
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.commands.replay import replay
+from driftgraph.app.config.settings import Settings
+from driftgraph.app.console.progress import NoProgress
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.dead_letters.files import FileLetterBox
 from tests.app.cli.test_cli import Shell
@@ -127,6 +130,32 @@ def test_a_file_of_another_shape_is_read_with_its_columns_named(shell: Shell) ->
     one = replayed(shell, "shop.csv", *options)
     columns = ("--no-header", "--columns", "user=3,item=2,behavior=1,ts=0")
     assert replayed(shell, "turned.csv", *options, *columns)["digest"] == one["digest"]
+
+
+def test_the_progress_moves_with_each_fit_of_a_file_that_is_one_read(tmp_path: Path) -> None:
+    """And the loops are compiled before, so that the events a second are those of ingestion."""
+    write_csv(SHOP, tmp_path / "shop.csv")
+    seen: list[tuple[str, int]] = []
+
+    class Seen(NoProgress):
+        def start(self, label: str, total: int | None = None) -> None:
+            seen.append((label, 0))
+
+        def advance(self, n: int) -> None:
+            seen.append((seen[-1][0], seen[-1][1] + n))
+
+    options = {"data_dir": tmp_path / "var", "fit": {"every": "12h"}, "model": {"dim": 16}}
+    report = replay(
+        Settings.model_validate(options), tmp_path / "shop.csv", redis="none", predictions=None, progress=Seen()
+    )
+    assert [label for label, done in seen if done == 0][:2] == [
+        "loading the compiled loops, which a first start compiles", "replay"
+    ]  # fmt: skip
+    at = [done for label, done in seen if label == "replay"]
+    fits = len(report.generations) - 1  # the last one is behind the file's end
+    assert len(set(at[1:-1])) >= fits // 2 > 1, at
+    assert at == sorted(at)
+    assert at[-1] == 100
 
 
 def test_a_person_gets_a_table_and_progress_as_plain_lines(shell: Shell) -> None:

@@ -6,10 +6,12 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from driftgraph.app.console.output import print_generations, print_replay
+from driftgraph.app.console.scorers import gain_of
 from driftgraph.model.score.scorer import PARTS as SCORE
 
 
@@ -68,13 +70,42 @@ def test_a_replay_shows_the_baselines_and_each_part_with_its_share(width: int, t
     assert "…" not in text
 
 
-def test_a_replay_says_what_one_gains() -> None:
-    overall = REPORT["overall"] | {"evaluated_events": 4000}
-    assert "of 4,000 events, 50.0 % are in the 20 best of the model, 12.5 % in those of co-visitation, " in (
-        text := printed_report({**REPORT, "overall": overall})
-    )
-    assert "the best baseline: 4.00 times as many" in text
-    assert "times as many" not in printed_report({"events_read": 3})
+@pytest.mark.parametrize(
+    ("model", "baseline", "count", "said"),
+    [
+        (0.5, 0.125, 4_000, "2,000 (50.0%) were in its user's 20 best, 500 (12.5%) in those of co-visitation, the "
+         "best baseline: 4.00 times as many, more than chance explains"),
+        (0.0037, 0.0015, 7_321, "27 (0.4%)"),
+        (0.0037, 0.0015, 7_321, "2.45 times as many, more than chance explains"),
+        (0.06, 0.05, 1_000, "1.20 times as many, which chance explains as well: replay more events"),
+        (0.1, 0.2, 4_000, "0.50 times as many, fewer than chance explains: the model is worse"),
+        (0.01, 0.0, 4_000, "0 (0.0%) in those of co-visitation, the best baseline: 40 more, more than chance"),
+    ],
+)  # fmt: skip
+def test_a_replay_ends_with_what_one_gains(model: float, baseline: float, count: int, said: str) -> None:
+    metrics = {"model": {"recall_at_20": model}, "co_visitation": {"recall_at_20": baseline}}
+    overall = {"metrics": metrics, "evaluated_events": count, "gain": gain_of(metrics, count)}
+    last = printed_report({**REPORT, "warnings": ["much came late"], "overall": overall}).splitlines()[-1]
+    assert last.startswith(f"what the model gains: of {count:,} events that it had not seen, ")
+    assert said in last
+
+
+def test_without_an_evaluation_nothing_is_said_to_be_gained() -> None:
+    assert gain_of({"model": {"recall_at_20": math.nan}, "co_visitation": {"recall_at_20": 0.1}}, 5) is None
+    assert gain_of({}, 0) is None
+    assert "gains" not in printed_report({"events_read": 3})
+
+
+def test_the_bound_of_a_gain_by_chance_is_that_of_paired_events() -> None:
+    """Of models that are as good as the baseline, at most one in twenty is said to be beyond chance."""
+    draws = np.random.default_rng(0).random((2_000, 2, 400)) < 0.1
+    hits = draws.mean(axis=2)
+    found = [
+        gain_of({"model": {"recall_at_20": ours}, "co_visitation": {"recall_at_20": theirs}}, 400)
+        for ours, theirs in hits.tolist()
+    ]
+    share = np.mean([gain["beyond_chance"] for gain in found if gain is not None])
+    assert 0.02 < share < 0.06
 
 
 ALONE = "alone, share alone, share alone, share"
