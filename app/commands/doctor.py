@@ -250,6 +250,7 @@ def _sample(report: Report, settings: Settings) -> Check:
         detail = f"no relation: {counted(report.unknown, names)}"
     state = State.FAIL if rejected > report.read // 2 else State.WARN
     fields = f"{BY_KEY.columns}; " if reason == Reason.MISSING_FIELD else ""
+    fields += "".join(f"{one}; " for one in report.advice())
     return Check("events", state, f"{said}, most for {reason} ({detail}); {fields}see driftgraph validate")
 
 

@@ -32,7 +32,7 @@ from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.sources.first_start import Start
 from driftgraph.stream.sources.source import Position
 from driftgraph.stream.time.clock import Clock, SystemClock
-from driftgraph.stream.wording import BY_OPTION
+from driftgraph.stream.wording import BY_KEY, BY_OPTION
 
 PAYLOAD_CHARACTERS_MAX: Final = 500  # of an example
 BEHAVIORS_SHOWN: Final = 10  # in a sentence; --json has all
@@ -88,6 +88,29 @@ class Report:
             self.examples.setdefault(rejected.reason, rejected)
             if rejected.behavior:
                 self.unknown[rejected.behavior] += 1
+
+    def advice(self) -> list[str]:
+        """What to do where most events are rejected because their format is another one."""
+        notes = []
+        unread = self.rejected[Reason.BAD_UTF8] + self.rejected[Reason.BAD_JSON]
+        first = next(
+            (self.examples[one] for one in (Reason.BAD_UTF8, Reason.BAD_JSON) if one in self.examples), None
+        )
+        if 2 * unread > self.read and first is not None and _is_of_registry(first.payload):
+            number = int.from_bytes(first.payload[1:5], "big")
+            notes.append(
+                f"the messages are those of a schema registry (a zero byte, and schema {number}): set "
+                'events.format = "registry" and events.registry.url in driftgraph.toml'
+            )
+        lacking = self.examples.get(Reason.MISSING_FIELD)
+        if 2 * self.rejected[Reason.MISSING_FIELD] > self.read and lacking is not None:
+            there = lacking.detail.partition("; its fields are ")[2]
+            if "." in there:
+                notes.append(
+                    'for fields within others set events.format = "mapping" in driftgraph.toml, and name in '
+                    "[events.mapping] the paths of user, item, behavior and ts"
+                )
+        return notes
 
     def unknown_behaviors(self, relations: Sequence[str]) -> str:
         """What to do about the behaviors that are no relation; empty without any."""
@@ -149,6 +172,7 @@ def validate_file(settings: Settings, path: Path, limit: int | None, clock: Cloc
         notes.append("none of its events can be used: replay will refuse it")
     if 2 * report.rejected[Reason.MISSING_FIELD] > report.read and options.decoder is None:
         notes.append(f"most events lack a field: {options.wording.columns}")
+    notes += report.advice()
     if unknown := report.unknown_behaviors([name for name in settings.relations if report.applied[name]]):
         notes.append(unknown)
     if file.first_pass is not None and not file.first_pass.times.in_order:
@@ -199,6 +223,9 @@ def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clo
         source.close()
     if report.read == 0:
         raise DriftgraphError(f"the topic {topic} has no messages to look at")
+    if 2 * report.rejected[Reason.MISSING_FIELD] > report.read:
+        report.notes.append(f"most events lack a field: {BY_KEY.columns}")
+    report.notes += report.advice()
     if unknown := report.unknown_behaviors(list(settings.relations)):
         report.notes.append(unknown)
     return report
@@ -216,8 +243,14 @@ def counted(behaviors: Mapping[str, int], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {behaviors[name]:,}" for name in names)
 
 
+def _is_of_registry(payload: bytes) -> bool:
+    """Whether it begins as the serializers of a schema registry write it."""
+    return len(payload) > 5 and payload[0] == 0  # noqa: PLR2004  a zero byte and four of the schema's number
+
+
 def _example(rejected: Rejected) -> dict[str, str]:
-    payload = rejected.payload[: 4 * PAYLOAD_CHARACTERS_MAX].decode(errors="backslashreplace")
+    text = rejected.payload[: 4 * PAYLOAD_CHARACTERS_MAX].decode(errors="backslashreplace")
+    payload = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if len(payload) > PAYLOAD_CHARACTERS_MAX:
         payload = payload[:PAYLOAD_CHARACTERS_MAX] + "…"
     return {"origin": rejected.origin, "detail": rejected.detail, "payload": payload}

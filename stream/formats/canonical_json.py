@@ -11,6 +11,7 @@ message and leaves each other one to the row decoder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -25,9 +26,11 @@ from driftgraph.stream.formats.event_rules import (
     EraseRequest,
     Event,
     EventRules,
+    Reason,
     Refusal,
     Rows,
 )
+from driftgraph.stream.formats.field_names import fields_in
 from driftgraph.stream.formats.json_text import elements_of, read_json
 from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.rules_by_column import Columns
@@ -85,9 +88,12 @@ class CanonicalJson:
         if isinstance(read, Refusal):
             return read
         user, item, behavior, ts, event_id = (_or_missing(getattr(read, name)) for name in _FIELDS)
-        return self.rules.event_of(
+        found = self.rules.event_of(
             user=user, item=item, behavior=behavior, ts=ts, event_id=event_id, bounds=bounds
         )
+        if isinstance(found, Refusal) and found.reason is Reason.MISSING_FIELD:
+            return replace(found, detail=found.detail + fields_in(read_json(payload)))
+        return found
 
     def _columns(self, payloads: list[bytes]) -> tuple[Columns, Index]:
         """The messages by column, and which of them the scan did not understand."""

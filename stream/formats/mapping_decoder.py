@@ -29,6 +29,7 @@ from driftgraph.stream.formats.event_rules import (
     Rows,
 )
 from driftgraph.stream.formats.field_mapping import EventMapping, Misfit, Values
+from driftgraph.stream.formats.field_names import fields_in
 from driftgraph.stream.formats.json_text import no_object, read_json
 from driftgraph.stream.formats.message_parts import MessageParts, decode_parts
 from driftgraph.stream.formats.paths import ABSENT
@@ -164,12 +165,21 @@ class MappingDecoder:
         self, rows: Rows, parts: MessageParts, found: list[_Part], columns: Columns | None, index: Index
     ) -> Decoded:
         bounds = self.rules.times.bounds()
+
+        def answer(number: int) -> Answer:
+            got, row = self._answer(found[number], bounds), int(parts.row[number])
+            is_whole = not (parts.place and parts.place[number])  # and not a line of an order
+            if is_whole and isinstance(got, Refusal) and got.reason is Reason.MISSING_FIELD:
+                message = self._reader.read(rows.payloads[row] or b"", lambda: rows.origin_of(row))
+                return replace(got, detail=got.detail + fields_in(message))
+            return got
+
         return decode_parts(
             rows,
             parts,
             columns=columns,
             index=index,
-            answer=lambda number: self._answer(found[number], bounds),
+            answer=answer,
             rules=self.rules,
             bounds=bounds,
         )

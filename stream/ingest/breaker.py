@@ -72,6 +72,24 @@ class Breaker:
         if self._rejected > self.share_max * self._count:
             raise RejectedTooManyError(self._sentence())
 
+    def recent(self) -> tuple[int, int, str]:
+        """How many of the newest events were rejected, of how many, and one of the most frequent reason.
+
+        They are those of the fewest newest reads that hold a tenth of the window; none before there are so many.
+        """
+        reads, count = [], 0
+        for read in reversed(self._reads):
+            if count * MINIMUM_OF_WINDOW >= self.window:
+                break
+            reads.append(read)
+            count += read.count
+        reasons = sum((read.reasons for read in reads), Counter[str]())
+        if count * MINIMUM_OF_WINDOW < self.window or not reasons:
+            return 0, count, ""
+        [(reason, _)] = reasons.most_common(1)
+        example = next(read.examples[reason] for read in reads if reason in read.examples)
+        return reasons.total(), count, f"{reason}, such as {example}"
+
     def _add(self, read: _Read) -> None:
         self._reads.append(read)
         self._count += read.count

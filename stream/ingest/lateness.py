@@ -1,4 +1,4 @@
-"""Warnings about a stream: that too many events come late, or that attributes cannot be taken.
+"""Warnings about a stream: that too many events come late or are rejected, or that attributes cannot be taken.
 
 Ingest ──► [warnings_of] ──► replay's report, the updater's log and status
 """
@@ -10,13 +10,28 @@ from typing import Final
 from driftgraph.stream.ingest.ingest import Ingest
 
 LATE_SHARE_MAX: Final = 0.01  # a stream in order has almost none; more late events have a cause
+REJECTED_SHARE_MAX: Final = 0.1  # of the newest events; a part that nobody configured is below it
 _UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
 
 
 def warnings_of(ingest: Ingest) -> list[str]:
     """What is wrong with the stream so far, with the cause and what to do."""
-    late, attributes = late_warning(ingest), ingest.attributes
-    return [*([] if late is None else [late]), *([] if attributes is None else attributes.warnings())]
+    found = [late_warning(ingest), rejected_warning(ingest)]
+    attributes = [] if ingest.attributes is None else ingest.attributes.warnings()
+    return [*(one for one in found if one is not None), *attributes]
+
+
+def rejected_warning(ingest: Ingest) -> str | None:
+    """The warning, if more than ``REJECTED_SHARE_MAX`` of the newest events were rejected; else None."""
+    if ingest.breaker is None:
+        return None
+    rejected, count, example = ingest.breaker.recent()
+    if rejected <= REJECTED_SHARE_MAX * count:
+        return None
+    return (
+        f"{rejected:,} of the newest {count:,} events ({rejected / count:.0%}) were rejected and are in no "
+        f"list, most for {example}: driftgraph dlq ls"
+    )
 
 
 def late_warning(ingest: Ingest) -> str | None:

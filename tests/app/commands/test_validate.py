@@ -352,3 +352,26 @@ def test_behaviors_that_are_no_relation_are_counted_with_what_to_write(shell: Sh
         '[relations."wish list"], a line each; events.ignore names behaviors that do not count'
     ) in report["notes"]
     assert shell("validate", "e.jsonl", "--relations", "click,share,wish list").code == 0
+
+
+def test_fields_within_others_are_named_with_the_format_that_reads_them(shell: Shell) -> None:
+    write("e.jsonl", [{"actor": {"id": 7}, "verb": "click", "at": NOW_MS}] * 3)
+    report = shell("validate", "e.jsonl", "--json").json()
+    assert report["rejected"][0]["example"]["detail"] == (
+        "the event has no behavior; its fields are actor.id, verb, at"
+    )
+    assert any('set events.format = "mapping"' in note for note in report["notes"])
+    write("e.jsonl", [{"uid": 7, "verb": "click", "at": NOW_MS}] * 3)
+    assert not any("mapping" in note for note in shell("validate", "e.jsonl", "--json").json()["notes"])
+
+
+def test_messages_of_a_schema_registry_are_known_by_their_first_bytes(shell: Shell, kafka: str) -> None:
+    """And what a terminal cannot show is escaped."""
+    topic = f"avro-{uuid4().hex[:8]}"
+    produce(kafka, topic, [{"value": b"\x00\x00\x00\x00\x07\xfc\x0asku-5"}] * 5)
+    Path("driftgraph.toml").write_text(f'[kafka]\nbootstrap_servers = "{kafka}"\n', encoding="utf-8")
+    report = shell("validate", f"kafka:{topic}", "--json").json()
+    assert any(
+        'zero byte, and schema 7): set events.format = "registry"' in note for note in report["notes"]
+    ), report["notes"]
+    assert report["rejected"][0]["example"]["payload"] == "\\x00\\x00\\x00\\x00\\x07\\xfc\\nsku-5"

@@ -44,7 +44,7 @@ def test_a_preset_reads_its_messages(name: str, case: dict[str, Any]) -> None:
     found = [[u, i, RELATIONS[r], t, e] for u, i, r, t, _, e in events_of(decoded.batch)]
     assert found == case["events"]
     assert decoded.ignored == case.get("ignored", 0)
-    told = [(letter.reason, letter.detail) for letter in decoded.rejected]
+    told = [(one.reason, one.detail.partition("; its fields are ")[0]) for one in decoded.rejected]
     wanted = case.get("rejected", [])
     assert [reason for reason, _ in told] == [reason for reason, _ in wanted]
     assert all(detail in (None, said) for (_, said), (_, detail) in zip(told, wanted, strict=True))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from driftgraph.stream.events import EMPTY, Decoded, Rejected
 from driftgraph.stream.ingest.breaker import Breaker, RejectedTooManyError
 from driftgraph.stream.ingest.ingest import Ingest
+from driftgraph.stream.ingest.lateness import rejected_warning, warnings_of
 from tests.stream.ingest.test_ingest import BAD, Event, decoded_of, digest, ingest_of, letters
 
 UNKNOWN = Rejected("unknown_behavior", "behavior 'vieww' is no relation", b"{}", "events[1]@9")
@@ -107,3 +108,30 @@ def test_nothing_of_the_read_that_trips_it_is_taken() -> None:
             pass
     after = (ingest.counts.read, digest(ingest), letters(ingest), ingest.position, ingest.watermark.value_ms)
     assert after == before
+
+
+def test_the_newest_rejected_events_are_a_warning_before_the_breaker_trips() -> None:
+    """A tenth of the window counts, so that old good events do not hide a broken producer."""
+    ingest = ingest_of()
+    ingest.breaker = Breaker(share_max=0.5, window=1_000)
+    for _ in range(20):
+        list(ingest.take(read_of(40, 1)))
+    assert rejected_warning(ingest) is None, "one in forty"
+    for _ in range(10):
+        list(ingest.take(read_of(1, 9)))
+    warning = rejected_warning(ingest)
+    assert warning is not None
+    assert warning.startswith("90 of the newest 100 events (90%) were rejected and are in no list, most for ")
+    assert warning in warnings_of(ingest)
+    for _ in range(3):
+        list(ingest.take(read_of(40, 0)))
+    assert rejected_warning(ingest) is None, "the producer was put right"
+
+
+def test_a_few_rejected_events_of_a_new_stream_are_no_warning() -> None:
+    ingest = ingest_of()
+    ingest.breaker = Breaker(share_max=1, window=1_000)
+    list(ingest.take(read_of(0, 99)))
+    assert rejected_warning(ingest) is None
+    list(ingest.take(read_of(0, 1)))
+    assert rejected_warning(ingest) is not None
