@@ -1,4 +1,4 @@
-"""Starts a process that Ctrl-C does not end: it reaches all processes of a terminal, and the first ends its own.
+"""Starts a process that Ctrl-C does not end: a terminal sends it to all, and the first ends the others.
 
 supervisor, web_process, normalize ──► [start_shielded] ──► a process that ends when it is told to
 

@@ -139,7 +139,7 @@ def pairs_of(value: Value) -> list[tuple[str, object]]:
 def updater_pairs(
     updater: dict[str, Any] | None, fit: dict[str, Any] | None = None
 ) -> list[tuple[str, object]]:
-    """What the updater says of itself, but for what ``troubles_of`` says; ``fit`` is the worker's last one."""
+    """What the updater says of itself, but for what ``troubles_of`` says; ``fit`` is the last one made."""
     from driftgraph.app.console import status_text
     from driftgraph.app.console.output import time_of
     from driftgraph.app.live.worker_end import worker_of

@@ -245,7 +245,7 @@ def counted(behaviors: Mapping[str, int], names: Iterable[str]) -> str:
 
 def _is_of_registry(payload: bytes) -> bool:
     """Whether it begins as the serializers of a schema registry write it."""
-    return len(payload) > 5 and payload[0] == 0  # noqa: PLR2004  a zero byte and four of the schema's number
+    return len(payload) > 5 and payload[0] == 0
 
 
 def _example(rejected: Rejected) -> dict[str, str]:

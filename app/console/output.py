@@ -21,7 +21,6 @@ from driftgraph.app.console.scorers import (
     METRIC,
     METRIC_TITLE,
     PARTS,
-    best_baseline,
     measured,
     percent,
     shares_text,
@@ -93,7 +92,9 @@ def _gain(together: Mapping[str, Any]) -> Iterator[str]:
         return
     ours, theirs = gain["model_events"], gain["baseline_events"]
     times = f"{ours / theirs:.2f} times as many" if theirs else f"{ours:,} more"
-    chance = "more than chance explains" if ours > theirs else "fewer than chance explains: the model is worse"
+    chance = (
+        "more than chance explains" if ours > theirs else "fewer than chance explains: the model is worse"
+    )
     if not gain["beyond_chance"]:
         chance = "which chance explains as well: replay more events"
     yield ""

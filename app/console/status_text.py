@@ -39,7 +39,7 @@ def checkpoint_of(updater: dict[str, Any]) -> str:
 
 
 def first_fit_of(waits: Mapping[str, Any], fit: Mapping[str, Any] | None = None) -> str:
-    """When the first fit is due; ``waits`` has the fields of a ``FirstFit``, ``fit`` how the last one ended."""
+    """When the first fit is due: ``waits`` has the fields of a ``FirstFit``, ``fit`` the last one's end."""
     if waits.get("marked") and fit is None:  # else the gate has refused the fit at that mark
         return "due now: the history of the topic is enough for it"
     early, regular, by_count = waits["early"], waits["regular"], waits["by_count"]

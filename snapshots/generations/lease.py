@@ -6,7 +6,7 @@
 
 Keys::
 
-    {ns}:lease           HASH    name, topic, token, host, pid, epoch, place of the holder; it runs out by itself
+    {ns}:lease           HASH    name, topic, token, host, pid, epoch, place of the holder; it runs out
     {ns}:lease-epoch     STRING  the epoch of the last holder; it stays
 
 A second updater of the holder's name waits as its standby. An updater of another name or shard is refused:
@@ -237,8 +237,8 @@ class LeaseClient:
         follows = f", which follows topic {holder.topic}" if holder.topic else ""
         return NamespaceTakenError(
             f"namespace {self.namespace!r} in Redis at {describe(self._client)} is in use by {holder.name!r} "
-            f"(pid {holder.pid} on {holder.host}){follows}, and two that publish into one would remove each other's "
-            "generations; set redis.namespace to another name, or stop that one first"
+            f"(pid {holder.pid} on {holder.host}){follows}, and two that publish into one would remove each "
+            "other's generations; set redis.namespace to another name, or stop that one first"
         )
 
     def take_alone(self) -> Lease:

@@ -75,7 +75,7 @@ class Breaker:
     def recent(self) -> tuple[int, int, str]:
         """How many of the newest events were rejected, of how many, and one of the most frequent reason.
 
-        They are those of the fewest newest reads that hold a tenth of the window; none before there are so many.
+        They are those of the fewest newest reads that hold a tenth of the window; none before that.
         """
         reads, count = [], 0
         for read in reversed(self._reads):

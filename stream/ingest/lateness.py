@@ -1,4 +1,4 @@
-"""Warnings about a stream: that too many events come late or are rejected, or that attributes cannot be taken.
+"""Warnings about a stream: too many events come late or are rejected, or attributes cannot be taken.
 
 Ingest ──► [warnings_of] ──► replay's report, the updater's log and status
 """

@@ -106,8 +106,8 @@ def test_attributes_that_were_written_after_the_events_are_told(
         (
             {},
             State.FAIL,
-            "60 looked at: view 30, fav 20, buy 10; write in driftgraph.toml [relations.view] [relations.fav] "
-            "[relations.buy], a line each",
+            "60 looked at: view 30, fav 20, buy 10; write in driftgraph.toml [relations.view] "
+            "[relations.fav] [relations.buy], a line each",
         ),
         ({"view": {}}, State.WARN, "most for unknown_behavior (no relation: fav 20, buy 10); see"),
     ],

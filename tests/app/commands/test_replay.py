@@ -146,7 +146,11 @@ def test_the_progress_moves_with_each_fit_of_a_file_that_is_one_read(tmp_path: P
 
     options = {"data_dir": tmp_path / "var", "fit": {"every": "12h"}, "model": {"dim": 16}}
     report = replay(
-        Settings.model_validate(options), tmp_path / "shop.csv", redis="none", predictions=None, progress=Seen()
+        Settings.model_validate(options),
+        tmp_path / "shop.csv",
+        redis="none",
+        predictions=None,
+        progress=Seen(),
     )
     assert [label for label, done in seen if done == 0][:2] == [
         "loading the compiled loops, which a first start compiles", "replay"

@@ -126,7 +126,8 @@ def test_what_to_do_about_behaviors_that_are_no_relation_is_told(shell: Shell) -
 
 ADVICE = (
     "2 events have a behavior that is no relation, fav 1, pv 1: give --relations click,fav,pv, or write in "
-    "driftgraph.toml [relations.fav] [relations.pv], a line each; events.ignore names behaviors that do not count"
+    "driftgraph.toml [relations.fav] [relations.pv], a line each; events.ignore names behaviors that do "
+    "not count"
 )
 
 

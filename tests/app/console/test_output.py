@@ -73,13 +73,13 @@ def test_a_replay_shows_the_baselines_and_each_part_with_its_share(width: int, t
 @pytest.mark.parametrize(
     ("model", "baseline", "count", "said"),
     [
-        (0.5, 0.125, 4_000, "2,000 (50.0%) were in its user's 20 best, 500 (12.5%) in those of co-visitation, the "
-         "best baseline: 4.00 times as many, more than chance explains"),
+        (0.5, 0.125, 4_000, "2,000 (50.0%) were in its user's 20 best, 500 (12.5%) in those of "
+         "co-visitation, the best baseline: 4.00 times as many, more than chance explains"),
         (0.0037, 0.0015, 7_321, "27 (0.4%)"),
         (0.0037, 0.0015, 7_321, "2.45 times as many, more than chance explains"),
         (0.06, 0.05, 1_000, "1.20 times as many, which chance explains as well: replay more events"),
         (0.1, 0.2, 4_000, "0.50 times as many, fewer than chance explains: the model is worse"),
-        (0.01, 0.0, 4_000, "0 (0.0%) in those of co-visitation, the best baseline: 40 more, more than chance"),
+        (0.01, 0.0, 4_000, "0 (0.0%) in those of co-visitation, the best baseline: 40 more, more than"),
     ],
 )  # fmt: skip
 def test_a_replay_ends_with_what_one_gains(model: float, baseline: float, count: int, said: str) -> None:

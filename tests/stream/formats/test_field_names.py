@@ -14,7 +14,12 @@ from driftgraph.stream.formats.field_names import fields_in
 from driftgraph.stream.formats.mapping_decoder import JsonReader, MappingDecoder
 from driftgraph.stream.time.clock import REPLAY_TIMES
 
-NESTED = {"meta": {"when": 1, "v": 3}, "actor": {"id": 7}, "lines": [{"sku": "a"}, {"size": 2}], "tags": ["x"]}
+NESTED = {
+    "meta": {"when": 1, "v": 3},
+    "actor": {"id": 7},
+    "lines": [{"sku": "a"}, {"size": 2}],
+    "tags": ["x"],
+}
 
 
 @pytest.mark.parametrize(
