@@ -201,9 +201,8 @@ def replay(
         )
         for said in lockstep.said:
             progress.note(said)
+        _compile(relations, settings, clock, progress)
         started_ms = clock.now_ms()
-        progress.start("loading the compiled loops, which a first start compiles")
-        _compile(relations, settings, clock)
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
         counted = graph.window.counted()
@@ -235,8 +234,9 @@ def _topics_left_out(settings: Settings) -> list[str]:
     ]
 
 
-def _compile(relations: tuple[Relation, ...], settings: Settings, clock: Clock) -> None:
+def _compile(relations: tuple[Relation, ...], settings: Settings, clock: Clock, progress: Progress) -> None:
     """Compile the loops of ingestion, so that the events a second are those of a second start, too."""
+    progress.start("loading the compiled loops, which a first start compiles")
     rules = EventRules(Behaviors([relation.name for relation in relations]), REPLAY_TIMES)
     warm_up(relations, CanonicalJson(rules), watermark_rules(settings), clock)
 
