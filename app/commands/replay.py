@@ -48,6 +48,7 @@ from driftgraph.stream.ingest.warm_up import warm_up
 from driftgraph.stream.sources.event_sort import Sorting
 from driftgraph.stream.sources.file import FileSource
 from driftgraph.stream.time.clock import REPLAY_TIMES, Clock, SystemClock
+from driftgraph.stream.window.writer import Relation
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -200,9 +201,7 @@ def replay(
         )
         for said in lockstep.said:
             progress.note(said)
-        progress.start("loading the compiled loops, which a first start compiles")
-        lines = CanonicalJson(EventRules(Behaviors([relation.name for relation in relations]), REPLAY_TIMES))
-        warm_up(relations, lines, watermark_rules(settings), clock)
+        _compile(relations, settings, clock, progress)
         started_ms = clock.now_ms()
         ingest_ms = _run(file, lockstep, clock, progress)
         graph, cut = lockstep.graph, lockstep.graph.moment().cut
@@ -233,6 +232,13 @@ def _topics_left_out(settings: Settings) -> list[str]:
         f"a replay does not read the topics of attributes ({', '.join(topics)}), so it goes without them; "
         "set events.attributes.item_file or user_file for a replay with attributes"
     ]
+
+
+def _compile(relations: tuple[Relation, ...], settings: Settings, clock: Clock, progress: Progress) -> None:
+    """Compile the loops of ingestion, so that the events a second are those of a second start, too."""
+    progress.start("loading the compiled loops, which a first start compiles")
+    rules = EventRules(Behaviors([relation.name for relation in relations]), REPLAY_TIMES)
+    warm_up(relations, CanonicalJson(rules), watermark_rules(settings), clock)
 
 
 def _run(file: FileSource, lockstep: Lockstep, clock: Clock, progress: Progress) -> int:

@@ -265,7 +265,9 @@ class _Loop:
     def _step(self, moment: Moment) -> bool:
         """Do what is next; whether Redis has answered: a round between two looks asks it nothing."""
         worker = self.worker
-        if self._begin(moment) or self._publish(moment):
+        if self._begin(moment):
+            return False  # the lists are published by another thread, and the next look asks Redis
+        if self._publish(moment):
             return True
         if (asked := self._requests.waiting()) is not None:
             self._requests.answer(self.retrain(asked, moment))

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file can be run as it is
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the file can be run as it is
 
 from benchmarks.live_updater.readers import updater_settings
 from driftgraph.app.commands.embedded import EmbeddedRedis
