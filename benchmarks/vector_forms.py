@@ -29,10 +29,11 @@ from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.snapshots.answers import Recommendation
 from driftgraph.snapshots.generations.keys import Keys, connect
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.generations.vector_forms import Form
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
 
-FORMS = [
+FORMS: list[tuple[Form, str]] = [
     ("float32", "float32"),
     ("float16", "float32"),
     ("int8", "float32"),

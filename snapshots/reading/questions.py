@@ -222,10 +222,9 @@ class Questions:
         ids = list(dict.fromkeys(items))
         if not ids or not found.generation:
             return set()
-        items = yield from self._fetch.more(found.publish, Hashes("item", ("event_ms", "attributes"), ids))
-        return {
-            i for i, (time, said) in zip(ids, items.rows, strict=True) if filters.fits(int(time or 0), said)
-        }
+        fields = Hashes("item", ("event_ms", "attributes"), ids)
+        rows = zip(ids, (yield from self._fetch.more(found.publish, fields)).rows, strict=True)
+        return {i for i, (time_ms, said) in rows if filters.fits(int(time_ms or 0), said)}
 
     def _unknown(self, found: Fetched, top: int, filters: Filters) -> Steps[Recommendation]:
         """What is trending: the answer for users whom nobody knows."""

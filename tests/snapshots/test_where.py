@@ -65,7 +65,8 @@ def may_come(n: int, where: dict[str, Any]) -> bool:
                 (-np.inf if value[0] is None else value[0]),
                 (np.inf if value[1] is None else value[1]),
             )
-            if PRICE[n] is None or not np.float32(low) <= PRICE[n] <= np.float32(high):
+            price = PRICE[n]
+            if price is None or not np.float32(low) <= price <= np.float32(high):
                 return False
         elif not set(texts) & ({SORT[n]} if name == "sort" else set(TAGGED[n])):
             return False
