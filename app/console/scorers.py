@@ -17,13 +17,14 @@ BASELINES: Final = {
     "frozen_first": "frozen first",
     "started_anew": "started anew",
 }
-PARTS: Final = {  # of the model's score: own items where they may be repeated, tastes with attributes
+PARTS: Final = {  # of the model's score: own items where they may be repeated, the last two with attributes
     "vectors": "vectors",
     "bank": "popularity",
     "paths": "paths",
     "similar_users": "similar users",
     "own": "own items",
     "taste": "tastes",
+    "attribute_paths": "paths through attributes",
 }
 
 

@@ -32,6 +32,7 @@ BY_PART: Final = {
     "similar_users": "because users who share items with you chose this item",
     "own": "because you chose this item before",
     "taste": "because this item is like those that you choose",
+    "attribute_paths": "because many choose this item now among those that are like your newest",
 }
 
 

@@ -34,6 +34,7 @@ from driftgraph.stream.window.writer import Cut, Events, WindowView
 
 CHUNK = 256  # targets ranked at once, against all candidates
 CELLS_MAX = 1 << 23  # of a chunk's scores: fewer targets at once in a large catalog
+MOMENTS = 64  # of an interval at least where items have attributes: new items have theirs from then on
 
 Metrics = dict[str, float]
 
@@ -209,7 +210,7 @@ def rank(
     """
     options = encoder.network.options
     has_tastes = encoder.cold.item_attributes is not None
-    left_out = {"vectors", *["own"] * (not options.repeats), *["taste"] * (not has_tastes)}
+    left_out = {"vectors", *["own"] * (not options.repeats), *["taste", "attribute_paths"] * (not has_tastes)}
     weights = {part: alone(part, scorer.mean_F) for part in sorted(PARTS.keys() - left_out)}
     if serving is not None:
         weights["model"] = scorer.weight_F
@@ -250,10 +251,9 @@ def _scored(
     past: Past, targets: Targets, *, encoder: Encoder, scorer: Scorer, serving: Published | None
 ) -> Iterator[_Chunk]:
     """The targets in order of time, as many at once as the catalog allows."""
-    chosen, size = targets.events, _targets_at_once(past)
-    moments = _Moments(past, encoder, serving)
-    for start in range(0, len(chosen), size):
-        part = slice(start, min(start + size, len(chosen)))
+    chosen = targets.events
+    moments, has_attributes = _Moments(past, encoder, serving), encoder.cold.item_attributes is not None
+    for part in _chunks(chosen.time_ms, _targets_at_once(past), MOMENTS if has_attributes else 1):
         at_ms = chosen.time_ms[part]
         stage = moments.stage(int(at_ms[0]))
         later = later_of(past.events, moments.done, at_ms)
@@ -310,6 +310,15 @@ class _Moments:
 
 def _targets_at_once(past: Past) -> int:
     return max(1, min(CHUNK, CELLS_MAX // max(len(past.candidate), 1)))
+
+
+def _chunks(time_ms: I64, size: int, moments: int) -> Iterator[slice]:
+    """Targets, ``size`` at most and none longer after the first than the ``moments``-th part of all time."""
+    longest_ms = (time_ms[-1] - time_ms[0]) / moments if len(time_ms) else 0
+    start = 0
+    while start < len(time_ms):
+        stop = int(np.searchsorted(time_ms, time_ms[start] + longest_ms, "right"))
+        yield slice(start, start := min(start + size, stop))
 
 
 def _excluded(past: Past, targets: Targets, part: slice) -> Mask:

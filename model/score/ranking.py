@@ -20,8 +20,19 @@ from driftgraph.model.score.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.list_kernels import Added, Lists, Sums, best
 from driftgraph.model.score.lists import Wanted
-from driftgraph.model.score.scorer import AGE, BANK, FEATURES, KIN, OWN, PATHS, SIMILAR_USERS, TASTE, Learned
-from driftgraph.model.score.tastes import Tastes
+from driftgraph.model.score.scorer import (
+    AGE,
+    ATTRIBUTE_PATHS,
+    BANK,
+    FEATURES,
+    KIN,
+    OWN,
+    PATHS,
+    SIMILAR_USERS,
+    TASTE,
+    Learned,
+)
+from driftgraph.model.score.tastes import Tasted, Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.walks import paths, similar_users
@@ -83,7 +94,7 @@ class Parts:
     paths: Reached
     similar_users: Reached
     own: Reached  # what the user has touched, with the features of ``OWN``; none where nothing is repeated
-    taste_nC: F32 | None  # None where nothing is said of items
+    tasted: Tasted | None  # None where nothing is said of items
     kin_C: F32 | None
 
     def scores(self, weight_F: F64) -> F32:
@@ -100,8 +111,8 @@ class Parts:
             if worth:
                 scores[reached.user_E, reached.place_E] += worth * reached.feature_E
         scores[self.own.user_E, self.own.place_E] += self.own.feature_E @ weight[OWN]
-        if self.taste_nC is not None and self.kin_C is not None:
-            scores += weight[TASTE] * self.taste_nC + weight[KIN] * self.kin_C
+        if self.tasted is not None and self.kin_C is not None:
+            scores += weighted(self.tasted, self.kin_C, weight)
         return scores
 
 
@@ -144,7 +155,9 @@ class Stage:
         self._tastes = None if attributes is None else Tastes(attributes, view, bank, self.candidate)
 
     def follow(self, items: U32) -> None:
-        """Take over the degrees of these items from the bank, which has counted events of them since."""
+        """Take over from the bank, which has counted events of these items since."""
+        if self._tastes is not None:
+            self._tastes.follow()
         degree = np.maximum(self._bank.degree_R[items], 1.0)
         self.worth[items] = degree**-DEGREE_POWER
         self._similar_worth[items] = degree**-SIMILAR_DEGREE_POWER
@@ -213,8 +226,8 @@ class Stage:
             dots_nC = asked.vectors[part][:, :-1] @ self._item_DC
             taste_nC = np.zeros(0, np.float32)
             if self._tastes is not None:
-                taste_nC = weight[TASTE] * self._tastes.of(asked.rows[part], asked.times_ms[part], cut)
-                taste_nC = (taste_nC + weight[KIN] * self._tastes.kin_C).reshape(-1)
+                tasted = self._tastes.of(asked.rows[part], asked.times_ms[part], cut)
+                taste_nC = weighted(tasted, self._tastes.kin_C, weight).reshape(-1)
             touched = asked.touched_N1, asked.touched
             sums = Sums(
                 dots_nC.reshape(-1), weight[:1], bank_C, common_C, *added, taste_nC, asked.gone_C, first,
@@ -234,14 +247,14 @@ class Stage:
         """Features of each user's hardest candidates, how many they are, and the place of its target (or −1).
 
         The hardest are the best of each part: vectors, paths, similar users, each half-life of the bank, own
-        items, tastes, and the sum.
+        items, tastes, paths through attributes, and the sum.
         """
         popular = self._popular()
         best = [_best(parts.vectors_nC + parts.bias_C, excluded_nC), _best(scores_nC, excluded_nC)]
         best += [_best_reached(part, len(column)) for part in (parts.paths, parts.similar_users)]
         best.append(_by_user(parts.own.place_E, parts.own, len(column)))
-        if parts.taste_nC is not None:
-            best.append(_best(parts.taste_nC, excluded_nC))
+        if parts.tasted is not None:
+            best += [_best(part_nC, excluded_nC) for part_nC in parts.tasted]
         chosen, target = [], np.full(len(column), -1, np.int64)
         for n in range(len(column)):
             one = np.unique(np.concatenate([popular, *(part[n] for part in best)]))
@@ -264,8 +277,9 @@ class Stage:
             *((OWN.start + f, parts.own, own_E) for f, own_E in enumerate(parts.own.feature_E.T)),
         ):
             features[:, feature] = reached.spread(feature_E, scores_nC.shape)[user, place]
-        if parts.taste_nC is not None and parts.kin_C is not None:
-            features[:, TASTE], features[:, KIN] = parts.taste_nC[user, place], parts.kin_C[place]
+        if parts.tasted is not None and parts.kin_C is not None:
+            features[:, TASTE], features[:, KIN] = parts.tasted.taste_nC[user, place], parts.kin_C[place]
+            features[:, ATTRIBUTE_PATHS] = parts.tasted.paths_nC[user, place]
         return features, counts, target
 
     def _reached(self, bounds_N1: I64, item: U32, sum_E: F64, worth_R: F64) -> Reached:
@@ -313,6 +327,13 @@ class Stage:
         count_FC = self._bank.count_FR[:, self.candidate]
         most = min(HARDEST // 2, count_FC.shape[1])
         return np.unique(np.argpartition(-count_FC, most - 1, axis=1)[:, :most])
+
+
+def weighted(tasted: Tasted, kin_C: F32, weight: F32) -> F32:
+    """[n, C]: what attributes add to the scores."""
+    found: F32 = weight[TASTE] * tasted.taste_nC + weight[KIN] * kin_C
+    found += weight[ATTRIBUTE_PATHS] * tasted.paths_nC
+    return found
 
 
 def path_tables(relation_count: int) -> paths.Tables:

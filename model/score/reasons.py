@@ -14,7 +14,17 @@ import numpy as np
 
 from driftgraph.model.score.bank import Later
 from driftgraph.model.score.ranking import SHAPE, Parts, Reached, Stage
-from driftgraph.model.score.scorer import AGE, BANK, KIN, OWN, PARTS, PATHS, SIMILAR_USERS, TASTE
+from driftgraph.model.score.scorer import (
+    AGE,
+    ATTRIBUTE_PATHS,
+    BANK,
+    KIN,
+    OWN,
+    PARTS,
+    PATHS,
+    SIMILAR_USERS,
+    TASTE,
+)
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.walks import paths
 from driftgraph.stream.window.writer import Cut
@@ -79,9 +89,10 @@ def by_part_of(parts: Parts, weight_F: F64) -> dict[str, F32]:
     def spread(reached: Reached, worth_E: F32) -> F32:
         return reached.spread(worth_E, shape)
 
-    taste_nC = none
-    if parts.taste_nC is not None and parts.kin_C is not None:
-        taste_nC = weight[TASTE] * parts.taste_nC + weight[KIN] * parts.kin_C
+    taste_nC = through_nC = none
+    if parts.tasted is not None and parts.kin_C is not None:
+        taste_nC = weight[TASTE] * parts.tasted.taste_nC + weight[KIN] * parts.kin_C
+        through_nC = weight[ATTRIBUTE_PATHS] * parts.tasted.paths_nC
     made = {
         "vectors": weight[0] * parts.vectors_nC + weight[1] * parts.bias_C,
         "bank": none + bank_nC + weight[AGE] * parts.age_C,
@@ -89,6 +100,7 @@ def by_part_of(parts: Parts, weight_F: F64) -> dict[str, F32]:
         "similar_users": spread(parts.similar_users, weight[SIMILAR_USERS] * parts.similar_users.feature_E),
         "own": spread(parts.own, parts.own.feature_E @ weight[OWN]),
         "taste": taste_nC,
+        "attribute_paths": through_nC,
     }
     assert made.keys() == PARTS.keys()
     return made

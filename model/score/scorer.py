@@ -9,6 +9,7 @@
                + w_s · log(1 + S(u, i, t) / ε)                                  similar users
                + Σ_h w_o,h · log(1 + 10 n_h(u, i, t)) + w_o · [n(u, i, t) > 0]  own (with repeats)
                + w_t · taste(u, i, t) + w_k · kin(i, t)                         taste (with attributes)
+               + w_c · attribute_paths(u, i, t)                                 likewise
 
 The weights are those of a multinomial logit over candidates, learned with a Gaussian prior. In each fit the
 targets of the interval move them, the more the more there are, and what was learned before is forgotten
@@ -45,12 +46,13 @@ FEATURES = (
     "own_ever",
     "taste",
     "kin",
+    "attribute_paths",
 )
 ITEM_BIAS = 1
 BANK = slice(2, 2 + len(BANK_NAMES))
 AGE, PATHS, SIMILAR_USERS = BANK.stop, BANK.stop + 1, BANK.stop + 2
 OWN = slice(SIMILAR_USERS + 1, SIMILAR_USERS + 4)
-TASTE, KIN = OWN.stop, OWN.stop + 1
+TASTE, KIN, ATTRIBUTE_PATHS = OWN.stop, OWN.stop + 1, OWN.stop + 2
 PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that belong to each
     "vectors": (0, 1),
     "bank": tuple(range(BANK.start, AGE + 1)),
@@ -58,6 +60,7 @@ PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that b
     "similar_users": (SIMILAR_USERS,),
     "own": tuple(range(OWN.start, OWN.stop)),
     "taste": (TASTE, KIN),
+    "attribute_paths": (ATTRIBUTE_PATHS,),
 }
 POPULARITY = "popularity"  # alone, beside the parts: what users would have without a model
 CONTENDERS = (*PARTS, POPULARITY)  # that the sum is held against
@@ -67,6 +70,7 @@ ALONE: Mapping[str, Mapping[str, float]] = {  # the weights of each contender; t
     "similar_users": {"similar_users": 1.0},
     "own": {"own_14d": 1.0},
     "taste": {"taste": 1.0},
+    "attribute_paths": {"attribute_paths": 1.0},
     POPULARITY: {"popularity_1d": 1.0},
 }
 PRIOR: Mapping[str, float] = {  # for tiny streams, which cannot learn them: see docs/LOG.md
@@ -78,11 +82,13 @@ PRIOR: Mapping[str, float] = {  # for tiny streams, which cannot learn them: see
     "similar_users": 1.0,
     "own_14d": 1.0,
     "taste": 0.1,
+    "attribute_paths": 0.3,
 }
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say
 FORGET = 0.8  # what was learned counts so much after another fit
 TOP = 20
+TYING = ("paths", "similar_users", "own", "taste", "attribute_paths")
 TIES = 1e-4  # of the items' biases, beside parts that say nothing of most items, which tie
 
 
@@ -130,7 +136,7 @@ class Scorer:
         if not self.fallback:
             return self.mean_F
         served = alone(self.fallback, self.mean_F)
-        served[ITEM_BIAS] += TIES if self.fallback in ("paths", "similar_users", "own", "taste") else 0.0
+        served[ITEM_BIAS] += TIES if self.fallback in TYING else 0.0
         return served
 
     def learn(self, lessons: Lessons) -> None:

@@ -1,6 +1,7 @@
-"""Tastes: how much of what a user touched before has the attributes of a candidate.
+"""Tastes: what the attributes of a candidate say, given what a user touched before.
 
-    attributes of items, users' newest events ──► [Tastes.of] ──► the feature ``taste`` of the scorer
+    attributes of items, users' newest events ──► [Tastes.of] ──► the features ``taste`` and
+                                                                  ``attribute_paths`` of the scorer
 
 For a word w of an attribute (an author, a bucket of prices), m being ``PRIOR_EVENTS``:
 
@@ -10,6 +11,16 @@ n_u is the count of u's distinct items with w before t, decayed by age, and g th
 items with w. Up to a number that all candidates with the field share, it is the log of how much more of w
 there is with u than with all, where a user of few events is shrunk to what all do. It is 0 where nothing is
 known. ``kin`` is how popular the items with an item's words are: a new item's own events do not tell yet.
+
+The second feature sums the paths user — own item — word — item, so that an item competes with the others
+of its words alone, where a new one has a chance from its first event on:
+
+    attribute_paths(u, i, t) = log(1 + Σ_fields  mean over words w of i:  a_u(w, t) · n_i / (1 + n(w)) / ε)
+
+a_u sums .8^place over u's distinct items with w, the newest at place 0; n_i and n(w) are the recent events on
+the item and on all items with w.
+
+Shape suffixes: n users, C candidates, R rows of items, W places for words of an item, K words, P postings.
 """
 
 from __future__ import annotations
@@ -31,14 +42,24 @@ EVENTS = 64  # newest of a user by relation that its taste is made of
 PRIOR_EVENTS = 5.0  # with fewer items of a field a user is more like all than like itself
 KIN_EVENTS = 5.0  # with so many events half of what an item's kin says of it is known of itself
 GENERAL = HALF_LIVES_H.index(168)  # the half-life of what all do
+PLACE_DECAY = 0.8  # of an own item's worth with its place in the history
+RECENT = HALF_LIVES_H.index(24)  # the half-life of the events on the way from a word to an item
+WORTH_SCALE = 200.0  # 1 / ε
 
 
 class _Postings(NamedTuple):
     """The candidates of each word, and what the word counts for them."""
 
     start_K1: I64
-    place: I64
-    share: F32
+    place_P: I64
+    share_P: F32
+
+
+class Tasted(NamedTuple):
+    """The two features of n users and all candidates."""
+
+    taste_nC: F32
+    paths_nC: F32
 
 
 class Tastes:
@@ -55,18 +76,51 @@ class Tastes:
         known, number = np.unique(words_RW, return_inverse=True)
         first = int(len(known) > 0 and known[0] == NO_WORD)
         self._number_RW: I64 = number.reshape(words_RW.shape) - first  # −1 where there is no word
-        self._candidates = len(candidate)
-        self._general_K = self._general(bank, words_RW.max(initial=0) > 0, len(known) - first)
-        self._postings = self._posted(candidate, len(known) - first)
-        self.kin_C = self._kin(bank, candidate, len(known) - first)
+        self._candidate, self._bank = candidate, bank
+        words = len(known) - first
+        self._general_K = self._general(bank, words_RW.max(initial=0) > 0, words)
+        self._postings = self._posted(candidate, words)
+        self.kin_C = self._kin(bank, candidate, words)
+        self.follow()
 
-    def of(self, rows: U32, times_ms: I64, cut: Cut) -> F32:
-        """[n, C] of n users as of strictly before their times.
+    def follow(self) -> None:
+        """Let the paths know the events that the bank has counted since. O(rows · W)."""
+        there, recent_R = self._number_RW >= 0, self._bank.count_FR[RECENT, : len(self._number_RW)]
+        weight_RW = recent_R[:, None] * self._share_RW
+        summed_K = np.bincount(self._number_RW[there], weight_RW[there], minlength=len(self._general_K))
+        own = self._postings
+        word_P = np.repeat(np.arange(len(own.start_K1) - 1), np.diff(own.start_K1))
+        worth_P = own.share_P * recent_R[self._candidate[own.place_P]] / (1 + summed_K[word_P])
+        self._worths = own._replace(share_P=worth_P.astype(np.float32))
+
+    def of(self, rows: U32, times_ms: I64, cut: Cut) -> Tasted:
+        """Of n users as of strictly before their times; items are as of the newest ``follow``.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
-        made = np.zeros((len(rows), self._candidates), np.float32)
+        taste_nC, paths_nC = np.zeros((2, len(rows), len(self._candidate)), np.float32)
+        user, item, age_ms = self._own_items(rows, times_ms, cut)
+        place = np.arange(len(user)) - np.searchsorted(user, user)
+        word, share = self._number_RW[item], self._share_RW[item]
+        there = word >= 0
+        words = max(len(self._general_K), 1)
+        pair, at = np.unique((user[:, None] * words + np.maximum(word, 0))[there], return_inverse=True)
+        pair_user, pair_word = np.divmod(pair, words)
+
+        def counted(weight: F64) -> F64:
+            return np.bincount(at, (weight[:, None] * share)[there], minlength=len(pair))
+
+        usual = PRIOR_EVENTS * self._general_K[pair_word]
+        value = np.log1p(counted(2.0 ** (-age_ms / HALF_LIFE_MS)) / usual).astype(np.float32)
+        _spread(pair_user, pair_word, value, self._postings, taste_nC)
+        near = (WORTH_SCALE * counted(PLACE_DECAY**place)).astype(np.float32)
+        _spread(pair_user, pair_word, near, self._worths, paths_nC)
+        _take_logs(paths_nC)
+        return Tasted(taste_nC, paths_nC)
+
+    def _own_items(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, I64]:
+        """User, item and age of each user's distinct items, the newest first, of equal ages by row."""
         near = self._view.recent(USER, rows, times_ms, EVENTS, cut)
         real = np.arange(EVENTS) < near.count_BR[:, :, None]
         user, item = real.nonzero()[0], near.neighbor_BRK[real].astype(np.int64)
@@ -76,16 +130,9 @@ class Tastes:
         newest = np.ones(len(user), np.bool_)
         newest[1:] = (np.diff(user) != 0) | (np.diff(item) != 0)
         newest &= item < len(self._number_RW)
-        user, item, age_ms = user[newest], item[newest], age_ms[newest]
-        word, share = self._number_RW[item], self._share_RW[item]
-        there = word >= 0
-        weight = (2.0 ** (-age_ms / HALF_LIFE_MS))[:, None] * share
-        words = max(len(self._general_K), 1)
-        pair, at = np.unique((user[:, None] * words + np.maximum(word, 0))[there], return_inverse=True)
-        count = np.bincount(at, weight[there], minlength=len(pair))
-        value = np.log1p(count / (PRIOR_EVENTS * self._general_K[pair % words])).astype(np.float32)
-        _spread(pair // words, pair % words, value, self._postings, made)
-        return made
+        order = np.flatnonzero(newest)
+        order = order[np.lexsort((age_ms[order], user[order]))]
+        return user[order], item[order], age_ms[order]
 
     def _general(self, bank: Bank, has_words: bool, words: int) -> F64:
         """[K] the share of recent events that each word has among those of its field."""
@@ -131,4 +178,13 @@ def _spread(
     """Give each candidate of a user's word the word's value."""
     for n in range(len(user)):
         for at in range(postings.start_K1[word[n]], postings.start_K1[word[n] + 1]):
-            made[user[n], postings.place[at]] += value[n] * postings.share[at]
+            made[user[n], postings.place_P[at]] += value[n] * postings.share_P[at]
+
+
+@kernel
+def _take_logs(made: F32) -> None:  # pragma: no cover - compiled
+    """log(1 + x) in the place of every x; most are 0."""
+    for n in range(made.shape[0]):
+        for c in range(made.shape[1]):
+            if made[n, c] > 0:
+                made[n, c] = np.log1p(made[n, c])

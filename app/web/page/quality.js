@@ -16,6 +16,7 @@ const PARTS = {
   similar_users: "similar users",
   own: "own items",
   taste: "tastes",
+  attribute_paths: "paths through attributes",
 };
 
 const chart = new Chart(document.getElementById("chart-quality"), {

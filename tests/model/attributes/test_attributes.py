@@ -12,14 +12,24 @@ import pytest
 from driftgraph.model.attributes import token_vectors
 from driftgraph.model.attributes.cold_start import PRIOR_EVENTS, ColdStart
 from driftgraph.model.attributes.token_vectors import RIDGE, TokenVectors
+from driftgraph.model.evaluation.evaluate import _chunks
 from driftgraph.model.attributes.vocabulary import NO_WORD, NUMBER_BUCKETS, Vocabulary, shares_of
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.bank import COUNT_SCALE, HALF_LIVES_H, Bank, Later
-from driftgraph.model.score.lists import AskedUsers
-from driftgraph.model.score.ranking import Stage
+from driftgraph.model.score.lists import AskedUsers, Wanted
+from driftgraph.model.score.ranking import Stage, best_of
+from driftgraph.model.score.reasons import by_part_of
 from driftgraph.model.score.scored_lists import ScoredLists
-from driftgraph.model.score.scorer import FEATURES, KIN, PRIOR_F, TASTE
-from driftgraph.model.score.tastes import GENERAL, HALF_LIFE_MS, KIN_EVENTS, Tastes
+from driftgraph.model.score.scorer import ATTRIBUTE_PATHS, FEATURES, KIN, PRIOR_F, TASTE
+from driftgraph.model.score.tastes import (
+    GENERAL,
+    HALF_LIFE_MS,
+    KIN_EVENTS,
+    PLACE_DECAY,
+    RECENT,
+    WORTH_SCALE,
+    Tastes,
+)
 from driftgraph.model.score.tastes import PRIOR_EVENTS as TASTE_EVENTS
 from driftgraph.model.trainer import Trainer
 from driftgraph.stream.arrays import F32, U32
@@ -224,11 +234,103 @@ def test_tastes_are_those_of_the_plain_formula() -> None:
     tastes = Tastes(view_of(table, ITEM), graph.window, bank, candidate)
     users = np.array([0, 5, 17], np.uint32)
     times_ms = np.full(3, now, np.int64)
-    found = tastes.of(users, times_ms, graph.window.cut())
+    found = tastes.of(users, times_ms, graph.window.cut()).taste_nC
     for n, user in enumerate(users.tolist()):
         for c in (0, 3, 11, len(candidate) - 1):
             wanted = plain_taste(graph, table, bank, user, int(candidate[c]), now)
             assert found[n, c] == pytest.approx(wanted, rel=1e-3, abs=1e-4), (user, c)
+
+
+def plain_path(
+    graph: Heterograph, table: Attributes, bank: Bank, user: int, item: int, time_ms: int
+) -> float:
+    """The formula of the paths through attributes, one word of one item at a time."""
+    view = view_of(table, ITEM)
+    rows = np.arange(len(bank.degree_R), dtype=np.uint32)
+    tokens = view.tokens(rows, bank.time_ms)
+    vocabulary = Vocabulary.of(view.fields, tokens)
+    words = vocabulary.words(tokens)
+    share = shares_of(words, vocabulary.field_W)
+    events = graph.window.events(graph.window.cut())
+    newest: dict[int, int] = {}
+    for u, i, t in zip(events.user.tolist(), events.item.tolist(), events.time_ms.tolist(), strict=True):
+        if u == user and t < time_ms:
+            newest[i] = max(newest.get(i, 0), t)
+    history = sorted(newest, key=lambda i: (-newest[i], i))
+    total = 0.0
+    for word, part in zip(words[item].tolist(), share[item].tolist(), strict=True):
+        if word == NO_WORD:
+            continue
+        near = sum(
+            PLACE_DECAY**place * own
+            for place, i in enumerate(history)
+            for w, own in zip(words[i].tolist(), share[i].tolist(), strict=True)
+            if w == word
+        )
+        recent = sum(
+            bank.count_FR[RECENT, row] * own
+            for row in rows.tolist()
+            for w, own in zip(words[row].tolist(), share[row].tolist(), strict=True)
+            if w == word
+        )
+        total += near * part * bank.count_FR[RECENT, item] / (1 + recent)
+    return math.log1p(WORTH_SCALE * total)
+
+
+@pytest.mark.parametrize("seed", [3, 9])
+def test_paths_through_attributes_are_those_of_the_plain_formula_also_behind_more_events(seed: int) -> None:
+    graph, table = world(blocks(600, seed=seed))
+    now = START_MS + 400_000
+    bank = bank_of(graph, now)
+    events = graph.window.events(graph.window.cut())
+    candidate = np.unique(events.item).astype(np.int64)
+    stage = Stage(
+        graph.window, bank, candidate.astype(np.uint32), np.zeros((len(candidate), 4), np.float32),
+        repeats=False, attributes=view_of(table, ITEM),
+    )  # fmt: skip
+    users = np.array([0, 5, 17, 33], np.uint32)
+
+    def check(time_ms: int) -> None:
+        times_ms = np.full(len(users), time_ms, np.int64)
+        later = Later(np.zeros(0, np.uint32), np.zeros(0, np.int64), times_ms)
+        popular = stage.popular(later, PRIOR_F)
+        vectors = np.zeros((len(users), 4), np.float32)
+        tasted = stage.parts(users, vectors, times_ms, graph.window.cut(), popular).tasted
+        assert tasted is not None
+        wanted = [
+            [plain_path(graph, table, bank, user, item, time_ms) for item in candidate.tolist()]
+            for user in users.tolist()
+        ]
+        assert np.allclose(tasted.paths_nC, wanted, rtol=1e-4, atol=1e-5)
+        assert 0 < np.count_nonzero(wanted) < len(users) * len(candidate)
+
+    check(now)
+    bank.advance(now + 100_000)
+    counted = (events.time_ms >= now) & (events.time_ms < now + 100_000)
+    bank.add(events.item[counted], events.time_ms[counted])
+    stage.follow(np.unique(events.item[counted]))
+    check(now + 100_000)
+
+
+def test_paths_through_attributes_see_nothing_at_or_after_their_time() -> None:
+    """Beside a window that ends there: later events of the user and of all others change no bit."""
+    rows = blocks(600, seed=8)
+    now = START_MS + rows[400][3]
+    short, long = world(rows[:400]), world(rows)
+    users = np.array([0, 1, 2, 3], np.uint32)
+    found = []
+    for graph, table in (short, long):
+        ids = graph.names(USER, users, graph.moment())
+        bank = bank_of(graph, now)
+        events = graph.window.events(graph.window.cut())
+        candidate = np.unique(events.item[events.time_ms < now]).astype(np.int64)
+        times_ms = np.full(len(users), now, np.int64)
+        tastes = Tastes(view_of(table, ITEM), graph.window, bank, candidate)
+        found.append((ids, tastes.of(users, times_ms, graph.window.cut())))
+    assert found[0][0] == found[1][0]
+    assert found[0][1].paths_nC.any()
+    assert np.array_equal(found[0][1].paths_nC, found[1][1].paths_nC)
+    assert np.array_equal(found[0][1].taste_nC, found[1][1].taste_nC)
 
 
 def test_an_item_without_events_is_as_popular_as_its_kin_and_one_with_many_is_not() -> None:
@@ -331,7 +433,7 @@ def _of(
     return window, cut, rows, np.array([time_ms])
 
 
-def test_scores_and_lessons_have_the_taste_and_the_kin_of_each_candidate() -> None:
+def test_scores_lessons_and_lists_have_what_attributes_say_of_each_candidate() -> None:
     graph, table = world(blocks(600, seed=6))
     now = START_MS + 500_000
     bank = bank_of(graph, now)
@@ -342,20 +444,30 @@ def test_scores_and_lessons_have_the_taste_and_the_kin_of_each_candidate() -> No
     tastes = Tastes(view, graph.window, bank, candidate.astype(np.int64))
     users, times = np.array([1, 2], np.uint32), np.full(2, now, np.int64)
     weight = np.zeros(len(FEATURES))
-    weight[TASTE], weight[KIN] = 0.5, 2.0
+    weight[TASTE], weight[KIN], weight[ATTRIBUTE_PATHS] = 0.5, 2.0, 1.5
     later = Later(np.zeros(0, np.uint32), np.zeros(0, np.int64), times)
     parts = stage.parts(
         users, np.zeros((2, 16), np.float32), times, graph.window.cut(), stage.popular(later, weight)
     )
-    wanted = 0.5 * tastes.of(users, times, graph.window.cut()) + 2.0 * tastes.kin_C
+    tasted = tastes.of(users, times, graph.window.cut())
+    wanted = 0.5 * tasted.taste_nC + 2.0 * tastes.kin_C + 1.5 * tasted.paths_nC
     scores = parts.scores(weight)
     assert np.allclose(scores, wanted, atol=1e-5)
     column = np.array([3, 4])
     excluded = np.zeros(scores.shape, np.bool_)
     features, counts, target = stage.lessons(parts, scores, excluded, column, later)
     first = features[: counts[0]]
-    assert first[target[0], TASTE] == pytest.approx(float(tastes.of(users, times, graph.window.cut())[0, 3]))
+    assert first[target[0], TASTE] == pytest.approx(float(tasted.taste_nC[0, 3]))
     assert first[target[0], KIN] == pytest.approx(float(tastes.kin_C[3]))
+    assert first[target[0], ATTRIBUTE_PATHS] == pytest.approx(float(tasted.paths_nC[0, 3]))
+    by_part = by_part_of(parts, weight)
+    assert np.array_equal(by_part["attribute_paths"], np.float32(1.5) * tasted.paths_nC)
+    assert np.allclose(sum(by_part.values()), scores, atol=1e-5)
+    nobody = np.zeros(len(candidate), np.bool_)
+    asked = Wanted(users, np.zeros((2, 16), np.float32), times, nobody, np.zeros(3, np.int64), column[:0])
+    lists = stage.best(asked, graph.window.cut(), stage.popular(later, weight), weight, 5)
+    assert np.array_equal(candidate[lists.rows], best_of(scores, excluded, candidate.astype(np.int64), 5)[0])
+    assert np.array_equal(lists.score.astype(np.float32), np.sort(scores, axis=1)[:, :-6:-1])
 
 
 def test_a_new_item_is_in_the_lists_of_those_with_its_taste_at_the_refresh_after_its_first_event() -> None:
@@ -380,6 +492,34 @@ def test_a_new_item_is_in_the_lists_of_those_with_its_taste_at_the_refresh_after
     listed = best.rows[0, : best.lengths[0]].tolist()
     places = [listed.index(row) for row in item_rows(graph, 100, 101).tolist()]
     assert places[0] < places[1]  # of the user's own block first
+
+
+def test_an_evaluation_knows_the_attributes_of_an_item_that_is_new_in_its_interval() -> None:
+    """The first target comes before the new item does, the last one long after: its list has the item."""
+    graph, table, trainer = fitted_world()
+    since, first_ms = graph.window.cut(), 3_001_000
+    rows = [(40, 1, 0, first_ms), (41, 2, 0, first_ms + 1)]  # users of one block, items of the other
+    rows += [(3, 100, 0, first_ms + 100_000), (4, 100, 0, first_ms + 500_000)]
+    grow(graph, table, rows)
+    cut = graph.window.cut()
+    found = trainer.evaluate(graph.window, since, cut)
+    assert found.event_count == 4
+    own = found.lessons.bounds_N1[-2] + found.lessons.target_N[-1]
+    assert found.lessons.target_N[-1] >= 0
+    assert found.lessons.feature_PF[own, ATTRIBUTE_PATHS] > 0
+
+
+def test_the_moments_of_an_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    time_ms = np.sort(rng.integers(0, 10_000, 500))
+    for size, moments in ((7, 64), (500, 64), (100, 1)):
+        parts = list(_chunks(time_ms, size, moments))
+        assert np.array_equal(np.concatenate([np.arange(500)[part] for part in parts]), np.arange(500))
+        longest_ms = max(time_ms[part][-1] - time_ms[part][0] for part in parts)
+        assert longest_ms <= (time_ms[-1] - time_ms[0]) / moments
+        assert max(part.stop - part.start for part in parts) <= size
+    assert [part.start for part in _chunks(time_ms, 100, 1)] == [0, 100, 200, 300, 400]
+    assert list(_chunks(time_ms[:0], 100, 64)) == []
 
 
 def test_without_attributes_nothing_changes() -> None:
