@@ -82,7 +82,7 @@ PRIOR: Mapping[str, float] = {  # for tiny streams, which cannot learn them: see
     "similar_users": 1.0,
     "own_14d": 1.0,
     "taste": 0.1,
-    "attribute_paths": 0.3,
+    "attribute_paths": 0.5,
 }
 PRIOR_F: F64 = np.array([PRIOR.get(name, 0.0) for name in FEATURES])
 PRIOR_PRECISION = 10.0  # of each weight: as much as some tens of targets say

@@ -7,18 +7,17 @@ For a word w of an attribute (an author, a bucket of prices), m being ``PRIOR_EV
 
     taste(u, i, t) = Σ_fields  mean over words w of i in the field:  log(1 + n_u(w, t) / (m · g(w)))
 
-n_u is the count of u's distinct items with w before t, decayed by age, and g the share of recent events on
-items with w. Up to a number that all candidates with the field share, it is the log of how much more of w
+n_u sums 1 / (1 + place) over u's distinct items with w before t, the newest at place 0, and g is the share of
+recent events on items with w. Up to a number that all candidates with the field share, it is the log of how much more of w
 there is with u than with all, where a user of few events is shrunk to what all do. It is 0 where nothing is
 known. ``kin`` is how popular the items with an item's words are: a new item's own events do not tell yet.
 
 The second feature sums the paths user — own item — word — item, so that an item competes with the others
 of its words alone, where a new one has a chance from its first event on:
 
-    attribute_paths(u, i, t) = log(1 + Σ_fields  mean over words w of i:  a_u(w, t) · n_i / (1 + n(w)) / ε)
+    attribute_paths(u, i, t) = log(1 + Σ_fields  mean over words w of i:  n_u(w, t) · n_i / (1 + n(w)) / ε)
 
-a_u sums .8^place over u's distinct items with w, the newest at place 0; n_i and n(w) are the recent events on
-the item and on all items with w.
+n_i and n(w) are the recent events on the item and on all items with w.
 
 Shape suffixes: n users, C candidates, R rows of items, W places for words of an item, K words, P postings.
 """
@@ -30,19 +29,17 @@ from typing import NamedTuple
 import numpy as np
 
 from driftgraph.model.attributes.vocabulary import NO_WORD, Vocabulary, shares_of
-from driftgraph.model.score.bank import COUNT_SCALE, HALF_LIVES_H, HOUR_MS, Bank
+from driftgraph.model.score.bank import COUNT_SCALE, HALF_LIVES_H, Bank
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.kernels.compile import kernel
 from driftgraph.stream.window.adjacency import USER
 from driftgraph.stream.window.writer import Cut, WindowView
 
-HALF_LIFE_MS = 7 * 24 * HOUR_MS
 EVENTS = 64  # newest of a user by relation that its taste is made of
 PRIOR_EVENTS = 5.0  # with fewer items of a field a user is more like all than like itself
 KIN_EVENTS = 5.0  # with so many events half of what an item's kin says of it is known of itself
 GENERAL = HALF_LIVES_H.index(168)  # the half-life of what all do
-PLACE_DECAY = 0.8  # of an own item's worth with its place in the history
 RECENT = HALF_LIVES_H.index(24)  # the half-life of the events on the way from a word to an item
 WORTH_SCALE = 200.0  # 1 / ε
 
@@ -100,27 +97,22 @@ class Tastes:
             StaleCut: Events of the cut were overwritten meanwhile.
         """
         taste_nC, paths_nC = np.zeros((2, len(rows), len(self._candidate)), np.float32)
-        user, item, age_ms = self._own_items(rows, times_ms, cut)
+        user, item = self._own_items(rows, times_ms, cut)
         place = np.arange(len(user)) - np.searchsorted(user, user)
-        word, share = self._number_RW[item], self._share_RW[item]
+        word, share = self._number_RW[item], self._share_RW[item] / (1 + place)[:, None]
         there = word >= 0
         words = max(len(self._general_K), 1)
         pair, at = np.unique((user[:, None] * words + np.maximum(word, 0))[there], return_inverse=True)
         pair_user, pair_word = np.divmod(pair, words)
-
-        def counted(weight: F64) -> F64:
-            return np.bincount(at, (weight[:, None] * share)[there], minlength=len(pair))
-
-        usual = PRIOR_EVENTS * self._general_K[pair_word]
-        value = np.log1p(counted(2.0 ** (-age_ms / HALF_LIFE_MS)) / usual).astype(np.float32)
+        count = np.bincount(at, share[there], minlength=len(pair))
+        value = np.log1p(count / (PRIOR_EVENTS * self._general_K[pair_word])).astype(np.float32)
         _spread(pair_user, pair_word, value, self._postings, taste_nC)
-        near = (WORTH_SCALE * counted(PLACE_DECAY**place)).astype(np.float32)
-        _spread(pair_user, pair_word, near, self._worths, paths_nC)
+        _spread(pair_user, pair_word, (WORTH_SCALE * count).astype(np.float32), self._worths, paths_nC)
         _take_logs(paths_nC)
         return Tasted(taste_nC, paths_nC)
 
-    def _own_items(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64, I64]:
-        """User, item and age of each user's distinct items, the newest first, of equal ages by row."""
+    def _own_items(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64]:
+        """User and item of each user's distinct items, the newest first, of one time by row."""
         near = self._view.recent(USER, rows, times_ms, EVENTS, cut)
         real = np.arange(EVENTS) < near.count_BR[:, :, None]
         user, item = real.nonzero()[0], near.neighbor_BRK[real].astype(np.int64)
@@ -132,7 +124,7 @@ class Tastes:
         newest &= item < len(self._number_RW)
         order = np.flatnonzero(newest)
         order = order[np.lexsort((age_ms[order], user[order]))]
-        return user[order], item[order], age_ms[order]
+        return user[order], item[order]
 
     def _general(self, bank: Bank, has_words: bool, words: int) -> F64:
         """[K] the share of recent events that each word has among those of its field."""

@@ -23,16 +23,14 @@ from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.score.scorer import ATTRIBUTE_PATHS, FEATURES, KIN, PRIOR_F, TASTE
 from driftgraph.model.score.tastes import (
     GENERAL,
-    HALF_LIFE_MS,
     KIN_EVENTS,
-    PLACE_DECAY,
     RECENT,
     WORTH_SCALE,
     Tastes,
 )
 from driftgraph.model.score.tastes import PRIOR_EVENTS as TASTE_EVENTS
 from driftgraph.model.trainer import Trainer
-from driftgraph.stream.arrays import F32, U32
+from driftgraph.stream.arrays import F32, I64, U32
 from driftgraph.stream.attributes.attributes import AttributeFields, Attributes
 from driftgraph.stream.attributes.fields import Field, tokens_of
 from driftgraph.stream.attributes.table import AttributeView
@@ -195,31 +193,48 @@ def test_without_any_word_the_vector_is_the_mean_and_nobody_is_known() -> None:
     assert not made.any()
 
 
-def plain_taste(
-    graph: Heterograph, table: Attributes, bank: Bank, user: int, item: int, time_ms: int
-) -> float:
-    """The formula of ``tastes``, one word at a time."""
-    view = view_of(table, ITEM)
-    rows = np.arange(len(bank.degree_R), dtype=np.uint32)
-    tokens = view.tokens(rows, bank.time_ms)
-    vocabulary = Vocabulary.of(view.fields, tokens)
-    words = vocabulary.words(tokens)
-    share = shares_of(words, vocabulary.field_W)
-    general: dict[int, float] = defaultdict(float)
-    for row in rows.tolist():
-        for word, part in zip(words[row].tolist(), share[row].tolist(), strict=True):
-            general[word] += part * bank.count_FR[GENERAL, row] / bank.count_FR[GENERAL].sum()
+def plain_counts(graph: Heterograph, user: int, time_ms: int, words: I64, share: F32) -> dict[int, float]:
+    """How much of each word there is with a user: n_u of ``tastes``, one word at a time."""
     events = graph.window.events(graph.window.cut())
     newest: dict[int, int] = {}
     for u, i, t in zip(events.user.tolist(), events.item.tolist(), events.time_ms.tolist(), strict=True):
         if u == user and t < time_ms:
             newest[i] = max(newest.get(i, 0), t)
     count: dict[int, float] = defaultdict(float)
-    for i, t in newest.items():
+    for place, i in enumerate(sorted(newest, key=lambda i: (-newest[i], i))):
         for word, part in zip(words[i].tolist(), share[i].tolist(), strict=True):
-            count[word] += part * 2.0 ** (-(time_ms - t) / HALF_LIFE_MS)
+            count[word] += part / (1 + place)
+    return count
+
+
+def plain_words(table: Attributes, bank: Bank) -> tuple[I64, F32]:
+    """Words and shares of all rows as of the bank's moment."""
+    view = view_of(table, ITEM)
+    tokens = view.tokens(np.arange(len(bank.degree_R), dtype=np.uint32), bank.time_ms)
+    vocabulary = Vocabulary.of(view.fields, tokens)
+    words = vocabulary.words(tokens)
+    return words, shares_of(words, vocabulary.field_W)
+
+
+def plain_sums(bank: Bank, half_life: int, words: I64, share: F32) -> dict[int, float]:
+    """The recent events on the items of each word."""
+    sums: dict[int, float] = defaultdict(float)
+    for row in range(len(words)):
+        for word, part in zip(words[row].tolist(), share[row].tolist(), strict=True):
+            sums[word] += part * bank.count_FR[half_life, row]
+    return sums
+
+
+def plain_taste(
+    graph: Heterograph, table: Attributes, bank: Bank, user: int, item: int, time_ms: int
+) -> float:
+    """The formula of ``tastes``, one word at a time."""
+    words, share = plain_words(table, bank)
+    count = plain_counts(graph, user, time_ms, words, share)
+    general = plain_sums(bank, GENERAL, words, share)
+    whole = bank.count_FR[GENERAL].sum()
     total: float = sum(
-        part * math.log1p(count[word] / (TASTE_EVENTS * general[word]))
+        part * math.log1p(count[word] / (TASTE_EVENTS * general[word] / whole))
         for word, part in zip(words[item].tolist(), share[item].tolist(), strict=True)
         if word != NO_WORD and part
     )
@@ -244,36 +259,15 @@ def test_tastes_are_those_of_the_plain_formula() -> None:
 def plain_path(
     graph: Heterograph, table: Attributes, bank: Bank, user: int, item: int, time_ms: int
 ) -> float:
-    """The formula of the paths through attributes, one word of one item at a time."""
-    view = view_of(table, ITEM)
-    rows = np.arange(len(bank.degree_R), dtype=np.uint32)
-    tokens = view.tokens(rows, bank.time_ms)
-    vocabulary = Vocabulary.of(view.fields, tokens)
-    words = vocabulary.words(tokens)
-    share = shares_of(words, vocabulary.field_W)
-    events = graph.window.events(graph.window.cut())
-    newest: dict[int, int] = {}
-    for u, i, t in zip(events.user.tolist(), events.item.tolist(), events.time_ms.tolist(), strict=True):
-        if u == user and t < time_ms:
-            newest[i] = max(newest.get(i, 0), t)
-    history = sorted(newest, key=lambda i: (-newest[i], i))
-    total = 0.0
-    for word, part in zip(words[item].tolist(), share[item].tolist(), strict=True):
-        if word == NO_WORD:
-            continue
-        near = sum(
-            PLACE_DECAY**place * own
-            for place, i in enumerate(history)
-            for w, own in zip(words[i].tolist(), share[i].tolist(), strict=True)
-            if w == word
-        )
-        recent = sum(
-            bank.count_FR[RECENT, row] * own
-            for row in rows.tolist()
-            for w, own in zip(words[row].tolist(), share[row].tolist(), strict=True)
-            if w == word
-        )
-        total += near * part * bank.count_FR[RECENT, item] / (1 + recent)
+    """The formula of the paths through attributes, one word at a time."""
+    words, share = plain_words(table, bank)
+    count = plain_counts(graph, user, time_ms, words, share)
+    recent = plain_sums(bank, RECENT, words, share)
+    total: float = sum(
+        part * count[word] * bank.count_FR[RECENT, item] / (1 + recent[word])
+        for word, part in zip(words[item].tolist(), share[item].tolist(), strict=True)
+        if word != NO_WORD
+    )
     return math.log1p(WORTH_SCALE * total)
 
 
