@@ -8,9 +8,10 @@ For a word w of an attribute (an author, a bucket of prices), m being ``PRIOR_EV
     taste(u, i, t) = Σ_fields  mean over words w of i in the field:  log(1 + n_u(w, t) / (m · g(w)))
 
 n_u sums 1 / (1 + place) over u's distinct items with w before t, the newest at place 0, and g is the share of
-recent events on items with w. Up to a number that all candidates with the field share, it is the log of how much more of w
-there is with u than with all, where a user of few events is shrunk to what all do. It is 0 where nothing is
-known. ``kin`` is how popular the items with an item's words are: a new item's own events do not tell yet.
+recent events on items with w. Up to a number that all candidates with the field share, it is the log of how
+much more of w there is with u than with all, where a user of few events is shrunk to what all do. It is 0
+where nothing is known. ``kin`` is how popular the items with an item's words are: a new item's own events do
+not tell yet.
 
 The second feature sums the paths user — own item — word — item, so that an item competes with the others
 of its words alone, where a new one has a chance from its first event on:

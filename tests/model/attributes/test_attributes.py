@@ -12,8 +12,8 @@ import pytest
 from driftgraph.model.attributes import token_vectors
 from driftgraph.model.attributes.cold_start import PRIOR_EVENTS, ColdStart
 from driftgraph.model.attributes.token_vectors import RIDGE, TokenVectors
-from driftgraph.model.evaluation.evaluate import _chunks
 from driftgraph.model.attributes.vocabulary import NO_WORD, NUMBER_BUCKETS, Vocabulary, shares_of
+from driftgraph.model.evaluation.evaluate import _chunks
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.bank import COUNT_SCALE, HALF_LIVES_H, Bank, Later
 from driftgraph.model.score.lists import AskedUsers, Wanted
