@@ -65,14 +65,15 @@ class Tastes:
 
     def __init__(self, attributes: AttributeView, view: WindowView, bank: Bank, candidate: I64) -> None:
         """As of the bank's moment. O(rows · W)."""
-        self._view = view
+        self._view, self._attributes = view, attributes
         rows = len(bank.degree_R)
         tokens_RW = attributes.tokens(np.arange(rows, dtype=np.uint32), bank.time_ms)
-        vocabulary = Vocabulary.of(attributes.fields, tokens_RW[candidate])
+        self._vocabulary = vocabulary = Vocabulary.of(attributes.fields, tokens_RW[candidate])
         words_RW = vocabulary.words(tokens_RW)
         self._share_RW = shares_of(words_RW, vocabulary.field_W)
         known, number = np.unique(words_RW, return_inverse=True)
         first = int(len(known) > 0 and known[0] == NO_WORD)
+        self._known_K: I64 = known[first:]
         self._number_RW: I64 = number.reshape(words_RW.shape) - first  # −1 where there is no word
         self._candidate, self._bank = candidate, bank
         words = len(known) - first
@@ -92,7 +93,7 @@ class Tastes:
         self._worths = own._replace(share_P=worth_P.astype(np.float32))
 
     def of(self, rows: U32, times_ms: I64, cut: Cut) -> Tasted:
-        """Of n users as of strictly before their times; items are as of the newest ``follow``.
+        """Of n users as of strictly before their times; candidates are as of the newest ``follow``.
 
         Raises:
             StaleCut: Events of the cut were overwritten meanwhile.
@@ -100,8 +101,8 @@ class Tastes:
         taste_nC, paths_nC = np.zeros((2, len(rows), len(self._candidate)), np.float32)
         user, item = self._own_items(rows, times_ms, cut)
         place = np.arange(len(user)) - np.searchsorted(user, user)
-        word, share = self._number_RW[item], self._share_RW[item] / (1 + place)[:, None]
-        there = word >= 0
+        word, share = self._words_of(item, times_ms[user])
+        there, share = word >= 0, share / (1 + place)[:, None]
         words = max(len(self._general_K), 1)
         pair, at = np.unique((user[:, None] * words + np.maximum(word, 0))[there], return_inverse=True)
         pair_user, pair_word = np.divmod(pair, words)
@@ -111,6 +112,24 @@ class Tastes:
         _spread(pair_user, pair_word, (WORTH_SCALE * count).astype(np.float32), self._worths, paths_nC)
         _take_logs(paths_nC)
         return Tasted(taste_nC, paths_nC)
+
+    def _words_of(self, item: I64, times_ms: I64) -> tuple[I64, F32]:
+        """[n, W] numbers of the words of items, −1 for none, and shares.
+
+        An item of which nothing was said at the moment is as of its time: the newest items are often new.
+        """
+        at = np.minimum(item, len(self._number_RW) - 1)
+        number, share = self._number_RW[at], self._share_RW[at]
+        number[at != item] = -1
+        late = np.flatnonzero((number < 0).all(axis=1))
+        if len(late) and len(self._known_K):
+            words = self._vocabulary.words(
+                self._attributes.tokens(item[late].astype(np.uint32), times_ms[late])
+            )
+            at = np.minimum(np.searchsorted(self._known_K, words), len(self._known_K) - 1)
+            number[late] = np.where(self._known_K[at] == words, at, -1)
+            share[late] = shares_of(words, self._vocabulary.field_W)
+        return number, share
 
     def _own_items(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[I64, I64]:
         """User and item of each user's distinct items, the newest first, of one time by row."""
@@ -122,7 +141,6 @@ class Tastes:
         user, item, age_ms = user[order], item[order], age_ms[order]
         newest = np.ones(len(user), np.bool_)
         newest[1:] = (np.diff(user) != 0) | (np.diff(item) != 0)
-        newest &= item < len(self._number_RW)
         order = np.flatnonzero(newest)
         order = order[np.lexsort((age_ms[order], user[order]))]
         return user[order], item[order]

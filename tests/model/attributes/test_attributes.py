@@ -306,6 +306,30 @@ def test_paths_through_attributes_are_those_of_the_plain_formula_also_behind_mor
     check(now + 100_000)
 
 
+def test_a_users_newest_items_count_with_what_was_said_of_them_since_the_moment() -> None:
+    """Beside tastes of the later moment, of the same candidates: only the events since tell them apart."""
+    graph, table = world(blocks(600, seed=8))
+    candidate = np.unique(graph.window.events(graph.window.cut()).item).astype(np.int64)
+    early = bank_of(graph, START_MS + 700_000)
+    tastes = Tastes(view_of(table, ITEM), graph.window, early, candidate)
+    grow(graph, table, [(900, 100, 0, 800_000), (900, 102, 0, 800_001)])  # both of block 0, and new
+    user = graph.find(USER, Strings.of(["u900"])).astype(np.uint32)
+    cut = graph.window.cut()
+
+    def found(own: Tastes, after_ms: int) -> F32:
+        return own.of(user, np.array([START_MS + after_ms]), cut).paths_nC[0]
+
+    late = Bank(graph.window.rows(ITEM), START_MS + 800_010)
+    late.count_FR[:, : early.count_FR.shape[1]] = early.count_FR
+    late.degree_R[: len(early.degree_R)] = early.degree_R
+    wanted = found(Tastes(view_of(table, ITEM), graph.window, late, candidate), 800_010)
+    assert wanted.any()
+    assert np.allclose(found(tastes, 800_010), wanted, atol=1e-5)
+    assert not found(tastes, 800_000).any()  # strictly before
+    own_block = np.isin(candidate, item_rows(graph, *range(ITEMS // 2)))
+    assert wanted[own_block].mean() > wanted[~own_block].mean()
+
+
 def test_paths_through_attributes_see_nothing_at_or_after_their_time() -> None:
     """Beside a window that ends there: later events of the user and of all others change no bit."""
     rows = blocks(600, seed=8)
