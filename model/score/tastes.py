@@ -18,7 +18,7 @@ of its words alone, where a new one has a chance from its first event on:
 
     attribute_paths(u, i, t) = log(1 + Σ_fields  mean over words w of i:  n_u(w, t) · n_i / (1 + n(w)) / ε)
 
-n_i and n(w) are the recent events on the item and on all items with w.
+n_i and n(w) are the recent events on the item and on all candidates with w.
 
 Shape suffixes: n users, C candidates, R rows of items, W places for words of an item, K words, P postings.
 """
@@ -83,14 +83,12 @@ class Tastes:
         self.follow()
 
     def follow(self) -> None:
-        """Let the paths know the events that the bank has counted since. O(rows · W)."""
-        there, recent_R = self._number_RW >= 0, self._bank.count_FR[RECENT, : len(self._number_RW)]
-        weight_RW = recent_R[:, None] * self._share_RW
-        summed_K = np.bincount(self._number_RW[there], weight_RW[there], minlength=len(self._general_K))
-        own = self._postings
+        """Let the paths know the events that the bank has counted since. O(words of candidates)."""
+        own, recent_C = self._postings, self._bank.count_FR[RECENT, self._candidate]
         word_P = np.repeat(np.arange(len(own.start_K1) - 1), np.diff(own.start_K1))
-        worth_P = own.share_P * recent_R[self._candidate[own.place_P]] / (1 + summed_K[word_P])
-        self._worths = own._replace(share_P=worth_P.astype(np.float32))
+        recent_P = own.share_P * recent_C[own.place_P]
+        summed_K = np.bincount(word_P, recent_P, minlength=len(own.start_K1))
+        self._worths = own._replace(share_P=(recent_P / (1 + summed_K[word_P])).astype(np.float32))
 
     def of(self, rows: U32, times_ms: I64, cut: Cut) -> Tasted:
         """Of n users as of strictly before their times; candidates are as of the newest ``follow``.
