@@ -108,8 +108,8 @@ class Tastes:
         value = np.log1p(count / (PRIOR_EVENTS * self._general_K[pair_word])).astype(np.float32)
         _spread(pair_user, pair_word, value, self._postings, taste_nC)
         _spread(pair_user, pair_word, (WORTH_SCALE * count).astype(np.float32), self._worths, paths_nC)
-        _take_logs(paths_nC)
-        return Tasted(taste_nC, paths_nC)
+        paths_nC += 1
+        return Tasted(taste_nC, np.log(paths_nC, out=paths_nC))
 
     def _words_of(self, item: I64, times_ms: I64) -> tuple[I64, F32]:
         """[n, W] numbers of the words of items, −1 for none, and shares.
@@ -188,12 +188,3 @@ def _spread(
     for n in range(len(user)):
         for at in range(postings.start_K1[word[n]], postings.start_K1[word[n] + 1]):
             made[user[n], postings.place_P[at]] += value[n] * postings.share_P[at]
-
-
-@kernel
-def _take_logs(made: F32) -> None:  # pragma: no cover - compiled
-    """log(1 + x) in the place of every x; most are 0."""
-    for n in range(made.shape[0]):
-        for c in range(made.shape[1]):
-            if made[n, c] > 0:
-                made[n, c] = np.log1p(made[n, c])
