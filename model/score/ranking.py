@@ -20,18 +20,7 @@ from driftgraph.model.score.bank import COUNT_SCALE, HOUR_MS, Bank, Later, Pairs
 from driftgraph.model.score.co_visitation import Best
 from driftgraph.model.score.list_kernels import Added, Lists, Sums, best
 from driftgraph.model.score.lists import Wanted
-from driftgraph.model.score.scorer import (
-    AGE,
-    ATTRIBUTE_PATHS,
-    BANK,
-    FEATURES,
-    KIN,
-    OWN,
-    PATHS,
-    SIMILAR_USERS,
-    TASTE,
-    Learned,
-)
+from driftgraph.model.score.scorer import AGE, ATTRIBUTES, BANK, FEATURES, OWN, PATHS, SIMILAR_USERS, Learned
 from driftgraph.model.score.tastes import Tasted, Tastes
 from driftgraph.stream.arrays import F32, F64, I64, U32, Mask
 from driftgraph.stream.attributes.table import AttributeView
@@ -95,7 +84,6 @@ class Parts:
     similar_users: Reached
     own: Reached  # what the user has touched, with the features of ``OWN``; none where nothing is repeated
     tasted: Tasted | None  # None where nothing is said of items
-    kin_C: F32 | None
 
     def scores(self, weight_F: F64) -> F32:
         """[n, C]."""
@@ -111,8 +99,8 @@ class Parts:
             if worth:
                 scores[reached.user_E, reached.place_E] += worth * reached.feature_E
         scores[self.own.user_E, self.own.place_E] += self.own.feature_E @ weight[OWN]
-        if self.tasted is not None and self.kin_C is not None:
-            scores += weighted(self.tasted, self.kin_C, weight)
+        if self.tasted is not None:
+            scores += self.tasted.weighted(weight)
         return scores
 
 
@@ -185,7 +173,6 @@ class Stage:
             *popular,
             *self._all_reached(rows, times_ms, cut),
             None if self._tastes is None else self._tastes.of(rows, times_ms, cut),
-            None if self._tastes is None else self._tastes.kin_C,
         )
 
     def _all_reached(self, rows: U32, times_ms: I64, cut: Cut) -> tuple[Reached, Reached, Reached]:
@@ -227,7 +214,7 @@ class Stage:
             taste_nC = np.zeros(0, np.float32)
             if self._tastes is not None:
                 tasted = self._tastes.of(asked.rows[part], asked.times_ms[part], cut)
-                taste_nC = weighted(tasted, self._tastes.kin_C, weight).reshape(-1)
+                taste_nC = tasted.weighted(weight).reshape(-1)
             touched = asked.touched_N1, asked.touched
             sums = Sums(
                 dots_nC.reshape(-1), weight[:1], bank_C, common_C, *added, taste_nC, asked.gone_C, first,
@@ -254,7 +241,7 @@ class Stage:
         best += [_best_reached(part, len(column)) for part in (parts.paths, parts.similar_users)]
         best.append(_by_user(parts.own.place_E, parts.own, len(column)))
         if parts.tasted is not None:
-            best += [_best(part_nC, excluded_nC) for part_nC in parts.tasted]
+            best += [_best(own_nC, excluded_nC) for own_nC in (parts.tasted.taste_nC, parts.tasted.paths_nC)]
         chosen, target = [], np.full(len(column), -1, np.int64)
         for n in range(len(column)):
             one = np.unique(np.concatenate([popular, *(part[n] for part in best)]))
@@ -277,9 +264,8 @@ class Stage:
             *((OWN.start + f, parts.own, own_E) for f, own_E in enumerate(parts.own.feature_E.T)),
         ):
             features[:, feature] = reached.spread(feature_E, scores_nC.shape)[user, place]
-        if parts.tasted is not None and parts.kin_C is not None:
-            features[:, TASTE], features[:, KIN] = parts.tasted.taste_nC[user, place], parts.kin_C[place]
-            features[:, ATTRIBUTE_PATHS] = parts.tasted.paths_nC[user, place]
+        if parts.tasted is not None:
+            features[:, ATTRIBUTES] = parts.tasted.features(user, place)
         return features, counts, target
 
     def _reached(self, bounds_N1: I64, item: U32, sum_E: F64, worth_R: F64) -> Reached:
@@ -327,13 +313,6 @@ class Stage:
         count_FC = self._bank.count_FR[:, self.candidate]
         most = min(HARDEST // 2, count_FC.shape[1])
         return np.unique(np.argpartition(-count_FC, most - 1, axis=1)[:, :most])
-
-
-def weighted(tasted: Tasted, kin_C: F32, weight: F32) -> F32:
-    """[n, C]: what attributes add to the scores."""
-    found: F32 = weight[TASTE] * tasted.taste_nC + weight[KIN] * kin_C
-    found += weight[ATTRIBUTE_PATHS] * tasted.paths_nC
-    return found
 
 
 def path_tables(relation_count: int) -> paths.Tables:

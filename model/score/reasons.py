@@ -90,8 +90,8 @@ def by_part_of(parts: Parts, weight_F: F64) -> dict[str, F32]:
         return reached.spread(worth_E, shape)
 
     taste_nC = through_nC = none
-    if parts.tasted is not None and parts.kin_C is not None:
-        taste_nC = weight[TASTE] * parts.tasted.taste_nC + weight[KIN] * parts.kin_C
+    if parts.tasted is not None:
+        taste_nC = weight[TASTE] * parts.tasted.taste_nC + weight[KIN] * parts.tasted.kin_C
         through_nC = weight[ATTRIBUTE_PATHS] * parts.tasted.paths_nC
     made = {
         "vectors": weight[0] * parts.vectors_nC + weight[1] * parts.bias_C,

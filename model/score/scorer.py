@@ -53,6 +53,7 @@ BANK = slice(2, 2 + len(BANK_NAMES))
 AGE, PATHS, SIMILAR_USERS = BANK.stop, BANK.stop + 1, BANK.stop + 2
 OWN = slice(SIMILAR_USERS + 1, SIMILAR_USERS + 4)
 TASTE, KIN, ATTRIBUTE_PATHS = OWN.stop, OWN.stop + 1, OWN.stop + 2
+ATTRIBUTES = slice(TASTE, ATTRIBUTE_PATHS + 1)
 PARTS: Mapping[str, tuple[int, ...]] = {  # of the score, by the features that belong to each
     "vectors": (0, 1),
     "bank": tuple(range(BANK.start, AGE + 1)),

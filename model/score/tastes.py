@@ -31,6 +31,7 @@ import numpy as np
 
 from driftgraph.model.attributes.vocabulary import NO_WORD, Vocabulary, shares_of
 from driftgraph.model.score.bank import COUNT_SCALE, HALF_LIVES_H, Bank
+from driftgraph.model.score.scorer import ATTRIBUTE_PATHS, KIN, TASTE
 from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.kernels.compile import kernel
@@ -54,10 +55,22 @@ class _Postings(NamedTuple):
 
 
 class Tasted(NamedTuple):
-    """The two features of n users and all candidates."""
+    """What attributes say of n users and all candidates."""
 
     taste_nC: F32
+    kin_C: F32
     paths_nC: F32
+
+    def weighted(self, weight_F: F32) -> F32:
+        """[n, C]: what they add to the scores."""
+        found: F32 = weight_F[TASTE] * self.taste_nC + weight_F[KIN] * self.kin_C
+        found += weight_F[ATTRIBUTE_PATHS] * self.paths_nC
+        return found
+
+    def features(self, user: I64, place: I64) -> F32:
+        """[P, 3]: those of ``ATTRIBUTES``, of pairs of a user and a candidate."""
+        taste_P, paths_P = self.taste_nC[user, place], self.paths_nC[user, place]
+        return np.stack([taste_P, self.kin_C[place], paths_P], axis=1)
 
 
 class Tastes:
@@ -109,7 +122,7 @@ class Tastes:
         _spread(pair_user, pair_word, value, self._postings, taste_nC)
         _spread(pair_user, pair_word, (WORTH_SCALE * count).astype(np.float32), self._worths, paths_nC)
         paths_nC += 1
-        return Tasted(taste_nC, np.log(paths_nC, out=paths_nC))
+        return Tasted(taste_nC, self.kin_C, np.log(paths_nC, out=paths_nC))
 
     def _words_of(self, item: I64, times_ms: I64) -> tuple[I64, F32]:
         """[n, W] numbers of the words of items, −1 for none, and shares.

@@ -69,7 +69,7 @@ def test_few_lessons_move_the_weights_less_than_many() -> None:
     few.learn(lessons_of(TRUE, 5, 0))
     many.learn(lessons_of(TRUE, 2_000, 0))
     prior = Scorer().weight_F
-    assert np.abs(few.weight_F - prior).max() < 0.5 * np.abs(many.weight_F - prior).max()
+    assert np.abs(few.mean_F - prior).max() < 0.5 * np.abs(many.mean_F - prior).max()
 
 
 def test_nothing_to_learn_from_leaves_the_prior() -> None:
