@@ -124,7 +124,7 @@ class Tastes:
         paths_nC += 1
         return Tasted(taste_nC, self.kin_C, np.log(paths_nC, out=paths_nC))
 
-    def _words_of(self, item: I64, times_ms: I64) -> tuple[I64, F32]:
+    def _words_of(self, item: I64, times_ms: I64) -> tuple[I64, F64]:
         """[n, W] numbers of the words of items, −1 for none, and shares.
 
         An item of which nothing was said at the moment is as of its time: the newest items are often new.

@@ -30,7 +30,7 @@ from driftgraph.model.score.tastes import (
 )
 from driftgraph.model.score.tastes import PRIOR_EVENTS as TASTE_EVENTS
 from driftgraph.model.trainer import Trainer
-from driftgraph.stream.arrays import F32, I64, U32
+from driftgraph.stream.arrays import F32, F64, I64, U32
 from driftgraph.stream.attributes.attributes import AttributeFields, Attributes
 from driftgraph.stream.attributes.fields import Field, tokens_of
 from driftgraph.stream.attributes.table import AttributeView
@@ -193,7 +193,7 @@ def test_without_any_word_the_vector_is_the_mean_and_nobody_is_known() -> None:
     assert not made.any()
 
 
-def plain_counts(graph: Heterograph, user: int, time_ms: int, words: I64, share: F32) -> dict[int, float]:
+def plain_counts(graph: Heterograph, user: int, time_ms: int, words: I64, share: F64) -> dict[int, float]:
     """How much of each word there is with a user: n_u of ``tastes``, one word at a time."""
     events = graph.window.events(graph.window.cut())
     newest: dict[int, int] = {}
@@ -207,7 +207,7 @@ def plain_counts(graph: Heterograph, user: int, time_ms: int, words: I64, share:
     return count
 
 
-def plain_words(table: Attributes, bank: Bank) -> tuple[I64, F32]:
+def plain_words(table: Attributes, bank: Bank) -> tuple[I64, F64]:
     """Words and shares of all rows as of the bank's moment."""
     view = view_of(table, ITEM)
     tokens = view.tokens(np.arange(len(bank.degree_R), dtype=np.uint32), bank.time_ms)
@@ -216,7 +216,7 @@ def plain_words(table: Attributes, bank: Bank) -> tuple[I64, F32]:
     return words, shares_of(words, vocabulary.field_W)
 
 
-def plain_sums(bank: Bank, half_life: int, words: I64, share: F32) -> dict[int, float]:
+def plain_sums(bank: Bank, half_life: int, words: I64, share: F64) -> dict[int, float]:
     """The recent events on the items of each word."""
     sums: dict[int, float] = defaultdict(float)
     for row in range(len(words)):
@@ -317,7 +317,7 @@ def test_a_users_newest_items_count_with_what_was_said_of_them_since_the_moment(
     cut = graph.window.cut()
 
     def found(own: Tastes, after_ms: int) -> F32:
-        return own.of(user, np.array([START_MS + after_ms]), cut).paths_nC[0]
+        return own.of(user, np.array([START_MS + after_ms]), cut).paths_nC
 
     late = Bank(graph.window.rows(ITEM), START_MS + 800_010)
     late.count_FR[:, : early.count_FR.shape[1]] = early.count_FR
@@ -327,7 +327,7 @@ def test_a_users_newest_items_count_with_what_was_said_of_them_since_the_moment(
     assert np.allclose(found(tastes, 800_010), wanted, atol=1e-5)
     assert not found(tastes, 800_000).any()  # strictly before
     own_block = np.isin(candidate, item_rows(graph, *range(ITEMS // 2)))
-    assert wanted[own_block].mean() > wanted[~own_block].mean()
+    assert wanted[0, own_block].mean() > wanted[0, ~own_block].mean()
 
 
 def test_paths_through_attributes_see_nothing_at_or_after_their_time() -> None:
