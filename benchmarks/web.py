@@ -4,7 +4,7 @@
 
 An updater reads a topic while three pages are open (``/api/stream``) and a Prometheus scrapes each 5 s. Its
 port works and stands still in turns (``live_updater/web_reader.py``), so that the two stretches of a pair are
-seconds apart: a shared machine is not equally fast from minute to minute. Two figures say what the port costs:
+seconds apart: a shared machine is not equally fast from minute to minute. Two figures say what it costs:
 
 - the rate with it by the rate without it, the median over the pairs. What the readers of the port do on this
   machine counts, too. On a machine that does other work meanwhile this figure is mostly noise;

@@ -994,7 +994,7 @@ def test_a_ring_that_is_too_small_is_told_and_not_tried_in_silence(
         Settings.model_validate({"data_dir": tmp_path}), worker, lambda: Marks(mark_of(graph))
     )
 
-    def stale(_: object) -> None:
+    def stale(*_: object) -> None:
         raise StaleCut("the ring has turned")
 
     waits = iter([False] * 5 + [True])

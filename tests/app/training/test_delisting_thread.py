@@ -30,7 +30,7 @@ def item_keys(client: redis.Redis) -> dict[str, Any]:
     found: dict[str, Any] = {
         key.decode(): client.hgetall(key) for key in client.scan_iter("shop:emb:1:item:*", count=10_000)
     }
-    found["ids"] = sorted(client.lrange("shop:emb:1:item-ids", 0, -1))  # type: ignore[arg-type]
+    found["ids"] = sorted(client.lrange("shop:emb:1:item-ids", 0, -1))
     found["index"] = client.execute_command("VCARD", "shop:emb:1:items")  # type: ignore[no-untyped-call]
     found["items"] = client.hget("shop:emb:1:manifest", "items")
     return found

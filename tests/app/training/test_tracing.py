@@ -101,12 +101,14 @@ def test_what_the_loop_does_is_a_trace_of_a_publish_and_one_of_a_fit(
     worker = worker_of(graph, store)
     worker.status.tracing = traced.tracing
     settings = Settings.model_validate({"data_dir": tmp_path})
-    looking = loop._Loop(settings, worker, lambda: Marks(regular=mark_of(graph)))
+    marks = Marks()
+    looking = loop._Loop(settings, worker, lambda: marks)
     looking._step(graph.moment())
     assert [span.name for span in traced.exporter.get_finished_spans()] == [
         "lists", "publish", "publish without a fit"
     ]  # fmt: skip
     traced.exporter.clear()
+    marks = Marks(regular=mark_of(graph))
     looking._step(graph.moment())
     spans = traced.exporter.get_finished_spans()
     assert [span.name for span in spans] == [
