@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import redis as redis_py
 from confluent_kafka import Producer
+from redis.exceptions import MovedError
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.saved_model import SavedModel
@@ -213,7 +214,7 @@ def owns(port: int, key: str) -> bool:
     with contextlib.closing(redis_py.Redis(port=port)) as client:
         try:
             client.get(key)
-        except redis_py.exceptions.MovedError:
+        except MovedError:
             return False
         return True
 
