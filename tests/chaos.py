@@ -128,7 +128,7 @@ def reading(url: str, kind: str, seed: int, path: Path, count: Synchronized[int]
     rng, answers = random.Random(seed), list[Answer]()
 
     def keep(asked_s: float, question: str, found: Any) -> None:
-        told = judged(question, found) if not isinstance(found, Exception) else (0, 0, repr(found))
+        told = judged(found) if not isinstance(found, Exception) else (0, 0, repr(found))
         answers.append(Answer(asked_s, time.monotonic(), question, *told))
         count.value = len(answers)
 
@@ -188,7 +188,7 @@ async def _ask_async(url: str, rng: random.Random, keep: Keep, end: Event) -> No
     await client.aclose()
 
 
-def judged(question: str, found: Any) -> tuple[int, int, str]:
+def judged(found: Any) -> tuple[int, int, str]:
     """The generation and the attempt of an answer, and what is wrong with it in itself: else nothing."""
     seen = set[tuple[int, int]]()
     faults = list[str]()

@@ -16,10 +16,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import redis
 
+from driftgraph.snapshots.answers import Batch, Recommendation, SimilarItems
 from driftgraph.snapshots.generations.keys import Keys, connect
 from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -215,6 +218,35 @@ def schedule(rng: random.Random) -> list[str]:
     for n in range(FAILOVERS):
         acts.insert((n + 1) * len(acts) // (FAILOVERS + 1), "crash" if n % 2 == 0 else "replace")
     return ["publish"] * 3 + acts
+
+
+def vectors(*attempts: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([[attempt, 1, 0] for attempt in attempts], np.float32)
+
+
+THERE = np.ones(2, np.bool_)
+BEST = [(f"i{n}", float(9 + 3 * (n + 1))) for n in range(chaos.ITEMS - 1, chaos.ITEMS - 1 - chaos.TOP, -1)]
+
+
+@pytest.mark.parametrize(
+    ("found", "attempt"),
+    [
+        (Batch(7, vectors(3, 3), THERE, vectors(3, 3), THERE), 3),
+        (Batch(7, vectors(3, 3), THERE, vectors(3, 4), THERE), 0),
+        (Batch(7, vectors(3, 3), ~THERE, vectors(3, 3), THERE), 0),
+        (Batch(7, vectors(3, 3) + np.array([0, 0, 401], np.float32), THERE, vectors(3, 3), THERE), 0),
+        (Recommendation(7, "embedding", BEST), 3),
+        (Recommendation(7, "embedding", [(item, score + (item == "i149")) for item, score in BEST]), 0),
+        (Recommendation(7, "embedding", [("i1", 15.0), *BEST[1:]]), 0),
+        (Recommendation(7, "list", [(item, 3.0) for item, _ in BEST]), 3),
+        (Recommendation(7, "list", [(item, 3.0 + (item == "i149")) for item, _ in BEST]), 0),
+        (Recommendation(0, "none", []), 0),
+        ([Recommendation(g, "list", [(item, 3.0) for item, _ in BEST]) for g in (7, 8)], 0),
+        (SimilarItems(7, "unknown", []), 0),
+    ],
+)
+def test_an_answer_that_is_mixed_or_not_whole_is_seen(found: Any, attempt: int) -> None:
+    assert chaos.judged(found) == ((7, attempt, "") if attempt else (0, 0, ANY))
 
 
 @pytest.mark.timeout(400)
