@@ -7,6 +7,8 @@ built without TLS, so a thread ends TLS in front of it, as stunnel or a load bal
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -37,8 +39,8 @@ def ask(port: int, *command: Any) -> Any:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """The address of a Cluster of three nodes without replicas."""
+def cluster_ports() -> Iterator[list[int]]:
+    """The ports of a Cluster of three nodes without replicas."""
     with contextlib.ExitStack() as stack:
         buses = [free_port() for _ in range(3)]  # by default 10,000 above the port, which may be too high
         servers = [
@@ -50,6 +52,13 @@ def cluster() -> Iterator[str]:
             ask(port, "CLUSTER", "ADDSLOTSRANGE", SLOTS[n], SLOTS[n + 1] - 1)
             ask(port, "CLUSTER", "MEET", "127.0.0.1", ports[0], buses[0])
         until(lambda: all(_knows_all(port) for port in ports))
+        yield ports
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """The address of such a Cluster."""
+    with cluster_ports() as ports:
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
 
 
@@ -61,9 +70,8 @@ def _knows_all(port: int) -> bool:
 class WatchedPair:
     """A primary, its replica, and two Sentinels that agree on which is which."""
 
-    def __init__(self, primary: EmbeddedRedis, replica: EmbeddedRedis, sentinel_ports: list[int]) -> None:
-        self.primary = primary
-        self.replica = replica
+    def __init__(self, stack: contextlib.ExitStack, sentinel_ports: list[int]) -> None:
+        self._stack = stack
         self.sentinel_ports = sentinel_ports
         hosts = ",".join(f"127.0.0.1:{port}" for port in sentinel_ports)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
@@ -82,16 +90,57 @@ class WatchedPair:
         ask(self.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE)
         until(lambda: not before & self.primary_ports())
 
+    def crash(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Kill or stop the primary, and wait until both Sentinels have found out and name the replica."""
+        [before] = self.primary_ports()
+        os.kill(ask(before, "INFO", "server")["process_id"], how)
+        until(lambda: before not in self.primary_ports())
+
+    def add_replica(self) -> None:
+        """Start one of the primary of now. The Sentinels see it when they ask the primary again."""
+        [primary] = self.primary_ports()
+        self._stack.enter_context(EmbeddedRedis(settings=_replica_of(primary)))
+
+    def hasten(self) -> None:
+        """Let the Sentinels ask the servers each second and act soon, as a test has many failovers.
+
+        One finds out later than the other that a primary is dead. If both find out at the same time, each may
+        vote for itself, and they vote again only after twice the failover-timeout.
+        """
+        for port in self.sentinel_ports:
+            ask(port, "SENTINEL", "DEBUG", "INFO-PERIOD", 1_000, "PUBLISH-PERIOD", 500)
+            ask(port, "SENTINEL", "SET", SERVICE, "failover-timeout", 3_000)
+        ask(self.sentinel_ports[1], "SENTINEL", "SET", SERVICE, "down-after-milliseconds", 5_000)
+
+    def has_replica(self) -> bool:
+        """Whether both Sentinels agree on the primary and see a replica that could take over."""
+        ports = self.primary_ports()
+        return len(ports) == 1 and all(
+            any(_may_take_over(one, *ports) for one in ask(port, "SENTINEL", "REPLICAS", SERVICE))
+            for port in self.sentinel_ports
+        )
+
+
+def _may_take_over(replica: dict[bytes, bytes], primary: int) -> bool:
+    return (
+        replica[b"flags"] == b"slave"  # and not s_down or disconnected
+        and replica[b"master-link-status"] == b"ok"
+        and int(replica[b"master-port"]) == primary
+    )
+
+
+def _replica_of(primary: int) -> list[str]:
+    return ["--replicaof", f"127.0.0.1 {primary}", "--repl-diskless-sync-delay", "0"]
+
 
 @contextlib.contextmanager
 def watched_pair(folder: Path) -> Iterator[WatchedPair]:
     """A primary and a replica under two Sentinels. ``folder`` takes the Sentinels' configuration."""
     with contextlib.ExitStack() as stack:
-        primary = stack.enter_context(EmbeddedRedis())
-        of_replica = ("--replicaof", f"127.0.0.1 {port_of(primary)}", "--repl-diskless-sync-delay", "0")
-        replica = stack.enter_context(EmbeddedRedis(settings=of_replica))
-        sentinels = [stack.enter_context(_sentinel(folder, port_of(primary))) for _ in range(2)]
-        pair = WatchedPair(primary, replica, sentinels)
+        primary = port_of(stack.enter_context(EmbeddedRedis()))
+        stack.enter_context(EmbeddedRedis(settings=_replica_of(primary)))
+        sentinels = [stack.enter_context(_sentinel(folder, primary)) for _ in range(2)]
+        pair = WatchedPair(stack, sentinels)
         until(lambda: all(_sees_both(port) for port in sentinels))
         yield pair
 

@@ -23,6 +23,7 @@ from driftgraph.snapshots.generations.keys import (
 )
 from driftgraph.snapshots.generations.retention import GenerationKeys
 from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.topologies import follow_primary
 
 Hold = Literal["1", "0", ""]  # from now on; no longer; as it is
 FIELDS: Final = ("gen", "choice", "chosen", "chosen_by", "held")
@@ -130,6 +131,7 @@ class Choices:
         Raises:
             NothingToRollBackError: There is no earlier generation, or its keys have run out.
         """
+        follow_primary(self._client)
         with redis_errors(self._client, "rolling back"):
             left, target = self._tended.current()
             if not left:
@@ -154,6 +156,7 @@ class Choices:
         Raises:
             GoneError: The generation is not kept, or keys of it are missing. What is served stays.
         """
+        follow_primary(self._client)
         with redis_errors(self._client, "promoting a generation"):
             served, _ = self._tended.current()
             kept = self._tended.live()

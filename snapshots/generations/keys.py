@@ -51,6 +51,7 @@ from redis.cache import CacheConfig
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisClusterException
 from redis.retry import Retry
 
+from driftgraph.snapshots.generations.causes import cause_of, wrong_address
 from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
 from driftgraph.snapshots.generations.topologies import async_client_of, client_of, describe, is_cluster
 from driftgraph.stream.addresses import REDIS_SCHEMES, fault_of, public_url
@@ -275,6 +276,7 @@ def connect(
 ) -> redis.Redis:
     """A client on which every call ends: timeouts on connecting and on answers, few and bounded retries.
 
+    Behind Sentinels a call waits ``retries · call_timeout_s`` for the next primary; see failover.py.
     topologies.py has the forms of an address. Nothing is sent yet, except to find out the nodes of a Cluster;
     the first command finds out whether Redis is there. With ``cache_users`` the client keeps the answers
     about so many users and items that were read one by one, and Redis 6 or newer tells it when one has
@@ -374,22 +376,8 @@ def _told(error: Exception, where: str, doing: str) -> StoreError:
             f"Redis at {where} refuses its user a right while {doing} ({text}); driftgraph doctor names all "
             "that are missing, and the ACL rule that gives them"
         )
-    if isinstance(error, redis.ReadOnlyError) or "READONLY" in text:
-        return StoreError(f"Redis at {where} is a replica and takes no writes; set redis.url to the primary")
+    if (wrong := wrong_address(error, text)) is not None:
+        return StoreError(f"Redis at {where} {wrong}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | RedisClusterException):
-        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {_cause(error)}")
+        return RedisUnavailableError(f"Redis at {where} did not answer while {doing}: {cause_of(error)}")
     return StoreError(f"Redis at {where} refused a command while {doing}: {text}")
-
-
-def _cause(error: Exception) -> str:
-    """Why there was no answer, and what to check."""
-    text = str(error).rstrip(".")
-    if isinstance(error, redis.BusyLoadingError):
-        return "it still loads its data"
-    if "max number of clients" in text:
-        return f"{text}; raise its maxclients, or end some of its clients"
-    if "SSL" in text or "certificate" in text.lower():
-        return f"{text}; check rediss:// and the ssl options in redis.url, and who signed its certificate"
-    if "Name or service not known" in text or "name resolution" in text:
-        return f"{text}; check the name in redis.url, and that this machine can resolve it"
-    return f"{text}; is it running, and is redis.url right?"

@@ -282,6 +282,7 @@ class GenerationStore:
         ``live_only`` leaves out a generation that is being published, since its publisher verifies its keys.
         """
         keys = self._keys
+        follow_primary(self._client)
         with redis_errors(self._client, f"erasing {len(users)} users"):
             for number in self._tended.live() if live_only else self._tended.known():
                 self._calls.run_many(scripts.ERASE, number, erase_calls(keys, number, users, self.epoch))

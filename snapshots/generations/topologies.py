@@ -15,8 +15,9 @@ the ``?``: ``sentinel_username`` and ``sentinel_password``. The other options ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
@@ -24,11 +25,23 @@ import redis
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
+from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from driftgraph.snapshots.generations.failover import (
+    AsyncPatientRetry,
+    AsyncWatchedConnection,
+    AsyncWatchedSSLConnection,
+    PatientRetry,
+    WatchedConnection,
+    WatchedSSLConnection,
+)
 
 SENTINEL_PORT: Final = 26_379
 SERVER_PORT: Final = 6_379
@@ -48,9 +61,10 @@ def client_of(url: str, options: dict[str, Any]) -> redis.Redis:
         nodes = [ClusterNode(host, port) for host, port in address.hosts]  # type: ignore[no-untyped-call]
         return cast("redis.Redis", RedisCluster(startup_nodes=nodes, **address.options))
     if address.kind == "sentinel":
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            address.hosts, sentinel_kwargs=address.of_sentinels, **address.options
-        )
+        once = {**address.of_sentinels, "retry": Retry(NoBackoff(), 0)}  # the next Sentinel knows it, too
+        patient = {**address.options, "retry": PatientRetry(_patience_s(options))}
+        patient["connection_class"] = WatchedSSLConnection if patient.get("ssl") else WatchedConnection
+        sentinels = Sentinel(address.hosts, sentinel_kwargs=once, **patient)  # type: ignore[no-untyped-call]
         client = cast("redis.Redis", sentinels.master_for(address.service))  # type: ignore[no-untyped-call]
     else:
         client = redis.Redis.from_url(url, **address.options)
@@ -67,15 +81,22 @@ def async_client_of(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
         return cast("redis.asyncio.Redis", AsyncRedisCluster(startup_nodes=nodes, **address.options))
     client: redis.asyncio.Redis
     if address.kind == "sentinel":
-        sentinels = AsyncSentinel(  # type: ignore[no-untyped-call]
-            address.hosts, sentinel_kwargs=address.of_sentinels, **address.options
-        )
+        once = {**address.of_sentinels, "retry": AsyncRetry(NoBackoff(), 0)}
+        patient = {**address.options, "retry": AsyncPatientRetry(_patience_s(options))}
+        is_tls = patient.get("ssl")
+        patient["connection_class"] = AsyncWatchedSSLConnection if is_tls else AsyncWatchedConnection
+        sentinels = AsyncSentinel(address.hosts, sentinel_kwargs=once, **patient)  # type: ignore[no-untyped-call]
         client = sentinels.master_for(address.service, connection_pool_class=_AsyncPool)
     else:
         client = redis.asyncio.Redis.from_url(url, **address.options)
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client
+
+
+def _patience_s(options: dict[str, Any]) -> float:
+    """How long all but the last try take in a server that is silent: so long a failover is waited for."""
+    return float(options["retry"].get_retries() * options["socket_timeout"])
 
 
 class _AsyncPool(AsyncSentinelConnectionPool):
@@ -92,7 +113,7 @@ class _Address(NamedTuple):
     options: dict[str, Any]
     hosts: Sequence[tuple[str, int]] = ()
     service: str = ""
-    of_sentinels: dict[str, Any] | None = None  # options of the connections to Sentinels
+    of_sentinels: Mapping[str, Any] = MappingProxyType({})  # options of the connections to Sentinels
 
 
 def _taken_apart(url: str, options: dict[str, Any]) -> _Address:
@@ -154,6 +175,12 @@ def follow_primary(client: redis.Redis) -> None:
     if isinstance(pool, SentinelConnectionPool):
         with suppress(redis.RedisError):
             pool.get_master_address()  # type: ignore[no-untyped-call]
+
+
+def is_watched(client: redis.Redis | redis.asyncio.Redis) -> bool:
+    """Whether Sentinels name the server, so that another one takes over from it."""
+    pool = getattr(client, "connection_pool", None)
+    return isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool)
 
 
 def describe(client: redis.Redis | redis.asyncio.Redis) -> str:

@@ -75,7 +75,7 @@ class Wire:
                     taken[-1][1].send_packed_command([b"".join([commands[n].data for n in places])])
                 for (_, connection), places in zip(taken, lanes.values(), strict=True):
                     for place in places:
-                        answers[place] = _answer(connection)
+                        answers[place] = self._answer(connection)
                         waiting.discard(place)
             except BaseException:
                 for _, connection in taken:
@@ -105,11 +105,12 @@ class Wire:
         if self._cluster is not None:
             self._cluster.nodes_manager.initialize()
 
-
-def _answer(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except (MovedError, AskError, ClusterDownError, TryAgainError) as error:
-        raise redis.ConnectionError(f"a slot of the Cluster is not where it was: {error}") from error
-    except redis.ResponseError as error:
-        return error
+    def _answer(self, connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except (MovedError, AskError, ClusterDownError, TryAgainError) as error:
+            if self._cluster is None:  # an address of one server, which is wrong
+                return error
+            raise redis.ConnectionError(f"a slot of the Cluster is not where it was: {error}") from error
+        except redis.ResponseError as error:
+            return error

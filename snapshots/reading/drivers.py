@@ -4,8 +4,9 @@
 
 A round trip goes over the socket of a connection of the client's pool (wire.py). Where that fails, or the
 client keeps answers (RESP3 tracking) or has no such socket, redis-py sends the commands: with its retries,
-its errors and its cache. In a Cluster the nodes are asked at the same time, and the last command after the
-others. Nothing is written, so commands may be sent twice.
+its errors and its cache. A server that is silent is an error after one try, unless Sentinels may name another
+one. In a Cluster the nodes are asked at the same time, and the last command after the others. Nothing is
+written, so commands may be sent twice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import redis
 import redis.asyncio
 
 from driftgraph.snapshots.generations.keys import REFUSALS, redis_errors
-from driftgraph.snapshots.generations.topologies import is_cluster, server_of
+from driftgraph.snapshots.generations.topologies import is_cluster, is_watched, server_of
 from driftgraph.snapshots.generations.wire import Command as NodeCommand
 from driftgraph.snapshots.generations.wire import Wire, packed
 from driftgraph.snapshots.reading.fetch import Command, Steps, T
@@ -80,7 +81,7 @@ class Line:
         except BaseException as error:
             self._connection.disconnect()  # answers may still come
             self.close()
-            if isinstance(error, socket.timeout):
+            if isinstance(error, socket.timeout) and not is_watched(self.client):
                 raise redis.TimeoutError("Timeout reading from socket") from error
             if isinstance(error, UnusualError | OSError):
                 return None
@@ -149,7 +150,7 @@ def _received(data: bytes) -> bytes:
 async def _send_async(client: redis.asyncio.Redis, commands: list[Command]) -> list[Any]:
     if is_cluster(client):  # the last command waits for the others
         return [*await _by_client(client, commands[:-1]), *await _by_client(client, commands[-1:])]
-    found = await _over_stream(client.connection_pool, commands)
+    found = await _over_stream(client, commands)
     return await _by_client(client, commands) if found is None else found
 
 
@@ -161,8 +162,9 @@ async def _by_client(client: redis.asyncio.Redis, commands: list[Command]) -> li
     return await pipe.execute(raise_on_error=False) if commands else []
 
 
-async def _over_stream(pool: redis.asyncio.ConnectionPool, commands: list[Command]) -> list[Any] | None:
+async def _over_stream(client: redis.asyncio.Redis, commands: list[Command]) -> list[Any] | None:
     """The answers; None where redis-py has to send."""
+    pool = client.connection_pool
     connection = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
         reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
@@ -177,7 +179,7 @@ async def _over_stream(pool: redis.asyncio.ConnectionPool, commands: list[Comman
                     pass
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and not is_watched(client):
                 raise redis.TimeoutError("Timeout reading from socket") from error
             if isinstance(error, UnusualError | OSError):
                 return None

@@ -1,9 +1,8 @@
-"""Generations in each form of Redis: one server by RESP2 and RESP3, TLS, Sentinels, a Cluster of three."""
+"""Generations in each form of Redis but Sentinels: one server by RESP2 and RESP3, TLS, a Cluster of three."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,18 @@ from driftgraph.snapshots.generations.keys import (
     StaleWorkerError,
     StoreError,
     connect,
+    redis_errors,
 )
 from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.topologies import describe, server_of
+from driftgraph.snapshots.generations.wire import Command, Wire, packed
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import ConfigError
-from tests.redis_topologies import SERVICE, WatchedPair
 from tests.services_redis import ITEMS, USERS, filled, publish
 
 SPREAD = "{shop}"
+OF_A_CLUSTER = r"is a node of a Cluster.* redis\+cluster://host:port"
 
 
 def serves(client: redis.Redis, namespace: str, number: int) -> None:
@@ -300,74 +301,22 @@ def test_the_part_of_an_id_is_its_crc16_as_redis_computes_it(in_cluster: redis.R
         assert Keys(SPREAD).part_of(entity).prefix == f"{{shop:{slot % PARTS}}}"
 
 
+def test_an_address_of_one_node_alone_is_refused_with_the_form_that_a_cluster_needs(cluster_url: str) -> None:
+    """Whether redis-py or our own bytes ask. Only a reader of the node that has ``current`` finds nothing."""
+    answered = list[str]()
+    for node in cluster_url.partition("://")[2].split(","):
+        with contextlib.closing(connect(f"redis://{node}/0")) as client:
+            with pytest.raises(StoreError, match=OF_A_CLUSTER):
+                publish(GenerationStore(client, namespace="shop", epoch=1), 1)
+            calls = [Command(f"k{n}", packed("HGETALL", f"k{n}")) for n in range(20)]
+            with pytest.raises(StoreError, match=OF_A_CLUSTER), redis_errors(client, "asking"):
+                list(Wire(client).ask(calls))
+            with contextlib.suppress(StoreError):
+                assert EmbeddingReader(client, namespace="shop").current() == 0
+                answered.append(node)
+    assert len(answered) == 1
+
+
 def test_nodes_that_are_away_are_an_error_with_their_address() -> None:
     with pytest.raises(StoreError, match=r"Redis at 127\.0\.0\.1:1,127\.0\.0\.1:2 did not answer"):
         connect("redis+cluster://user:secret@127.0.0.1:1,127.0.0.1:2", retries=0)
-
-
-# --- Sentinels ---------------------------------------------------------------------------------------
-
-
-def test_a_primary_that_sentinels_name(pair: WatchedPair) -> None:
-    with contextlib.closing(connect(pair.url)) as client:
-        whole_life(client, "shop")
-
-
-@pytest.mark.parametrize("step", ["_write", "_build_index", "_verify", "_tidy"])
-def test_a_failover_during_a_publish_leaves_one_whole_generation(
-    pair: WatchedPair, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """The primary changes before a step: the old or the new one is served, and the next try publishes.
-
-    The former primary still takes writes, so a publish could go on there and be lost.
-    """
-    with contextlib.closing(connect(pair.url)) as client:
-        store = GenerationStore(client, namespace="shop", epoch=1)
-        store.trending.replace({"click": {"i1": 1.0}})
-        publish(store, 1)
-        until_replicated(client)
-        before = EmbeddingReader(client, namespace="shop")
-        assert before.current() == 1
-        real = getattr(store, step)
-
-        def moved(*args: Any, **options: Any) -> Any:
-            monkeypatch.undo()
-            until_replicated(client)
-            pair.fail_over()
-            return real(*args, **options)
-
-        monkeypatch.setattr(store, step, moved)
-        with contextlib.suppress(StoreError):
-            publish(store, 2)
-        monkeypatch.undo()
-        number = tried_again(EmbeddingReader(client, namespace="shop").current)
-        assert number == (1 if step in ("_write", "_build_index") else 2), (
-            "all was replicated before the others"
-        )
-        assert tried_again(before.current) == number
-        serves(client, "shop", number)
-        publish(store, newest := store.next_number())
-        assert before.current() == newest
-        serves(client, "shop", newest)
-        assert_no_orphans(store, client)
-
-
-def until_replicated(client: redis.Redis) -> None:
-    assert client.execute_command("WAIT", 1, 5_000) == 1  # type: ignore[no-untyped-call]
-
-
-def tried_again(act: Callable[[], int]) -> int:
-    """As a worker does: Redis may be away for some seconds."""
-    for _ in range(10):
-        with contextlib.suppress(StoreError):
-            return act()
-    return act()
-
-
-def test_a_service_that_no_sentinel_watches_is_named(pair: WatchedPair) -> None:
-    url = pair.url.replace(f"/{SERVICE}", "/other")
-    with (
-        contextlib.closing(connect(url, retries=0)) as client,
-        pytest.raises(RedisUnavailableError, match="the primary of 'other' did not answer"),
-    ):
-        publish(GenerationStore(client, namespace="shop", epoch=1), 1)
