@@ -328,6 +328,12 @@ def test_a_users_newest_items_count_with_what_was_said_of_them_since_the_moment(
     assert not found(tastes, 800_000).any()  # strictly before
     own_block = np.isin(candidate, item_rows(graph, *range(ITEMS // 2)))
     assert wanted[0, own_block].mean() > wanted[0, ~own_block].mean()
+    grow(graph, table, [(901, 3, 0, 810_000)])  # of which nothing is said yet
+    said = [Strings.of([text]) for text in said_of(0)]
+    table.say(ITEM, Strings.of(["i3"]), said, np.array([START_MS + 820_000]))
+    user, cut = graph.find(USER, Strings.of(["u901"])).astype(np.uint32), graph.window.cut()
+    assert not found(tastes, 820_000).any()
+    assert found(tastes, 820_001).any()
 
 
 def test_paths_through_attributes_see_nothing_at_or_after_their_time() -> None:
