@@ -132,9 +132,8 @@ class GenerationStore:
         7. copy it for Feast; set the TTL of what is no longer served; remove those beyond ``keep``
 
         Before step 6 readers see the whole old generation, after it the new one. A failure in step 7 is
-        logged, and the next look, publish or ``clean_up`` does that step again. Publishing the same content
-        under the same number again changes nothing, so a caller that does not know how a publish ended tries
-        again.
+        logged, and the next look, publish or ``clean_up`` does it again. Publishing the same content under
+        the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
         ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all, and
         ``on_served`` of step 6.
