@@ -57,7 +57,7 @@ def beside_feast(
 
 
 def beside_redisvl(users: Vectors, items: Vectors, *, top: int, turns: int) -> Figures:
-    """Recommendations a second, ranked by vectors without lists: the reader's, and the example's for RedisVL."""
+    """Recommendations a second, ranked by vectors without lists: of the reader and of the example."""
     module = search_module()
     if module is None or importlib.util.find_spec("redisvl") is None:
         return {"missing": NO_SEARCH}
