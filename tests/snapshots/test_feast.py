@@ -17,6 +17,8 @@ import redis
 
 from benchmarks.peers.feast_client import MISSING, PYTHON, FeastClient
 from driftgraph.app.commands.embedded import EmbeddedRedis
+from driftgraph.app.config.builders import generation_store
+from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations import feast, memory
 from driftgraph.snapshots.generations.feast import SIDES, murmur3, view_of
 from driftgraph.snapshots.generations.keys import RedisFullError, StaleWorkerError, StoreError, connect
@@ -250,6 +252,15 @@ def test_another_project_and_none_take_away_what_was_copied(
     assert copies(redis_client, "media") == {}
     assert {key for key in keys_by_scan(redis_client) if not key.startswith(f"{NAMESPACE}:emb:")} == set()
     assert_no_remains(off, redis_client)
+
+
+def test_the_configured_project_is_that_of_the_store_and_of_the_one_beside(redis_client: redis.Redis) -> None:
+    settings = Settings.model_validate({"publish": {"feast": PROJECT}, "redis": {"namespace": NAMESPACE}})
+    store = generation_store(settings, redis_client, epoch=1)
+    publish(store, 1)
+    store.beside(redis_client).refresh(1, side(["u1"], 5))
+    assert_agrees(store, redis_client)
+    assert len(copies(redis_client)) == 70
 
 
 def test_keys_are_counted(make: MakeStore, redis_client: redis.Redis) -> None:
