@@ -12,16 +12,19 @@ from __future__ import annotations
 import functools
 import json
 import time
+from typing import Any
 
-import redis
 from redisvl.index import SearchIndex
 from redisvl.query import VectorQuery
 
 SWITCHES_MAX = 3  # during one question; they are minutes apart
 
 
-def best(client: redis.Redis, namespace: str, user: str, top: int) -> list[tuple[str, float]]:
-    """The best items for a user by the dot product, as (item, score); empty for an unknown user."""
+def best(client: Any, namespace: str, user: str, top: int) -> list[tuple[str, float]]:
+    """The best items for a user by the dot product, as (item, score); empty for an unknown user.
+
+    ``client`` is a ``redis.Redis`` that does not decode answers.
+    """
     for _ in range(SWITCHES_MAX):
         number = int(client.hget(f"{namespace}:emb:current", "gen") or 0)
         manifest, begin = f"{namespace}:emb:{number}:manifest", f"{namespace}:emb:{number}:item:"
@@ -39,7 +42,7 @@ def best(client: redis.Redis, namespace: str, user: str, top: int) -> list[tuple
 
 
 @functools.lru_cache(maxsize=8)  # a generation's number is used once
-def index_of(client: redis.Redis, namespace: str, number: int, dim: int, form: str) -> SearchIndex:
+def index_of(client: Any, namespace: str, number: int, dim: int, form: str) -> SearchIndex:
     """The index of a generation, with all of its items; older ones without a generation are removed."""
     if form == "int8":
         raise ValueError('RedisVL cannot read publish.vectors = "int8"; set it to "float32" or "float16"')

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import redis
 
@@ -160,7 +160,7 @@ class FeastCopies:
         self.project = project
         self._client, self._keys, self._calls, self._epoch = client, keys, calls, epoch
         self._name, *names = feast_keys(keys)
-        self._ids = dict(zip(SIDES, names, strict=True))
+        self._ids: dict[str, str] = dict(zip(SIDES, names, strict=True))
         self._told = False  # that a right is missing
 
     def is_new(self) -> bool:
@@ -251,7 +251,7 @@ class FeastCopies:
         for first, stop in chunks(len(ids), HASHES_PER_SCRIPT):
             some = ids[first:stop]
             pairs = zip(keys.hashes(side, number, some), map(view.key, some), strict=True)
-            yield [*head, *(cast("str", key) for pair in pairs for key in pair)], [*args, *some]
+            yield [*head, *(key for pair in pairs for key in pair)], [*args, *some]
 
     def _remove_all(self, project: str) -> None:
         """Step 1."""
@@ -260,9 +260,7 @@ class FeastCopies:
             view = view_of(project, keys.namespace, side)
             while ids := self._ids_with_copies(side, "-inf", "+inf"):
                 names = [keys.current, self._name, self._ids[side], *map(view.key, ids)]
-                self._calls.run_or_refuse(
-                    REMOVE, 0, cast("list[str]", names), [self._epoch, *view.fields(), *ids]
-                )
+                self._calls.run_or_refuse(REMOVE, 0, names, [self._epoch, *view.fields(), *ids])
         self._calls.run_or_refuse(NOTE, 0, [keys.current, self._name], [self._epoch, "", ""])
 
     def _ids_with_copies(self, side: str, low: str, high: str) -> list[str]:
@@ -281,7 +279,7 @@ class FeastCopies:
         project, number = cast("list[bytes | None]", self._client.hmget(self._name, "project", "gen"))
         return (project or b"").decode(), int(number or 0)
 
-    def _guarded(self, doing: str, act: Any) -> None:
+    def _guarded(self, doing: str, act: Callable[[], None]) -> None:
         """Do what our own readers do not need: a missing right is told once, and ends nothing."""
         with redis_errors(self._client, doing):
             try:

@@ -107,7 +107,7 @@ def served(client: redis.Redis) -> Copies:
 def assert_agrees(store: GenerationStore, client: redis.Redis) -> None:
     wanted = served(client)
     assert copies(client, store.feast.project) == wanted
-    noted = {kind: client.zrange(f"{NAMESPACE}:feast:{kind}", 0, -1) for kind in SIDES}
+    noted: dict[str, Any] = {kind: client.zrange(f"{NAMESPACE}:feast:{kind}", 0, -1) for kind in SIDES}
     assert {(kind, one.decode()) for kind in SIDES for one in noted[kind]} == wanted.keys()
 
 

@@ -182,11 +182,10 @@ def ask(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path: P
             run.stdin.write(f"{user}\t{item}\n")
             run.stdin.flush()
             vector, best, similar = run.stdout.readline().removesuffix("\n").split(FIELD)
+            floats = [float(np.float32(one)) for one in re.findall(r"[^ ,]+", vector)]
             if request.param == "shell":
-                ids = json.loads(best), json.loads(similar)
-            else:
-                ids = best.split(ONE) if best else [], similar.split(ONE) if similar else []
-            return [float(np.float32(one)) for one in re.findall(r"[^ ,]+", vector)], *ids
+                return floats, json.loads(best), json.loads(similar)
+            return floats, best.split(ONE) if best else [], similar.split(ONE) if similar else []
 
         yield asked
         run.stdin.close()
