@@ -12,9 +12,9 @@ import contextlib
 import importlib.util
 import runpy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from driftgraph.snapshots.generations.vectors import Vectors
 
 CALLS: Final = 20  # in a turn
 NO_SEARCH: Final = "no RedisVL or no module search: pip install 'driftgraph[bench]' brings both"
+T = TypeVar("T")
 EXAMPLE: Final = Path(__file__).resolve().parents[1] / "examples" / "redisvl_search.py"
 
 
@@ -42,7 +43,7 @@ def beside_feast(
         for name, size in (("one_by_one", 1), ("in_batches", batch)):
 
             def ours(some: list[str], size: int = size) -> float:
-                return _seconds(lambda n: reader.users(some[n * size : (n + 1) * size]))
+                return _seconds(reader.users, [some[n : n + size] for n in range(0, len(some), size)])
 
             def theirs(some: list[str], size: int = size) -> float:
                 return float(np.mean(feast.ask(time="user", ids=some, batch=size, turns=CALLS)))
@@ -73,23 +74,21 @@ def beside_redisvl(users: Vectors, items: Vectors, *, top: int, turns: int) -> F
         seconds = np.empty((turns, 3))
         for turn in range(turns):
             ids = [users.ids[(turn * CALLS + n) % len(users)] for n in range(CALLS)]
-            rows = users.vectors[: len(ids)]
+            vectors = [row.tobytes() for row in users.vectors[:CALLS]]
             seconds[turn] = (
-                _seconds(lambda n, ids=ids: reader.recommend(ids[n], top)),
-                _seconds(lambda n, ids=ids: example["best"](client, "shop", ids[n], top)),
-                _seconds(
-                    lambda n, rows=rows: index.query(query(rows[n].tobytes(), "embedding", num_results=top))
-                ),
+                _seconds(lambda user: reader.recommend(user, top), ids),
+                _seconds(lambda user: example["best"](client, "shop", user, top), ids),
+                _seconds(lambda vector: index.query(query(vector, "embedding", num_results=top)), vectors),
             )
     return {**_compared(seconds[:, :2], "redisvl"), "redisvl_query_alone_per_s": _rate(seconds[:, 2])}
 
 
-def _seconds(call: Callable[[int], object]) -> float:
-    """Of one of ``CALLS`` calls."""
+def _seconds(call: Callable[[T], object], given: Sequence[T]) -> float:
+    """Of a call, the mean over what is given."""
     begun = time.perf_counter()
-    for n in range(CALLS):
-        call(n)
-    return (time.perf_counter() - begun) / CALLS
+    for one in given:
+        call(one)
+    return (time.perf_counter() - begun) / len(given)
 
 
 def _compared(seconds: np.ndarray, peer: str) -> Figures:

@@ -259,7 +259,7 @@ class FeastCopies:
         for side in SIDES:
             view = view_of(project, keys.namespace, side)
             while ids := self._ids_with_copies(side, "-inf", "+inf"):
-                names = [keys.current, self._name, self._ids[side], *map(view.key, ids)]
+                names: list[str | bytes] = [keys.current, self._name, self._ids[side], *map(view.key, ids)]
                 self._calls.run_or_refuse(REMOVE, 0, names, [self._epoch, *view.fields(), *ids])
         self._calls.run_or_refuse(NOTE, 0, [keys.current, self._name], [self._epoch, "", ""])
 

@@ -29,7 +29,7 @@ Best = Callable[[redis.Redis, str, str, int], list[tuple[str, float]]]
 def best() -> Best:
     pytest.importorskip("redisvl", reason="RedisVL is in the extra bench")
     example = Path(__file__).resolve().parents[2] / "examples" / "redisvl_search.py"
-    found: Any = runpy.run_path(str(example))["best"]
+    found: Best = runpy.run_path(str(example))["best"]
     return found
 
 
