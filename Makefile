@@ -62,13 +62,13 @@ site: $(READY)
 	$(MKDOCS)
 	@echo "open build/site/index.html; for the search: $(BIN)/python -m http.server -d build/site"
 
-# Quix Streams pins an older confluent-kafka than ours, so it has an environment of its own
-$(VENV)/quix/.ready: benchmarks/quix.txt $(READY)
-	$(BIN)/python -m venv --clear --without-pip $(VENV)/quix
-	$(BIN)/python -m pip --python $(VENV)/quix/bin/python --disable-pip-version-check install --quiet -r $<
+# Quix Streams and Feast pin older releases than ours, so each has an environment of its own
+$(VENV)/%/.ready: benchmarks/%.txt $(READY)
+	$(BIN)/python -m venv --clear --without-pip $(VENV)/$*
+	$(BIN)/python -m pip --python $(VENV)/$*/bin/python --disable-pip-version-check install --quiet -r $<
 	@touch $@
 
-bench: $(READY) $(VENV)/quix/.ready
+bench: $(READY) $(VENV)/quix/.ready $(VENV)/feast/.ready
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev,bench]'
 	@failed=0; for file in start start_model ingest web freshness window paths lists train publish publish_reads; do \
 		$(BIN)/python "benchmarks/$$file.py" --json $(ARGS) || failed=1; done; \

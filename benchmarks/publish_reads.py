@@ -1,4 +1,4 @@
-"""How fast one client process reads what was published, beside bare redis-py in the same run.
+"""How fast one client process reads what was published, beside bare redis-py, Feast and RedisVL.
 
     random vectors, lists ──► GenerationStore ──► Redis ──► redis-py's loops, readers ──► answers a second
 
@@ -17,6 +17,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,17 +27,20 @@ import msgspec
 import numpy as np
 import redis
 
+from benchmarks.feature_stores.read_peers import beside_feast, beside_redisvl
 from benchmarks.report import Figures, Required, at_least, finish, machine
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.snapshots import AsyncEmbeddingReader, EmbeddingReader, connect, connect_async
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
 
-NAMESPACE: Final = "reads"
+NAMESPACE: Final = "driftgraph"  # that examples/feast_views.py has
+PROJECT: Final = "shop"
 USERS, ITEMS, DIM = 10_000, 5_000, 64
 LISTED, TOUCHED, TOP = 100, 30, 20  # ids in a list, the default; touched items; items asked for
 BATCH = 100
 TURNS, QUICK_TURNS = 120, 25
+PEER_TURNS = 5  # fewer by this factor, since a turn of a peer takes longer
 ONE_BY_ONE, BATCHES = 100, 3  # calls in a turn
 TASKS = 100  # at once, of the asynchronous reader
 SHARE, SHARE_OF_GET = 0.9, 0.8
@@ -50,8 +54,8 @@ def ids_of(side: str, count: int) -> list[str]:
     return [f"{side}{n:010d}" for n in range(count)]
 
 
-def publish(client: redis.Redis) -> int:
-    """Publish random users with lists; returns the bytes of a user's list and touched items."""
+def publish(client: redis.Redis) -> tuple[int, Vectors, Vectors]:
+    """Publish random users with lists; returns the bytes of a list and touched items, users and items."""
     rng, items = np.random.default_rng(1), ids_of("i", ITEMS)
     scores = np.sort(rng.random(LISTED).astype("<f4"))[::-1].tobytes()
     lists = [
@@ -61,9 +65,11 @@ def publish(client: redis.Redis) -> int:
     touched = [[items[n] for n in rng.integers(0, ITEMS, TOUCHED)] for _ in range(USERS)]
     vectors = [rng.standard_normal((n, DIM), dtype=np.float32) for n in (USERS, ITEMS)]
     users = Vectors(ids_of("u", USERS), vectors[0], np.zeros(USERS, np.int64), touched, lists)
-    store = GenerationStore(client, namespace=NAMESPACE, epoch=1)
-    store.publish(1, users, Vectors(items, vectors[1], np.zeros(ITEMS, np.int64)), {"lists": LISTED})
-    return len(lists[0][0]) + len(scores) + len(msgspec.json.encode(touched[0]))
+    own = Vectors(items, vectors[1], np.zeros(ITEMS, np.int64))
+    store = GenerationStore(client, namespace=NAMESPACE, epoch=1, feast=PROJECT)
+    store.publish(1, users, own, {"lists": LISTED})
+    list_bytes = len(lists[0][0]) + len(scores) + len(msgspec.json.encode(touched[0]))
+    return list_bytes, replace(users, lists=None), own
 
 
 def calls_of(
@@ -122,7 +128,7 @@ def measure(*, quick: bool) -> tuple[Figures, list[Required]]:
     """The figures, and the bounds that must hold."""
     turns = QUICK_TURNS if quick else TURNS
     with EmbeddedRedis() as server, contextlib.closing(connect(server.url)) as client:
-        list_bytes = publish(client)
+        list_bytes, users, items = publish(client)
         reader = EmbeddingReader(client, namespace=NAMESPACE)
         found = timed(calls_of(client, reader, list_bytes), turns)
         with contextlib.closing(connect(server.url, cache_users=USERS)) as keeping:
@@ -132,6 +138,10 @@ def measure(*, quick: bool) -> tuple[Figures, list[Required]]:
             ]
         asynchronous = asyncio.run(by_tasks(server.url, turns))
         version = client.info("server")["redis_version"]
+        feast = beside_feast(
+            server.url, reader, ids_of("u", USERS), project=PROJECT, batch=BATCH, turns=turns // PEER_TURNS
+        )
+    redisvl = beside_redisvl(users, items, top=TOP, turns=turns // PEER_TURNS)
     rate = {name: round(1 / float(np.quantile(one, 0.1))) for name, one in found.items()}
     share = {
         ours: round(float(np.median(found[bare] / found[ours])), 2)
@@ -144,6 +154,7 @@ def measure(*, quick: bool) -> tuple[Figures, list[Required]]:
         "list_bytes": list_bytes, "per_s": rate, "share_of_bare": share,
         "recommend_by_100_tasks_per_s": round(asynchronous),
         "recommend_of_a_hot_user_per_s": round(1 / float(np.quantile(kept, 0.1))),
+        "vectors_beside_feast": feast, "ranking_beside_redisvl": redisvl,
     }  # fmt: skip
     lists = max(rate["recommend_in_batches"], asynchronous)
     required = [
@@ -151,6 +162,8 @@ def measure(*, quick: bool) -> tuple[Figures, list[Required]]:
         at_least("users in batches of 100, vectors a second", rate["users_in_batches"], VECTORS_PER_S),
         at_least("recommend one by one / bare GET loop", share["recommend"], SHARE_OF_GET),
         at_least("recommend async or batched, a second", lists, LISTS_PER_S),
+        at_least("users one by one / Feast", feast.get("one_by_one", {}).get("ratio"), 1),
+        at_least("users in batches of 100 / Feast", feast.get("in_batches", {}).get("ratio"), 1),
     ]
     return figures, required
 

@@ -170,6 +170,7 @@ def generation_store(settings: Settings, client: redis.Redis, *, epoch: int) -> 
         ttl_s=ttl_s,
         vectors=settings.publish.vectors,
         index=settings.publish.index,
+        feast=settings.publish.feast or "",
     )
 
 

@@ -168,6 +168,7 @@ def load(path: Path | None = None, options: Tree | None = None) -> Settings:
         more = f" (and {count - 1} more)" if (count := error.error_count()) > 1 else ""
         raise ConfigError(_sentence(error.errors()[0], sources) + more) from error
     _check_relations(settings, path or Path(FILE_NAME))
+    _check_feast(settings, path or Path(FILE_NAME))
     return settings
 
 
@@ -259,6 +260,16 @@ def _check_relations(settings: Settings, file: Path) -> None:
         raise ConfigError(
             f"{file}: events.format = {events.format} gives {', '.join(mapping.relations)}, and none of them "
             f"is a relation; name relations so, or map to {', '.join(relations)} in events.mapping.behaviors"
+        )
+
+
+def _check_feast(settings: Settings, file: Path) -> None:
+    """Refuse Feast in a Cluster, where no script writes keys of two slots."""
+    feast, namespace = settings.publish.feast, settings.redis.namespace
+    if feast is not None and namespace.startswith("{"):
+        raise ConfigError(
+            f'{file}: publish.feast = "{feast}" needs a redis.namespace without braces, not "{namespace}": '
+            "nothing is copied for Feast in a Redis Cluster; take one of the two out"
         )
 
 

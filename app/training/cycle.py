@@ -299,6 +299,7 @@ class Worker:
             return
         self.store.follows = self.follows
         self.store.delisting.restored()  # before a publish of what Redis has lost
+        self.store.feast.look()
         to_do = self._upkeep.look(self.published)
         self.is_rolled_back = to_do is ToDo.REST
         if to_do in (ToDo.REST, ToDo.PUBLISH):

@@ -43,6 +43,7 @@ WHO: Final[Mapping[str, str]] = {
     "deduplication": "data",
     "checkpoint": "operations",
     "publish": "modeling",
+    "publish.feast": "operations",
     "redis": "operations",
     "redis.url": "everyone",
     "web": "operations",

@@ -10,6 +10,7 @@ from typing import Final
 
 from driftgraph.app.commands.doctor.checks import EVENT_BYTES, HEAD_BYTES
 from driftgraph.app.config.settings import Settings
+from driftgraph.snapshots.generations.memory import feast_bytes
 
 OWNER_BYTES: Final = 4  # of a row: which node it is of
 ID_FILE_BYTES, ID_MEMORY_BYTES = 34, 25  # of an id of up to 16 bytes: in files, and in the updater's memory
@@ -60,6 +61,7 @@ FOOT = """
 
 The figures for Redis were measured with Redis 8.2 at `model.dim = 64` with ids of 12 characters and lists as by default. Without
 lists (`publish.lists = 0`, `publish.similar = 0`) a user takes about a quarter of that, an item two thirds.
+`publish.feast` adds {copy:,} bytes of either, once.
 
 ## Beside that
 
@@ -100,6 +102,7 @@ def page() -> str:
     foot = FOOT.format(
         event=EVENT_BYTES, head=HEAD_BYTES, owner=OWNER_BYTES, id_file=ID_FILE_BYTES, id_memory=ID_MEMORY_BYTES,
         low=EVENT_ID_BYTES[0], high=EVENT_ID_BYTES[1], user=USER_REDIS_BYTES, item=ITEM_REDIS_BYTES,
+        copy=round(feast_bytes(12, Settings().model.dim)),
         letters=Settings.model_validate({}).dead_letters.max_bytes / (1 << 30),
     )  # fmt: skip
     return "\n".join([HEAD, *table]) + "\n" + foot

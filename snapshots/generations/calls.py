@@ -24,7 +24,7 @@ EXACT_EF, EXACT_M = 4, 8
 GRAPH_EF, GRAPH_M = 200, 16
 QUANTIZATIONS: Final = {"float32": "NOQUANT", "int8": "Q8"}  # of vector sets
 
-Call = tuple[Sequence[str], Sequence[Any]]
+Call = tuple[Sequence[str | bytes], Sequence[Any]]  # keys and arguments of a script
 
 
 def hash_calls(

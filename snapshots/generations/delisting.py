@@ -23,6 +23,7 @@ import numpy as np
 import redis
 
 from driftgraph.snapshots.generations.calls import ITEMS_PER_INDEX_SCRIPT, Call
+from driftgraph.snapshots.generations.feast import FeastCopies
 from driftgraph.snapshots.generations.keys import LIST_FIELDS, Keys, StoreError, redis_errors
 from driftgraph.snapshots.generations.retention import GenerationKeys
 from driftgraph.snapshots.generations.scripts import Scripts
@@ -114,9 +115,17 @@ class Delisting:
     """The delisted items of one namespace. Every method raises StoreError."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, calls: Scripts, tended: GenerationKeys, *, epoch: int
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        calls: Scripts,
+        tended: GenerationKeys,
+        feast: FeastCopies,
+        *,
+        epoch: int,
     ) -> None:
         self._client = client
+        self._feast = feast
         self._keys = keys
         self._calls = calls
         self._tended = tended
@@ -201,6 +210,7 @@ class Delisting:
         with redis_errors(self._client, "removing delisted items"):
             for number in self._tended.live():
                 self._remove_vectors(number, list(items))
+            self._feast.gone("item", list(items))
             self._remove_rising(items)
 
     def look(self) -> frozenset[str]:

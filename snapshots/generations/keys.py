@@ -18,14 +18,14 @@ Keys, with ``{ns}`` the namespace and ``{gen}`` a generation number::
                                         until promote), chosen (the generation, 0 once another is published)
     {ns}:emb:generations        ZSET    every generation that has a key; score = number
     {ns}:emb:events             channel of {"event": "published" | "rolled_back" | "promoted", "gen",
-                                        "previous"}, and of {"event": "checked"} from doctor, which means
-                                        nothing
+                                        "previous"}; {"event": "checked"} of doctor means nothing
     {ns}:trending:{behavior}    ZSET    rising items, the answer for unknown users
     {ns}:trending               SET     the behaviors that have had one
     {ns}:trending-owner         STRING  there while the Faust app keeps the lists instead of the worker
     {ns}:delisted               SET     items that an operator has delisted: in no answer, see delisting.py;
                                         delisted_ms of current is the number of the newest change
     {ns}:delisted-by-topic      SET     those that a topic delists
+    {ns}:feast, :user, :item    HASH, ZSET: what Feast has copies of, see feast.py
     {ns}:lease                  HASH    which updater works, see lease.py; runs out by itself
     {ns}:lease-epoch            STRING  the epoch of the last one that did
 

@@ -1,6 +1,6 @@
 """How much memory of Redis a generation takes, computed before it is written.
 
-    GenerationStore.publish, doctor ──► [hash_bytes, index_bytes, generation_bytes] ──► bytes
+    GenerationStore.publish, doctor ──► [hash_bytes, index_bytes, feast_bytes, generation_bytes] ──► bytes
 
 The constants are measured with Redis 8.2 on 64 bits (jemalloc): the results were within 6 % for 32 to 128
 dimensions, ids of 8 to 36 characters, with and without lists (benchmarks/publish.py compares them again).
@@ -27,6 +27,8 @@ HEADER_BYTES = 4  # of a text in Redis
 ITEM_IN_INDEX_BYTES = 600  # of an item in a vector set, beside id and vector, at M = 8
 LINK_BYTES = 30  # for each neighbor more than that
 INDEX_M = 8
+FEAST_BYTES = 380  # of a copy for Feast: its hash with key, time and generation, and its place among the ids
+VALUE_BYTES = 6  # in front of a vector as Feast has it
 
 
 def allocated(count: int) -> int:
@@ -47,6 +49,11 @@ def index_bytes(id_bytes: float, dim: int, index: str, *, m: int = INDEX_M) -> f
     """Bytes of an item in the vector set, whose vectors have one dimension more."""
     vector = allocated((dim + 1) * (1 if index == "int8" else 4) + HEADER_BYTES)
     return ITEM_IN_INDEX_BYTES + LINK_BYTES * (m - INDEX_M) + id_bytes + vector
+
+
+def feast_bytes(id_bytes: float, dim: int) -> float:
+    """Bytes of the copy that Feast has of a user or an item, once, beside all generations."""
+    return FEAST_BYTES + 2 * id_bytes + allocated(4 * dim + VALUE_BYTES + HEADER_BYTES)
 
 
 def side_bytes(vectors: Vectors, form: str) -> float:
@@ -79,6 +86,14 @@ def generation_bytes(users: Vectors, items: Vectors, form: str, index: str | Non
     _, _, m = index_effort(len(items))
     own = index_bytes(id_bytes, items.vectors.shape[1], index, m=m) + attribute_bytes(items)
     return hashes, len(items) * own
+
+
+def copies_bytes(*sides: Vectors) -> float:
+    """Bytes of the copies that Feast has of these users and items."""
+    return sum(
+        len(side) * feast_bytes(sum(len(i.encode()) for i in side.ids) / len(side), side.vectors.shape[1])
+        for side in sides
+    )
 
 
 def require_room(client: redis.Redis, keys: Keys, number: int, hashes: float, index: float) -> None:

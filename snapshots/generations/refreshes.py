@@ -24,6 +24,7 @@ from driftgraph.snapshots.generations.calls import (
 )
 from driftgraph.snapshots.generations.check import Record, Served
 from driftgraph.snapshots.generations.delisting import Delisting
+from driftgraph.snapshots.generations.feast import FeastCopies
 from driftgraph.snapshots.generations.keys import LIVE, Keys, NotCurrentError, redis_errors
 from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.scripts import Scripts
@@ -44,9 +45,10 @@ class Refreshes:
         record: Record,
         parts: PartCopies,
         delisting: Delisting,
+        feast: FeastCopies,
     ) -> None:
         self._client, self._keys, self._calls, self._record = client, keys, calls, record
-        self._parts, self._delisting = parts, delisting
+        self._parts, self._delisting, self._feast = parts, delisting, feast
 
     def users(self, number: int, users: Vectors) -> None:
         """Write newer user vectors, made by the model of generation ``number``, into that generation.
@@ -73,6 +75,7 @@ class Refreshes:
             self._parts.mark(number, token, mark + 1)
         if number == served.number:
             served.mark = mark + 1
+        self._feast.refreshed(number, "user", users.ids)
 
     def items(self, number: int, items: Vectors) -> None:
         """As ``users``, for items, and into the vector set; an item keeps its list where there is no new one.
@@ -98,6 +101,7 @@ class Refreshes:
                 opening = [*fence, *effort, QUANTIZATIONS[quantized]]
                 calls = refresh_index_calls(keys, number, items, rows, opening)
                 self._calls.run_many(scripts.REFRESH_INDEX, number, calls)
+        self._feast.refreshed(number, "item", items.ids)
 
     def _run(self, lua: str, number: int, calls: Callable[[], Iterator[Call]]) -> None:
         """Run calls in the parts, again where a part has not followed a switch."""

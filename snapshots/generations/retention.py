@@ -17,6 +17,7 @@ from typing import cast
 import redis
 
 from driftgraph.snapshots.generations import scripts
+from driftgraph.snapshots.generations.feast import feast_keys
 from driftgraph.snapshots.generations.keys import LIVE, Keys, Part
 from driftgraph.snapshots.generations.scripts import Scripts
 
@@ -130,9 +131,10 @@ class GenerationKeys:
             *(keys.trending(b.decode()) for b in behaviors),
             keys.delisted,
             keys.delisted_by_topic,
+            *feast_keys(keys),
         ):
             pipe.exists(name)
-            kinds.append("pointer" if name.startswith(keys.delisted) else "trending")
+            kinds.append("trending" if name.startswith(keys.trending_behaviors) else "pointer")
         for kind, n in zip(kinds, pipe.execute(), strict=True):
             counts[kind] += n
         return counts

@@ -278,17 +278,21 @@ class Scripts:
         self._registered: dict[str, Script] = {}
         self._sent = deque[Command]()  # without an answer yet
 
-    def run(self, lua: str, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+    def run(self, lua: str, keys: Sequence[str | bytes], args: Sequence[Any]) -> list[str]:
         """Run a script; return the words of its answer."""
         return [part.decode() for part in self._script(lua)(keys, args)]
 
-    def run_or_refuse(self, lua: str, number: int, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+    def run_or_refuse(
+        self, lua: str, number: int, keys: Sequence[str | bytes], args: Sequence[Any]
+    ) -> list[str]:
         """Run a script about generation ``number``; return the answer, or raise unless it is ``ok``."""
         answer = self.run(lua, keys, args)
         self.refuse(answer, number)
         return answer
 
-    def run_many(self, lua: str, number: int, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
+    def run_many(
+        self, lua: str, number: int, calls: Iterable[tuple[Sequence[str | bytes], Sequence[Any]]]
+    ) -> None:
         """Run a script many times, several times for each answer that is waited for; raise at a refusal."""
         digest = self._script(lua).sha
 

@@ -21,6 +21,7 @@ from driftgraph.snapshots.generations.check import Record, Served, Standing, ver
 from driftgraph.snapshots.generations.choice import Choice, Choices, switch_args
 from driftgraph.snapshots.generations.delisting import FIELD as DELISTED
 from driftgraph.snapshots.generations.delisting import Delisting
+from driftgraph.snapshots.generations.feast import FeastCopies
 from driftgraph.snapshots.generations.keys import (
     LIVE,
     OWN_FIELDS,
@@ -29,7 +30,7 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_usable,
 )
-from driftgraph.snapshots.generations.memory import generation_bytes, require_room
+from driftgraph.snapshots.generations.memory import copies_bytes, generation_bytes, require_room
 from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.refreshes import Refreshes
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
@@ -67,6 +68,7 @@ class GenerationStore:
         ttl_s: int = TTL_S,
         vectors: Form = FLOAT32,
         index: str = FLOAT32,
+        feast: str = "",
     ) -> None:
         if keep < KEEP_MIN:
             raise ValueError(
@@ -89,7 +91,8 @@ class GenerationStore:
         self._tended = GenerationKeys(client, self._keys, self._calls, epoch)
         self.follows: Choice | None = None  # a newer act of an operator stops a publish; None: nothing does
         self.choices = Choices(client, self._keys, self._calls, self._tended, epoch=epoch)
-        self.delisting = Delisting(client, self._keys, self._calls, self._tended, epoch=epoch)
+        self.feast = FeastCopies(client, self._keys, self._calls, feast, epoch=epoch)  # of a project of it
+        self.delisting = Delisting(client, self._keys, self._calls, self._tended, self.feast, epoch=epoch)
         self._share(Record())
         self.trending = TrendingLists(client, self._keys, self._calls, epoch=epoch, ttl_s=ttl_s)
         self._highest = 0  # the highest number used, also by an attempt that failed
@@ -127,10 +130,10 @@ class GenerationStore:
            ``on_verified``, which may refresh what events have touched since the vectors were made
         6. one script: check epoch, mark and that no operator has chosen meanwhile (``follows``), declare it
            live, switch ``current``, notify
-        7. set the TTL of the generation that is no longer served; remove those beyond ``keep``
+        7. copy it for Feast; set the TTL of what is no longer served; remove those beyond ``keep``
 
         Before step 6 readers see the whole old generation, after it the new one. A failure in step 7 is
-        logged, and the next publish or ``clean_up`` does that step again. Publishing the same content under
+        logged, and the next look, publish or ``clean_up`` does it again. Publishing the same content under
         the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
         ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all, and
@@ -152,8 +155,7 @@ class GenerationStore:
                 return
             self._claim()
             self._tended.remove_unfinished()
-            index = self.index if self._has_vector_sets else None
-            require_room(self._client, keys, number, *generation_bytes(users, items, self.vectors, index))
+            self._require_room(number, users, items)
             self._highest = max(self._highest, number)
             names = [keys.current, keys.generations, keys.of(number, "manifest")]
             self._calls.run_or_refuse(scripts.BEGIN, number, names, [self.epoch, number, token])
@@ -175,10 +177,11 @@ class GenerationStore:
             self._parts.follow(number)
         self._record.served, self._record.building = built, Served()
         on_served()
+        self._tend(f"generation {number} is served", self.feast.follow)
         self._tend(f"generation {number} is served", self._tidy)
 
     def _tend(self, done: str, tidy: Callable[[], None]) -> None:
-        """Step 7: it may fail, and the next publish does it again."""
+        """Step 7: it may fail, and is done again."""
         try:
             with redis_errors(self._client, "tidying"):
                 tidy()
@@ -215,6 +218,13 @@ class GenerationStore:
             own["attributes"] = msgspec.json.encode(items.attributes.names).decode()
         own |= {"epoch": self.epoch, "item_norm": longest(items.vectors), "index_vectors": self.index}
         return {**own, "digest": digest_of(users, items), "keys_expire": "no"}
+
+    def _require_room(self, number: int, users: Vectors, items: Vectors) -> None:
+        index = self.index if self._has_vector_sets else None
+        hashes, vector_set = generation_bytes(users, items, self.vectors, index)
+        if self.feast.is_new():
+            hashes += copies_bytes(users, items)
+        require_room(self._client, self._keys, number, hashes, vector_set)
 
     def _claim(self) -> None:
         """Raise the fence, first of the namespace, then of its parts."""
@@ -268,13 +278,17 @@ class GenerationStore:
             ttl_s=self.ttl_s,
             vectors=self.vectors,
             index=self.index,
+            feast=self.feast.project,
         )
         own._share(self._record)
         return own
 
     def _share(self, record: Record) -> None:
         self._record = record
-        self.refreshes = Refreshes(self._client, self._keys, self._calls, record, self._parts, self.delisting)
+        parts, delisting = self._parts, self.delisting
+        self.refreshes = Refreshes(
+            self._client, self._keys, self._calls, record, parts, delisting, self.feast
+        )
 
     def erase(self, users: Sequence[str], *, live_only: bool = False) -> None:
         """Remove users from every generation that has keys, by one script for each user and generation.
@@ -289,6 +303,7 @@ class GenerationStore:
                 if keys.is_spread and users:  # the manifest of the namespace names those that moved most
                     moved = [f"moved_user:{user}" for user in users]
                     self._client.hdel(keys.of(number, "manifest"), *moved)
+        self.feast.gone("user", users)
 
     def standing(self, number: int) -> Standing:
         """The state of generation ``number``, which this worker has published. Called every second.
@@ -338,6 +353,8 @@ class GenerationStore:
         self._tell_silence(answer)
         with redis_errors(self._client, f"telling the parts of a choice of generation {target}"):
             self._parts.follow(target)
+        if self.feast.project:  # a command without the configuration leaves it to the worker
+            self._tend(f"generation {target} is served", self.feast.follow)
         self._tend(f"generation {target} is served", lambda: self._tended.settle_ttls(self.ttl_s))
         return target
 

@@ -28,7 +28,7 @@ Word = bytes | str | int
 class Command(NamedTuple):
     """A command as it goes over the wire, and a key by which a Cluster finds its node."""
 
-    key: str
+    key: str | bytes
     data: bytes
 
 

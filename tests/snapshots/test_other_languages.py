@@ -1,116 +1,246 @@
-"""The documented keys are enough for a program in another language: Node and Java, over a plain socket."""
+"""The lines of docs/reader.md for other languages, as they stand there, read what the Python reader reads.
+
+Their libraries are not at hand, so tests/snapshots/clients has as much of each as the lines use. Each program
+answers lines of (user, item) with the vector, the list and the similar items.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
+from driftgraph.snapshots.reader import EmbeddingReader
 from tests.snapshots.test_published_lists import listed
 
-NODE = r"""
-const [host, port, user] = process.argv.slice(2);
-const socket = require("net").connect({ host, port });
-let data = Buffer.alloc(0), done = null;
-const bulk = (word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`;
-const pack = (words) => `*${words.length}\r\n` + words.map(bulk).join("");
-function bulks(count) { // the bulk strings of an answer, null where one is missing; undefined: more comes
-  const found = [];
-  for (let at = data[0] === 42 ? data.indexOf("\r\n") + 2 : 0; found.length < count; ) {
-    const end = data.indexOf("\r\n", at), size = Number(data.subarray(at + 1, end));
-    if (end < 0 || data.length < end + 2 + Math.max(size, 0)) return undefined;
-    found.push(size < 0 ? null : data.subarray(end + 2, end + 2 + size));
-    at = size < 0 ? end + 2 : end + 4 + size;
-  }
-  return found;
-}
-socket.on("data", (part) => { data = Buffer.concat([data, part]); if (done) done(); });
-const ask = (count, ...words) => new Promise((resolve) => {
-  data = Buffer.alloc(0);
-  done = () => { const found = bulks(count); if (found) { done = null; resolve(found); } };
-  socket.write(pack(words));
-});
+CLIENTS = Path(__file__).parent / "clients"
+READER = Path(__file__).resolve().parents[2] / "docs" / "reader.md"
+NAMESPACE = "driftgraph"  # that the lines have
+TOP = 30
+FIELD, ONE = "\x1f", "\x1e"  # between the three parts of an answer, and between ids
+
+NODE = """
+const { createClient, RESP_TYPES } = require("./redis.js");
+%s
 (async () => {
-  const [gen] = await ask(1, "HGET", "shop:emb:current", "gen");
-  const key = `shop:emb:${gen}:user:${user}`;
-  const [list, touched, blob] = await ask(3, "HMGET", key, "list", "touched", "embedding");
-  const seen = new Set(JSON.parse(touched ?? "[]"));
-  const best = JSON.parse(list ?? "[]").filter((item) => !seen.has(item)).slice(0, 2);
-  console.log(best.join(","), blob.readFloatLE(4));
-  socket.end();
+  const client = await createClient({ url: process.argv[2] }).connect();
+  for await (const line of require("readline").createInterface({ input: process.stdin })) {
+    const { vector, best, similar } = await read(client, ...line.split("\\t"));
+    console.log([vector.join(","), best.join("\\x1e"), similar.join("\\x1e")].join("\\x1f"));
+  }
+  client.destroy();
 })();
 """
-JAVA = r"""
-import java.io.*; import java.net.Socket; import java.nio.*; import java.util.*;
+JAVA = """
 import static java.nio.charset.StandardCharsets.UTF_8;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.*; import java.nio.*; import java.util.*;
+import redis.clients.jedis.Jedis;
 class Read {
-  static InputStream in; static OutputStream out;
-  static String line() throws IOException {
-    var text = new StringBuilder();
-    for (int c; (c = in.read()) != '\r'; ) text.append((char) c);
-    in.read();
-    return text.toString();
-  }
-  static List<byte[]> ask(String... words) throws IOException {
-    out.write(("*" + words.length + "\r\n").getBytes(UTF_8));
-    for (var word : words) {
-      out.write(("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n").getBytes(UTF_8));
-    }
-    var head = line();
-    int count = head.charAt(0) == '*' ? Integer.parseInt(head.substring(1)) : 1;
-    var found = new ArrayList<byte[]>();
-    for (int n = 0; n < count; n++) {
-      int size = Integer.parseInt((head.charAt(0) == '*' ? line() : head).substring(1));
-      found.add(size < 0 ? null : in.readNBytes(size));
-      if (size >= 0) line();
-    }
-    return found;
-  }
-  static List<String> ids(byte[] json) { // ids of this test have no quotes; use a JSON library for others
-    var text = json == null ? "[]" : new String(json, UTF_8);
-    return text.equals("[]") ? List.of() : List.of(text.substring(2, text.length() - 2).split("\",\""));
-  }
-  public static void main(String[] args) throws IOException {
-    try (var socket = new Socket(args[0], Integer.parseInt(args[1]))) {
-      in = new BufferedInputStream(socket.getInputStream());
-      out = socket.getOutputStream();
-      var gen = new String(ask("HGET", "shop:emb:current", "gen").get(0), UTF_8);
-      var row = ask("HMGET", "shop:emb:" + gen + ":user:" + args[2], "list", "touched", "embedding");
-      var seen = Set.copyOf(ids(row.get(1)));
-      var best = ids(row.get(0)).stream().filter(item -> !seen.contains(item)).limit(2).toList();
-      float second = ByteBuffer.wrap(row.get(2)).order(ByteOrder.LITTLE_ENDIAN).getFloat(4);
-      System.out.println(String.join(",", best) + " " + second);
+%s
+  public static void main(String[] args) throws Exception {
+    try (var client = new Jedis(args[0])) {
+      var out = new PrintStream(System.out, true, UTF_8);
+      var in = new BufferedReader(new InputStreamReader(System.in, UTF_8));
+      for (String line; (line = in.readLine()) != null; ) {
+        var found = read(client, line.split("\\t")[0], line.split("\\t")[1]);
+        var vector = new ArrayList<String>();
+        while (found.vector().hasRemaining()) vector.add("" + found.vector().get());
+        out.println(String.join(",", vector) + "\\u001f" + String.join("\\u001e", found.best())
+            + "\\u001f" + String.join("\\u001e", found.similar()));
+      }
     }
   }
 }
 """
+GO = """package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+%s
+func main() {
+	db := redis.NewClient(os.Args[1])
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		ids := strings.Split(lines.Text(), "\\t")
+		vector, best, similar, err := read(context.Background(), db, ids[0], ids[1])
+		if err != nil {
+			panic(err)
+		}
+		text := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(vector)), ","), "[]")
+		fmt.Println(text + "\\x1f" + strings.Join(best, "\\x1e") + "\\x1f" + strings.Join(similar, "\\x1e"))
+	}
+}
+"""
+SHELL = """
+export REDIS_URL="$1" PATH="$(dirname "$0"):$PATH"
+lines() {
+%s
+}
+tab=$(printf '\\t')
+while IFS="$tab" read -r user item; do
+  until answer=$(lines); do :; done
+  printf '%%s' "$answer" | tr '\\n' '\\037'
+  echo
+done
+"""
+
+Answer = tuple[list[float], list[str], list[str]]
+Ask = Callable[[str, str], Answer]
 
 
-COMPILES = {"java": "javac"}  # a Java that runs source files has this beside it
+def lines_of(language: str) -> str:
+    """The lines of docs/reader.md."""
+    (found,) = re.findall(
+        rf"^```{language}\n(.*?)^```$", READER.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )[-1:]
+    return str(found)
 
 
-@pytest.mark.parametrize(("tool", "name", "code"), [("node", "read.js", NODE), ("java", "Read.java", JAVA)])
-def test_another_language_reads_lists_and_vectors_by_the_documented_keys(
-    store: GenerationStore, redis_server: EmbeddedRedis, tmp_path: Path, tool: str, name: str, code: str
-) -> None:
-    if shutil.which(COMPILES.get(tool, tool)) is None:
-        pytest.skip(f"no {COMPILES.get(tool, tool)} on this machine")
-    vectors = np.array([[1, 2.5], [3, 4]], np.float32)
-    lists = [listed(["i1", "é😀", "i3", "i4"], [4, 3, 2, 1])] * 2
-    users = Vectors(["u a", "other"], vectors, np.zeros(2, np.int64), [["i1"], []], lists)
-    items = Vectors(["i1"], vectors[:1], np.zeros(1, np.int64))
-    for number in (1, 2):
-        store.publish(number, users, items, {"lists": 4})
-    (tmp_path / name).write_text(code, "utf-8")
-    host, port = redis_server.url.removeprefix("redis://").partition("/")[0].split(":")
-    command = [tool, *(["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8"] if tool == "java" else [])]
-    done = subprocess.run(
-        [*command, str(tmp_path / name), host, port, "u a"], capture_output=True, timeout=120, check=False
+def node(folder: Path) -> list[str]:
+    shutil.copy(CLIENTS / "redis.js", folder)
+    (folder / "read.js").write_text(NODE % lines_of("js"), "utf-8")
+    return ["node", str(folder / "read.js")]
+
+
+def java(folder: Path) -> list[str]:
+    (folder / "Read.java").write_text(JAVA % lines_of("java"), "utf-8")
+    files = [CLIENTS / "Jedis.java", CLIENTS / "ObjectMapper.java", folder / "Read.java"]
+    subprocess.run(["javac", "-encoding", "UTF-8", "-d", folder, *files], check=True, timeout=120)
+    return ["java", "-cp", str(folder), "Read"]
+
+
+def go(folder: Path) -> list[str]:
+    (folder / "read.go").write_text(GO % lines_of("go"), "utf-8")
+    client = "github.com/redis/go-redis/v9"
+    (folder / "go.mod").write_text(
+        f"module read\n\ngo 1.21\n\nrequire {client} v9.0.0\n\nreplace {client} => ./client\n"
     )
-    assert (done.returncode, done.stdout.decode().strip()) == (0, "é😀,i3 2.5"), done.stderr.decode()
+    (folder / "client").mkdir()
+    (folder / "client" / "go.mod").write_text(f"module {client}\n\ngo 1.21\n")
+    shutil.copy(CLIENTS / "redis.go", folder / "client")
+    build = ["go", "build", "-mod=mod", "-o", "read", "."]
+    subprocess.run(build, cwd=folder, check=True, timeout=200, env={**os.environ, "GOPROXY": "off"})
+    return [str(folder / "read")]
+
+
+def shell(folder: Path) -> list[str]:
+    wrapper = folder / "redis-cli"  # the lines ask localhost:6379
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("redis-cli")} -u "$REDIS_URL" "$@"\n')
+    wrapper.chmod(0o755)
+    (folder / "read.sh").write_text(SHELL % lines_of("sh"), "utf-8")
+    return ["sh", str(folder / "read.sh")]
+
+
+TOOLS = {  # by the name of the test: what makes the program, and what it needs
+    "node": (node, ["node"]),
+    "java": (java, ["javac"]),
+    "go": (go, ["go"]),
+    "shell": (shell, ["redis-cli", "jq"]),
+}
+
+
+@pytest.fixture(params=TOOLS)
+def ask(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Ask]:
+    """Asks a program in another language."""
+    prepare, needed = TOOLS[request.param]
+    if missing := [tool for tool in needed if shutil.which(tool) is None]:
+        pytest.skip(f"no {missing[0]} on this machine")
+    command = [*prepare(tmp_path), redis_server.url]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+
+        def asked(user: str, item: str) -> Answer:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            run.stdin.write(f"{user}\t{item}\n")
+            run.stdin.flush()
+            vector, best, similar = run.stdout.readline().removesuffix("\n").split(FIELD)
+            floats = [float(np.float32(one)) for one in re.findall(r"[^ ,]+", vector)]
+            if request.param == "shell":
+                return floats, json.loads(best), json.loads(similar)
+            return floats, best.split(ONE) if best else [], similar.split(ONE) if similar else []
+
+        yield asked
+        run.stdin.close()
+    assert run.returncode == 0
+
+
+def generation(number: int) -> tuple[Vectors, Vectors]:
+    """Everything in it tells its number."""
+    rng = np.random.default_rng(number)
+    vectors = np.concatenate([np.full((2, 1), number), rng.standard_normal((2, 3))], axis=1).astype(
+        np.float32
+    )
+    best = [f"{number}", "é😀", 'i"3', "i\\4", "tab\t{x}", *(f"i{n}" for n in range(5, 40))]
+    lists = [listed(best, list(range(40, 0, -1)))] * 2
+    users = Vectors(["u a", "ü"], vectors, np.zeros(2, np.int64), [["i7", "é😀"], []], lists)
+    items = Vectors(
+        ["i1", "i 2"], vectors, np.zeros(2, np.int64), None, [listed([f"{number}", "z"], [2, 1])] * 2
+    )
+    return users, items
+
+
+def test_another_language_reads_what_the_python_reader_reads(ask: Ask, redis_client: redis.Redis) -> None:
+    store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1)
+    for number in (1, 2):
+        store.publish(number, *generation(number), {"lists": 40, "similar": 2})
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    for user, item in (("u a", "i1"), ("ü", "i 2"), ("nobody", "nothing")):
+        known = user != "nobody"
+        vector, best, similar = ask(user, item)
+        assert (vector, best[:TOP], similar) == (
+            reader.users([user])[0][0].tolist() if known else [],
+            [one for one, _ in reader.recommend(user, top=TOP).items] if known else [],
+            [one for one, _ in reader.similar(item, top=2).items] if known else [],
+        )
+
+
+def test_an_answer_is_of_one_generation_while_others_are_published(
+    ask: Ask, redis_client: redis.Redis
+) -> None:
+    store = GenerationStore(redis_client, namespace=NAMESPACE, epoch=1, keep=2)
+    store.publish(1, *generation(1), {"lists": 40, "similar": 2})
+    done = threading.Event()
+
+    def publish() -> None:
+        for number in range(2, 60):
+            store.publish(number, *generation(number), {"lists": 40, "similar": 2})
+            if number % 7 == 0:
+                store.rollback()
+        done.set()
+
+    publisher, seen = threading.Thread(target=publish), set[float]()
+    publisher.start()
+    while not done.is_set():
+        vector, best, similar = ask("u a", "i1")
+        seen.add(vector[0])
+        assert best[0] == similar[0] == f"{vector[0]:.0f}"
+    publisher.join()
+    assert len(seen) > 1

@@ -20,7 +20,7 @@ from driftgraph.app.config.builders import generation_store, lease_client
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.output import time_of
 from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors, require_usable
-from driftgraph.snapshots.generations.memory import hash_bytes, index_bytes
+from driftgraph.snapshots.generations.memory import feast_bytes, hash_bytes, index_bytes
 from driftgraph.snapshots.generations.memory import told as told_bytes
 from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
 from driftgraph.snapshots.generations.topologies import is_cluster, server_of
@@ -111,6 +111,9 @@ def _size(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> I
         f"about {told_bytes(size['user'])} a user and {told_bytes(size['item'])} an item with ids of "
         f"{ID_BYTES} bytes, in each of {settings.redis.keep + 1} generations"
     )
+    copy = feast_bytes(ID_BYTES, dim) if own.feast else 0.0
+    if own.feast:
+        each += f", and about {told_bytes(copy)} of either once, for Feast"
     with redis_errors(client, "looking at what is served"):
         try:
             served = read_served(client, settings.redis.namespace)
@@ -123,6 +126,7 @@ def _size(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> I
         return
     users, items = served
     needed = (settings.redis.keep + 1) * (users * size["user"] + items * size["item"])
+    needed += copy * (users + items)
     limit = int(info.get("maxmemory", 0))
     detail = f"{each}: {told_bytes(needed)} for the {users:,} users and {items:,} items that are served"
     if limit and needed > limit and not is_cluster(client):

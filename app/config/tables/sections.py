@@ -265,6 +265,21 @@ class PublishSettings(Section):
         default="float32",
         description="How the vector set of the items keeps them, where Redis has such sets.",
     )
+    feast: Annotated[str, AfterValidator(values.feast_project)] | None = Field(
+        default=None,
+        description="Project of Feast that reads the served vectors from the same Redis; not set: none. It "
+        "needs vectors as float32, and no Cluster.",
+        examples=["shop"],
+    )
+
+    @model_validator(mode="after")
+    def _feast_reads_float32(self) -> PublishSettings:
+        if self.feast is not None and self.vectors != "float32":
+            raise ValueError(
+                f'feast = "{self.feast}" needs vectors = "float32", which is all that Feast reads, not '
+                f'"{self.vectors}": change one of the two'
+            )
+        return self
 
 
 class RedisSettings(Section):

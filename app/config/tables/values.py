@@ -21,6 +21,7 @@ from driftgraph.stream.time.durations import Duration
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of file names
 NAMESPACE = re.compile(rf"{NAME.pattern}|\{{{NAME.pattern}\}}")  # braces: for a Redis Cluster
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SHARD = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
 SERVICE = re.compile(r"/[A-Za-z0-9._-]+(/\d{0,5})?", re.ASCII)  # that Sentinels watch, and a database
 DATABASE = re.compile(r"(/\d{0,5})?", re.ASCII)  # of a Redis server, in its address
@@ -42,6 +43,13 @@ def namespace(value: str) -> str:
     """First part of every key in Redis."""
     if NAMESPACE.fullmatch(value) is None:
         raise ValueError("should be a name such as shop, or {shop} for a Redis Cluster")
+    return value
+
+
+def feast_project(value: str) -> str:
+    """Of Feast, whose rule this is."""
+    if PROJECT.fullmatch(value) is None:
+        raise ValueError("should be a project's name of Feast: letters, digits, '-' and '_', such as shop")
     return value
 
 

@@ -211,6 +211,24 @@ def test_a_bad_file_is_refused_with_file_key_value_and_what_to_do(text: str, say
     assert says in sentence
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[publish]\nfeast = "my shop"', "letters, digits, '-' and '_', such as shop"),
+        (
+            '[publish]\nfeast = "shop"\nvectors = "int8"',
+            'needs vectors = "float32", which is all that Feast reads',
+        ),
+        (
+            '[publish]\nfeast = "shop"\n[redis]\nnamespace = "{shop}"',
+            'publish.feast = "shop" needs a redis.namespace without braces, not "{shop}"',
+        ),
+    ],
+)
+def test_what_feast_cannot_read_is_refused(text: str, words: str) -> None:
+    assert words in refusal(text)
+
+
 def test_several_faults_are_counted_and_the_first_is_named() -> None:
     assert refusal('seed = -1\n[fit]\nevery = "x"\nevents = 0').endswith("(and 2 more)")
 

@@ -114,6 +114,22 @@ def test_the_fit_after_a_rollback_is_that_of_a_worker_that_never_made_the_one_th
         assert ours.manifest[name] == theirs.manifest[name]
 
 
+def test_a_look_brings_what_feast_has_to_the_served_generation(
+    machine: Machine, redis_client: redis.Redis
+) -> None:
+    worker = machine.start()
+    assert worker.store is not None
+    worker.store.feast.project = "shop"
+    seen_by_all(machine, worker)
+    assert redis_client.hgetall(f"{NAMESPACE}:feast") == {
+        b"project": b"shop",
+        b"gen": b"%d" % served(redis_client),
+    }
+    store_of(redis_client).rollback()
+    seen_by_all(machine, worker)
+    assert redis_client.hget(f"{NAMESPACE}:feast", "gen") == b"%d" % served(redis_client)
+
+
 @pytest.mark.parametrize("hold", [False, True])
 def test_promote_goes_forward_and_back_and_the_worker_with_it(
     hold: bool, machine: Machine, redis_client: redis.Redis

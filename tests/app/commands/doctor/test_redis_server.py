@@ -194,6 +194,8 @@ def test_the_size_of_a_user_and_of_what_is_served_is_told(
     assert re.fullmatch(r"about [\d.]+ k?B a user and .* in each of 4 generations", none.detail)
     half = checks(redis_server.url, publish={"lists": 0, "similar": 0, "vectors": "int8"})["redis size"]
     assert float(half.detail.split()[1]) < 1_000 > float(none.detail.split()[1])
+    feast = checks(redis_server.url, publish={"lists": 0, "similar": 0, "feast": "shop"})["redis size"]
+    assert feast.detail == none.detail + ", and about 724 B of either once, for Feast"
     publish(GenerationStore(redis_client, namespace=NAMESPACE, epoch=1), 1)
     redis_client.config_set("maxmemory", "100mb")
     assert "for the 150 users and 60 items that are served" in checks(redis_server.url)["redis size"].detail
