@@ -26,6 +26,7 @@ from driftgraph.app.console.scorers import (
     shares_text,
 )
 
+MODELS = {"frozen first": "the frozen first model", "started anew": "a model started anew"}  # in a sentence
 WIDE = 119  # columns: the baselines and three parts fit in one table
 PART_WIDTH = 15  # of the fourth part
 PARTS_BESIDE = 3  # in a table of 80 columns
@@ -91,6 +92,7 @@ def _gain(together: Mapping[str, Any]) -> Iterator[str]:
     if not gain:
         return
     ours, theirs = gain["model_events"], gain["baseline_events"]
+    baseline = MODELS.get(gain["baseline"], gain["baseline"])
     times = f"{ours / theirs:.2f} times as many" if theirs else f"{ours:,} more"
     chance = (
         "more than chance explains" if ours > theirs else "fewer than chance explains: the model is worse"
@@ -100,7 +102,7 @@ def _gain(together: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"what the model gains: of {count:,} events that it had not seen, {ours:,} ({ours / count:.1%}) were "
-        f"in its user's 20 best, {theirs:,} ({theirs / count:.1%}) in those of {gain['baseline']}, the best "
+        f"in its user's 20 best, {theirs:,} ({theirs / count:.1%}) in those of {baseline}, the best "
         f"baseline: {times}, {chance}"
     )
 

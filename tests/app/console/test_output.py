@@ -90,6 +90,13 @@ def test_a_replay_ends_with_what_one_gains(model: float, baseline: float, count:
     assert said in last
 
 
+def test_a_baseline_that_is_a_model_is_called_so() -> None:
+    metrics = {"model": {"recall_at_20": 0.5}, "started_anew": {"recall_at_20": 0.2}}
+    overall = {"metrics": metrics, "evaluated_events": 100, "gain": gain_of(metrics, 100)}
+    last = printed_report({**REPORT, "overall": overall}).splitlines()[-1]
+    assert "20 (20.0%) in those of a model started anew, the best baseline: 2.50 times as many" in last
+
+
 def test_without_an_evaluation_nothing_is_said_to_be_gained() -> None:
     assert gain_of({"model": {"recall_at_20": math.nan}, "co_visitation": {"recall_at_20": 0.1}}, 5) is None
     assert gain_of({}, 0) is None
