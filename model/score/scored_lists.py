@@ -23,8 +23,10 @@ from driftgraph.stream.attributes.table import AttributeView
 from driftgraph.stream.walks.event_index import EventIndexes
 from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.heterograph import Moment
+from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 
+USERS_PER_THREAD = 64  # with fewer, the parts of a list use the threads
 USERS_AT_ONCE = 512  # with up to 17,000 items on paths and of similar users each
 
 NewItems = Callable[[U32, Cut, int], F32]  # rows, cut, time in ms -> vectors
@@ -77,13 +79,18 @@ class ScoredLists:
         now = np.array([self._bank.time_ms], np.int64)
         popular = self._stage.popular(Later(np.zeros(0, np.uint32), now[:0], now), self._weight_F)
         gone = self._gone()
-        for first in range(0, len(users.rows), USERS_AT_ONCE):
-            part = slice(first, first + USERS_AT_ONCE)
-            bounds = np.searchsorted(user, np.arange(first, min(part.stop, len(users.rows)) + 1))
-            asked = Wanted(users.rows[part], users.vectors[part], users.times_ms[part], gone, bounds, column)
-            best = self._stage.best(asked, users.moment.cut, popular, self._weight_F, length)
-            made.rows[part], made.score[part] = self._rows[best.rows], best.score
-            made.lengths[part] = best.lengths
+
+        def fill(some: slice) -> None:
+            for first in range(some.start, some.stop, USERS_AT_ONCE):
+                part = slice(first, min(first + USERS_AT_ONCE, some.stop))
+                bounds = np.searchsorted(user, np.arange(first, part.stop + 1))
+                own = users.rows[part], users.vectors[part], users.times_ms[part]
+                asked = Wanted(*own, gone, bounds, column)
+                best = self._stage.best(asked, users.moment.cut, popular, self._weight_F, length)
+                made.rows[part], made.score[part] = self._rows[best.rows], best.score
+                made.lengths[part] = best.lengths
+
+        in_parallel(fill, len(users.rows), USERS_PER_THREAD)
         return made
 
     def similar(self, items: U32) -> Iterator[Best]:

@@ -9,6 +9,7 @@ asked at it that the walks cost as much. The answers are the same, to the last b
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ EVENTS_PER_QUESTION = 2_000  # events that are sorted in the time that an index 
 
 
 class EventIndexes:
-    """The index of the cut that is asked at. One thread uses it.
+    """The index of the cut that is asked at. Several threads may ask at one cut.
 
     An index answers the questions that have one ``max(time, watermark)``, and so one oldest event: all
     questions about the past, and those of one moment behind the watermark.
@@ -35,6 +36,7 @@ class EventIndexes:
         self._key: tuple[Cut, int, int] | None = None  # cut, base, erasures
         self._asked = 0  # questions at the key
         self._index: EventIndex | None = None
+        self._lock = threading.Lock()  # the first to need an index makes it, and the others wait
 
     def at(self, seen: Cut, times_ms: I64) -> EventIndex | None:
         """The index for most of these questions, if it pays. Ask inside of ``WindowView.answered``."""
@@ -42,13 +44,14 @@ class EventIndexes:
             return None
         base_ms, count = np.unique(np.maximum(times_ms, seen.watermark_ms), return_counts=True)
         key = seen, int(base_ms[count.argmax()]), self._view.erasure_count
-        if key != self._key:
-            self._key, self._asked, self._index = key, 0, None
-        self._asked += int(count.max())
         event_count = sum(seen.next) - sum(seen.first)
-        if self._index is None and event_count <= self._asked * EVENTS_PER_QUESTION:
-            self._index = indexed(self._view, seen, key[1])
-        return self._index
+        with self._lock:
+            if key != self._key:
+                self._key, self._asked, self._index = key, 0, None
+            self._asked += int(count.max())
+            if self._index is None and event_count <= self._asked * EVENTS_PER_QUESTION:
+                self._index = indexed(self._view, seen, key[1])
+            return self._index
 
 
 def indexed(view: WindowView, seen: Cut, base_ms: int) -> EventIndex:

@@ -243,12 +243,17 @@ _own = (
 
 
 def in_parallel(work: Callable[[slice], Answer], total: int, per_thread: int) -> list[Answer]:
-    """``work(slice)`` over ``total`` rows in order, on as many threads as have ``per_thread`` rows each."""
+    """``work(slice)`` over ``total`` rows in order, on as many threads as have ``per_thread`` rows each.
+
+    What ``work`` asks of it in turn is done by its own thread, since the others have work.
+    """
     parts = min(THREADS, max(1, total // per_thread))
-    if parts == 1:
+    if parts == 1 or getattr(_own, "is_part", False):
         return [work(slice(0, total))]
     pool: ThreadPoolExecutor | None = getattr(_own, "pool", None)
     if pool is None:
-        pool = _own.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="window")
+        pool = _own.pool = ThreadPoolExecutor(
+            THREADS, thread_name_prefix="window", initializer=setattr, initargs=(_own, "is_part", True)
+        )
     edges = [total * i // parts for i in range(parts + 1)]
     return list(pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
