@@ -133,7 +133,7 @@ def main() -> None:
     with contextlib.closing(connect(asked.redis)) as client:
         users, items = side(client, asked.namespace, "user"), side(client, asked.namespace, "item")
     rng = np.random.default_rng(0)
-    some = rng.permutation(len(users))[: asked.users].tolist()
+    some: list[int] = rng.permutation(len(users))[: asked.users].tolist()
     own = Vectors(
         [users.ids[n] for n in some],
         users.vectors[some],

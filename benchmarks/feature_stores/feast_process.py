@@ -24,8 +24,8 @@ from typing import Any
 
 os.environ["FEAST_USAGE"] = "False"  # nothing is sent to anybody
 
-import pandas
-from feast import FeatureStore, RepoConfig
+import pandas  # pyright: ignore[reportMissingImports]
+from feast import FeatureStore, RepoConfig  # pyright: ignore[reportMissingImports]
 
 VIEWS = Path(__file__).resolve().parents[2] / "examples" / "feast_views.py"
 FEATURES = ("embedding", "generation")

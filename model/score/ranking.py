@@ -305,7 +305,7 @@ class Stage:
         pair, at = np.unique(user * len(self.candidate) + place, return_inverse=True)
         count = [np.bincount(at, 2.0 ** (-age_ms / one), minlength=len(pair)) for one in OWN_HALF_LIVES_MS]
         decayed = np.log1p(COUNT_SCALE * np.stack(count, 1))
-        features = np.concatenate([decayed, np.ones((len(pair), 1))], 1).astype(np.float32)
+        features = np.append(decayed, np.ones((len(pair), 1)), 1).astype(np.float32)
         return Reached(*np.divmod(pair, max(len(self.candidate), 1)), features)
 
     def _popular(self) -> I64:
@@ -320,8 +320,7 @@ def path_tables(relation_count: int) -> paths.Tables:
     tables = paths.Tables.ones(SHAPE, relation_count)
     tables.place[0] = 1 / (1 + np.arange(SHAPE.history))
     lag = np.arange(-SHAPE.lag, SHAPE.lag + 1)
-    worth = np.where(lag > 0, 1.0, BACKWARD) / np.maximum(np.abs(lag), 1)
-    tables.lag[0] = np.where(lag == 0, 0.0, worth)
+    tables.lag[0] = (lag != 0) * np.where(lag > 0, 1.0, BACKWARD) / np.maximum(np.abs(lag), 1)
     return tables
 
 
@@ -383,7 +382,11 @@ def with_new_items(item_CD: F32, known_C: Mask, made_nD: F32, new: I64 | None = 
 def _best(scores_nC: F32, excluded_nC: Mask) -> list[I64]:
     """For each user the candidates of the highest scores, in no order."""
     width = min(HARDEST, scores_nC.shape[1])
-    return list(np.argpartition(np.where(excluded_nC, np.inf, -scores_nC), width - 1, axis=1)[:, :width])
+
+    def part(rows: slice) -> I64:
+        return np.argpartition(np.where(excluded_nC[rows], np.inf, -scores_nC[rows]), width - 1)[:, :width]
+
+    return list(np.concatenate(in_parallel(part, len(scores_nC), LISTS_PER_THREAD)))
 
 
 def _best_reached(reached: Reached, users: int) -> list[I64]:

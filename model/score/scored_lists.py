@@ -9,6 +9,7 @@ paths, and items that are new since.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from driftgraph.stream.window.samplers import in_parallel
 from driftgraph.stream.window.writer import Cut, WindowView
 
 USERS_PER_THREAD = 64  # with fewer, the parts of a list use the threads
+SIMILAR_PER_THREAD = 1_024
 USERS_AT_ONCE = 512  # with up to 17,000 items on paths and of similar users each
 
 NewItems = Callable[[U32, Cut, int], F32]  # rows, cut, time in ms -> vectors
@@ -98,29 +100,29 @@ class ScoredLists:
 
         An item without an event, which a catalog tells of, has the nearest ones by the cosine of the vectors.
         """
-        length, gone = self._lengths.similar, self._gone()
+        gone = self._gone()
         for start in range(0, len(items), SIMILAR_AT_ONCE):
             part = items[start : start + SIMILAR_AT_ONCE]
-            times_ms = np.full(len(part), self._bank.time_ms, np.int64)
-            user, place, worth = self._stage.around(part, times_ms, self._counted)
-            kept = ~gone[place]
-            user, place, worth = user[kept], place[kept], worth[kept]
-            order = np.lexsort((self._rows[place], -worth, user))
-            user, place, worth = user[order], place[order], worth[order]
-            rank = np.arange(len(user)) - np.searchsorted(user, user)
-            first_ones = rank < length
-            user, place, worth, rank = (
-                user[first_ones],
-                place[first_ones],
-                worth[first_ones],
-                rank[first_ones],
-            )
-            best = Best.empty(len(part), length)
-            best.rows[user, rank], best.score[user, rank] = self._rows[place], worth
-            best.lengths[:] = np.bincount(user, minlength=len(part))
-            untouched = np.flatnonzero(self._bank.degree_of(part) == 0)
-            self._put_nearest(best, untouched, self._stage.place_of(part[untouched]), gone)
-            yield best
+            made = in_parallel(partial(self._similar, part, gone), len(part), SIMILAR_PER_THREAD)
+            yield Best(*(np.concatenate(columns) for columns in zip(*made, strict=True)))
+
+    def _similar(self, items: U32, gone: Mask, some: slice) -> Best:
+        part, length = items[some], self._lengths.similar
+        times_ms = np.full(len(part), self._bank.time_ms, np.int64)
+        user, place, worth = self._stage.around(part, times_ms, self._counted)
+        kept = ~gone[place]
+        user, place, worth = user[kept], place[kept], worth[kept]
+        order = np.lexsort((self._rows[place], -worth, user))
+        user, place, worth = user[order], place[order], worth[order]
+        rank = np.arange(len(user)) - np.searchsorted(user, user)
+        firsts = rank < length
+        user, place, worth, rank = user[firsts], place[firsts], worth[firsts], rank[firsts]
+        best = Best.empty(len(part), length)
+        best.rows[user, rank], best.score[user, rank] = self._rows[place], worth
+        best.lengths[:] = np.bincount(user, minlength=len(part))
+        untouched = np.flatnonzero(self._bank.degree_of(part) == 0)
+        self._put_nearest(best, untouched, self._stage.place_of(part[untouched]), gone)
+        return best
 
     def _put_nearest(self, best: Best, at: I64, place: I64, gone: Mask) -> None:
         """Fill the lists ``at`` with the items nearest to the candidates ``place``. O(lists · C · D)."""

