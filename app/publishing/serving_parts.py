@@ -24,7 +24,7 @@ from driftgraph.model.network.embed import Embedding, Encoder
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
-from driftgraph.model.score.lists import ListMaker
+from driftgraph.model.score.lists import MADE_BY, ListMaker
 from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.model.trainer import Trainer
 from driftgraph.snapshots.head_scores import HEAD
@@ -47,6 +47,15 @@ def is_empty(graph: HeterographView, moment: Moment) -> bool:
 def edges_at(graph: HeterographView, cut: Cut) -> int:
     """How many edges had ever arrived at a cut."""
     return sum(cut.next[: len(graph.edges.relations)])
+
+
+def is_stopgap(manifest: Mapping[str, str], topic: str) -> bool:
+    """Whether anything of ours is better than this generation: it is of no model, or of another topic.
+
+    A namespace that went over to another topic has another shop's items until then.
+    """
+    theirs = manifest.get("topic")
+    return manifest.get("made_by") == MADE_BY or bool(topic and theirs and theirs != topic)
 
 
 def embedding_at(trainer: Trainer, graph: HeterographView, moment: Moment) -> Embedding:

@@ -73,8 +73,8 @@ class Worker:
     ) -> None:
         self.graph = graph
         self.status = status or WorkerStatus(None, SystemClock(), NoProgress())
-        self.trainer = trainer
-        self.store = store
+        self.trainer, self.store = trainer, store
+        self.topic = ""  # that the events are of; of a file: none
         self.states = None if checkpoints is None else KeptStates(checkpoints, store)
         self._upkeep = None if store is None else Upkeep(store)
         self.choice = self.follows = Choice()  # the newest act of an operator that is known; that is followed
@@ -179,7 +179,7 @@ class Worker:
     def may_publish(self, moment: Moment) -> bool:
         """Whether there is something to serve, and Redis has neither it nor anything better.
 
-        Better than lists is any model, and better than a model one that is trained on newer events, as a
+        Better than lists is any model of our topic, and better than that one trained on newer events, as a
         standby finds it that has a data_dir of its own. Users are not refreshed in such a generation, which
         stays until our next fit: that has newer events again.
 
@@ -192,7 +192,7 @@ class Worker:
         if self.published or self.choice.act_ms > self.follows.act_ms:
             return False
         served = self.store.served()
-        if served is None or served.manifest.get("made_by") == MADE_BY:
+        if served is None or serving_parts.is_stopgap(served.manifest, self.topic):
             return True
         if not self.trainer.model_version:
             return False
@@ -383,6 +383,7 @@ class Worker:
             "model_version": self.trainer.model_version,
             "model_hash": self.model_hash,
             "configuration": hash_of_configuration(self.trainer, self._lengths, self.graph),
+            "topic": self.topic,
             "trained_to_ms": self.trained_to_ms,
             "watermark_ms": moment.cut.watermark_ms,
             "cut": json.dumps(dict(zip(names, moment.cut.next, strict=True))),

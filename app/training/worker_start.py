@@ -63,6 +63,7 @@ def worker_of(
     path = settings.data_dir / "status" / "worker.json"
     status = WorkerStatus(path, clock, shown, tracing_of(settings))
     worker = Worker(graph, trainer, store, checkpoints=root, status=status, lengths=list_lengths(settings))
+    worker.topic = settings.kafka.topic
     if store is not None:
         store.delisting.keep_in(delisted_file(settings))
     view = graph.window

@@ -500,6 +500,20 @@ def test_a_model_of_an_earlier_life_is_not_replaced_by_lists(store: GenerationSt
     assert not without_state.may_publish(graph.moment())
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "replaced"),
+    [("events", "events", False), ("events", "films", True), ("", "films", False), ("events", "", False)],
+)
+def test_a_model_of_another_topic_is_replaced_by_lists_of_ours(
+    before: str, now: str, replaced: bool, store: GenerationStore
+) -> None:
+    graph = graph_of([batch_of(SHOP)])
+    first, ours = worker_of(graph, store), worker_of(graph, store)
+    first.topic, ours.topic = before, now
+    first.cycle(graph.moment())
+    assert ours.may_publish(graph.moment()) == replaced
+
+
 def test_an_empty_window_has_nothing_to_publish(store: GenerationStore) -> None:
     graph = graph_of([])
     assert not worker_of(graph, store).may_publish(graph.moment())
