@@ -639,7 +639,7 @@ def test_a_worker_that_keeps_failing_is_an_error_state_with_its_reason(
     assert json.loads(as_json.out)["updater"]["why"] == f"the worker {said}"
     assert json.loads(as_json.out)["updater"]["worker"] == worker
     monkeypatch.setattr(
-        "driftgraph.app.commands.doctor._events", lambda *_: iter(())
+        "driftgraph.app.commands.doctor.checks._events", lambda *_: iter(())
     )  # ten seconds for Kafka
     checks = {one["name"]: one for one in json.loads(shell("doctor", "--json").out)["checks"]}
     assert checks["updater"]["state"] == "fail"
@@ -691,7 +691,7 @@ def test_doctor_and_config_show_say_whether_the_saved_model_goes_on(
 ) -> None:
     """And run refuses at once where it does not, before it asks for Kafka or Redis."""
     monkeypatch.setattr(
-        "driftgraph.app.commands.doctor._events", lambda *_: iter(())
+        "driftgraph.app.commands.doctor.checks._events", lambda *_: iter(())
     )  # ten seconds for Kafka
     monkeypatch.setenv("DRIFTGRAPH__KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("DRIFTGRAPH__REDIS__URL", "redis://127.0.0.1:1/0")
