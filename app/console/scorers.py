@@ -24,7 +24,7 @@ PARTS: Final = {  # of the model's score: own items where they may be repeated, 
     "similar_users": "similar users",
     "own": "own items",
     "taste": "tastes",
-    "attribute_paths": "paths through attributes",
+    "attribute_paths": "attribute paths",
 }
 
 

@@ -74,6 +74,7 @@ keep = 20
 
 Payload = tuple[bytes, bytes, int]  # key, canonical JSON, event time
 
+PRICE_MS = 6 * 3_600_000  # a price lasts so long
 IN_EVENTS = """
 [events.attributes.item]
 category = "category"
@@ -124,13 +125,17 @@ def payloads_of(shop: Shop) -> list[Payload]:
 
 
 def with_attributes(shop: Shop, events: list[Payload]) -> list[Payload]:
-    """Prices change from event to event, a third of the events say nothing, a few what is no price."""
+    """Prices change every six hours, a third of the events say nothing, a few what is no price.
+
+    So an item has no more values between two fits than are kept of a field.
+    """
     rng, found = random.Random(5), list[Payload]()
     for key, value, time_ms in events:
         told = json.loads(value)
         if rng.random() < 0.67:
             told |= {"category": shop.category_of(told["item_id"]), "camp": f"camp{len(found) % 3}"}
-            told |= {"price": {"now": "cheap" if rng.random() < 0.01 else round(rng.uniform(1, 99), 2)}}
+            price = random.Random(f"{told['item_id']} {time_ms // PRICE_MS}").uniform(1, 99)
+            told |= {"price": {"now": "cheap" if rng.random() < 0.01 else round(price, 2)}}
         found.append((key, json.dumps(told).encode(), time_ms))
     return found
 

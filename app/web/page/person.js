@@ -13,7 +13,7 @@ const PARTS = {
   similar_users: ["similar users", 4],
   own: ["own items", 5],
   taste: ["tastes", 6],
-  attribute_paths: ["paths through attributes", 7],
+  attribute_paths: ["attribute paths", 7],
 };
 const SOURCES = {
   list: "From the user's list, which is kept fresh.",

@@ -16,7 +16,7 @@ const PARTS = {
   similar_users: "similar users",
   own: "own items",
   taste: "tastes",
-  attribute_paths: "paths through attributes",
+  attribute_paths: "attribute paths",
 };
 
 const chart = new Chart(document.getElementById("chart-quality"), {
