@@ -260,7 +260,7 @@ def test_the_format_has_these_tensors_and_numbers() -> None:
     assert sorted(tensors) == sorted(f"{part}.{name}" for part, names in named.items() for name in names)
     assert tensors["network.layers.0.0.place_PH"].shape == (20, 2)
     assert tensors["network.layers.0.0.time_RFH"].shape == (2, 4, 2)
-    assert tensors["scorer.mean"].shape == (17,)
+    assert tensors["scorer.mean"].shape == (18,)
     numbers = {"model_version", "fit_count", "begun_ms", "behind", "norms", "scaler", "fallback"}
     words = {"relations", "custom", "backend", "attributes", "answer_heads"}
     assert meta.keys() == {"format", *words, *SIZES, *numbers}

@@ -26,6 +26,7 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import ConfigError
+from driftgraph.stream.ingest.fit_schedule import Marks
 from driftgraph.stream.time.clock import ManualClock
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.shared_files import Life
@@ -186,6 +187,7 @@ def test_a_worker_says_what_is_wrong_with_the_class(redis_server: EmbeddedRedis,
 
     def has_failed() -> bool:
         assert lease.take() is not None
+        watch.tell(Marks())
         watch.tend()
         return watch.failures > 0
 

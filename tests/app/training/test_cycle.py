@@ -409,7 +409,7 @@ def test_a_redis_that_is_away_is_said_to_be_back_once_and_only_when_it_is(
         return rounds > 2 * away_until
 
     assert worker.store is not None
-    monkeypatch.setattr(worker.store.delisting, "look", look)
+    monkeypatch.setattr(worker.store.delisting, "restored", look)
     monkeypatch.setattr(loop, "REDIS_PAUSES_S", (0,))
     with caplog.at_level("WARNING"):
         looking.run(wait)

@@ -325,8 +325,7 @@ def test_fits_publishes_and_errors_are_counted_from_what_the_worker_says(tmp_pat
     status.fitted(FitReport(1, False, "holdout", "worse", 7, 0, math.nan, 9, 0, 0, {}))
     status.fitted(no_fit(1))
     status.start("publishing")
-    clock.advance(3_000)
-    status.published(0)
+    status.published(3_000)
     status.work.redis_errors["refresh"] += 1
     status.close()
     text = exposition(facts(worker=json.loads((tmp_path / "worker.json").read_bytes())), "0").decode()
