@@ -172,8 +172,6 @@ def _ingest(
     ids = Deduplicator(horizon_ms=own.horizon.ms, ids_max=own.ids_max, for_checkpoints=True)
     own_attributes = attributes_of(settings, graph, window_folder(settings))
     ingest = Ingest(graph, watermark, letters, schedule, breaker, erasures, ids, own_attributes)
-    if state is not None:
-        ingest.marks = state.marks([relation.name for relation in graph.window.relations])
     return ingest, letters, erasures
 
 
@@ -199,6 +197,8 @@ def _restore(
         held = sum(graph.window.live().values())
         progress.note(f"goes on from checkpoint {found.number}, with {held:,} events in the window")
         events_anew = restored.forgotten > 0 or not restored.same_rows
+        same_rows = not events_anew and graph.owners().lost == (0, 0)
+        ingest.marks = state.marks([one.name for one in graph.window.relations], same_rows=same_rows)
     for said in fill_from_files(settings, own, erasures.users):
         progress.note(said)
     return events_anew

@@ -34,10 +34,11 @@ from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.adjacency import NIL
-from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment, Owners
 from driftgraph.stream.window.kept_rows import KeptRows
 from driftgraph.stream.window.restore import Restore
 from driftgraph.stream.window.shared_files import ANEW, Life
+from driftgraph.stream.window.view import losses
 from driftgraph.stream.window.writer import Cut
 
 # of one relation in a file of 1 to 2 MB; at most so many are written again each time
@@ -89,10 +90,19 @@ class _Mark(msgspec.Struct, frozen=True):
     watermark_ms: int
     first: tuple[int, ...]  # of each of the state's relations
     next: tuple[int, ...]
+    rows: tuple[int, int] | None = None  # by side at the mark; None: one may have lost its owner since
 
     @classmethod
-    def of(cls, mark: Mark | None) -> _Mark | None:
-        return None if mark is None else cls(mark.cut.watermark_ms, mark.cut.first, mark.cut.next)
+    def of(cls, mark: Mark | None, versions: tuple[U32, U32]) -> _Mark | None:
+        """``versions`` are those of the rows at the checkpoint."""
+        if mark is None:
+            return None
+        owners, rows = mark.owners, None
+        if owners is not None and owners.lost == tuple(
+            losses(own[:count]) for own, count in zip(versions, owners.rows, strict=True)
+        ):
+            rows = owners.rows
+        return cls(mark.cut.watermark_ms, mark.cut.first, mark.cut.next, rows)
 
 
 class State(msgspec.Struct, frozen=True):
@@ -119,8 +129,11 @@ class State(msgspec.Struct, frozen=True):
         """The state for the ``Watermark`` of the next run."""
         return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
 
-    def marks(self, relations: Sequence[str]) -> Marks:
-        """Where fits were due, for a window of these relations that goes on from here, matched by name."""
+    def marks(self, relations: Sequence[str], *, same_rows: bool = False) -> Marks:
+        """Where fits were due, for a window of these relations that goes on from here, matched by name.
+
+        ``same_rows``: ids have the rows of before, and none has lost its owner since the window was filled.
+        """
         place = {ring.name: r for r, ring in enumerate(self.relations)}
 
         def moved(mark: _Mark | None, *, is_early: bool) -> Mark | None:
@@ -130,7 +143,8 @@ class State(msgspec.Struct, frozen=True):
                 tuple(numbers[place[name]] if name in place else 0 for name in relations)
                 for numbers in (mark.first, mark.next)
             )
-            return Mark(Cut(mark.watermark_ms, first, next_), None, is_early)
+            owners = Owners(mark.rows, (0, 0)) if same_rows and mark.rows is not None else None
+            return Mark(Cut(mark.watermark_ms, first, next_), owners, is_early)
 
         return Marks(moved(self.regular_mark, is_early=False), moved(self.early_mark, is_early=True))
 
@@ -256,8 +270,8 @@ class WindowCheckpoints:
             wall_ms=snapshot.watermark.wall_ms,
             away_since_ms=snapshot.watermark.away_since_ms,
             counted=snapshot.counted,
-            regular_mark=_Mark.of(snapshot.marks.regular),
-            early_mark=_Mark.of(snapshot.marks.early),
+            regular_mark=_Mark.of(snapshot.marks.regular, snapshot.moment.versions),
+            early_mark=_Mark.of(snapshot.marks.early, snapshot.moment.versions),
             said_by=dict(snapshot.said_by),
         )
 

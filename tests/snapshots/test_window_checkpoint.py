@@ -20,7 +20,7 @@ from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
-from driftgraph.stream.window.heterograph import Heterograph
+from driftgraph.stream.window.heterograph import Heterograph, Owners
 from driftgraph.stream.window.shared_files import ANEW, Life
 from driftgraph.stream.window.writer import ITEM, USER, Cut, Relation, StaleCut
 
@@ -395,6 +395,13 @@ def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path
     assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})
 
 
+def test_a_mark_is_kept_with_its_rows_unless_one_of_them_has_lost_its_owner() -> None:
+    mark = Mark(Cut(5, (0,), (1,)), Owners((2, 1), (0, 0)), is_early=False)
+    item, kept, lost = (np.array(versions, np.uint32) for versions in ([1], [1, 1, 3], [1, 3, 1]))
+    found = [window._Mark.of(mark, (user, item)) for user in (kept, lost)]
+    assert [one and one.rows for one in found] == [(2, 1), None], "the third row is newer than the mark"
+
+
 def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path) -> None:
     """A mark that passed before a stop, and whose fit was not made, is not lost; old states have none."""
     g, dedupe = graph(), Deduplicator(for_checkpoints=True)
@@ -412,7 +419,10 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     assert found.regular is not None
     assert found.early is not None
     assert (found.regular.cut.next, found.early.cut.next) == ((4, 3), (5, 3))
-    assert found.regular.owners is None, "losses of rows are counted from a start on"
+    assert found.regular.owners is None, "ids may have other rows"
+    same = state.marks([own, other], same_rows=True)
+    assert same.regular is not None
+    assert same.regular.owners == Owners((7, 7), (0, 0)), "losses of rows are counted from a start on"
     moved = state.marks(["new", other, own]).regular
     assert moved is not None
     assert moved.cut.next == (0, 3, 4)
