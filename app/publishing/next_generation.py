@@ -14,7 +14,7 @@ from typing import Protocol
 from driftgraph.app.console.status_text import named
 from driftgraph.app.publishing import serving_parts
 from driftgraph.app.publishing.by_id import generation_by_id
-from driftgraph.app.publishing.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
+from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher
 from driftgraph.model.heads.head_parts import HeadParts
 from driftgraph.model.network.embed import Embedding
 from driftgraph.model.network.served_model import ServedModel
@@ -27,7 +27,8 @@ from driftgraph.stream.time.clock import Clock
 from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
-CATCH_UPS_MAX = 5  # refreshes of a generation before its switch: each has what came during the one before
+CATCH_UPS_MAX = 8  # refreshes of a generation before its switch: each has what came during the one before
+FEW_USERS = 256  # are refreshed in the time of a switch
 
 
 class Stages(Protocol):
@@ -114,5 +115,5 @@ class GenerationWriter:
         """Refresh a generation that is about to be served, so that the switch takes nobody's news back."""
         with suppress(StaleCut):  # what is missing is refreshed after the switch
             for _ in range(CATCH_UPS_MAX):
-                if kept.whole(self._graph.moment(), self._store, self._clock) < USERS_AT_ONCE:
+                if kept.whole(self._graph.moment(), self._store, self._clock) < FEW_USERS:
                     return
