@@ -245,15 +245,15 @@ def test_no_reader_sees_two_generations_while_they_are_published_and_refreshed(
             publish(number)
             if number % 4 == 0:  # the switches between are as fast as they come
                 until(partial(seen.__contains__, number))
-        until(lambda: worker.refresher is not None and worker.refresher.facts()["waiting"] == 0)
+        assert worker.refresher is not None
+        facts = worker.refresher.facts
+        until(lambda: facts()["users"] > 40 and facts()["waiting"] == 0)
         refreshes.check()
         stopped.set()
         for one in readers:
             one.join(30)
     assert wrong == []
     assert {4, 8, 12, 16, 20} <= seen
-    assert worker.refresher is not None
-    assert worker.refresher.facts()["users"] > 40
 
 
 # --- erasure -------------------------------------------------------------------------------------------
