@@ -13,7 +13,8 @@ import torch
 from driftgraph.app.commands import retrain
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import cycle, loop, trainer_state, worker_start
+from driftgraph.app.training import cycle, trainer_state
+from driftgraph.app.training.process import loop, worker_start
 from driftgraph.model import trainer
 from driftgraph.snapshots.generations import scripts
 from driftgraph.snapshots.generations.keys import connect

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.connection import Connection
 
-from driftgraph.snapshots.generations.failover import WatchedConnection
 from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.generations.servers.failover import WatchedConnection
 from driftgraph.snapshots.generations.store import GenerationStore
 from tests.services_redis import NAMESPACE, publish
 

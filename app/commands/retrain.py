@@ -23,7 +23,7 @@ from driftgraph.app.config.builders import generation_store, lease_client
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import Progress
 from driftgraph.app.console.status_files import told
-from driftgraph.app.training.loop import retrained
+from driftgraph.app.training.process.loop import retrained
 from driftgraph.app.training.retraining import Answer, Request, Requests, RetrainError
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.lease import raise_epoch

@@ -20,7 +20,7 @@ from driftgraph.app.console.worker_socket import answering
 from driftgraph.app.live.loop.ingest_status import ingest_status
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.training.lockstep import Lockstep
-from driftgraph.app.training.user_answers import UserAnswers
+from driftgraph.app.training.process.user_answers import UserAnswers
 from driftgraph.stream.kafka.source import KafkaSource
 from driftgraph.stream.time.clock import Clock
 

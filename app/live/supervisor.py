@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 def work(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Connection) -> None:
     """Run in the worker's process. Only it imports torch, which takes some seconds, and 200 MB."""
-    from driftgraph.app.training import loop  # noqa: PLC0415
+    from driftgraph.app.training.process import loop  # noqa: PLC0415
 
     loop.main(settings, window_dir, owner, updater)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -371,21 +371,6 @@ class Refresher:
             yield self._kept
         finally:
             self._lock.release()
-
-    def mend(self, items: Collection[str]) -> int:
-        """Make the lists anew that have an item which may be recommended no more; how many users have one.
-
-        The caller sees to it that the item is no candidate any more. It takes as long as reading all lists.
-
-        Raises:
-            StoreError: Redis does not answer; nobody is made anew.
-        """
-        with self._lock:
-            if self._kept is None:
-                return 0
-            users = self.store.refreshes.users_with(self._kept.serving.number, items)
-            self._kept.again(users, self.graph.moment())
-            return len(users)
 
 
 def _others(rows: U32, then: U32, now: U32) -> Mask:

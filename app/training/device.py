@@ -36,11 +36,12 @@ def yield_to_others() -> None:
     """Let this thread and those that it starts take a core only where nobody else on the machine wants it.
 
     A fit may take seconds longer; who reads events, refreshes users or asks Redis waits less. The interpreter
-    is handed over sooner as well, since a refresh asks for it often and for short.
+    is handed over sooner, since a refresh asks for it often and for short, and garbage collections, in which
+    every thread stands still, leave out what is there by now.
     """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     sys.setswitchinterval(SWITCH_S)
-    gc.freeze()  # torch's 250,000 objects: .1 s of each full collection, which holds up every thread
+    gc.freeze()  # torch's 250,000 objects: .1 s of each full collection
 
 
 def device_of(wanted: str) -> str:

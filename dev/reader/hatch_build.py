@@ -18,9 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     "snapshots/__init__.py", "snapshots/answers.py", "snapshots/head_scores.py", "snapshots/reader.py",
-    "snapshots/reading/*.py", "snapshots/generations/__init__.py", "snapshots/generations/causes.py",
-    "snapshots/generations/failover.py", "snapshots/generations/keys.py",
-    "snapshots/generations/rights.py", "snapshots/generations/topologies.py",
+    "snapshots/reading/*.py", "snapshots/generations/__init__.py", "snapshots/generations/keys.py",
+    "snapshots/generations/servers/*.py",
     "snapshots/generations/vector_forms.py", "snapshots/generations/wire.py", "stream/__init__.py",
     "stream/addresses.py", "stream/arrays.py", "stream/errors.py",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from driftgraph.snapshots.generations.keys import (
 )
 from driftgraph.snapshots.generations.retention import GenerationKeys
 from driftgraph.snapshots.generations.scripts import Scripts
-from driftgraph.snapshots.generations.topologies import follow_primary
+from driftgraph.snapshots.generations.servers.topologies import follow_primary
 
 Hold = Literal["1", "0", ""]  # from now on; no longer; as it is
 FIELDS: Final = ("gen", "choice", "chosen", "chosen_by", "held")

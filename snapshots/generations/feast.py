@@ -32,8 +32,8 @@ import redis
 
 from driftgraph.snapshots.generations.calls import HASHES_PER_SCRIPT, Call
 from driftgraph.snapshots.generations.keys import Keys, redis_errors
-from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.servers.rights import is_refused_right, what_it_says
 from driftgraph.snapshots.generations.vector_forms import FLOAT32
 from driftgraph.snapshots.generations.vectors import chunks
 

@@ -51,9 +51,14 @@ from redis.cache import CacheConfig
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisClusterException
 from redis.retry import Retry
 
-from driftgraph.snapshots.generations.causes import cause_of, wrong_address
-from driftgraph.snapshots.generations.rights import is_refused_right, what_it_says
-from driftgraph.snapshots.generations.topologies import async_client_of, client_of, describe, is_cluster
+from driftgraph.snapshots.generations.servers.causes import cause_of, wrong_address
+from driftgraph.snapshots.generations.servers.rights import is_refused_right, what_it_says
+from driftgraph.snapshots.generations.servers.topologies import (
+    async_client_of,
+    client_of,
+    describe,
+    is_cluster,
+)
 from driftgraph.stream.addresses import REDIS_SCHEMES, fault_of, public_url
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 

@@ -41,7 +41,7 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
     require_usable,
 )
-from driftgraph.snapshots.generations.topologies import describe
+from driftgraph.snapshots.generations.servers.topologies import describe
 from driftgraph.stream.errors import DriftgraphError
 
 TTL_S: Final = 9.0  # how long a dead holder keeps others waiting

@@ -16,8 +16,8 @@ from redis.cluster import RedisCluster
 
 from driftgraph.snapshots.generations.calls import index_effort
 from driftgraph.snapshots.generations.keys import Keys, RedisFullError
-from driftgraph.snapshots.generations.rights import is_refused_right
-from driftgraph.snapshots.generations.topologies import describe, server_of
+from driftgraph.snapshots.generations.servers.rights import is_refused_right
+from driftgraph.snapshots.generations.servers.topologies import describe, server_of
 from driftgraph.snapshots.generations.vector_forms import bytes_of
 from driftgraph.snapshots.generations.vectors import Vectors
 

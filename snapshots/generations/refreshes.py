@@ -7,9 +7,9 @@ A refresh changes no generation but the one that it names, since its vectors are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final, cast
+from typing import cast
 
 import msgspec
 import redis
@@ -30,8 +30,6 @@ from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.scripts import Scripts
 from driftgraph.snapshots.generations.vector_forms import FLOAT32
 from driftgraph.snapshots.generations.vectors import Vectors, check, of_length
-
-USERS_PER_LOOK: Final = 500  # lists of 2 kB that one answer has
 
 
 class Refreshes:
@@ -112,27 +110,6 @@ class Refreshes:
                 raise
             self._parts.follow(number)
             self._calls.run_many(lua, number, calls())
-
-    def users_with(self, number: int, items: Collection[str]) -> list[str]:
-        """The users of a generation whose list may have one of these items. It reads all of their lists."""
-        quoted = [msgspec.json.encode(item) for item in items]
-        found = list[str]()
-        with redis_errors(self._client, f"looking for lists of generation {number}"):
-            for part in self._keys.parts:
-                found += self._users_with(part.of(number, "user-ids"), number, quoted)
-        return found
-
-    def _users_with(self, name: str, number: int, quoted: Sequence[bytes]) -> list[str]:
-        found, first = list[str](), 0
-        while ids := cast("list[bytes]", self._client.lrange(name, first, first + USERS_PER_LOOK - 1)):
-            pipe = self._client.pipeline(transaction=False)
-            for user in ids:
-                pipe.hget(self._keys.user(number, user.decode()), "list")
-            for user, listed in zip(ids, pipe.execute(), strict=True):
-                if listed and any(one in listed for one in quoted):
-                    found.append(user.decode())
-            first += len(ids)
-        return found
 
     def is_served(self, number: int) -> bool:
         """Whether readers are given this generation."""

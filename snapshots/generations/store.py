@@ -34,9 +34,9 @@ from driftgraph.snapshots.generations.memory import copies_bytes, generation_byt
 from driftgraph.snapshots.generations.part_copies import PartCopies
 from driftgraph.snapshots.generations.refreshes import Refreshes
 from driftgraph.snapshots.generations.retention import Generation, GenerationKeys
-from driftgraph.snapshots.generations.rights import has_vector_sets, is_refused_right, what_it_says
 from driftgraph.snapshots.generations.scripts import Scripts
-from driftgraph.snapshots.generations.topologies import follow_primary
+from driftgraph.snapshots.generations.servers.rights import has_vector_sets, is_refused_right, what_it_says
+from driftgraph.snapshots.generations.servers.topologies import follow_primary
 from driftgraph.snapshots.generations.trending import TrendingLists
 from driftgraph.snapshots.generations.vector_forms import FLOAT32, Form
 from driftgraph.snapshots.generations.vectors import Vectors, digest_of, dim_of, longest

@@ -22,7 +22,7 @@ import redis
 import redis.asyncio
 
 from driftgraph.snapshots.generations.keys import REFUSALS, redis_errors
-from driftgraph.snapshots.generations.topologies import is_cluster, is_watched, server_of
+from driftgraph.snapshots.generations.servers.topologies import is_cluster, is_watched, server_of
 from driftgraph.snapshots.generations.wire import Command as NodeCommand
 from driftgraph.snapshots.generations.wire import Wire, packed
 from driftgraph.snapshots.reading.fetch import Command, Steps, T

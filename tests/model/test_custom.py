@@ -389,7 +389,7 @@ def test_options_that_do_not_go_together_are_refused(changes: dict[str, Any], wo
 
 
 def test_dgl_is_imported_only_where_it_is_asked_for() -> None:
-    code = "import sys, driftgraph.app.training.loop; sys.exit('dgl' in sys.modules)"
+    code = "import sys, driftgraph.app.training.process.loop; sys.exit('dgl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

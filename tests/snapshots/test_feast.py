@@ -22,8 +22,8 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations import feast, memory
 from driftgraph.snapshots.generations.feast import SIDES, murmur3, view_of
 from driftgraph.snapshots.generations.keys import RedisFullError, StaleWorkerError, StoreError, connect
-from driftgraph.snapshots.generations.rights import WRITER, acl_rule
 from driftgraph.snapshots.generations.scripts import Scripts
+from driftgraph.snapshots.generations.servers.rights import WRITER, acl_rule
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader

@@ -12,13 +12,14 @@ import pytest
 import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.snapshots.generations import keys, rights
+from driftgraph.snapshots.generations import keys
 from driftgraph.snapshots.generations.keys import (
     GenerationExistsError,
     NotCurrentError,
     NothingToRollBackError,
     StoreError,
 )
+from driftgraph.snapshots.generations.servers import rights
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader

@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
-from driftgraph.snapshots.generations import rights
 from driftgraph.snapshots.generations.keys import (
     RedisLoginError,
     RedisRightsError,
@@ -19,7 +18,8 @@ from driftgraph.snapshots.generations.keys import (
     connect,
 )
 from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch, read_epoch
-from driftgraph.snapshots.generations.rights import READER, VECTOR_SETS, WRITER, acl_rule
+from driftgraph.snapshots.generations.servers import rights
+from driftgraph.snapshots.generations.servers.rights import READER, VECTOR_SETS, WRITER, acl_rule
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from tests.services_redis import NAMESPACE, assert_no_remains, assert_serves_only, filled, publish

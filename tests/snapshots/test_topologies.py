@@ -22,8 +22,8 @@ from driftgraph.snapshots.generations.keys import (
     redis_errors,
 )
 from driftgraph.snapshots.generations.lease import LeaseClient, raise_epoch
+from driftgraph.snapshots.generations.servers.topologies import describe, server_of
 from driftgraph.snapshots.generations.store import GenerationStore
-from driftgraph.snapshots.generations.topologies import describe, server_of
 from driftgraph.snapshots.generations.wire import Command, Wire, packed
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import ConfigError

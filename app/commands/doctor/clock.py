@@ -12,7 +12,7 @@ from typing import Final
 from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.config.settings import Settings
 from driftgraph.snapshots.generations.keys import Keys, StoreError, connect, redis_errors
-from driftgraph.snapshots.generations.topologies import server_of
+from driftgraph.snapshots.generations.servers.topologies import server_of
 from driftgraph.stream.events import EMPTY, Decoded
 from driftgraph.stream.formats.event_rules import Rows
 from driftgraph.stream.kafka.retention import duration_text

@@ -22,8 +22,13 @@ from driftgraph.app.console.output import time_of
 from driftgraph.snapshots.generations.keys import Keys, connect, redis_errors, require_usable
 from driftgraph.snapshots.generations.memory import feast_bytes, hash_bytes, index_bytes
 from driftgraph.snapshots.generations.memory import told as told_bytes
-from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, has_vector_sets, is_refused_right
-from driftgraph.snapshots.generations.topologies import is_cluster, server_of
+from driftgraph.snapshots.generations.servers.rights import (
+    VECTOR_SETS,
+    WRITER,
+    has_vector_sets,
+    is_refused_right,
+)
+from driftgraph.snapshots.generations.servers.topologies import is_cluster, server_of
 from driftgraph.snapshots.generations.vector_forms import bytes_of
 
 CHECKED: Final = '{"event": "checked"}'

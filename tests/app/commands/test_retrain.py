@@ -24,7 +24,7 @@ from driftgraph.app.commands.saved_window import NoCheckpointError
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.progress import NoProgress, PlainProgress
 from driftgraph.app.console.status_files import write_json
-from driftgraph.app.training import loop, worker_start
+from driftgraph.app.training.process import loop, worker_start
 from driftgraph.app.training.retraining import Request, Requests, RetrainError
 from driftgraph.model import trainer
 from driftgraph.model.fitting.gate import Verdict

@@ -22,7 +22,7 @@ from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live import supervisor
 from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor, Told
 from driftgraph.app.live.worker_end import end_of
-from driftgraph.app.training import loop
+from driftgraph.app.training.process import loop
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import ManualClock

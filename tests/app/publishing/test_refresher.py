@@ -20,9 +20,9 @@ from driftgraph.app.config.settings import Settings
 from driftgraph.app.publishing import served_items
 from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher, Round, Serving
 from driftgraph.app.publishing.served_items import ServedItems
-from driftgraph.app.training import loop, refresh_thread, worker_start
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
+from driftgraph.app.training.process import loop, refresh_thread, worker_start
+from driftgraph.app.training.process.refresh_thread import RefreshThread, refreshing
 from driftgraph.model.examples.popularity import Popularity
 from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
@@ -589,28 +589,6 @@ def test_the_mark_that_another_thread_writes_is_no_loss(
             n += 1
             click(graph, f"new {n}", ITEM_ID, n)
             assert store.standing(1) is Standing.SERVED
-
-
-def test_the_lists_that_have_an_item_are_made_anew_and_no_others(
-    graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis
-) -> None:
-    worker = worker_on(tmp_path, store)
-    worker.publish(worker.graph.moment())
-    refresher, keys = worker.refresher, Keys(NAMESPACE)
-    assert refresher is not None
-    everybody = [
-        one.decode() for one in cast("list[bytes]", redis_client.lrange("shop:emb:1:user-ids", 0, -1))
-    ]
-    for user in everybody:
-        redis_client.hset(keys.user(1, user), "list", json.dumps(["i1", "i22"]))
-    holders = sorted(everybody)[:7]
-    for user in holders:
-        redis_client.hset(keys.user(1, user), "list", json.dumps(["i1", 'gone "now"', "i22"]))
-    assert refresher.mend(['gone "now"', "i2"]) == 7
-    assert refresher.round(worker.graph.moment()).users == 7
-    lists = {user: redis_client.hget(keys.user(1, user), "list") for user in everybody}
-    assert sorted(user for user in everybody if lists[user] != b'["i1", "i22"]') == holders
-    assert all(b"gone" not in cast(bytes, listed) for listed in lists.values())
 
 
 def test_lists_rank_by_the_vectors_that_the_refresh_has_written(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop
 from driftgraph.app.training.beside import Beside
 from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.process import loop
 from driftgraph.app.training.work_counts import WorkCounts
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError
 from driftgraph.snapshots.generations.store import GenerationStore

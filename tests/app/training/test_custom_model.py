@@ -20,8 +20,8 @@ from driftgraph.app.config.saved_model import OtherModelError
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.live.run import run
 from driftgraph.app.live.supervisor import Supervisor
-from driftgraph.app.training import worker_start
 from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.process import worker_start
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader

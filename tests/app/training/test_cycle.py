@@ -27,12 +27,13 @@ from driftgraph.app.console.drift_text import drift_in
 from driftgraph.app.console.progress import NoProgress
 from driftgraph.app.publishing import by_id
 from driftgraph.app.publishing.by_id import touched_items
-from driftgraph.app.training import loop, trainer_state, worker_start
+from driftgraph.app.training import trainer_state
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.device import device_of
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.prediction_rows import PredictionRows
-from driftgraph.app.training.refresh_thread import RefreshThread
+from driftgraph.app.training.process import loop, worker_start
+from driftgraph.app.training.process.refresh_thread import RefreshThread
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.fitting.gate import Verdict
 from driftgraph.model.network.neighbors import now_ms

@@ -19,7 +19,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import worker_start
+from driftgraph.app.training.process import worker_start
 from driftgraph.app.training.retraining import Request, Requests
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore

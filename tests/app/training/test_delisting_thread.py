@@ -12,7 +12,7 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.worker_socket import NoAnswerError
-from driftgraph.app.training.delisting_thread import delisting, relist
+from driftgraph.app.training.process.delisting_thread import delisting, relist
 from driftgraph.snapshots.generations.check import Standing
 from driftgraph.snapshots.generations.keys import Keys, connect
 from driftgraph.snapshots.generations.store import GenerationStore

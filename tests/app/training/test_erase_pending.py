@@ -12,9 +12,10 @@ import redis
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.console.drift_text import MOVED_USER
-from driftgraph.app.training import erase_pending, loop
+from driftgraph.app.training import erase_pending
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.erase_pending import erasing
+from driftgraph.app.training.process import loop
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.erasures import LETTERS, REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError

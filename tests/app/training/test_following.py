@@ -18,9 +18,10 @@ import redis
 import torch
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import following, loop, worker_start
+from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
 from driftgraph.app.training.kept_states import KeptStates
+from driftgraph.app.training.process import loop, worker_start
 from driftgraph.app.training.retraining import Request
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import ChosenError, HeldError, connect

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from driftgraph.app.config.settings import Settings
-from driftgraph.app.training import loop, worker_start
 from driftgraph.app.training.cycle import Worker
+from driftgraph.app.training.process import loop, worker_start
 from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import StoreError
 from driftgraph.snapshots.generations.retention import Generation

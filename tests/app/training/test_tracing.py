@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from driftgraph.app.config.settings import Settings, load
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.training import loop, tracing
+from driftgraph.app.training import tracing
+from driftgraph.app.training.process import loop
 from driftgraph.app.training.tracing import Tracing, tracing_of
 from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.snapshots.generations.store import GenerationStore

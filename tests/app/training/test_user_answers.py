@@ -15,7 +15,7 @@ import redis
 from driftgraph.app.console import worker_socket
 from driftgraph.app.console.worker_socket import Answering, NoAnswerError, answering, ask
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.user_answers import UserAnswers, says_of
+from driftgraph.app.training.process.user_answers import UserAnswers, says_of
 from driftgraph.model.score.scorer import PARTS
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader

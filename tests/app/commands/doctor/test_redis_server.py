@@ -14,7 +14,6 @@ from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.commands.doctor.redis_server import CONVENIENCES, redis_checks
 from driftgraph.app.commands.embedded import EmbeddedRedis, free_port
 from driftgraph.app.config.settings import Settings
-from driftgraph.snapshots.generations import rights
 from driftgraph.snapshots.generations.keys import (
     RedisFullError,
     RedisLoginError,
@@ -22,7 +21,8 @@ from driftgraph.snapshots.generations.keys import (
     StoreError,
 )
 from driftgraph.snapshots.generations.lease import LeaseClient
-from driftgraph.snapshots.generations.rights import VECTOR_SETS, WRITER, acl_rule
+from driftgraph.snapshots.generations.servers import rights
+from driftgraph.snapshots.generations.servers.rights import VECTOR_SETS, WRITER, acl_rule
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.errors import ConfigError
 from tests.redis_topologies import cluster

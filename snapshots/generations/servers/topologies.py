@@ -34,7 +34,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from driftgraph.snapshots.generations.failover import (
+from driftgraph.snapshots.generations.servers.failover import (
     AsyncPatientRetry,
     AsyncWatchedConnection,
     AsyncWatchedSSLConnection,

@@ -28,14 +28,14 @@ from driftgraph.app.console.worker_socket import answering
 from driftgraph.app.console.writable import settle
 from driftgraph.app.training import following
 from driftgraph.app.training.cycle import Worker
-from driftgraph.app.training.delisting_thread import delisting
 from driftgraph.app.training.device import use_threads, yield_to_others
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
-from driftgraph.app.training.refresh_thread import RefreshThread, refreshing
+from driftgraph.app.training.process.delisting_thread import delisting
+from driftgraph.app.training.process.refresh_thread import RefreshThread, refreshing
+from driftgraph.app.training.process.user_answers import UserAnswers
+from driftgraph.app.training.process.worker_start import attached, worker_of
 from driftgraph.app.training.retraining import Answer, Request, Requests
-from driftgraph.app.training.user_answers import UserAnswers
-from driftgraph.app.training.worker_start import attached, worker_of
 from driftgraph.snapshots.checkpoints.checkpoint import CheckpointError
 from driftgraph.snapshots.erasures import REDIS, PendingErasures
 from driftgraph.snapshots.generations.keys import RedisUnavailableError, StaleWorkerError, StoreError, connect
@@ -240,32 +240,25 @@ class _Loop:
             path.unlink(missing_ok=True)  # taken back, if its request could not be noted
 
     def _publish(self, moment: Moment) -> bool:
-        """Save and publish what is not yet; whether something was published."""
+        """Save and publish what is not yet; whether it was tried.
+
+        If there is no model, and its first fit is due, both go on at the same time.
+        """
         worker = self.worker
         worker.save_what_is_due()
         if worker.published or not worker.may_publish(moment):
             return False
+        if not worker.trainer.model_version and (mark := self._due()) is not None:
+            with worker.first_lists_beside(moment):
+                self._fit(mark)
+            return True
         with worker.status.tracing.whole("publish without a fit"):
             worker.publish(moment)
-        return True
-
-    def _begin(self, moment: Moment) -> bool:
-        """Make the first fit, and serve lists meanwhile, if both are due; whether they were."""
-        worker = self.worker
-        if worker.published or worker.trainer.model_version or (mark := self._due()) is None:
-            return False
-        worker.save_what_is_due()
-        if not worker.may_publish(moment):
-            return False
-        with worker.first_lists_beside(moment):
-            self._fit(mark)
         return True
 
     def _step(self, moment: Moment) -> bool:
         """Do what is next; whether Redis has answered: a round between two looks asks it nothing."""
         worker = self.worker
-        if self._begin(moment):
-            return False  # the lists are published by another thread, and the next look asks Redis
         if self._publish(moment):
             return True
         if (asked := self._requests.waiting()) is not None:

@@ -1,0 +1,1 @@
+"""The worker's own process: how it starts, its loop, and the threads beside the loop."""

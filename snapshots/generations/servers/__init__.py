@@ -1,0 +1,1 @@
+"""How a Redis is reached, alone, behind Sentinels or as a Cluster, and what an error of it means."""
