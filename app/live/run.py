@@ -42,7 +42,8 @@ from driftgraph.app.training import tracing
 from driftgraph.app.training.erase_pending import erasures_folder, users_of
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, window
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint
-from driftgraph.snapshots.checkpoints.window import State, WindowCheckpoints
+from driftgraph.snapshots.checkpoints.state import State
+from driftgraph.snapshots.checkpoints.window import WindowCheckpoints
 from driftgraph.snapshots.erasures import DurableErasures
 from driftgraph.snapshots.generations.lease import Lease
 from driftgraph.stream.dead_letters.outgoing import KeptLetters, Outbox

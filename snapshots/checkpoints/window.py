@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -27,24 +28,22 @@ import numpy as np
 
 from driftgraph.snapshots.checkpoints import attributes, checkpoint, rows, segments
 from driftgraph.snapshots.checkpoints.checkpoint import Checkpoint, Damage
+from driftgraph.snapshots.checkpoints.state import Ids, KeptMark, Ring, State, has_its_owners
 from driftgraph.stream.arrays import U32
 from driftgraph.stream.attributes.attributes import Kept
 from driftgraph.stream.ingest.dedupe import BLOCK_IDS, Deduplicator, IdSet, KeptSet
 from driftgraph.stream.ingest.erased_users import NEVER_MS, ErasedUsers
-from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
+from driftgraph.stream.ingest.fit_schedule import Counted, Marks
 from driftgraph.stream.time.watermark import WatermarkState
 from driftgraph.stream.window.adjacency import NIL
-from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment, Owners
+from driftgraph.stream.window.heterograph import Heterograph, HeterographView, Moment
 from driftgraph.stream.window.kept_rows import KeptRows
 from driftgraph.stream.window.restore import Restore
-from driftgraph.stream.window.shared_files import ANEW, Life
-from driftgraph.stream.window.view import losses
-from driftgraph.stream.window.writer import Cut
+from driftgraph.stream.window.writer import StaleCut
 
 # of one relation in a file of 1 to 2 MB; at most so many are written again each time
 SEGMENT_EVENTS = 1 << 17
 STATE = "state.json"
-LIVES_MAX = 1_000  # lives of a window, 100 bytes each; a trainer checkpoint of an older life cannot be used
 
 log = logging.getLogger(__name__)
 
@@ -70,93 +69,6 @@ class Restored(NamedTuple):
 
     forgotten: int
     same_rows: bool
-
-
-class _Ring(msgspec.Struct, frozen=True):
-    name: str
-    first: int
-    next: int
-    span_ms: int = 0  # 0 in older states
-
-
-class _Ids(msgspec.Struct, frozen=True):
-    number: int
-    started_ms: int
-    count: int
-    newest_ms: int = 0
-
-
-class _Mark(msgspec.Struct, frozen=True):
-    watermark_ms: int
-    first: tuple[int, ...]  # of each of the state's relations
-    next: tuple[int, ...]
-    rows: tuple[int, int] | None = None  # by side at the mark; None: one may have lost its owner since
-
-    @classmethod
-    def of(cls, mark: Mark | None, versions: tuple[U32, U32]) -> _Mark | None:
-        """``versions`` are those of the rows at the checkpoint."""
-        if mark is None:
-            return None
-        owners, rows = mark.owners, None
-        if owners is not None and owners.lost == tuple(
-            losses(own[:count]) for own, count in zip(versions, owners.rows, strict=True)
-        ):
-            rows = owners.rows
-        return cls(mark.cut.watermark_ms, mark.cut.first, mark.cut.next, rows)
-
-
-class State(msgspec.Struct, frozen=True):
-    """``state.json``."""
-
-    stream: str  # topic and shard: a checkpoint of another stream cannot be used
-    history: tuple[Life, ...]
-    position: dict[str, int]
-    watermark_ms: int
-    high_ms: dict[int, int]
-    relations: tuple[_Ring, ...]
-    ids: tuple[_Ids, ...]
-    topic_ids: dict[str, str] = {}  # empty in older checkpoints
-    seen_ms: dict[int, int] = {}  # this and the next two: wall times, see ``WatermarkState``
-    wall_ms: int = 0
-    away_since_ms: int | None = None
-    counted: Counted | None = None  # this and the next two: none in a checkpoint from before there were any
-    regular_mark: _Mark | None = None
-    early_mark: _Mark | None = None
-    said_by: dict[str, str] = {}  # empty in older checkpoints
-
-    @property
-    def watermark(self) -> WatermarkState:
-        """The state for the ``Watermark`` of the next run."""
-        return WatermarkState(self.watermark_ms, self.high_ms, self.seen_ms, self.wall_ms, self.away_since_ms)
-
-    def marks(self, relations: Sequence[str], *, same_rows: bool = False) -> Marks:
-        """Where fits were due, for a window of these relations that goes on from here, matched by name.
-
-        ``same_rows``: ids have the rows of before, and none has lost its owner since the window was filled.
-        """
-        place = {ring.name: r for r, ring in enumerate(self.relations)}
-
-        def moved(mark: _Mark | None, *, is_early: bool) -> Mark | None:
-            if mark is None:
-                return None
-            first, next_ = (
-                tuple(numbers[place[name]] if name in place else 0 for name in relations)
-                for numbers in (mark.first, mark.next)
-            )
-            owners = Owners(mark.rows, (0, 0)) if same_rows and mark.rows is not None else None
-            return Mark(Cut(mark.watermark_ms, first, next_), owners, is_early)
-
-        return Marks(moved(self.regular_mark, is_early=False), moved(self.early_mark, is_early=True))
-
-    def lives(self, relations: Sequence[str]) -> tuple[Life, ...]:
-        """The earlier lives of a window that goes on from here, and where each ended in these relations."""
-        then = {ring.name: r for r, ring in enumerate(self.relations)}
-        ended = Life(self.history[-1].id, tuple(ring.next for ring in self.relations))
-        return tuple(
-            Life(one.id, tuple(one.until[then[name]] if name in then else ANEW for name in relations))
-            for one in (*self.history[-LIVES_MAX:-1], ended)
-            if one.until is not None
-        )
 
 
 class WindowCheckpoints:
@@ -198,7 +110,8 @@ class WindowCheckpoints:
         erasures = self._graph.window.erasure_count
         if self._before is not None and not self._before.folder.is_dir():  # a person has removed it
             self._before, self._complete = None, set()
-        stretches = [*self._stretches(snapshot.moment)]
+        first = self._first(snapshot)
+        stretches = [*self._stretches(first, snapshot.moment.cut.next)]
         sets = self._available(snapshot.ids)
         blocks = [
             (f"ids-{one.number}-{k}", one, k) for one in sets for k in range(-(-one.count // BLOCK_IDS))
@@ -219,7 +132,7 @@ class WindowCheckpoints:
             yield from attributes.files_of(snapshot.attributes)
             if snapshot.rows is not None:
                 yield rows.NAME, rows.file_of(snapshot.rows)
-            yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, sets)))
+            yield STATE, msgspec.json.format(msgspec.json.encode(self._state(snapshot, first, sets)))
 
         facts = {"watermark_ms": snapshot.moment.cut.watermark_ms}
         written = checkpoint.write(
@@ -252,7 +165,23 @@ class WindowCheckpoints:
     def _has(self, number: int, block: int) -> bool:
         return f"ids-{number}-{block}" in self._complete
 
-    def _state(self, snapshot: Snapshot, sets: list[IdSet]) -> State:
+    def _first(self, snapshot: Snapshot) -> list[int]:
+        """The oldest event to keep of each relation: of the window, or of a fit that may still be made.
+
+        Some events of the cut at which a fit was due have expired by now, as by the event behind it. The ring
+        has them as long as nothing overwrites them, so a start makes the fit that was not made before.
+        """
+        first, marks = [*snapshot.moment.cut.first], snapshot.marks
+        if snapshot.rows is None:
+            return first
+        for mark in {marks.regular, marks.newest(has_model=False)}:
+            if mark is not None and has_its_owners(mark, snapshot.moment.versions):
+                with suppress(StaleCut):
+                    self._graph.window.check(mark.cut)
+                    first = [min(one) for one in zip(first, mark.cut.first, strict=True)]
+        return first
+
+    def _state(self, snapshot: Snapshot, first: list[int], sets: list[IdSet]) -> State:
         cut, view = snapshot.moment.cut, self._graph.window
         return State(
             stream=self._stream,
@@ -261,25 +190,25 @@ class WindowCheckpoints:
             watermark_ms=snapshot.watermark.value_ms,
             high_ms=dict(snapshot.watermark.high_ms),
             relations=tuple(
-                _Ring(relation.name, first, next_, relation.span_ms)
-                for relation, first, next_ in zip(view.relations, cut.first, cut.next, strict=True)
+                Ring(relation.name, oldest, next_, relation.span_ms)
+                for relation, oldest, next_ in zip(view.relations, first, cut.next, strict=True)
             ),
-            ids=tuple(_Ids(one.number, one.started_ms, one.count, one.newest_ms) for one in sets),
+            ids=tuple(Ids(one.number, one.started_ms, one.count, one.newest_ms) for one in sets),
             topic_ids=dict(snapshot.topic_ids),
             seen_ms=dict(snapshot.watermark.seen_ms),
             wall_ms=snapshot.watermark.wall_ms,
             away_since_ms=snapshot.watermark.away_since_ms,
             counted=snapshot.counted,
-            regular_mark=_Mark.of(snapshot.marks.regular, snapshot.moment.versions),
-            early_mark=_Mark.of(snapshot.marks.early, snapshot.moment.versions),
+            regular_mark=KeptMark.of(snapshot.marks.regular, snapshot.moment.versions),
+            early_mark=KeptMark.of(snapshot.marks.early, snapshot.moment.versions),
             said_by=dict(snapshot.said_by),
         )
 
-    def _stretches(self, moment: Moment) -> Iterator[_Stretch]:
-        for r, (first, next_) in enumerate(zip(moment.cut.first, moment.cut.next, strict=True)):
-            for k in range(first // SEGMENT_EVENTS, -(-next_ // SEGMENT_EVENTS) if next_ > first else 0):
-                start, stop = k * SEGMENT_EVENTS, min((k + 1) * SEGMENT_EVENTS, next_)
-                yield _Stretch(f"{r}-{k}.arrow", r, start, max(start, first), stop)
+    def _stretches(self, first: Sequence[int], next_: Sequence[int]) -> Iterator[_Stretch]:
+        for r, (oldest, end) in enumerate(zip(first, next_, strict=True)):
+            for k in range(oldest // SEGMENT_EVENTS, -(-end // SEGMENT_EVENTS) if end > oldest else 0):
+                start, stop = k * SEGMENT_EVENTS, min((k + 1) * SEGMENT_EVENTS, end)
+                yield _Stretch(f"{r}-{k}.arrow", r, start, max(start, oldest), stop)
 
     def _is_changed(self, stretch: _Stretch) -> bool:
         """Whether events of a stretch were erased since its file was written; not known for the oldest."""
@@ -302,7 +231,7 @@ class _Stretch:
     name: str
     relation: int
     start: int
-    begin: int  # the first event that the window still holds: ``start``, except in the oldest stretch
+    begin: int  # the first event to keep: ``start``, except in the oldest stretch
     stop: int
 
     @property
@@ -358,7 +287,7 @@ def restore(
     return Restored(forgotten, anew.same_rows)
 
 
-def _kept_set(found: Checkpoint, ids: _Ids) -> KeptSet:
+def _kept_set(found: Checkpoint, ids: Ids) -> KeptSet:
     def read(block: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
         return np.frombuffer(found.read(f"ids-{ids.number}-{block}"), np.uint64).reshape(-1, 2)
 

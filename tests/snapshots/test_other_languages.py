@@ -241,7 +241,7 @@ def test_an_answer_is_of_one_generation_while_others_are_published(
     publisher, seen = threading.Thread(target=publish), set[float]()
     publisher.start()
     try:
-        end = time.monotonic() + 60  # seconds; as many answers as it takes, for a shell starts slowly under load
+        end = time.monotonic() + 60  # seconds: a shell starts slowly under load
         while len(seen) < 10 and time.monotonic() < end:
             vector, best, similar = ask("u a", "i1")
             seen.add(vector[0])

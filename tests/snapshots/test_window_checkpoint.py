@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from driftgraph.snapshots.checkpoints import segments, window
+from driftgraph.snapshots.checkpoints.state import KeptMark, State, has_its_owners
 from driftgraph.snapshots.checkpoints.window import Snapshot, WindowCheckpoints, latest, restore
 from driftgraph.stream.events import EventBatch, Strings
 from driftgraph.stream.ingest import dedupe as dedupe_module
@@ -20,6 +22,7 @@ from driftgraph.stream.ingest.dedupe import Deduplicator
 from driftgraph.stream.ingest.erased_users import ErasedUsers
 from driftgraph.stream.ingest.fit_schedule import Counted, Mark, Marks
 from driftgraph.stream.time.watermark import WatermarkState
+from driftgraph.stream.window.adjacency import NIL
 from driftgraph.stream.window.heterograph import Heterograph, Owners
 from driftgraph.stream.window.shared_files import ANEW, Life
 from driftgraph.stream.window.writer import ITEM, USER, Cut, Relation, StaleCut
@@ -391,15 +394,60 @@ def test_the_wall_times_of_the_clock_come_back_and_old_states_have_none(tmp_path
     old = msgspec.json.decode(found.read("state.json"))
     for name in ("seen_ms", "wall_ms", "away_since_ms"):
         del old[name]
-    decoded = msgspec.json.decode(msgspec.json.encode(old), type=window.State)
+    decoded = msgspec.json.decode(msgspec.json.encode(old), type=State)
     assert decoded.watermark == WatermarkState(500, {0: 505, 7: 0})
 
 
 def test_a_mark_is_kept_with_its_rows_unless_one_of_them_has_lost_its_owner() -> None:
     mark = Mark(Cut(5, (0,), (1,)), Owners((2, 1), (0, 0)), is_early=False)
     item, kept, lost = (np.array(versions, np.uint32) for versions in ([1], [1, 1, 3], [1, 3, 1]))
-    found = [window._Mark.of(mark, (user, item)) for user in (kept, lost)]
+    found = [KeptMark.of(mark, (user, item)) for user in (kept, lost)]
     assert [one and one.rows for one in found] == [(2, 1), None], "the third row is newer than the mark"
+
+
+@given(steps=streams(), size=st.integers(1, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_window_of_a_mark_is_read_after_a_start_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, object]], size: int
+) -> None:
+    """Also the events that expired behind the mark, and of all marks in a row."""
+    small_files(monkeypatch, size)
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    g, dedupe = graph(), Deduplicator(for_checkpoints=True)
+    writer, marks = WindowCheckpoints(folder, g, STREAM), Marks()
+    for number, step in enumerate(steps):
+        go(g, dedupe, step)
+        kept = replace(snapshot(g, dedupe, g.window.watermark_ms), marks=marks)
+        writer.write(kept)
+        if marks.regular is not None and (expected := seen_at(g, marks.regular)) is not None:
+            found, state, _ = latest(folder, STREAM)
+            assert found is not None
+            assert state is not None
+            again = graph()
+            assert restore(found, state, again, Deduplicator(for_checkpoints=True), NOBODY).same_rows
+            mark = state.marks([one.name for one in RELATIONS], same_rows=True).regular
+            assert mark is not None
+            assert seen_at(again, mark) == expected
+            assert lists(again) == lists(g), "what has expired is not in the window"
+        if number % 2 == 0:
+            marks = marks.having(Mark(g.window.cut(), g.owners(), is_early=False))
+
+
+def seen_at(g: Heterograph, mark: Mark) -> list[tuple[str | None, str | None, int]] | None:
+    """The events of a mark's cut by name; None if the fit would not be as of the mark."""
+    if not has_its_owners(mark, g.moment().versions):
+        return None
+    try:
+        moment = g.moment_at(mark.cut, mark.owners)
+    except StaleCut:
+        return None
+    found = list[tuple[str | None, str | None, int]]()
+    for r in range(len(RELATIONS)):
+        user, item, time_ms = g.window.arrivals(r, mark.cut.first[r], mark.cut.next[r])
+        there = user != NIL
+        names = [g.names(side, rows[there], moment) for side, rows in ((USER, user), (ITEM, item))]
+        found += zip(*names, time_ms[there].tolist(), strict=True)
+    return found
 
 
 def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path) -> None:
@@ -429,7 +477,7 @@ def test_where_fits_were_due_comes_back_for_the_relations_of_now(tmp_path: Path)
     raw = msgspec.json.decode(msgspec.json.encode(state))
     for name in ("counted", "regular_mark", "early_mark"):
         del raw[name]
-    old = msgspec.json.decode(msgspec.json.encode(raw), type=window.State)
+    old = msgspec.json.decode(msgspec.json.encode(raw), type=State)
     assert (old.counted, old.marks([own, other])) == (None, Marks())
 
 
