@@ -94,8 +94,7 @@ def publishing(
             users_of(attempt),
             items_of(attempt),
             {"attempt": attempt, "lists": LISTED, "similar": LISTED},
-            on_verified=lambda: _now(verified_s),
-            on_served=lambda: _now(served_s),
+            at_switch=lambda: _timed(verified_s, served_s),
         )
         for n in (1, 2):
             store.refresh(number.value, users_of(attempt, REFRESHED, 100 * attempt + n))
@@ -105,8 +104,11 @@ def publishing(
     sent.value = Mortal.sent
 
 
-def _now(value: Synchronized[float]) -> None:
-    value.value = time.monotonic()
+@contextlib.contextmanager
+def _timed(verified_s: Synchronized[float], served_s: Synchronized[float]) -> Iterator[None]:
+    verified_s.value = time.monotonic()
+    yield
+    served_s.value = time.monotonic()
 
 
 # --- what is read --------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ Worker ──► [NextGeneration] ──► [GenerationWriter.write] ──► G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from driftgraph.app.console.status_text import named
 from driftgraph.app.publishing import serving_parts
 from driftgraph.app.publishing.by_id import generation_by_id
-from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher
+from driftgraph.app.publishing.refresher import USERS_AT_ONCE, GenerationRefresh, Refresher
 from driftgraph.model.heads.head_parts import HeadParts
 from driftgraph.model.network.embed import Embedding
 from driftgraph.model.network.served_model import ServedModel
@@ -28,7 +28,7 @@ from driftgraph.stream.window.heterograph import HeterographView, Moment
 from driftgraph.stream.window.writer import StaleCut
 
 CATCH_UPS_MAX = 8  # refreshes of a generation before its switch: each has what came during the one before
-FEW_USERS = 256  # are refreshed in the time of a switch
+FEW_USERS = 2 * USERS_AT_ONCE  # while they are refreshed, so few come that their round can be waited for
 
 
 class Stages(Protocol):
@@ -104,16 +104,27 @@ class GenerationWriter:
             number, made.model, made.heads, made.lists, self._graph, moment, embedding, self._lengths
         )
         store.publish(
-            number, users, items, manifest, on_written=stages.advance,
-            on_verified=lambda: self._catch_up(kept), on_served=lambda: self._refresher.serve(kept),
-        )  # fmt: skip
+            number, users, items, manifest, on_written=stages.advance, at_switch=lambda: self._switch(kept)
+        )
         on_published(self._clock.now_ms() - begun_ms)
         self._refresher.serve(kept)
         return number
 
-    def _catch_up(self, kept: GenerationRefresh) -> None:
-        """Refresh a generation that is about to be served, so that the switch takes nobody's news back."""
+    @contextmanager
+    def _switch(self, kept: GenerationRefresh) -> Iterator[None]:
+        """Refresh a generation that is about to be served, so that the switch takes nobody's news back.
+
+        The refresh of the generation before goes on beside the long rounds. It rests during the last one,
+        which needs its core, and whose users it would write for a generation that is left at once.
+        """
         with suppress(StaleCut):  # what is missing is refreshed after the switch
             for _ in range(CATCH_UPS_MAX):
-                if kept.whole(self._graph.moment(), self._store, self._clock) < FEW_USERS:
-                    return
+                if self._catch_up(kept) < FEW_USERS:
+                    break
+        with self._refresher.switching_to(kept):
+            with suppress(StaleCut):
+                self._catch_up(kept)
+            yield
+
+    def _catch_up(self, kept: GenerationRefresh) -> int:
+        return kept.whole(self._graph.moment(), self._store, self._clock)

@@ -357,6 +357,13 @@ class Refresher:
                 self._kept.again(users, self.graph.moment())
 
     @contextmanager
+    def switching_to(self, kept: GenerationRefresh) -> Iterator[None]:
+        """No round goes on or begins inside; those behind it refresh ``kept``, unless an error leaves it."""
+        with self._lock:
+            yield
+            self.serve(kept)
+
+    @contextmanager
     def between_rounds(self, generation: int) -> Iterator[GenerationRefresh]:
         """The refresh of a generation, which no round uses meanwhile.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import redis
@@ -117,8 +118,7 @@ class GenerationStore:
         manifest: Mapping[str, str | int | float],
         on_written: Callable[[int], None] = lambda _: None,
         *,
-        on_verified: Callable[[], None] = lambda: None,
-        on_served: Callable[[], None] = lambda: None,
+        at_switch: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Write a generation and make it the served one. The order of the commit:
 
@@ -126,8 +126,8 @@ class GenerationStore:
         2. remove what a killed publish left, and mark ``number`` as being built, by this attempt
         3. write ids and hashes, then the vector set; each script checks the mark
         4. write the manifest
-        5. verify: count every key, read a sample back bit for bit, count the vector set; then
-           ``on_verified``, which may refresh what events have touched since the vectors were made
+        5. verify: count every key, read a sample back bit for bit, count the vector set; then enter
+           ``at_switch``, which may refresh what events have touched since the vectors were made
         6. one script: check epoch, mark and that no operator has chosen meanwhile (``follows``), declare it
            live, switch ``current``, notify
         7. copy it for Feast; set the TTL of what is no longer served; remove those beyond ``keep``
@@ -136,8 +136,8 @@ class GenerationStore:
         logged, and the next look, publish or ``clean_up`` does it again. Publishing the same content under
         the same number again changes nothing, so a caller that does not know how a publish ended tries again.
 
-        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all, and
-        ``on_served`` of step 6.
+        ``on_written`` is told of each hash that is on its way, ``len(users) + len(items)`` in all.
+        ``at_switch`` is left after step 6, with the error if it failed.
 
         Raises:
             ValueError: If the vectors or the manifest are not valid. Nothing was written.
@@ -170,13 +170,12 @@ class GenerationStore:
             self._verify(number, users, items, indexed=(indexed := own["index"] != "none"))
             built = Served(number, token, indexed=indexed, norm=float(own["item_norm"]))
             self._record.building = built
-            on_verified()
-            follow_primary(self._client)
-            switch = [self.epoch, token, number, keys.events, *switch_args(self.follows)]
-            self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
-            self._parts.follow(number)
-        self._record.served, self._record.building = built, Served()
-        on_served()
+            with at_switch():
+                follow_primary(self._client)
+                switch = [self.epoch, token, number, keys.events, *switch_args(self.follows)]
+                self._tell_silence(self._calls.run_or_refuse(scripts.SWITCH, number, names, switch))
+                self._parts.follow(number)
+                self._record.served, self._record.building = built, Served()
         self._tend(f"generation {number} is served", self.feast.follow)
         self._tend(f"generation {number} is served", self._tidy)
 

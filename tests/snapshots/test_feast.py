@@ -372,11 +372,13 @@ def test_what_is_not_served_yet_is_not_copied(make: MakeStore, redis_client: red
     store, seen = make(), list[Copies]()
     publish(store, 1)
 
-    def refresh() -> None:
+    @contextlib.contextmanager
+    def refresh() -> Iterator[None]:
         store.refresh(2, side(["u1"], 9))
         seen.append(copies(redis_client))
+        yield
 
-    store.publish(2, side(ids_of("u", range(5)), 2), side(["i1"], 2), {}, on_verified=refresh)
+    store.publish(2, side(ids_of("u", range(5)), 2), side(["i1"], 2), {}, at_switch=refresh)
     assert {number for _, number in seen[0].values()} == {1}
     assert_agrees(store, redis_client)
 

@@ -18,6 +18,7 @@ import redis
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.config.settings import Settings
 from driftgraph.app.publishing import served_items
+from driftgraph.app.publishing.next_generation import GenerationWriter
 from driftgraph.app.publishing.refresher import GenerationRefresh, Refresher, Round, Serving
 from driftgraph.app.publishing.served_items import ServedItems
 from driftgraph.app.training.cycle import Worker
@@ -28,7 +29,7 @@ from driftgraph.model.network.served_model import ServedModel
 from driftgraph.model.options import ListLengths
 from driftgraph.model.score.scored_lists import ScoredLists
 from driftgraph.snapshots.generations.check import Standing
-from driftgraph.snapshots.generations.keys import Keys, StaleWorkerError, connect
+from driftgraph.snapshots.generations.keys import Keys, StaleWorkerError, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
 from driftgraph.snapshots.reader import EmbeddingReader
@@ -154,6 +155,26 @@ def test_while_a_generation_is_written_the_one_before_is_refreshed_and_the_switc
     assert {store.standing(2) for _ in range(10)} == {Standing.SERVED}
 
 
+def test_no_round_goes_on_at_a_switch_and_an_error_leaves_the_generation_before(
+    graph: Heterograph, tmp_path: Path, store: GenerationStore
+) -> None:
+    worker = worker_on(tmp_path, store)
+    assert worker.cycle(worker.graph.moment())[0].fit.accepted
+    refresher, view = worker.refresher, worker.graph
+    assert refresher is not None
+    with contextlib.suppress(StoreError), refresher.switching_to(tagged(view, 2)):
+        raise StoreError("Redis is away")
+    assert refresher.number == 1
+    kept, rounds = cast(GenerationRefresh, Recorded()), list[Round]()
+    with refresher.switching_to(kept):
+        click(graph, "newcomer", "new item", 1)
+        waits = in_thread(lambda: rounds.append(refresher.round(view.moment())))
+        waits.join(0.3)
+        assert waits.is_alive(), "a round went on at the switch"
+    waits.join(60)
+    assert rounds == [Round()], "it was one of the generation that was switched to"
+
+
 def test_a_fit_changes_nothing_of_what_is_refreshed(
     graph: Heterograph, tmp_path: Path, store: GenerationStore
 ) -> None:
@@ -223,7 +244,7 @@ def test_no_reader_sees_two_generations_while_they_are_published_and_refreshed(
             sides[0],
             sides[1],
             {},
-            on_served=partial(worker.refresher.serve, kept),
+            at_switch=partial(worker.refresher.switching_to, kept),
         )
 
     seen, stopped, wrong = set[int](), threading.Event(), list[str]()
@@ -533,7 +554,7 @@ def test_who_waits_at_a_switch_keeps_the_place_in_line(
     for n in range(5):
         click(graph, f"new {n}", ITEM_ID, n)
     assert refresher.round(worker.graph.moment())[::2] == (3, 2)
-    monkeypatch.setattr("driftgraph.app.publishing.next_generation.CATCH_UPS_MAX", 0)
+    monkeypatch.setattr(GenerationWriter, "_catch_up", lambda *_: 0)
     worker.publish(older)
     for n in range(5, 9):
         click(graph, f"new {n}", ITEM_ID, n)
