@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -81,6 +82,9 @@ def main() -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # we have threads; those of BLAS would spin beside them
     invocation = Invocation()
     try:
         app(prog_name="driftgraph", obj=invocation)

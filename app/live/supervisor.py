@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import select
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -166,9 +165,6 @@ class Supervisor:
     def _start(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
-        os.environ.setdefault(
-            "OPENBLAS_NUM_THREADS", "1"
-        )  # it ranks on threads of its own, and more would spin
         theirs, self._pipe = self._context.Pipe()
         with theirs:
             process = self._context.Process(

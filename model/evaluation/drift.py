@@ -36,6 +36,7 @@ BYTES_MAX: Final = 1 << 28  # of all older generations; in a big catalog the old
 TARGETS_MAX: Final = 1_000  # ranked by each of them
 
 STABLE_USERS: Final = 256  # whose best items are compared: a standard error of about .01
+SCORES_AT_ONCE: Final = 1 << 21  # 8 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +171,12 @@ def stability_of(
         return None
     was, is_now = _items_of_both(then, now)
     chosen = np.linspace(0, len(now.user_rows) - 1, min(len(now.user_rows), STABLE_USERS)).astype(np.int64)
-    width = min(top, len(was))
-    overlap = [
-        len(np.intersect1d(_highest(was @ user, width), _highest(is_now @ user, width))) / width
-        for user in now.user[chosen]
-        if width
-    ]
+    width, overlap = min(top, len(was)), list[float]()
+    at_once = max(1, SCORES_AT_ONCE // max(1, len(was)))
+    for start in range(0, len(chosen) if width else 0, at_once):
+        users = now.user[chosen[start : start + at_once]]
+        pairs = zip(_highest(users @ was.T, width), _highest(users @ is_now.T, width), strict=True)
+        overlap += [len(np.intersect1d(before, after)) / width for before, after in pairs]
     before_fit, after_fit = held_old
     return Stability(
         item_cosine=item_cosine(then, now),
@@ -198,8 +199,8 @@ def _items_of_both(then: Published, now: Published) -> tuple[F32, F32]:
 
 
 def _highest(scores: F32, width: int) -> I64:
-    """The places of the highest scores, in no order."""
-    return np.argpartition(-scores, width - 1)[:width]
+    """[n, width]: the places of the highest of each row of scores, in no order."""
+    return np.argpartition(-scores, width - 1, axis=1)[:, :width]
 
 
 def _directions(vectors: F32 | F64) -> F64:
