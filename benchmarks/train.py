@@ -44,7 +44,7 @@ from driftgraph.stream.window.writer import Cut, Window
 
 MILLION = 1_000_000
 SHOP = Shop(users=20_000, items=20_000)
-EVENTS_OF_A_USER = 50  # in the smaller window of the fits, so that neighborhoods are full in both
+EVENTS_OF_A_USER = 400  # in the smaller window of the fits: neighborhoods are as full in both, see ``rows``
 RECENT = 60_000  # newest events, of which the compared batches are: their histories end about now
 SPREAD = 0.1  # of what is added to all weights, so that attention is not the plain mean it begins as
 STOCK = TrainerOptions(time_encoding=False, relation_importance=False)  # what stock GAT layers compute
@@ -153,6 +153,7 @@ def fit(shop: Shop, size: int, *, steps: int = 12) -> Figures:
         todo = plan(window, since, cut, options, np.random.default_rng(1))
         plan_s = time.process_time() - begun_s
         chosen = [batch for batch in todo.batches if len(batch.user) == options.batch_size][: steps + 1]
+        rows = [len(trainer._inputs(window, cut, batch).rows_n) for batch in chosen]
         both = _times({"ours": _ours(trainer, window, cut)}, chosen)["ours"]
         begun_s = time.process_time()
         made = embed(Encoder(trainer.network, trainer.table, window, cut))
@@ -164,6 +165,7 @@ def fit(shop: Shop, size: int, *, steps: int = 12) -> Figures:
         return {
             "events": size,
             "vectors": len(made.user_rows) + len(made.item_rows),
+            "rows": float(np.mean(rows)),  # of items in a step: with fewer it has less to do
             "plan_s": plan_s,
             "step_s": step_s,
             "steps_s": steps_s,
