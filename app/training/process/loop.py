@@ -63,7 +63,7 @@ LATE_FIT = (
 ROUNDS_PER_LOOK = 5  # at Redis, whether it still has what was published
 LAST_WORDS_BYTES_MAX = 2_048  # far below what a pipe holds: nobody waits to say them
 REDIS_PAUSES_S = (1, 2, 5, 10, 30)  # while Redis does not do what it should
-
+REFRESH_LOOK_S = 1.0  # a refresh that Redis takes again ends a pause
 REDIS_BACK_WITHIN_S = 5  # it is seen that Redis is there again, perhaps without what it had
 
 Wait = Callable[[float], bool]  # wait so many seconds, less if asked to stop; whether asked to
@@ -218,7 +218,7 @@ class _Loop:
                 if isinstance(error, RedisUnavailableError):
                     pause_s = min(pause_s, REDIS_BACK_WITHIN_S)
                 self._outage.missing(f"{error}; it is tried again and again")
-                if wait(pause_s):
+                if self._pause(pause_s, wait):
                     return
             else:
                 if has_redis_answered:
@@ -228,6 +228,16 @@ class _Loop:
                 self._stale = 0
                 self._ring.over("the worker keeps up with the window again")
                 self.worker.status.trouble(None)
+
+    def _pause(self, seconds: float, wait: Wait) -> bool:
+        """Wait while Redis refuses, less if the refresh is taken again; whether asked to stop."""
+        end_s, was_refused = time.monotonic() + seconds, False
+        while not wait(max(0.0, min(REFRESH_LOOK_S, end_s - time.monotonic()))):
+            is_refused = self._thread is not None and self._thread.is_refused
+            if time.monotonic() >= end_s or (was_refused and not is_refused):
+                return False
+            was_refused = is_refused
+        return True
 
     def _erase(self) -> None:
         """Users who asked go from Redis and the checkpoints, and only then the file that names them.

@@ -61,6 +61,11 @@ class RefreshThread(threading.Thread):
         self._stopped.set()
         self.join(CALL_FAILS_WITHIN_S)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether Redis did not take the newest round."""
+        return self._failures > 0
+
     def check(self) -> None:
         """Raise what ended the thread, if it has ended by itself."""
         if self.failure is not None:

@@ -394,7 +394,7 @@ def test_a_redis_that_is_away_is_said_to_be_back_once_and_only_when_it_is(
     worker = worker_of(graph, store)
     worker.publish(graph.moment())
     # as in the live worker, another thread refreshes
-    thread = cast(RefreshThread, SimpleNamespace(check=lambda: None))
+    thread = cast(RefreshThread, SimpleNamespace(check=lambda: None, is_refused=False))
     looking = loop._Loop(Settings.model_validate({"data_dir": tmp_path}), worker, Marks, thread)
     rounds, away_until = 0, 4 * loop.ROUNDS_PER_LOOK
 
@@ -418,6 +418,29 @@ def test_a_redis_that_is_away_is_said_to_be_back_once_and_only_when_it_is(
     assert said == [
         "Redis did not answer; it is tried again and again", "Redis takes what it should again"
     ]  # fmt: skip
+
+
+def test_a_pause_ends_as_soon_as_a_refresh_that_was_refused_is_taken(
+    store: GenerationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a READONLY or a full Redis: the newest generation does not wait for the longest pause."""
+    worker = worker_of(graph_of([batch_of(SHOP)]), store)
+    thread = SimpleNamespace(check=lambda: None, is_refused=False)
+    looking = loop._Loop(
+        Settings.model_validate({"data_dir": tmp_path}), worker, Marks, cast(RefreshThread, thread)
+    )
+    refused, waits = iter([False, True, True, False]), list[float]()
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        thread.is_refused = next(refused)
+        return False
+
+    assert not looking._pause(1_000, wait)
+    assert waits == 4 * [loop.REFRESH_LOOK_S]
+    assert looking._pause(1_000, lambda _: True), "asked to stop"
+    thread.is_refused = False
+    assert not looking._pause(0, lambda _: False)
 
 
 def test_after_a_rollback_nothing_is_refreshed_until_the_next_publish(
