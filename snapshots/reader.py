@@ -126,6 +126,7 @@ class EmbeddingReader:
                 for a number the range ``(low, high)``, either may be None. Asking is that round trip, too.
 
         Raises:
+            TypeError: If an id is no text, or ``exclude`` or ``allow`` is one text.
             ValueError: If ``top`` is not positive, or ``where`` has neither texts nor a range.
             StoreError: As for ``batch``; or if the generation has no such attribute.
         """
@@ -274,9 +275,21 @@ def _asked(
     min_event_ms: int | None,
     where: Mapping[str, Wanted] | None,
 ) -> tuple[list[str], Filters]:
+    if not isinstance(user, str | list | tuple):
+        raise TypeError(f"an id is text, as {str(user)!r}, or a list of such texts, not {user!r}")
+    _require_ids("exclude", exclude)
+    _require_ids("allow", () if allow is None else allow)
     allowed = None if allow is None else frozenset(allow)
     filters = Filters(exclude, allowed, min_event_ms, Where(where) if where else None)
     return [user] if isinstance(user, str) else list(user), filters
+
+
+def _require_ids(name: str, ids: Collection[str]) -> None:
+    """Refuse one text, and numbers, which equal no id: nothing would be left out. The first tells for all."""
+    if isinstance(ids, str):
+        raise TypeError(f"{name} has several ids: give [{ids!r}], not {ids!r}")
+    if not isinstance(first := next(iter(ids), ""), str):
+        raise TypeError(f"{name} has ids, which are text: give {str(first)!r}, not {first!r}")
 
 
 def _named(users: Sequence[str]) -> str:

@@ -34,6 +34,15 @@ _ZEROS: Final = bytes(1 << 20)
 _LOCK_LOOK_S: Final = 0.02
 
 
+def remedy(error: OSError, elsewhere: str) -> str:
+    """What to do about a folder that cannot be written; ``elsewhere`` is how to name another one."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some space, or {elsewhere}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"let this process's user write there, or {elsewhere}"
+    return f"look at the disk, or {elsewhere}"
+
+
 def link_or_copy(source: Path, target: Path) -> bool:
     """Give a file a second name, or make a copy where the volume has no (more) hard links.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from driftgraph.app.cli.serving import redis_store
+from driftgraph.app.cli.serving import redis_of, redis_store, store_of
 from driftgraph.app.cli.shared_options import (
     ConfigOption,
     JsonOption,
@@ -15,6 +15,14 @@ from driftgraph.app.cli.shared_options import (
     print_result,
 )
 
+if TYPE_CHECKING:
+    import redis as redis_py
+    from rich.console import Console
+
+    from driftgraph.app.config.settings import Settings
+    from driftgraph.snapshots.generations.store import GenerationStore
+
+UNKNOWN_SHOWN: Final = 10
 ItemsArgument = Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids, as the events have them.")]
 
 
@@ -32,10 +40,20 @@ def delist(
     that name them are mended; a worker finishes that if this command is killed. No later publish or refresh
     has them until relist. Events of them are counted on. A topic can do the same: events.delisted_topic.
     """
-    mended = _changed(ctx, items, "SADD", config, redis, namespace)
-    told = {"delisted": items, "lists_mended": mended}
-    text = f"{len(items)} items are delisted, and {mended:,} lists were mended"
-    print_result(as_json, told, lambda _, out: out.print(text, highlight=False))
+    with redis_of(ctx, config, redis, namespace) as (client, settings):
+        store = store_of(client, settings)
+        unknown = _unknown(items, store, client, settings)
+        store.delisting.change(items, "SADD")
+        mended = store.delisting.remove(items)
+    text = f"{_counted(items)} delisted, and {mended:,} lists were mended"
+    if unknown:
+        named = ", ".join(unknown[:UNKNOWN_SHOWN])
+        text += f"; the served generation does not have {named}: look whether the id is right"
+    print_result(
+        as_json,
+        {"delisted": items, "lists_mended": mended, "unknown": unknown},
+        lambda _, out: _say(text, out),
+    )
 
 
 def relist(
@@ -47,20 +65,33 @@ def relist(
     as_json: JsonOption = False,
 ) -> None:
     """Let delisted items in again. A worker writes their vectors in seconds, refreshed lists name them."""
-    _changed(ctx, items, "SREM", config, redis, namespace)
-    when = "within seconds where a worker runs, else from the next generation on"
-    text = f"{len(items)} items are listed again, {when}"
-    print_result(as_json, {"relisted": items}, lambda _, out: out.print(text, highlight=False))
-
-
-def _changed(
-    ctx: typer.Context,
-    items: list[str],
-    what: Literal["SADD", "SREM"],
-    config: ConfigOption,
-    redis: RedisOption,
-    namespace: NamespaceOption,
-) -> int:
     with redis_store(ctx, config, redis, namespace) as store:
-        store.delisting.change(items, what)
-        return store.delisting.remove(items) if what == "SADD" else 0
+        store.delisting.change(items, "SREM")
+    when = "within seconds where a worker runs, else from the next generation on"
+    print_result(
+        as_json, {"relisted": items}, lambda _, out: _say(f"{_counted(items)} listed again, {when}", out)
+    )
+
+
+def _unknown(
+    items: list[str], store: GenerationStore, client: redis_py.Redis, settings: Settings
+) -> list[str]:
+    """Those of the items that the served generation does not have, and that nobody has delisted before."""
+    from driftgraph.snapshots.reader import EmbeddingReader
+
+    reader = EmbeddingReader(client, namespace=settings.redis.namespace)
+    if not reader.current():
+        return []
+    _, known = reader.items(items)
+    _, delisted = store.delisting.newest()
+    return [
+        item for item, is_known in zip(items, known, strict=True) if not is_known and item not in delisted
+    ]
+
+
+def _counted(items: list[str]) -> str:
+    return "1 item is" if len(items) == 1 else f"{len(items)} items are"
+
+
+def _say(text: str, out: Console) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

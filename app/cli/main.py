@@ -100,6 +100,8 @@ def main() -> NoReturn:
 
 def _fail(sentence: str, exit_code: int, invocation: Invocation) -> NoReturn:
     sentence = " ".join(sentence.split())
+    if invocation.nothing_is_set:
+        sentence += "; there is no driftgraph.toml in this folder, so every setting has its default"
     if invocation.fails_in_log:
         log.error("%s", sentence)
     else:
@@ -154,7 +156,8 @@ def init(
         print_as_json({"path": str(path)})
     else:
         print(
-            f"wrote {path}: set kafka, relations and redis there, then start with: driftgraph run -c {path}"
+            f"wrote {path}: set kafka, relations and redis there, check with driftgraph doctor -c {path}, "
+            f"then start with driftgraph run -c {path}"
         )
 
 
@@ -233,6 +236,11 @@ def replay(
 
     Reports the events and every fit with its metrics. A file that is not in order of time is sorted.
     """
+    if (topic := str(source)).startswith("kafka:"):
+        raise DriftgraphError(
+            f"{topic}: a replay reads files; driftgraph validate {topic} looks at a topic, and driftgraph "
+            "run follows it"
+        )
     check_file(source, "name a CSV, JSONL or Parquet file of events")
     settings = replay_settings(
         ctx,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ class Invocation:
     data_dir: Path = Path("var")
     secrets: frozenset[str] = frozenset()  # the secrets of the configuration, once it is read
     fails_in_log: bool = False  # a failure is a line of the log: stderr is JSON
+    nothing_is_set: bool = False  # there is no file here, and no variable: perhaps it is the wrong folder
 
     def hidden(self, text: str) -> str:
         """A text from outside, such as a traceback, without its addresses and secrets."""
@@ -124,12 +126,15 @@ class Invocation:
 
 def read_settings(ctx: typer.Context, config: Path | None, options: Tree | None = None) -> Settings:
     """Read the configuration, and note its data_dir and secrets for errors and temporary files."""
-    from driftgraph.app.config.settings import load
+    from driftgraph.app.config.settings import FILE_NAME, load
+    from driftgraph.app.config.tables.sections import ENV_PREFIX
     from driftgraph.app.config.text import secrets_of
     from driftgraph.app.console.writable import settle
 
     settings = load(config, _given(options or {}))
     if isinstance(ctx.obj, Invocation):
+        are_set = any(name.upper().startswith(ENV_PREFIX) for name in os.environ)
+        ctx.obj.nothing_is_set = config is None and not Path(FILE_NAME).exists() and not are_set
         ctx.obj.data_dir = settings.data_dir
         ctx.obj.secrets = secrets_of(settings)
     settle(settings.data_dir)

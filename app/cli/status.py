@@ -130,6 +130,8 @@ def pairs_of(value: Value) -> list[tuple[str, object]]:
     from driftgraph.app.training.worker_status import worker_pairs
 
     pairs = updater_pairs(value["updater"], fit=(value["worker"] or {}).get("fit"))
+    if value["updater"] is None and any(one["code"] == "starting" for one in value["troubles"]):
+        pairs = [("updater", "starts")]
     pairs += worker_pairs(value["worker"])
     pairs += [("standby", f"pid {one['pid']}: {one['why']}")] if (one := value["standby"]) else []
     shown = ("redis", "namespace", "generation") if value["redis_error"] is None else ("redis", "namespace")
@@ -156,7 +158,10 @@ def updater_pairs(
     if worker is not None and updater["state"] not in ("gone", "stopped", "failed"):
         pairs.append(("worker", worker))
     pairs += [("WARNING", warning) for warning in updater.get("warnings") or []]
-    pairs += [("event time", time_of(updater["watermark_ms"])), ("lag", sum(updater["lag"].values()))]
+    pairs += [
+        ("event time", time_of(updater["watermark_ms"]) or "no event yet"),
+        ("lag", sum(updater["lag"].values())),
+    ]
     pairs += [(f"events {name}", count) for name, count in updater["events"].items()]
     pairs += [("checkpoint", status_text.checkpoint_of(updater))] if updater.get("checkpoint") else []
     if (waiting := updater.get("first_fit")) and updater["state"] in ("running", "filling", "degraded"):

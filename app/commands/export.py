@@ -247,7 +247,7 @@ def _whole(folder: Path) -> Iterator[Path]:
         disk.sync_folder(folder.parent)
     except OSError as error:
         raise ExportError(
-            f"cannot write {folder}: {error.strerror or error}; free the disk or name another place"
+            f"cannot write {folder}: {error.strerror or error}; {disk.remedy(error, 'name another place')}"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from driftgraph.app.commands.saved_window import saved_window
+from driftgraph.app.commands.saved_window import require_relations, saved_window
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.builders import generation_store, lease_client
 from driftgraph.app.config.settings import Settings
@@ -41,8 +41,10 @@ def retrain(settings: Settings, *, full: bool, progress: Progress) -> dict[str, 
         RetrainError: Another retrain is at work, a standby has the folder, or the updater's worker ends again
             and again or stands still.
         NoCheckpointError: No updater runs, and there is no checkpoint.
+        ConfigError: No relations are configured.
         DriftgraphError: Redis, the disk or the saved model is not as it should be.
     """
+    require_relations(settings)
     saved_model.check(settings)
     request, requests = Request.new(full=full), Requests(settings.data_dir)
     with requests.ask(request):
@@ -86,13 +88,17 @@ class _Wait:
             )
         updater, worker = updater or {}, worker or {}
         filled = updater.get("position") if updater.get("state") == "filling" else None
-        stage = "the window is filled first" if filled else f"the worker: {worker.get('stage') or 'waits'}"
-        done = worker.get("done") or 0
-        seen = (stage, worker.get("total"), done, filled, (updater.get("worker") or {}).get("starts"))
+        stage = (
+            "the window is filled first"
+            if filled
+            else f"the worker: {worker.get('stage') or 'between two stages'}"
+        )
+        total, done = (worker.get("total"), worker.get("done") or 0) if worker.get("stage") else (None, 0)
+        seen = (stage, total, done, filled, (updater.get("worker") or {}).get("starts"))
         now_s = time.monotonic()
         if seen != self._seen:
             if seen[:2] != self._seen[:2]:
-                self._progress.start(stage, worker.get("total"))
+                self._progress.start(stage, total)
                 self._progress.advance(done)
             else:
                 self._progress.advance(max(0, done - self._seen[2]))

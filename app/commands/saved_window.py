@@ -42,6 +42,19 @@ class SavedWindow(NamedTuple):
     attributes: Attributes | None
 
 
+def require_relations(settings: Settings) -> None:
+    """Refuse a configuration without relations, as one of another folder may be.
+
+    Raises:
+        ConfigError: If no relations are configured.
+    """
+    if not settings.relations:
+        raise ConfigError(
+            "no relations are configured, and a checkpoint is read by their names: add the [relations.NAME] "
+            "tables that the updater has"
+        )
+
+
 def saved_window(settings: Settings) -> SavedWindow:
     """Read the newest checkpoint of the configured topic and shard. Users erased since are left out.
 
@@ -52,8 +65,7 @@ def saved_window(settings: Settings) -> SavedWindow:
         ConfigError: If no relations are configured.
         NoCheckpointError: If there is none, or none that can be read.
     """
-    if not settings.relations:
-        raise ConfigError("no relations are configured, and a checkpoint is read by their names")
+    require_relations(settings)
     root = settings.data_dir / "checkpoints"
     stream = f"{settings.kafka.topic} {settings.kafka.shard}"
     for _ in range(TRIES):

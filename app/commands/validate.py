@@ -42,6 +42,10 @@ HELD_FOR_S: Final = 10.0  # how long messages wait for a schema registry that is
 _POLL_S: Final = 0.2
 
 
+class EmptyTopicError(DriftgraphError):
+    """The topic has no message."""
+
+
 @dataclass(slots=True)
 class Report:
     """The result of a sample. ``rejected`` has for each reason its count and the first example."""
@@ -188,7 +192,8 @@ def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clo
     """Judge the newest messages of a topic, about ``limit`` of them, the same number from each partition.
 
     Raises:
-        DriftgraphError: If the topic cannot be read, or has no message.
+        EmptyTopicError: If the topic has no message.
+        DriftgraphError: If the topic cannot be read.
     """
     limit = limit or TOPIC_LIMIT
     clock = clock or SystemClock()
@@ -222,7 +227,7 @@ def validate_topic(settings: Settings, topic: str, limit: int | None, clock: Clo
     finally:
         source.close()
     if report.read == 0:
-        raise DriftgraphError(f"the topic {topic} has no messages to look at")
+        raise EmptyTopicError(f"the topic {topic} has no messages to look at")
     if 2 * report.rejected[Reason.MISSING_FIELD] > report.read:
         report.notes.append(f"most events lack a field: {BY_KEY.columns}")
     report.notes += report.advice()

@@ -37,7 +37,7 @@ from driftgraph.app.config.tables.sections import (
 from driftgraph.app.config.tables.telemetry import LogSettings, TelemetrySettings
 from driftgraph.app.config.tables.values import NameField, PathField, dotted
 from driftgraph.app.config.tables.web import WebSettings
-from driftgraph.app.config.variables import closest, read_variables, secret_files
+from driftgraph.app.config.variables import closest, read_variables, secret_files, with_case_of
 from driftgraph.stream.addresses import HIDDEN, looks_like_address, public_url
 from driftgraph.stream.errors import ConfigError
 
@@ -47,6 +47,14 @@ SHAPES = {  # words for pydantic's names of Python types
     "tuple_type": 'should be a list, such as ["a", "b"]',
     "dict_type": "should be a table of keys and values",
     "model_type": "should be a table of keys and values",
+    "string_type": "should be text in quotes",
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
 }
 VALUE_CHARACTERS_MAX = 80  # of a refused value in a message
 
@@ -181,6 +189,7 @@ def sources_of(path: Path | None = None, options: Tree | None = None) -> dict[st
     file = path if path is not None else Path(FILE_NAME)
     written = _read_file(file) if path is not None or file.exists() else {}
     environment = read_variables(Settings, os.environ, ENVIRONMENT)
+    environment = with_case_of(environment, "relations", written, os.environ)
     folder, secrets = secret_files(Settings)
     sources = {
         "the command line": options or {},

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.sources.utils import parse_env_vars
@@ -43,7 +44,10 @@ class Variables(EnvSettingsSource):
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
             name = next(n for n, v in self._variables.items() if n.startswith(ENV_PREFIX) and v == value)
-            raise ConfigError(f"{self._source}: {name} is not valid JSON; correct or unset it") from None
+            raise ConfigError(
+                f"{self._source}: {name} is not valid JSON: a list is written as "
+                '["a", "b"], a table as {"key": "value"}; correct or unset it'
+            ) from None
 
 
 def read_variables(settings: type[BaseSettings], variables: Mapping[str, str], source: str) -> Tree:
@@ -53,12 +57,48 @@ def read_variables(settings: type[BaseSettings], variables: Mapping[str, str], s
         ConfigError: One sets an unknown table, or is not valid JSON.
     """
     sections = set(settings.model_fields)
+    meant = {key.replace("__", "_"): key for key in _names_of(settings, ENV_PREFIX)}
     for name in variables:
+        if (key := meant.get(name.upper())) is not None:
+            raise ConfigError(f"{source}: {name} sets nothing, did you mean {key}? rename or unset it")
         key = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
         if name.startswith(ENV_PREFIX) and key not in sections:
             raise ConfigError(f"{source}: {name} sets an unknown key{closest(key, sections)}; unset it")
     tree: dict[str, Any] = Variables(settings, variables, source)()
     return tree
+
+
+def with_case_of(tree: Tree, table: str, written: Tree, variables: Iterable[str]) -> Tree:
+    """The tree of variables, whose names have no case, with the names that users chose for keys of ``table``.
+
+    A name has the case of the file, ``written``, where that has it once; else that of the variable, if it has
+    a small letter.
+    """
+    named = tree.get(table)
+    if not isinstance(named, Mapping):
+        return tree
+    in_file = written.get(table)
+    spelled = [*in_file] if isinstance(in_file, Mapping) else []
+    begin = f"{ENV_PREFIX}{table}__".lower()
+    in_variables = [one[len(begin) :].split("__")[0] for one in variables if one.lower().startswith(begin)]
+
+    def spell(name: str) -> str:
+        for names in (spelled, [one for one in in_variables if not one.isupper()]):
+            if len(same := {one for one in names if one.lower() == name}) == 1:
+                return same.pop()
+        return name
+
+    return {**tree, table: {name if name in spelled else spell(name): one for name, one in named.items()}}
+
+
+def _names_of(model: type[BaseModel], above: str) -> Iterator[str]:
+    """The variable of each key of a table and of the tables in it."""
+    for name, field in model.model_fields.items():
+        variable = f"{above}{name.upper()}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names_of(field.annotation, f"{variable}__")
+        else:
+            yield variable
 
 
 def secret_files(settings: type[BaseSettings]) -> tuple[str, Tree]:

@@ -57,12 +57,13 @@ def lines_of(drift: Mapping[str, Any] | None, staleness: Mapping[str, Any] | Non
                 f"{one['id']} {one['score']:.2f}" for one in side["top"] if one["score"] >= SHOWN_MIN
             )
             if top:
-                usual = f"median {side['median']:.2f} of {side['measured']:,}"
+                usual = f"the median of {side['measured']:,} is {side['median']:.2f}"
                 yield f"{kind} that moved most ({usual}): {top}"
         parts = [
             f"{name} {_percent(one['share_before'])} → {_percent(one['share'])} of the events"
             + ("" if one["distance"] is None else f", items apart {one['distance']:.2f}")
             for name, one in drift["behaviors"].items()
+            if one["share"] is not None  # else no event has come since the fit before
         ]
         if parts:
             yield f"behaviors: {'; '.join(parts)}"

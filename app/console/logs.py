@@ -23,11 +23,6 @@ from driftgraph.stream.addresses import HIDDEN
 from driftgraph.stream.time.clock import SystemClock
 
 OURS: Final = "driftgraph"  # the logger above all of ours
-TEXT: Final = {  # process → its lines, each of which is told from those of the others
-    "updater": "%(levelname)s %(name)s: %(message)s",
-    "worker": "%(asctime)s worker: %(message)s",
-    "web": "%(asctime)s web: %(message)s",
-}
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +40,22 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class TextLines(logging.Formatter):
-    """Lines for people, without secrets."""
+    """Lines for people, without secrets: time, process, the level from a warning on, and whose line it is.
+
+    A logger of ours is not named: the sentence says what it is about.
+    """
 
     def __init__(self, process: str, hidden: Callable[[str], str]) -> None:
-        super().__init__(TEXT[process])
+        super().__init__()
+        self._process = process
         self._hidden = hidden
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with a traceback below it where there is one."""
-        return self._hidden(super().format(record))
+        level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
+        name = "" if record.name.partition(".")[0] == OURS else f"{record.name}: "
+        said = super().format(record)
+        return self._hidden(f"{self.formatTime(record)} {self._process}: {level}{name}{said}")
 
 
 class JsonLines(logging.Formatter):

@@ -29,6 +29,7 @@ from driftgraph.app.console.scorers import (
 MODELS = {"frozen first": "the frozen first model", "started anew": "a model started anew"}  # in a sentence
 WIDE = 119  # columns: the baselines and three parts fit in one table
 PART_WIDTH = 15  # of the fourth part
+TABLE_WIDTH_MAX = 1_000
 PARTS_BESIDE = 3  # in a table of 80 columns
 
 
@@ -138,9 +139,15 @@ def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], console:
     table = _table(*heads)
     for row in rows:
         table.add_row(*row)
-    if not console.is_terminal:  # a pipe or a file has no width
-        console = Console(file=console.file, width=max(console.width, WIDE + PART_WIDTH * len(PARTS)))
-    console.print(table)
+    _print_table(table, console)
+
+
+def _print_table(table: Table, console: Console) -> None:
+    """Print every value whole: a terminal wraps a line that is wider, and a pipe has no width."""
+    width = console.measure(table, options=console.options.update(max_width=TABLE_WIDTH_MAX)).maximum
+    if width > console.width:
+        console = Console(file=console.file, width=width)
+    console.print(table, crop=False)
 
 
 def _fraction(metrics: Mapping[str, Any], scorer: str) -> str:
@@ -161,7 +168,7 @@ def print_generations(generations: Sequence[Mapping[str, Any]], console: Console
             time_of(manifest.get("published_ms")),
             *fields,
         )
-    console.print(table)
+    _print_table(table, console)
     for one in generations:
         if one["current"]:
             _print_lines(_chosen(one), console)

@@ -16,6 +16,7 @@ from driftgraph.app.console.scorers import METRIC_TITLE, best_baseline, measured
 FOR_PROGRAMS: Final = frozenset(  # fields of a manifest that no person reads
     {"token", "digest", "model_hash", "configuration", "head_state", "epoch", "status", "keys_expire"}
 )
+FIRST: Final = ("published_ms", "made_by", "model_version", "metrics", "shares", "users", "items", "dim")
 
 
 def span_of(ms: int) -> str:
@@ -102,7 +103,7 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     ``--json`` has all.
     """
     pairs: list[tuple[str, object]] = []
-    for name, value in manifest.items():
+    for name, value in sorted(manifest.items(), key=_place_of):
         if name == "generation" or name in FOR_PROGRAMS:
             continue
         if name.endswith("_ms"):
@@ -124,6 +125,12 @@ def manifest_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
         else:
             pairs.append((name, value))
     return [(name, value) for name, value in pairs if value not in ("", None)]
+
+
+def _place_of(field: tuple[str, Any]) -> tuple[int, str]:
+    """Where a field stands: Redis gives the fields in no order."""
+    name = field[0]
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
 
 
 def _metrics_of(metrics: Mapping[str, Mapping[str, float]]) -> str:

@@ -202,4 +202,17 @@ def _of_redis(facts: Facts) -> Iterator[Trouble]:
         yield Trouble("redis_away", facts.redis_error, "look at the Redis; driftgraph doctor tries it", True)
     elif not facts.generation:
         said = "Redis serves no generation in this namespace"
-        yield Trouble("no_generation", said, "wait: the first one comes soon after the window is full", True)
+        yield Trouble("no_generation", said, _next_generation(facts), True)
+
+
+def _next_generation(facts: Facts) -> str:
+    """What there is to wait for, where Redis serves nothing."""
+    if (facts.worker or {}).get("serves"):
+        return "wait: the worker publishes again what Redis has lost, after the fit that it may be at"
+    if (
+        facts.updater is not None
+        and facts.updater["state"] == "running"
+        and not facts.updater["watermark_ms"]
+    ):
+        return "wait: the first one comes soon after the first events"
+    return "wait: the first one comes soon after the window is full"

@@ -95,8 +95,9 @@ def describe(report: GenerationReport) -> str:
         outcome = f"no new generation: {fit.reason}{tried}"
     metrics, count = report.evaluation.metrics, report.evaluation.event_count
     model, baseline = measured(metrics, "model"), best_baseline(metrics)
+    events = "the event before it" if count == 1 else f"the {count:,} events before it"
     rival = "" if baseline is None else f"{baseline[0]} {baseline[1]:.4f}"
     if model is not None:
         beside = f", best baseline {rival}" if rival else ""
-        return f"{outcome}: {METRIC_TITLE} {model:.4f} on the {count:,} events before it{beside}"
-    return f"{outcome}: {METRIC_TITLE} on the {count:,} events before it: {rival}" if rival else outcome
+        return f"{outcome}: {METRIC_TITLE} {model:.4f} on {events}{beside}"
+    return f"{outcome}: {METRIC_TITLE} on {events}: {rival}" if rival else outcome

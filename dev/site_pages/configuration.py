@@ -59,7 +59,8 @@ there, not here.
 
 The command line goes before the environment, the environment before driftgraph.toml, the file before the default.
 A variable has the key's name: `kafka.topic` is `{ENV_PREFIX}KAFKA__TOPIC`, and a table or list is JSON. An unknown key is
-refused, with the nearest one that there is. Durations are text with a unit: `"90s"`, `"15m"`, `"6h"`, `"30d"`.
+refused, with the nearest one that there is. A variable is about the relation of
+the file whatever its case. Durations are text with a unit: `"90s"`, `"15m"`, `"6h"`, `"30d"`.
 `driftgraph init` writes a file with every key, `driftgraph config show` says what is in force, and
 [what a later change does](running.md#change-the-configuration) stands with the operation.
 

@@ -118,7 +118,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"cannot write checkpoint {final}: {error.strerror or error}; "
-            "free the disk or set another data_dir"
+            + disk.remedy(error, "set another data_dir")
         ) from error
     for old in numbers(root)[:-keep]:
         if old not in also:

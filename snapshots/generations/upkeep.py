@@ -70,7 +70,7 @@ class Upkeep:
             return self._publish_again(number)
         trends = self._store.trending.standing() if standing is Standing.SERVED else standing
         if trends is Standing.LOST:
-            log.info("nobody keeps the lists of rising items; the worker writes them")
+            log.info("no Faust app writes the lists of rising items; the worker does")
             return ToDo.WRITE_TRENDING
         if trends is Standing.SERVED:
             if not self._looks_left:

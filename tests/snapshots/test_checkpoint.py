@@ -131,7 +131,7 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device; free the disk"):
+    with pytest.raises(CheckpointError, match="No space left on device; free some space"):
         write(tmp_path, 2, FILES.items(), {})
     monkeypatch.undo()
     found, _ = latest(tmp_path)

@@ -283,3 +283,19 @@ def test_scores_are_finite_whoever_wrote_the_vectors(
 def test_top_must_be_positive(redis_client: redis.Redis, make_reader: MakeReader) -> None:
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         make_reader(redis_client).recommend("u0", 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"user": 7}, "an id is text, as '7', or a list of such texts, not 7"),
+        ({"user": "u1", "exclude": [7]}, "exclude has ids, which are text: give '7', not 7"),
+        ({"user": "u1", "exclude": "i7"}, r"exclude has several ids: give \['i7'\], not 'i7'"),
+        ({"user": "u1", "allow": {7}}, "allow has ids, which are text: give '7', not 7"),
+    ],
+)
+def test_a_number_is_no_id_and_is_refused_before_it_leaves_nothing_out(
+    make_reader: MakeReader, redis_client: redis.Redis, asked: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        make_reader(redis_client).recommend(**asked)

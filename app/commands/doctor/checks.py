@@ -20,7 +20,14 @@ from driftgraph.app.commands.doctor.data_dir import data_dir_checks, event_ids, 
 from driftgraph.app.commands.doctor.findings import Check, State
 from driftgraph.app.commands.doctor.machine import Needed, machine_checks
 from driftgraph.app.commands.doctor.redis_server import redis_checks
-from driftgraph.app.commands.validate import BEHAVIORS_SHOWN, Report, counted, offsets_at, validate_topic
+from driftgraph.app.commands.validate import (
+    BEHAVIORS_SHOWN,
+    EmptyTopicError,
+    Report,
+    counted,
+    offsets_at,
+    validate_topic,
+)
 from driftgraph.app.config import saved_model
 from driftgraph.app.config.attribute_tables import check_files
 from driftgraph.app.config.builders import auto_interval, window_relations
@@ -162,7 +169,11 @@ def _events(settings: Settings, clock: Clock, findings: Findings) -> Iterator[Ch
     findings.partitions = len(ends)
     yield Check("topic", State.OK, f"{topic}: {len(ends)} partitions, {per_day:,.0f} messages a day")
     yield from record_clock(settings, options, ends, clock)
-    report = validate_topic(settings, topic, SAMPLE, clock)
+    try:
+        report = validate_topic(settings, topic, SAMPLE, clock)
+    except EmptyTopicError:
+        yield Check("events", State.WARN, f"{topic} has none yet; a run waits for the first one")
+        return
     yield _sample(report, settings)
     ids_per_day = per_day * report.with_id / max(1, report.read)
     findings.ids = min(settings.deduplication.ids_max, ids_needed(settings.deduplication, ids_per_day))
@@ -258,7 +269,7 @@ def _sample(report: Report, settings: Settings) -> Check:
 def _memory(settings: Settings, needs: list[Need]) -> Iterator[Check]:
     """Check whether the window's disk has room for the events at their rates and the heads of all rows."""
     if not needs:
-        yield Check("memory", State.WARN, "unknown, since the topic's rate is; put the topic right first")
+        yield Check("memory", State.WARN, "what the window needs is unknown without the topic's rate")
         return
     folder = settings.window.dir or settings.data_dir / "window"
     there = next(path for path in (folder, *folder.parents, Path("/")) if path.exists())

@@ -81,9 +81,7 @@ def memory(needed: Needed, limit: int, by: str) -> Check:
     name, total = "machine memory", needed.window_bytes + needed.id_bytes + PROCESSES_BYTES
     if not needed.window_bytes:
         said = f"{by} allows {_gb(limit)}; what the window needs is unknown without the topic's rate"
-        return Check(
-            name, State.OK if limit > PROCESSES_BYTES else State.WARN, f"{said}; put the topic right"
-        )
+        return Check(name, State.OK if limit > PROCESSES_BYTES else State.WARN, said)
     said = (
         f"window {_gb(needed.window_bytes)}, event ids {_gb(needed.id_bytes)} and processes "
         f"{_gb(PROCESSES_BYTES)} are {_gb(total)}; {by} allows {_gb(limit)}"

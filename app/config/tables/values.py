@@ -42,7 +42,10 @@ def name(value: str) -> str:
 def namespace(value: str) -> str:
     """First part of every key in Redis."""
     if NAMESPACE.fullmatch(value) is None:
-        raise ValueError("should be a name such as shop, or {shop} for a Redis Cluster")
+        raise ValueError(
+            "should be 1 to 64 letters, digits, '-', '_' or '.', and begin with a letter or digit, such as "
+            "shop; or all of it in braces, such as {shop}, for a Redis Cluster"
+        )
     return value
 
 

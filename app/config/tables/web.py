@@ -22,6 +22,13 @@ def _listen(value: str) -> str:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    """A token that is empty would let everybody in."""
+    if not value.get_secret_value().strip():
+        raise ValueError("is empty, and would let everybody in: give it some letters, or take it out")
+    return value
+
+
 class WebSettings(Section):
     """Where health, metrics and answers are served over HTTP."""
 
@@ -30,7 +37,7 @@ class WebSettings(Section):
         description="Where driftgraph run serves its page at /, and /livez, /readyz, /metrics and /api; off: "
         "nowhere. Port 0 takes a free one, which status/web.json in data_dir names.",
     )
-    token: SecretStr | None = Field(
+    token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
         default=None,
         description="What a client sends as Authorization: Bearer … for what shows a user or changes "
         f"something; not set: nobody may. Better set in the environment: {ENV_PREFIX}WEB__TOKEN.",

@@ -86,6 +86,9 @@ class Updater:
         self._write_status("stopped")
         for warning in self._ingestion.warnings():
             self._progress.note(f"WARNING: {warning}")
+        newest = self._checkpoints.status()["number"]
+        goes_on = f"goes on from checkpoint {newest}" if newest else "has no checkpoint to go on from"
+        self._progress.note(f"stopped; the next start {goes_on}")
 
     def _loop(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -136,10 +139,10 @@ class Updater:
             self._progress.advance(read)
         if are_reached and (self._feed is None or self._feed.is_full):
             self._full = True
+            self._progress.close()
             self._progress.note(self._said("the window is full"))
             if waiting := self._first_fit():
                 self._progress.note(f"there is no model yet: its first fit is {first_fit_of(waiting)}")
-            self._progress.close()
 
     def _housekeeping(self) -> None:
         self._commit(self._checkpoints.tend(self._ingestion.snapshot, self._lease_missing()))

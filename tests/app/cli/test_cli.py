@@ -564,11 +564,16 @@ def test_promote_serves_a_kept_generation_and_a_hold_is_shown_until_it_ends(
 @pytest.mark.services
 def test_a_delisted_item_is_in_no_answer(shell: Shell, published: tuple[str, ...]) -> None:
     done = shell("delist", "a", "never seen", *published, "--json").json()
-    assert done == {"delisted": ["a", "never seen"], "lists_mended": 0}
+    assert done == {"delisted": ["a", "never seen"], "lists_mended": 0, "unknown": ["never seen"]}
+    assert shell("delist", "a", *published, "--json").json()["unknown"] == [], "it was delisted before"
+    assert shell("delist", "typo", *published).out == (
+        "1 item is delisted, and 0 lists were mended; the served generation does not have typo: look whether "
+        "the id is right\n"
+    )
     assert shell("recommend", "u", *published).out.split() == ["b", "2.0000"]
     assert shell("rollback", *published).code == 0
     assert shell("recommend", "u", *published).out.split() == ["b", "1.0000"]
-    assert shell("relist", "a", *published).out.startswith("1 items are listed again, within seconds where")
+    assert shell("relist", "a", *published).out.startswith("1 item is listed again, within seconds where")
 
 
 @pytest.mark.services
@@ -719,3 +724,22 @@ def test_status_and_generations_are_readable(shell: Shell, published: tuple[str,
     lines = shell("generations", *published).out.splitlines()
     firsts = [line.split()[0] for line in lines]
     assert firsts == ["model", "generation", "2", "1"], "the head `model version` takes two lines"
+
+
+def test_in_a_folder_without_a_configuration_a_failure_says_so_and_leaves_no_folder(shell: Shell) -> None:
+    """As where somebody stands in another folder than the updater's."""
+    failed = shell("retrain")
+    assert failed.code == 2
+    assert "no relations are configured" in failed.sentence()
+    assert failed.sentence().endswith(
+        "there is no driftgraph.toml in this folder, so every setting has its default"
+    )
+    assert not Path("var").exists()
+    Path("driftgraph.toml").write_text("", encoding="utf-8")
+    assert "there is no driftgraph.toml" not in shell("retrain").sentence()
+
+
+def test_a_topic_is_no_file_to_replay(shell: Shell) -> None:
+    failed = shell("replay", "kafka:events", "--redis", "none")
+    assert failed.code == 1
+    assert "a replay reads files; driftgraph validate kafka:events looks at a topic" in failed.sentence()

@@ -324,6 +324,12 @@ def test_a_topic_without_messages_is_told(shell: Shell, kafka: str) -> None:
     write("unused.jsonl", [], config_of(kafka))
     got = shell("validate", f"kafka:{topic}")
     assert (got.code, got.sentence()) == (1, f"driftgraph: the topic {topic} has no messages to look at")
+    write("unused.jsonl", [], config_of(kafka).replace("[kafka]", f'[kafka]\ntopic = "{topic}"'))
+    found = shell("doctor", "--json").json()["checks"]
+    [events] = [one for one in found if one["name"] == "events"]
+    assert events == {
+        "name": "events", "state": "warn", "detail": f"{topic} has none yet; a run waits for the first one",
+    }  # fmt: skip
 
 
 def test_a_registry_that_is_away_is_told_soon(

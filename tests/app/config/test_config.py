@@ -111,6 +111,36 @@ def test_the_environment_can_set_relations_lists_and_tables(monkeypatch: pytest.
     assert settings.kafka.options == {"security.protocol": "SSL"}
 
 
+@pytest.mark.parametrize(
+    ("file", "variable", "relations"),
+    [
+        ("[relations.addToCart]", "DRIFTGRAPH__RELATIONS__ADDTOCART__SPAN", ["addToCart"]),
+        ("[relations.addToCart]", "driftgraph__relations__addtocart__span", ["addToCart"]),
+        ("[relations.click]", "DRIFTGRAPH__RELATIONS__addToCart__SPAN", ["click", "addToCart"]),
+        ("[relations.click]", "DRIFTGRAPH__RELATIONS__VIEW__SPAN", ["click", "view"]),
+        ("[relations.click]", "DRIFTGRAPH__RELATIONS__CLICK__SPAN", ["click"]),
+        ("[relations.A]\n[relations.a]", "DRIFTGRAPH__RELATIONS__A__SPAN", ["A", "a"]),
+    ],
+)
+def test_a_variable_is_about_the_relation_of_the_file_whatever_its_case(
+    monkeypatch: pytest.MonkeyPatch, file: str, variable: str, relations: list[str]
+) -> None:
+    """Else it would add a relation that no event has."""
+    path = written(file)
+    monkeypatch.setenv(variable, "3h")
+    settings = load(path)
+    assert sorted(settings.relations) == sorted(relations)
+    spans = {name: str(one.span) for name, one in settings.relations.items()}
+    assert spans[relations[-1]] == "3h"
+
+
+def test_variables_that_others_set_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets such ones for its Services."""
+    for name in ("DRIFTGRAPH_SERVICE_HOST", "DRIFTGRAPH_PORT", "DRIFTGRAPH_REDIS_PORT"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert load().redis.url == "redis://localhost:6379/0"
+
+
 # --- what is refused -----------------------------------------------------
 
 
@@ -263,6 +293,15 @@ def test_a_value_is_blamed_on_where_it_came_from(monkeypatch: pytest.MonkeyPatch
             'events.ignore = "hover": should be a list, such as ["a", "b"]',
         ),
         ("DRIFTGRAPH__EVENTS__IGNORE", '["hover"', "DRIFTGRAPH__EVENTS__IGNORE is not valid JSON"),
+        (
+            "DRIFTGRAPH_REDIS_URL",
+            "x",
+            "DRIFTGRAPH_REDIS_URL sets nothing, did you mean DRIFTGRAPH__REDIS__URL?",
+        ),
+        ("DRIFTGRAPH_DATA_DIR", "x", "sets nothing, did you mean DRIFTGRAPH__DATA_DIR?"),
+        ("DRIFTGRAPH__MODEL__DIM", "x", 'model.dim = "x": should be a whole number'),
+        ("DRIFTGRAPH__WEB__TOKEN", " ", "is empty, and would let everybody in"),
+        ("DRIFTGRAPH__REDIS__NAMESPACE", "a b", "should be 1 to 64 letters, digits"),
     ],
 )
 def test_a_bad_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:

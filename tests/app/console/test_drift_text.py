@@ -42,13 +42,20 @@ def test_a_manifest_says_what_the_report_says() -> None:
 
 def test_it_is_said_in_words() -> None:
     assert list(lines_of(DRIFT, STALE)) == [
-        "users that moved most (median 0.10 of 812): u1 0.93, a:b 0.50",
-        "items that moved most (median 0.02 of 40): shoes-017 0.25",
+        "users that moved most (the median of 812 is 0.10): u1 0.93, a:b 0.50",
+        "items that moved most (the median of 40 is 0.02): shoes-017 0.25",
         "behaviors: click 80 % → 60 % of the events, items apart 0.12; buy 20 % → 40 % of the events",
         "Recall@20 of vectors on 1,200 events: served 0.3100, as published 1 fit ago 0.3000, "
         "8 fits ago 0.1200",
     ]
     assert list(lines_of(None, None)) == []
+
+
+def test_behaviors_without_a_share_are_left_out() -> None:
+    nothing = {"share_before": None, "share": None, "distance": None}
+    quiet = {"measured": 0, "median": 0.0, "top": []}
+    drift = {"users": quiet, "items": quiet, "behaviors": {"click": nothing, "buy": nothing}}
+    assert list(lines_of(drift, None)) == []
 
 
 def test_an_erased_user_leaves_the_manifest(store: GenerationStore, redis_client: redis.Redis) -> None:

@@ -60,6 +60,20 @@ def test_golden_lines() -> None:
     assert "\n".join(written) + "\n" == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_a_line_of_text_has_its_time_its_process_and_who_else_than_we_said_it() -> None:
+    lines = logs.TextLines("updater", str)
+    said = [
+        lines.format(record(logging.INFO, "Kafka is %s", "back")),
+        lines.format(record(logging.WARNING, "Kafka is away")),
+        lines.format(record(logging.ERROR, "it ends", name="asyncio")),
+    ]
+    assert [one.partition(":40,")[2].partition(" ")[2] for one in said] == [
+        "updater: Kafka is back",
+        "updater: WARNING Kafka is away",
+        "updater: ERROR asyncio: it ends",
+    ]
+
+
 @pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_no_line_has_a_secret(format_: str, capsys: pytest.CaptureFixture[str]) -> None:

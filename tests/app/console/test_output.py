@@ -150,6 +150,16 @@ def test_the_table_of_generations_is_whole_at_80_columns(
     assert max(len(line.rstrip()) for line in out.getvalue().splitlines()) <= 80
 
 
+def test_a_terminal_that_is_too_narrow_for_the_generations_wraps_whole_values() -> None:
+    manifest = {"model_version": 1, "published_ms": 1_783_000_000_123, "users": 31_882_000, "items": 3}
+    one = {"generation": 1, "current": True, "manifest": manifest, "drift": None, "staleness": None}
+    out = io.StringIO()
+    narrow = Console(file=out, width=60, force_terminal=True, color_system=None)
+    print_generations([one | {"choice": None}], narrow)
+    assert "…" not in out.getvalue()
+    assert "2026-07-02 13:46:40+00:00  31,882,000      3" in out.getvalue()
+
+
 def test_every_part_of_the_score_is_named_and_whole_at_80_columns() -> None:
     one = generation(1, 0.5)
     one["shares"] = dict.fromkeys(SCORE, 0.25)

@@ -163,16 +163,17 @@ def test_what_a_manifest_has_as_json_is_said_in_words() -> None:
         ("published", "2023-11-14 22:13:20+00:00"),
         ("Recall@20", "model 0.3870, best baseline co-visitation 0.3600"),
         ("shares", "paths 70 %, vectors 20 %, popularity 10 %"),
-        ("weights", "vectors 0.197, age -0.480"),
-        ("cut", "click 44,288, buy 3"),
         ("dim", 64),
+        ("cut", "click 44,288, buy 3"),
+        ("weights", "vectors 0.197, age -0.480"),
     ]
+    assert manifest_pairs(dict(reversed(manifest.items()))) == manifest_pairs(manifest), "in the same order"
 
 
 def test_a_manifest_is_in_words_and_what_is_empty_is_left_out() -> None:
     head = '{"relations": ["click", "like"], "base": [-0.1, -4.0], "dot": [0.0, 0.0]}'
     pairs = manifest_pairs({"generation": 2, "head": head, "parent": "", "trained_to_ms": 0, "dim": 64})
-    assert pairs == [("head", "click, like"), ("dim", 64)]
+    assert pairs == [("dim", 64), ("head", "click, like")]
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,19 @@ BROKEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changed", "remedy"),
+    [
+        ({"worker": {"serves": {"generation": 3}}}, "wait: the worker publishes again what Redis has lost"),
+        ({"updater": {"watermark_ms": None}, "worker": {"serves": None}}, "soon after the first events"),
+        ({"worker": {"serves": None}}, "soon after the window is full"),
+    ],
+)
+def test_where_redis_serves_nothing_it_is_said_what_to_wait_for(changed: dict[str, Any], remedy: str) -> None:
+    [found] = troubles_of(facts(**changed, generation=0))
+    assert (found.code, remedy in found.remedy) == ("no_generation", True), found
+
+
 def test_nothing_is_wrong_where_all_is_well() -> None:
     assert troubles_of(facts()) == []
     stopped = {"state": "stopped"}

@@ -187,6 +187,7 @@ def test_the_status_says_what_the_first_fit_waits_for_until_there_is_a_model(
     _, status = ran(tmp_path / "saved", [clicks(0, 9)], [0], progress=notes)
     assert status["first_fit"] is None
     assert len([note for note in notes.said if "no model" in note]) == 1
+    assert notes.said[-1].startswith("stopped; the next start goes on from checkpoint ")
 
 
 def test_the_status_counts_live_events_alone(tmp_path: Path) -> None:
