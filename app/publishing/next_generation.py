@@ -104,19 +104,23 @@ class GenerationWriter:
             number, made.model, made.heads, made.lists, self._graph, moment, embedding, self._lengths
         )
         store.publish(
-            number, users, items, manifest, on_written=stages.advance, at_switch=lambda: self._switch(kept)
-        )
+            number, users, items, manifest, on_written=stages.advance,
+            at_switch=lambda: self._switch(kept, stages),
+        )  # fmt: skip
         on_published(self._clock.now_ms() - begun_ms)
         self._refresher.serve(kept)
         return number
 
     @contextmanager
-    def _switch(self, kept: GenerationRefresh) -> Iterator[None]:
+    def _switch(self, kept: GenerationRefresh, stages: Stages) -> Iterator[None]:
         """Refresh a generation that is about to be served, so that the switch takes nobody's news back.
 
         The refresh of the generation before goes on beside the long rounds. It rests during the last one,
         which needs its core, and whose users it would write for a generation that is left at once.
         """
+        stages.start(
+            f"catching up generation {kept.serving.number} with what came meanwhile", span="catch up"
+        )
         with suppress(StaleCut):  # what is missing is refreshed after the switch
             for _ in range(CATCH_UPS_MAX):
                 if self._catch_up(kept) < FEW_USERS:

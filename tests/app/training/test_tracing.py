@@ -106,14 +106,14 @@ def test_what_the_loop_does_is_a_trace_of_a_publish_and_one_of_a_fit(
     looking = loop._Loop(settings, worker, lambda: marks)
     looking._step(graph.moment())
     assert [span.name for span in traced.exporter.get_finished_spans()] == [
-        "lists", "publish", "publish without a fit"
+        "lists", "publish", "catch up", "publish without a fit"
     ]  # fmt: skip
     traced.exporter.clear()
     marks = Marks(regular=mark_of(graph))
     looking._step(graph.moment())
     spans = traced.exporter.get_finished_spans()
     assert [span.name for span in spans] == [
-        "evaluate", "prepare", "train", "gate", "lists", "publish", "fit"
+        "evaluate", "prepare", "train", "gate", "lists", "publish", "catch up", "fit"
     ]  # fmt: skip
     assert {ids_of(span)[0] for span in spans} == {ids_of(spans[-1])[0]}
     assert spans[-1].attributes is not None
