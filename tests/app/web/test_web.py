@@ -31,11 +31,14 @@ from driftgraph.app.web.metrics import exposition
 from driftgraph.app.web.openapi import ROUTES
 from driftgraph.model.fitting.fit_report import FitReport, no_fit
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.reading.where import Wanted
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.time.clock import ManualClock, SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
 from tests.app.web.troubled import DELISTED, facts
-from tests.services_redis import ITEMS, USERS, publish
+from tests.services_redis import ITEMS, NAMESPACE, USERS, publish
+from tests.snapshots.test_where import publish as publish_with_attributes
 from tests.waits import until
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -123,6 +126,36 @@ def test_any_id_is_asked_for_as_it_is(port: Port, store: GenerationStore, user: 
     found = port.ask(f"/api/recommend/{quote(user, safe='')}", token=TOKEN)
     assert found[0] == 200
     assert found[1]["user"] == user
+
+
+def test_where_over_http_is_that_of_the_reader(
+    port: Port, store: GenerationStore, redis_client: redis_py.Redis
+) -> None:
+    publish_with_attributes(store)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    asked: list[dict[str, Wanted]] = [{"sort": "shoes"}, {"tags": ["red", "two words"], "price": [None, 2.5]}]
+    for where in asked:
+        path = f"/api/recommend/u1?top=5&where={quote(json.dumps(where))}"
+        found, wanted = port.ask(path, token=TOKEN)[1], reader.recommend("u1", 5, where=where)
+        assert [(one["item"], one["score"]) for one in found["items"]] == wanted.items
+        assert len(wanted.items) == 5
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("sort=shoes", "where must be a JSON object such as"),
+        ('{"sort": []}', "where['sort'] must be a text, several texts, or two numbers"),
+        ('{"colour": "red"}', "has no attribute 'colour' of items to choose by, but 'sort', 'tags'"),
+    ],
+)
+def test_a_where_that_cannot_be_asked_is_the_requests_fault(
+    port: Port, store: GenerationStore, where: str, said: str
+) -> None:
+    publish_with_attributes(store)
+    status, answer = port.ask(f"/api/recommend/u1?where={quote(where)}", token=TOKEN)
+    assert status == 400
+    assert said in answer["error"]
 
 
 @pytest.mark.parametrize(
