@@ -41,6 +41,14 @@ def recommend(
     why: Annotated[
         bool, typer.Option("--why", help="Also what each score is made of, from the running worker.")
     ] = False,
+    where: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help='Only items with these attributes, such as {"category": "shoes", "price": [null, 50]}: a '
+            "text, several, or a range.",
+        ),
+    ] = "{}",
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
@@ -50,10 +58,15 @@ def recommend(
     from driftgraph.app.console.output import print_pairs
     from driftgraph.app.console.reasons import print_reasons, reasoned, recommended
     from driftgraph.snapshots.reader import EmbeddingReader
+    from driftgraph.snapshots.reading.where import where_of
 
+    try:
+        wanted = where_of(where)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--where") from error
     with redis_of(ctx, config, redis, namespace) as (client, settings):
         reader = EmbeddingReader(client, namespace=settings.redis.namespace)
-        found = reader.recommend(user, top)
+        found = reader.recommend(user, top, where=wanted)
         is_first = found.source == "list" and reader.made_by() != "model"
     if found.source == "none" and not found.generation:
         raise _no_generation(settings)
@@ -70,6 +83,8 @@ def recommend(
         )
     elif found.source not in ("list", "embedding"):
         print(f"generation {found.generation} does not know user {user!r}: {found.source}", file=sys.stderr)
+    elif wanted and not found.items:
+        print(f"no item of generation {found.generation} fits --where", file=sys.stderr)
     if why:
         print_reasons(told, console())
     else:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from driftgraph.app.console.status_files import told
 
 SILENT_MS: Final = 8_000  # updater and worker write their status each second
+DELISTED_BEHIND_MS: Final = 30_000  # what a topic delists is out of every answer within a second
 STUCK_MS: Final = 600_000  # a stage of the worker that counts moves each second, and others take minutes
 DISK_FREE_BYTES_MIN: Final = 16 << 20  # a status file needs 8 KB, and a checkpoint of a small window some MB
 MORE: Final = "run driftgraph doctor, which says more"
@@ -73,7 +74,7 @@ CODES: Final = (
     "no_updater", "updater_ended", "updater_silent", "starting", "filling", "kafka_away", "worker_failing",
     "worker_down", "worker_silent", "worker_trouble", "worker_stuck", "refresh_failing", "redis_away",
     "no_generation", "disk_full", "checkpoint_failing", "checkpoint_overdue", "dead_letters_failing",
-    "erasures_failing", "reading_paused", "events_lost",
+    "erasures_failing", "delisting_failing", "reading_paused", "events_lost",
 )  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def _of_updater(facts: Facts) -> Iterator[Trouble]:
     if told.get("kafka_away"):
         yield Trouble("kafka_away", "Kafka does not answer", BROKERS, True)
     yield from _of_kept(told)
+    yield from _of_delisted(told)
 
 
 def heard_ms(told: Told) -> int:
@@ -165,6 +167,28 @@ def _of_kept(told: Told) -> Iterator[Trouble]:
         yield Trouble("events_lost", said, "raise the topic's retention above the longest stop", False)
 
 
+def _of_delisted(told: Told) -> Iterator[Trouble]:
+    """Why items that a topic delists may be in answers."""
+    delisted = told.get("delisted")
+    if not delisted:
+        return
+    topic, behind_ms = delisted["topic"], delisted.get("behind_ms", 0)
+    if why := delisted["failure"]:
+        said = f"what the topic {topic} delists may be served: {why}"
+        yield Trouble("delisting_failing", said, MORE, False)
+    elif behind_ms > DELISTED_BEHIND_MS and not told.get("kafka_away"):
+        lag = sum(delisted["lag"].values())
+        said = (
+            f"what the topic {topic} delists has not reached Redis for {behind_ms // 1_000} s, "
+            f"and {lag:,} records are to be read"
+        )
+        yield Trouble("delisting_failing", said, "look at the brokers and the lease; " + MORE, False)
+    if left_over := delisted["left_over"]:
+        said = f"{left_over:,} items that the topic {topic} delists are too many, and may be served"
+        remedy = "write records without a value for items that are gone for good"
+        yield Trouble("delisting_failing", said, remedy, False)
+
+
 def _of_worker(facts: Facts) -> Iterator[Trouble]:
     updater, told = facts.updater, facts.worker
     if updater is None or updater["state"] not in ("running", "degraded"):
@@ -191,6 +215,9 @@ def _of_worker(facts: Facts) -> Iterator[Trouble]:
         if why := (told.get("refresh") or {}).get("trouble"):
             said = f"users are not refreshed: {why}"
             yield Trouble("refresh_failing", said, AGAIN, True)
+        if why := told.get("delisting"):
+            said = f"delisted items may still be in lists: {why}"
+            yield Trouble("delisting_failing", said, AGAIN, False)
         still_ms = facts.now_ms - told["moved_ms"]
         if told["stage"] and still_ms > STUCK_MS:
             said = f"the worker has been at “{told['stage']}” for {still_ms // 60_000} min without progress"

@@ -138,6 +138,7 @@ def demo(
         lockstep.ingest.watermark.assign(feed.partitions)
         source = _source(kafka, feed, clock)
         stack.callback(source.close)
+        stack.enter_context(status.beating())  # also at the end, when nothing is trained any more
         page = stack.enter_context(DemoPage(settings, lockstep, source, clock))
         progress.note(where := page.where())
         view = stack.enter_context(view_for(progress, as_json=as_json))

@@ -17,10 +17,15 @@ MOVED: Final = 0.01  # 1 − cosine, without popularity: a fifth of the items to
 
 
 class ServedItems:
-    """Vector and owner of each row that is served; an item whose row has another owner since is unknown."""
+    """Vector and owner of each row that is served; an item whose row has another owner since is unknown.
+
+    A row that ``versions`` do not reach yet came after they were read, and is unknown until it is put again.
+    """
 
     def __init__(self, rows: U32, vectors_ID: F32, with_events: Mask, versions: U32) -> None:
         """``with_events`` [I]: which a publish made with their events; others are of a catalog alone."""
+        there = rows < len(versions)
+        rows, vectors_ID, with_events = rows[there], vectors_ID[there], with_events[there]
         count = int(rows.max(initial=0)) + 1
         self._version_R = np.full(count, NOBODY, np.uint32)
         self._vector_RD = np.zeros((count, vectors_ID.shape[1]), np.float32)
@@ -46,6 +51,8 @@ class ServedItems:
 
     def put(self, rows: U32, vectors_nD: F32, versions: U32) -> None:
         """These are served from now on; those that were unknown have been made without a publish."""
+        there = rows < len(versions)
+        rows, vectors_nD = rows[there], vectors_nD[there]
         more = int(rows.max(initial=0)) + 1 - len(self._version_R)
         if more > 0:
             more = max(more, len(self._version_R) // 4)

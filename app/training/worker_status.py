@@ -64,6 +64,7 @@ class WorkerStatus(NoProgress):
         self._disk = OutageLog(log.warning)
         self._facts: dict[str, Any] = {
             "serves": None, "fit": None, "trouble": None, "refresh": None, "operator": None,
+            "delisting": None,
         }  # fmt: skip
 
     def start(self, label: str, total: int | None = None, span: str = "") -> None:
@@ -136,6 +137,12 @@ class WorkerStatus(NoProgress):
         is_old = self.clock.now_ms() - self._written_ms >= WRITE_EVERY_MS
         if told is None or told["trouble"] != trouble or is_old:
             self._facts["refresh"] = {**facts(), "trouble": trouble}
+            self._write()
+
+    def delisting(self, trouble: str | None) -> None:
+        """Remember what keeps delisted items in lists, None if nothing does; written if that has changed."""
+        if self._facts["delisting"] != trouble:
+            self._facts["delisting"] = trouble
             self._write()
 
     def chosen(self, what: str | None) -> bool:

@@ -30,6 +30,7 @@ from driftgraph.snapshots.generations.lease import read_epoch
 from driftgraph.snapshots.generations.retention import Generation
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.reading.where import Wanted
 from driftgraph.stream.dead_letters.letters import Letter, origin_of, partition_of
 from driftgraph.stream.errors import DriftgraphError
 from driftgraph.stream.time.clock import Clock
@@ -167,9 +168,9 @@ class Answers:
         number = store.promote(number, hold=hold, by=BY)
         return _chosen(number, was, store.choices.newest())
 
-    def recommend(self, user: str, top: int) -> dict[str, Any]:
-        """The best items of a user."""
-        return recommended(user, self._reader.recommend(user, top))
+    def recommend(self, user: str, top: int, where: Mapping[str, Wanted]) -> dict[str, Any]:
+        """The best items of a user, of those whose attributes fit."""
+        return recommended(user, self._reader.recommend(user, top, where=where))
 
     def similar(self, item: str, top: int) -> dict[str, Any]:
         """The items most similar to one."""

@@ -168,6 +168,13 @@ def _of_kept(told: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "driftgraph_reading_paused", "1 while reading waits for what must be kept.", told["reading_paused"]
     )
+    if own := told.get("attributes"):
+        lag = sum(own["lag"].values())
+        yield GaugeMetricFamily(
+            "driftgraph_attributes_lag_messages",
+            "Records of topics of attributes that are not read yet.",
+            lag,
+        )
     if delisted := told.get("delisted"):
         yield GaugeMetricFamily(
             "driftgraph_topic_delisted_items", "Items that the topic delists.", delisted["items"]
@@ -186,6 +193,15 @@ def _of_kept(told: Mapping[str, Any]) -> Iterator[Metric]:
             "driftgraph_topic_delisted_told",
             "Whether Redis has what the topic of delisted items said.",
             delisted["failure"] is None,
+        )
+        lag = sum(delisted["lag"].values())
+        yield GaugeMetricFamily(
+            "driftgraph_topic_delisted_lag_messages", "Records of the topic that are not read yet.", lag
+        )
+        yield _gauge(
+            "driftgraph_topic_delisted_lag_seconds",
+            "Since Redis last had all that the topic of delisted items says.",
+            delisted.get("behind_ms", 0),
         )
     yield GaugeMetricFamily("driftgraph_deduplication_ids", "Event ids that are remembered.", ids["ids"])
     yield _gauge(

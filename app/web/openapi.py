@@ -79,6 +79,12 @@ class Route:
 
 
 TOP: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": 20}
+WHERE: Final[Schema] = {
+    "type": "string",
+    "description": "A JSON object: by attribute of items a text, several texts, or the range [low, high] of "
+    "numbers, null for open.",
+    "examples": ['{"category": ["shoes", "boots"], "price": [null, 50]}'],
+}
 JSON: Final = "application/json"
 KINDS: Final = {
     "metrics": "text/plain",
@@ -123,7 +129,8 @@ ROUTES: Final = (
           record("user", "generation", "source", "event_ms", "items", user=TEXT, generation=WHOLE,
                  source=TEXT, event_ms=WHOLE, items=list_of(BEST),
                  why_not=TEXT),
-          private=True, query={"top": TOP, "why": {"type": "boolean", "default": False}}, statuses=(503,)),
+          private=True, statuses=(503,),
+          query={"top": TOP, "why": {"type": "boolean", "default": False}, "where": WHERE}),
     Route("GET", "/api/similar/{item}", "similar", "The items most similar to an item.",
           record("item", "generation", "source", "items", item=TEXT, generation=WHOLE, source=TEXT,
                  items=list_of(SCORED)), query={"top": TOP}, statuses=(503,)),

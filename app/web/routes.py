@@ -31,6 +31,7 @@ from driftgraph.app.web.page_files import INDEX, PageFiles
 from driftgraph.app.web.posted_events import BODY_BYTES_MAX, NotPostedError, PostedEvents
 from driftgraph.app.web.reloading import NotReloadedError
 from driftgraph.snapshots.generations.keys import GoneError, NothingToRollBackError, StoreError
+from driftgraph.snapshots.reading.where import UnknownAttributeError, Wanted, where_of
 from driftgraph.stream.errors import ConfigError, DriftgraphError
 from driftgraph.stream.kafka.batch_producer import NotDeliveredError
 
@@ -146,8 +147,11 @@ class _Handlers:
         return _json(await asyncio.to_thread(self._answers.reload))
 
     async def recommend(self, request: web.Request) -> web.Response:
-        user, is_why = _id(request, "user"), _yes_no(request, "why")
-        found = await self._redis.run(self._answers.recommend, user, _top(request))
+        user, is_why, where = _id(request, "user"), _yes_no(request, "why"), _where(request)
+        try:
+            found = await self._redis.run(self._answers.recommend, user, _top(request), where)
+        except UnknownAttributeError as error:
+            raise _refusal(400, str(error)) from error
         if is_why:
             found = await self._worker.run(self._answers.with_reasons, found)
         return _json(found)
@@ -311,6 +315,13 @@ def _top(request: web.Request) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 4 and 1 <= int(text) <= TOP_MAX):
         raise _refusal(400, f"top should be a number from 1 to {TOP_MAX:,}, got {text[:20]!r}")
     return int(text)
+
+
+def _where(request: web.Request) -> dict[str, Wanted]:
+    try:
+        return where_of(request.query.get("where", "{}"))
+    except ValueError as error:
+        raise _refusal(400, str(error)) from None
 
 
 def _yes_no(request: web.Request, name: str) -> bool:

@@ -31,6 +31,7 @@ from driftgraph.snapshots.reading.fetch import (
 )
 from driftgraph.snapshots.reading.lists import Filters, Scored, best, listed
 from driftgraph.snapshots.reading.ranking import Asked, Described, Ranking
+from driftgraph.snapshots.reading.where import UnknownAttributeError
 from driftgraph.stream.arrays import F32, Mask
 
 LISTED: Final = ("touched", "event_ms", *LIST_FIELDS["user"])
@@ -260,7 +261,7 @@ def _require_known(found: Fetched, filters: Filters) -> None:
         return
     names = msgspec.json.decode(found.told[4] or b"[]", type=list[str])
     if unknown := [name for name in filters.where.names if name not in names]:
-        raise StoreError(
+        raise UnknownAttributeError(
             f"generation {found.generation} has no attribute {unknown[0]!r} of items to choose by, but "
             f"{', '.join(map(repr, names)) or 'none'}; events.attributes.item names them"
         )

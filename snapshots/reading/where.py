@@ -1,6 +1,7 @@
 """Conditions on attributes of items, such as a category or a price: what a question may ask for.
 
     recommend(…, where={"category": "shoes", "price": (None, 50)}) ──► [Where] ──► VSIM … FILTER
+    driftgraph recommend --where, ?where= of the HTTP port: the same as JSON ──► [where_of] ──┘
     the worker ──► [key_of] ──► field ``attributes`` of an item's hash ──► [Where.fits] decides
 
 What decides is ``fits`` alone, for lists, for a catalog and for what a vector set has found; ``FILTER`` only
@@ -13,18 +14,26 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from math import isnan
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
 
+from driftgraph.snapshots.generations.keys import StoreError
+
 TOKENS: Final = 1 << 20  # of a field; as ``stream.attributes.fields`` has it
 SLACK: Final = 1e-5  # by how much FILTER widens a range, since Redis reads numbers in its own way
 BOUND: Final = 4e38  # beyond every float32
+SHOWN_MAX: Final = 100  # characters of what cannot be read
 _MASK: Final = (1 << 64) - 1
 
-Wanted = str | Sequence[str] | tuple[float | None, float | None]
+Wanted = str | Sequence[str] | Sequence[float | None]
+_wanted_of = msgspec.json.Decoder(dict[str, str | list[str | float | None]]).decode
 _attributes_of = msgspec.json.Decoder(dict[str, list[int] | float]).decode
+
+
+class UnknownAttributeError(StoreError):
+    """A generation has no attribute of items with this name."""
 
 
 class Where:
@@ -46,7 +55,7 @@ class Where:
             texts = (value,) if isinstance(value, str) else value
             if isinstance(texts, Collection) and texts and all(isinstance(one, str) for one in texts):
                 self._tokens.append((key_of(name), frozenset(token_of(str(one)) for one in texts)))
-            elif isinstance(texts, tuple) and len(texts) == 2 and all(map(_is_bound, texts)):
+            elif isinstance(texts, tuple | list) and len(texts) == 2 and all(map(_is_bound, texts)):
                 ends = zip(texts, (-np.inf, np.inf), strict=True)
                 with np.errstate(over="ignore"):  # as the values are rounded that they are compared with
                     low, high = (float(np.float32(end if one is None else one)) for one, end in ends)
@@ -54,7 +63,7 @@ class Where:
             else:
                 raise ValueError(
                     f"where[{name!r}] must be a text, several texts, or two numbers of which either may be "
-                    f"None, got {value!r}"
+                    f"None (in JSON null), got {clipped(repr(value))}"
                 )
 
     def fits(self, attributes: bytes | None) -> bool:
@@ -82,6 +91,28 @@ class Where:
             least, most = max(low - SLACK * abs(low), -BOUND), min(high + SLACK * abs(high), BOUND)
             parts.append(f".{key} >= {_number(least)} and .{key} <= {_number(most)}")
         return " and ".join(parts)
+
+
+def where_of(text: str) -> dict[str, Wanted]:
+    """What ``recommend`` takes as ``where``, from the same as a JSON object; None is null.
+
+    Raises:
+        ValueError: The text is not JSON, or a value is neither a text, nor several, nor a range.
+    """
+    try:
+        wanted = cast("dict[str, Wanted]", _wanted_of(text))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ValueError(
+            'where must be a JSON object such as {"category": ["shoes", "boots"], "price": [null, 50]}, got '
+            f"{clipped(repr(text))}: {error}"
+        ) from error
+    Where(wanted)  # refuses what it cannot read
+    return wanted
+
+
+def clipped(text: str) -> str:
+    """A text of others in an error, not too long."""
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
 
 
 def key_of(name: str) -> str:

@@ -80,7 +80,7 @@ class ToldRun:
             told["worker"] |= {"pid": os.getpid()}
             for name, value in self._changed.items():
                 is_part = isinstance(value, dict) and name not in ("window", "reasons")
-                told[name] = {**told[name], **value} if is_part else value
+                told[name] = {**(told.get(name) or {}), **value} if is_part else value
             self._put("updater", told)
 
     def _put(self, who: str, told: dict[str, Any]) -> None:

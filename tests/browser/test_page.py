@@ -23,7 +23,7 @@ from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.stream.dead_letters.files import FileDeadLetters
 from driftgraph.stream.events import Rejected
 from tests.app.web.serving import TOKEN, Port, served, settings_of
-from tests.app.web.test_web import BROKEN
+from tests.app.web.troubled import BROKEN
 from tests.browser.shown import ToldRun, publish_measured, recorded
 from tests.browsers import OpenPage
 from tests.kafka_brokers import mock_kafka, produce

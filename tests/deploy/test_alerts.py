@@ -24,7 +24,7 @@ from driftgraph.app.publishing.freshness import Freshness
 from driftgraph.app.training.work_counts import WorkCounts
 from driftgraph.app.web.metrics import exposition
 from driftgraph.model.fitting.fit_report import FitReport
-from tests.app.web.test_web import BROKEN, facts
+from tests.app.web.troubled import BROKEN, facts
 from tests.test_documents import anchors_of
 
 ROOT = Path(__file__).parents[2]

@@ -102,6 +102,7 @@ def test_an_item_leaves_with_its_record_and_is_back_with_a_tombstone(
             until("the model is served", partial(model_served, client), 180)
             until("what the topic had is delisted", lambda: seen(reader, ["i4", "i6", "i8"]) == {"i8"})
             updater.wait_for("it is in the status", lambda s: s["delisted"]["items"] == 2)
+            updater.wait_for("it is behind no more", lambda s: s["delisted"]["behind_ms"] < 2_000)
             assert updater.status()["delisted"]["left_out"] == 2
             assert "1 records delist no item (bad_id)" in updater.output()
             number = reader.current()

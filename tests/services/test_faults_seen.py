@@ -22,15 +22,18 @@ from uuid import uuid4
 
 import pytest
 import redis as redis_py
+from confluent_kafka.admin import AdminClient
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.status_files import told
 from driftgraph.snapshots.generations.keys import connect
+from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.web.serving import Port
 from tests.kafka_brokers import event, produce
 from tests.services.alerting import Alerting
 from tests.services.conftest import RealKafka, free_port
+from tests.services.test_delisted_topic import COMPACTED, say
 from tests.services.test_kafka import make_topic
 from tests.services.updaters import (
     CODE,
@@ -141,6 +144,7 @@ def world(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> It
     """A run that serves its model, and a Prometheus that looks at it."""
     topic, folder, number = f"faults-{uuid4().hex[:8]}", tmp_path_factory.mktemp("faults"), free_port()
     make_topic(real_kafka.address, topic, 2)
+    make_topic(real_kafka.address, f"{topic}-gone", 2, **COMPACTED)
     with contextlib.ExitStack() as stack:
         if os.getuid() == 0:
             stack.enter_context(small_disk(folder / "var"))
@@ -148,6 +152,7 @@ def world(real_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory) -> It
         config = configured(folder, kafka=real_kafka.address, topic=topic, redis=server.url)
         with config.open("a", encoding="utf-8") as file:
             file.write(f'\n[web]\nlisten = "127.0.0.1:{number}"\n[checkpoint]\nevery = "2s"\n')
+            file.write(f'[events]\ndelisted_topic = "{topic}-gone"\n')
         client = stack.enter_context(contextlib.closing(connect(server.url)))
         stack.enter_context(pytest.MonkeyPatch.context()).delenv("DRIFTGRAPH__WEB__LISTEN")
         alerting = Alerting(folder, number)
@@ -226,6 +231,22 @@ def test_a_kafka_that_was(world: World, how: str) -> None:
         with world.fault("kafka_away", "DriftgraphKafkaAway"):
             assert world.port.ask("/livez")[0] == 200
             stack.close()
+
+
+def test_a_topic_of_delisted_items_that_is_deleted(world: World) -> None:
+    """What was delisted stays so meanwhile, and what the topic says when it is there again is taken."""
+    gone = f"{world.topic}-gone"
+    reader = EmbeddingReader(world.redis, namespace="shop")
+    say(world.kafka, gone, {"i4": b"1"})
+    until("i4 is delisted", lambda: not reader.items(["i4"])[1].any())
+    admin = AdminClient({"bootstrap.servers": world.kafka.address})
+    admin.delete_topics([gone])[gone].result(30)
+    with world.fault("delisting_failing", "DriftgraphDelistingFailing"):
+        assert not reader.items(["i4"])[1].any()
+        assert world.port.ask("/readyz")[0] == 200, "fresh vectors are served"
+        make_topic(world.kafka.address, gone, 2, **COMPACTED)
+        say(world.kafka, gone, {"i6": b"1"})
+    until("i6 is delisted alone", lambda: reader.items(["i4", "i6"])[1].tolist() == [True, False])
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")

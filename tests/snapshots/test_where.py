@@ -14,7 +14,7 @@ import redis
 from driftgraph.snapshots.generations.keys import StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import NO_LIST, ItemAttributes, Vectors
-from driftgraph.snapshots.reading.where import Where, key_of, token_of
+from driftgraph.snapshots.reading.where import Where, key_of, token_of, where_of
 from driftgraph.stream.attributes.fields import number_of, tokens_of
 from driftgraph.stream.events import Strings
 from tests.readers import MakeReader
@@ -194,3 +194,39 @@ def test_tokens_are_those_of_the_stream() -> None:
     assert Where({"price": (19.99, 19.99)}).fits(own), "the bound is rounded as the value is"
     assert not Where({"price": (20, None)}).fits(own)
     assert Where({"price": (None, 1e300)}).fits(own)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"sort": "shoes", "price": [null, 50]}', {"sort": "shoes", "price": (None, 50)}),
+        ('{"tags": ["red", "warm"], "price": [-1.5, 2e1]}', {"tags": ["red", "warm"], "price": (-1.5, 20)}),
+        ("{}", {}),
+    ],
+)  # fmt: skip
+def test_where_as_json_means_what_it_means_in_python(text: str, wanted: dict[str, Any]) -> None:
+    found = Where(where_of(text))
+    assert (found.names, found.expression()) == (tuple(wanted), Where(wanted).expression())
+    assert [found.fits(one) for one in SAID.rows] == [may_come(n, wanted) for n in range(COUNT)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sort=shoes", "where must be a JSON object such as"),
+        ('["shoes"]', "where must be a JSON object such as"),
+        ('{"sort": {"is": "shoes"}}', "where must be a JSON object such as"),
+        ('{"price": 5}', "where must be a JSON object such as"),
+        ("", "got ''"),
+        ('{"price": [1' + "0" * 400 + ", null]}", "0…"),
+        ('{"sort": ' + "[" * 100_000, "where must be a JSON object such as"),
+        ('{"sort": "\udce9"}', "where must be a JSON object such as"),
+        ('{"price": [1, 2, 3]}', "where\\['price'\\] must be a text, several texts, or two numbers"),
+        ('{"price": ["a", 1]}', "where\\['price'\\] must be a text, several texts, or two numbers"),
+        ('{"sort": []}', "where\\['sort'\\] must be a text, several texts, or two numbers"),
+    ],
+)  # fmt: skip
+def test_where_that_cannot_be_read_is_refused_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        where_of(text)
+    assert len(str(error.value)) < 400

@@ -30,6 +30,8 @@ from driftgraph.stream.pauses import pause_after
 from driftgraph.stream.time.clock import Clock
 
 POLL_S: Final = 0.1
+METADATA_EVERY_S: Final = 2.0  # a topic that is gone is told in seconds
+GONE_AFTER_MS: Final = 1_000  # a broker that has just started may not know the topic: it is opened again
 LOOK_EVERY_S: Final = 1.0  # at the number of the newest change in Redis
 LOOK_WHOLE_EVERY_S: Final = 60.0  # at the set, whatever the number says
 PAUSES_S: Final = (0.2, 0.5, 1, 2, 5)  # while Kafka or Redis does not do what it should
@@ -61,6 +63,7 @@ class DelistFeed(threading.Thread):
         )
         self._told = set[str]()
         self._lag: dict[str, int] = {}  # of the newest step, since another thread may not ask the source
+        self._agreed_ms = clock.now_ms()  # when Redis last had all that the topic says; at first the start
         self._source: KafkaSource | None = None
         self._open()
         tell_faults(settings, topic)
@@ -111,6 +114,7 @@ class DelistFeed(threading.Thread):
             "read": self._records.read,
             "left_out": self._records.refused.total(),
             "lag": self._lag,
+            "behind_ms": max(0, self._clock.now_ms() - self._agreed_ms),
             "failure": self._failure,
         }
 
@@ -120,9 +124,10 @@ class DelistFeed(threading.Thread):
         self._records = DelistedRecords(self._topic)
         options = KafkaOptions(
             topics=(self._topic,),
-            client=self._settings.kafka.librdkafka(),
+            client={"topic.metadata.propagation.max.ms": GONE_AFTER_MS, **self._settings.kafka.librdkafka()},
             group_id=self._settings.name,
             out_of_range="earliest",  # compaction has removed what others were newer than
+            new_partitions_every_s=METADATA_EVERY_S,
         )
         source = self._source = KafkaSource(options, self._records, self._clock)
         self._topic_ids = dict[str, str]()
@@ -162,6 +167,8 @@ class DelistFeed(threading.Thread):
         if is_due and self._ends.are_reached and self._lease.held:
             self._looked_s = now_s
             self._tell(whole=not self._is_told or now_s - self._looked_whole_s >= LOOK_WHOLE_EVERY_S)
+        if self._is_told and not (self._source.away or self._source.behind):
+            self._agreed_ms = self._clock.now_ms()
 
     def _tell(self, *, whole: bool) -> None:
         """Make the set of Redis what the topic says."""

@@ -1,7 +1,8 @@
 """The thread of the worker that finishes what was delisted and relisted, also during a fit.
 
 {ns}:delisted ──► [delisting: a thread] ──► Delisting.look ──► every live generation
-                          └─ relisted items ──► relist ──► the generation that is refreshed
+                          ├─ relisted items ──► relist ──► the generation that is refreshed
+                          └─ what is in its way ──► data_dir/status/worker.json
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from driftgraph.app.console.worker_socket import NoAnswerError
 from driftgraph.app.publishing.refresher import Refresher
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.model.network.neighbors import now_ms
 from driftgraph.snapshots.generations.keys import NotCurrentError
 from driftgraph.snapshots.generations.store import GenerationStore
@@ -26,17 +28,24 @@ from driftgraph.stream.window.adjacency import ITEM
 from driftgraph.stream.window.writer import StaleCut
 
 LOOK_EVERY_S: Final = 0.5
-PAUSE_S: Final = 5.0  # while Redis does not do what it should
+PAUSE_S: Final = 5.0  # after a failure, most often of Redis
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def delisting(store: GenerationStore, refresher: Refresher, kept_in: Path) -> Iterator[None]:
-    """Finish meanwhile what was delisted, in a thread that alone uses ``store``; see ``Delisting.look``."""
+def delisting(
+    store: GenerationStore, refresher: Refresher, kept_in: Path, status: WorkerStatus
+) -> Iterator[None]:
+    """Finish meanwhile what was delisted, in a thread that alone uses ``store``; see ``Delisting.look``.
+
+    The thread ends with the block only. ``status`` has what went wrong, also a fault of ours, until a try
+    succeeds.
+    """
     stopped = threading.Event()
     store.delisting.keep_in(kept_in)
-    thread = threading.Thread(target=_run, args=(store, refresher, stopped), name="delisting", daemon=True)
+    args = (store, refresher, status, stopped)
+    thread = threading.Thread(target=_run, args=args, name="delisting", daemon=True)
     thread.start()
     try:
         yield
@@ -44,7 +53,9 @@ def delisting(store: GenerationStore, refresher: Refresher, kept_in: Path) -> It
         stopped.set()
 
 
-def _run(store: GenerationStore, refresher: Refresher, stopped: threading.Event) -> None:
+def _run(
+    store: GenerationStore, refresher: Refresher, status: WorkerStatus, stopped: threading.Event
+) -> None:
     outage, relisted = OutageLog(log.warning), frozenset[str]()
     while not stopped.wait(LOOK_EVERY_S):
         try:
@@ -53,10 +64,16 @@ def _run(store: GenerationStore, refresher: Refresher, stopped: threading.Event)
                 relist(refresher, store, relisted)
                 relisted = frozenset()
             outage.over("what is delisted leaves the lists again")
+            status.delisting(None)
         except (NoAnswerError, NotCurrentError, StaleCut):
             continue  # another generation is refreshed soon, and has them
-        except DriftgraphError as error:
-            outage.missing(f"what is delisted has not left all lists yet: {error}")
+        except Exception as error:
+            known = isinstance(error, DriftgraphError)
+            why = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            outage.missing(f"what is delisted has not left all lists yet: {why}")
+            if not known:
+                log.debug("the pass over the lists has failed", exc_info=True)
+            status.delisting(why)
             stopped.wait(PAUSE_S)
 
 

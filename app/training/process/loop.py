@@ -94,7 +94,10 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
                 erasing(settings, store.epoch, refresher),
                 refreshing(refresher, worker.status, faults) as thread,
                 delisting(
-                    store.beside(connect(settings.redis.address())), refresher, delisted_file(settings)
+                    store.beside(connect(settings.redis.address())),
+                    refresher,
+                    delisted_file(settings),
+                    worker.status,
                 ),
                 answering(settings.data_dir, told.answer, told.warm_up),
             ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -27,7 +28,9 @@ from driftgraph.snapshots.checkpoints import checkpoint
 from driftgraph.snapshots.generations.keys import connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.generations.vectors import Vectors
+from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.errors import DriftgraphError
+from tests.snapshots.test_where import publish as publish_with_attributes
 
 
 @dataclass
@@ -506,6 +509,29 @@ def test_similar_answers_from_redis_alone_and_says_why_there_is_nothing(shell: S
     off = shell("similar", "a", *options)
     assert (off.code, off.out) == (1, "")
     assert "set publish.similar above 0" in off.sentence()
+
+
+@pytest.mark.services
+def test_recommend_where_is_that_of_the_reader(shell: Shell, redis_url: str) -> None:
+    with contextlib.closing(connect(redis_url)) as client:
+        publish_with_attributes(GenerationStore(client, namespace="sorts", epoch=1))
+        wanted = EmbeddingReader(client, namespace="sorts").recommend(
+            "u1", 5, where={"sort": "shoes", "price": (None, 3)}
+        )
+    options = ("--redis", redis_url, "--namespace", "sorts")
+    where = '{"sort": "shoes", "price": [null, 3]}'
+    found = shell("recommend", "u1", "--top", "5", "--where", where, *options, "--json").json()
+    assert [(one["item"], one["score"]) for one in found["items"]] == wanted.items
+    assert len(wanted.items) == 5
+    none = shell("recommend", "u1", "--where", '{"sort": "gloves"}', *options)
+    assert (none.code, none.out) == (0, "")
+    assert "no item of generation 1 fits --where" in none.sentence()
+    wrong = shell("recommend", "u1", "--where", "sort=shoes", *options)
+    assert wrong.code == 2
+    assert "where must be a JSON object" in wrong.err
+    unknown = shell("recommend", "u1", "--where", '{"colour": "red"}', *options)
+    assert unknown.code == 1
+    assert "no attribute 'colour' of items to choose by, but 'sort', 'tags', 'price'" in unknown.sentence()
 
 
 @pytest.mark.services

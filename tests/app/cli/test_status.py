@@ -29,7 +29,7 @@ from driftgraph.snapshots.generations.keys import StoreError
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.cli.test_cli import Shell, shell  # noqa: F401  a fixture
 from tests.app.web.serving import updater_says
-from tests.app.web.test_web import BROKEN, facts
+from tests.app.web.troubled import BROKEN, facts
 from tests.waits import until
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -275,13 +275,17 @@ def test_a_file_is_streamed_instead_and_keep_leaves_the_services_up(
         client = connect(redis)
         answers.extend(["events" in topics, EmbeddingReader(client, namespace="demo").current() > 0])
         client.close()
+        page = Port(next(line for line in notes.lines if line.startswith("the page")).split()[2].rstrip("/"))
+        told_ms = page.ask("/api/status")[1]["worker"]["time_ms"]
+        until(lambda: page.ask("/api/status")[1]["worker"]["time_ms"] > told_ms)
+        answers.append(page.ask("/readyz")[1]["ready"])
 
     monkeypatch.setattr(demo_module, "_wait_for_interrupt", look)
     report = demo(
         data=path, keep=True, seconds=1, seed=0, progress=notes, as_json=True, show=told_before.append
     )
     assert told_before == [report]
-    assert answers == [True, True]
+    assert answers == [True, True, True]
     assert (report.counts.applied, report.counts.late) == (600, 0)
     assert report.window == {"view": 600}
     assert 10 < len(report.generations) <= 17  # 20 intervals, the first quarter being history

@@ -516,6 +516,22 @@ def test_who_got_a_row_between_the_owners_of_a_moment_and_its_cut_waits_for_the_
     assert event_ms_of(redis_client, "newcomer") == at_ms
 
 
+def test_an_item_that_got_a_row_between_the_owners_of_a_moment_and_its_cut_is_no_fault_of_a_publish(
+    graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis
+) -> None:
+    """It comes with the next refresh, and a known item is as new as any."""
+    worker = worker_on(tmp_path, store)
+    assert worker.cycle(worker.graph.moment())[0].fit.accepted
+    owners = worker.graph.moment().versions
+    click(graph, SHOP.user_ids[0], "new item", 1)
+    worker.publish(replace(worker.graph.moment(), versions=owners))
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    assert reader.items(["new item", ITEM_ID])[1].tolist() == [False, True]
+    click(graph, SHOP.user_ids[1], "new item", 2)
+    worker.refresh(worker.graph.moment())
+    assert reader.items(["new item"])[1].all()
+
+
 def test_who_acts_goes_before_a_backlog_and_nobody_waits_behind_who_acted_later(
     graph: Heterograph, tmp_path: Path, store: GenerationStore, redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,

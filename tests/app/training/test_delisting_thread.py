@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import redis
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.worker_socket import NoAnswerError
+from driftgraph.app.training.process import delisting_thread
 from driftgraph.app.training.process.delisting_thread import delisting, relist
+from driftgraph.app.training.worker_status import WorkerStatus
 from driftgraph.snapshots.generations.check import Standing
-from driftgraph.snapshots.generations.keys import Keys, connect
+from driftgraph.snapshots.generations.keys import Keys, StoreError, connect
 from driftgraph.snapshots.generations.store import GenerationStore
 from driftgraph.snapshots.reader import EmbeddingReader
 from driftgraph.stream.window.heterograph import Heterograph
@@ -52,7 +55,7 @@ def test_a_relisted_item_is_as_it_was_published(
     reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
     with (
         contextlib.closing(connect(redis_server.url)) as client,
-        delisting(store.beside(client), worker.refresher, tmp_path / "delisted.json"),
+        delisting(store.beside(client), worker.refresher, tmp_path / "delisted.json", worker.status),
     ):
         if not from_the_start:
             store.delisting.change([ITEM_ID, "nobody knows it"], "SADD", by_topic=True)
@@ -92,3 +95,29 @@ def test_a_worker_that_was_away_writes_what_was_relisted_meanwhile(
     assert worker.refresher is not None
     assert relist(worker.refresher, store, relisted) == 1
     assert EmbeddingReader(redis_client, namespace=NAMESPACE).items([ITEM_ID])[1].all()
+
+
+def test_a_failure_of_the_pass_is_in_the_status_until_a_try_succeeds(
+    graph: Heterograph, tmp_path: Path, store: GenerationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a fault of ours: the thread does not end with it."""
+    worker, failures = worker_on(tmp_path, store), iter([StoreError("Redis is full"), ValueError("ours")])
+    whole, told = store.delisting.look, list[str | None]()
+
+    def look() -> frozenset[str]:
+        for failure in failures:
+            raise failure
+        return whole()
+
+    def tell(trouble: str | None) -> None:
+        told.append(trouble)
+        WorkerStatus.delisting(worker.status, trouble)
+
+    monkeypatch.setattr(delisting_thread, "PAUSE_S", 0.01)
+    monkeypatch.setattr(store.delisting, "look", look)
+    monkeypatch.setattr(worker.status, "delisting", tell)
+    assert worker.refresher is not None
+    with delisting(store, worker.refresher, tmp_path / "delisted.json", worker.status):
+        until(lambda: told[2:])
+    assert told[:3] == ["Redis is full", "unexpected ValueError: ours", None]
+    assert json.loads((tmp_path / "status" / "worker.json").read_bytes())["delisting"] is None

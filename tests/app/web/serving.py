@@ -118,9 +118,10 @@ def updater_status(**changed: Any) -> Mapping[str, Any]:
         "ids": {"user": 4, "item": 6},
         "worker": {"state": "running", "pid": 1, "starts": 1, "failures": 0, "why": None},
         "first_fit": None,
+        "attributes": {"read": 9, "left_out": 0, "lag": {"items[0]": 5}, "position": {"items[0]": 9}},
         "delisted": {
             "topic": "gone", "items": 2, "left_over": 0, "read": 3, "left_out": 1, "lag": {"gone[0]": 0},
-            "failure": None,
+            "behind_ms": 90, "failure": None,
         },
         **changed,
     }  # fmt: skip

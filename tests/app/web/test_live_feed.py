@@ -25,7 +25,7 @@ from driftgraph.app.web.answers import Answers
 from driftgraph.app.web.live_feed import LISTENERS_MAX, LiveFeed, columns, event, sample_of
 from driftgraph.stream.time.clock import SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
-from tests.app.web.test_web import facts
+from tests.app.web.troubled import facts
 from tests.waits import until
 
 

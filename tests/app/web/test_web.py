@@ -12,9 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,8 +21,8 @@ import redis as redis_py
 
 from driftgraph.app.commands.embedded import EmbeddedRedis
 from driftgraph.app.console.progress import NoProgress
-from driftgraph.app.console.status_files import beat, told, write_json
-from driftgraph.app.console.troubles import CODES, Facts, facts_of, troubles_of
+from driftgraph.app.console.status_files import told, write_json
+from driftgraph.app.console.troubles import Facts
 from driftgraph.app.live.web_process import WebProcess
 from driftgraph.app.publishing.freshness import Freshness
 from driftgraph.app.training.work_counts import WorkCounts
@@ -33,10 +31,14 @@ from driftgraph.app.web.metrics import exposition
 from driftgraph.app.web.openapi import ROUTES
 from driftgraph.model.fitting.fit_report import FitReport, no_fit
 from driftgraph.snapshots.generations.store import GenerationStore
+from driftgraph.snapshots.reader import EmbeddingReader
+from driftgraph.snapshots.reading.where import Wanted
 from driftgraph.stream.errors import ConfigError
 from driftgraph.stream.time.clock import ManualClock, SystemClock
 from tests.app.web.serving import TOKEN, Port, served, settings_of, updater_says, updater_status
-from tests.services_redis import ITEMS, USERS, publish
+from tests.app.web.troubled import DELISTED, facts
+from tests.services_redis import ITEMS, NAMESPACE, USERS, publish
+from tests.snapshots.test_where import publish as publish_with_attributes
 from tests.waits import until
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -126,6 +128,36 @@ def test_any_id_is_asked_for_as_it_is(port: Port, store: GenerationStore, user: 
     assert found[1]["user"] == user
 
 
+def test_where_over_http_is_that_of_the_reader(
+    port: Port, store: GenerationStore, redis_client: redis_py.Redis
+) -> None:
+    publish_with_attributes(store)
+    reader = EmbeddingReader(redis_client, namespace=NAMESPACE)
+    asked: list[dict[str, Wanted]] = [{"sort": "shoes"}, {"tags": ["red", "two words"], "price": [None, 2.5]}]
+    for where in asked:
+        path = f"/api/recommend/u1?top=5&where={quote(json.dumps(where))}"
+        found, wanted = port.ask(path, token=TOKEN)[1], reader.recommend("u1", 5, where=where)
+        assert [(one["item"], one["score"]) for one in found["items"]] == wanted.items
+        assert len(wanted.items) == 5
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("sort=shoes", "where must be a JSON object such as"),
+        ('{"sort": []}', "where['sort'] must be a text, several texts, or two numbers"),
+        ('{"colour": "red"}', "has no attribute 'colour' of items to choose by, but 'sort', 'tags'"),
+    ],
+)
+def test_a_where_that_cannot_be_asked_is_the_requests_fault(
+    port: Port, store: GenerationStore, where: str, said: str
+) -> None:
+    publish_with_attributes(store)
+    status, answer = port.ask(f"/api/recommend/u1?where={quote(where)}", token=TOKEN)
+    assert status == 400
+    assert said in answer["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -204,116 +236,11 @@ def test_it_ends_when_the_updater_is_killed(tmp_path: Path, redis_server: Embedd
     until(lambda: (told(tmp_path, "web") or {})["state"] == "gone")
 
 
-def facts(**changed: Any) -> Facts:
-    """Everything is well, but for what is changed; ``updater`` changes fields of its status."""
-    own = changed.pop("updater", {})
-    updater = None if own is None else updater_status(**own)
-    now_ms = SystemClock().now_ms()
-    worker = {
-        "pid": 1,
-        "state": "running",
-        "time_ms": now_ms,
-        "moved_ms": now_ms,
-        "stage": None,
-        "trouble": None,
-    }
-    worker |= changed.pop("worker", {})
-    rest: dict[str, Any] = {"standby": None, "generation": 4, "manifest": {}, "redis_error": None, **changed}
-    return Facts(now_ms=now_ms, updater=updater, worker=worker, **rest)
-
-
-BROKEN: dict[str, dict[str, Any]] = {
-    "no_updater": {"updater": None},
-    "updater_ended": {"updater": {"state": "failed", "why": "the topic is gone"}},
-    "updater_silent": {"updater": {"time_ms": 0}},
-    "starting": {"updater": None, "start": {"state": "starting", "time_ms": 5, "pid": 1, "why": None}},
-    "filling": {"updater": {"state": "filling"}},
-    "kafka_away": {"updater": {"kafka_away": True}},
-    "worker_failing": {"updater": {"state": "degraded", "worker": {
-        "state": "failing", "pid": None, "starts": 3, "failures": 3, "why": "ended by signal 9",
-    }}},
-    "worker_down": {"updater": {"worker": {
-        "state": "failed", "pid": None, "starts": 1, "failures": 1, "why": "ended by signal 9",
-    }}},
-    "worker_silent": {"worker": {"time_ms": 0}},
-    "worker_trouble": {"worker": {"trouble": "the disk is full"}},
-    "worker_stuck": {"worker": {"stage": "training model version 3", "moved_ms": 0}},
-    "refresh_failing": {"worker": {"refresh": {"trouble": "Redis is full"}}},
-    "redis_away": {"redis_error": "connection refused"},
-    "no_generation": {"generation": 0},
-    "disk_full": {"disk_free_bytes": 4_096},
-    "checkpoint_failing": {"updater": {"checkpoint": {"overdue": False, "failure": "no space"}}},
-    "checkpoint_overdue": {"updater": {"checkpoint": {"overdue": True, "age_ms": 99_000, "reason": "slow"}}},
-    "dead_letters_failing": {"updater": {"dead_letters": {"failure": "no such topic"}}},
-    "erasures_failing": {"updater": {"erasures": {"failure": "no space"}}},
-    "reading_paused": {"updater": {"reading_paused": True}},
-    "events_lost": {"updater": {"lost": {"events[0]": 7}}},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changed", "remedy"),
-    [
-        ({"worker": {"serves": {"generation": 3}}}, "wait: the worker publishes again what Redis has lost"),
-        ({"updater": {"watermark_ms": None}, "worker": {"serves": None}}, "soon after the first events"),
-        ({"worker": {"serves": None}}, "soon after the window is full"),
-    ],
-)
-def test_where_redis_serves_nothing_it_is_said_what_to_wait_for(changed: dict[str, Any], remedy: str) -> None:
-    [found] = troubles_of(facts(**changed, generation=0))
-    assert (found.code, remedy in found.remedy) == ("no_generation", True), found
-
-
-def test_nothing_is_wrong_where_all_is_well() -> None:
-    assert troubles_of(facts()) == []
-    stopped = {"state": "stopped"}
-    assert troubles_of(facts(updater=stopped, standby={"state": "waiting", "pid": 1})) == []
-
-
-@pytest.mark.parametrize(
-    ("changed", "code", "said"),
-    [
-        (
-            {"standby": {"state": "standby", "about": "kafka", "why": "waits for Kafka"}},
-            "kafka_away",
-            "waits",
-        ),
-        ({"start": {"state": "starting", "time_ms": 1 << 50, "why": None}}, "starting", "the updater starts"),
-        ({"start": {"state": "failed", "time_ms": 1 << 50, "why": "no topic"}}, "updater_ended", "no topic"),
-        ({"start": {"state": "gone", "time_ms": 1 << 50, "why": None}}, "updater_ended", "was ended"),
-        ({"start": {"state": "failed", "time_ms": 0, "why": "old"}}, "updater_ended", "updater is stopped"),
-    ],
-)
-def test_who_waits_or_could_not_start_says_why(changed: dict[str, Any], code: str, said: str) -> None:
-    [found] = troubles_of(facts(updater={"state": "stopped"}, **changed))
-    assert found.code == code
-    assert said in found.said
-
-
-@pytest.mark.parametrize("worker", [{"pid": 2}, {"state": "gone"}])
-def test_a_worker_that_starts_is_not_at_work_yet(worker: dict[str, Any]) -> None:
-    [found] = troubles_of(facts(worker=worker))
-    assert (found.code, found.keeps_from_serving) == ("worker_down", True)
-
-
-def test_on_a_full_disk_the_time_of_a_status_file_says_that_its_process_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long_ago_ms = SystemClock().now_ms() - 60_000
-    updater_says(tmp_path, time_ms=long_ago_ms)
-    facts = partial(facts_of, tmp_path, generation=1, manifest={}, redis_error=None)
-    assert "updater_silent" in {one.code for one in troubles_of(facts(now_ms=long_ago_ms + 60_000))}
-    beat(tmp_path / "status" / "updater.json", long_ago_ms + 59_000)
-    beat(tmp_path / "status" / "worker.json", long_ago_ms + 59_000)
-    assert troubles_of(facts(now_ms=long_ago_ms + 60_000)) == []
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_each_trouble_is_said_with_its_remedy(code: str) -> None:
-    found = troubles_of(facts(**BROKEN[code]))
-    assert [one.code for one in found] == [code]
-    assert found[0].said
-    assert found[0].remedy
+def test_how_far_delistings_are_behind_is_a_metric() -> None:
+    told = {"delisted": DELISTED | {"behind_ms": 1_500, "lag": {"gone[0]": 3, "gone[1]": 4}}}
+    text = exposition(facts(updater=told), "0").decode()
+    assert "driftgraph_topic_delisted_lag_messages 7.0" in text
+    assert "driftgraph_topic_delisted_lag_seconds 1.5" in text
 
 
 def test_the_quality_of_every_scorer_is_a_metric_and_of_nobody_is_left_out() -> None:
