@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -17,8 +16,6 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-import msgspec
 
 from driftgraph.app.config.builders import delisted_file, generation_store
 from driftgraph.app.config.settings import Settings
@@ -32,6 +29,7 @@ from driftgraph.app.training.device import use_threads, yield_to_others
 from driftgraph.app.training.erase_pending import erasing, erasures_folder
 from driftgraph.app.training.generation_report import GenerationReport, describe
 from driftgraph.app.training.process.delisting_thread import delisting
+from driftgraph.app.training.process.listener import Listener
 from driftgraph.app.training.process.refresh_thread import RefreshThread, refreshing
 from driftgraph.app.training.process.user_answers import UserAnswers
 from driftgraph.app.training.process.worker_start import attached, worker_of
@@ -79,7 +77,7 @@ def main(settings: Settings, window_dir: Path, owner: LeaseOwner, updater: Conne
     use_threads()
     settle(settings.data_dir, is_child=True)
     logs.set_up(settings, "worker")
-    listener = _Listener(updater, os.getppid())
+    listener = Listener(updater, os.getppid())
     listener.start()
     try:
         store = _store(settings, owner, listener.wait) if listener.is_told_to_begin() else None
@@ -123,46 +121,6 @@ def _last_words(error: Exception, data_dir: Path) -> str:
         log.exception("the worker ends")
         return said
     return f"{said[: LAST_WORDS_BYTES_MAX // 2]}; please report it with the traceback in {path}"
-
-
-class _Listener(threading.Thread):
-    """Hears what the updater says through the pipe: the newest marks, the log's level, and that it is closed.
-
-    When the updater was killed it ends this process at once, also in the middle of a fit: the next updater
-    starts a worker of its own.
-    """
-
-    def __init__(self, updater: Connection, updater_pid: int) -> None:
-        super().__init__(name="listener", daemon=True)
-        self.marks = Marks()
-        self._updater = updater
-        self._updater_pid = updater_pid
-        self._is_closed = threading.Event()
-        self._begins = threading.Event()  # or it is closed
-
-    def is_told_to_begin(self) -> bool:
-        """Wait until the window is full; False if the updater closes its end before."""
-        self._begins.wait()
-        return not self._is_closed.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait so long, less if the updater closes its end; whether it has."""
-        return self._is_closed.wait(seconds)
-
-    def run(self) -> None:
-        """Until there is no updater."""
-        with suppress(EOFError, OSError):
-            while True:
-                said = self._updater.recv_bytes()
-                self.marks, level, is_full = msgspec.json.decode(said, type=tuple[Marks, str, bool])
-                logs.set_level(level)
-                if is_full:
-                    self._begins.set()
-        self._is_closed.set()
-        self._begins.set()
-        while os.getppid() == self._updater_pid:  # it has only asked us to end, and kills us if we do not
-            time.sleep(LOOK_EVERY_S)
-        os._exit(1)
 
 
 class _Loop:

@@ -23,6 +23,7 @@ from driftgraph.app.live import supervisor
 from driftgraph.app.live.supervisor import LONG_MS, STEADY_MS, Supervisor, Told
 from driftgraph.app.live.worker_end import end_of
 from driftgraph.app.training.process import loop
+from driftgraph.app.training.process.listener import Listener
 from driftgraph.snapshots.generations.lease import LeaseOwner
 from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.time.clock import ManualClock
@@ -242,7 +243,7 @@ def test_a_worker_hears_marks_and_the_level_of_the_log(monkeypatch: pytest.Monke
     levels: list[str] = []
     monkeypatch.setattr("driftgraph.app.console.logs.set_level", levels.append)
     ours, theirs = multiprocessing.Pipe()
-    listener = loop._Listener(theirs, os.getppid())  # which lives on: the thread ends with the tests
+    listener = Listener(theirs, os.getppid())  # which lives on: the thread ends with the tests
     listener.start()
     marks = Marks().having(Mark(Cut(1, (0,), (1,)), None, is_early=False))
     ours.send_bytes(msgspec.json.encode(Told(Marks(), "info")))
@@ -257,7 +258,7 @@ def test_a_worker_hears_marks_and_the_level_of_the_log(monkeypatch: pytest.Monke
 
 def test_a_worker_that_is_asked_to_end_before_the_window_is_full_does_not_begin() -> None:
     ours, theirs = multiprocessing.Pipe()
-    listener = loop._Listener(theirs, os.getppid())
+    listener = Listener(theirs, os.getppid())
     listener.start()
     ours.close()
     assert not listener.is_told_to_begin()

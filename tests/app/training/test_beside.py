@@ -18,6 +18,7 @@ from driftgraph.stream.ingest.fit_schedule import Mark, Marks
 from driftgraph.stream.window.heterograph import Heterograph
 from driftgraph.stream.window.writer import StaleCut
 from tests.shop_worlds import batch_of, graph_of, small_shop, trainer_of
+from tests.waits import until
 
 SHOP = small_shop()
 LONG_S = 60.0
@@ -66,8 +67,7 @@ def test_a_fit_that_ends_first_waits_for_the_lists_and_changes_nothing_in_them(
     first, publish = worker._first, store.publish
 
     def lists_behind_the_fit(*given: Any) -> Any:
-        while not worker.trainer.model_version:
-            pass
+        until(lambda: worker.trainer.model_version, LONG_S)
         return first(*given)
 
     def told(number: int, users: Any, items: Any, manifest: Any, *rest: Any, **named: Any) -> None:
