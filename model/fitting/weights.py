@@ -146,6 +146,12 @@ class Weights:
 
         return bring_back
 
+    def _seed(self, seed: int) -> None:
+        """For dropout in a class of the user's; ``torch.manual_seed`` would ask each kind of device."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+
     def step(
         self, inputs: Inputs, *, learning_rate: float, network_learning_rate: float, chance: torch.Generator
     ) -> float | None:
@@ -160,7 +166,7 @@ class Weights:
             torch.random.fork_rng(devices=[]),
             torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()),
         ):
-            torch.manual_seed(chance.initial_seed())  # of dropout in a class of the user's
+            self._seed(chance.initial_seed())
             loss = batch_loss(self.network, inputs, rows_nD, negative_BK=negative_BK)
             if self.options.contrastive_weight > 0:
                 loss = loss + self.options.contrastive_weight * contrast(
