@@ -96,7 +96,8 @@ class FaustWorker:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.loads(error.read())
+                said = error.read()
+            return error.code, json.loads(said) if error.headers.get_content_subtype() == "json" else said
         except OSError:
             return 0, None
 

@@ -62,7 +62,7 @@ def test_the_folders_come_in_order(
     places: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each is taken away once it was chosen, until there is none."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, kernel_cache.__name__)  # whatever level ours have from another test
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(places / "named"))
     monkeypatch.setattr(kernel_cache, "PACKAGE", places / "package")
     (places / "package").mkdir()
