@@ -116,18 +116,19 @@ class GenerationWriter:
         """Refresh a generation that is about to be served, so that the switch takes nobody's news back.
 
         The refresh of the generation before goes on beside the long rounds. It rests during the last one,
-        which needs its core, and whose users it would write for a generation that is left at once.
+        which needs its core, and whose users it would write for a generation that is left at once. Where
+        events come faster than they are caught up, it has the rest after the switch.
         """
+        are_few = False
         stages.start(
             f"catching up generation {kept.serving.number} with what came meanwhile", span="catch up"
         )
         with suppress(StaleCut):  # what is missing is refreshed after the switch
-            for _ in range(CATCH_UPS_MAX):
-                if self._catch_up(kept) < FEW_USERS:
-                    break
+            are_few = any(self._catch_up(kept) < FEW_USERS for _ in range(CATCH_UPS_MAX))
         with self._refresher.switching_to(kept):
-            with suppress(StaleCut):
-                self._catch_up(kept)
+            if are_few:
+                with suppress(StaleCut):
+                    self._catch_up(kept)
             yield
 
     def _catch_up(self, kept: GenerationRefresh) -> int:

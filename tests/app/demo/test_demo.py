@@ -61,12 +61,14 @@ def look_at_page(notes: Notes, report: DemoReport) -> None:
     newest = report.generations[-1].generation
     until(lambda: port.ask("/api/quality")[1][-1]["generation"] == newest)
     until(lambda: port.ask("/api/status")[1]["generation"] == newest)
+    question = f"/api/recommend/{user}?why=true&top=5"
+    until(lambda: "why" in port.ask(question, token=token)[1]["items"][0])  # a busy demo asks for patience
     SEEN.update({
         "page": port.ask("/")[1],
         "metrics": port.ask("/metrics")[0],
         "status": port.ask("/api/status")[1],
         "quality": port.ask("/api/quality")[1],
-        "recommended": port.ask(f"/api/recommend/{user}?why=true&top=5", token=token)[1],
+        "recommended": port.ask(question, token=token)[1],
         "recent": port.ask(f"/api/events/recent/{user}", token=token)[1],
         "refused": port.ask(f"/api/recommend/{user}", token="another")[0],
     })  # fmt: skip

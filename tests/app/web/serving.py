@@ -44,12 +44,22 @@ class Port:
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                status, said, said_as = answer.status, answer.read(), answer.headers["Content-Type"]
-        except urllib.error.HTTPError as error:
-            with error:
-                status, said, said_as = error.code, error.read(), error.headers["Content-Type"]
+            status, said, said_as = _told(request)
+        except urllib.error.URLError as error:
+            # the port refused the body while it was sent, and urllib does not read what it said
+            if not isinstance(error.reason, BrokenPipeError):
+                raise
+            status, said, said_as = _told(request)
         return status, json.loads(said) if "json" in said_as else said.decode()
+
+
+def _told(request: urllib.request.Request) -> tuple[int, bytes, str]:
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(), error.headers["Content-Type"]
 
 
 def settings_of(folder: Path, redis_url: str, **web: str) -> Settings:
